@@ -110,7 +110,13 @@ fn steps(pods: usize) {
         let more = range(&format!("172.16.{n}.0/24"), &[80]);
         Change::Tenant(Tenant { subnets: vec![more], ..tenant(&name) })
     });
-    println!("tenant edited: {:?}", timed(&mut bench, edits));
+    println!("tenant's subnets edited: {:?}", timed(&mut bench, edits));
+    let edits = (0..100).map(|n| {
+        let name = format!("tenant-{}", n % LOCAL);
+        let subnets = vec![range(&format!("172.16.{n}.0/24"), &[80])];
+        Change::Tenant(Tenant { subnets, egress: vec![range("192.0.2.0/24", &[3128])], ..tenant(&name) })
+    });
+    println!("tenant's egress edited: {:?}", timed(&mut bench, edits));
     let moves = (0..100).map(|n| Change::Namespace(namespace(&format!("team-namespace-{n}"), "tenant-500")));
     println!("namespace moved: {:?}", timed(&mut bench, moves));
     bench.now.tick += Duration::from_secs(60);
@@ -169,24 +175,21 @@ fn parts() {
     });
     let mut d = bench.state.desired.clone();
     t("refresh tenancy", &mut || d.refresh(c, &held, 0, &mut Touched { tenancy: true, ..Touched::default() }));
-    t("refresh tenants", &mut || d.refresh(c, &held, 0, &mut Touched { tenants: true, ..Touched::default() }));
+    t("refresh tenants", &mut || d.refresh(c, &held, 0, &mut Touched { ranges: true, ..Touched::default() }));
     t("refresh endpoints", &mut || d.refresh(c, &held, 0, &mut Touched { endpoints: true, ..Touched::default() }));
     t("diff tenancy", &mut || {
         _ = std::hint::black_box(crate::plan::diff(c, &d, l, &Touched { tenancy: true, ..Touched::default() }))
     });
     t("diff tenants", &mut || {
-        _ = std::hint::black_box(crate::plan::diff(c, &d, l, &Touched { tenants: true, ..Touched::default() }))
+        _ = std::hint::black_box(crate::plan::diff(c, &d, l, &Touched { ranges: true, ..Touched::default() }))
     });
     t("diff endpoints", &mut || {
         _ = std::hint::black_box(crate::plan::diff(c, &d, l, &Touched { endpoints: true, ..Touched::default() }))
     });
     t("publish", &mut || _ = std::hint::black_box(crate::reconcile::publish::publish(&bench.state)));
-    let edits: Vec<_> = (0..20)
-        .map(|n| {
-            Change::Tenant(Tenant { subnets: vec![range(&format!("172.16.{n}.0/24"), &[80])], ..tenant("tenant-7") })
-        })
-        .collect();
+    let mut edits = (0..20).map(|n| {
+        Change::Tenant(Tenant { subnets: vec![range(&format!("172.16.{n}.0/24"), &[80])], ..tenant("tenant-7") })
+    });
     let mut c2 = c.clone();
-    let mut it = edits.into_iter();
-    t("apply tenant", &mut || _ = c2.apply(it.next().unwrap()));
+    t("apply tenant", &mut || _ = c2.apply(edits.next().expect("twenty")));
 }
