@@ -72,3 +72,61 @@ fn op(net: IpNet, owner: Option<TenantId>) -> Op {
         IpNet::V6(net) => Op::OwnerV6(net, owner),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::settings::Limits;
+
+    const NOBODY: u32 = IN_PASSING.0;
+
+    /// Fence and unfence writes from one set of owners to another, as `net owner`.
+    fn writes(held: &[(&str, u32)], wanted: &[(&str, u32)]) -> (Vec<String>, Vec<String>) {
+        let parse = |(net, id): &(&str, u32)| (net.parse::<IpNet>().expect("a range"), TenantId(*id));
+        let mut ledger = Ledger::new(Actual::default(), &Limits::default());
+        held.iter().map(parse).for_each(|(net, owner)| ledger.record(&op(net, Some(owner))));
+        let mut wanted: Owners = wanted.iter().map(parse).collect();
+        wanted.sort_unstable();
+        let mut phases = Phases::default();
+        diff(&wanted, &ledger, &mut phases);
+        let text = |op: &Op| match op {
+            Op::OwnerV4(net, owner) => format!("{net} {}", owner.map_or("-".to_owned(), |owner| owner.0.to_string())),
+            Op::OwnerV6(net, owner) => format!("{net} {}", owner.map_or("-".to_owned(), |owner| owner.0.to_string())),
+            op => panic!("{op:?}"),
+        };
+        (phases.fence.iter().map(text).collect(), phases.unfence.iter().map(text).collect())
+    }
+
+    fn pair(fence: &[&str], unfence: &[&str]) -> (Vec<String>, Vec<String>) {
+        let owned = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect();
+        (owned(fence), owned(unfence))
+    }
+
+    #[test]
+    fn a_new_range_is_fenced_early_and_a_range_given_up_is_opened_late() {
+        assert_eq!(writes(&[], &[("10.0.0.0/24", 1)]), pair(&["10.0.0.0/24 1"], &[]));
+        assert_eq!(writes(&[("10.0.0.0/24", 1), ("fd00::/64", 2)], &[]), pair(&[], &["10.0.0.0/24 -", "fd00::/64 -"]));
+        assert_eq!(writes(&[("10.0.0.0/24", 1)], &[("10.0.0.0/24", 1)]), pair(&[], &[]));
+    }
+
+    #[test]
+    fn a_range_that_passes_to_another_is_nobodys_in_between() {
+        let passing = format!("10.0.0.0/24 {NOBODY}");
+        assert_eq!(writes(&[("10.0.0.0/24", 1)], &[("10.0.0.0/24", 2)]), pair(&[&passing], &["10.0.0.0/24 2"]));
+        assert_eq!(writes(&[("10.0.0.0/24", NOBODY)], &[("10.0.0.0/24", 2)]), pair(&[], &["10.0.0.0/24 2"]));
+    }
+
+    #[test]
+    fn parts_and_wholes_pass_like_the_range_itself() {
+        let part = format!("10.0.0.0/25 {NOBODY}");
+        assert_eq!(
+            writes(&[("10.0.0.0/24", 1)], &[("10.0.0.0/25", 2)]),
+            pair(&[&part], &["10.0.0.0/25 2", "10.0.0.0/24 -"])
+        );
+        assert_eq!(
+            writes(&[("10.0.0.0/25", 1)], &[("10.0.0.0/24", 2)]),
+            pair(&["10.0.0.0/24 2", &part], &["10.0.0.0/25 -"])
+        );
+        assert_eq!(writes(&[("10.0.0.0/24", 1)], &[("10.0.0.0/25", 1)]), pair(&["10.0.0.0/25 1"], &["10.0.0.0/24 -"]));
+    }
+}
