@@ -12,7 +12,11 @@
 #![deny(unsafe_code)]
 
 pub mod addr;
+pub mod conntrack;
+pub mod counters;
+pub mod event;
 pub mod flow;
+pub mod fold;
 pub mod headers;
 pub mod layout;
 pub mod parse;
