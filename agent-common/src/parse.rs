@@ -1,0 +1,282 @@
+//! Headers to `Flow`, or to the reason why not. Nothing unparsed passes.
+//!
+//! Generic over "a packet I can read": the kernel reads the socket buffer, tests and fuzzers a
+//! slice. Loops are bounded by constants, so that every verifier since 5.10 accepts them.
+
+use crate::addr::{V4, V6};
+use crate::flow::{Flow, Ports};
+use crate::headers::{
+    DESTINATION_OPTIONS, ETHERNET_LEN, Extension, FRAGMENT, HOP_BY_HOP, Header, ICMP, ICMPV6, Ipv4, Ipv6, Octet,
+    ROUTING, SCTP, TCP, Tcp, Transport, UDP, Word,
+};
+use crate::reason::DropReason;
+
+/// A frame that can be read.
+pub trait Packet {
+    /// Bytes on the wire, more than can be read where only headers are at hand.
+    fn length(&self) -> usize;
+    /// The header at `offset`, or `None` past the end.
+    fn read<H: Header>(&self, offset: usize) -> Option<H>;
+}
+
+/// Extension headers followed before giving up.
+pub const MAX_EXTENSION_HEADERS: usize = 8;
+/// Kernels since 6.3 (IPv4) and 5.19 (IPv6) build larger packets with a zero length ("BIG TCP").
+const BIG_PACKET: usize = 65_535;
+
+type Parsed<A> = Result<Flow<A>, DropReason>;
+
+/// Reads an IPv4 packet behind an Ethernet header (RFC 791).
+#[inline(always)]
+pub fn ipv4<P: Packet>(packet: &P) -> Parsed<V4> {
+    let ip: Ipv4 = packet.read(ETHERNET_LEN).ok_or(DropReason::Malformed)?;
+    let header_len = usize::from(ip.version_ihl & 0x0f) * 4;
+    let frame_payload = packet.length().saturating_sub(ETHERNET_LEN);
+    let total = match u16::from_be(ip.total_length_be) {
+        0 if frame_payload > BIG_PACKET => frame_payload,
+        total => usize::from(total),
+    };
+    if ip.version_ihl >> 4 != 4 || header_len < 20 || total < header_len || total > frame_payload {
+        return Err(DropReason::Malformed);
+    }
+    let mut sum = header_sum(&ip);
+    if header_len > 20 {
+        sum += options(packet, header_len)?;
+    }
+    if fold(sum) != 0xffff {
+        return Err(DropReason::Malformed);
+    }
+    let fragment = u16::from_be(ip.fragment_be);
+    let mut flow = Flow {
+        source: V4(ip.source),
+        destination: V4(ip.destination),
+        protocol: ip.protocol,
+        tcp_flags: 0,
+        hop_limit: ip.ttl,
+        extended: false,
+        transport: 0,
+        ports: Ports::LaterFragment,
+    };
+    if fragment & 0x1fff == 0 {
+        let more = fragment & 0x2000 != 0;
+        transport(packet, &mut flow, ETHERNET_LEN + header_len, total - header_len, more)?;
+    }
+    Ok(flow)
+}
+
+/// Reads an IPv6 packet behind an Ethernet header (RFC 8200), following extension headers.
+#[inline(always)]
+pub fn ipv6<P: Packet>(packet: &P) -> Parsed<V6> {
+    let ip: Ipv6 = packet.read(ETHERNET_LEN).ok_or(DropReason::Malformed)?;
+    let frame_payload = packet.length().saturating_sub(ETHERNET_LEN + 40);
+    let payload = match u16::from_be(ip.payload_length_be) {
+        0 if frame_payload > BIG_PACKET => frame_payload,
+        payload => usize::from(payload),
+    };
+    if ip.version_class >> 4 != 6 || payload > frame_payload || payload == 0 {
+        return Err(DropReason::Malformed);
+    }
+    let end = ETHERNET_LEN + 40 + payload;
+    let mut flow = Flow {
+        source: words(ip.source),
+        destination: words(ip.destination),
+        protocol: ip.next_header,
+        tcp_flags: 0,
+        hop_limit: ip.hop_limit,
+        extended: false,
+        transport: 0,
+        ports: Ports::LaterFragment,
+    };
+    // Most packets carry their transport at once; offsets stay constants there.
+    if !is_extension(flow.protocol) {
+        transport(packet, &mut flow, ETHERNET_LEN + 40, payload, false)?;
+        return Ok(flow);
+    }
+    flow.extended = true;
+    let mut offset = ETHERNET_LEN + 40;
+    let mut more = false;
+    let mut fragmented = false;
+    let mut step = 0;
+    while step < MAX_EXTENSION_HEADERS {
+        step += 1;
+        let header: Extension = packet.read(offset).ok_or(DropReason::Malformed)?;
+        let kind = flow.protocol;
+        let mut size = 8;
+        if kind == FRAGMENT {
+            // One fragment header is all that a sender ever writes (RFC 8200, 4.5).
+            if fragmented {
+                return Err(DropReason::Malformed);
+            }
+            fragmented = true;
+            let word = u16::from_be(header.word_be);
+            more = word & 1 != 0;
+            if word >> 3 != 0 {
+                flow.protocol = header.next_header;
+                return Ok(flow);
+            }
+        } else {
+            if kind == ROUTING && u16::from_be(header.word_be) & 0xff != 0 {
+                return Err(DropReason::RoutingHeader);
+            }
+            // Hop-by-hop options come first or not at all (RFC 8200, 4.1).
+            if kind == HOP_BY_HOP && step > 1 {
+                return Err(DropReason::Malformed);
+            }
+            size += usize::from(header.length) * 8;
+        }
+        offset += size;
+        if offset > end {
+            return Err(DropReason::Malformed);
+        }
+        flow.protocol = header.next_header;
+        if !is_extension(flow.protocol) {
+            transport(packet, &mut flow, offset, end - offset, more)?;
+            return Ok(flow);
+        }
+    }
+    Err(DropReason::ExtensionHeader)
+}
+
+#[inline(always)]
+fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS)
+}
+
+/// Fills ports or ICMP type from the transport header of `room` bytes at `offset`. A first
+/// fragment must hold the whole header: what a later one could still change is not judged
+/// (RFC 1858, RFC 7112).
+#[inline(always)]
+fn transport<P: Packet, A>(
+    packet: &P,
+    flow: &mut Flow<A>,
+    offset: usize,
+    room: usize,
+    more: bool,
+) -> Result<(), DropReason> {
+    flow.transport = offset as u16;
+    let short = if more { DropReason::Fragment } else { DropReason::Malformed };
+    match flow.protocol {
+        TCP => {
+            let tcp: Tcp = if room >= 20 {
+                packet.read(offset).ok_or(short)?
+            } else {
+                return Err(short);
+            };
+            let header_len = usize::from(tcp.offset >> 4) * 4;
+            if header_len < 20 || header_len > room {
+                return Err(short);
+            }
+            flow.tcp_flags = tcp.flags;
+            flow.ports = known(tcp.source_be, tcp.destination_be);
+        }
+        UDP | SCTP => {
+            let header: Transport = if room >= 8 {
+                packet.read(offset).ok_or(short)?
+            } else {
+                return Err(short);
+            };
+            let length = usize::from(u16::from_be(header.third_be));
+            // A fragment's UDP length speaks of the whole datagram.
+            if flow.protocol == UDP && (length < 8 || (length > room && !more)) {
+                return Err(DropReason::Malformed);
+            }
+            flow.ports = known(header.first_be, header.second_be);
+        }
+        ICMP | ICMPV6 => {
+            let header: Transport = if room >= 8 {
+                packet.read(offset).ok_or(short)?
+            } else {
+                return Err(short);
+            };
+            let [kind, code] = header.first_be.to_ne_bytes();
+            flow.ports = Ports::Icmp { kind, code, id: u16::from_be(header.third_be) };
+        }
+        _ => flow.ports = Ports::None,
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn known(source_be: u16, destination_be: u16) -> Ports {
+    Ports::Known { source: u16::from_be(source_be), destination: u16::from_be(destination_be) }
+}
+
+#[inline(always)]
+pub(crate) fn words(w: [u32; 4]) -> V6 {
+    V6 { hi: join(w[0], w[1]), lo: join(w[2], w[3]) }
+}
+
+/// Two wire-order words as one.
+#[inline(always)]
+fn join(first: u32, second: u32) -> u64 {
+    if cfg!(target_endian = "little") {
+        u64::from(first) | u64::from(second) << 32
+    } else {
+        u64::from(first) << 32 | u64::from(second)
+    }
+}
+
+/// Sum of the header's ten 16-bit words in wire order, not folded: the Internet checksum does not
+/// care about byte order (RFC 1071, 2.B).
+#[inline(always)]
+fn header_sum(ip: &Ipv4) -> u64 {
+    let pair = |high: u16, low: u16| u64::from(high) + u64::from(low);
+    pair(u16::from_ne_bytes([ip.version_ihl, ip.tos]), ip.total_length_be)
+        + pair(ip.id_be, ip.fragment_be)
+        + pair(u16::from_ne_bytes([ip.ttl, ip.protocol]), ip.checksum_be)
+        + u64::from(ip.source)
+        + u64::from(ip.destination)
+}
+
+#[inline(always)]
+fn fold(sum: u64) -> u64 {
+    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    (sum & 0xffff) + (sum >> 16)
+}
+
+/// Sums the option words and walks the options: a source route makes the destination a lie.
+#[inline(always)]
+fn options<P: Packet>(packet: &P, header_len: usize) -> Result<u64, DropReason> {
+    const START: usize = ETHERNET_LEN + 20;
+    let mut sum = 0;
+    let mut word = 0;
+    while word < 10 && 20 + word * 4 < header_len {
+        let value: Word = packet.read(START + word * 4).ok_or(DropReason::Malformed)?;
+        sum += u64::from(value.value);
+        word += 1;
+    }
+    let mut skip = 0_usize;
+    let mut at = 0;
+    while at < 40 && 20 + at < header_len {
+        if skip == 0 {
+            let kind: Octet = packet.read(START + at).ok_or(DropReason::Malformed)?;
+            match kind.value {
+                0 => break,
+                1 => skip = 1,
+                131 | 137 => return Err(DropReason::SourceRoute),
+                _ => {
+                    let length: Octet = packet.read(START + at + 1).ok_or(DropReason::Malformed)?;
+                    skip = usize::from(length.value);
+                    if skip < 2 || 20 + at + skip > header_len {
+                        return Err(DropReason::Malformed);
+                    }
+                }
+            }
+        }
+        skip -= 1;
+        at += 1;
+    }
+    Ok(sum)
+}
+
+/// A frame in memory, for tests, fuzzers and `explain`.
+impl Packet for [u8] {
+    fn length(&self) -> usize {
+        self.len()
+    }
+
+    fn read<H: Header>(&self, offset: usize) -> Option<H> {
+        H::read_from_prefix(self.get(offset..)?).ok().map(|(header, _)| header)
+    }
+}

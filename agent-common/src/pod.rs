@@ -1,0 +1,59 @@
+//! The promise to aya that our layouts may be read and written as plain bytes.
+
+#![allow(unsafe_code)]
+
+use crate::addr::{V4, V6};
+use crate::conntrack::{ReplyEntry, ReplyKey};
+use crate::counters::Counter;
+use crate::event::FlowEvent;
+use crate::fold::{FoldEntry, Limit};
+use crate::layout::{
+    EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
+    TrieKeyV6,
+};
+use crate::tenant::{TenantId, TenantName, TenantState};
+
+macro_rules! plain {
+    ($($name:ty),+ $(,)?) => {
+        $(
+            const _: () = assert_plain::<$name>();
+            // SAFETY: `assert_plain` shows at compile time that every byte pattern is a valid value
+            // (`FromBytes`) and that no byte is padding (`IntoBytes`); the types are `Copy`.
+            unsafe impl aya::Pod for $name {}
+        )+
+    };
+}
+
+const fn assert_plain<T: zerocopy::FromBytes + zerocopy::IntoBytes + Copy + 'static>() {}
+
+plain!(
+    Counter,
+    FlowEvent,
+    FoldEntry,
+    Limit,
+    ReplyEntry,
+    EndpointEntry,
+    Grant,
+    GrantKey,
+    PeerEntry,
+    PeerKeyV4,
+    PortSet,
+    PrefixGrant,
+    RowV4,
+    RowV6,
+    Runtime,
+    TenantId,
+    TenantName,
+    TenantState,
+    TrieKeyV4,
+    TrieKeyV6,
+    V4,
+    V6,
+);
+
+// The reply keys are generic, which zerocopy's derive does not cover; their sizes are the sums of
+// their fields' (asserted beside them), so they have no padding.
+// SAFETY: `Copy`, integers only, no padding.
+unsafe impl aya::Pod for ReplyKey<V4> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for ReplyKey<V6> {}

@@ -1,0 +1,86 @@
+//! Tenant numbers and what the kernel knows of a tenant.
+//!
+//! Names never reach the kernel's hot path; numbers are node-local and stable while anything
+//! refers to them.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// A tenant's number on this node. 0 is "unknown" and is never granted anything.
+#[repr(transparent)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct TenantId(pub u32);
+
+impl TenantId {
+    /// No tenant: what a missing entry reads as.
+    pub const UNKNOWN: Self = Self(0);
+    /// Owner of the cluster's own ranges (pod, Service and node CIDRs): an address there that is
+    /// no known pod belongs to nobody we may reach, whatever wide `egress` range covers it.
+    pub const CLUSTER: Self = Self(u32::MAX);
+
+    /// Whether this number names a tenant at all.
+    pub const fn is_known(self) -> bool {
+        self.0 != 0
+    }
+}
+
+/// A tenant as the programs see it: one 8-byte word, so that user space replaces it in one store.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct TenantState {
+    /// `TenantFlags` bits.
+    pub flags: u32,
+    /// Row of its prefixes in the row maps. Rows are written while nobody points at them.
+    pub row: u16,
+    /// Slot of its counters; 0 counts for everybody without one.
+    pub slot: u16,
+}
+
+impl TenantState {
+    /// The entry was written by an agent. Without this bit every packet is `not_ready`.
+    pub const VALID: u32 = 1;
+    /// `class: Shared`: reaches and is reached by every tenant.
+    pub const SHARED: u32 = 1 << 1;
+    /// `mode: Audit`: report what would be dropped, and let it pass.
+    pub const AUDIT: u32 = 1 << 2;
+    /// An implicit tenant made for a namespace that nobody claims.
+    pub const UNASSIGNED: u32 = 1 << 3;
+    /// `tenancy.unassigned: Allow`: destinations are not judged.
+    pub const OPEN: u32 = 1 << 4;
+    /// At least one grant names this tenant; without it the grant map is not asked.
+    pub const HAS_GRANTS: u32 = 1 << 5;
+    /// More IPv4 prefixes than a row holds: all of them are in the trie.
+    pub const TRIE_V4: u32 = 1 << 6;
+    /// More IPv6 prefixes than a row holds: all of them are in the trie.
+    pub const TRIE_V6: u32 = 1 << 7;
+    /// May open connections to node addresses.
+    pub const NODES_ALLOWED: u32 = 1 << 8;
+
+    /// Whether any of `bits` is set.
+    pub const fn has(self, bits: u32) -> bool {
+        self.flags & bits != 0
+    }
+}
+
+/// A name as the agent stores it in the kernel beside its number, zero-padded UTF-8: what lets a
+/// restarted agent, or `bulkhead explain`, give the same tenant the same number.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct TenantName(pub [u8; 128]);
+
+impl TenantName {
+    /// The name, if it fits and is not empty.
+    pub fn new(name: &str) -> Option<Self> {
+        let mut bytes = [0; 128];
+        let room = bytes.get_mut(..name.len())?;
+        room.copy_from_slice(name.as_bytes());
+        (!name.is_empty() && !name.contains('\0')).then_some(Self(bytes))
+    }
+
+    /// The name again, if these bytes are one.
+    pub fn as_str(&self) -> Option<&str> {
+        let end = self.0.iter().position(|b| *b == 0).unwrap_or(self.0.len());
+        core::str::from_utf8(self.0.get(..end)?).ok().filter(|name| !name.is_empty())
+    }
+}
