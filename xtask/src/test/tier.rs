@@ -102,7 +102,7 @@ pub struct TestCommand {
 
 impl TestCommand {
     fn plain(label: &str, selection: &[&'static str]) -> Self {
-        Self { label: label.to_owned(), selection: selection.to_vec(), harness: &[] }
+        Self { label: label.to_owned(), selection: selection.to_vec(), harness: &["--quiet"] }
     }
 
     /// Built for release, like the agent it starts; one test at a time, because they share the machine's network.
@@ -124,7 +124,7 @@ impl TestCommand {
     /// Runs what was built.
     pub fn run(&self) -> Command {
         let mut command = workspace::cargo("test");
-        command.args(["--quiet", "--no-fail-fast"]).args(&self.selection).arg("--").args(self.harness);
+        command.arg("--no-fail-fast").args(&self.selection).arg("--").args(self.harness);
         delegate::with_agent(&mut command);
         command
     }
