@@ -201,6 +201,7 @@ mod tests {
             hop_limit: 64,
             extended: false,
             transport: 34,
+            room: 8,
             ports,
         }
     }

@@ -146,7 +146,10 @@ fn path_with(linker: &Path) -> Result<OsString> {
 
 /// Debug information and BTF, with every path of this machine replaced.
 fn flags(root: &Path) -> Result<String> {
-    let mut flags = vec!["-Cdebuginfo=2".to_owned(), "-Clink-arg=--btf".to_owned()];
+    // v3 has 32-bit operations (kernel 5.1) and a third fewer instructions than the default. Size over speed: an unrolled
+    // scan of a row runs no faster, and is verified sixteen times.
+    let mut flags: Vec<String> =
+        ["-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3", "-Copt-level=s"].map(str::to_owned).into();
     let mut remap = |from: &Path, to: &str| flags.push(format!("--remap-path-prefix={}={to}", from.display()));
     let home = cargo_home()?;
     remap(root, "/src");
