@@ -1,3 +1,5 @@
+//! What the generated definition must be before any cluster sees it.
+
 use std::path::Path;
 
 use serde_json::{Value as Json, json};

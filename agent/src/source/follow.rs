@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinError;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::counters::Counters;
 use super::files::{self, Stamp};
-use super::load::unreadable;
-use super::merge::{Look, Merge, Outcome};
+use super::merge::{Merge, Outcome};
 use crate::api::finding::{Finding, Severity};
 use crate::model::input::Change;
 
@@ -31,19 +31,25 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// Sends a full resync for every change of `config`, until the receiver is gone.
 ///
 /// The three changes of a resync are sent in one go where the channel holds three, so that a receiver
-/// that drains it sees them together. Nothing is sent until something could be read. Dropping the future at any point is safe.
+/// that drains it sees them together. Nothing is sent until something could be read. Dropping the
+/// future at any point is safe.
 pub async fn follow(config: PathBuf, changes: mpsc::Sender<Change>, counters: Arc<Counters>) {
     let mut eyes = Eyes::open(config.clone());
-    let (mut merge, mut standing) = (Merge::default(), HashSet::new());
+    let (mut merge, mut stamps, mut standing) = (Merge::default(), Vec::new(), HashSet::new());
     loop {
         eyes.watch();
-        let (seen, stamps) = look(config.clone()).await;
-        let outcome = merge.take(&seen);
-        report(&outcome, &mut standing, &counters);
-        if send(&changes, outcome.changes).await.is_err() {
-            return;
+        let mut again = None;
+        match look(config.clone(), merge.clone()).await {
+            Ok((merged, outcome, seen)) => {
+                (merge, stamps) = (merged, seen);
+                report(&outcome, &mut standing, &counters);
+                again = outcome.look_again.then(|| Instant::now() + AGAIN);
+                if send(&changes, outcome.changes).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => tracing::error!(%error, "the configuration could not be looked at; what was in force stays"),
         }
-        let again = outcome.look_again.then(|| Instant::now() + AGAIN);
         tokio::select! {
             () = changes.closed() => return,
             () = eyes.next(&config, &stamps, again) => {}
@@ -51,16 +57,15 @@ pub async fn follow(config: PathBuf, changes: mpsc::Sender<Change>, counters: Ar
     }
 }
 
-/// Stamps first: a change between the two is noticed at the next poll.
-async fn look(config: PathBuf) -> (Look, Vec<Stamp>) {
-    let both = move || {
+/// Reads, parses and merges away from the event loop. Works on a copy, so that whatever goes wrong
+/// leaves the last good state alone. Stamps first: a change between the two is noticed at the next poll.
+async fn look(config: PathBuf, mut merge: Merge) -> Result<(Merge, Outcome, Vec<Stamp>), JoinError> {
+    let all = move || {
         let stamps = files::stamps(&config);
-        (files::look(&config), stamps)
+        let outcome = merge.take(&files::look(&config));
+        (merge, outcome, stamps)
     };
-    tokio::task::spawn_blocking(both).await.unwrap_or_else(|_| {
-        let listing = Some(unreadable(Path::new(""), 0, "the files could not be looked at"));
-        (Look { listing, ..Look::default() }, Vec::new())
-    })
+    tokio::task::spawn_blocking(all).await
 }
 
 async fn send(to: &mpsc::Sender<Change>, changes: Vec<Change>) -> Result<(), mpsc::error::SendError<()>> {

@@ -32,10 +32,10 @@ pub struct Documents {
 }
 
 /// Reads a file's bytes; an error means that nothing in it could be told apart.
-pub fn load(file: &Path, bytes: &[u8]) -> Result<Documents, Finding> {
+pub fn load(file: &Path, bytes: &[u8]) -> Result<Documents, Box<Finding>> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let line = bytes[..error.valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
-        unreadable(file, line, "is not UTF-8 text")
+        Box::new(unreadable(file, line, "is not UTF-8 text"))
     })?;
     let mut loaded = Documents::default();
     for chunk in yaml::split(text) {

@@ -22,7 +22,7 @@ pub struct Look {
 }
 
 /// All there is to know between two looks.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Merge {
     held: BTreeMap<PathBuf, Held>,
     sent: Option<BTreeMap<Key, Object>>,
@@ -44,7 +44,7 @@ pub struct Outcome {
 }
 
 /// What a file contributes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Held {
     objects: BTreeMap<Key, Object>,
     missing: bool,
@@ -130,7 +130,7 @@ impl Round {
     fn readable(&mut self, held: Held, path: &Path, bytes: &[u8]) -> Held {
         match load(path, bytes) {
             Err(finding) => {
-                self.outcome.findings.push(finding);
+                self.outcome.findings.push(*finding);
                 self.keep(held)
             }
             Ok(loaded) if loaded.documents.is_empty() => self.gone(held, path).unwrap_or_default(),

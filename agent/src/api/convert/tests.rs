@@ -1,3 +1,5 @@
+//! What each field means to the model, and that nothing empty, null or odd means more.
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 

@@ -1,3 +1,5 @@
+//! Cutting a file into documents, and the lines of what is in them.
+
 use proptest::prelude::*;
 
 use super::*;

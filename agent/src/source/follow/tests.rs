@@ -1,3 +1,5 @@
+//! Real files, edited as people and Kubernetes edit them.
+
 use std::fs;
 use std::os::unix::fs::symlink;
 

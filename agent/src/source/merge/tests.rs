@@ -1,3 +1,5 @@
+//! What stays in force, what goes, and that the end does not depend on the way.
+
 use super::*;
 use crate::api::document::Kind;
 
