@@ -9,5 +9,6 @@
 #![deny(unsafe_code)]
 
 pub mod api;
+pub mod lint;
 pub mod model;
 pub mod source;
