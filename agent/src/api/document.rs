@@ -15,7 +15,7 @@ use serde_json::{Value as Json, json};
 use super::finding::Code;
 use super::structure::{self, Issue};
 use super::yaml::Node;
-use super::{API_VERSION, Endpoint, NetworkTenant, convert, rules};
+use super::{API_VERSION, Endpoint, NetworkTenant, cidr, convert, rules};
 use crate::model::input;
 
 /// The kinds a file may hold.
@@ -156,14 +156,13 @@ fn shape(schema: &Json, node: &Node) -> Result<Json, Vec<Issue>> {
     }
 }
 
+/// The rules cannot name the canonical form of a network; we can.
 fn rule_issue(node: &Node, rule: rules::Broken) -> Issue {
-    Issue {
-        line: node.line_of(&rule.field),
-        field: rule.field,
-        code: Code::Rule,
-        problem: rule.message,
-        remedy: String::new(),
-    }
+    let remedy = match node.text_at(&rule.field).map(cidr::parse) {
+        Some(Err(cidr::Error::HostBits { canonical, .. })) => format!("write {canonical}"),
+        _ => String::new(),
+    };
+    Issue { line: node.line_of(&rule.field), field: rule.field, code: Code::Rule, problem: rule.message, remedy }
 }
 
 fn meaning<T: DeserializeOwned>(

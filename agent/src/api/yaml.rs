@@ -111,17 +111,15 @@ impl Node {
 
     /// The line of the deepest part of `path` (`spec.subnets[1].cidr`) that exists.
     pub fn line_of(&self, path: &str) -> usize {
-        let (mut at, mut line) = (self, self.line);
-        for step in path.split(['.', '[']).map(|step| step.trim_end_matches(']')).filter(|step| !step.is_empty()) {
-            let found = match &at.value {
-                Value::Map(_) => at.entry(step).map(|entry| (entry.line, &entry.node)),
-                Value::List(items) => step.parse().ok().and_then(|i: usize| items.get(i)).map(|item| (item.line, item)),
-                _ => None,
-            };
-            let Some((found_line, node)) = found else { break };
-            (at, line) = (node, found_line);
+        self.descend(path).1
+    }
+
+    /// The text at `path`, if there is one.
+    pub fn text_at(&self, path: &str) -> Option<&str> {
+        match self.descend(path) {
+            (Self { value: Value::Text(text), .. }, _, true) => Some(text),
+            _ => None,
         }
-        line
     }
 
     /// The same value as JSON. A null under a key is left out, as the API server does.
@@ -140,6 +138,21 @@ impl Node {
                 .map(|entry| (entry.key.clone(), entry.node.to_json()))
                 .collect(),
         }
+    }
+
+    /// The deepest part of `path` that exists, the line of its key, and whether that is all of it.
+    fn descend(&self, path: &str) -> (&Self, usize, bool) {
+        let (mut at, mut line) = (self, self.line);
+        for step in path.split(['.', '[']).map(|step| step.trim_end_matches(']')).filter(|step| !step.is_empty()) {
+            let found = match &at.value {
+                Value::Map(_) => at.entry(step).map(|entry| (&entry.node, entry.line)),
+                Value::List(items) => step.parse().ok().and_then(|i: usize| items.get(i)).map(|item| (item, item.line)),
+                _ => None,
+            };
+            let Some(found) = found else { return (at, line, false) };
+            (at, line) = found;
+        }
+        (at, line, true)
     }
 
     fn entry(&self, key: &str) -> Option<&Entry> {

@@ -101,7 +101,8 @@ fn networks_must_be_written_in_the_one_spelling() {
     let at = "spec.subnets[0].cidr";
     good(subnet("10.40.0.0/24"));
     good(subnet("fd00:40::/64"));
-    bad(subnet("10.40.0.5/24"), Code::Rule, at, "10.40.0.0/24");
+    bad(subnet("10.40.0.5/24"), Code::Rule, at, "host bits");
+    assert_eq!(subnet("10.40.0.5/24")[0].remedy, "write 10.40.0.0/24");
     for text in [" 10.10.0.0/16", "10.10.0.0/33", "10.10/16", "::ffff:10.20.0.0/112", "fe80::1%eth0/64"] {
         bad(subnet(text), Code::Rule, at, "must be a network");
     }
