@@ -2,6 +2,7 @@
 //!
 //! Pure. A document is good or it is nothing; what it was before is for `merge` to know.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use crate::api::document::{self, Key, Kind, Object};
@@ -31,20 +32,50 @@ pub struct Documents {
     pub findings: Vec<Finding>,
 }
 
+/// Good documents by their text: what did not change need not be judged again. Rules take a
+/// millisecond each, and a file may hold thousands of tenants of which an edit touches one.
+pub type Known = HashMap<String, (Key, Object)>;
+
 /// Reads a file's bytes; an error means that nothing in it could be told apart.
 pub fn load(file: &Path, bytes: &[u8]) -> Result<Documents, Box<Finding>> {
-    let text = std::str::from_utf8(bytes).map_err(|error| {
-        let line = bytes[..error.valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
-        Box::new(unreadable(file, line, "is not UTF-8 text"))
-    })?;
     let mut loaded = Documents::default();
-    for chunk in yaml::split(text) {
-        let (document, issues) = read(chunk);
-        let object = document.key.as_ref().map(ToString::to_string);
-        loaded.findings.extend(issues.into_iter().map(|issue| finding(file, object.clone(), issue)));
-        loaded.documents.push(document);
+    for chunk in yaml::split(text(file, bytes)?) {
+        loaded.add(file, read(chunk));
     }
     Ok(loaded)
+}
+
+/// The same, judging only what is not `known`, and what is known afterwards.
+pub fn reload(file: &Path, bytes: &[u8], known: &Known) -> Result<(Documents, Known), Box<Finding>> {
+    let (mut loaded, mut now) = (Documents::default(), Known::new());
+    for chunk in yaml::split(text(file, bytes)?) {
+        let (document, issues) = match known.get(chunk.text).cloned() {
+            Some((key, object)) => {
+                (Document { line: chunk.line, key: Some(key), object: Some(object), node: None }, Vec::new())
+            }
+            None => read(chunk),
+        };
+        if let (Some(key), Some(object)) = (&document.key, &document.object) {
+            now.insert(chunk.text.to_owned(), (key.clone(), object.clone()));
+        }
+        loaded.add(file, (document, issues));
+    }
+    Ok((loaded, now))
+}
+
+impl Documents {
+    fn add(&mut self, file: &Path, (document, issues): (Document, Vec<Issue>)) {
+        let object = document.key.as_ref().map(ToString::to_string);
+        self.findings.extend(issues.into_iter().map(|issue| finding(file, object.clone(), issue)));
+        self.documents.push(document);
+    }
+}
+
+fn text<'a>(file: &Path, bytes: &'a [u8]) -> Result<&'a str, Box<Finding>> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        let line = bytes[..error.valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
+        Box::new(unreadable(file, line, "is not UTF-8 text"))
+    })
 }
 
 /// A file as a whole that cannot be read.
@@ -157,6 +188,18 @@ mod tests {
     fn text_in_another_encoding_is_told_with_its_line() {
         let finding = load(Path::new("a.yaml"), b"a: 1\nb: \xff\n").expect_err("not UTF-8");
         assert_eq!((finding.line, finding.code), (2, Code::Unreadable));
+    }
+
+    #[test]
+    fn what_is_known_is_not_judged_again_and_says_the_same() {
+        let text = format!("{GOOD}---\n{}---\nkind: [\n", GOOD.replace("web", "db"));
+        let (first, known) = reload(Path::new("a.yaml"), text.as_bytes(), &Known::new()).expect("UTF-8");
+        assert_eq!(known.len(), 2, "bad documents are judged every time");
+        let (again, _) =
+            reload(Path::new("a.yaml"), format!("# moved\n---\n{text}").as_bytes(), &known).expect("UTF-8");
+        let objects = |loaded: &Documents| loaded.documents.iter().map(|d| d.object.clone()).collect::<Vec<_>>();
+        assert_eq!(objects(&first), objects(&again));
+        assert_eq!(again.findings[0].line, first.findings[0].line + 2);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::load::{Document, Documents, load, unreadable};
+use super::load::{Document, Documents, Known, reload, unreadable};
 use crate::api::document::{Key, Object};
 use crate::api::finding::{Code, Finding};
 use crate::model::input::Change;
@@ -47,6 +47,7 @@ pub struct Outcome {
 #[derive(Clone, Debug, Default)]
 struct Held {
     objects: BTreeMap<Key, Object>,
+    known: Known,
     missing: bool,
 }
 
@@ -128,13 +129,13 @@ impl Round {
     }
 
     fn readable(&mut self, held: Held, path: &Path, bytes: &[u8]) -> Held {
-        match load(path, bytes) {
+        match reload(path, bytes, &held.known) {
             Err(finding) => {
                 self.outcome.findings.push(*finding);
                 self.keep(held)
             }
-            Ok(loaded) if loaded.documents.is_empty() => self.gone(held, path).unwrap_or_default(),
-            Ok(loaded) => self.documents(held, path, loaded),
+            Ok((loaded, _)) if loaded.documents.is_empty() => self.gone(held, path).unwrap_or_default(),
+            Ok((loaded, known)) => Held { known, ..self.documents(held, path, loaded) },
         }
     }
 
@@ -156,7 +157,7 @@ impl Round {
         if nameless {
             objects.extend(self.keep(held).objects);
         }
-        Held { objects, missing: false }
+        Held { objects, ..Held::default() }
     }
 }
 
