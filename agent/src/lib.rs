@@ -8,6 +8,9 @@
 
 #![deny(unsafe_code)]
 
+pub mod api;
 pub mod dataplane;
+pub mod lint;
 pub mod model;
 pub mod plan;
+pub mod source;
