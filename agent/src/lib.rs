@@ -8,4 +8,5 @@
 
 #![deny(unsafe_code)]
 
+pub mod events;
 pub mod model;
