@@ -14,6 +14,7 @@ pub mod filter;
 pub(crate) mod fixtures;
 pub mod intake;
 pub mod limit;
+pub mod packet;
 pub mod pipeline;
 pub mod ring;
 pub mod schema;
@@ -21,6 +22,7 @@ pub mod seen;
 pub mod sink;
 pub mod stats;
 pub mod verdicts;
+pub mod wire;
 pub mod words;
 
 use std::future::Future;
@@ -153,3 +155,7 @@ fn sweep(source: &mut impl Source, pipeline: &mut Pipeline) {
 
 /// A fan-out list.
 pub type Sinks = Vec<Arc<dyn sink::Sink>>;
+
+#[cfg(test)]
+#[path = "events/run_tests.rs"]
+mod tests;

@@ -1,6 +1,8 @@
 //! The golden event, and what is left out where nothing is known.
 
 use super::*;
+use agent_common::event::FlowEvent;
+
 use crate::events::fixtures::{World, checked, enricher, flow, mapped, told};
 use serde_json::Value;
 
