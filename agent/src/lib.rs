@@ -9,4 +9,6 @@
 #![deny(unsafe_code)]
 
 pub mod events;
+pub mod health;
+pub mod metrics;
 pub mod model;
