@@ -10,5 +10,6 @@
 
 pub mod events;
 pub mod health;
+pub mod http;
 pub mod metrics;
 pub mod model;
