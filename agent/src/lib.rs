@@ -8,6 +8,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod cli;
 pub mod events;
 pub mod health;
 pub mod http;
