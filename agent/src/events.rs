@@ -12,6 +12,7 @@ pub mod enrich;
 pub mod filter;
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub mod history;
 pub mod intake;
 pub mod limit;
 pub mod packet;
