@@ -4,7 +4,7 @@
 //! slice. Loops are bounded by constants, so that every verifier since 5.10 accepts them.
 
 use crate::addr::{V4, V6};
-use crate::flow::{Flow, Ports};
+use crate::flow::{Flow, Kind};
 use crate::headers::{
     DESTINATION_OPTIONS, ETHERNET_LEN, Extension, FRAGMENT, HOP_BY_HOP, Header, ICMP, ICMPV6, Ipv4, Ipv6, Octet,
     ROUTING, SCTP, TCP, Tcp, Transport, UDP, Word,
@@ -28,7 +28,7 @@ type Parsed<A> = Result<Flow<A>, DropReason>;
 
 /// Reads an IPv4 packet behind an Ethernet header (RFC 791).
 #[inline(always)]
-pub fn ipv4<P: Packet>(packet: &P) -> Parsed<V4> {
+pub fn ipv4<P: Packet + ?Sized>(packet: &P) -> Parsed<V4> {
     let ip: Ipv4 = packet.read(ETHERNET_LEN).ok_or(DropReason::Malformed)?;
     let header_len = usize::from(ip.version_ihl & 0x0f) * 4;
     let frame_payload = packet.length().saturating_sub(ETHERNET_LEN);
@@ -47,16 +47,7 @@ pub fn ipv4<P: Packet>(packet: &P) -> Parsed<V4> {
         return Err(DropReason::Malformed);
     }
     let fragment = u16::from_be(ip.fragment_be);
-    let mut flow = Flow {
-        source: V4(ip.source),
-        destination: V4(ip.destination),
-        protocol: ip.protocol,
-        tcp_flags: 0,
-        hop_limit: ip.ttl,
-        extended: false,
-        transport: 0,
-        ports: Ports::LaterFragment,
-    };
+    let mut flow = Flow::unread(V4(ip.source), V4(ip.destination), ip.protocol, ip.ttl);
     if fragment & 0x1fff == 0 {
         let more = fragment & 0x2000 != 0;
         transport(packet, &mut flow, ETHERNET_LEN + header_len, total - header_len, more)?;
@@ -66,7 +57,7 @@ pub fn ipv4<P: Packet>(packet: &P) -> Parsed<V4> {
 
 /// Reads an IPv6 packet behind an Ethernet header (RFC 8200), following extension headers.
 #[inline(always)]
-pub fn ipv6<P: Packet>(packet: &P) -> Parsed<V6> {
+pub fn ipv6<P: Packet + ?Sized>(packet: &P) -> Parsed<V6> {
     let ip: Ipv6 = packet.read(ETHERNET_LEN).ok_or(DropReason::Malformed)?;
     let frame_payload = packet.length().saturating_sub(ETHERNET_LEN + 40);
     let payload = match u16::from_be(ip.payload_length_be) {
@@ -77,16 +68,7 @@ pub fn ipv6<P: Packet>(packet: &P) -> Parsed<V6> {
         return Err(DropReason::Malformed);
     }
     let end = ETHERNET_LEN + 40 + payload;
-    let mut flow = Flow {
-        source: words(ip.source),
-        destination: words(ip.destination),
-        protocol: ip.next_header,
-        tcp_flags: 0,
-        hop_limit: ip.hop_limit,
-        extended: false,
-        transport: 0,
-        ports: Ports::LaterFragment,
-    };
+    let mut flow = Flow::unread(words(ip.source), words(ip.destination), ip.next_header, ip.hop_limit);
     // Most packets carry their transport at once; offsets stay constants there.
     if !is_extension(flow.protocol) {
         transport(packet, &mut flow, ETHERNET_LEN + 40, payload, false)?;
@@ -146,7 +128,7 @@ fn is_extension(protocol: u8) -> bool {
 /// fragment must hold the whole header: what a later one could still change is not judged
 /// (RFC 1858, RFC 7112).
 #[inline(always)]
-fn transport<P: Packet, A>(
+fn transport<P: Packet + ?Sized, A>(
     packet: &P,
     flow: &mut Flow<A>,
     offset: usize,
@@ -154,6 +136,7 @@ fn transport<P: Packet, A>(
     more: bool,
 ) -> Result<(), DropReason> {
     flow.transport = offset as u16;
+    flow.room = room as u32;
     let short = if more { DropReason::Fragment } else { DropReason::Malformed };
     match flow.protocol {
         TCP => {
@@ -167,7 +150,7 @@ fn transport<P: Packet, A>(
                 return Err(short);
             }
             flow.tcp_flags = tcp.flags;
-            flow.ports = known(tcp.source_be, tcp.destination_be);
+            known(flow, tcp.source_be, tcp.destination_be);
         }
         UDP | SCTP => {
             let header: Transport = if room >= 8 {
@@ -180,7 +163,7 @@ fn transport<P: Packet, A>(
             if flow.protocol == UDP && (length < 8 || (length > room && !more)) {
                 return Err(DropReason::Malformed);
             }
-            flow.ports = known(header.first_be, header.second_be);
+            known(flow, header.first_be, header.second_be);
         }
         ICMP | ICMPV6 => {
             let header: Transport = if room >= 8 {
@@ -188,17 +171,63 @@ fn transport<P: Packet, A>(
             } else {
                 return Err(short);
             };
-            let [kind, code] = header.first_be.to_ne_bytes();
-            flow.ports = Ports::Icmp { kind, code, id: u16::from_be(header.third_be) };
+            icmp(flow, &header);
         }
-        _ => flow.ports = Ports::None,
+        _ => flow.kind = Kind::Portless,
     }
     Ok(())
 }
 
+/// The packet that an ICMP error quotes from `offset` on: its addresses and ports, at least 8 bytes
+/// of its transport header (RFC 792). Quotes with options or extension headers are not followed.
 #[inline(always)]
-fn known(source_be: u16, destination_be: u16) -> Ports {
-    Ports::Known { source: u16::from_be(source_be), destination: u16::from_be(destination_be) }
+pub fn quoted_v4<P: Packet + ?Sized>(packet: &P, offset: usize) -> Option<Flow<V4>> {
+    let ip: Ipv4 = packet.read(offset)?;
+    let plain = ip.version_ihl == 0x45 && u16::from_be(ip.fragment_be) & 0x1fff == 0;
+    let flow = quoted(packet, V4(ip.source), V4(ip.destination), ip.protocol, offset + 20)?;
+    plain.then_some(flow)
+}
+
+/// The packet that an ICMPv6 error quotes, as for IPv4 (RFC 4443, 3).
+#[inline(always)]
+pub fn quoted_v6<P: Packet + ?Sized>(packet: &P, offset: usize) -> Option<Flow<V6>> {
+    let ip: Ipv6 = packet.read(offset)?;
+    let flow = quoted(packet, words(ip.source), words(ip.destination), ip.next_header, offset + 40)?;
+    (ip.version_class >> 4 == 6).then_some(flow)
+}
+
+#[inline(always)]
+fn quoted<P: Packet + ?Sized, A>(
+    packet: &P,
+    source: A,
+    destination: A,
+    protocol: u8,
+    offset: usize,
+) -> Option<Flow<A>> {
+    let header: Transport = packet.read(offset)?;
+    let mut flow = Flow::unread(source, destination, protocol, 0);
+    match protocol {
+        TCP | UDP | SCTP => known(&mut flow, header.first_be, header.second_be),
+        ICMP | ICMPV6 => icmp(&mut flow, &header),
+        _ => flow.kind = Kind::Portless,
+    }
+    Some(flow)
+}
+
+#[inline(always)]
+fn known<A>(flow: &mut Flow<A>, source_be: u16, destination_be: u16) {
+    flow.kind = Kind::Ports;
+    flow.source_port = u16::from_be(source_be);
+    flow.destination_port = u16::from_be(destination_be);
+}
+
+#[inline(always)]
+fn icmp<A>(flow: &mut Flow<A>, header: &Transport) {
+    flow.kind = Kind::Icmp;
+    [flow.icmp_type, flow.icmp_code] = header.first_be.to_ne_bytes();
+    let id = u16::from_be(header.third_be);
+    flow.source_port = id;
+    flow.destination_port = id;
 }
 
 #[inline(always)]
@@ -237,7 +266,7 @@ fn fold(sum: u64) -> u64 {
 
 /// Sums the option words and walks the options: a source route makes the destination a lie.
 #[inline(always)]
-fn options<P: Packet>(packet: &P, header_len: usize) -> Result<u64, DropReason> {
+fn options<P: Packet + ?Sized>(packet: &P, header_len: usize) -> Result<u64, DropReason> {
     const START: usize = ETHERNET_LEN + 20;
     let mut sum = 0;
     let mut word = 0;

@@ -9,9 +9,11 @@
 #![deny(unsafe_code)]
 
 pub mod cli;
+pub mod dataplane;
 pub mod events;
 pub mod health;
 pub mod http;
 pub mod metrics;
 pub mod model;
+pub mod plan;
 pub mod socket;
