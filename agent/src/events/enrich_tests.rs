@@ -78,6 +78,21 @@ fn what_nobody_knows_is_not_there() {
 }
 
 #[test]
+fn a_claim_in_arp_has_addresses_and_is_not_called_ipv4() {
+    let event = json(FlowEvent {
+        ethertype: 0x0806,
+        protocol: 0,
+        source_port: 0,
+        destination_port: 0,
+        tcp_flags: 0,
+        reason: 14,
+        ..flow(1)
+    });
+    assert_eq!(event["network"], serde_json::json!({ "ethertype": 0x0806, "length": 60 }));
+    assert_eq!(event["source"]["ip"], "10.244.1.17");
+}
+
+#[test]
 fn icmp_has_type_and_code_instead_of_ports() {
     let event = json(FlowEvent { protocol: 1, icmp_type: 8, icmp_code: 0, tcp_flags: 0, ..flow(1) });
     assert_eq!((&event["network"]["icmp_type"], &event["network"]["transport"]), (&8.into(), &"icmp".into()));

@@ -9,6 +9,7 @@ use agent_common::reason::DropReason;
 
 use super::schema::{Family, Network, TcpFlag};
 
+const ARP: u16 = 0x0806;
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -44,9 +45,11 @@ fn address(bytes: [u8; 16], record: &Checked) -> Option<IpAddr> {
 /// What the event says of the packet.
 pub fn network(record: &Checked) -> Network {
     let event = &record.event;
-    let family = match event.family {
-        4 => Some(Family::Ipv4),
-        6 => Some(Family::Ipv6),
+    let family = match (event.family, event.ethertype) {
+        // ARP speaks of IPv4 addresses and is no IPv4.
+        (_, ARP) => None,
+        (4, _) => Some(Family::Ipv4),
+        (6, _) => Some(Family::Ipv6),
         _ => None,
     };
     let protocol = family.and(Some(event.protocol)).filter(|protocol| *protocol != 0);
