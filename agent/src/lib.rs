@@ -14,6 +14,7 @@ pub mod dataplane;
 pub mod events;
 pub mod health;
 pub mod http;
+pub mod links;
 pub mod lint;
 pub mod metrics;
 pub mod model;
