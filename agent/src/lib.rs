@@ -19,5 +19,6 @@ pub mod lint;
 pub mod metrics;
 pub mod model;
 pub mod plan;
+pub mod reconcile;
 pub mod socket;
 pub mod source;
