@@ -7,6 +7,7 @@ use crate::plan::{Actual, Op, Table};
 
 pub mod attach;
 pub mod kernel;
+pub mod leave;
 pub mod maps;
 pub mod memory;
 pub mod object;

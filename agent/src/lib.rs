@@ -10,6 +10,7 @@
 
 pub mod api;
 pub mod cli;
+pub mod config;
 pub mod dataplane;
 pub mod events;
 pub mod health;
@@ -20,5 +21,6 @@ pub mod metrics;
 pub mod model;
 pub mod plan;
 pub mod reconcile;
+pub mod run;
 pub mod socket;
 pub mod source;

@@ -140,7 +140,7 @@ struct Kernel {
 impl Kernel {
     fn packets(&mut self, place: (u16, u32), count: u64, record: bool, lost: bool) {
         self.now += SECOND;
-        let fresh = FlowEvent { count: 0, first_ns: self.now, destination_port: place.0 + 1, _pad: place.1, ..flow(1) };
+        let fresh = FlowEvent { count: 0, first_ns: self.now, destination_port: place.0 + 1, cpu: place.1, ..flow(1) };
         let entry = self.table.entry(place).or_insert(FoldEntry { event: fresh, ..FoldEntry::default() });
         entry.event.count += count;
         entry.event.last_ns = self.now;

@@ -66,7 +66,7 @@ impl Seen {
 
     /// Names the fold entry behind a record.
     pub fn id(&self, flow: &impl Hash, event: &FlowEvent) -> Id {
-        Id { flow: self.hasher.hash_one(flow), first_ns: event.first_ns, lane: event._pad }
+        Id { flow: self.hasher.hash_one(flow), first_ns: event.first_ns, lane: event.cpu }
     }
 
     /// Whether an entry found by a sweep can be believed: we know it, or the sweep before found it
