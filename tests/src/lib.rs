@@ -3,6 +3,13 @@
 //! Knows the agent only from outside: its command line, its output, its metrics. What the tests
 //! expect is written down here a second time and never asked of the code under test.
 
+pub mod config;
 pub mod frames;
+pub mod matrix;
 pub mod netns;
+pub mod place;
+pub mod probe;
 pub mod scope;
+pub mod serve;
+pub mod tier;
+pub mod world;
