@@ -3,9 +3,13 @@
 //! Knows the agent only from outside: its command line, its output, its metrics. What the tests
 //! expect is written down here a second time and never asked of the code under test.
 
+pub mod agent;
+pub mod capture;
 pub mod config;
+pub mod drip;
 pub mod frames;
 pub mod matrix;
+pub mod metrics;
 pub mod netns;
 pub mod place;
 pub mod probe;
