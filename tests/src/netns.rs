@@ -12,8 +12,9 @@ use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -110,10 +111,28 @@ impl Netns {
 
     /// Names of its interfaces, without `lo`.
     pub fn interfaces(&self) -> Result<Vec<String>> {
-        let output = Command::new("ip").args(["-n", &self.name, "-o", "link", "show"]).output()?;
+        let names =
+            self.links()?.into_iter().filter_map(|line| line.split(": ").nth(1)?.split('@').next().map(str::to_owned));
+        Ok(names.collect())
+    }
+
+    /// Waits until every interface carries packets: a bridge opens its ports some time after their
+    /// other ends are up (the kernel's link watch is a work queue).
+    pub fn settle(&self) -> Result<()> {
+        let end = Instant::now() + Duration::from_secs(5);
+        loop {
+            let waiting = |line: &String| !line.contains("state UP") || line.contains("bridge_slave state disabled");
+            let Some(line) = self.links()?.into_iter().find(waiting) else { return Ok(()) };
+            ensure!(Instant::now() < end, "{}: an interface does not get up: {line}", self.name);
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// What `ip` says of each interface, in one line, without `lo`.
+    fn links(&self) -> Result<Vec<String>> {
+        let output = Command::new("ip").args(["-n", &self.name, "-d", "-o", "link", "show"]).output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let names = text.lines().filter_map(|line| line.split(": ").nth(1)?.split('@').next().map(str::to_owned));
-        Ok(names.filter(|name| name != "lo").collect())
+        Ok(text.lines().filter(|line| !line.starts_with("1: lo")).map(str::to_owned).collect())
     }
 }
 
