@@ -74,6 +74,8 @@ pub struct Flow<A> {
     pub extended: bool,
     /// Offset of the transport header from the frame's first byte; 0 where there is none.
     pub transport: u16,
+    /// Bytes of the packet from there on.
+    pub room: u32,
     /// Ports, if any.
     pub ports: Ports,
 }

@@ -28,7 +28,7 @@ type Parsed<A> = Result<Flow<A>, DropReason>;
 
 /// Reads an IPv4 packet behind an Ethernet header (RFC 791).
 #[inline(always)]
-pub fn ipv4<P: Packet>(packet: &P) -> Parsed<V4> {
+pub fn ipv4<P: Packet + ?Sized>(packet: &P) -> Parsed<V4> {
     let ip: Ipv4 = packet.read(ETHERNET_LEN).ok_or(DropReason::Malformed)?;
     let header_len = usize::from(ip.version_ihl & 0x0f) * 4;
     let frame_payload = packet.length().saturating_sub(ETHERNET_LEN);
@@ -55,6 +55,7 @@ pub fn ipv4<P: Packet>(packet: &P) -> Parsed<V4> {
         hop_limit: ip.ttl,
         extended: false,
         transport: 0,
+        room: 0,
         ports: Ports::LaterFragment,
     };
     if fragment & 0x1fff == 0 {
@@ -66,7 +67,7 @@ pub fn ipv4<P: Packet>(packet: &P) -> Parsed<V4> {
 
 /// Reads an IPv6 packet behind an Ethernet header (RFC 8200), following extension headers.
 #[inline(always)]
-pub fn ipv6<P: Packet>(packet: &P) -> Parsed<V6> {
+pub fn ipv6<P: Packet + ?Sized>(packet: &P) -> Parsed<V6> {
     let ip: Ipv6 = packet.read(ETHERNET_LEN).ok_or(DropReason::Malformed)?;
     let frame_payload = packet.length().saturating_sub(ETHERNET_LEN + 40);
     let payload = match u16::from_be(ip.payload_length_be) {
@@ -85,6 +86,7 @@ pub fn ipv6<P: Packet>(packet: &P) -> Parsed<V6> {
         hop_limit: ip.hop_limit,
         extended: false,
         transport: 0,
+        room: 0,
         ports: Ports::LaterFragment,
     };
     // Most packets carry their transport at once; offsets stay constants there.
@@ -146,7 +148,7 @@ fn is_extension(protocol: u8) -> bool {
 /// fragment must hold the whole header: what a later one could still change is not judged
 /// (RFC 1858, RFC 7112).
 #[inline(always)]
-fn transport<P: Packet, A>(
+fn transport<P: Packet + ?Sized, A>(
     packet: &P,
     flow: &mut Flow<A>,
     offset: usize,
@@ -154,6 +156,7 @@ fn transport<P: Packet, A>(
     more: bool,
 ) -> Result<(), DropReason> {
     flow.transport = offset as u16;
+    flow.room = room as u32;
     let short = if more { DropReason::Fragment } else { DropReason::Malformed };
     match flow.protocol {
         TCP => {
@@ -194,6 +197,54 @@ fn transport<P: Packet, A>(
         _ => flow.ports = Ports::None,
     }
     Ok(())
+}
+
+/// The packet that an ICMP error quotes from `offset` on: its addresses and ports, at least 8 bytes
+/// of its transport header (RFC 792). Quotes with options or extension headers are not followed.
+#[inline(always)]
+pub fn quoted_v4<P: Packet + ?Sized>(packet: &P, offset: usize) -> Option<Flow<V4>> {
+    let ip: Ipv4 = packet.read(offset)?;
+    let plain = ip.version_ihl == 0x45 && u16::from_be(ip.fragment_be) & 0x1fff == 0;
+    let flow = quoted(packet, V4(ip.source), V4(ip.destination), ip.protocol, offset + 20)?;
+    plain.then_some(flow)
+}
+
+/// The packet that an ICMPv6 error quotes, as for IPv4 (RFC 4443, 3).
+#[inline(always)]
+pub fn quoted_v6<P: Packet + ?Sized>(packet: &P, offset: usize) -> Option<Flow<V6>> {
+    let ip: Ipv6 = packet.read(offset)?;
+    let flow = quoted(packet, words(ip.source), words(ip.destination), ip.next_header, offset + 40)?;
+    (ip.version_class >> 4 == 6).then_some(flow)
+}
+
+#[inline(always)]
+fn quoted<P: Packet + ?Sized, A>(
+    packet: &P,
+    source: A,
+    destination: A,
+    protocol: u8,
+    offset: usize,
+) -> Option<Flow<A>> {
+    let header: Transport = packet.read(offset)?;
+    let ports = match protocol {
+        TCP | UDP | SCTP => known(header.first_be, header.second_be),
+        ICMP | ICMPV6 => {
+            let [kind, code] = header.first_be.to_ne_bytes();
+            Ports::Icmp { kind, code, id: u16::from_be(header.third_be) }
+        }
+        _ => Ports::None,
+    };
+    Some(Flow {
+        source,
+        destination,
+        protocol,
+        tcp_flags: 0,
+        hop_limit: 0,
+        extended: false,
+        transport: offset as u16,
+        room: 8,
+        ports,
+    })
 }
 
 #[inline(always)]
@@ -237,7 +288,7 @@ fn fold(sum: u64) -> u64 {
 
 /// Sums the option words and walks the options: a source route makes the destination a lie.
 #[inline(always)]
-fn options<P: Packet>(packet: &P, header_len: usize) -> Result<u64, DropReason> {
+fn options<P: Packet + ?Sized>(packet: &P, header_len: usize) -> Result<u64, DropReason> {
     const START: usize = ETHERNET_LEN + 20;
     let mut sum = 0;
     let mut word = 0;

@@ -8,4 +8,6 @@
 
 #![deny(unsafe_code)]
 
+pub mod dataplane;
 pub mod model;
+pub mod plan;

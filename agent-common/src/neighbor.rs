@@ -1,0 +1,229 @@
+//! ARP and neighbour discovery: a pod may find its gateway and those it may talk to, and claim
+//! nothing but its own addresses.
+//!
+//! Router advertisements and redirects from pods never pass (CVE-2020-10749). Discovery behind
+//! extension headers or in fragments never passes (RFC 6980).
+
+use crate::addr::{Address, Mac, V4, V6};
+use crate::conntrack::icmp;
+use crate::flow::{Flow, Ports};
+use crate::headers::{Arp, ETHERNET_LEN, ETHERTYPE_IPV4, Ethernet, ICMPV6, Neighbor, NeighborOption};
+use crate::layout::{EndpointEntry, PeerEntry};
+use crate::parse::{self, Packet};
+use crate::reach::{Reach, Service, Tables, between};
+use crate::reason::DropReason;
+use crate::verdict::{Endpoint, Verdict};
+
+const ARP_OFFSET: usize = ETHERNET_LEN;
+const MESSAGE: usize = ETHERNET_LEN + 40;
+const OPTIONS: usize = MESSAGE + 24;
+const MAX_OPTIONS: usize = 4;
+const LENGTHS_6_4: u16 = u16::from_ne_bytes([6, 4]);
+const SOURCE_MAC: u8 = 1;
+const TARGET_MAC: u8 = 2;
+
+const CLAIM: Verdict = Verdict::deny(DropReason::SpoofedNeighbor);
+const MALFORMED: Verdict = Verdict::deny(DropReason::Malformed);
+
+/// Whether this is ICMPv6 of types 133 to 137 (RFC 4861).
+#[inline(always)]
+pub fn is_discovery(flow: &Flow<V6>) -> bool {
+    let Ports::Icmp { kind, .. } = flow.ports else { return false };
+    flow.protocol == ICMPV6 && (icmp::ROUTER_SOLICITATION..=icmp::REDIRECT_V6).contains(&kind)
+}
+
+/// An ARP packet from a pod.
+#[inline(never)]
+pub fn arp_from_pod<P, T>(packet: &P, ethernet: &Ethernet, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
+where
+    P: Packet + ?Sized,
+    T: Tables<V4>,
+{
+    let Some(arp) = read_arp(packet) else { return MALFORMED };
+    let entry = endpoint.entry;
+    let sender = V4(join(arp.sender));
+    let target = V4(join(arp.target));
+    if arp.sender_mac != ethernet.source || !own_mac(entry, arp.sender_mac) || entry.v4 == V4::default() {
+        return CLAIM;
+    }
+    match u16::from_be(arp.operation_be) {
+        // A probe for the pod's own address claims nothing yet (RFC 5227, 1.1).
+        1 if sender == V4::default() && target == entry.v4 => Verdict::ALLOW,
+        1 | 2 if sender != entry.v4 => CLAIM,
+        1 if target == entry.v4 || target == entry.gateway_v4 => Verdict::ALLOW,
+        1 => resolve(endpoint, tables, target),
+        2 => Verdict::ALLOW,
+        _ => MALFORMED,
+    }
+}
+
+/// An ARP packet to a pod: nobody but the gateway may speak for the gateway, or for the pod.
+#[inline(never)]
+pub fn arp_to_pod<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
+where
+    P: Packet + ?Sized,
+    T: Tables<V4>,
+{
+    let Some(arp) = read_arp(packet) else { return MALFORMED };
+    let entry = endpoint.entry;
+    let sender = V4(join(arp.sender));
+    let from_gateway = entry.gateway_mac.is_unknown() || arp.sender_mac == entry.gateway_mac;
+    if (sender == entry.gateway_v4 && !from_gateway) || sender == entry.v4 {
+        return CLAIM;
+    }
+    if from_gateway || sender == V4::default() {
+        return Verdict::ALLOW;
+    }
+    resolve(endpoint, tables, sender)
+}
+
+/// A discovery message from a pod.
+#[inline(never)]
+pub fn nd_from_pod<P, T>(packet: &P, flow: &Flow<V6>, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
+where
+    P: Packet + ?Sized,
+    T: Tables<V6>,
+{
+    let Ports::Icmp { kind, .. } = flow.ports else { return MALFORMED };
+    let entry = endpoint.entry;
+    match kind {
+        icmp::ROUTER_ADVERTISEMENT => return Verdict::deny(DropReason::RouterAdvertisement),
+        icmp::REDIRECT_V6 => return Verdict::deny(DropReason::IcmpRedirect),
+        // Pods are told their routes by the CNI; nobody answers, and on a bridge everybody hears.
+        icmp::ROUTER_SOLICITATION => return Verdict::deny(DropReason::Multicast),
+        _ => {}
+    }
+    let Some(message) = read_neighbor(packet, flow) else { return MALFORMED };
+    let target = parse::words(message.target);
+    if !options_are_ours(packet, flow, entry) {
+        return CLAIM;
+    }
+    if kind == icmp::NEIGHBOR_ADVERTISEMENT {
+        let own = own_v6(entry, target) && own_v6(entry, flow.source);
+        return if own { Verdict::ALLOW } else { CLAIM };
+    }
+    if flow.source == V6::UNSPECIFIED {
+        // Duplicate address detection: only for addresses the pod was given. Another pod's would
+        // deny it its own.
+        let own = own_v6(entry, target) || (target.is_link_local() && entry.link_local == V6::UNSPECIFIED);
+        return if own { Verdict::ALLOW } else { CLAIM };
+    }
+    if !own_v6(entry, flow.source) {
+        return Verdict::deny(DropReason::SpoofedSource);
+    }
+    if target == entry.gateway_v6 || own_v6(entry, target) {
+        return Verdict::ALLOW;
+    }
+    resolve(endpoint, tables, target)
+}
+
+/// A discovery message to a pod.
+#[inline(never)]
+pub fn nd_to_pod<P, T>(packet: &P, flow: &Flow<V6>, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
+where
+    P: Packet + ?Sized,
+    T: Tables<V6>,
+{
+    let Ports::Icmp { kind, .. } = flow.ports else { return MALFORMED };
+    let entry = endpoint.entry;
+    match kind {
+        icmp::ROUTER_ADVERTISEMENT => return Verdict::deny(DropReason::RouterAdvertisement),
+        icmp::REDIRECT_V6 => return Verdict::deny(DropReason::IcmpRedirect),
+        icmp::ROUTER_SOLICITATION => return Verdict::deny(DropReason::Multicast),
+        _ => {}
+    }
+    let Some(message) = read_neighbor(packet, flow) else { return MALFORMED };
+    let target = parse::words(message.target);
+    let Some(ethernet) = packet.read::<Ethernet>(0) else { return MALFORMED };
+    let from_gateway = entry.gateway_mac.is_unknown() || ethernet.source == entry.gateway_mac;
+    if kind == icmp::NEIGHBOR_ADVERTISEMENT {
+        if own_v6(entry, target) || (target == entry.gateway_v6 && !from_gateway) {
+            return CLAIM;
+        }
+        return if from_gateway { Verdict::ALLOW } else { resolve(endpoint, tables, target) };
+    }
+    if own_v6(entry, flow.source) {
+        return CLAIM;
+    }
+    if from_gateway || flow.source == V6::UNSPECIFIED {
+        return Verdict::ALLOW;
+    }
+    if flow.source.is_link_local() {
+        // A neighbour on the bridge, asking from its link-local address: only for what we own.
+        return if own_v6(entry, target) { Verdict::ALLOW } else { Verdict::deny(DropReason::NotOwnAddress) };
+    }
+    resolve(endpoint, tables, flow.source)
+}
+
+/// Whether the pod may know where an address is: if it may talk to it at all, or be talked to.
+#[inline(never)]
+fn resolve<A: crate::reach::Family, T: Tables<A>>(endpoint: &Endpoint<'_>, tables: &T, address: A) -> Verdict {
+    let reached = match tables.peer(address) {
+        Some(peer) if peer.kind == PeerEntry::NODE => Reach::Yes,
+        Some(peer) if peer.kind == PeerEntry::POD => between(tables, &endpoint.party, peer),
+        // Anything else is behind the gateway, or nowhere.
+        _ => crate::reach::reach(tables, &endpoint.party, address, Service { protocol: 0, port: None }),
+    };
+    match reached {
+        Reach::Yes | Reach::OneWay => Verdict::ALLOW,
+        Reach::Answer(denied) if denied.peer.is_known() => Verdict::ALLOW,
+        Reach::Answer(denied) | Reach::Never(denied) => Verdict::because(denied),
+    }
+}
+
+#[inline(always)]
+fn read_arp<P: Packet + ?Sized>(packet: &P) -> Option<Arp> {
+    let arp: Arp = packet.read(ARP_OFFSET)?;
+    let ethernet = u16::from_be(arp.hardware_type_be) == 1;
+    let ipv4 = u16::from_be(arp.protocol_type_be) == ETHERTYPE_IPV4;
+    (ethernet && ipv4 && arp.lengths_be == LENGTHS_6_4).then_some(arp)
+}
+
+/// The fixed part of a solicitation or advertisement, if nothing stands before it and it has not
+/// crossed a router (RFC 4861, 7.1).
+#[inline(always)]
+fn read_neighbor<P: Packet + ?Sized>(packet: &P, flow: &Flow<V6>) -> Option<Neighbor> {
+    let message: Neighbor = packet.read(MESSAGE)?;
+    let direct = !flow.extended && flow.hop_limit == 255 && message.code == 0;
+    (direct && !parse::words(message.target).is_multicast()).then_some(message)
+}
+
+/// Whether every link-layer address in the options is the pod's own, and nothing is left unread.
+#[inline(always)]
+fn options_are_ours<P: Packet + ?Sized>(packet: &P, flow: &Flow<V6>, entry: &EndpointEntry) -> bool {
+    let end = usize::from(flow.transport).wrapping_add(flow.room as usize);
+    let mut at = OPTIONS;
+    let mut step = 0;
+    while step < MAX_OPTIONS {
+        if at >= end {
+            return true;
+        }
+        let Some(option) = packet.read::<NeighborOption>(at) else { return false };
+        let speaks = option.kind == SOURCE_MAC || option.kind == TARGET_MAC;
+        if option.length != 1 || (speaks && !own_mac(entry, option.mac)) {
+            return false;
+        }
+        at += 8;
+        step += 1;
+    }
+    at >= end
+}
+
+#[inline(always)]
+fn own_mac(entry: &EndpointEntry, mac: Mac) -> bool {
+    entry.mac.is_unknown() || mac == entry.mac
+}
+
+#[inline(always)]
+fn own_v6(entry: &EndpointEntry, address: V6) -> bool {
+    address != V6::UNSPECIFIED && (address == entry.v6 || address == entry.link_local)
+}
+
+#[inline(always)]
+fn join(halves: [u16; 2]) -> u32 {
+    if cfg!(target_endian = "little") {
+        u32::from(halves[0]) | u32::from(halves[1]) << 16
+    } else {
+        u32::from(halves[0]) << 16 | u32::from(halves[1])
+    }
+}

@@ -1,0 +1,83 @@
+//! The kernel of the tests: tables in memory, with limits and faults on demand.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Dataplane, DataplaneError, Port};
+use crate::plan::{Actual, Op, Table};
+
+/// Tables in memory.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryDataplane {
+    /// What the tables hold.
+    pub actual: Actual,
+    /// What is attached.
+    pub ports: BTreeSet<Port>,
+    /// Tables with a limit on their entries.
+    pub limits: BTreeMap<Table, usize>,
+    /// Writes that fail, counted from 0 at the first write ever made.
+    pub fail_writes: BTreeSet<usize>,
+    /// Tables whose every write fails.
+    pub fail_tables: BTreeSet<Table>,
+    /// Interfaces that nothing can be attached to.
+    pub fail_ports: BTreeSet<u32>,
+    /// Every write that was tried, in order.
+    pub log: Vec<Op>,
+}
+
+impl MemoryDataplane {
+    /// How many entries `table` holds.
+    pub fn len(&self, table: Table) -> usize {
+        self.actual.len(table)
+    }
+
+    /// Whether no table holds anything.
+    pub fn is_empty(&self) -> bool {
+        Table::ALL.iter().all(|table| self.len(*table) == 0)
+    }
+
+    fn refuse(&self, op: &Op) -> Option<DataplaneError> {
+        let table = op.table();
+        if self.fail_writes.contains(&self.log.len()) || self.fail_tables.contains(&table) {
+            return Some(DataplaneError::Write { table, source: "injected".into() });
+        }
+        let limit = *self.limits.get(&table)?;
+        let mut after = self.actual.clone();
+        after.record(op);
+        (after.len(table) > limit.max(self.len(table))).then_some(DataplaneError::Full(table))
+    }
+}
+
+impl Dataplane for MemoryDataplane {
+    fn load(&mut self) -> Result<Actual, DataplaneError> {
+        Ok(self.actual.clone())
+    }
+
+    fn apply(&mut self, op: &Op) -> Result<(), DataplaneError> {
+        let refused = self.refuse(op);
+        self.log.push(op.clone());
+        match refused {
+            Some(error) => Err(error),
+            None => {
+                self.actual.record(op);
+                Ok(())
+            }
+        }
+    }
+
+    fn attach(&mut self, port: &Port) -> Result<(), DataplaneError> {
+        if self.fail_ports.contains(&port.ifindex) {
+            return Err(DataplaneError::Attach { port: port.clone(), source: "injected".into() });
+        }
+        self.ports.insert(port.clone());
+        Ok(())
+    }
+
+    fn detach(&mut self, port: &Port) -> Result<(), DataplaneError> {
+        self.ports.retain(|held| held.ifindex != port.ifindex);
+        Ok(())
+    }
+
+    fn attached(&mut self) -> Result<Vec<Port>, DataplaneError> {
+        Ok(self.ports.iter().cloned().collect())
+    }
+}

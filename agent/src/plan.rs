@@ -1,0 +1,80 @@
+//! The difference between what should be and what is, as an ordered list of kernel writes.
+//!
+//! No clock, no kernel, no names of objects: numbers and layouts only. One `Op` is exactly one
+//! write, so a plan can be replayed and judged after each of them.
+
+use agent_common::addr::V6;
+use agent_common::layout::{
+    EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, TrieKeyV4, TrieKeyV6,
+};
+use agent_common::tenant::{TenantId, TenantName, TenantState};
+use ipnet::{Ipv4Net, Ipv6Net};
+
+mod actual;
+mod table;
+
+pub use actual::Actual;
+pub use table::Table;
+
+/// One write to one kernel table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Claims an interface by its index; a zero entry clears it.
+    Endpoint(u32, EndpointEntry),
+    /// An exact IPv4 address, or its removal.
+    PeerV4(PeerKeyV4, Option<PeerEntry>),
+    /// An exact IPv6 address, or its removal.
+    PeerV6(V6, Option<PeerEntry>),
+    /// A tenant; the zero state clears it. The 8 bytes change in one store.
+    Tenant(TenantId, TenantState),
+    /// The name of a number, or its removal.
+    TenantName(TenantId, Option<TenantName>),
+    /// An IPv4 row; only while no tenant points at it.
+    RowV4(u16, Box<RowV4>),
+    /// An IPv6 row; only while no tenant points at it.
+    RowV6(u16, Box<RowV6>),
+    /// A port set; only while no prefix names it.
+    PortSet(u16, PortSet),
+    /// An IPv4 prefix of a tenant with a long list: bits of the prefix (the kernel's key length is
+    /// 32 more), key, value or removal.
+    TrieV4(u8, TrieKeyV4, Option<PrefixGrant>),
+    /// An IPv6 prefix of a tenant with a long list.
+    TrieV6(u8, TrieKeyV6, Option<PrefixGrant>),
+    /// A permission between tenants, or its removal.
+    Grant(GrantKey, Option<Grant>),
+    /// Who owns an IPv4 range, or its removal.
+    OwnerV4(Ipv4Net, Option<TenantId>),
+    /// Who owns an IPv6 range, or its removal.
+    OwnerV6(Ipv6Net, Option<TenantId>),
+    /// The generation of the policy.
+    Generation(u64),
+}
+
+impl Op {
+    /// Which table it writes.
+    pub const fn table(&self) -> Table {
+        match self {
+            Self::Endpoint(..) => Table::Endpoints,
+            Self::PeerV4(..) => Table::PeersV4,
+            Self::PeerV6(..) => Table::PeersV6,
+            Self::Tenant(..) => Table::Tenants,
+            Self::TenantName(..) => Table::TenantNames,
+            Self::RowV4(..) => Table::RowsV4,
+            Self::RowV6(..) => Table::RowsV6,
+            Self::PortSet(..) => Table::PortSets,
+            Self::TrieV4(..) => Table::TrieV4,
+            Self::TrieV6(..) => Table::TrieV6,
+            Self::Grant(..) => Table::Grants,
+            Self::OwnerV4(..) => Table::OwnersV4,
+            Self::OwnerV6(..) => Table::OwnersV6,
+            Self::Generation(..) => Table::Runtime,
+        }
+    }
+}
+
+/// Writes in the order in which they must be applied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The writes.
+    pub ops: Vec<Op>,
+}
