@@ -3,6 +3,16 @@
 //! The form is one JSON object a line. A file from elsewhere may leave out what only helps a
 //! reader and may say more than we know; what decides is never guessed.
 
+mod corpus;
+pub mod craft;
+mod from_pod_v4;
+mod from_pod_v6;
+mod link;
+mod to_pod;
+pub mod topology;
+
+pub use corpus::{generate, path as corpus_path};
+
 use std::fs;
 use std::path::Path;
 
