@@ -7,7 +7,6 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::addr::{V4, V6};
-use crate::flow::{Flow, Ports, tcp};
 use crate::headers::{ICMP, ICMPV6, SCTP, TCP, UDP};
 
 /// Who sent the packet that opened a connection.
@@ -129,118 +128,9 @@ pub mod icmp {
     pub const REDIRECT_V6: u8 = 137;
 }
 
-/// The flags a packet adds to its entry.
-#[inline(always)]
-pub fn flags_of<A: Copy>(flow: &Flow<A>, reply: bool) -> u32 {
-    let closing = if flow.tcp_flags & (tcp::FIN | tcp::RST) != 0 { ReplyEntry::CLOSING } else { 0 };
-    closing | if reply { ReplyEntry::ANSWERED } else { 0 }
-}
-
-/// The key under which a packet in the opening direction is remembered. `from_pod` says which way
-/// it goes. `None`: nothing that may be answered, such as a RST, an error or a later fragment.
-#[inline(always)]
-pub fn opening_key<A: Copy>(flow: &Flow<A>, cookie: u32, from_pod: bool) -> Option<ReplyKey<A>> {
-    let (source, destination) = match flow.ports {
-        Ports::Known { .. } if flow.tcp_flags & tcp::RST != 0 => return None,
-        Ports::Known { source, destination } => (source, destination),
-        Ports::Icmp { kind: icmp::ECHO, code: 0, id } if flow.protocol == ICMP => (id, id),
-        Ports::Icmp { kind: icmp::ECHO_V6, code: 0, id } if flow.protocol == ICMPV6 => (id, id),
-        Ports::Icmp { .. } | Ports::LaterFragment => return None,
-        Ports::None => (0, 0),
-    };
-    Some(key(flow, cookie, source, destination, from_pod, if from_pod { Opener::Pod } else { Opener::Remote }))
-}
-
-/// The key of the connection that this packet would be a reply to. An echo *request* is never one,
-/// whatever identifier it carries.
-#[inline(always)]
-pub fn reply_key<A: Copy>(flow: &Flow<A>, cookie: u32, from_pod: bool) -> Option<ReplyKey<A>> {
-    let (source, destination) = match flow.ports {
-        Ports::Known { source, destination } => (source, destination),
-        Ports::Icmp { kind: icmp::ECHO_REPLY, code: 0, id } if flow.protocol == ICMP => (id, id),
-        Ports::Icmp { kind: icmp::ECHO_REPLY_V6, code: 0, id } if flow.protocol == ICMPV6 => (id, id),
-        Ports::Icmp { .. } | Ports::LaterFragment => return None,
-        Ports::None => (0, 0),
-    };
-    Some(key(flow, cookie, source, destination, from_pod, if from_pod { Opener::Remote } else { Opener::Pod }))
-}
-
-#[inline(always)]
-fn key<A: Copy>(
-    flow: &Flow<A>,
-    cookie: u32,
-    source: u16,
-    destination: u16,
-    from_pod: bool,
-    opener: Opener,
-) -> ReplyKey<A> {
-    let (remote, remote_port, local_port) =
-        if from_pod { (flow.destination, destination, source) } else { (flow.source, source, destination) };
-    ReplyKey {
-        remote,
-        cookie,
-        remote_port,
-        local_port,
-        protocol: flow.protocol,
-        opener: opener as u8,
-        _pad: 0,
-        _tail: 0,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn flow(protocol: u8, ports: Ports) -> Flow<V4> {
-        Flow {
-            source: V4::new([192, 0, 2, 10]),
-            destination: V4::new([10, 10, 1, 5]),
-            protocol,
-            tcp_flags: 0,
-            hop_limit: 64,
-            extended: false,
-            transport: 34,
-            room: 8,
-            ports,
-        }
-    }
-
-    fn turned(flow: Flow<V4>) -> Flow<V4> {
-        let ports = match flow.ports {
-            Ports::Known { source, destination } => Ports::Known { source: destination, destination: source },
-            other => other,
-        };
-        Flow { source: flow.destination, destination: flow.source, ports, ..flow }
-    }
-
-    #[test]
-    fn a_reply_finds_its_opening_and_nothing_else_does() {
-        let opening = flow(TCP, Ports::Known { source: 40000, destination: 80 });
-        let stored = opening_key(&opening, 7, false);
-        assert!(stored.is_some());
-        assert_eq!(reply_key(&turned(opening), 7, true), stored);
-        assert_ne!(reply_key(&turned(opening), 8, true), stored, "another claim of the address");
-        assert_ne!(reply_key(&opening, 7, false), stored, "the same direction is no reply");
-        let other_port = flow(TCP, Ports::Known { source: 40001, destination: 80 });
-        assert_ne!(reply_key(&turned(other_port), 7, true), stored);
-        let udp = flow(UDP, Ports::Known { source: 40000, destination: 80 });
-        assert_ne!(reply_key(&turned(udp), 7, true), stored);
-    }
-
-    #[test]
-    fn an_echo_request_is_never_a_reply_and_an_error_never_an_opening() {
-        let request = flow(ICMP, Ports::Icmp { kind: icmp::ECHO, code: 0, id: 9 });
-        let reply = flow(ICMP, Ports::Icmp { kind: icmp::ECHO_REPLY, code: 0, id: 9 });
-        assert_eq!(reply_key(&turned(reply), 7, true), opening_key(&request, 7, false));
-        assert_eq!(reply_key(&turned(request), 7, true), None);
-        assert_eq!(opening_key(&flow(ICMP, Ports::Icmp { kind: icmp::UNREACHABLE, code: 4, id: 0 }), 7, false), None);
-        assert_eq!(opening_key(&flow(UDP, Ports::LaterFragment), 7, false), None);
-        let reset = Flow { tcp_flags: tcp::RST, ..flow(TCP, Ports::Known { source: 1, destination: 2 }) };
-        assert_eq!(opening_key(&reset, 7, false), None);
-        // ICMPv4 numbers under ICMPv6's protocol, and the reverse, mean nothing.
-        assert_eq!(opening_key(&flow(ICMPV6, Ports::Icmp { kind: icmp::ECHO, code: 0, id: 9 }), 7, false), None);
-    }
 
     #[test]
     fn entries_expire_and_the_zero_entry_was_never_alive() {

@@ -12,8 +12,10 @@
 #![deny(unsafe_code)]
 
 pub mod addr;
+pub mod ask;
 pub mod conntrack;
 pub mod counters;
+pub mod decide;
 pub mod event;
 pub mod flow;
 pub mod fold;

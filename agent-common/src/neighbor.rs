@@ -5,12 +5,13 @@
 //! extension headers or in fragments never passes (RFC 6980).
 
 use crate::addr::{Address, Mac, V4, V6};
+use crate::ask::Ask;
 use crate::conntrack::icmp;
-use crate::flow::{Flow, Ports};
+use crate::flow::{Flow, Kind};
 use crate::headers::{Arp, ETHERNET_LEN, ETHERTYPE_IPV4, Ethernet, ICMPV6, Neighbor, NeighborOption};
-use crate::layout::{EndpointEntry, PeerEntry};
+use crate::layout::EndpointEntry;
 use crate::parse::{self, Packet};
-use crate::reach::{Reach, Service, Tables, between};
+use crate::reach::{Family, Tables};
 use crate::reason::DropReason;
 use crate::verdict::{Endpoint, Verdict};
 
@@ -28,8 +29,8 @@ const MALFORMED: Verdict = Verdict::deny(DropReason::Malformed);
 /// Whether this is ICMPv6 of types 133 to 137 (RFC 4861).
 #[inline(always)]
 pub fn is_discovery(flow: &Flow<V6>) -> bool {
-    let Ports::Icmp { kind, .. } = flow.ports else { return false };
-    flow.protocol == ICMPV6 && (icmp::ROUTER_SOLICITATION..=icmp::REDIRECT_V6).contains(&kind)
+    let discovery = icmp::ROUTER_SOLICITATION..=icmp::REDIRECT_V6;
+    flow.kind == Kind::Icmp && flow.protocol == ICMPV6 && discovery.contains(&flow.icmp_type)
 }
 
 /// An ARP packet from a pod.
@@ -84,7 +85,7 @@ where
     P: Packet + ?Sized,
     T: Tables<V6>,
 {
-    let Ports::Icmp { kind, .. } = flow.ports else { return MALFORMED };
+    let kind = flow.icmp_type;
     let entry = endpoint.entry;
     match kind {
         icmp::ROUTER_ADVERTISEMENT => return Verdict::deny(DropReason::RouterAdvertisement),
@@ -124,7 +125,7 @@ where
     P: Packet + ?Sized,
     T: Tables<V6>,
 {
-    let Ports::Icmp { kind, .. } = flow.ports else { return MALFORMED };
+    let kind = flow.icmp_type;
     let entry = endpoint.entry;
     match kind {
         icmp::ROUTER_ADVERTISEMENT => return Verdict::deny(DropReason::RouterAdvertisement),
@@ -156,19 +157,17 @@ where
 }
 
 /// Whether the pod may know where an address is: if it may talk to it at all, or be talked to.
-#[inline(never)]
-fn resolve<A: crate::reach::Family, T: Tables<A>>(endpoint: &Endpoint<'_>, tables: &T, address: A) -> Verdict {
-    let reached = match tables.peer(address) {
-        Some(peer) if peer.kind == PeerEntry::NODE => Reach::Yes,
-        Some(peer) if peer.kind == PeerEntry::POD => between(tables, &endpoint.party, peer),
-        // Anything else is behind the gateway, or nowhere.
-        _ => crate::reach::reach(tables, &endpoint.party, address, Service { protocol: 0, port: None }),
-    };
-    match reached {
-        Reach::Yes | Reach::OneWay => Verdict::ALLOW,
-        Reach::Answer(denied) if denied.peer.is_known() => Verdict::ALLOW,
-        Reach::Answer(denied) | Reach::Never(denied) => Verdict::because(denied),
-    }
+#[inline(always)]
+fn resolve<A: Family, T: Tables<A>>(endpoint: &Endpoint<'_>, tables: &T, remote: A) -> Verdict {
+    tables.egress(&Ask {
+        me: endpoint.party,
+        cookie: endpoint.entry.cookie,
+        remote,
+        remote_port: 0,
+        local_port: 0,
+        protocol: 0,
+        bits: Ask::<A>::RESOLVES,
+    })
 }
 
 #[inline(always)]

@@ -4,7 +4,7 @@
 //! slice. Loops are bounded by constants, so that every verifier since 5.10 accepts them.
 
 use crate::addr::{V4, V6};
-use crate::flow::{Flow, Ports};
+use crate::flow::{Flow, Kind};
 use crate::headers::{
     DESTINATION_OPTIONS, ETHERNET_LEN, Extension, FRAGMENT, HOP_BY_HOP, Header, ICMP, ICMPV6, Ipv4, Ipv6, Octet,
     ROUTING, SCTP, TCP, Tcp, Transport, UDP, Word,
@@ -47,17 +47,7 @@ pub fn ipv4<P: Packet + ?Sized>(packet: &P) -> Parsed<V4> {
         return Err(DropReason::Malformed);
     }
     let fragment = u16::from_be(ip.fragment_be);
-    let mut flow = Flow {
-        source: V4(ip.source),
-        destination: V4(ip.destination),
-        protocol: ip.protocol,
-        tcp_flags: 0,
-        hop_limit: ip.ttl,
-        extended: false,
-        transport: 0,
-        room: 0,
-        ports: Ports::LaterFragment,
-    };
+    let mut flow = Flow::unread(V4(ip.source), V4(ip.destination), ip.protocol, ip.ttl);
     if fragment & 0x1fff == 0 {
         let more = fragment & 0x2000 != 0;
         transport(packet, &mut flow, ETHERNET_LEN + header_len, total - header_len, more)?;
@@ -78,17 +68,7 @@ pub fn ipv6<P: Packet + ?Sized>(packet: &P) -> Parsed<V6> {
         return Err(DropReason::Malformed);
     }
     let end = ETHERNET_LEN + 40 + payload;
-    let mut flow = Flow {
-        source: words(ip.source),
-        destination: words(ip.destination),
-        protocol: ip.next_header,
-        tcp_flags: 0,
-        hop_limit: ip.hop_limit,
-        extended: false,
-        transport: 0,
-        room: 0,
-        ports: Ports::LaterFragment,
-    };
+    let mut flow = Flow::unread(words(ip.source), words(ip.destination), ip.next_header, ip.hop_limit);
     // Most packets carry their transport at once; offsets stay constants there.
     if !is_extension(flow.protocol) {
         transport(packet, &mut flow, ETHERNET_LEN + 40, payload, false)?;
@@ -170,7 +150,7 @@ fn transport<P: Packet + ?Sized, A>(
                 return Err(short);
             }
             flow.tcp_flags = tcp.flags;
-            flow.ports = known(tcp.source_be, tcp.destination_be);
+            known(flow, tcp.source_be, tcp.destination_be);
         }
         UDP | SCTP => {
             let header: Transport = if room >= 8 {
@@ -183,7 +163,7 @@ fn transport<P: Packet + ?Sized, A>(
             if flow.protocol == UDP && (length < 8 || (length > room && !more)) {
                 return Err(DropReason::Malformed);
             }
-            flow.ports = known(header.first_be, header.second_be);
+            known(flow, header.first_be, header.second_be);
         }
         ICMP | ICMPV6 => {
             let header: Transport = if room >= 8 {
@@ -191,10 +171,9 @@ fn transport<P: Packet + ?Sized, A>(
             } else {
                 return Err(short);
             };
-            let [kind, code] = header.first_be.to_ne_bytes();
-            flow.ports = Ports::Icmp { kind, code, id: u16::from_be(header.third_be) };
+            icmp(flow, &header);
         }
-        _ => flow.ports = Ports::None,
+        _ => flow.kind = Kind::Portless,
     }
     Ok(())
 }
@@ -226,30 +205,29 @@ fn quoted<P: Packet + ?Sized, A>(
     offset: usize,
 ) -> Option<Flow<A>> {
     let header: Transport = packet.read(offset)?;
-    let ports = match protocol {
-        TCP | UDP | SCTP => known(header.first_be, header.second_be),
-        ICMP | ICMPV6 => {
-            let [kind, code] = header.first_be.to_ne_bytes();
-            Ports::Icmp { kind, code, id: u16::from_be(header.third_be) }
-        }
-        _ => Ports::None,
-    };
-    Some(Flow {
-        source,
-        destination,
-        protocol,
-        tcp_flags: 0,
-        hop_limit: 0,
-        extended: false,
-        transport: offset as u16,
-        room: 8,
-        ports,
-    })
+    let mut flow = Flow::unread(source, destination, protocol, 0);
+    match protocol {
+        TCP | UDP | SCTP => known(&mut flow, header.first_be, header.second_be),
+        ICMP | ICMPV6 => icmp(&mut flow, &header),
+        _ => flow.kind = Kind::Portless,
+    }
+    Some(flow)
 }
 
 #[inline(always)]
-fn known(source_be: u16, destination_be: u16) -> Ports {
-    Ports::Known { source: u16::from_be(source_be), destination: u16::from_be(destination_be) }
+fn known<A>(flow: &mut Flow<A>, source_be: u16, destination_be: u16) {
+    flow.kind = Kind::Ports;
+    flow.source_port = u16::from_be(source_be);
+    flow.destination_port = u16::from_be(destination_be);
+}
+
+#[inline(always)]
+fn icmp<A>(flow: &mut Flow<A>, header: &Transport) {
+    flow.kind = Kind::Icmp;
+    [flow.icmp_type, flow.icmp_code] = header.first_be.to_ne_bytes();
+    let id = u16::from_be(header.third_be);
+    flow.source_port = id;
+    flow.destination_port = id;
 }
 
 #[inline(always)]

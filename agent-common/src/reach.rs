@@ -4,7 +4,9 @@
 //! pods; prefixes only on a miss; the owner of a range only where two could claim it.
 
 use crate::addr::{Address, V4, V6};
+use crate::ask::Ask;
 use crate::conntrack::{ReplyEntry, ReplyKey};
+use crate::decide;
 use crate::flow::Flow;
 use crate::headers::{ICMP, ICMPV6};
 use crate::layout::{
@@ -13,6 +15,7 @@ use crate::layout::{
 use crate::parse::{self, Packet};
 use crate::reason::DropReason;
 use crate::tenant::{TenantId, TenantState};
+use crate::verdict::Verdict;
 
 /// Tables of one address family, and those that serve both. The kernel asks its maps, a test a
 /// few `HashMap`s.
@@ -21,8 +24,8 @@ pub trait Tables<A: Family> {
     fn peer(&self, address: A) -> Option<PeerEntry>;
     /// A row of prefixes.
     fn row(&self, row: u16) -> Option<&A::Row>;
-    /// The longest prefix of a tenant that has too many for a row.
-    fn trie(&self, tenant: TenantId, address: A) -> Option<PrefixGrant>;
+    /// The longest prefix of a tenant that has too many for a row; zero for none.
+    fn trie(&self, tenant: TenantId, address: A) -> PrefixGrant;
     /// Whose subnet, or whether the cluster's own range, holds this address.
     fn owner(&self, address: A) -> Option<TenantId>;
     /// A permission between two tenants.
@@ -37,6 +40,22 @@ pub trait Tables<A: Family> {
     fn runtime(&self) -> Runtime;
     /// Monotonic clock; coarse will do.
     fn now_ns(&self) -> u64;
+
+    /// `decide::egress`; the kernel calls it as a function that is verified on its own.
+    fn egress(&self, ask: &Ask<A>) -> Verdict
+    where
+        Self: Sized,
+    {
+        decide::egress(self, ask)
+    }
+
+    /// `decide::ingress`, as above.
+    fn ingress(&self, ask: &Ask<A>) -> Verdict
+    where
+        Self: Sized,
+    {
+        decide::ingress(self, ask)
+    }
 }
 
 /// What differs between IPv4 and IPv6 in the rules.
@@ -49,8 +68,10 @@ pub trait Family: Address {
     const TRIE: u32;
     /// The protocol number of its ICMP.
     const ICMP: u8;
-    /// First prefix of the row that holds the address: the longest, as rows are sorted.
-    fn find(self, row: &Self::Row) -> Option<PrefixGrant>;
+    /// First prefix of the row that holds the address: the longest, as rows are sorted. Zero for
+    /// none: an option of four bytes is two registers, of which one may be undefined, and verifiers
+    /// refuse to copy that.
+    fn find(self, row: &Self::Row) -> PrefixGrant;
     /// The packet that an ICMP error quotes at `offset`.
     fn quoted<P: Packet + ?Sized>(packet: &P, offset: usize) -> Option<Flow<Self>>;
 }
@@ -62,19 +83,19 @@ impl Family for V4 {
     const ICMP: u8 = ICMP;
 
     #[inline(always)]
-    fn find(self, row: &RowV4) -> Option<PrefixGrant> {
+    fn find(self, row: &RowV4) -> PrefixGrant {
         let mut i = 0;
         while i < ROW_PREFIXES {
             let prefix = &row.prefixes[i];
             if !prefix.grant.is_some() {
-                return None;
+                break;
             }
             if self.0 & prefix.mask.0 == prefix.net.0 {
-                return Some(prefix.grant);
+                return prefix.grant;
             }
             i += 1;
         }
-        None
+        PrefixGrant::default()
     }
 
     #[inline(always)]
@@ -90,19 +111,19 @@ impl Family for V6 {
     const ICMP: u8 = ICMPV6;
 
     #[inline(always)]
-    fn find(self, row: &RowV6) -> Option<PrefixGrant> {
+    fn find(self, row: &RowV6) -> PrefixGrant {
         let mut i = 0;
         while i < ROW_PREFIXES {
             let prefix = &row.prefixes[i];
             if !prefix.grant.is_some() {
-                return None;
+                break;
             }
             if self.hi & prefix.mask.hi == prefix.net.hi && self.lo & prefix.mask.lo == prefix.net.lo {
-                return Some(prefix.grant);
+                return prefix.grant;
             }
             i += 1;
         }
-        None
+        PrefixGrant::default()
     }
 
     #[inline(always)]
@@ -125,8 +146,10 @@ pub struct Party {
 pub struct Service {
     /// IANA protocol number.
     pub protocol: u8,
-    /// Port in host order; `None` where the packet does not say, which only "all ports" satisfies.
-    pub port: Option<u16>,
+    /// Port in host order, if `known`.
+    pub port: u16,
+    /// Whether the packet says; if it does not, only "all ports" will do.
+    pub known: bool,
 }
 
 /// Why not, and whose the other side is, if known.
@@ -138,26 +161,57 @@ pub struct Denied {
     pub peer: TenantId,
 }
 
-/// Whether a local pod may open a connection to an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whether a local pod may open a connection to an address. One register, like `Verdict`; the zero
+/// value is never.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[must_use]
-pub enum Reach {
+pub struct Reach(u64);
+
+impl Reach {
+    const ANSWER: u64 = 1 << 8;
     /// Yes, and packets the other way need no justification either.
-    Yes,
+    pub const YES: Self = Self(1 << 9);
     /// Yes, but the other side may only answer.
-    OneWay,
-    /// No; but the other side may open connections to the pod, so this may be an answer.
-    Answer(Denied),
+    pub const ONE_WAY: Self = Self(1 << 10);
+
     /// No.
-    Never(Denied),
+    #[inline(always)]
+    pub const fn never(reason: DropReason, peer: TenantId) -> Self {
+        Self(reason.number() as u64 | (peer.0 as u64) << 32)
+    }
+
+    /// No; but the other side may open connections to the pod, so this may be an answer.
+    #[inline(always)]
+    pub const fn answer(reason: DropReason, peer: TenantId) -> Self {
+        Self(Self::never(reason, peer).0 | Self::ANSWER)
+    }
+
+    /// Whether the other side may open connections to the pod.
+    #[inline(always)]
+    pub const fn may_be_answer(self) -> bool {
+        self.0 & Self::ANSWER != 0
+    }
+
+    /// Why not, unless the answer is yes.
+    #[inline(always)]
+    pub const fn denied(self) -> Denied {
+        let reason = match DropReason::from_number(self.0 as u8) {
+            Some(reason) => reason,
+            None => DropReason::Internal,
+        };
+        Denied { reason, peer: TenantId((self.0 >> 32) as u32) }
+    }
 }
 
-const fn never(reason: DropReason, peer: TenantId) -> Reach {
-    Reach::Never(Denied { reason, peer })
-}
-
-const fn answer(reason: DropReason, peer: TenantId) -> Reach {
-    Reach::Answer(Denied { reason, peer })
+impl core::fmt::Debug for Reach {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match *self {
+            Self::YES => f.write_str("Yes"),
+            Self::ONE_WAY => f.write_str("OneWay"),
+            other => write!(f, "No {{ {:?}, may_be_answer: {} }}", other.denied(), other.may_be_answer()),
+        }
+    }
 }
 
 /// Rules 5 to 11 of the verdict, for connections that `me` opens to `remote`.
@@ -173,11 +227,11 @@ pub fn reach<A: Family, T: Tables<A>>(tables: &T, me: &Party, remote: A, service
 fn reach_known<A: Family, T: Tables<A>>(tables: &T, me: &Party, peer: PeerEntry, remote: A, service: Service) -> Reach {
     match peer.kind {
         PeerEntry::POD | PeerEntry::SERVICE => between(tables, me, peer),
-        PeerEntry::NODE if me.state.has(TenantState::NODES_ALLOWED | TenantState::SHARED) => Reach::Yes,
-        PeerEntry::NODE => answer(DropReason::Node, TenantId::UNKNOWN),
+        PeerEntry::NODE if me.state.has(TenantState::NODES_ALLOWED | TenantState::SHARED) => Reach::YES,
+        PeerEntry::NODE => Reach::answer(DropReason::Node, TenantId::UNKNOWN),
         PeerEntry::METADATA => listed(tables, me, remote, service, DropReason::MetadataService),
         PeerEntry::SERVICE_LISTED => listed(tables, me, remote, service, DropReason::CrossTenant),
-        _ => never(DropReason::Internal, peer.tenant),
+        _ => Reach::never(DropReason::Internal, peer.tenant),
     }
 }
 
@@ -186,7 +240,7 @@ fn reach_known<A: Family, T: Tables<A>>(tables: &T, me: &Party, peer: PeerEntry,
 pub fn between<A: Family, T: Tables<A>>(tables: &T, me: &Party, peer: PeerEntry) -> Reach {
     let same = peer.tenant.0 == me.tenant.0 && peer.tenant.is_known();
     if same || peer.flags & PeerEntry::SHARED != 0 || me.state.has(TenantState::SHARED) {
-        return Reach::Yes;
+        return Reach::YES;
     }
     between_strangers(tables, me, peer)
 }
@@ -197,19 +251,19 @@ fn between_strangers<A: Family, T: Tables<A>>(tables: &T, me: &Party, peer: Peer
         let out = granted(tables, me.tenant, peer.tenant);
         let back = granted(tables, peer.tenant, me.tenant);
         match (out, back) {
-            (true, true) => return Reach::Yes,
-            (true, false) => return Reach::OneWay,
-            (false, true) => return answer(DropReason::CrossTenant, peer.tenant),
+            (true, true) => return Reach::YES,
+            (true, false) => return Reach::ONE_WAY,
+            (false, true) => return Reach::answer(DropReason::CrossTenant, peer.tenant),
             (false, false) => {}
         }
     }
     if me.state.has(TenantState::UNASSIGNED) {
-        return never(DropReason::UnassignedSource, peer.tenant);
+        return Reach::never(DropReason::UnassignedSource, peer.tenant);
     }
     if peer.flags & PeerEntry::UNASSIGNED != 0 {
-        return never(DropReason::UnassignedDestination, peer.tenant);
+        return Reach::never(DropReason::UnassignedDestination, peer.tenant);
     }
-    never(DropReason::CrossTenant, peer.tenant)
+    Reach::never(DropReason::CrossTenant, peer.tenant)
 }
 
 #[inline(never)]
@@ -227,45 +281,51 @@ fn granted<A: Family, T: Tables<A>>(tables: &T, from: TenantId, to: TenantId) ->
 /// Addresses that a wide range must not be taken to mean: only an entry for exactly this one.
 #[inline(always)]
 fn listed<A: Family, T: Tables<A>>(tables: &T, me: &Party, remote: A, service: Service, reason: DropReason) -> Reach {
-    match prefix(tables, me, remote) {
-        Some(grant) if grant.length == A::BITS && fits(tables, grant.ports, service) => Reach::Yes,
-        _ => never(reason, TenantId::UNKNOWN),
+    let grant = prefix(tables, me, remote);
+    if grant.is_some() && grant.length == A::BITS && fits(tables, grant.ports, service) {
+        return Reach::YES;
     }
+    Reach::never(reason, TenantId::UNKNOWN)
 }
 
 #[inline(always)]
 fn reach_range<A: Family, T: Tables<A>>(tables: &T, me: &Party, remote: A, service: Service) -> Reach {
     if remote.is_multicast() {
-        return never(DropReason::Multicast, TenantId::UNKNOWN);
+        return Reach::never(DropReason::Multicast, TenantId::UNKNOWN);
     }
     if remote.is_martian() {
-        return never(DropReason::Martian, TenantId::UNKNOWN);
+        return Reach::never(DropReason::Martian, TenantId::UNKNOWN);
     }
-    let Some(grant) = prefix(tables, me, remote) else {
-        return answer(DropReason::OffSubnet, TenantId::UNKNOWN);
-    };
+    let grant = prefix(tables, me, remote);
+    if !grant.is_some() {
+        return Reach::answer(DropReason::OffSubnet, TenantId::UNKNOWN);
+    }
     // ::/0 means IPv6, not every IPv4 address again through a translator.
     if remote.embeds_v4() && grant.length < 16 {
-        return never(DropReason::Martian, TenantId::UNKNOWN);
+        return Reach::never(DropReason::Martian, TenantId::UNKNOWN);
     }
     if grant.flags & PrefixGrant::CONTESTED != 0 {
         if let Some(denied) = foreign(tables, me, remote) {
-            return Reach::Never(denied);
+            return Reach::never(denied.reason, denied.peer);
         }
     }
     if fits(tables, grant.ports, service) {
-        return Reach::Yes;
+        return Reach::YES;
     }
-    let reason = if service.port.is_none() { DropReason::Fragment } else { DropReason::PortDenied };
-    answer(reason, TenantId::UNKNOWN)
+    let reason = if service.known { DropReason::PortDenied } else { DropReason::Fragment };
+    Reach::answer(reason, TenantId::UNKNOWN)
 }
 
-/// The prefix of `me` that holds the address.
+/// The prefix of `me` that holds the address; zero for none.
 #[inline(always)]
-pub fn prefix<A: Family, T: Tables<A>>(tables: &T, me: &Party, remote: A) -> Option<PrefixGrant> {
-    let found =
-        if me.state.has(A::TRIE) { tables.trie(me.tenant, remote) } else { remote.find(tables.row(me.state.row)?) };
-    found.filter(|grant| grant.is_some())
+pub fn prefix<A: Family, T: Tables<A>>(tables: &T, me: &Party, remote: A) -> PrefixGrant {
+    if me.state.has(A::TRIE) {
+        return tables.trie(me.tenant, remote);
+    }
+    match tables.row(me.state.row) {
+        Some(row) => remote.find(row),
+        None => PrefixGrant::default(),
+    }
 }
 
 /// Rule 8: whether the address lies in a subnet of somebody else, or is the cluster's.
@@ -295,10 +355,10 @@ fn fits_set<A: Family, T: Tables<A>>(tables: &T, set: u16, service: Service) -> 
             return false;
         }
         if range.protocol == service.protocol {
-            match service.port {
-                Some(port) if range.low <= port && port <= range.high => return true,
-                None if range.low == 0 && range.high == u16::MAX => return true,
-                _ => {}
+            let inside = range.low <= service.port && service.port <= range.high;
+            let all = range.low == 0 && range.high == u16::MAX;
+            if all || (service.known && inside) {
+                return true;
             }
         }
         i += 1;

@@ -4,16 +4,17 @@
 //! denied by the last one; nothing here has a default that passes.
 
 use crate::addr::{Address, V4, V6};
-use crate::conntrack::{ReplyEntry, ReplyKey, flags_of, icmp, opening_key, reply_key};
-use crate::flow::{Flow, Ports};
+use crate::ask::Ask;
+use crate::conntrack::icmp;
+use crate::flow::{Flow, Kind};
 use crate::headers::{
     ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_QINQ_OLD, ETHERTYPE_VLAN, Ethernet, ICMP,
     ICMPV6,
 };
-use crate::layout::{EndpointEntry, PeerEntry};
+use crate::layout::EndpointEntry;
 use crate::neighbor;
 use crate::parse::{self, Packet};
-use crate::reach::{Denied, Family, Party, Reach, Service, Tables, between, fits, foreign, prefix, reach};
+use crate::reach::{Denied, Family, Party, Tables};
 use crate::reason::DropReason;
 use crate::tenant::{TenantId, TenantState};
 
@@ -36,6 +37,16 @@ impl Verdict {
     /// A denial.
     pub const fn because(denied: Denied) -> Self {
         Self(denied.reason.number() as u64 | (denied.peer.0 as u64) << 32)
+    }
+
+    /// As a register.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// From a register: any value that is not `ALLOW` is a denial.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
     }
 
     /// Whether the packet passes.
@@ -164,29 +175,6 @@ fn not_ours<A: Address>(destination: A) -> DropReason {
     if destination.is_multicast() { DropReason::Multicast } else { DropReason::NotOwnAddress }
 }
 
-/// What a packet asks for at the address it goes to.
-#[inline(always)]
-fn service_of<A: Family>(flow: &Flow<A>) -> Service {
-    let port = match flow.ports {
-        Ports::Known { destination, .. } => Some(destination),
-        // ICMP has one "port": a rule for ICMP names no port and fits all of it.
-        Ports::Icmp { .. } => Some(0),
-        Ports::LaterFragment | Ports::None => None,
-    };
-    Service { protocol: flow.protocol, port }
-}
-
-/// What the answer to a packet would ask for at the address it came from.
-#[inline(always)]
-fn service_back<A: Family>(flow: &Flow<A>) -> Service {
-    let port = match flow.ports {
-        Ports::Known { source, .. } => Some(source),
-        Ports::Icmp { .. } => Some(0),
-        Ports::LaterFragment | Ports::None => None,
-    };
-    Service { protocol: flow.protocol, port }
-}
-
 #[inline(always)]
 fn egress<A: Family, P: Packet + ?Sized, T: Tables<A>>(
     packet: &P,
@@ -197,184 +185,32 @@ fn egress<A: Family, P: Packet + ?Sized, T: Tables<A>>(
     if is_redirect(flow) {
         return Verdict::deny(DropReason::IcmpRedirect);
     }
-    let denied = match reach(tables, &endpoint.party, flow.destination, service_of(flow)) {
-        Reach::Yes => return Verdict::ALLOW,
-        Reach::OneWay => {
-            note_opening(tables, flow, endpoint.entry.cookie, true);
-            return Verdict::ALLOW;
-        }
-        Reach::Answer(denied) => {
-            if answers(tables, flow, endpoint, denied) || quotes(packet, flow, endpoint, tables) {
-                return Verdict::ALLOW;
-            }
-            denied
-        }
-        Reach::Never(denied) => denied,
-    };
-    if endpoint.party.state.has(TenantState::OPEN) && denied.reason != DropReason::MetadataService {
+    let ask = Ask::new(endpoint.party, endpoint.entry.cookie, flow, true);
+    let verdict = tables.egress(&ask);
+    if ask.has(Ask::<A>::QUOTES) && !verdict.is_allow() && quotes(packet, flow, &ask, tables) {
         return Verdict::ALLOW;
     }
-    Verdict::because(denied)
+    verdict
+}
+
+#[inline(always)]
+fn ingress<A: Family, T: Tables<A>>(flow: &Flow<A>, endpoint: &Endpoint<'_>, tables: &T) -> Verdict {
+    tables.ingress(&Ask::new(endpoint.party, endpoint.entry.cookie, flow, false))
 }
 
 #[inline(always)]
 fn is_redirect<A: Family>(flow: &Flow<A>) -> bool {
     // ICMPv6 redirects are neighbour discovery and judged there.
-    A::ICMP == ICMP && flow.protocol == ICMP && matches!(flow.ports, Ports::Icmp { kind: icmp::REDIRECT, .. })
+    A::ICMP == ICMP && flow.protocol == ICMP && flow.kind == Kind::Icmp && flow.icmp_type == icmp::REDIRECT
 }
 
-/// Rule 3: whether the packet answers a connection that the other side opened and still may open.
-#[inline(never)]
-fn answers<A: Family, T: Tables<A>>(tables: &T, flow: &Flow<A>, endpoint: &Endpoint<'_>, denied: Denied) -> bool {
-    let Some(key) = reply_key(flow, endpoint.entry.cookie, true) else { return false };
-    let Some(entry) = live(tables, &key) else { return false };
-    let generation = tables.runtime().generation;
-    // Of another generation: the world might be somebody's subnet by now. `reach` has just said
-    // that a pod or node may still open.
-    if entry.generation != generation
-        && denied.reason != DropReason::Node
-        && !denied.peer.is_known()
-        && foreign(tables, &endpoint.party, flow.destination).is_some()
-    {
-        return false;
-    }
-    keep(tables, &key, entry, flags_of(flow, true), generation);
-    true
-}
-
-/// Rule 4: an ICMP error about a connection that the other side opened, quoting its packet.
-#[inline(never)]
-fn quotes<A: Family, P: Packet + ?Sized, T: Tables<A>>(
-    packet: &P,
-    flow: &Flow<A>,
-    endpoint: &Endpoint<'_>,
-    tables: &T,
-) -> bool {
-    let Ports::Icmp { kind, .. } = flow.ports else { return false };
-    let is_error = if A::ICMP == ICMP {
-        matches!(kind, icmp::UNREACHABLE | icmp::TIME_EXCEEDED | icmp::PARAMETER)
-    } else {
-        (1..=4).contains(&kind)
-    };
-    if !is_error || flow.protocol != A::ICMP {
-        return false;
-    }
+/// Rule 4: whether an ICMP error is about a connection that the other side opened and still may
+/// open, quoting its packet.
+#[inline(always)]
+fn quotes<A: Family, P: Packet + ?Sized, T: Tables<A>>(packet: &P, flow: &Flow<A>, ask: &Ask<A>, tables: &T) -> bool {
     let Some(quoted) = A::quoted(packet, usize::from(flow.transport) + 8) else { return false };
     let about_us = quoted.source == flow.destination && quoted.destination == flow.source;
-    about_us && opening_key(&quoted, endpoint.entry.cookie, false).is_some_and(|key| live(tables, &key).is_some())
-}
-
-#[inline(always)]
-fn ingress<A: Family, T: Tables<A>>(flow: &Flow<A>, endpoint: &Endpoint<'_>, tables: &T) -> Verdict {
-    let me = &endpoint.party;
-    let cookie = endpoint.entry.cookie;
-    match tables.peer(flow.source) {
-        Some(peer) if matches!(peer.kind, PeerEntry::POD | PeerEntry::SERVICE) => match between(tables, me, peer) {
-            Reach::Yes => Verdict::ALLOW,
-            Reach::Answer(_) => {
-                note_opening(tables, flow, cookie, false);
-                Verdict::ALLOW
-            }
-            Reach::OneWay if is_answer(tables, flow, cookie) => Verdict::ALLOW,
-            Reach::OneWay => Verdict::because(Denied { reason: DropReason::CrossTenant, peer: peer.tenant }),
-            Reach::Never(_) if me.state.has(TenantState::OPEN) => Verdict::ALLOW,
-            Reach::Never(denied) => Verdict::because(seen_from_inside(denied)),
-        },
-        Some(_) => {
-            if !me.state.has(TenantState::NODES_ALLOWED | TenantState::SHARED) {
-                note_opening(tables, flow, cookie, false);
-            }
-            Verdict::ALLOW
-        }
-        None => from_world(flow, endpoint, tables),
-    }
-}
-
-/// `unassigned_source` and `unassigned_destination` name the ends of the packet, not of the rule.
-#[inline(always)]
-fn seen_from_inside(denied: Denied) -> Denied {
-    let reason = match denied.reason {
-        DropReason::UnassignedSource => DropReason::UnassignedDestination,
-        DropReason::UnassignedDestination => DropReason::UnassignedSource,
-        other => other,
-    };
-    Denied { reason, ..denied }
-}
-
-#[inline(never)]
-fn from_world<A: Family, T: Tables<A>>(flow: &Flow<A>, endpoint: &Endpoint<'_>, tables: &T) -> Verdict {
-    let me = &endpoint.party;
-    if flow.source.is_multicast() || flow.source.is_martian() {
-        return Verdict::deny(DropReason::Martian);
-    }
-    // What the pod may open itself needs no memory: answers are justified by identity.
-    if let Some(grant) = prefix(tables, me, flow.source) {
-        let clear = grant.flags & crate::layout::PrefixGrant::CONTESTED == 0;
-        if clear && fits(tables, grant.ports, service_back(flow)) {
-            return Verdict::ALLOW;
-        }
-    }
-    let generation = tables.runtime().generation;
-    let key = opening_key(flow, endpoint.entry.cookie, false);
-    if let Some(key) = &key {
-        if let Some(entry) = live(tables, key).filter(|entry| entry.generation == generation) {
-            keep(tables, key, entry, flags_of(flow, false), generation);
-            return Verdict::ALLOW;
-        }
-    }
-    if let Some(denied) = foreign(tables, me, flow.source) {
-        return Verdict::because(Denied { reason: DropReason::CrossTenant, ..denied });
-    }
-    if let Some(key) = &key {
-        begin(tables, key, flags_of(flow, false), generation);
-    }
-    Verdict::ALLOW
-}
-
-/// Whether a packet to the pod answers a connection the pod opened.
-#[inline(never)]
-fn is_answer<A: Family, T: Tables<A>>(tables: &T, flow: &Flow<A>, cookie: u32) -> bool {
-    let Some(key) = reply_key(flow, cookie, false) else { return false };
-    let Some(entry) = live(tables, &key) else { return false };
-    keep(tables, &key, entry, flags_of(flow, true), tables.runtime().generation);
-    true
-}
-
-/// Remembers, or refreshes, the connection that this packet opens or continues.
-#[inline(never)]
-fn note_opening<A: Family, T: Tables<A>>(tables: &T, flow: &Flow<A>, cookie: u32, from_pod: bool) {
-    let Some(key) = opening_key(flow, cookie, from_pod) else { return };
-    let generation = tables.runtime().generation;
-    match live(tables, &key) {
-        Some(entry) => keep(tables, &key, entry, flags_of(flow, false), generation),
-        None => begin(tables, &key, flags_of(flow, false), generation),
-    }
-}
-
-#[inline(always)]
-fn live<A: Family, T: Tables<A>>(tables: &T, key: &ReplyKey<A>) -> Option<ReplyEntry> {
-    let entry = tables.reply(key)?;
-    entry.is_live(key.protocol, tables.now_ns()).then_some(entry)
-}
-
-#[inline(always)]
-fn keep<A: Family, T: Tables<A>>(tables: &T, key: &ReplyKey<A>, entry: ReplyEntry, flags: u32, generation: u64) {
-    if let Some(next) = entry.touched(flags, generation, tables.now_ns()) {
-        tables.remember(key, next);
-    }
-}
-
-#[inline(always)]
-fn begin<A: Family, T: Tables<A>>(tables: &T, key: &ReplyKey<A>, flags: u32, generation: u64) {
-    tables.remember(key, ReplyEntry { seen_ns: tables.now_ns(), generation, flags, _pad: 0 });
-}
-
-/// Names the owner of an address that no rule allowed: `off_subnet` becomes `cross_tenant` where it
-/// lies in somebody's subnet. Never turns a denial into anything else.
-#[inline(always)]
-pub fn blame<A: Family, T: Tables<A>>(tables: &T, party: &Party, remote: A, denied: Denied) -> Denied {
-    match denied.reason {
-        DropReason::OffSubnet => foreign(tables, party, remote).unwrap_or(denied),
-        _ => denied,
-    }
+    // The answer to the quoted packet: judged like any other, it is allowed or it is not.
+    let answer = Ask { bits: Ask::<A>::ANSWERS | Ask::<A>::KNOWN, ..Ask::new(ask.me, ask.cookie, &quoted, false) };
+    about_us && tables.egress(&answer).is_allow()
 }

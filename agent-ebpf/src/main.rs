@@ -13,6 +13,7 @@ mod maps;
 mod packet;
 mod report;
 mod tables;
+mod waist;
 
 use agent_common::flow::Direction;
 use aya_ebpf::macros::classifier;

@@ -6,6 +6,7 @@
 
 use agent_common::addr::{V4, V6};
 use agent_common::counters::{Counter, Loss, Outcome, denied_index};
+use agent_common::decide::blame;
 use agent_common::event::FlowEvent;
 use agent_common::flow::Direction;
 use agent_common::fold::{FoldEntry, FoldKey};
@@ -14,7 +15,6 @@ use agent_common::layout::EndpointEntry;
 use agent_common::reach::{Denied, Party, Tables};
 use agent_common::reason::DropReason;
 use agent_common::sighting::{Sighting, describe};
-use agent_common::verdict::blame;
 use aya_ebpf::programs::TcContext;
 
 use crate::maps;

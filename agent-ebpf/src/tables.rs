@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use agent_common::addr::{V4, V6};
+use agent_common::ask::Ask;
 use agent_common::conntrack::{ReplyEntry, ReplyKey};
 use agent_common::counters::Loss;
 use agent_common::layout::{
@@ -11,10 +12,11 @@ use agent_common::layout::{
 };
 use agent_common::reach::Tables;
 use agent_common::tenant::{TenantId, TenantState};
+use agent_common::verdict::Verdict;
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_ktime_get_coarse_ns};
 use aya_ebpf::maps::lpm_trie::Key;
 
-use crate::{maps, report};
+use crate::{maps, report, waist};
 
 /// Whether the kernel has `bpf_ktime_get_coarse_ns` (5.11), which costs a tenth. Set at load.
 #[unsafe(no_mangle)]
@@ -105,8 +107,8 @@ impl Tables<V4> for Maps {
     }
 
     #[inline(always)]
-    fn trie(&self, tenant: TenantId, net: V4) -> Option<PrefixGrant> {
-        maps::TRIE_V4.get(Key::new(64, TrieKeyV4 { tenant, net })).copied()
+    fn trie(&self, tenant: TenantId, net: V4) -> PrefixGrant {
+        maps::TRIE_V4.get(Key::new(64, TrieKeyV4 { tenant, net })).copied().unwrap_or_default()
     }
 
     #[inline(always)]
@@ -128,6 +130,16 @@ impl Tables<V4> for Maps {
         }
     }
 
+    #[inline(always)]
+    fn egress(&self, ask: &Ask<V4>) -> Verdict {
+        waist::call_egress_v4(ask)
+    }
+
+    #[inline(always)]
+    fn ingress(&self, ask: &Ask<V4>) -> Verdict {
+        waist::call_ingress_v4(ask)
+    }
+
     shared!();
 }
 
@@ -144,8 +156,8 @@ impl Tables<V6> for Maps {
     }
 
     #[inline(always)]
-    fn trie(&self, tenant: TenantId, net: V6) -> Option<PrefixGrant> {
-        maps::TRIE_V6.get(Key::new(160, TrieKeyV6 { tenant, net })).copied()
+    fn trie(&self, tenant: TenantId, net: V6) -> PrefixGrant {
+        maps::TRIE_V6.get(Key::new(160, TrieKeyV6 { tenant, net })).copied().unwrap_or_default()
     }
 
     #[inline(always)]
@@ -164,6 +176,16 @@ impl Tables<V6> for Maps {
         if maps::REPLIES_V6.insert(key, entry, 0).is_err() {
             report::lose(Loss::Remember, 1);
         }
+    }
+
+    #[inline(always)]
+    fn egress(&self, ask: &Ask<V6>) -> Verdict {
+        waist::call_egress_v6(ask)
+    }
+
+    #[inline(always)]
+    fn ingress(&self, ask: &Ask<V6>) -> Verdict {
+        waist::call_ingress_v6(ask)
     }
 
     shared!();

@@ -6,6 +6,8 @@
 use crate::plan::{Actual, Op, Table};
 
 pub mod memory;
+pub mod object;
+mod sys;
 
 /// An interface of the node that holds, or shall hold, both programs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
