@@ -3,9 +3,11 @@
 //! Runs in the namespace that plays the node. Everything it says is kept, and shown when it does
 //! not get ready.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -25,6 +27,9 @@ const LISTEN: ([u8; 4], u16) = ([127, 0, 0, 1], 9464);
 /// What it calls its node.
 pub const NODE_NAME: &str = "node-under-test";
 
+/// Why a lock is always there to take.
+const UNBROKEN: &str = "no holder panics";
+
 /// A running or ended agent. Dropping the value kills it.
 #[derive(Debug)]
 pub struct Agent {
@@ -32,7 +37,7 @@ pub struct Agent {
     binary: PathBuf,
     config: PathBuf,
     pin_dir: PathBuf,
-    child: Option<Child>,
+    child: Mutex<Option<Child>>,
     /// Lines of standard output, of all its lives.
     out: Arc<Lines>,
     /// Lines of standard error, of all its lives.
@@ -53,7 +58,7 @@ impl Agent {
             binary: tier::agent_binary().context("there is no agent to run: set BULKHEAD_BIN")?,
             config: world.config_path(),
             pin_dir: world.scope.pin_dir(),
-            child: None,
+            child: Mutex::default(),
             out: Arc::default(),
             log: Arc::default(),
         };
@@ -71,7 +76,17 @@ impl Agent {
     /// Starts it once more, after it was killed or ended.
     pub fn start_again(&mut self) -> Result<()> {
         self.kill();
-        let (host, port) = LISTEN;
+        let mut command = self.run();
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child =
+            self.node.start(&mut command).with_context(|| format!("cannot start {}", self.binary.display()))?;
+        Lines::follow(&self.out, child.stdout.take().expect("it is piped"));
+        Lines::follow(&self.log, child.stderr.take().expect("it is piped"));
+        self.child = Mutex::new(Some(child));
+        Ok(())
+    }
+
+    fn run(&self) -> Command {
         let mut command = Command::new(&self.binary);
         command
             .args(["run", "--node-name", NODE_NAME, "--log", "info"])
@@ -79,16 +94,9 @@ impl Agent {
             .arg(&self.config)
             .arg("--pin-dir")
             .arg(&self.pin_dir)
-            .args(["--listen", &SocketAddr::from((host, port)).to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child =
-            self.node.start(&mut command).with_context(|| format!("cannot start {}", self.binary.display()))?;
-        Lines::follow(&self.out, child.stdout.take().expect("it is piped"));
-        Lines::follow(&self.log, child.stderr.take().expect("it is piped"));
-        self.child = Some(child);
-        Ok(())
+            .args(["--listen", &SocketAddr::from(LISTEN).to_string()])
+            .stdin(Stdio::null());
+        command
     }
 
     /// Waits until `/readyz` says yes.
@@ -100,6 +108,9 @@ impl Agent {
     pub fn wait(&self, patience: Duration, what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
         let end = Instant::now() + patience;
         while !holds() {
+            if let Some(status) = self.ended() {
+                bail!("it has ended: {status}; its log:\n{}", self.log().join("\n"));
+            }
             ensure!(Instant::now() < end, "not {what} after {patience:?}; its log:\n{}", self.log().join("\n"));
             thread::sleep(Duration::from_millis(10));
         }
@@ -108,7 +119,7 @@ impl Agent {
 
     /// SIGKILL: no farewell.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
+        if let Some(mut child) = self.child.get_mut().expect(UNBROKEN).take() {
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -116,7 +127,7 @@ impl Agent {
 
     /// SIGTERM, and its exit status.
     pub fn terminate(&mut self) -> Result<ExitStatus> {
-        let mut child = self.child.take().context("it does not run")?;
+        let mut child = self.child.get_mut().expect(UNBROKEN).take().context("it does not run")?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("a pid")?;
         kill_process(pid, Signal::TERM)?;
         let end = Instant::now() + Duration::from_secs(5);
@@ -133,13 +144,16 @@ impl Agent {
     }
 
     /// Its exit status, if it has ended by itself.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.as_mut().and_then(|child| child.try_wait().ok().flatten())
+    pub fn ended(&self) -> Option<ExitStatus> {
+        self.child.lock().expect(UNBROKEN).as_mut().and_then(|child| child.try_wait().ok().flatten())
     }
 
-    /// Whether it runs, and since when it is this process.
-    pub fn pid(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
+    /// Starts it once more, to outlive this process: events and log go to files. Returns its pid.
+    pub fn stay(mut self, events: &Path, log: &Path) -> Result<u32> {
+        self.kill();
+        let mut command = self.run();
+        command.stdout(File::create(events)?).stderr(File::create(log)?).process_group(0);
+        Ok(self.node.start(&mut command)?.id())
     }
 
     /// The events so far.
@@ -213,28 +227,28 @@ impl Lines {
         let lines = Arc::clone(lines);
         thread::spawn(move || {
             for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                lines.lines.lock().expect("no holder panics").push(line);
+                lines.lines.lock().expect(UNBROKEN).push(line);
                 lines.more.notify_all();
             }
         });
     }
 
     fn all(&self) -> Vec<String> {
-        self.lines.lock().expect("no holder panics").clone()
+        self.lines.lock().expect(UNBROKEN).clone()
     }
 
     /// The first line that yields something, old or new.
     fn wait<T>(&self, patience: Duration, pick: impl Fn(&str) -> Option<T>) -> Option<T> {
         let end = Instant::now() + patience;
         let mut seen = 0;
-        let mut lines = self.lines.lock().expect("no holder panics");
+        let mut lines = self.lines.lock().expect(UNBROKEN);
         loop {
             if let Some(found) = lines[seen..].iter().find_map(|line| pick(line)) {
                 return Some(found);
             }
             seen = lines.len();
             let left = end.checked_duration_since(Instant::now())?;
-            lines = self.more.wait_timeout(lines, left).expect("no holder panics").0;
+            lines = self.more.wait_timeout(lines, left).expect(UNBROKEN).0;
         }
     }
 }

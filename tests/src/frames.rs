@@ -11,7 +11,7 @@ mod link;
 mod to_pod;
 pub mod topology;
 
-pub use corpus::{generate, path as corpus_path};
+pub use corpus::{generate, path as corpus_path, to_jsonl};
 
 use std::fs;
 use std::path::Path;

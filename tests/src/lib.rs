@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod netns;
 pub mod place;
 pub mod probe;
+pub mod raw;
 pub mod scope;
 pub mod serve;
 pub mod tier;
