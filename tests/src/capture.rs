@@ -1,9 +1,8 @@
 //! What really arrives in a namespace, below every socket.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -12,6 +11,7 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socke
 
 use crate::netns::Netns;
 use crate::probe::ethernet_protocol;
+use crate::worker::Worker;
 
 /// Every Ethernet protocol.
 const ETH_P_ALL: u16 = 3;
@@ -19,20 +19,17 @@ const ETH_P_ALL: u16 = 3;
 /// A capture under way on all interfaces of a namespace.
 #[derive(Debug)]
 pub struct Capture {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<Vec<u8>>>,
+    worker: Worker<Vec<Vec<u8>>>,
 }
 
 impl Capture {
     /// Starts to keep the frames that fit, sent ones too. Nothing is missed from here on.
     pub fn start(netns: &Netns, fits: impl Fn(&[u8]) -> bool + Send + 'static) -> Result<Self> {
         let socket = netns.run(open).with_context(|| format!("cannot capture in {}", netns.name()))?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let until = Arc::clone(&stop);
-        let thread = netns.spawn(move || {
+        let worker = Worker::start(netns, move |stop| {
             let mut kept = Vec::new();
             let mut buffer = vec![0; 65536];
-            while !until.load(Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) {
                 if let Ok((_, length)) = recv(&socket, &mut buffer[..], RecvFlags::empty())
                     && fits(&buffer[..length])
                 {
@@ -41,14 +38,13 @@ impl Capture {
             }
             kept
         });
-        Ok(Self { stop, thread })
+        Ok(Self { worker })
     }
 
     /// Ends it, after what is under way has arrived, and returns the frames.
     pub fn stop(self) -> Vec<Vec<u8>> {
         thread::sleep(Duration::from_millis(50));
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("a capture does not panic")
+        self.worker.stop()
     }
 }
 

@@ -5,15 +5,15 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use crate::place::{Family, Place};
 use crate::probe::{PATIENCE, open_tcp};
+use crate::worker::Worker;
 use crate::world::World;
 
 /// Between two messages.
@@ -24,10 +24,8 @@ const PORT: u16 = 7000;
 /// Numbered datagrams, one way.
 #[derive(Debug)]
 pub struct Drip {
-    silence: Arc<AtomicBool>,
-    leave: Arc<AtomicBool>,
-    sender: JoinHandle<Sent>,
-    receiver: JoinHandle<Vec<Instant>>,
+    sender: Worker<Sent>,
+    receiver: Worker<Vec<Instant>>,
 }
 
 /// What the sender of a `Drip` saw.
@@ -59,21 +57,17 @@ impl Drip {
             let socket = UdpSocket::bind(SocketAddr::new(from.address(family), 0))?;
             socket.connect(target).map(|()| socket)
         })?;
-        let (silence, leave) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let (until_silence, until_leave) = (Arc::clone(&silence), Arc::clone(&leave));
-        let receiver = world.netns(to).spawn(move || listen(&ear, &until_leave));
-        let sender = world.netns(from).spawn(move || talk(&mouth, &until_silence));
-        Ok(Self { silence, leave, sender, receiver })
+        let receiver = Worker::start(world.netns(to), move |stop| listen(&ear, stop));
+        let sender = Worker::start(world.netns(from), move |stop| talk(&mouth, stop));
+        Ok(Self { sender, receiver })
     }
 
     /// Ends it and tells.
     pub fn stop(self) -> Dripped {
-        self.silence.store(true, Ordering::Relaxed);
-        let sent = self.sender.join().expect("the sender does not panic");
+        let sent = self.sender.stop();
         // What is under way may still arrive.
         thread::sleep(Duration::from_millis(50));
-        self.leave.store(true, Ordering::Relaxed);
-        let arrived = self.receiver.join().expect("the receiver does not panic");
+        let arrived = self.receiver.stop();
         Dripped { sent: sent.sent, refused: sent.refused, arrived }
     }
 }
@@ -116,8 +110,7 @@ fn listen(ear: &UdpSocket, stop: &AtomicBool) -> Vec<Instant> {
 /// One connection on which a question follows each answer.
 #[derive(Debug)]
 pub struct Chat {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Chatted>,
+    worker: Worker<Chatted>,
 }
 
 /// What a `Chat` did.
@@ -132,15 +125,13 @@ pub struct Chatted {
 impl Chat {
     /// Opens a connection to the server of a place and starts to talk.
     pub fn start(world: &World, from: Place, to: Place, family: Family) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let until = Arc::clone(&stop);
         let source = (from != Place::Node).then(|| from.address(family));
         let mut stream = world.netns(from).run(|| open_tcp(source, to.server(family), PATIENCE))?;
         // Longer than a few retransmissions.
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        let thread = world.netns(from).spawn(move || {
+        let worker = Worker::start(world.netns(from), move |stop| {
             let mut chatted = Chatted::default();
-            while !until.load(Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) {
                 let mut answer = [0; 8];
                 let question = (chatted.answers.len() as u64).to_be_bytes();
                 let exchange = stream.write_all(&question).and_then(|()| stream.read_exact(&mut answer));
@@ -156,13 +147,12 @@ impl Chat {
             }
             chatted
         });
-        Ok(Self { stop, thread })
+        Ok(Self { worker })
     }
 
     /// Ends it and tells. Waits for an answer under way.
     pub fn stop(self) -> Chatted {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("a chat does not panic")
+        self.worker.stop()
     }
 }
 

@@ -17,4 +17,5 @@ pub mod raw;
 pub mod scope;
 pub mod serve;
 pub mod tier;
+pub mod worker;
 pub mod world;
