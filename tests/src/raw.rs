@@ -111,15 +111,14 @@ impl Ring {
     fn send(&self, frames: &[Vec<u8>]) -> Result<()> {
         for (slot, frame) in frames.iter().enumerate() {
             ensure!(slot < SLOTS && frame.len() <= SLOT - FRAME_AT, "a frame of {} bytes fits no slot", frame.len());
-            // SAFETY: the slot is inside the mapping and as aligned as the mapping; the kernel does
-            // not touch it before its status asks to.
-            unsafe {
-                let start = self.memory.add(slot * SLOT);
-                ptr::copy_nonoverlapping(frame.as_ptr(), start.add(FRAME_AT), frame.len());
-                let header: *mut libc::tpacket2_hdr = start.cast();
-                (*header).tp_len = frame.len() as u32;
-                ptr::from_mut(&mut (*header).tp_status).write_volatile(libc::TP_STATUS_SEND_REQUEST);
-            }
+            // `tpacket2_hdr` begins with status and length; the kernel sets the rest.
+            let mut image = [libc::TP_STATUS_SEND_REQUEST, frame.len() as u32].map(u32::to_ne_bytes).concat();
+            image.resize(FRAME_AT, 0);
+            image.extend(frame);
+            let start = self.memory.wrapping_add(slot * SLOT);
+            // SAFETY: slot and image lie inside the mapping and the image fits the slot; the kernel
+            // reads it in the call below and not before.
+            unsafe { ptr::copy_nonoverlapping(image.as_ptr(), start, image.len()) };
         }
         // Blocks until the ring is empty; starts at the slot where it stopped, which is the first
         // one only if all were used.
