@@ -142,8 +142,6 @@ pub fn open(pins: Option<&Path>, limits: &Limits) -> Result<Ebpf, ObjectError> {
     let coarse = u32::from(has_coarse_clock());
     let mut loader = EbpfLoader::new();
     loader.override_global("COARSE_CLOCK", &coarse, true);
-        loader.verifier_log_level(aya::VerifierLogLevel::VERBOSE);
-    }
     let shapes = shapes(limits);
     for shape in &shapes {
         if shape.resizable() {
