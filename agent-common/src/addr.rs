@@ -50,6 +50,8 @@ impl Mac {
 
 /// What the rules must know of an address, whatever its family.
 pub trait Address: Copy + Eq {
+    /// The unspecified address: what an absent one reads as.
+    const NONE: Self;
     /// Whether the address is multicast or broadcast.
     fn is_multicast(self) -> bool;
     /// Whether the address must not appear as a destination here (RFC 6890 and successors):
@@ -81,6 +83,8 @@ impl V4 {
 }
 
 impl Address for V4 {
+    const NONE: Self = Self(0);
+
     #[inline(always)]
     fn is_multicast(self) -> bool {
         let first = u32::from_be(self.0) >> 24;
@@ -161,6 +165,8 @@ const fn mask64(len: u8) -> u64 {
 }
 
 impl Address for V6 {
+    const NONE: Self = Self::UNSPECIFIED;
+
     #[inline(always)]
     fn is_multicast(self) -> bool {
         u64::from_be(self.hi) >> 56 == 0xff

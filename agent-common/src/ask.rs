@@ -125,7 +125,7 @@ mod tests {
     const ME: Party = Party { tenant: TenantId(1), state: TenantState { flags: 1, row: 0, slot: 0 } };
 
     fn flow(protocol: u8, kind: Kind) -> Flow<V4> {
-        let mut flow = Flow::unread(V4::new([192, 0, 2, 10]), V4::new([10, 10, 1, 5]), protocol, 64);
+        let mut flow = Flow::unread(V4::new([192, 0, 2, 10]), V4::new([10, 10, 1, 5]), protocol);
         flow.kind = kind;
         flow
     }

@@ -1,6 +1,5 @@
 //! The rules below the waist: tenant, address, ports and memory to a verdict. No packet in sight.
 
-use crate::addr::Address;
 use crate::ask::Ask;
 use crate::conntrack::{Opener, ReplyEntry, ReplyKey};
 use crate::layout::{PeerEntry, PrefixGrant};
@@ -43,7 +42,7 @@ fn resolves<A: Family>(ask: &Ask<A>, denied: Denied) -> bool {
 }
 
 /// Rule 3: whether the packet answers a connection that the other side opened and still may open.
-#[inline(always)]
+#[inline(never)]
 fn answers<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, denied: Denied) -> bool {
     if !ask.has(Ask::<A>::ANSWERS) {
         return false;
@@ -146,7 +145,7 @@ fn from_world<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Verdict {
 }
 
 /// Whether a packet to the pod answers a connection the pod opened.
-#[inline(always)]
+#[inline(never)]
 fn is_answer<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> bool {
     let key = ask.key(Opener::Pod);
     let entry = live(tables, &key);
@@ -158,7 +157,7 @@ fn is_answer<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> bool {
 }
 
 /// Remembers, or refreshes, the connection that this packet opens or continues.
-#[inline(always)]
+#[inline(never)]
 fn open<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, opener: Opener) {
     if !ask.has(Ask::<A>::OPENS) {
         return;

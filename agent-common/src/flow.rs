@@ -57,14 +57,8 @@ pub struct Flow<A> {
     pub protocol: u8,
     /// TCP flags, else 0.
     pub tcp_flags: u8,
-    /// Hop limit or TTL.
-    pub hop_limit: u8,
-    /// Whether IPv6 extension headers stood before the transport header.
-    pub extended: bool,
     /// Offset of the transport header from the frame's first byte; 0 where there is none.
     pub transport: u16,
-    /// Bytes of the packet from there on.
-    pub room: u32,
     /// Which of the fields below mean something; the others are zero. Plain fields and not an enum
     /// with payloads: verifiers refuse to copy a payload that was never written.
     pub kind: Kind,
@@ -82,16 +76,13 @@ pub struct Flow<A> {
 impl<A> Flow<A> {
     /// A flow whose transport header has not been read: what a later fragment stays.
     #[inline(always)]
-    pub const fn unread(source: A, destination: A, protocol: u8, hop_limit: u8) -> Self {
+    pub const fn unread(source: A, destination: A, protocol: u8) -> Self {
         Self {
             source,
             destination,
             protocol,
             tcp_flags: 0,
-            hop_limit,
-            extended: false,
             transport: 0,
-            room: 0,
             kind: Kind::LaterFragment,
             source_port: 0,
             destination_port: 0,

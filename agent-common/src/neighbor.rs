@@ -8,7 +8,9 @@ use crate::addr::{Address, Mac, V4, V6};
 use crate::ask::Ask;
 use crate::conntrack::icmp;
 use crate::flow::{Flow, Kind};
-use crate::headers::{Arp, ETHERNET_LEN, ETHERTYPE_IPV4, Ethernet, ICMPV6, Neighbor, NeighborOption};
+use crate::headers::{
+    Arp, ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, Ethernet, ICMPV6, Ipv6, Neighbor, NeighborOption, Octet,
+};
 use crate::layout::EndpointEntry;
 use crate::parse::{self, Packet};
 use crate::reach::{Family, Tables};
@@ -26,16 +28,78 @@ const TARGET_MAC: u8 = 2;
 const CLAIM: Verdict = Verdict::deny(DropReason::SpoofedNeighbor);
 const MALFORMED: Verdict = Verdict::deny(DropReason::Malformed);
 
-/// Whether this is ICMPv6 of types 133 to 137 (RFC 4861).
+const DISCOVERY: core::ops::RangeInclusive<u8> = icmp::ROUTER_SOLICITATION..=icmp::REDIRECT_V6;
+
+/// Whether an IPv6 frame carries ICMPv6 of types 133 to 137 (RFC 4861) right behind its header.
 #[inline(always)]
-pub fn is_discovery(flow: &Flow<V6>) -> bool {
-    let discovery = icmp::ROUTER_SOLICITATION..=icmp::REDIRECT_V6;
-    flow.kind == Kind::Icmp && flow.protocol == ICMPV6 && discovery.contains(&flow.icmp_type)
+pub fn is_discovery<P: Packet + ?Sized>(packet: &P) -> bool {
+    let next_header = packet.read::<Octet>(ETHERNET_LEN + 6);
+    next_header.is_some_and(|octet| octet.value == ICMPV6)
+        && packet.read::<Octet>(MESSAGE).is_some_and(|octet| DISCOVERY.contains(&octet.value))
+}
+
+/// Whether a packet carries discovery where nobody may put it: behind extension headers.
+#[inline(always)]
+pub fn is_hidden(flow: &Flow<V6>) -> bool {
+    flow.kind == Kind::Icmp && flow.protocol == ICMPV6 && DISCOVERY.contains(&flow.icmp_type)
+}
+
+/// A discovery message with the parts of its IPv6 header that matter.
+struct Message {
+    source: V6,
+    target: V6,
+    end: usize,
+}
+
+/// The reason for hidden discovery: that of the message, where pods may never send it at all.
+#[inline(always)]
+pub fn hidden_reason(flow: &Flow<V6>) -> DropReason {
+    never_from_pods(flow.icmp_type).unwrap_or(DropReason::Malformed)
+}
+
+/// Router messages and redirects. Pods are told their routes by the CNI.
+#[inline(always)]
+const fn never_from_pods(kind: u8) -> Option<DropReason> {
+    match kind {
+        icmp::ROUTER_ADVERTISEMENT => Some(DropReason::RouterAdvertisement),
+        icmp::REDIRECT_V6 => Some(DropReason::IcmpRedirect),
+        // Nobody answers, and on a bridge everybody hears.
+        icmp::ROUTER_SOLICITATION => Some(DropReason::Multicast),
+        _ => None,
+    }
+}
+
+/// ARP or neighbour discovery from a pod.
+#[inline(always)]
+pub fn from_pod<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
+where
+    P: Packet + ?Sized,
+    T: Tables<V4> + Tables<V6>,
+{
+    let Some(ethernet) = packet.read::<Ethernet>(0) else { return MALFORMED };
+    if u16::from_be(ethernet.ethertype_be) == ETHERTYPE_ARP {
+        return arp_from_pod(packet, &ethernet, endpoint, tables);
+    }
+    nd_from_pod(packet, endpoint, tables)
+}
+
+/// ARP or neighbour discovery to a pod.
+#[inline(always)]
+pub fn to_pod<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
+where
+    P: Packet + ?Sized,
+    T: Tables<V4> + Tables<V6>,
+{
+    let Some(ethernet) = packet.read::<Ethernet>(0) else { return MALFORMED };
+    if u16::from_be(ethernet.ethertype_be) == ETHERTYPE_ARP {
+        return arp_to_pod(packet, endpoint, tables);
+    }
+    nd_to_pod(packet, &ethernet, endpoint, tables)
 }
 
 /// An ARP packet from a pod.
-#[inline(never)]
-pub fn arp_from_pod<P, T>(packet: &P, ethernet: &Ethernet, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
+#[inline(always)]
+fn arp_from_pod<P, T>(packet: &P, ethernet: &Ethernet, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
 where
     P: Packet + ?Sized,
     T: Tables<V4>,
@@ -59,8 +123,8 @@ where
 }
 
 /// An ARP packet to a pod: nobody but the gateway may speak for the gateway, or for the pod.
-#[inline(never)]
-pub fn arp_to_pod<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
+#[inline(always)]
+fn arp_to_pod<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
 where
     P: Packet + ?Sized,
     T: Tables<V4>,
@@ -79,37 +143,33 @@ where
 }
 
 /// A discovery message from a pod.
-#[inline(never)]
-pub fn nd_from_pod<P, T>(packet: &P, flow: &Flow<V6>, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
+#[inline(always)]
+fn nd_from_pod<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
 where
     P: Packet + ?Sized,
     T: Tables<V6>,
 {
-    let kind = flow.icmp_type;
     let entry = endpoint.entry;
-    match kind {
-        icmp::ROUTER_ADVERTISEMENT => return Verdict::deny(DropReason::RouterAdvertisement),
-        icmp::REDIRECT_V6 => return Verdict::deny(DropReason::IcmpRedirect),
-        // Pods are told their routes by the CNI; nobody answers, and on a bridge everybody hears.
-        icmp::ROUTER_SOLICITATION => return Verdict::deny(DropReason::Multicast),
-        _ => {}
+    let Some(Octet { value: kind }) = packet.read(MESSAGE) else { return MALFORMED };
+    if let Some(reason) = never_from_pods(kind) {
+        return Verdict::deny(reason);
     }
-    let Some(message) = read_neighbor(packet, flow) else { return MALFORMED };
-    let target = parse::words(message.target);
-    if !options_are_ours(packet, flow, entry) {
+    let Some(message) = read_message(packet) else { return MALFORMED };
+    let Message { source, target, .. } = message;
+    if !options_are_ours(packet, message.end, entry) {
         return CLAIM;
     }
     if kind == icmp::NEIGHBOR_ADVERTISEMENT {
-        let own = own_v6(entry, target) && own_v6(entry, flow.source);
+        let own = own_v6(entry, target) && own_v6(entry, source);
         return if own { Verdict::ALLOW } else { CLAIM };
     }
-    if flow.source == V6::UNSPECIFIED {
+    if source == V6::UNSPECIFIED {
         // Duplicate address detection: only for addresses the pod was given. Another pod's would
         // deny it its own.
         let own = own_v6(entry, target) || (target.is_link_local() && entry.link_local == V6::UNSPECIFIED);
         return if own { Verdict::ALLOW } else { CLAIM };
     }
-    if !own_v6(entry, flow.source) {
+    if !own_v6(entry, source) {
         return Verdict::deny(DropReason::SpoofedSource);
     }
     if target == entry.gateway_v6 || own_v6(entry, target) {
@@ -119,23 +179,19 @@ where
 }
 
 /// A discovery message to a pod.
-#[inline(never)]
-pub fn nd_to_pod<P, T>(packet: &P, flow: &Flow<V6>, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
+#[inline(always)]
+fn nd_to_pod<P, T>(packet: &P, ethernet: &Ethernet, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
 where
     P: Packet + ?Sized,
     T: Tables<V6>,
 {
-    let kind = flow.icmp_type;
     let entry = endpoint.entry;
-    match kind {
-        icmp::ROUTER_ADVERTISEMENT => return Verdict::deny(DropReason::RouterAdvertisement),
-        icmp::REDIRECT_V6 => return Verdict::deny(DropReason::IcmpRedirect),
-        icmp::ROUTER_SOLICITATION => return Verdict::deny(DropReason::Multicast),
-        _ => {}
+    let Some(Octet { value: kind }) = packet.read(MESSAGE) else { return MALFORMED };
+    if let Some(reason) = never_from_pods(kind) {
+        return Verdict::deny(reason);
     }
-    let Some(message) = read_neighbor(packet, flow) else { return MALFORMED };
-    let target = parse::words(message.target);
-    let Some(ethernet) = packet.read::<Ethernet>(0) else { return MALFORMED };
+    let Some(message) = read_message(packet) else { return MALFORMED };
+    let Message { source, target, .. } = message;
     let from_gateway = entry.gateway_mac.is_unknown() || ethernet.source == entry.gateway_mac;
     if kind == icmp::NEIGHBOR_ADVERTISEMENT {
         if own_v6(entry, target) || (target == entry.gateway_v6 && !from_gateway) {
@@ -143,17 +199,17 @@ where
         }
         return if from_gateway { Verdict::ALLOW } else { resolve(endpoint, tables, target) };
     }
-    if own_v6(entry, flow.source) {
+    if own_v6(entry, source) {
         return CLAIM;
     }
-    if from_gateway || flow.source == V6::UNSPECIFIED {
+    if from_gateway || source == V6::UNSPECIFIED {
         return Verdict::ALLOW;
     }
-    if flow.source.is_link_local() {
+    if source.is_link_local() {
         // A neighbour on the bridge, asking from its link-local address: only for what we own.
         return if own_v6(entry, target) { Verdict::ALLOW } else { Verdict::deny(DropReason::NotOwnAddress) };
     }
-    resolve(endpoint, tables, flow.source)
+    resolve(endpoint, tables, source)
 }
 
 /// Whether the pod may know where an address is: if it may talk to it at all, or be talked to.
@@ -178,19 +234,22 @@ fn read_arp<P: Packet + ?Sized>(packet: &P) -> Option<Arp> {
     (ethernet && ipv4 && arp.lengths_be == LENGTHS_6_4).then_some(arp)
 }
 
-/// The fixed part of a solicitation or advertisement, if nothing stands before it and it has not
-/// crossed a router (RFC 4861, 7.1).
+/// A solicitation or advertisement that has not crossed a router (RFC 4861, 7.1).
 #[inline(always)]
-fn read_neighbor<P: Packet + ?Sized>(packet: &P, flow: &Flow<V6>) -> Option<Neighbor> {
-    let message: Neighbor = packet.read(MESSAGE)?;
-    let direct = !flow.extended && flow.hop_limit == 255 && message.code == 0;
-    (direct && !parse::words(message.target).is_multicast()).then_some(message)
+fn read_message<P: Packet + ?Sized>(packet: &P) -> Option<Message> {
+    let ip: Ipv6 = packet.read(ETHERNET_LEN)?;
+    let body: Neighbor = packet.read(MESSAGE)?;
+    let payload = usize::from(u16::from_be(ip.payload_length_be));
+    let target = parse::words(body.target);
+    let fits = payload >= 24 && MESSAGE + payload <= packet.length();
+    let valid = ip.version_class >> 4 == 6 && ip.hop_limit == 255 && body.code == 0 && !target.is_multicast();
+    let message = Message { source: parse::words(ip.source), target, end: MESSAGE + payload };
+    (fits && valid).then_some(message)
 }
 
 /// Whether every link-layer address in the options is the pod's own, and nothing is left unread.
 #[inline(always)]
-fn options_are_ours<P: Packet + ?Sized>(packet: &P, flow: &Flow<V6>, entry: &EndpointEntry) -> bool {
-    let end = usize::from(flow.transport).wrapping_add(flow.room as usize);
+fn options_are_ours<P: Packet + ?Sized>(packet: &P, end: usize, entry: &EndpointEntry) -> bool {
     let mut at = OPTIONS;
     let mut step = 0;
     while step < MAX_OPTIONS {

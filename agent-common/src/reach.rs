@@ -279,7 +279,7 @@ fn granted<A: Family, T: Tables<A>>(tables: &T, from: TenantId, to: TenantId) ->
 }
 
 /// Addresses that a wide range must not be taken to mean: only an entry for exactly this one.
-#[inline(always)]
+#[inline(never)]
 fn listed<A: Family, T: Tables<A>>(tables: &T, me: &Party, remote: A, service: Service, reason: DropReason) -> Reach {
     let grant = prefix(tables, me, remote);
     if grant.is_some() && grant.length == A::BITS && fits(tables, grant.ports, service) {
@@ -304,10 +304,10 @@ fn reach_range<A: Family, T: Tables<A>>(tables: &T, me: &Party, remote: A, servi
     if remote.embeds_v4() && grant.length < 16 {
         return Reach::never(DropReason::Martian, TenantId::UNKNOWN);
     }
-    if grant.flags & PrefixGrant::CONTESTED != 0 {
-        if let Some(denied) = foreign(tables, me, remote) {
-            return Reach::never(denied.reason, denied.peer);
-        }
+    if grant.flags & PrefixGrant::CONTESTED != 0
+        && let Some(denied) = foreign(tables, me, remote)
+    {
+        return Reach::never(denied.reason, denied.peer);
     }
     if fits(tables, grant.ports, service) {
         return Reach::YES;

@@ -101,26 +101,15 @@ where
     P: Packet + ?Sized,
     T: Tables<V4> + Tables<V6>,
 {
-    let Some(ethernet) = packet.read::<Ethernet>(0) else { return Verdict::deny(DropReason::Malformed) };
-    let mac = endpoint.entry.mac;
-    if ethernet.source != mac && !mac.is_unknown() {
+    if !owns_mac(packet, endpoint.entry) {
         return Verdict::deny(DropReason::SpoofedMac);
     }
-    match u16::from_be(ethernet.ethertype_be) {
-        ETHERTYPE_IPV4 => match parse::ipv4(packet) {
-            Ok(flow) if flow.source != endpoint.entry.v4 => Verdict::deny(DropReason::SpoofedSource),
-            Ok(flow) => egress(packet, &flow, endpoint, tables),
-            Err(reason) => Verdict::deny(reason),
-        },
-        ETHERTYPE_IPV6 => match parse::ipv6(packet) {
-            Ok(flow) if neighbor::is_discovery(&flow) => neighbor::nd_from_pod(packet, &flow, endpoint, tables),
-            Ok(flow) if flow.source != endpoint.entry.v6 => Verdict::deny(spoofed_v6(&flow, endpoint.entry)),
-            Ok(flow) => egress(packet, &flow, endpoint, tables),
-            Err(reason) => Verdict::deny(reason),
-        },
-        ETHERTYPE_ARP => neighbor::arp_from_pod(packet, &ethernet, endpoint, tables),
-        other => Verdict::deny(unsupported(other)),
-    }
+    branch(
+        packet,
+        || ipv4_from_pod(packet, endpoint, tables),
+        || ipv6_from_pod(packet, endpoint, tables),
+        || neighbor::from_pod(packet, endpoint, tables),
+    )
 }
 
 /// Judges a frame on its way to a pod: the second lock on the same door.
@@ -130,24 +119,112 @@ where
     P: Packet + ?Sized,
     T: Tables<V4> + Tables<V6>,
 {
+    branch(
+        packet,
+        || ipv4_to_pod(packet, endpoint, tables),
+        || ipv6_to_pod(packet, endpoint, tables),
+        || neighbor::to_pod(packet, endpoint, tables),
+    )
+}
+
+/// Goes the way of a frame's EtherType. The kernel's branches are functions of their own; only IPv4
+/// is judged in place.
+#[inline(always)]
+pub fn branch<P: Packet + ?Sized>(
+    packet: &P,
+    ipv4: impl FnOnce() -> Verdict,
+    ipv6: impl FnOnce() -> Verdict,
+    neighbor: impl FnOnce() -> Verdict,
+) -> Verdict {
     let Some(ethernet) = packet.read::<Ethernet>(0) else { return Verdict::deny(DropReason::Malformed) };
     match u16::from_be(ethernet.ethertype_be) {
-        ETHERTYPE_IPV4 => match parse::ipv4(packet) {
-            Ok(flow) if flow.destination != endpoint.entry.v4 => Verdict::deny(not_ours(flow.destination)),
-            Ok(flow) if flow.source == endpoint.entry.v4 => Verdict::deny(DropReason::Martian),
-            Ok(flow) => ingress(&flow, endpoint, tables),
-            Err(reason) => Verdict::deny(reason),
-        },
-        ETHERTYPE_IPV6 => match parse::ipv6(packet) {
-            Ok(flow) if neighbor::is_discovery(&flow) => neighbor::nd_to_pod(packet, &flow, endpoint, tables),
-            Ok(flow) if flow.destination != endpoint.entry.v6 => Verdict::deny(not_ours(flow.destination)),
-            Ok(flow) if flow.source == endpoint.entry.v6 => Verdict::deny(DropReason::Martian),
-            Ok(flow) => ingress(&flow, endpoint, tables),
-            Err(reason) => Verdict::deny(reason),
-        },
-        ETHERTYPE_ARP => neighbor::arp_to_pod(packet, endpoint, tables),
+        ETHERTYPE_IPV4 => ipv4(),
+        ETHERTYPE_IPV6 if neighbor::is_discovery(packet) => neighbor(),
+        ETHERTYPE_IPV6 => ipv6(),
+        ETHERTYPE_ARP => neighbor(),
         other => Verdict::deny(unsupported(other)),
     }
+}
+
+/// Whether the Ethernet source is the pod's, as far as that is known. A frame without one is left to
+/// `branch`.
+#[inline(always)]
+pub fn owns_mac<P: Packet + ?Sized>(packet: &P, entry: &EndpointEntry) -> bool {
+    let source = packet.read::<Ethernet>(0).map(|ethernet| ethernet.source);
+    entry.mac.is_unknown() || source.is_none_or(|source| source == entry.mac)
+}
+
+/// An IPv4 packet from a pod.
+#[inline(always)]
+pub fn ipv4_from_pod<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
+where
+    P: Packet + ?Sized,
+    T: Tables<V4>,
+{
+    match parse::ipv4(packet) {
+        Ok(flow) if !owns(endpoint.entry.v4, flow.source) => Verdict::deny(DropReason::SpoofedSource),
+        Ok(flow) => egress(packet, &flow, endpoint, tables),
+        Err(reason) => Verdict::deny(reason),
+    }
+}
+
+/// An IPv4 packet to a pod.
+#[inline(always)]
+pub fn ipv4_to_pod<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
+where
+    P: Packet + ?Sized,
+    T: Tables<V4>,
+{
+    match parse::ipv4(packet) {
+        Ok(flow) => delivered(&flow, endpoint.entry.v4, endpoint, tables),
+        Err(reason) => Verdict::deny(reason),
+    }
+}
+
+/// An IPv6 packet from a pod that is no neighbour discovery.
+#[inline(always)]
+pub fn ipv6_from_pod<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
+where
+    P: Packet + ?Sized,
+    T: Tables<V6>,
+{
+    match parse::ipv6(packet) {
+        Ok(flow) if neighbor::is_hidden(&flow) => Verdict::deny(neighbor::hidden_reason(&flow)),
+        Ok(flow) if !owns(endpoint.entry.v6, flow.source) => Verdict::deny(spoofed_v6(&flow, endpoint.entry)),
+        Ok(flow) => egress(packet, &flow, endpoint, tables),
+        Err(reason) => Verdict::deny(reason),
+    }
+}
+
+/// An IPv6 packet to a pod that is no neighbour discovery.
+#[inline(always)]
+pub fn ipv6_to_pod<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
+where
+    P: Packet + ?Sized,
+    T: Tables<V6>,
+{
+    match parse::ipv6(packet) {
+        Ok(flow) if neighbor::is_hidden(&flow) => Verdict::deny(neighbor::hidden_reason(&flow)),
+        Ok(flow) => delivered(&flow, endpoint.entry.v6, endpoint, tables),
+        Err(reason) => Verdict::deny(reason),
+    }
+}
+
+/// A pod without an address of a family owns none, least of all the unspecified one.
+#[inline(always)]
+fn owns<A: Family>(own: A, address: A) -> bool {
+    address == own && own != A::NONE
+}
+
+#[inline(always)]
+fn delivered<A: Family, T: Tables<A>>(flow: &Flow<A>, own: A, endpoint: &Endpoint<'_>, tables: &T) -> Verdict {
+    if !owns(own, flow.destination) {
+        return Verdict::deny(not_ours(flow.destination));
+    }
+    if flow.source == own {
+        return Verdict::deny(DropReason::Martian);
+    }
+    tables.ingress(&Ask::new(endpoint.party, endpoint.entry.cookie, flow, false))
 }
 
 /// The reason for an EtherType that is none of ours.
@@ -191,11 +268,6 @@ fn egress<A: Family, P: Packet + ?Sized, T: Tables<A>>(
         return Verdict::ALLOW;
     }
     verdict
-}
-
-#[inline(always)]
-fn ingress<A: Family, T: Tables<A>>(flow: &Flow<A>, endpoint: &Endpoint<'_>, tables: &T) -> Verdict {
-    tables.ingress(&Ask::new(endpoint.party, endpoint.entry.cookie, flow, false))
 }
 
 #[inline(always)]

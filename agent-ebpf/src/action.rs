@@ -3,15 +3,15 @@
 use agent_common::counters::{Loss, Outcome, allowed_index};
 use agent_common::flow::Direction;
 use agent_common::layout::EndpointEntry;
-use agent_common::reach::Party;
 use agent_common::reason::DropReason;
 use agent_common::tenant::TenantState;
 use agent_common::verdict::{self, Endpoint, Verdict};
 use aya_ebpf::programs::TcContext;
 
 use crate::packet::Frame;
-use crate::report::{self, Denial};
+use crate::report;
 use crate::tables::Maps;
+use crate::waist;
 
 /// "Next": the same number for TCX (`TCX_NEXT`) and for a direct-action filter (`TC_ACT_UNSPEC`).
 /// We only subtract: whoever comes after us may still drop.
@@ -19,7 +19,8 @@ const PASS: i32 = -1;
 /// `TC_ACT_SHOT`, `TCX_DROP`.
 const DROP: i32 = 2;
 
-const NOBODY: EndpointEntry = EndpointEntry {
+/// What an unclaimed interface reads as.
+pub const NOBODY: EndpointEntry = EndpointEntry {
     tenant: agent_common::tenant::TenantId::UNKNOWN,
     cookie: 0,
     v4: agent_common::addr::V4(0),
@@ -39,14 +40,14 @@ pub fn enforce(ctx: &TcContext, direction: Direction) -> i32 {
     let entry = Maps::endpoint(report::ifindex(ctx)).unwrap_or(&NOBODY);
     let state = Maps::tenant(entry.tenant);
     let Some(endpoint) = Endpoint::new(entry, state) else {
-        return deny(ctx, direction, entry, TenantState::default(), Verdict::deny(DropReason::NotReady));
+        return deny(ctx, direction, TenantState::default(), Verdict::deny(DropReason::NotReady));
     };
     let verdict = judge(ctx, direction, &endpoint);
     if verdict.is_allow() {
         report::count_allowed(allowed_index(state.slot, direction), ctx.len());
         return PASS;
     }
-    deny(ctx, direction, entry, state, verdict)
+    deny(ctx, direction, state, verdict)
 }
 
 #[inline(always)]
@@ -60,17 +61,27 @@ fn judge(ctx: &TcContext, direction: Direction, endpoint: &Endpoint<'_>) -> Verd
         return Verdict::deny(DropReason::Internal);
     };
     match direction {
-        Direction::Egress => verdict::from_pod(&frame, endpoint, &Maps),
-        Direction::Ingress => verdict::to_pod(&frame, endpoint, &Maps),
+        Direction::Egress if !verdict::owns_mac(&frame, endpoint.entry) => Verdict::deny(DropReason::SpoofedMac),
+        Direction::Egress => verdict::branch(
+            &frame,
+            || verdict::ipv4_from_pod(&frame, endpoint, &Maps),
+            || waist::call_ipv6_from_pod(ctx),
+            || waist::call_neighbor_from_pod(ctx),
+        ),
+        Direction::Ingress => verdict::branch(
+            &frame,
+            || verdict::ipv4_to_pod(&frame, endpoint, &Maps),
+            || waist::call_ipv6_to_pod(ctx),
+            || waist::call_neighbor_to_pod(ctx),
+        ),
     }
 }
 
 #[inline(always)]
-fn deny(ctx: &TcContext, direction: Direction, entry: &EndpointEntry, state: TenantState, verdict: Verdict) -> i32 {
+fn deny(ctx: &TcContext, direction: Direction, state: TenantState, verdict: Verdict) -> i32 {
     let Some(denied) = verdict.denied() else { return PASS };
     let audited = state.has(TenantState::AUDIT);
     let outcome = if audited { Outcome::Audited } else { Outcome::Dropped };
-    let party = Party { tenant: entry.tenant, state };
-    report::denied(ctx, &Denial { direction, entry, party, denied, outcome });
+    report::denied(ctx, direction, denied, outcome);
     if audited { PASS } else { DROP }
 }

@@ -3,16 +3,16 @@
 #![allow(unsafe_code)]
 
 use agent_common::headers::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Header, Octet};
-use agent_common::parse::Packet;
+use agent_common::parse::{self, Extensions, MAX_OFFSET, Options, Packet};
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 
-/// No header we read starts beyond this; it bounds variable offsets for the verifier.
-const MAX_OFFSET: usize = 0x3ff;
 /// Bytes pulled when IPv6 extension headers follow: as many as the parser will ever look at.
 const EXTENDED: u32 = 256;
 
 /// The readable part of a packet.
 pub struct Frame {
+    skb: *mut __sk_buff,
     data: usize,
     end: usize,
     length: usize,
@@ -33,9 +33,10 @@ impl Frame {
         Some(Self::linear(ctx))
     }
 
+    /// Borrows what is readable now.
     #[inline(always)]
-    fn linear(ctx: &TcContext) -> Self {
-        Self { data: ctx.data(), end: ctx.data_end(), length: ctx.len() as usize }
+    pub fn linear(ctx: &TcContext) -> Self {
+        Self { skb: ctx.skb.skb, data: ctx.data(), end: ctx.data_end(), length: ctx.len() as usize }
     }
 
     /// Bytes that the headers of this packet take at most.
@@ -79,4 +80,38 @@ impl Packet for Frame {
         // CPU does, and `read_unaligned` would load byte by byte.
         Some(unsafe { core::ptr::read(start as *const H) })
     }
+
+    #[inline(always)]
+    fn options(&self, header_len: usize) -> Options {
+        Options::from_bits(unknown(walk_options(self.skb, header_len as u32)))
+    }
+
+    #[inline(always)]
+    fn extensions(&self, first: u8) -> Extensions {
+        Extensions::from_bits(unknown(walk_extensions(self.skb, first)))
+    }
+}
+
+/// Hides from the compiler what it knows of a function's result: the verifier knows nothing of it,
+/// and needs the bounds checks that the compiler would leave out.
+#[inline(always)]
+fn unknown(bits: u64) -> u64 {
+    // SAFETY: reads a local variable.
+    unsafe { core::ptr::read_volatile(&raw const bits) }
+}
+
+/// The walks have loops with many exits. As functions of their own the verifier follows each exit
+/// to the end of the function, not to the end of the program (see `waist`).
+// SAFETY: the name is taken by nothing else in the object.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn walk_options(skb: *mut __sk_buff, header_len: u32) -> u64 {
+    parse::options(&Frame::linear(&TcContext::new(skb)), (header_len & 0x3f) as usize).bits()
+}
+
+// SAFETY: as above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn walk_extensions(skb: *mut __sk_buff, first: u8) -> u64 {
+    parse::extensions(&Frame::linear(&TcContext::new(skb)), first).bits()
 }

@@ -15,24 +15,28 @@ use agent_common::layout::EndpointEntry;
 use agent_common::reach::{Denied, Party, Tables};
 use agent_common::reason::DropReason;
 use agent_common::sighting::{Sighting, describe};
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 
+use agent_common::tenant::TenantId;
+
+use crate::action::NOBODY;
 use crate::maps;
 use crate::packet::Frame;
 use crate::tables::Maps;
 
 /// A denied packet.
-pub struct Denial<'a> {
+struct Denial<'a> {
     /// Which way it went.
-    pub direction: Direction,
+    direction: Direction,
     /// The local pod's entry, zero if there is none.
-    pub entry: &'a EndpointEntry,
+    entry: &'a EndpointEntry,
     /// Its tenant.
-    pub party: Party,
+    party: Party,
     /// Why.
-    pub denied: Denied,
+    denied: Denied,
     /// What was done.
-    pub outcome: Outcome,
+    outcome: Outcome,
 }
 
 /// Index of the interface that the hook is on.
@@ -76,8 +80,35 @@ pub fn lose(what: Loss, amount: u64) {
 }
 
 /// Counts a denied packet and tells of it, or folds it into what was told.
+#[inline(always)]
+pub fn denied(ctx: &TcContext, direction: Direction, denied: Denied, outcome: Outcome) {
+    tell_denied(ctx.skb.skb, denied.reason.number(), denied.peer.0, direction as u8, outcome as u8);
+}
+
+/// A function of its own for the verifier, as those of the waist; its arguments are a context and
+/// registers for that reason.
+// SAFETY: the name is taken by nothing else in the object.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn denied(ctx: &TcContext, denial: &Denial<'_>) {
+extern "C" fn tell_denied(skb: *mut __sk_buff, reason: u8, peer: u32, direction: u8, outcome: u8) -> u32 {
+    let ctx = TcContext::new(skb);
+    let entry = Maps::endpoint(ifindex(&ctx)).unwrap_or(&NOBODY);
+    let denial = Denial {
+        direction: Direction::from_number(direction).unwrap_or(Direction::Egress),
+        entry,
+        party: Party { tenant: entry.tenant, state: Maps::tenant(entry.tenant) },
+        denied: Denied {
+            reason: DropReason::from_number(reason).unwrap_or(DropReason::Internal),
+            peer: TenantId(peer),
+        },
+        outcome: Outcome::from_number(outcome).unwrap_or(Outcome::Dropped),
+    };
+    record(&ctx, &denial);
+    0
+}
+
+#[inline(always)]
+fn record(ctx: &TcContext, denial: &Denial<'_>) {
     let seen = Frame::of(ctx).map_or(Sighting::default(), |frame| describe(&frame));
     let key = seen.key(denial.direction, denial.entry.cookie, denial.denied.reason);
     let generation = <Maps as Tables<V4>>::runtime(&Maps).generation;

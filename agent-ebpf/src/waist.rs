@@ -1,7 +1,8 @@
-//! The rules below the waist as functions that the verifier judges on their own, once each.
+//! The parts of the verdict that the verifier judges on their own, once each: the rules below the
+//! waist, and what is neither IPv4 nor often.
 //!
-//! They take and return plain registers: that is what makes a function of the kernel's "global"
-//! (5.6). Inlined, every way through the parser would be followed through every rule again, some
+//! They take a context or plain registers and return one: that is what makes a function of the
+//! kernel's "global" (5.6). Inlined, every way through the parser would be followed through every rule again, some
 //! hundred thousand instructions instead of a few thousand.
 
 #![allow(unsafe_code)]
@@ -9,10 +10,17 @@
 use agent_common::addr::{V4, V6};
 use agent_common::ask::Ask;
 use agent_common::decide;
+use agent_common::neighbor;
 use agent_common::reach::Party;
+use agent_common::reason::DropReason;
 use agent_common::tenant::{TenantId, TenantState};
-use agent_common::verdict::Verdict;
+use agent_common::verdict::{self, Endpoint, Verdict};
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::programs::TcContext;
 
+use crate::action::NOBODY;
+use crate::packet::Frame;
+use crate::report;
 use crate::tables::Maps;
 
 /// Tenant and claim.
@@ -80,5 +88,31 @@ macro_rules! rule {
     };
 }
 
+macro_rules! branch {
+    ($function:ident, $call:ident, $path:path) => {
+        // SAFETY: the name is taken by nothing else in the object.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $function(skb: *mut __sk_buff) -> u64 {
+            let ctx = TcContext::new(skb);
+            let entry = Maps::endpoint(report::ifindex(&ctx)).unwrap_or(&NOBODY);
+            let Some(endpoint) = Endpoint::new(entry, Maps::tenant(entry.tenant)) else {
+                return Verdict::deny(DropReason::NotReady).bits();
+            };
+            $path(&Frame::linear(&ctx), &endpoint, &Maps).bits()
+        }
+
+        /// Judges a frame of this kind whose headers have been made readable.
+        #[inline(always)]
+        pub fn $call(ctx: &TcContext) -> Verdict {
+            Verdict::from_bits($function(ctx.skb.skb))
+        }
+    };
+}
+
+branch!(ipv6_from_pod, call_ipv6_from_pod, verdict::ipv6_from_pod);
+branch!(ipv6_to_pod, call_ipv6_to_pod, verdict::ipv6_to_pod);
+branch!(neighbor_from_pod, call_neighbor_from_pod, neighbor::from_pod);
+branch!(neighbor_to_pod, call_neighbor_to_pod, neighbor::to_pod);
 rule!(egress, egress_v4, egress_v6, call_egress_v4, call_egress_v6);
 rule!(ingress, ingress_v4, ingress_v6, call_ingress_v4, call_ingress_v6);

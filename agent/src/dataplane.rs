@@ -5,6 +5,9 @@
 
 use crate::plan::{Actual, Op, Table};
 
+pub mod attach;
+pub mod kernel;
+pub mod maps;
 pub mod memory;
 pub mod object;
 mod sys;

@@ -8,6 +8,15 @@
 
 #![deny(unsafe_code)]
 
+pub mod api;
+pub mod cli;
 pub mod dataplane;
+pub mod events;
+pub mod health;
+pub mod http;
+pub mod lint;
+pub mod metrics;
 pub mod model;
 pub mod plan;
+pub mod socket;
+pub mod source;

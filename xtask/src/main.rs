@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod cluster;
 mod crds;
 mod delegate;
 mod ebpf;
@@ -83,6 +84,9 @@ enum Verb {
         #[arg(long)]
         check: bool,
     },
+    /// A real Kubernetes on this machine.
+    #[command(subcommand)]
+    Cluster(cluster::Command),
     /// Formatting and clippy.
     Lint,
     /// The room rules: who may import what, where unsafe may live, how files open.
@@ -110,6 +114,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Bench { json, quick } => delegate::bench(json.as_deref(), quick),
         Verb::Verify => delegate::verify(),
         Verb::Crds { check } => crds::run(check).map(done),
+        Verb::Cluster(command) => cluster::run(command).map(done),
         Verb::Lint => lint::run(),
         Verb::Tidy => tidy::run(),
     }

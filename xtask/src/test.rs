@@ -41,7 +41,7 @@ pub fn run(asked: &[Tier]) -> Result<ExitCode> {
             Tier::Lint => lints(),
             Tier::Tidy | Tier::Unit => commands(&tier.commands()),
             Tier::Program | Tier::Netns | Tier::Cluster => {
-                kernel_tier(tier, &mut ground).unwrap_or_else(|skip| absent_is_failure(skip, asked))
+                kernel_tier(tier, &mut ground).unwrap_or_else(|skip| named_must_run(skip, !asked.is_empty()))
             }
         };
         if let Outcome::Skipped(reason) | Outcome::Absent(reason) = &outcome {
@@ -78,10 +78,10 @@ fn kernel_tier(tier: Tier, ground: &mut Ground) -> Result<Outcome, Outcome> {
     }
 }
 
-/// Somebody who names a tier wants it to run.
-fn absent_is_failure(outcome: Outcome, asked: &[Tier]) -> Outcome {
+/// Somebody who names a tier wants it to run, and must not take a skip for a pass.
+fn named_must_run(outcome: Outcome, named: bool) -> Outcome {
     match outcome {
-        Outcome::Absent(reason) if !asked.is_empty() => {
+        Outcome::Absent(reason) | Outcome::Skipped(reason) if named => {
             println!("error: {reason}");
             Outcome::Ran(Tally::one_failure())
         }
@@ -161,4 +161,16 @@ fn count(command: &mut Command) -> Result<Tally> {
         tally.failed = 1;
     }
     Ok(tally)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_named_tier_that_cannot_run_has_failed() {
+        let skipped = || Outcome::Skipped("not root".to_owned());
+        assert!(matches!(named_must_run(skipped(), true), Outcome::Ran(Tally { passed: 0, failed: 1, .. })));
+        assert!(matches!(named_must_run(skipped(), false), Outcome::Skipped(_)));
+    }
 }

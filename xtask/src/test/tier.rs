@@ -83,7 +83,10 @@ impl Tier {
             Self::Tidy => vec![TestCommand::plain("build xtask's tests", &["-p", "xtask"])],
             Self::Unit => vec![
                 TestCommand::plain("build the unit tests", &["-p", "agent-common", "-p", "bulkhead"]),
-                TestCommand::plain("build the test bench", &["-p", "bulkhead-tests", "--lib", "--bins"]),
+                TestCommand::plain(
+                    "build the test bench",
+                    &["-p", "bulkhead-tests", "-p", "bulkhead-cluster", "--lib", "--bins"],
+                ),
             ],
             Self::Program | Self::Netns | Self::Cluster => {
                 self.targets().into_iter().map(|target| TestCommand::privileged(self, target)).collect()
