@@ -8,6 +8,7 @@ pub mod craft;
 mod from_pod_v4;
 mod from_pod_v6;
 mod link;
+pub mod reason;
 mod to_pod;
 pub mod topology;
 
