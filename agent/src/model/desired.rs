@@ -1,0 +1,229 @@
+//! What every table should hold: the cluster, compiled.
+//!
+//! Small tables (tenants, grants, owners, local pods) are compiled whole when touched; the table of
+//! addresses is a function of one address, so a million of them cost nothing until one is asked for.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use agent_common::layout::{PeerEntry, ROW_PREFIXES};
+use agent_common::tenant::{TenantId, TenantName, TenantState};
+use ipnet::IpNet;
+
+use super::cluster::{Cluster, Touched};
+use super::endpoints::{self, Endpoints};
+use super::grants::{self, Grants};
+use super::numbers::{self, Held, Numbers};
+use super::pod::is_possible;
+use super::prefixes::{self, Prefix};
+use super::report::{Conflict, Overflows};
+use super::settings::Settings;
+use super::tenancy::{Member, Tenancy};
+use super::territory::{Owner, Territory};
+use super::word::Word;
+
+/// The intended contents of the kernel's tables.
+#[derive(Clone, Debug, Default)]
+pub struct Desired {
+    /// Who owns what.
+    pub territory: Arc<Territory>,
+    /// The owners' tables.
+    pub owners: Arc<BTreeMap<IpNet, TenantId>>,
+    /// Who belongs to whom.
+    pub tenancy: Arc<Tenancy>,
+    /// Numbers by name.
+    pub numbers: Numbers,
+    /// Names by number.
+    pub names: BTreeMap<TenantId, TenantName>,
+    /// What each tenant may.
+    pub tenants: BTreeMap<TenantId, TenantPolicy>,
+    /// Permissions between tenants.
+    pub grants: Grants,
+    /// What stands at the addresses of a namespace's pods.
+    pub directory: Arc<HashMap<Word, PeerEntry>>,
+    /// Local pods.
+    pub endpoints: Endpoints,
+    /// Disputes among ports and prefixes; others stand with their rule.
+    prefix_conflicts: Vec<Conflict>,
+    slot_overflows: Overflows,
+}
+
+/// What one tenant may, before rows and port sets have numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TenantPolicy {
+    /// `TenantState` bits.
+    pub flags: u32,
+    /// Counter slot, or 0.
+    pub slot: u16,
+    /// IPv4 prefixes, longest first; none unless it has a pod here.
+    pub v4: Vec<Prefix>,
+    /// IPv6 prefixes, longest first; none unless it has a pod here.
+    pub v6: Vec<Prefix>,
+}
+
+/// Compiles everything from nothing.
+pub fn compile(cluster: &Cluster, held: &Held<'_>, now: i64) -> Desired {
+    let mut desired = Desired::default();
+    desired.refresh(cluster, held, now, &mut Touched::all());
+    desired
+}
+
+/// What should stand at `address`.
+///
+/// An address that several live pods claim, or whose tenant has no number, is an entry of nobody's:
+/// reachable by none, which "no entry" would not be where a wide range covers it.
+pub fn desired_peer(cluster: &Cluster, desired: &Desired, address: IpAddr) -> Option<PeerEntry> {
+    if cluster.settings().metadata.contains(&address) {
+        return Some(PeerEntry { kind: PeerEntry::METADATA, ..PeerEntry::default() });
+    }
+    if cluster.nodes().contains(&address) {
+        return Some(PeerEntry { kind: PeerEntry::NODE, ..PeerEntry::default() });
+    }
+    if cluster.rivals().contains_key(&address) {
+        return Some(NOBODYS);
+    }
+    let pod = cluster.book().get(address).filter(|_| is_possible(address))?;
+    Some(desired.directory.get(&pod.namespace).copied().unwrap_or(NOBODYS))
+}
+
+/// A pod's address that nobody may reach or be reached from.
+pub const NOBODYS: PeerEntry = PeerEntry { tenant: TenantId::UNKNOWN, kind: PeerEntry::POD, flags: 0, _pad: 0 };
+
+impl Desired {
+    /// Compiles again what `touched` names, and adds to it the addresses whose entries moved with
+    /// their namespace.
+    pub fn refresh(&mut self, cluster: &Cluster, held: &Held<'_>, now: i64, touched: &mut Touched) {
+        let expired = self.grants.next_end.is_some_and(|end| end <= now);
+        let policy = touched.tenants || touched.tenancy || touched.everything || expired;
+        if touched.tenants || touched.everything {
+            self.territory = Arc::new(Territory::new(cluster));
+        }
+        if policy {
+            touched.tenancy = true;
+            self.refresh_policy(cluster, held, now, touched);
+        }
+        if policy || touched.endpoints {
+            let numbers = &self.numbers.of;
+            self.endpoints = endpoints::compile(cluster, &self.tenancy, numbers, held, &self.endpoints);
+            touched.endpoints = true;
+        }
+    }
+
+    /// Everything that did not get what it asked for.
+    pub fn conflicts(&self) -> Vec<Conflict> {
+        let sources =
+            [&self.territory.conflicts, &self.tenancy.conflicts, &self.numbers.conflicts, &self.prefix_conflicts];
+        let mut all: Vec<Conflict> = sources.into_iter().flatten().cloned().collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    /// Everything that did not fit.
+    pub fn overflows(&self) -> Overflows {
+        let mut all = Overflows::default();
+        let sources =
+            [&self.territory.overflows, &self.numbers.overflows, &self.slot_overflows, &self.endpoints.overflows];
+        sources.into_iter().for_each(|overflows| all.extend(overflows));
+        all
+    }
+
+    fn refresh_policy(&mut self, cluster: &Cluster, held: &Held<'_>, now: i64, touched: &mut Touched) {
+        let settings = cluster.settings();
+        self.tenancy = Arc::new(Tenancy::new(cluster));
+        self.numbers = numbers::assign(&self.tenancy, held, settings);
+        self.names = names(&self.numbers);
+        self.grants = grants::compile(&self.tenancy, &self.numbers.of, now);
+        self.refresh_owners(touched);
+        self.refresh_tenants(held, settings);
+        self.refresh_directory(cluster, touched);
+    }
+
+    fn refresh_owners(&mut self, touched: &mut Touched) {
+        let number = |owner: &Owner| match owner {
+            Owner::Cluster => TenantId::CLUSTER,
+            // A tenant without a number has no pods that could use its ranges; nobody else may.
+            Owner::Tenant(name) => self.numbers.of.get(name).copied().unwrap_or(TenantId::CLUSTER),
+        };
+        let owners = self.territory.owners().map(|(net, owner)| (net, number(owner))).collect();
+        if *self.owners != owners {
+            touched.tenants = true;
+            self.owners = Arc::new(owners);
+        }
+    }
+
+    fn refresh_tenants(&mut self, held: &Held<'_>, settings: &Settings) {
+        self.prefix_conflicts.clear();
+        self.slot_overflows = Overflows::default();
+        let members = || self.tenancy.members.iter().filter_map(|(name, m)| Some((self.numbers.of.get(name)?, m)));
+        let local = members().map(|(id, member)| (*id, member.local)).collect();
+        let slots = numbers::counter_slots(&local, held, settings, &mut self.slot_overflows);
+        let granted: BTreeSet<TenantId> = self.grants.table.keys().flat_map(|key| [key.from, key.to]).collect();
+        let mut tenants = BTreeMap::new();
+        for (id, member) in members() {
+            let mut policy = TenantPolicy { flags: flags(member, settings), ..TenantPolicy::default() };
+            policy.slot = slots.get(id).copied().unwrap_or_default();
+            policy.set(TenantState::HAS_GRANTS, granted.contains(id));
+            if let Some(object) = member.object.as_ref().filter(|_| member.local) {
+                let compiled = prefixes::compile(object, &self.territory, settings);
+                self.prefix_conflicts.extend(compiled.conflicts);
+                policy.take(compiled.v4, compiled.v6);
+            }
+            tenants.insert(*id, policy);
+        }
+        self.tenants = tenants;
+    }
+
+    fn refresh_directory(&mut self, cluster: &Cluster, touched: &mut Touched) {
+        let entry = |name: &Word| {
+            let id = self.numbers.of.get(name)?;
+            Some(peer_entry(*id, self.tenancy.members.get(name)?))
+        };
+        let of = self.tenancy.of.iter();
+        let directory: HashMap<Word, PeerEntry> =
+            of.map(|(space, name)| (space.clone(), entry(name).unwrap_or(NOBODYS))).collect();
+        for (space, entry) in &directory {
+            if self.directory.get(space) != Some(entry) {
+                let pods = cluster.spaces().get(space).into_iter().flat_map(|space| &space.pods);
+                pods.flat_map(|pod| pod.0.addresses()).for_each(|address| touched.address(address));
+            }
+        }
+        self.directory = Arc::new(directory);
+    }
+}
+
+impl TenantPolicy {
+    fn set(&mut self, bit: u32, on: bool) {
+        if on {
+            self.flags |= bit;
+        }
+    }
+
+    fn take(&mut self, v4: Vec<Prefix>, v6: Vec<Prefix>) {
+        self.set(TenantState::TRIE_V4, v4.len() > ROW_PREFIXES);
+        self.set(TenantState::TRIE_V6, v6.len() > ROW_PREFIXES);
+        (self.v4, self.v6) = (v4, v6);
+    }
+}
+
+fn names(numbers: &Numbers) -> BTreeMap<TenantId, TenantName> {
+    numbers.of.iter().filter_map(|(name, id)| Some((*id, TenantName::new(name)?))).collect()
+}
+
+fn flags(member: &Member, settings: &Settings) -> u32 {
+    let bits = [
+        (TenantState::SHARED, member.is_shared()),
+        (TenantState::AUDIT, member.is_audited(settings)),
+        (TenantState::UNASSIGNED, member.is_unassigned()),
+        (TenantState::OPEN, member.is_open(settings)),
+        (TenantState::NODES_ALLOWED, settings.allow_nodes),
+    ];
+    bits.into_iter().filter(|(_, on)| *on).fold(TenantState::VALID, |flags, (bit, _)| flags | bit)
+}
+
+fn peer_entry(tenant: TenantId, member: &Member) -> PeerEntry {
+    let shared = if member.is_shared() { PeerEntry::SHARED } else { 0 };
+    let unassigned = if member.is_unassigned() { PeerEntry::UNASSIGNED } else { 0 };
+    PeerEntry { tenant, kind: PeerEntry::POD, flags: shared | unassigned, _pad: 0 }
+}

@@ -1,0 +1,66 @@
+//! Who owns which range: fences go up before anyone turns, and come down when all have.
+//!
+//! A range that passes from one owner to another belongs to the cluster in between, so that neither
+//! the old owner's nor the new owner's wide ranges reach into it at the wrong moment.
+
+use std::collections::BTreeMap;
+
+use agent_common::tenant::TenantId;
+use ipnet::IpNet;
+
+use super::phases::Phases;
+use super::{Actual, Ledger, Op};
+
+/// Adds the writes that bring the owners from `ledger` to `wanted`.
+pub(super) fn diff(wanted: &BTreeMap<IpNet, TenantId>, ledger: &Ledger, phases: &mut Phases) {
+    let actual = ledger.actual();
+    for (net, new) in wanted {
+        if value(actual, net) != Some(*new) {
+            pass(*net, covering(*net, |net| value(actual, net)), *new, phases);
+        }
+    }
+    let v4 = actual.owners_v4.keys().map(|net| IpNet::V4(*net));
+    let gone = v4.chain(actual.owners_v6.keys().map(|net| IpNet::V6(*net))).filter(|net| !wanted.contains_key(net));
+    gone.for_each(|net| leave(net, value(actual, &net), covering(net, |net| wanted.get(net).copied()), phases));
+}
+
+/// `net` goes from whoever owned it, by its own entry or a wider one, to `new`.
+fn pass(net: IpNet, old: Option<TenantId>, new: TenantId, phases: &mut Phases) {
+    match old {
+        Some(old) if old != new && old != TenantId::CLUSTER && new != TenantId::CLUSTER => {
+            phases.fence.push(op(net, Some(TenantId::CLUSTER)));
+            phases.unfence.push(op(net, Some(new)));
+        }
+        // From the cluster to a tenant only once everybody's prefixes have turned.
+        Some(old) if old != new && old == TenantId::CLUSTER => phases.unfence.push(op(net, Some(new))),
+        _ => phases.fence.push(op(net, Some(new))),
+    }
+}
+
+/// `net` loses its entry and falls to the owner of a wider one, or to nobody.
+fn leave(net: IpNet, old: Option<TenantId>, heir: Option<TenantId>, phases: &mut Phases) {
+    if heir.is_some() && heir != old && old != Some(TenantId::CLUSTER) {
+        phases.fence.push(op(net, Some(TenantId::CLUSTER)));
+    }
+    phases.unfence.push(op(net, None));
+}
+
+/// The owner by the longest entry that contains all of `net`.
+fn covering(net: IpNet, owner: impl Fn(&IpNet) -> Option<TenantId>) -> Option<TenantId> {
+    let wider = std::iter::successors(Some(net), IpNet::supernet);
+    wider.into_iter().find_map(|net| owner(&net))
+}
+
+fn value(actual: &Actual, net: &IpNet) -> Option<TenantId> {
+    match net {
+        IpNet::V4(net) => actual.owners_v4.get(net).copied(),
+        IpNet::V6(net) => actual.owners_v6.get(net).copied(),
+    }
+}
+
+fn op(net: IpNet, owner: Option<TenantId>) -> Op {
+    match net {
+        IpNet::V4(net) => Op::OwnerV4(net, owner),
+        IpNet::V6(net) => Op::OwnerV6(net, owner),
+    }
+}
