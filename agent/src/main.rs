@@ -18,7 +18,7 @@ fn main() -> ExitCode {
 
 /// An error and its causes, in one line.
 fn chain(error: &dyn Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
     let mut text = error.to_string();
     for cause in causes {
         let cause = cause.to_string();
