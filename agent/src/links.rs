@@ -19,6 +19,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
+use rtnetlink::sys::AsyncSocket as _;
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::mpsc;
 
@@ -28,6 +29,9 @@ use crate::model::input::{Change, Link};
 const REFRESH: Duration = Duration::from_secs(5);
 /// News come in bursts; a burst is answered once.
 const SETTLE: Duration = Duration::from_millis(1);
+
+/// Room for news while a burst is being answered: some ten thousand messages.
+const NEWS_BYTES: u32 = 16 << 20;
 
 /// What stops the interfaces from being read.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +51,8 @@ pub enum LinksError {
 /// The socket could not be opened. Later failures are logged and tried again.
 pub async fn follow(namespaces: PathBuf, changes: mpsc::Sender<Change>) -> Result<(), LinksError> {
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
-    let (connection, _, mut news) = rtnetlink::new_multicast_connection(&groups).map_err(LinksError::Socket)?;
+    let (mut connection, _, mut news) = rtnetlink::new_multicast_connection(&groups).map_err(LinksError::Socket)?;
+    connection.socket_mut().socket_mut().set_rx_buf_sz(NEWS_BYTES).map_err(LinksError::Socket)?;
     tokio::spawn(connection);
     let mut observer = Observer::new(namespaces)?;
     let mut last = (Vec::new(), Vec::new());
