@@ -33,12 +33,20 @@ enum Crates {
 
 const KUBERNETES: [&str; 2] = ["kube", "k8s_openapi"];
 
-const ROOMS: [Room; 7] = [
+const ROOMS: [Room; 8] = [
     Room {
         name: "agent-common",
         files: &["agent-common/src"],
-        except: &["agent-common/src/pod.rs"],
+        except: &["agent-common/src/memory.rs", "agent-common/src/pod.rs"],
         crates: Crates::Only(&["core", "zerocopy"]),
+        never: &[],
+        but: &[],
+    },
+    Room {
+        name: "the tables in memory",
+        files: &["agent-common/src/memory.rs"],
+        except: &[],
+        crates: Crates::Only(&["core", "std"]),
         never: &[],
         but: &[],
     },
