@@ -172,20 +172,22 @@ impl Cluster {
     }
 
     fn tenant(&mut self, tenant: Tenant, touched: &mut Touched) {
-        let old = self.tenants.get(tenant.age.name.as_str()).cloned();
-        if old.as_deref() == Some(&tenant) {
+        let old = self.tenants.get_key_value(tenant.age.name.as_str());
+        if old.is_some_and(|(_, old)| **old == tenant) {
             return;
         }
-        if old.as_ref().is_none_or(|old| old.namespaces != tenant.namespaces || old.age != tenant.age) {
-            self.spaces.reclaim(old.as_deref(), Some(&tenant));
+        let selects_alike = old.is_some_and(|(_, old)| old.namespaces == tenant.namespaces && old.age == tenant.age);
+        let name = old.map_or_else(|| Word::from(tenant.age.name.as_str()), |(name, _)| name.clone());
+        if !selects_alike {
+            self.spaces.reclaim(&name, Some(&tenant));
         }
-        self.tenants.insert(Word::from(tenant.age.name.as_str()), Arc::new(tenant));
+        self.tenants.insert(name, Arc::new(tenant));
         touched.tenants = true;
     }
 
     fn tenant_gone(&mut self, name: &str, touched: &mut Touched) {
-        let Some(old) = self.tenants.remove(name) else { return };
-        self.spaces.reclaim(Some(&old), None);
+        let Some((name, _)) = self.tenants.remove_entry(name) else { return };
+        self.spaces.reclaim(&name, None);
         touched.tenants = true;
     }
 
@@ -198,7 +200,7 @@ impl Cluster {
     }
 
     fn namespace(&mut self, namespace: Namespace, touched: &mut Touched) {
-        touched.tenancy |= self.spaces.tell(namespace, self.tenants.values().map(|tenant| &**tenant));
+        touched.tenancy |= self.spaces.tell(namespace, self.tenants.iter());
     }
 }
 
@@ -444,7 +446,7 @@ mod tests {
         let mut cluster = told();
         let claims = |cluster: &Cluster| -> Vec<String> {
             let space = cluster.spaces().get("web").expect("a namespace");
-            space.claims.iter().map(|age| age.name.clone()).collect()
+            space.claims.iter().map(|(_, name)| name.to_string()).collect()
         };
         let named = |name: &str, created| Tenant {
             age: crate::model::input::Age { created, name: name.into() },

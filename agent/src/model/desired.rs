@@ -29,7 +29,7 @@ pub struct Desired {
     /// Who owns what.
     pub territory: Arc<Territory>,
     /// The owners' tables.
-    pub owners: Arc<BTreeMap<IpNet, TenantId>>,
+    pub owners: Arc<Owners>,
     /// Who belongs to whom.
     pub tenancy: Arc<Tenancy>,
     /// Numbers by name.
@@ -47,7 +47,12 @@ pub struct Desired {
     /// Disputes among ports and prefixes; others stand with their rule.
     prefix_conflicts: Vec<Conflict>,
     slot_overflows: Overflows,
+    /// Ranges or numbers changed since the owners' tables were made.
+    refresh_owners: bool,
 }
+
+/// Owned ranges, which never overlap, in their order.
+pub type Owners = Vec<(IpNet, TenantId)>;
 
 /// What one tenant may, before rows and port sets have numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,7 +102,8 @@ impl Desired {
         let expired = self.grants.next_end.is_some_and(|end| end <= now);
         let policy = touched.tenants || touched.tenancy || touched.everything || expired;
         if touched.tenants || touched.everything {
-            self.territory = Arc::new(Territory::new(cluster));
+            keep(&mut self.territory, Territory::new(cluster));
+            self.refresh_owners = true;
         }
         if policy {
             touched.tenancy = true;
@@ -132,21 +138,28 @@ impl Desired {
     fn refresh_policy(&mut self, cluster: &Cluster, held: &Held<'_>, now: i64, touched: &mut Touched) {
         let settings = cluster.settings();
         keep(&mut self.tenancy, Tenancy::new(cluster));
-        self.numbers = numbers::assign(&self.tenancy, held, settings);
+        let numbers = numbers::assign(&self.tenancy, held, settings);
+        if self.numbers != numbers {
+            self.numbers = numbers;
+            self.refresh_owners = true;
+        }
         self.names = names(&self.numbers);
         self.grants = grants::compile(&self.tenancy, &self.numbers.of, now);
-        self.refresh_owners(touched);
+        if std::mem::take(&mut self.refresh_owners) {
+            self.refresh_owners(touched);
+        }
         self.refresh_tenants(held, settings);
         self.refresh_directory(cluster, touched);
     }
 
     fn refresh_owners(&mut self, touched: &mut Touched) {
+        let numbers: HashMap<&Word, TenantId> = self.numbers.of.iter().map(|(name, id)| (name, *id)).collect();
         let number = |owner: &Owner| match owner {
             Owner::Cluster => TenantId::CLUSTER,
             // A tenant without a number has no pods that could use its ranges; nobody else may.
-            Owner::Tenant(name) => self.numbers.of.get(name).copied().unwrap_or(TenantId::CLUSTER),
+            Owner::Tenant(name) => numbers.get(name).copied().unwrap_or(TenantId::CLUSTER),
         };
-        let owners = self.territory.owners().map(|(net, owner)| (net, number(owner))).collect();
+        let owners: Owners = self.territory.owners().map(|(net, owner)| (net, number(owner))).collect();
         touched.tenants |= keep(&mut self.owners, owners);
     }
 
@@ -173,13 +186,12 @@ impl Desired {
     }
 
     fn refresh_directory(&mut self, cluster: &Cluster, touched: &mut Touched) {
-        let entry = |name: &Word| {
-            let id = self.numbers.of.get(name)?;
-            Some(peer_entry(*id, self.tenancy.members.get(name)?))
-        };
-        let of = self.tenancy.of.iter();
+        let entry =
+            |(name, id): (&Word, &TenantId)| Some((name.clone(), peer_entry(*id, self.tenancy.members.get(name)?)));
+        let entries: HashMap<Word, PeerEntry> = self.numbers.of.iter().filter_map(entry).collect();
+        let entry = |name| entries.get(name).copied().unwrap_or(NOBODYS);
         let directory: HashMap<Word, PeerEntry> =
-            of.map(|(space, name)| (space.clone(), entry(name).unwrap_or(NOBODYS))).collect();
+            self.tenancy.of.iter().map(|(space, name)| (space.clone(), entry(name))).collect();
         for (space, entry) in &directory {
             if self.directory.get(space) != Some(entry) {
                 let pods = cluster.spaces().get(space).into_iter().flat_map(|space| &space.pods);

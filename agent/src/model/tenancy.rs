@@ -85,6 +85,7 @@ impl Tenancy {
     /// Who belongs to whom.
     pub fn new(cluster: &Cluster) -> Self {
         let mut tenancy = Self::default();
+        tenancy.of.reserve(cluster.spaces().len());
         for (name, object) in cluster.tenants() {
             let member = Member { kind: Kind::Object, object: Some(Arc::clone(object)), local: false };
             tenancy.members.insert(name.clone(), member);
@@ -100,15 +101,18 @@ impl Tenancy {
         if space.pods.is_empty() {
             return;
         }
-        let member = self.members.entry(name.clone()).or_insert(Member { kind, object: None, local: false });
-        member.local |= space.locals > 0;
+        let local = space.locals > 0;
+        match self.members.get_mut(&name) {
+            Some(member) => member.local |= local,
+            None => _ = self.members.insert(name.clone(), Member { kind, object: None, local }),
+        }
         self.of.insert(space.name.clone(), name);
     }
 
     fn belongs(&mut self, space: &Space, cluster: &Cluster) -> (Kind, Word) {
         let settings = cluster.settings();
         let Some(object) = &space.object else { return (Kind::Unknown, own_tenant(space)) };
-        if let Some((name, _)) = space.claims.first().and_then(|age| cluster.tenants().get_key_value(&*age.name)) {
+        if let Some((_, name)) = space.claims.first() {
             return (Kind::Object, name.clone());
         }
         if settings.shared_namespaces.contains(&object.name) {
@@ -135,14 +139,14 @@ impl Tenancy {
     }
 
     fn report_rival_claims(&mut self, space: &Space) {
-        let Some((winner, losers)) = space.claims.split_first() else { return };
-        for loser in losers {
+        let Some(((_, winner), losers)) = space.claims.split_first() else { return };
+        for (_, loser) in losers {
             let message = format!(
                 "namespace {} is selected by tenant {} and by the older tenant {}, which keeps it; \
                  narrow one of the two namespaceSelectors",
-                space.name, loser.name, winner.name
+                space.name, loser, winner
             );
-            self.conflict(&loser.name, ConflictKind::NamespaceClaimed, message);
+            self.conflict(loser, ConflictKind::NamespaceClaimed, message);
         }
     }
 

@@ -76,7 +76,7 @@ impl Peers<'_> {
         phases: &mut Phases,
     ) {
         match (old, new) {
-            (None, Some(new)) if self.has_room(address, cluster) => phases.fence.push(op(address, Some(new))),
+            (None, Some(new)) if self.has_room(address, cluster) => appear(address, new, phases),
             (Some(old), Some(new)) if old != new => change(address, old, new, phases),
             (Some(_), None) if self.quiet => phases.fence.push(op(address, None)),
             (Some(_), None) => {
@@ -101,6 +101,15 @@ impl Peers<'_> {
         }
         fits
     }
+}
+
+/// An address becomes known, which fences it against wide ranges and opens it to its own tenant.
+fn appear(address: IpAddr, new: PeerEntry, phases: &mut Phases) {
+    if phases.demotes && new != NOBODYS {
+        phases.fence.push(op(address, Some(NOBODYS)));
+        return phases.settle.push(op(address, Some(new)));
+    }
+    phases.fence.push(op(address, Some(new)));
 }
 
 /// An entry changes. One that changes hands is nobody's in between; one that only becomes shared,
