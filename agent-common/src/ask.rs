@@ -28,7 +28,7 @@ pub struct Ask<A> {
 }
 
 impl<A> Ask<A> {
-    /// The ports are known, or the protocol is ICMP, which has only one.
+    /// The ports are known, or the protocol has none: all but later fragments.
     pub const KNOWN: u8 = 1;
     /// May open a connection that is answered.
     pub const OPENS: u8 = 1 << 1;
@@ -99,7 +99,7 @@ fn bits<A>(flow: &Flow<A>) -> u8 {
             Bits::KNOWN | Bits::ANSWERS | opens | closes
         }
         Kind::Icmp => Bits::KNOWN | icmp_bits(flow),
-        Kind::Portless => Bits::OPENS | Bits::ANSWERS,
+        Kind::Portless => Bits::KNOWN | Bits::OPENS | Bits::ANSWERS,
         Kind::LaterFragment => 0,
     }
 }

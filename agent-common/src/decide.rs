@@ -63,24 +63,21 @@ fn answers<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, denied: Denied) ->
     true
 }
 
-/// Whether the packet that an ICMP error quotes belongs to a connection that the other side opened.
-#[inline(always)]
-pub fn is_open<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> bool {
-    live(tables, &ask.key(Opener::Remote)).seen_ns != 0
-}
-
 /// Judges what is on its way to a pod from an address that is not the pod's.
 #[inline(always)]
 pub fn ingress<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Verdict {
     match tables.peer(ask.remote) {
         Some(peer) if peer.kind == PeerEntry::POD || peer.kind == PeerEntry::SERVICE => from_peer(tables, ask, peer),
-        Some(_) => {
-            // Nodes and the like. Their answers need no memory where the pod may open to them itself.
+        Some(peer) if peer.kind == PeerEntry::NODE => {
+            // Answers need no memory where the pod may open to nodes itself.
             if !ask.me.state.has(TenantState::NODES_ALLOWED | TenantState::SHARED) {
                 open(tables, ask, Opener::Remote);
             }
             Verdict::ALLOW
         }
+        // Answers, where the pod may ask; asking is judged at the pod.
+        Some(peer) if peer.kind == PeerEntry::METADATA || peer.kind == PeerEntry::SERVICE_LISTED => Verdict::ALLOW,
+        Some(peer) => Verdict::because(Denied { reason: DropReason::Internal, peer: peer.tenant }),
         None => from_world(tables, ask),
     }
 }

@@ -21,6 +21,8 @@ pub mod flow;
 pub mod fold;
 pub mod headers;
 pub mod layout;
+#[cfg(feature = "memory")]
+pub mod memory;
 pub mod neighbor;
 pub mod parse;
 #[cfg(feature = "user")]

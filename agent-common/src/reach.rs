@@ -238,8 +238,9 @@ fn reach_known<A: Family, T: Tables<A>>(tables: &T, me: &Party, peer: PeerEntry,
 /// Pod to pod, or to a Service of pods.
 #[inline(always)]
 pub fn between<A: Family, T: Tables<A>>(tables: &T, me: &Party, peer: PeerEntry) -> Reach {
-    let same = peer.tenant.0 == me.tenant.0 && peer.tenant.is_known();
-    if same || peer.flags & PeerEntry::SHARED != 0 || me.state.has(TenantState::SHARED) {
+    let same = peer.tenant.0 == me.tenant.0;
+    let shared = peer.flags & PeerEntry::SHARED != 0 || me.state.has(TenantState::SHARED);
+    if (same || shared) && peer.tenant.is_known() {
         return Reach::YES;
     }
     between_strangers(tables, me, peer)

@@ -3,6 +3,7 @@
 //! Judges nothing. Fields it cannot read stay zero; it never invents a port.
 
 use crate::addr::{V4, V6};
+use crate::decide::blame;
 use crate::event::FlowEvent;
 use crate::flow::Direction;
 use crate::fold::FoldKey;
@@ -11,6 +12,7 @@ use crate::headers::{
     Tcp, Transport, UDP,
 };
 use crate::parse::{self, Packet};
+use crate::reach::{Denied, Party, Tables};
 use crate::reason::DropReason;
 
 /// Readable parts of a frame.
@@ -51,6 +53,19 @@ pub fn describe<P: Packet + ?Sized>(packet: &P) -> Sighting {
         _ => {}
     }
     seen
+}
+
+/// Whose address it was, if it was anybody's.
+#[inline(always)]
+pub fn attribute<T>(tables: &T, party: &Party, seen: &Sighting, direction: Direction, denied: Denied) -> Denied
+where
+    T: Tables<V4> + Tables<V6>,
+{
+    match seen.family {
+        4 => blame::<V4, _>(tables, party, seen.remote_v4(direction), denied),
+        6 => blame::<V6, _>(tables, party, seen.remote_v6(direction), denied),
+        _ => denied,
+    }
 }
 
 #[inline(always)]

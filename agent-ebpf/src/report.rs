@@ -4,17 +4,15 @@
 
 #![allow(unsafe_code)]
 
-use agent_common::addr::{V4, V6};
+use agent_common::addr::V4;
 use agent_common::counters::{Counter, Loss, Outcome, denied_index};
-use agent_common::decide::blame;
 use agent_common::event::FlowEvent;
 use agent_common::flow::Direction;
 use agent_common::fold::{FoldEntry, FoldKey};
-use agent_common::headers::ETHERTYPE_IPV6;
 use agent_common::layout::EndpointEntry;
 use agent_common::reach::{Denied, Party, Tables};
 use agent_common::reason::DropReason;
-use agent_common::sighting::{Sighting, describe};
+use agent_common::sighting::{Sighting, attribute, describe};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::programs::TcContext;
@@ -118,7 +116,7 @@ fn record(ctx: &TcContext, denial: &Denial<'_>) {
     let place = unsafe { &mut *place };
     let known = place.key == key && place.event.generation == generation && place.event.count != 0;
     if !known {
-        let denied = attribute(denial, &seen);
+        let denied = attribute(&Maps, &denial.party, &seen, denial.direction, denial.denied);
         replace(place, key, denial, denied, &seen, generation, ifindex(ctx));
     }
     let reason = DropReason::from_number(place.event.reason).unwrap_or(denial.denied.reason);
@@ -129,18 +127,6 @@ fn record(ctx: &TcContext, denial: &Denial<'_>) {
     if place.again(now, ctx.len(), seen.tcp_flags) {
         tell(place, denial.entry.slot, now);
     }
-}
-
-/// Whose address it was, if it was anybody's.
-#[inline(always)]
-fn attribute(denial: &Denial<'_>, seen: &Sighting) -> Denied {
-    if denial.denied.reason != DropReason::OffSubnet {
-        return denial.denied;
-    }
-    if seen.ethertype == ETHERTYPE_IPV6 {
-        return blame::<V6, _>(&Maps, &denial.party, seen.remote_v6(denial.direction), denial.denied);
-    }
-    blame::<V4, _>(&Maps, &denial.party, seen.remote_v4(denial.direction), denial.denied)
 }
 
 /// Gives a place to a new flow. The old one's untold packets are counted as such.

@@ -17,8 +17,9 @@ use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
+use rtnetlink::sys::AsyncSocket as _;
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::mpsc;
 
@@ -28,6 +29,9 @@ use crate::model::input::{Change, Link};
 const REFRESH: Duration = Duration::from_secs(5);
 /// News come in bursts; a burst is answered once.
 const SETTLE: Duration = Duration::from_millis(1);
+
+/// Room for news while a burst is being answered: some ten thousand messages.
+const NEWS_BYTES: u32 = 16 << 20;
 
 /// What stops the interfaces from being read.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +51,8 @@ pub enum LinksError {
 /// The socket could not be opened. Later failures are logged and tried again.
 pub async fn follow(namespaces: PathBuf, changes: mpsc::Sender<Change>) -> Result<(), LinksError> {
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
-    let (connection, _, mut news) = rtnetlink::new_multicast_connection(&groups).map_err(LinksError::Socket)?;
+    let (mut connection, _, mut news) = rtnetlink::new_multicast_connection(&groups).map_err(LinksError::Socket)?;
+    connection.socket_mut().socket_mut().set_rx_buf_sz(NEWS_BYTES).map_err(LinksError::Socket)?;
     tokio::spawn(connection);
     let mut observer = Observer::new(namespaces)?;
     let mut last = (Vec::new(), Vec::new());
@@ -94,6 +99,16 @@ struct Observer {
     namespaces: PathBuf,
     /// Number of a namespace by its inode, which is its identity while it lives.
     numbers: HashMap<u64, i32>,
+    /// The other end's addresses as first seen while it was up, by interface and namespace: a pod
+    /// that may change its own must not be believed a second time.
+    ends: HashMap<(u32, i32), End>,
+}
+
+/// The other end of a pair.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct End {
+    mac: Option<Mac>,
+    link_local: Option<Ipv6Addr>,
 }
 
 impl Observer {
@@ -102,7 +117,7 @@ impl Observer {
         tokio::spawn(connection);
         let (connection, strict, _) = rtnetlink::new_connection_with_strict_check().map_err(LinksError::Socket)?;
         tokio::spawn(connection);
-        Ok(Self { handle, strict, namespaces, numbers: HashMap::new() })
+        Ok(Self { handle, strict, namespaces, numbers: HashMap::new(), ends: HashMap::new() })
     }
 
     async fn observe(&mut self) -> Result<Seen, LinksError> {
@@ -116,10 +131,11 @@ impl Observer {
             links.push(self.link(message, &macs, &names).await);
         }
         links.sort_by_key(|link| link.ifindex);
+        self.ends.retain(|(ifindex, _), _| links.binary_search_by_key(ifindex, |link| link.ifindex).is_ok());
         Ok((links, self.node_addresses().await?))
     }
 
-    async fn link(&self, message: &LinkMessage, macs: &HashMap<u32, Mac>, names: &HashMap<i32, String>) -> Link {
+    async fn link(&mut self, message: &LinkMessage, macs: &HashMap<u32, Mac>, names: &HashMap<i32, String>) -> Link {
         let ifindex = message.header.index;
         let mut link = Link { ifindex, ..Link::default() };
         let (mut controller, mut peer, mut netns) = (None, None, None);
@@ -135,18 +151,32 @@ impl Observer {
         link.gateway_mac = macs.get(&controller.unwrap_or(ifindex)).copied().unwrap_or_default();
         if let (Some(peer), Some(netns)) = (peer, netns) {
             link.netns = names.get(&netns).cloned();
-            link.peer_mac = self.peer_mac(netns, peer).await;
-            link.peer_link_local = self.peer_link_local(netns, peer).await.map(IpAddr::V6);
+            let end = self.end(ifindex, netns, peer).await;
+            link.peer_mac = end.mac;
+            link.peer_link_local = end.link_local.map(IpAddr::V6);
         }
         link
     }
 
-    /// The hardware address of an interface in another namespace.
+    async fn end(&mut self, ifindex: u32, netns: i32, peer: u32) -> End {
+        let mut end = self.ends.get(&(ifindex, netns)).copied().unwrap_or_default();
+        if end.mac.is_none() {
+            end.mac = self.peer_mac(netns, peer).await;
+        }
+        if end.link_local.is_none() {
+            end.link_local = self.peer_link_local(netns, peer).await;
+        }
+        self.ends.insert((ifindex, netns), end);
+        end
+    }
+
+    /// The hardware address of an interface in another namespace, once it is up: before, whoever
+    /// sets it up may still choose another.
     async fn peer_mac(&self, netns: i32, ifindex: u32) -> Option<Mac> {
         let mut request = self.handle.link().get().match_index(ifindex);
         request.message_mut().attributes.push(LinkAttribute::IfNetnsId(netns));
         let message = request.execute().try_next().await.ok()??;
-        mac(&message)
+        message.header.flags.contains(LinkFlags::Up).then(|| mac(&message)).flatten()
     }
 
     /// The link-local address of an interface in another namespace.

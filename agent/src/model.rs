@@ -26,4 +26,6 @@ pub mod settings;
 pub mod spaces;
 pub mod tenancy;
 pub mod territory;
+#[cfg(test)]
+pub mod testing;
 pub mod word;

@@ -92,6 +92,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let clock = Clock::now();
     let recorder = Arc::new(Recorder::default());
     let mut kernel = Kernel::open(&config.pins, &config.sizes)?;
+    #[cfg(feature = "ebpf-log")]
+    if let Err(error) = kernel.forward_log() {
+        tracing::warn!(%error, "the programs of this build log nothing");
+    }
     recorder.started(Phase::Load, begun.elapsed());
     tracing::info!(pins = %config.pins.display(), attach = ?kernel.method(), "programs and maps are in the kernel");
 

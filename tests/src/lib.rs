@@ -7,6 +7,7 @@ pub mod agent;
 pub mod capture;
 pub mod config;
 pub mod drip;
+pub mod engine;
 pub mod frames;
 pub mod matrix;
 pub mod metrics;

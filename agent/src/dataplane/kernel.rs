@@ -98,6 +98,23 @@ impl Kernel {
         self.maps.set_clock_offset(offset_ns)
     }
 
+    /// Forwards the programs' development log lines to the agent's log from now on. Lossy: for
+    /// looking at a program, never for knowing what happened.
+    ///
+    /// # Errors
+    /// The object was built without `cargo xtask ebpf --log`.
+    #[cfg(feature = "ebpf-log")]
+    pub fn forward_log(&mut self) -> Result<(), aya_log::Error> {
+        let mut logger = aya_log::EbpfLogger::init(&mut self.ebpf)?;
+        tokio::spawn(async move {
+            loop {
+                logger.flush();
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        });
+        Ok(())
+    }
+
     /// Programs for test runs.
     pub const fn programs(&mut self) -> &mut Ebpf {
         &mut self.ebpf

@@ -320,3 +320,153 @@ impl Cluster {
         self.nodes = Arc::new(nodes);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::testing::{ip, key, link, local, namespace, nothing, remote, tell, tenant};
+
+    fn told() -> Cluster {
+        crate::model::testing::cluster(Settings::default(), vec![])
+    }
+
+    fn owner(cluster: &Cluster, address: &str) -> Option<String> {
+        cluster.book().get(ip(address)).map(|pod| format!("{}/{}", pod.namespace, pod.name))
+    }
+
+    fn gone(path: &str, uid: &str) -> Change {
+        Change::EndpointGone { key: key(path), uid: uid.to_owned() }
+    }
+
+    #[test]
+    fn silence_is_not_absence_until_every_kind_was_told() {
+        let mut cluster = Cluster::new(Settings::default());
+        for change in nothing() {
+            assert!(!cluster.is_complete());
+            cluster.apply(change);
+        }
+        assert!(cluster.is_complete());
+    }
+
+    #[test]
+    fn the_same_news_twice_touch_nothing_the_second_time() {
+        let mut cluster = told();
+        let news = || {
+            vec![
+                Change::Tenant(tenant("acme")),
+                Change::Namespace(namespace("web", "acme")),
+                Change::Endpoint(local("web/a", &["10.0.0.1"], "veth1")),
+                Change::Links(vec![link(7, "veth1")]),
+                Change::Nodes(vec![ip("192.0.2.1")]),
+            ]
+        };
+        assert!(!tell(&mut cluster, news()).is_nothing());
+        assert!(tell(&mut cluster, news()).is_nothing());
+    }
+
+    #[test]
+    fn a_remote_pod_in_a_known_namespace_touches_its_addresses_only() {
+        let mut cluster = told();
+        cluster.apply(Change::Endpoint(remote("web/a", &["10.0.0.1"])));
+        let touched = cluster.apply(Change::Endpoint(remote("web/b", &["10.0.0.2", "fd00::2"])));
+        let addresses = [ip("10.0.0.2"), ip("fd00::2")].into();
+        assert_eq!(touched, Touched { addresses, ..Touched::default() });
+    }
+
+    #[test]
+    fn a_late_delete_of_a_predecessor_changes_nothing() {
+        let mut cluster = told();
+        let mut second = remote("web/db-0", &["10.0.0.1"]);
+        second.uid = "second".into();
+        cluster.apply(Change::Endpoint(remote("web/db-0", &["10.0.0.1"])));
+        cluster.apply(Change::Endpoint(second));
+        assert!(cluster.apply(gone("web/db-0", "uid of web/db-0")).is_nothing());
+        assert_eq!(owner(&cluster, "10.0.0.1").as_deref(), Some("web/db-0"));
+        cluster.apply(gone("web/db-0", "second"));
+        assert_eq!(owner(&cluster, "10.0.0.1"), None);
+    }
+
+    #[test]
+    fn a_late_update_of_a_predecessor_changes_nothing() {
+        let mut cluster = told();
+        let aged = |uid: &str, created, address| {
+            let pod = remote("web/db-0", &[address]);
+            Change::Endpoint(Endpoint { uid: uid.into(), created, ..pod })
+        };
+        cluster.apply(aged("second", 20, "10.0.0.2"));
+        assert!(cluster.apply(aged("first", 10, "10.0.0.1")).is_nothing());
+        assert!(!cluster.apply(aged("third", 30, "10.0.0.3")).is_nothing());
+        assert_eq!(cluster.book().len(), 1);
+        assert!(owner(&cluster, "10.0.0.3").is_some());
+    }
+
+    #[test]
+    fn an_address_that_two_live_pods_claim_is_nobodys_until_one_is_gone() {
+        let mut cluster = told();
+        cluster.apply(Change::Endpoint(remote("a/x", &["10.0.0.1"])));
+        cluster.apply(Change::Endpoint(remote("b/y", &["10.0.0.1"])));
+        cluster.apply(Change::Endpoint(remote("c/z", &["10.0.0.1"])));
+        assert_eq!((owner(&cluster, "10.0.0.1"), cluster.rivals().len()), (None, 1));
+        cluster.apply(gone("a/x", ""));
+        assert_eq!(owner(&cluster, "10.0.0.1"), None);
+        cluster.apply(gone("c/z", ""));
+        assert_eq!((owner(&cluster, "10.0.0.1").as_deref(), cluster.rivals().len()), (Some("b/y"), 0));
+    }
+
+    #[test]
+    fn a_reused_address_passes_to_the_new_pod_and_the_old_one_s_delete_is_too_late() {
+        let mut cluster = told();
+        cluster.apply(Change::Endpoint(remote("a/x", &["10.0.0.1"])));
+        cluster.apply(gone("a/x", "uid of a/x"));
+        cluster.apply(Change::Endpoint(remote("b/y", &["10.0.0.1"])));
+        assert!(cluster.apply(gone("a/x", "uid of a/x")).is_nothing());
+        assert_eq!(owner(&cluster, "10.0.0.1").as_deref(), Some("b/y"));
+    }
+
+    #[test]
+    fn a_resync_removes_what_vanished_and_touches_only_differences() {
+        let mut cluster = told();
+        let pods = |names: &[&str]| {
+            let pod = |(n, name): (usize, &&str)| remote(name, &[&format!("10.0.0.{}", n + 1)]);
+            Change::Endpoints(names.iter().enumerate().map(pod).collect())
+        };
+        cluster.apply(pods(&["a/x", "a/y", "a/z"]));
+        let touched = cluster.apply(pods(&["a/x", "a/y"]));
+        assert_eq!(touched.addresses, [ip("10.0.0.3")].into());
+        let touched = cluster.apply(Change::Namespaces(vec![]));
+        assert!(touched.is_nothing(), "pods keep their namespace though nobody tells of it");
+        cluster.apply(Change::Endpoints(vec![]));
+        assert_eq!((cluster.book().len(), cluster.spaces().iter().count()), (0, 0));
+    }
+
+    #[test]
+    fn claims_of_a_namespace_follow_every_edit() {
+        let mut cluster = told();
+        let claims = |cluster: &Cluster| -> Vec<String> {
+            let space = cluster.spaces().get("web").expect("a namespace");
+            space.claims.iter().map(|age| age.name.clone()).collect()
+        };
+        let named = |name: &str, created| Tenant {
+            age: crate::model::input::Age { created, name: name.into() },
+            namespaces: tenant("acme").namespaces,
+            ..tenant("acme")
+        };
+        tell(
+            &mut cluster,
+            vec![
+                Change::Tenant(named("young", 9)),
+                Change::Namespace(namespace("web", "acme")),
+                Change::Tenant(named("old", 3)),
+                Change::Tenant(named("also-old", 3)),
+            ],
+        );
+        assert_eq!(claims(&cluster), ["also-old", "old", "young"]);
+        cluster.apply(Change::TenantGone("also-old".into()));
+        cluster.apply(Change::Tenant(Tenant { namespaces: tenant("other").namespaces, ..named("old", 3) }));
+        assert_eq!(claims(&cluster), ["young"]);
+        cluster.apply(Change::Namespace(namespace("web", "other")));
+        assert_eq!(claims(&cluster), ["old"]);
+        cluster.apply(Change::Tenants(vec![]));
+        assert!(claims(&cluster).is_empty());
+    }
+}

@@ -131,7 +131,7 @@ impl Desired {
 
     fn refresh_policy(&mut self, cluster: &Cluster, held: &Held<'_>, now: i64, touched: &mut Touched) {
         let settings = cluster.settings();
-        self.tenancy = Arc::new(Tenancy::new(cluster));
+        keep(&mut self.tenancy, Tenancy::new(cluster));
         self.numbers = numbers::assign(&self.tenancy, held, settings);
         self.names = names(&self.numbers);
         self.grants = grants::compile(&self.tenancy, &self.numbers.of, now);
@@ -147,10 +147,7 @@ impl Desired {
             Owner::Tenant(name) => self.numbers.of.get(name).copied().unwrap_or(TenantId::CLUSTER),
         };
         let owners = self.territory.owners().map(|(net, owner)| (net, number(owner))).collect();
-        if *self.owners != owners {
-            touched.tenants = true;
-            self.owners = Arc::new(owners);
-        }
+        touched.tenants |= keep(&mut self.owners, owners);
     }
 
     fn refresh_tenants(&mut self, held: &Held<'_>, settings: &Settings) {
@@ -189,7 +186,7 @@ impl Desired {
                 pods.flat_map(|pod| pod.0.addresses()).for_each(|address| touched.address(address));
             }
         }
-        self.directory = Arc::new(directory);
+        keep(&mut self.directory, directory);
     }
 }
 
@@ -205,6 +202,16 @@ impl TenantPolicy {
         self.set(TenantState::TRIE_V6, v6.len() > ROW_PREFIXES);
         (self.v4, self.v6) = (v4, v6);
     }
+}
+
+/// Replaces the old value if the new one differs, so that whoever shares the old one sees by its
+/// address that nothing changed. Says whether it differed.
+fn keep<T: PartialEq>(old: &mut Arc<T>, new: T) -> bool {
+    let differs = **old != new;
+    if differs {
+        *old = Arc::new(new);
+    }
+    differs
 }
 
 fn names(numbers: &Numbers) -> BTreeMap<TenantId, TenantName> {
@@ -226,4 +233,91 @@ fn peer_entry(tenant: TenantId, member: &Member) -> PeerEntry {
     let shared = if member.is_shared() { PeerEntry::SHARED } else { 0 };
     let unassigned = if member.is_unassigned() { PeerEntry::UNASSIGNED } else { 0 };
     PeerEntry { tenant, kind: PeerEntry::POD, flags: shared | unassigned, _pad: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::input::Change;
+    use crate::model::testing::{cluster, compiled, ip, local, namespace, range, remote, tenant};
+
+    fn world() -> Cluster {
+        let acme = crate::model::input::Tenant { subnets: vec![range("10.40.0.0/24", &[])], ..tenant("acme") };
+        let dns = crate::model::input::Tenant { shared: true, ..tenant("dns") };
+        let changes = vec![
+            Change::Tenants(vec![acme, dns]),
+            Change::Namespaces(vec![namespace("web", "acme"), namespace("dns", "dns"), namespace("loose", "")]),
+            Change::Endpoints(vec![
+                local("web/a", &["10.0.0.1"], "veth7"),
+                remote("dns/d", &["10.0.0.2", "fd00::2"]),
+                remote("loose/l", &["10.0.0.3"]),
+                remote("web/x", &["10.0.0.9"]),
+                remote("dns/y", &["10.0.0.9"]),
+            ]),
+            Change::Nodes(vec![ip("192.0.2.1")]),
+        ];
+        cluster(Settings::default(), changes)
+    }
+
+    #[test]
+    fn each_address_says_whose_it_is() {
+        let cluster = world();
+        let desired = compiled(&cluster, 0);
+        let at = |address: &str| desired_peer(&cluster, &desired, ip(address));
+        let id = |name: &str| desired.numbers.of[name];
+        let entry = |tenant, kind, flags| Some(PeerEntry { tenant, kind, flags, _pad: 0 });
+        assert_eq!(at("10.0.0.1"), entry(id("acme"), PeerEntry::POD, 0));
+        assert_eq!(at("fd00::2"), entry(id("dns"), PeerEntry::POD, PeerEntry::SHARED));
+        assert_eq!(at("10.0.0.3"), entry(id("ns/loose"), PeerEntry::POD, PeerEntry::UNASSIGNED));
+        assert_eq!(at("10.0.0.9"), Some(NOBODYS));
+        assert_eq!(at("192.0.2.1"), entry(TenantId::UNKNOWN, PeerEntry::NODE, 0));
+        assert_eq!(at("169.254.169.254"), entry(TenantId::UNKNOWN, PeerEntry::METADATA, 0));
+        assert_eq!(at("10.0.0.4"), None);
+    }
+
+    #[test]
+    fn only_tenants_with_pods_here_have_prefixes_and_a_slot() {
+        let desired = compiled(&world(), 0);
+        let policy = |name: &str| &desired.tenants[&desired.numbers.of[name]];
+        assert_eq!((policy("acme").v4.len(), policy("acme").slot), (1, 1));
+        assert_eq!((policy("dns").v4.len(), policy("dns").slot), (0, 0));
+        assert!(policy("dns").flags & TenantState::SHARED != 0);
+        assert_eq!(desired.owners.len(), 1, "but everybody's subnets are fenced");
+    }
+
+    #[test]
+    fn a_namespace_that_moves_touches_its_pods_addresses_and_no_others() {
+        let mut cluster = world();
+        let mut desired = compiled(&cluster, 0);
+        let mut touched = cluster.apply(Change::Namespace(namespace("dns", "acme")));
+        let ledger = crate::plan::Ledger::new(crate::plan::Actual::default(), &cluster.settings().limits);
+        let mentions = |id| ledger.mentions(id);
+        desired.refresh(&cluster, &ledger.held(&mentions), 0, &mut touched);
+        assert_eq!(touched.addresses, [ip("10.0.0.2"), ip("fd00::2"), ip("10.0.0.9")].into());
+    }
+
+    #[test]
+    fn agent_wide_audit_is_the_upper_bound() {
+        let audited = |audit| {
+            let settings = Settings { audit, ..Settings::default() };
+            let cluster = cluster(settings, vec![Change::Tenant(tenant("acme"))]);
+            compiled(&cluster, 0).tenants[&TenantId(1)].flags & TenantState::AUDIT != 0
+        };
+        assert_eq!((audited(false), audited(true)), (false, true));
+    }
+
+    #[test]
+    fn seventeen_prefixes_need_the_trie_and_sixteen_do_not() {
+        let flags = |n: u8| {
+            let subnets = (0..n).map(|i| range(&format!("10.40.{}.0/24", i * 2), &[])).collect();
+            let changes = vec![
+                Change::Tenant(crate::model::input::Tenant { subnets, ..tenant("acme") }),
+                Change::Namespace(namespace("web", "acme")),
+                Change::Endpoint(local("web/a", &["10.0.0.1"], "veth7")),
+            ];
+            compiled(&cluster(Settings::default(), changes), 0).tenants[&TenantId(1)].flags
+        };
+        assert_eq!(flags(16) & TenantState::TRIE_V4, 0);
+        assert_eq!(flags(17) & (TenantState::TRIE_V4 | TenantState::TRIE_V6), TenantState::TRIE_V4);
+    }
 }

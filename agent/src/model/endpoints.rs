@@ -290,3 +290,176 @@ fn new_cookie(ifindex: u32, entry: &EndpointEntry, uid: Option<&Uid>, generation
         .find(|cookie| *cookie != 0 && !taken.contains(cookie))
         .unwrap_or(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::input::{Change, Endpoint};
+    use crate::model::settings::{Limits, Settings};
+    use crate::model::testing::{
+        cluster, compiled, compiled_with, ip, key, link, local, namespace, nothing, remote, tenant,
+    };
+    use crate::plan::Actual;
+
+    fn world(settings: Settings, pods: Vec<Endpoint>) -> Cluster {
+        let mut changes = vec![
+            Change::Tenant(tenant("acme")),
+            Change::Namespace(namespace("web", "acme")),
+            Change::Links(vec![link(7, "veth7"), link(8, "veth8")]),
+            Change::Nodes(vec![ip("192.0.2.1")]),
+        ];
+        changes.extend(pods.into_iter().map(Change::Endpoint));
+        cluster(settings, changes)
+    }
+
+    fn troubles(endpoints: &Endpoints, path: &str) -> Vec<&'static str> {
+        endpoints.standings[&key(path)].troubles.iter().map(Trouble::label).collect()
+    }
+
+    #[test]
+    fn a_pod_with_its_interface_and_addresses_is_claimed() {
+        let desired = compiled(&world(Settings::default(), vec![local("web/a", &["10.0.0.1", "fd00::1"], "veth7")]), 0);
+        let entry = desired.endpoints.entries[&7];
+        assert_eq!((entry.v4, entry.tenant), (V4::new([10, 0, 0, 1]), desired.numbers.of["acme"]));
+        assert!(entry.cookie != 0 && entry.slot == 1 && entry.v6 != V6::default());
+        assert!(troubles(&desired.endpoints, "web/a").is_empty());
+        assert_eq!(desired.endpoints.ports, [(7, "veth7".to_owned())].into());
+    }
+
+    #[test]
+    fn a_pod_waits_for_its_interface_while_others_may_reach_it() {
+        let cluster = world(Settings::default(), vec![local("web/a", &["10.0.0.1"], "veth9")]);
+        let desired = compiled(&cluster, 0);
+        assert!(desired.endpoints.entries.is_empty());
+        assert_eq!(troubles(&desired.endpoints, "web/a"), ["no_interface"]);
+        assert!(crate::model::desired::desired_peer(&cluster, &desired, ip("10.0.0.1")).is_some());
+    }
+
+    #[test]
+    fn an_interface_that_two_pods_name_is_held_and_nobody_s() {
+        let pods = vec![local("web/a", &["10.0.0.1"], "veth7"), local("web/b", &["10.0.0.2"], "veth7")];
+        let desired = compiled(&world(Settings::default(), pods), 0);
+        assert!(desired.endpoints.entries.is_empty());
+        assert_eq!(desired.endpoints.ports.len(), 1);
+        assert_eq!(troubles(&desired.endpoints, "web/a"), ["interface_contested"]);
+        assert_eq!(troubles(&desired.endpoints, "web/b"), ["interface_contested"]);
+    }
+
+    #[test]
+    fn a_disputed_address_is_lost_and_the_other_family_s_stays() {
+        let pods = vec![local("web/a", &["10.0.0.1", "fd00::1"], "veth7"), remote("web/b", &["10.0.0.1"])];
+        let desired = compiled(&world(Settings::default(), pods), 0);
+        let entry = desired.endpoints.entries[&7];
+        assert!(entry.v4 == V4::default() && entry.v6 != V6::default());
+        assert_eq!(troubles(&desired.endpoints, "web/a"), ["address_contested"]);
+    }
+
+    #[test]
+    fn node_metadata_and_impossible_addresses_are_refused() {
+        for address in ["192.0.2.1", "169.254.169.254", "127.0.0.1", "224.0.0.1"] {
+            let desired = compiled(&world(Settings::default(), vec![local("web/a", &[address], "veth7")]), 0);
+            assert!(desired.endpoints.entries.is_empty(), "{address}");
+            assert_eq!(troubles(&desired.endpoints, "web/a"), ["address_refused", "no_address"]);
+        }
+        let desired = compiled(&world(Settings::default(), vec![local("web/a", &["192.0.2.2"], "veth7")]), 0);
+        assert_eq!(desired.endpoints.entries.len(), 1, "the paired control");
+    }
+
+    #[test]
+    fn a_namespace_nobody_told_of_isolates_its_pods_and_says_so() {
+        let desired = compiled(&world(Settings::default(), vec![local("new/a", &["10.0.0.1"], "veth7")]), 0);
+        assert_eq!(troubles(&desired.endpoints, "new/a"), ["namespace_unknown"]);
+        assert_eq!(desired.endpoints.entries[&7].tenant, desired.numbers.of["ns/new"]);
+    }
+
+    #[test]
+    fn observed_hardware_and_link_local_addresses_fill_in_what_was_not_told() {
+        let mut seen = link(7, "veth7");
+        seen.peer_mac = Some(agent_common::addr::Mac::new([2, 0, 0, 0, 0, 7]));
+        seen.peer_link_local = Some(ip("fe80::7"));
+        seen.netns = Some("cni-7".into());
+        let mut pod = local("web/a", &["10.0.0.1"], "");
+        pod.local.as_mut().expect("local").port = HostPort::Netns("cni-7".into());
+        pod.local.as_mut().expect("local").gateways = vec![ip("10.0.0.254"), ip("fe80::1")];
+        let mut cluster = world(Settings::default(), vec![pod]);
+        cluster.apply(Change::Links(vec![seen]));
+        let entry = compiled(&cluster, 0).endpoints.entries[&7];
+        assert_eq!(entry.mac.octets(), [2, 0, 0, 0, 0, 7]);
+        assert_eq!((v6_addr(entry.link_local), v6_addr(entry.gateway_v6)), (ip6("fe80::7"), ip6("fe80::1")));
+        assert_eq!(entry.gateway_v4, V4::new([10, 0, 0, 254]));
+    }
+
+    fn ip6(text: &str) -> std::net::Ipv6Addr {
+        text.parse().expect("an address")
+    }
+
+    /// The cookie a claim gets over a kernel that holds `entry` at its index.
+    fn cookie_over(entry: EndpointEntry, pod: Endpoint) -> u32 {
+        let desired = compiled_with(&world(Settings::default(), vec![pod]), held(entry), 0);
+        desired.endpoints.entries[&7].cookie
+    }
+
+    fn held(entry: EndpointEntry) -> Actual {
+        let name = agent_common::tenant::TenantName::new("acme").expect("short");
+        Actual { endpoints: [(7, entry)].into(), names: [(TenantId(3), name)].into(), ..Actual::default() }
+    }
+
+    #[test]
+    fn a_restart_keeps_a_claim_s_cookie_and_a_successor_gets_another() {
+        let pod = || local("web/a", &["10.0.0.1"], "veth7");
+        let entry = EndpointEntry { tenant: TenantId(3), cookie: 99, v4: V4::new([10, 0, 0, 1]), slot: 4, ..zero() };
+        assert_eq!(cookie_over(entry, pod()), 99);
+        assert_eq!(cookie_over(entry, local("web/a", &["10.0.0.1", "fd00::1"], "veth7")), 99, "an address more");
+        for other in [
+            EndpointEntry { tenant: TenantId(4), ..entry },
+            EndpointEntry { v4: V4::new([10, 0, 0, 2]), ..entry },
+            EndpointEntry { mac: agent_common::addr::Mac::new([2; 6]), ..entry },
+        ] {
+            let cookie = cookie_over(other, pod());
+            assert!(cookie != 99 && cookie != 0, "{other:?}");
+        }
+    }
+
+    fn zero() -> EndpointEntry {
+        EndpointEntry::default()
+    }
+
+    #[test]
+    fn a_successor_with_the_same_address_gets_another_cookie() {
+        let cluster = world(Settings::default(), vec![local("web/a", &["10.0.0.1"], "veth7")]);
+        let first = compiled(&cluster, 0);
+        let mut next = local("web/a", &["10.0.0.1"], "veth7");
+        next.uid = "another".into();
+        let cluster = world(Settings::default(), vec![next]);
+        let names = first.names.clone();
+        let actual = Actual { endpoints: first.endpoints.entries.clone(), names, ..Actual::default() };
+        let ledger = crate::plan::Ledger::new(actual, &Limits::default());
+        let mentions = |id| ledger.mentions(id);
+        let numbers = &first.numbers.of;
+        let again = |cluster: &Cluster| {
+            compile(cluster, &first.tenancy, numbers, &ledger.held(&mentions), &first.endpoints).entries[&7].cookie
+        };
+        assert_ne!(again(&cluster), first.endpoints.entries[&7].cookie);
+        let same = world(Settings::default(), vec![local("web/a", &["10.0.0.1"], "veth7")]);
+        assert_eq!(again(&same), first.endpoints.entries[&7].cookie, "the paired control");
+    }
+
+    #[test]
+    fn exhausted_slots_and_indexes_beyond_the_table_are_reported() {
+        let limits = Limits { event_slots: 1, ..Limits::default() };
+        let pods = || vec![local("web/a", &["10.0.0.1"], "veth7"), local("web/b", &["10.0.0.2"], "veth8")];
+        let desired = compiled(&world(Settings { limits, ..Settings::default() }, pods()), 0);
+        let slots: Vec<u16> = desired.endpoints.entries.values().map(|entry| entry.slot).collect();
+        assert_eq!((slots, desired.endpoints.overflows.as_slice().len()), (vec![1, 0], 1));
+        let limits = Limits { interfaces: 8, ..Limits::default() };
+        let desired = compiled(&world(Settings { limits, ..Settings::default() }, pods()), 0);
+        assert_eq!(desired.endpoints.entries.keys().collect::<Vec<_>>(), [&7]);
+        assert_eq!(troubles(&desired.endpoints, "web/b"), ["interface_beyond_limit"]);
+        assert_eq!(desired.overflows().as_slice()[0].limit, Limit::Interfaces);
+    }
+
+    #[test]
+    fn nothing_known_means_nothing_claimed() {
+        assert!(compiled(&cluster(Settings::default(), nothing()), 0).endpoints.entries.is_empty());
+    }
+}

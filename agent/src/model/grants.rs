@@ -59,3 +59,52 @@ fn half(peers: &[Peer], other: &str, direction: fn(&Peer) -> bool) -> Option<Unt
     let matching = peers.iter().filter(|peer| peer.tenant == other && direction(peer));
     matching.map(|peer| peer.until.unwrap_or(Until::MAX)).max()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::input::Change;
+    use crate::model::settings::Settings;
+    use crate::model::testing::{cluster, local, namespace, peer, tenant};
+
+    /// Grants between `a` and `b` with these halves, at 100, with a pod of `a` here.
+    fn between(a: Vec<Peer>, b: Vec<Peer>) -> (Vec<(u32, u32, u64)>, Option<i64>) {
+        let halves = vec![Tenant { peers: a, ..tenant("a") }, Tenant { peers: b, ..tenant("b") }];
+        let changes = vec![
+            Change::Tenants(halves),
+            Change::Namespace(namespace("web", "a")),
+            Change::Endpoint(local("web/pod", &["10.0.0.1"], "veth")),
+        ];
+        let tenancy = Tenancy::new(&cluster(Settings::default(), changes));
+        let numbers = [(Word::from("a"), TenantId(1)), (Word::from("b"), TenantId(2))].into();
+        let grants = compile(&tenancy, &numbers, 100);
+        (grants.table.iter().map(|(key, grant)| (key.from.0, key.to.0, grant.until)).collect(), grants.next_end)
+    }
+
+    #[test]
+    fn a_permission_needs_both_halves_in_matching_directions() {
+        let to = |name, egress, ingress| vec![peer(name, egress, ingress, None)];
+        assert_eq!(between(to("b", true, false), to("a", false, true)).0, [(1, 2, Grant::FOREVER)]);
+        assert_eq!(between(to("b", true, true), to("a", true, true)).0.len(), 2);
+        assert!(between(to("b", true, false), vec![]).0.is_empty(), "one side alone");
+        assert!(between(to("b", true, false), to("a", true, false)).0.is_empty(), "both want out, none lets in");
+        assert!(between(to("b", true, false), to("c", false, true)).0.is_empty(), "consent to somebody else");
+        assert!(between(to("a", true, true), vec![]).0.is_empty(), "with oneself");
+    }
+
+    #[test]
+    fn the_shorter_half_ends_it_and_the_end_is_exclusive() {
+        let until = |a, b| between(vec![peer("b", true, false, a)], vec![peer("a", false, true, b)]);
+        assert_eq!(until(Some(300), Some(200)), (vec![(1, 2, 200)], Some(200)));
+        assert_eq!(until(None, Some(200)), (vec![(1, 2, 200)], Some(200)));
+        assert_eq!(until(Some(101), None).1, Some(101));
+        assert_eq!(until(Some(100), None), (vec![], None));
+        assert_eq!(until(Some(-5), None), (vec![], None));
+    }
+
+    #[test]
+    fn of_several_entries_for_one_tenant_the_longest_counts() {
+        let out = vec![peer("b", true, false, Some(150)), peer("b", true, false, Some(400))];
+        assert_eq!(between(out, vec![peer("a", true, true, Some(250))]).0, [(1, 2, 250)]);
+    }
+}

@@ -112,7 +112,8 @@ fn keep_held<'a>(tenancy: &'a Tenancy, held: &Held<'_>, numbers: &mut Numbers) -
 }
 
 fn free_numbers<'a>(held: &'a Held<'_>, limit: u32) -> impl Iterator<Item = TenantId> + 'a {
-    let limit = limit.min(TenantId::CLUSTER.0 - 1);
+    // The two highest numbers are the cluster's and that of ranges between two owners.
+    let limit = limit.min(TenantId::CLUSTER.0 - 2);
     (1..=limit).map(TenantId).filter(|id| !held.names.contains_key(id) && !(held.mentions)(*id))
 }
 
@@ -122,4 +123,87 @@ fn too_long(name: &Word) -> Conflict {
         name.len()
     );
     Conflict { tenant: name.clone(), kind: ConflictKind::NameTooLong, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::input::{Age, Change, Tenant};
+    use crate::model::settings::Limits;
+    use crate::model::testing::{cluster, compiled_with, conflicts, tenant};
+    use crate::plan::Actual;
+
+    fn held(names: &[(u32, &str)], endpoints_of: &[u32]) -> Actual {
+        let name = |(id, name): &(u32, &str)| (TenantId(*id), TenantName::new(name).expect("short"));
+        let entry = |id: &u32| (*id, EndpointEntry { tenant: TenantId(*id), cookie: 1, ..EndpointEntry::default() });
+        Actual {
+            names: names.iter().map(name).collect(),
+            endpoints: endpoints_of.iter().map(entry).collect(),
+            ..Actual::default()
+        }
+    }
+
+    fn numbers(limit: u32, actual: Actual, tenants: Vec<Tenant>) -> (Vec<(String, u32)>, Vec<(String, &'static str)>) {
+        let limits = Limits { tenants: limit, ..Limits::default() };
+        let cluster = cluster(Settings { limits, ..Settings::default() }, vec![Change::Tenants(tenants)]);
+        let desired = compiled_with(&cluster, actual, 0);
+        (desired.numbers.of.iter().map(|(name, id)| (name.to_string(), id.0)).collect(), conflicts(&desired))
+    }
+
+    fn of(names: &[&str]) -> Vec<Tenant> {
+        names.iter().map(|name| tenant(name)).collect()
+    }
+
+    fn pairs(pairs: &[(&str, u32)]) -> Vec<(String, u32)> {
+        pairs.iter().map(|(name, id)| ((*name).to_owned(), *id)).collect()
+    }
+
+    #[test]
+    fn held_numbers_stay_and_newcomers_get_the_lowest_free_ones_by_age() {
+        assert_eq!(numbers(9, Actual::default(), of(&["b", "a"])).0, pairs(&[("a", 1), ("b", 2)]));
+        let mut old = tenant("z");
+        old.age = Age { created: -1, name: "z".into() };
+        let tenants = [of(&["a", "b"]), vec![old]].concat();
+        assert_eq!(numbers(9, held(&[(1, "b")], &[]), tenants).0, pairs(&[("a", 3), ("b", 1), ("z", 2)]));
+    }
+
+    #[test]
+    fn a_number_that_any_table_mentions_is_not_handed_on() {
+        assert_eq!(numbers(9, held(&[], &[1, 2]), of(&["a"])).0, pairs(&[("a", 3)]));
+        assert_eq!(numbers(9, held(&[(1, "gone")], &[]), of(&["a"])).0, pairs(&[("a", 2)]));
+        assert_eq!(numbers(9, held(&[], &[]), of(&["a"])).0, pairs(&[("a", 1)]), "the paired control");
+    }
+
+    #[test]
+    fn the_youngest_go_without_when_numbers_run_out() {
+        let (got, _) = numbers(2, held(&[(2, "c")], &[]), of(&["a", "b", "c"]));
+        assert_eq!(got, pairs(&[("a", 1), ("c", 2)]));
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_stored_gets_no_number() {
+        let (got, conflicts) = numbers(9, Actual::default(), of(&["a", &"x".repeat(129), &"y".repeat(128)]));
+        assert_eq!((got.len(), conflicts), (2, vec![("x".repeat(129), "name_too_long")]));
+    }
+
+    #[test]
+    fn counter_slots_stay_with_their_tenants_until_somebody_needs_them() {
+        let slots = |held_slots: &[(u32, u16)], local: &[(u32, bool)], limit| {
+            let state = |(id, slot): &(u32, u16)| (TenantId(*id), TenantState { flags: 1, row: 0, slot: *slot });
+            let tenants = held_slots.iter().map(state).collect();
+            let (names, endpoints) = (BTreeMap::new(), BTreeMap::new());
+            let held =
+                Held { names: &names, tenants: &tenants, endpoints: &endpoints, mentions: &|_| false, generation: 0 };
+            let settings =
+                Settings { limits: Limits { counter_slots: limit, ..Limits::default() }, ..Settings::default() };
+            let mut overflows = Overflows::default();
+            let local = local.iter().map(|(id, local)| (TenantId(*id), *local)).collect();
+            let slots = counter_slots(&local, &held, &settings, &mut overflows);
+            (slots.into_iter().map(|(id, slot)| (id.0, slot)).collect::<Vec<_>>(), overflows.as_slice().len())
+        };
+        assert_eq!(slots(&[], &[(1, true), (2, false), (3, true)], 9), (vec![(1, 1), (3, 2)], 0));
+        assert_eq!(slots(&[(1, 2)], &[(1, false), (3, true)], 9), (vec![(1, 2), (3, 1)], 0));
+        assert_eq!(slots(&[(1, 1)], &[(1, false), (3, true)], 1), (vec![(3, 1)], 0), "the idle one gives way");
+        assert_eq!(slots(&[(1, 1)], &[(1, true), (3, true)], 1), (vec![(1, 1)], 1));
+    }
 }

@@ -108,3 +108,86 @@ fn too_many(tenant: &Word, net: &IpNet, when: &str) -> Conflict {
     );
     Conflict { tenant: tenant.clone(), kind: ConflictKind::TooManyPorts, message }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::input::{Change, PortRule, Protocol, Range};
+    use crate::model::testing::{cluster, range, tenant};
+
+    /// `net ports [!]` of everything `acme` may reach, beside a tenant that owns 10.9.0.0/16.
+    fn lines(subnets: &[Range], egress: &[Range]) -> (Vec<String>, Vec<Conflict>) {
+        let acme = Tenant { subnets: subnets.to_vec(), egress: egress.to_vec(), ..tenant("acme") };
+        let other = Tenant { subnets: vec![range("10.9.0.0/16", &[])], ..tenant("aaa-older") };
+        let cluster = cluster(Settings::default(), vec![Change::Tenants(vec![acme.clone(), other])]);
+        let compiled = compile(&acme, &Territory::new(&cluster), cluster.settings());
+        (compiled.v4.iter().chain(&compiled.v6).map(line).collect(), compiled.conflicts)
+    }
+
+    fn line(prefix: &Prefix) -> String {
+        let ports = match &prefix.ports {
+            Ports::Any => "any".to_owned(),
+            Ports::Ranges(ranges) => ranges.iter().map(|r| r.low.to_string()).collect::<Vec<_>>().join(","),
+        };
+        format!("{} {ports}{}", prefix.net, if prefix.contested { " !" } else { "" })
+    }
+
+    #[test]
+    fn a_narrow_range_adds_to_a_wide_one_and_never_replaces_it() {
+        let subnets = [range("10.1.0.0/16", &[443]), range("10.1.2.0/24", &[5432]), range("10.1.2.3/32", &[22])];
+        let (lines, _) = lines(&subnets, &[range("10.1.2.0/25", &[80])]);
+        let expected =
+            ["10.1.2.3/32 22,80,443,5432", "10.1.2.0/25 80,443,5432", "10.1.2.0/24 443,5432", "10.1.0.0/16 443"];
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn equal_ranges_unite_and_no_rule_at_all_means_every_port() {
+        let egress = [range("192.0.2.0/24", &[80]), range("192.0.2.0/24", &[443]), range("198.51.100.0/24", &[])];
+        assert_eq!(lines(&[], &egress).0, ["192.0.2.0/24 80,443", "198.51.100.0/24 any"]);
+        let both = [range("192.0.2.0/24", &[80]), range("192.0.2.0/24", &[])];
+        assert_eq!(lines(&[], &both).0, ["192.0.2.0/24 any"]);
+    }
+
+    #[test]
+    fn only_ranges_that_reach_into_another_s_are_contested() {
+        let (lines, _) = lines(&[range("10.8.0.0/16", &[])], &[range("0.0.0.0/0", &[]), range("10.9.1.0/24", &[80])]);
+        assert_eq!(lines, ["10.8.0.0/16 any", "0.0.0.0/0 any !"], "the contested inner one adds nothing");
+    }
+
+    #[test]
+    fn a_subnet_in_dispute_grants_nothing_and_its_neighbour_does() {
+        let (lines, _) = lines(&[range("10.9.3.0/24", &[]), range("10.8.0.0/24", &[])], &[]);
+        assert_eq!(lines, ["10.8.0.0/24 any"]);
+    }
+
+    #[test]
+    fn a_metadata_address_keeps_its_own_entry() {
+        let egress = [range("169.254.169.254/32", &[]), range("169.254.0.0/16", &[]), range("169.254.7.7/32", &[])];
+        assert_eq!(lines(&[], &egress).0, ["169.254.169.254/32 any", "169.254.0.0/16 any"]);
+    }
+
+    #[test]
+    fn too_many_port_ranges_grant_nothing_and_are_reported() {
+        let odd = |n: u16| Range { ports: (0..n).map(|i| rule(i * 2)).collect(), ..range("192.0.2.0/24", &[]) };
+        let (fits, conflicts) = lines(&[], &[odd(16)]);
+        assert_eq!((fits.len(), conflicts.len()), (1, 0));
+        let (got, conflicts) = lines(&[], &[odd(17), range("192.0.2.7/32", &[99])]);
+        assert_eq!(got, ["192.0.2.7/32 99"], "what is refused is not handed down either");
+        assert_eq!(conflicts[0].kind, ConflictKind::TooManyPorts);
+        let wide = Range { cidr: "192.0.0.0/16".parse().expect("a range"), ..odd(16) };
+        let (got, conflicts) = lines(&[], &[wide, range("192.0.2.7/32", &[99])]);
+        assert_eq!((got.len(), conflicts.len()), (1, 1), "the wide one goes on answering for the narrow one");
+    }
+
+    #[test]
+    fn senseless_rules_grant_nothing_and_host_bits_are_cut() {
+        let senseless = Range { ports: vec![PortRule { low: 9, ..rule(8) }], ..range("192.0.2.0/24", &[]) };
+        assert!(lines(&[], &[senseless]).0.is_empty());
+        assert_eq!(lines(&[], &[range("192.0.2.77/24", &[])]).0, ["192.0.2.0/24 any"]);
+    }
+
+    fn rule(port: u16) -> PortRule {
+        PortRule { protocol: Protocol::Tcp, low: port, high: port }
+    }
+}

@@ -31,7 +31,7 @@ pub enum Kind {
 }
 
 /// A tenant that exists, by object or by namespace.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     /// Where it comes from.
     pub kind: Kind,
@@ -42,7 +42,7 @@ pub struct Member {
 }
 
 /// All tenants, and the tenant of each namespace with pods.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tenancy {
     /// Tenants by name.
     pub members: BTreeMap<Word, Member>,
@@ -202,4 +202,121 @@ fn farthest(suffix: &str, namespace: &Namespace) -> Option<String> {
         Some((value.parse::<u32>().ok()?, std::cmp::Reverse(ancestor)))
     });
     distances.max().map(|(_, ancestor)| ancestor.0.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::input::Change;
+    use crate::model::testing::{cluster, namespace, remote, tenant};
+
+    fn settings(keys: Vec<TenancyKey>) -> Settings {
+        Settings { keys, shared_namespaces: ["kube-system".to_owned()].into(), ..Settings::default() }
+    }
+
+    fn label(key: &str) -> TenancyKey {
+        TenancyKey::NamespaceLabel { key: key.to_owned() }
+    }
+
+    /// Tenancy of one namespace with these labels and annotations, in a cluster with tenant `acme`.
+    fn of(settings: Settings, name: &str, labels: &[(&str, &str)], annotations: &[(&str, &str)]) -> (Word, Tenancy) {
+        let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let space = Namespace { name: name.to_owned(), labels: map(labels), annotations: map(annotations) };
+        let changes = vec![
+            Change::Tenant(tenant("acme")),
+            Change::Namespace(space),
+            Change::Endpoint(remote(&format!("{name}/pod"), &["10.0.0.1"])),
+        ];
+        let tenancy = Tenancy::new(&cluster(settings, changes));
+        (tenancy.of.get(name).expect("a tenant").clone(), tenancy)
+    }
+
+    #[test]
+    fn objects_win_over_the_shared_list_and_that_over_keys() {
+        let keys = || settings(vec![label("team"), TenancyKey::NamespaceName]);
+        for (name, labels, expected, kind) in [
+            ("web", vec![("t", "acme"), ("team", "red")], "acme", Kind::Object),
+            ("kube-system", vec![("t", "acme")], "acme", Kind::Object),
+            ("kube-system", vec![("team", "red")], "shared", Kind::Shared),
+            ("web", vec![("team", "red")], "red", Kind::Key),
+            ("web", vec![], "web", Kind::Key),
+        ] {
+            let (got, tenancy) = of(keys(), name, &labels, &[]);
+            assert_eq!((&*got, tenancy.members[&got].kind), (expected, kind), "{name} {labels:?}");
+        }
+        let (got, tenancy) = of(settings(vec![label("team")]), "web", &[("team", "")], &[]);
+        assert_eq!((&*got, tenancy.members[&got].kind), ("ns/web", Kind::Unassigned));
+    }
+
+    #[test]
+    fn each_source_of_keys_yields_what_it_should() {
+        let annotation = |after: Option<&str>| TenancyKey::NamespaceAnnotation {
+            key: "project".to_owned(),
+            after: after.map(str::to_owned),
+        };
+        let suffix = || TenancyKey::NamespaceLabelSuffix { key: ".tree/depth".to_owned() };
+        let tree = [("root.tree/depth", "2"), ("web.tree/depth", "0"), ("mid.tree/depth", "1"), ("x.tree/depth", "y")];
+        for (key, labels, annotations, expected) in [
+            (annotation(None), &[][..], &[("project", "c:p")][..], "c:p"),
+            (annotation(Some(":")), &[], &[("project", "c:p")], "p"),
+            (annotation(Some(":")), &[], &[("project", "cp")], "ns/web"),
+            (suffix(), &tree, &[], "root"),
+            (suffix(), &[(".tree/depth", "5")], &[], "ns/web"),
+        ] {
+            assert_eq!(&*of(settings(vec![key.clone()]), "web", labels, annotations).0, expected, "{key:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_never_steps_into_an_object_that_does_not_select_the_namespace() {
+        let (got, tenancy) = of(settings(vec![label("team")]), "web", &[("team", "acme")], &[]);
+        assert_eq!(&*got, "key/acme");
+        assert_eq!(tenancy.conflicts[0].kind, ConflictKind::KeyNotSelected);
+        assert!(!tenancy.members["acme"].local && tenancy.members[&got].object.is_none());
+        let (got, tenancy) = of(settings(vec![label("team")]), "web", &[("team", "shared")], &[]);
+        assert_eq!(&*got, "key/shared");
+        assert!(!tenancy.members[&got].is_shared());
+    }
+
+    #[test]
+    fn keys_that_disagree_are_reported_and_the_first_counts() {
+        let keys = || settings(vec![label("a"), label("b")]);
+        let (got, tenancy) = of(keys(), "web", &[("a", "red"), ("b", "blue")], &[]);
+        assert_eq!((&*got, tenancy.conflicts[0].kind), ("red", ConflictKind::KeyMismatch));
+        let (_, tenancy) = of(keys(), "web", &[("a", "red"), ("b", "red")], &[]);
+        assert!(tenancy.conflicts.is_empty());
+    }
+
+    #[test]
+    fn the_younger_of_two_claims_goes_without_and_is_told() {
+        let mut young = Tenant { namespaces: tenant("acme").namespaces, ..tenant("young") };
+        young.age.created = 5;
+        let changes = vec![
+            Change::Tenants(vec![young, tenant("acme")]),
+            Change::Namespace(namespace("web", "acme")),
+            Change::Endpoint(remote("web/pod", &["10.0.0.1"])),
+        ];
+        let tenancy = Tenancy::new(&cluster(Settings::default(), changes));
+        assert_eq!(&*tenancy.of["web"], "acme");
+        let [conflict] = tenancy.conflicts.as_slice() else { panic!("{:?}", tenancy.conflicts) };
+        assert_eq!((&*conflict.tenant, conflict.kind), ("young", ConflictKind::NamespaceClaimed));
+        assert!(conflict.message.contains("web") && conflict.message.contains("acme"));
+    }
+
+    #[test]
+    fn the_setting_for_unassigned_namespaces_does_not_reach_unknown_ones() {
+        for (unassigned, audited, open) in
+            [(Unassigned::Isolate, false, false), (Unassigned::Audit, true, false), (Unassigned::Allow, false, true)]
+        {
+            let settings = Settings { unassigned, ..Settings::default() };
+            let (got, tenancy) = of(settings.clone(), "web", &[], &[]);
+            let member = &tenancy.members[&got];
+            assert_eq!((member.is_audited(&settings), member.is_open(&settings)), (audited, open));
+            let changes = vec![Change::Endpoint(remote("web/pod", &["10.0.0.1"]))];
+            let tenancy = Tenancy::new(&cluster(settings.clone(), changes));
+            let member = &tenancy.members["ns/web"];
+            assert_eq!((member.kind, member.is_unassigned()), (Kind::Unknown, true));
+            assert!(!member.is_audited(&settings) && !member.is_open(&settings));
+        }
+    }
 }

@@ -156,3 +156,96 @@ fn number(address: IpAddr) -> u128 {
         IpAddr::V6(v6) => v6.to_bits(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::input::{Age, Change};
+    use crate::model::settings::Limits;
+    use crate::model::testing::{cluster, range, tenant};
+
+    fn owner_of(name: &str, created: i64, subnets: &[&str]) -> Tenant {
+        let subnets = subnets.iter().map(|cidr| range(cidr, &[])).collect();
+        Tenant { age: Age { created, name: name.to_owned() }, subnets, ..tenant(name) }
+    }
+
+    fn territory(settings: Settings, tenants: Vec<Tenant>) -> Territory {
+        Territory::new(&cluster(settings, vec![Change::Tenants(tenants)]))
+    }
+
+    fn owners(territory: &Territory) -> Vec<String> {
+        let text = |(net, owner): (IpNet, &Owner)| match owner {
+            Owner::Cluster => format!("{net} cluster"),
+            Owner::Tenant(name) => format!("{net} {name}"),
+        };
+        territory.owners().map(text).collect()
+    }
+
+    #[test]
+    fn the_older_tenant_keeps_a_disputed_range_whatever_the_order_of_news() {
+        for (old, young) in [("a", "z"), ("z", "a")] {
+            let both = || vec![owner_of(young, 2, &["10.1.0.0/16", "10.9.0.0/24"]), owner_of(old, 1, &["10.1.2.0/24"])];
+            let territory = territory(Settings::default(), both());
+            assert_eq!(owners(&territory), [format!("10.1.2.0/24 {old}"), format!("10.9.0.0/24 {young}")]);
+            assert_eq!((territory.granted(young), territory.granted(old)), (&[1][..], &[0][..]));
+            let [conflict] = territory.conflicts.as_slice() else { panic!("{:?}", territory.conflicts) };
+            assert_eq!((&*conflict.tenant, conflict.kind), (young, ConflictKind::SubnetOverlap));
+            assert!(conflict.message.contains(old) && conflict.message.contains("10.1.0.0/16"));
+        }
+    }
+
+    #[test]
+    fn the_cluster_s_ranges_are_never_a_tenant_s() {
+        let settings = Settings {
+            pod_cidrs: vec!["10.244.0.0/16".parse().expect("a range")],
+            service_cidrs: vec!["10.96.0.0/12".parse().expect("a range")],
+            ..Settings::default()
+        };
+        let subnets = ["10.244.3.0/24", "10.0.0.0/8", "10.40.0.0/24"];
+        let territory = territory(settings, vec![owner_of("acme", 0, &subnets)]);
+        assert_eq!(territory.granted("acme"), [2], "the paired control is granted");
+        assert!(territory.conflicts.iter().all(|conflict| conflict.kind == ConflictKind::ClusterRange));
+        assert_eq!(territory.conflicts.len(), 2);
+    }
+
+    #[test]
+    fn a_tenant_s_own_ranges_may_nest_and_its_neighbours_touch() {
+        let tenants = vec![
+            owner_of("acme", 0, &["10.0.1.0/24", "10.0.0.0/16", "10.0.2.0/24"]),
+            owner_of("globex", 1, &["10.1.0.0/16", "9.255.255.255/32"]),
+        ];
+        let territory = territory(Settings::default(), tenants);
+        assert_eq!(owners(&territory), ["9.255.255.255/32 globex", "10.0.0.0/16 acme", "10.1.0.0/16 globex"]);
+        assert_eq!(territory.granted("acme"), [0, 1, 2]);
+        assert!(territory.conflicts.is_empty());
+    }
+
+    #[test]
+    fn a_range_is_contested_exactly_if_somebody_else_owns_part_of_it() {
+        let tenants = vec![owner_of("acme", 0, &["10.0.0.0/24"]), owner_of("globex", 1, &["10.0.2.0/24"])];
+        let territory = territory(Settings::default(), tenants);
+        for (net, contested) in [
+            ("0.0.0.0/0", true),
+            ("10.0.0.0/23", false),
+            ("10.0.0.0/22", true),
+            ("10.0.2.9/32", true),
+            ("10.0.3.0/24", false),
+            ("::/0", false),
+        ] {
+            let net = net.parse().expect("a range");
+            assert_eq!(territory.is_contested(&net, "acme"), contested, "{net}");
+        }
+    }
+
+    #[test]
+    fn a_range_without_room_grants_nothing_and_wide_ranges_over_it_are_withheld() {
+        let limits = Limits { owners_v4: 1, ..Limits::default() };
+        let settings = Settings { limits, ..Settings::default() };
+        let tenants = vec![owner_of("acme", 0, &["10.0.0.0/24"]), owner_of("globex", 1, &["10.0.2.0/24", "fd00::/64"])];
+        let territory = territory(settings, tenants);
+        assert_eq!(territory.granted("globex"), [1]);
+        assert!(territory.is_unplaced(&"0.0.0.0/0".parse().expect("a range")));
+        assert!(!territory.is_unplaced(&"10.0.0.0/24".parse().expect("a range")));
+        assert_eq!(territory.overflows.as_slice().len(), 1);
+    }
+}

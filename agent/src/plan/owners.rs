@@ -1,7 +1,7 @@
 //! Who owns which range: fences go up before anyone turns, and come down when all have.
 //!
-//! A range that passes from one owner to another belongs to the cluster in between, so that neither
-//! the old owner's nor the new owner's wide ranges reach into it at the wrong moment.
+//! A range that passes from one tenant to another is nobody's in between, so that neither the old
+//! owner's nor the new owner's wide ranges reach into it at the wrong moment, nor anything out of it.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +10,10 @@ use ipnet::IpNet;
 
 use super::phases::Phases;
 use super::{Actual, Ledger, Op};
+
+/// Owner of a range in passing: a number no tenant has, hence everybody's "somebody else". Not the
+/// cluster's number: packets from the cluster's ranges may enter.
+const IN_PASSING: TenantId = TenantId(TenantId::CLUSTER.0 - 1);
 
 /// Adds the writes that bring the owners from `ledger` to `wanted`.
 pub(super) fn diff(wanted: &BTreeMap<IpNet, TenantId>, ledger: &Ledger, phases: &mut Phases) {
@@ -27,20 +31,20 @@ pub(super) fn diff(wanted: &BTreeMap<IpNet, TenantId>, ledger: &Ledger, phases: 
 /// `net` goes from whoever owned it, by its own entry or a wider one, to `new`.
 fn pass(net: IpNet, old: Option<TenantId>, new: TenantId, phases: &mut Phases) {
     match old {
-        Some(old) if old != new && old != TenantId::CLUSTER && new != TenantId::CLUSTER => {
-            phases.fence.push(op(net, Some(TenantId::CLUSTER)));
+        Some(old) if old == new => phases.fence.push(op(net, Some(new))),
+        Some(IN_PASSING) => phases.unfence.push(op(net, Some(new))),
+        Some(_) => {
+            phases.fence.push(op(net, Some(IN_PASSING)));
             phases.unfence.push(op(net, Some(new)));
         }
-        // From the cluster to a tenant only once everybody's prefixes have turned.
-        Some(old) if old != new && old == TenantId::CLUSTER => phases.unfence.push(op(net, Some(new))),
-        _ => phases.fence.push(op(net, Some(new))),
+        None => phases.fence.push(op(net, Some(new))),
     }
 }
 
 /// `net` loses its entry and falls to the owner of a wider one, or to nobody.
 fn leave(net: IpNet, old: Option<TenantId>, heir: Option<TenantId>, phases: &mut Phases) {
-    if heir.is_some() && heir != old && old != Some(TenantId::CLUSTER) {
-        phases.fence.push(op(net, Some(TenantId::CLUSTER)));
+    if heir.is_some() && heir != old && old != Some(IN_PASSING) {
+        phases.fence.push(op(net, Some(IN_PASSING)));
     }
     phases.unfence.push(op(net, None));
 }
