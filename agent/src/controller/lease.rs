@@ -97,7 +97,9 @@ impl Holder {
             if renewed.is_some_and(|renewed| renewed.elapsed() > DEADLINE) {
                 return Lost;
             }
-            leading.send_if_modified(|known| std::mem::replace(known, renewed.is_some()) != renewed.is_some());
+            if leading.send_if_modified(|known| std::mem::replace(known, renewed.is_some()) != renewed.is_some()) {
+                tracing::info!(lease = self.name, identity = self.me, "this replica leads");
+            }
             sleep(PERIOD).await;
         }
     }
