@@ -242,6 +242,10 @@ impl Dataplane for Timed {
         self.kernel.detach(port)
     }
 
+    fn is_intact(&mut self, port: &crate::dataplane::Port) -> bool {
+        self.kernel.is_intact(port)
+    }
+
     fn attached(&mut self) -> Result<Vec<crate::dataplane::Port>, DataplaneError> {
         self.kernel.attached()
     }

@@ -217,7 +217,7 @@ fn missing(error: &TcError) -> bool {
 pub fn detach(notes: &Notes, port: &Port) -> Result<(), DataplaneError> {
     let failed = |source: Source| DataplaneError::Detach { port: port.clone(), source };
     for (program, hook, _) in HOOKS {
-        remove(&notes.link(port.ifindex, program)).map_err(|error| failed(boxed(error)))?;
+        unlink(&notes.link(port.ifindex, program)).map_err(|error| failed(boxed(error)))?;
         let noted = notes.filter(port.ifindex).exists();
         if let (true, Some(name)) = (noted, name_of(port.ifindex)) {
             match qdisc_detach_program(&name, hook, program) {
@@ -233,6 +233,21 @@ pub fn detach(notes: &Notes, port: &Port) -> Result<(), DataplaneError> {
     }
 }
 
+/// Detaches a pinned link, then removes its pin. Removing the pin alone would detach it too, but
+/// some time later: a link's last reference is dropped by a kernel worker.
+fn unlink(pin: &Path) -> io::Result<()> {
+    match sys::obj_get(pin) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(link) => match sys::link_detach(link.as_fd()) {
+            // The interface is gone, and the link with it.
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
+            other => other?,
+        },
+    }
+    remove(pin)
+}
+
 fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -240,18 +255,26 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether both programs are on the interface, ours first: what a pin cannot tell, because somebody
-/// may have detached, replaced or overtaken us.
+/// Whether both programs of this agent are on the interface: what a pin cannot tell, because an
+/// earlier agent may have left its own, or somebody may have detached them.
 pub fn is_intact(ebpf: &Ebpf, notes: &Notes, port: &Port, method: Method) -> bool {
     if method == Method::Clsact {
-        // The kernel lists filters only through netlink; a missing note is all that shows here.
-        return notes.filter(port.ifindex).exists();
+        // The kernel lists filters only through netlink: replacing them again costs less than asking.
+        return false;
     }
     HOOKS.iter().all(|(name, _, attach_type)| {
-        let pinned = sys::obj_get(&notes.link(port.ifindex, name)).and_then(|fd| sys::link_info(fd.as_fd()));
-        let first = sys::tcx_programs(port.ifindex, *attach_type).ok().and_then(|ids| ids.first().copied());
         let ours = ebpf.program(name).and_then(|program| program.info().ok()).map(|info| info.id());
-        pinned.is_ok_and(|info| info.ifindex == port.ifindex) && first.is_some() && first == ours
+        let pinned = sys::obj_get(&notes.link(port.ifindex, name)).and_then(|fd| sys::link_info(fd.as_fd()));
+        let running = sys::tcx_programs(port.ifindex, *attach_type).unwrap_or_default();
+        let position = running.iter().position(|id| Some(*id) == ours);
+        if position.is_some_and(|position| position > 0) {
+            tracing::warn!(
+                interface = port.name,
+                program = name,
+                "another program runs before ours and may end the chain; find it with `bpftool net`"
+            );
+        }
+        pinned.is_ok_and(|info| info.ifindex == port.ifindex && Some(info.program) == ours) && position.is_some()
     })
 }
 

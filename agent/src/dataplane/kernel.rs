@@ -177,6 +177,10 @@ impl Dataplane for Kernel {
         attach::detach(&self.notes, port)
     }
 
+    fn is_intact(&mut self, port: &Port) -> bool {
+        attach::is_intact(&self.ebpf, &self.notes, port, self.method)
+    }
+
     fn attached(&mut self) -> Result<Vec<Port>, DataplaneError> {
         let noted = self.notes.noted().map_err(|error| DataplaneError::Attached(Box::new(error)))?;
         let port = |ifindex| Port { ifindex, name: attach::name_of(ifindex).unwrap_or_default() };

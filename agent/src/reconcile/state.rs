@@ -31,6 +31,8 @@ pub struct State {
     pub(super) desired: Desired,
     pub(super) ledger: Ledger,
     pub(super) attached: BTreeMap<u32, Port>,
+    /// Attached interfaces that may not run our programs: another agent's, or none any more.
+    doubtful: BTreeSet<u32>,
     /// Interfaces without programs that should have them, and why.
     pub(super) bare: BTreeMap<u32, String>,
     /// Endpoints' writes that failed, and why.
@@ -70,11 +72,13 @@ impl State {
     pub fn start(dataplane: &mut impl Dataplane, settings: Settings) -> Result<Self, DataplaneError> {
         let ledger = Ledger::new(dataplane.load()?, &settings.limits);
         let attached = dataplane.attached()?;
+        let doubtful = doubtful(dataplane, &attached);
         Ok(Self {
             cluster: Cluster::new(settings),
             desired: Desired::default(),
             ledger,
             attached: attached.into_iter().map(|port| (port.ifindex, port)).collect(),
+            doubtful,
             bare: BTreeMap::new(),
             broken: BTreeMap::new(),
             overflows: Overflows::default(),
@@ -156,7 +160,10 @@ impl State {
     /// What is attached is a matter of observation: somebody may have removed a program.
     fn look_at_ports(&mut self, dataplane: &mut impl Dataplane) {
         match dataplane.attached() {
-            Ok(ports) => self.attached = ports.into_iter().map(|port| (port.ifindex, port)).collect(),
+            Ok(ports) => {
+                self.doubtful = doubtful(dataplane, &ports);
+                self.attached = ports.into_iter().map(|port| (port.ifindex, port)).collect();
+            }
             Err(error) => tracing::warn!(error = describe(&error), "cannot see what is attached"),
         }
     }
@@ -280,11 +287,15 @@ impl State {
         self.bare.clear();
         for (ifindex, name) in &self.desired.endpoints.ports {
             let port = Port { ifindex: *ifindex, name: name.clone() };
-            if self.attached.get(ifindex) == Some(&port) {
+            let is_known = self.attached.get(ifindex) == Some(&port);
+            if is_known && !self.doubtful.contains(ifindex) {
                 continue;
             }
             match dataplane.attach(&port) {
-                Ok(()) => _ = self.attached.insert(*ifindex, port),
+                Ok(()) => {
+                    self.doubtful.remove(ifindex);
+                    self.attached.insert(*ifindex, port);
+                }
                 // Not ours to mourn: the next list of links will not have it.
                 Err(DataplaneError::Gone(_)) => _ = self.bare.insert(*ifindex, "interface is gone".to_owned()),
                 Err(error) => {
@@ -318,6 +329,10 @@ impl State {
             }
         }
     }
+}
+
+fn doubtful(dataplane: &mut impl Dataplane, ports: &[Port]) -> BTreeSet<u32> {
+    ports.iter().filter(|port| !dataplane.is_intact(port)).map(|port| port.ifindex).collect()
 }
 
 /// What must be looked at again because `op` was not written.

@@ -15,9 +15,11 @@ const SPACES: usize = 4000;
 const LOCAL: usize = 100;
 
 fn objects() -> Vec<Change> {
-    let subnets = |t: usize| (0..16).map(move |n| range(&format!("10.{}.{}.{}/28", 100 + t / 256, t % 256, n * 16), &[5432]));
+    let subnets =
+        |t: usize| (0..16).map(move |n| range(&format!("10.{}.{}.{}/28", 100 + t / 256, t % 256, n * 16), &[5432]));
     let egress = |t: usize| if t.is_multiple_of(4) { vec![range("0.0.0.0/0", &[443])] } else { vec![] };
-    let object = |t: usize| Tenant { subnets: subnets(t).collect(), egress: egress(t), ..tenant(&format!("tenant-{t}")) };
+    let object =
+        |t: usize| Tenant { subnets: subnets(t).collect(), egress: egress(t), ..tenant(&format!("tenant-{t}")) };
     let space = |n: usize| namespace(&format!("team-namespace-{n}"), &format!("tenant-{}", n % TENANTS));
     vec![
         Change::Tenants((0..TENANTS).map(object).collect()),
