@@ -3,6 +3,8 @@
 //! The only reader of either for the agent itself. A flag that cannot be meant stops the start with
 //! one sentence; nothing is silently corrected.
 
+pub mod controller;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
