@@ -45,6 +45,9 @@ fn page() -> String {
     recorder.propagated(ChangeSource::Tenant, Duration::from_micros(700));
     recorder.policy_error(PolicyStage::Apply);
     recorder.map_error("PEERS_V4", "update");
+    recorder.watch_synced("pods", true);
+    recorder.watch_error("pods");
+    recorder.watch_event("pods", 1_795_288_946.25);
     recorder.started(Phase::Load, Duration::from_millis(120));
     events.lost(Stage::RateLimit).add(5);
     events.sink("stdout").last_ns.raise(1_795_288_946_000_000_000);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_common::addr::V6;
-use agent_common::layout::PeerKeyV4;
+use agent_common::layout::{EndpointEntry, PeerKeyV4};
 
 use super::execute::{Failure, execute};
 use super::pace::{Backoff, Now, ROUND, Sweep};
@@ -15,6 +15,7 @@ use super::snapshot::Snapshot;
 use crate::dataplane::{Dataplane, DataplaneError, Port};
 use crate::model::cluster::{Cluster, Touched};
 use crate::model::desired::Desired;
+use crate::model::endpoints::is_pods;
 use crate::model::input::Change;
 use crate::model::pod::{v4_addr, v6_addr};
 use crate::model::report::Overflows;
@@ -51,6 +52,8 @@ pub struct State {
     swept_v4: PeerKeyV4,
     swept_v6: V6,
     look_at: Duration,
+    /// Interfaces that were there before this agent; nothing until links were told.
+    found: Option<BTreeSet<u32>>,
     snapshot: Arc<Snapshot>,
 }
 
@@ -94,6 +97,7 @@ impl State {
             swept_v4: PeerKeyV4::default(),
             swept_v6: V6::default(),
             look_at: Duration::ZERO,
+            found: None,
             snapshot: Arc::default(),
         })
     }
@@ -128,6 +132,7 @@ pub fn step(state: &mut State, dataplane: &mut impl Dataplane, changes: Vec<Chan
     let mut touched = Touched::default();
     changes.into_iter().for_each(|change| touched.add(state.cluster.apply(change)));
     if !state.cluster.is_complete() {
+        state.hold_newcomers(dataplane);
         // Whatever was touched so far is part of the "everything" that is owed at start.
         return Outcome { applied: 0, pending: 0, wake: now.tick + ROUND, published: false };
     }
@@ -284,6 +289,29 @@ impl State {
 
 /// Interfaces.
 impl State {
+    /// Denies interfaces that appear while the sources are still telling: nobody was promised
+    /// anything on them yet. Those that were there before keep what they have, programs or none,
+    /// until everything is known: who has connections would lose them to our ignorance.
+    fn hold_newcomers(&mut self, dataplane: &mut impl Dataplane) {
+        let links = self.cluster.links();
+        if !self.cluster.settings().hold_unknown || links.is_empty() {
+            return;
+        }
+        let found = self.found.get_or_insert_with(|| links.keys().copied().collect());
+        let new = links.values().filter(|link| is_pods(link, &self.cluster) && !found.contains(&link.ifindex));
+        let ports = new.map(|link| Port { ifindex: link.ifindex, name: link.name.clone() });
+        let bare: Vec<Port> = ports.filter(|port| self.attached.get(&port.ifindex) != Some(port)).collect();
+        for port in bare {
+            // An index that was used before may still have its last owner's entry.
+            let stale = self.ledger.actual().endpoints.contains_key(&port.ifindex);
+            let clear = stale.then(|| Op::Endpoint(port.ifindex, EndpointEntry::default()));
+            let failures = execute(dataplane, &mut self.ledger, clear.into_iter().collect(), &BTreeSet::new());
+            if failures.is_empty() && dataplane.attach(&port).is_ok() {
+                self.attached.insert(port.ifindex, port);
+            }
+        }
+    }
+
     fn attach(&mut self, dataplane: &mut impl Dataplane) {
         self.bare.clear();
         for (ifindex, name) in &self.desired.endpoints.ports {

@@ -153,3 +153,6 @@ fn is_unsupported(error: &watcher::Error) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;
