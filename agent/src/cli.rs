@@ -10,9 +10,10 @@ use clap_complete::Shell;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use crate::config::controller::ControllerArgs;
 use crate::config::{LogFormat, RunArgs};
 use crate::dataplane::object;
-use crate::{api, events, lint, run};
+use crate::{api, controller, events, lint, run};
 
 pub mod cleanup;
 pub mod explain;
@@ -34,6 +35,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the agent of this node
     Run(Box<RunArgs>),
+    /// Run the controller: statuses, Events, start-up taints; one replica of several leads
+    Controller(Box<ControllerArgs>),
     /// Show how this node is
     Status(status::StatusArgs),
     /// Show violations
@@ -65,6 +68,7 @@ impl Command {
     pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
         match self {
             Self::Run(args) => return agent(*args),
+            Self::Controller(args) => return control(*args),
             Self::Status(args) => return Ok(block_on(status::run(&args))??.into()),
             Self::Observe(args) => return Ok(block_on(observe::run(&args))??.into()),
             Self::Explain(args) => return Ok(explain::run(&args)?.into()),
@@ -91,21 +95,36 @@ fn version() {
 }
 
 fn agent(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
-    let filter = EnvFilter::try_new(&args.log).map_err(|error| format!("--log {:?}: {error}", args.log))?;
-    let colour = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
-    match args.log_format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
-    }
+    start_log(&args.log, args.log_format)?;
     // The loop, the event path and the rest: more threads would only be in the way of pods.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let shutdown = ended()?;
-        run::run(args.config(), shutdown).await?;
+        run::run(args.config()?, shutdown).await?;
         Ok::<_, Box<dyn Error>>(())
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn control(args: ControllerArgs) -> Result<ExitCode, Box<dyn Error>> {
+    start_log(&args.log, args.log_format)?;
+    block_on(async {
+        let shutdown = ended()?;
+        controller::run(args.config(), shutdown).await?;
+        Ok::<_, Box<dyn Error>>(())
+    })??;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start_log(filter: &str, format: LogFormat) -> Result<(), Box<dyn Error>> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| format!("--log {filter:?}: {error}"))?;
+    let colour = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    Ok(())
 }
 
 /// Done once the process is asked to end.

@@ -11,6 +11,7 @@
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod controller;
 pub mod dataplane;
 pub mod events;
 pub mod health;
@@ -22,5 +23,7 @@ pub mod model;
 pub mod plan;
 pub mod reconcile;
 pub mod run;
+pub mod sandboxes;
 pub mod socket;
 pub mod source;
+pub mod watch;

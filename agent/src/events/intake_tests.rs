@@ -146,7 +146,7 @@ impl Kernel {
         entry.event.last_ns = self.now;
         self.counted += count;
         if record {
-            entry.told(self.now);
+            entry.told();
             if !lost {
                 self.ring.push(entry.event);
                 self.carried.insert(place, entry.event.count);

@@ -33,7 +33,7 @@ enum Crates {
 
 const KUBERNETES: [&str; 2] = ["kube", "k8s_openapi"];
 
-const ROOMS: [Room; 8] = [
+const ROOMS: [Room; 9] = [
     Room {
         name: "agent-common",
         files: &["agent-common/src"],
@@ -103,6 +103,14 @@ const ROOMS: [Room; 8] = [
         except: &[],
         crates: Crates::AllBut(&["aya", "libc", "rtnetlink"]),
         never: &["crate::dataplane", "crate::plan", "crate::reconcile"],
+        but: &[],
+    },
+    Room {
+        name: "the controller",
+        files: &["agent/src/controller"],
+        except: &[],
+        crates: Crates::AllBut(&["aya", "libc", "rtnetlink"]),
+        never: &["crate::dataplane", "crate::events", "crate::plan", "crate::reconcile", "crate::run"],
         but: &[],
     },
     Room {
