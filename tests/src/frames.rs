@@ -7,8 +7,9 @@ mod corpus;
 pub mod craft;
 mod from_pod_v4;
 mod from_pod_v6;
+mod headers_v4;
 mod link;
-pub mod reason;
+mod payload;
 mod to_pod;
 pub mod topology;
 
@@ -17,7 +18,7 @@ pub use corpus::{generate, path as corpus_path, to_jsonl};
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// One frame and what must become of it.
@@ -99,7 +100,9 @@ pub fn parse_cases(text: &str) -> Result<Vec<FrameCase>> {
 }
 
 fn parse_case(line: &str) -> Result<FrameCase> {
-    let case: FrameCase = serde_json::from_str(line)?;
+    // Its own line is always the first; the reader wants the file's.
+    let own_words = |error: serde_json::Error| anyhow!(error.to_string().replace(" at line 1 column ", " at column "));
+    let case: FrameCase = serde_json::from_str(line).map_err(own_words)?;
     match case.len {
         Some(len) if len != case.frame.len() => {
             bail!("{}: `len` says {len}, `frame` holds {} bytes", case.name, case.frame.len())
