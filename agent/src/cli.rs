@@ -100,7 +100,7 @@ fn agent(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let shutdown = ended()?;
-        run::run(args.config(), shutdown).await?;
+        run::run(args.config()?, shutdown).await?;
         Ok::<_, Box<dyn Error>>(())
     })?;
     Ok(ExitCode::SUCCESS)

@@ -37,13 +37,14 @@ impl PinArgs {
 /// Flags of `bulkhead run`.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
-    /// File or directory of YAML documents: NetworkTenant, Namespace, Endpoint
+    /// File or directory of YAML documents: NetworkTenant, Namespace, Endpoint. Without it, the
+    /// cluster is asked: the one this runs in, or that of KUBECONFIG
     #[arg(long, env = "BULKHEAD_CONFIG", value_name = "PATH")]
-    pub config: PathBuf,
+    pub config: Option<PathBuf>,
     #[command(flatten)]
     #[expect(missing_docs, reason = "documented at its type")]
     pub pin: PinArgs,
-    /// Name of this node in events; the host's name if not given
+    /// Name of this node, as the cluster knows it; with --config, the host's name if not given
     #[arg(long, env = "BULKHEAD_NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
     /// Name of the cluster in events
@@ -58,6 +59,12 @@ pub struct RunArgs {
     /// Directory of named network namespaces
     #[arg(long, env = "BULKHEAD_NETNS_DIR", default_value = "/run/netns", value_name = "DIR")]
     pub netns_dir: PathBuf,
+    /// Directory where the container runtime's CNI library keeps what it did
+    #[arg(long, env = "BULKHEAD_CNI_CACHE_DIR", default_value = "/var/lib/cni/results", value_name = "DIR")]
+    pub cni_cache_dir: PathBuf,
+    /// Named network namespaces that are no pods': their interfaces are left alone
+    #[arg(long, env = "BULKHEAD_FOREIGN_NETNS", value_delimiter = ',', value_name = "NAME")]
+    pub foreign_netns: Vec<String>,
     /// Report what would be dropped and let it pass, whatever a tenant's mode says
     #[arg(long, env = "BULKHEAD_AUDIT")]
     pub audit: bool,
@@ -124,11 +131,31 @@ pub enum LogFormat {
     Json,
 }
 
+/// Where objects come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// File or directory.
+    Files(PathBuf),
+    /// The cluster's API server, and what the runtime of this node keeps in this directory.
+    Kubernetes {
+        /// The runtime's results.
+        cni_cache: PathBuf,
+    },
+}
+
+/// Flags that contradict each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Whose pods are ours would be a guess.
+    #[error("--node-name is required without --config: the cluster must be asked for the pods of this node")]
+    NodeName,
+}
+
 /// What the flags mean.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// File or directory of objects.
-    pub source: PathBuf,
+    /// Where objects come from.
+    pub source: Source,
     /// Where pins live, layout version included.
     pub pins: PathBuf,
     /// Name of this node.
@@ -151,7 +178,16 @@ pub struct Config {
 
 impl RunArgs {
     /// What was typed, understood.
-    pub fn config(self) -> Config {
+    ///
+    /// # Errors
+    /// Flags that contradict each other.
+    pub fn config(self) -> Result<Config, ConfigError> {
+        let is_static = self.config.is_some();
+        let node = match self.node_name.filter(|name| !name.is_empty()) {
+            Some(name) => name,
+            None if is_static => host_name(),
+            None => return Err(ConfigError::NodeName),
+        };
         let sizes = object::Limits { peers: self.max_peers, connections: self.max_connections };
         let settings = Settings {
             pod_cidrs: self.pod_cidr,
@@ -167,14 +203,18 @@ impl RunArgs {
             audit: self.audit,
             allow_nodes: self.allow_nodes,
             // A file says all there is: an interface that nothing names any more is let go.
-            release_unclaimed: true,
+            // A cluster does not: a pod may be deleted before its processes are.
+            release_unclaimed: is_static,
+            hold_unknown: !is_static,
+            foreign_netns: self.foreign_netns.into_iter().collect(),
             limits: limits(&sizes),
             ..Settings::default()
         };
-        Config {
-            source: self.config,
+        let cni_cache = self.cni_cache_dir;
+        Ok(Config {
+            source: self.config.map_or(Source::Kubernetes { cni_cache }, Source::Files),
             pins: self.pin.pins(),
-            node: self.node_name.unwrap_or_else(host_name),
+            node,
             cluster: self.cluster_name,
             listen: self.listen,
             socket: self.socket,
@@ -182,7 +222,7 @@ impl RunArgs {
             sizes,
             settings,
             metrics_max_tenants: self.metrics_max_tenants,
-        }
+        })
     }
 }
 
@@ -250,6 +290,22 @@ mod tests {
         for bad in ["", "label", "label:", "pod:x"] {
             assert!(tenancy_key(bad).is_err_and(|text| text.contains("label:KEY")), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_cluster_s_agent_must_be_told_its_node() {
+        #[derive(clap::Parser)]
+        struct Typed {
+            #[command(flatten)]
+            run: RunArgs,
+        }
+        let config = |typed: &[&str]| <Typed as clap::Parser>::parse_from(typed).run.config();
+        assert_eq!(config(&["run"]).map(|config| config.node), Err(ConfigError::NodeName));
+        let cluster = config(&["run", "--node-name", "a"]).expect("it is told");
+        assert!(matches!(cluster.source, Source::Kubernetes { .. }));
+        assert!(cluster.settings.hold_unknown && !cluster.settings.release_unclaimed);
+        let files = config(&["run", "--config", "x"]).expect("a file needs no name");
+        assert!(!files.settings.hold_unknown && files.settings.release_unclaimed);
     }
 
     #[test]

@@ -23,5 +23,7 @@ pub mod model;
 pub mod plan;
 pub mod reconcile;
 pub mod run;
+pub mod sandboxes;
 pub mod socket;
 pub mod source;
+pub mod watch;

@@ -28,6 +28,7 @@ mod tests;
 pub use actual::Actual;
 pub use diff::diff;
 pub use ledger::Ledger;
+pub use peers::MOST_NEW;
 pub use table::Table;
 
 /// One write to one kernel table.

@@ -3,6 +3,7 @@
 mod counters;
 mod names;
 mod observed;
+mod timed;
 
 pub use names::addresses;
 
@@ -14,9 +15,9 @@ use aya::maps::MapError;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
-use crate::config::Config;
+use crate::config::{Config, Source};
+use crate::dataplane::DataplaneError;
 use crate::dataplane::kernel::{Kernel, OpenError};
-use crate::dataplane::{Dataplane, DataplaneError};
 use crate::events::enrich::Enricher;
 use crate::events::history::History;
 use crate::events::intake::Bounds;
@@ -33,9 +34,10 @@ use crate::health::Observed;
 use crate::http::{self, Pages};
 use crate::metrics::recorder::Phase;
 use crate::metrics::{Metrics, Recorder};
+use crate::model::input::Change;
 use crate::reconcile::{self, Now, Snapshot, State};
 use crate::socket::{self, Shown};
-use crate::{links, source};
+use crate::{links, sandboxes, source, watch as cluster};
 
 /// Changes that wait for the loop.
 const CHANGES: usize = 1024;
@@ -66,6 +68,12 @@ pub enum RunError {
     /// The interfaces.
     #[error(transparent)]
     Links(#[from] links::LinksError),
+    /// The cluster.
+    #[error("cannot tell which cluster to ask")]
+    Cluster(#[from] Box<kube::Error>),
+    /// Its configuration.
+    #[error("cannot read the cluster's configuration")]
+    Kubeconfig(#[from] Box<kube::config::InferConfigError>),
     /// A thread or a stream.
     #[error("cannot {operation}")]
     System {
@@ -137,11 +145,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     ));
     tokio::spawn(socket::serve(bound, Shown { hub, status }, std::future::pending()));
     tokio::spawn(links::follow(config.netns_dir.clone(), changes.clone()));
-    tokio::spawn(source::follow(config.source.clone(), changes, Arc::clone(&findings)));
+    follow(&config, changes, &findings, &recorder).await?;
     tokio::spawn(settle(Arc::clone(&metrics)));
     let watcher = observed::Watcher::new(observed, history, findings, Arc::clone(&recorder), begun);
     tokio::spawn(watcher.follow(latest));
-    let loop_thread = spawn_loop(state, kernel, news, snapshots)?;
+    let loop_thread = spawn_loop(state, timed::Timed::new(kernel, recorder), news, snapshots)?;
     let events = tokio::spawn(events::run(ring, pipeline, told));
     let _ = notices.send(hello(&config)).await;
 
@@ -150,6 +158,36 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     drop(notices);
     let _ = events.await;
     drop(loop_thread);
+    Ok(())
+}
+
+/// Where objects come from: the one place that chooses.
+async fn follow(
+    config: &Config,
+    changes: mpsc::Sender<Change>,
+    findings: &Arc<source::Counters>,
+    recorder: &Arc<Recorder>,
+) -> Result<(), RunError> {
+    let cni_cache = match &config.source {
+        Source::Files(path) => {
+            tokio::spawn(source::follow(path.clone(), changes, Arc::clone(findings)));
+            return Ok(());
+        }
+        Source::Kubernetes { cni_cache } => cni_cache.clone(),
+    };
+    if config.settings.pod_cidrs.is_empty() {
+        tracing::warn!("without --pod-cidr, addresses of pods that this node does not know count as outside");
+    }
+    let inferred = kube::Config::infer().await.map_err(Box::new)?;
+    let asker = cluster::Asker {
+        client: kube::Client::try_from(inferred).map_err(Box::new)?,
+        node: config.node.clone(),
+        settings: config.settings.clone(),
+        recorder: Arc::clone(recorder),
+    };
+    let (to, told) = watch::channel(None);
+    tokio::spawn(sandboxes::follow(cni_cache, config.netns_dir.clone(), to));
+    tokio::spawn(cluster::follow(asker, told, changes));
     Ok(())
 }
 
@@ -202,51 +240,14 @@ async fn settle(metrics: Arc<Metrics>) {
 /// The loop blocks in system calls, so it has a thread of its own.
 fn spawn_loop(
     state: State,
-    kernel: Kernel,
-    news: mpsc::Receiver<crate::model::input::Change>,
+    kernel: timed::Timed,
+    news: mpsc::Receiver<Change>,
     snapshots: watch::Sender<Arc<Snapshot>>,
 ) -> Result<std::thread::JoinHandle<()>, RunError> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(system("build a runtime"))?;
     let start = Instant::now();
     let clock = move || Now { unix: Timestamp::now().as_second(), tick: start.elapsed() };
-    let run = move || {
-        let timed = Timed { kernel };
-        drop(runtime.block_on(reconcile::run(state, timed, news, snapshots, clock)));
-    };
+    let run = move || drop(runtime.block_on(reconcile::run(state, kernel, news, snapshots, clock)));
     std::thread::Builder::new().name("reconcile".into()).spawn(run).map_err(system("start the reconcile thread"))
-}
-
-/// The kernel, told the time of day whenever something is written: grants end by it.
-struct Timed {
-    kernel: Kernel,
-}
-
-impl Dataplane for Timed {
-    fn load(&mut self) -> Result<crate::plan::Actual, DataplaneError> {
-        self.kernel.load()
-    }
-
-    fn apply(&mut self, op: &crate::plan::Op) -> Result<(), DataplaneError> {
-        if matches!(op, crate::plan::Op::Generation(_)) {
-            self.kernel.set_clock_offset(Clock::now().offset_ns)?;
-        }
-        self.kernel.apply(op)
-    }
-
-    fn attach(&mut self, port: &crate::dataplane::Port) -> Result<(), DataplaneError> {
-        self.kernel.attach(port)
-    }
-
-    fn detach(&mut self, port: &crate::dataplane::Port) -> Result<(), DataplaneError> {
-        self.kernel.detach(port)
-    }
-
-    fn is_intact(&mut self, port: &crate::dataplane::Port) -> bool {
-        self.kernel.is_intact(port)
-    }
-
-    fn attached(&mut self) -> Result<Vec<crate::dataplane::Port>, DataplaneError> {
-        self.kernel.attached()
-    }
 }

@@ -10,6 +10,7 @@ pub mod drip;
 pub mod engine;
 pub mod frames;
 pub mod matrix;
+pub mod measure;
 pub mod metrics;
 pub mod netns;
 pub mod place;

@@ -28,11 +28,12 @@ fn tenants_are_kept_apart_in_both_layouts_and_families() {
         assert_matrix(&world, |_| true);
         let agent = Agent::ready(&world).expect("an agent");
         assert_matrix(&world, allowed);
+        world.introduce().expect("neighbours");
+        assert_matrix(&world, allowed);
         let metrics = agent.metrics().expect("metrics");
         for reason in ["cross_tenant", "off_subnet", "metadata_service", "node", "port_denied"] {
             assert!(metrics.sum(DROPS, &[("reason", reason)]) > 0.0, "{layout:?}: nothing was dropped as {reason}");
         }
-        assert_eq!(metrics.sum(DROPS, &[("reason", "not_ready")]), 0.0, "{layout:?}");
         assert!(metrics.sum("bulkhead_packets_total", &[("verdict", "allowed")]) > 0.0);
     }
 }

@@ -43,7 +43,7 @@ pub fn ebpf() -> PathBuf {
 
 /// The agent's binary, once built for release.
 pub fn agent_binary() -> PathBuf {
-    cargo_target().join("release/bulkhead")
+    cargo_target().join("debug/bulkhead")
 }
 
 /// Cargo on this workspace with the committed lock file, from whichever directory the user stands in.

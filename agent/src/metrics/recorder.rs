@@ -27,6 +27,9 @@ pub struct Recorder {
     policy_errors: Counters,
     map_errors: Counters,
     bootstrap: Family<Labels, Seconds>,
+    watch_synced: Family<Labels, Gauge>,
+    watch_errors: Counters,
+    watch_last: Family<Labels, Seconds>,
 }
 
 /// What a policy change came from.
@@ -68,6 +71,9 @@ impl Default for Recorder {
             policy_errors: Family::default(),
             map_errors: Family::default(),
             bootstrap: Family::default(),
+            watch_synced: Family::default(),
+            watch_errors: Family::default(),
+            watch_last: Family::default(),
         };
         // A counter that is there from the beginning can be alerted on when it first grows.
         for result in ["success", "error"] {
@@ -118,15 +124,34 @@ impl Recorder {
         self.bootstrap.get_or_create(&labels(&table::BOOTSTRAP, &[phase.as_str()])).set(time.as_secs_f64());
     }
 
+    /// Whether every watch of a resource is established and complete.
+    pub fn watch_synced(&self, resource: &str, synced: bool) {
+        self.watch_synced.get_or_create(&labels(&table::WATCH_SYNCED, &[resource])).set(i64::from(synced));
+        self.watch_errors.get_or_create(&labels(&table::WATCH_ERRORS, &[resource])).inc_by(0);
+    }
+
+    /// A watch failed, or told of an object that could not be read.
+    pub fn watch_error(&self, resource: &str) {
+        self.watch_errors.get_or_create(&labels(&table::WATCH_ERRORS, &[resource])).inc();
+    }
+
+    /// A watch told of an object, this many seconds after 1970.
+    pub fn watch_event(&self, resource: &str, at: f64) {
+        self.watch_last.get_or_create(&labels(&table::WATCH_LAST_EVENT, &[resource])).set(at);
+    }
+
     /// Writes the samples of a metric that is kept here; false if it is not.
     pub(super) fn encode(&self, metric: &Metric, encoder: MetricEncoder) -> Result<bool, std::fmt::Error> {
-        let kept: [(&Metric, &dyn EncodeMetric); 6] = [
+        let kept: [(&Metric, &dyn EncodeMetric); 9] = [
             (&table::ENDPOINT_ATTACH, &self.attach),
             (&table::ENDPOINT_EXPOSURE, &self.exposure),
             (&table::POLICY_PROPAGATION, &self.propagation),
             (&table::POLICY_ERRORS, &self.policy_errors),
             (&table::MAP_ERRORS, &self.map_errors),
             (&table::BOOTSTRAP, &self.bootstrap),
+            (&table::WATCH_SYNCED, &self.watch_synced),
+            (&table::WATCH_ERRORS, &self.watch_errors),
+            (&table::WATCH_LAST_EVENT, &self.watch_last),
         ];
         match kept.into_iter().find(|(kept, _)| kept.name == metric.name) {
             Some((_, values)) => values.encode(encoder).map(|()| true),

@@ -84,6 +84,12 @@ metrics! {
         "Events waiting for a sink.";
     EVENTS_LAST = Gauge "bulkhead_events_last_exported_timestamp_seconds" ["sink"]
         "When a sink last took an event.";
+    WATCH_SYNCED = Gauge "bulkhead_kube_watch_synced" ["resource"]
+        "1 while every watch of the resource is established and complete.";
+    WATCH_ERRORS = Counter "bulkhead_kube_watch_errors" ["resource"]
+        "Failures of a watch, and objects that could not be read.";
+    WATCH_LAST_EVENT = Gauge "bulkhead_kube_watch_last_event_timestamp_seconds" ["resource"]
+        "When a watch last told of an object.";
     AGENT_READY = Gauge "bulkhead_agent_ready" []
         "1 when all local pods are enforced and everything known is in the kernel.";
     BOOTSTRAP = Gauge "bulkhead_bootstrap_duration_seconds" ["phase"]

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::book::Book;
 use super::input::{Change, Endpoint, EndpointKey, Link, Namespace, Tenant};
 use super::pod::{Named, Pod, Uid, Workloads};
+use super::services::Services;
 use super::settings::Settings;
 use super::spaces::Spaces;
 use super::word::Word;
@@ -25,7 +26,10 @@ pub struct Cluster {
     rivals: Arc<BTreeMap<IpAddr, Vec<Arc<Pod>>>>,
     locals: BTreeMap<EndpointKey, Arc<Pod>>,
     links: BTreeMap<u32, Link>,
+    services: Services,
     nodes: Arc<BTreeSet<IpAddr>>,
+    own: BTreeSet<IpAddr>,
+    others: BTreeSet<IpAddr>,
     told: Told,
 }
 
@@ -109,7 +113,18 @@ impl Cluster {
             Change::Endpoint(endpoint) => self.endpoint(endpoint, &mut touched),
             Change::EndpointGone { key, uid } => self.endpoint_gone(&key, &uid, &mut touched),
             Change::Links(all) => self.all_links(all, &mut touched),
-            Change::Nodes(all) => self.all_nodes(all, &mut touched),
+            Change::Nodes(all) => {
+                self.told.nodes = true;
+                self.own = canonical(all);
+                self.refresh_nodes(&mut touched);
+            }
+            Change::ClusterNodes(all) => {
+                self.others = canonical(all);
+                self.refresh_nodes(&mut touched);
+            }
+            Change::Services(all) => self.services.replace(all, &mut touched),
+            Change::Service(service) => self.services.insert(service, &mut touched),
+            Change::ServiceGone(key) => self.services.remove(&key, &mut touched),
         }
         touched
     }
@@ -155,6 +170,11 @@ impl Cluster {
         &self.links
     }
 
+    /// Services.
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+
     /// Addresses of all nodes.
     pub fn nodes(&self) -> &Arc<BTreeSet<IpAddr>> {
         &self.nodes
@@ -172,20 +192,22 @@ impl Cluster {
     }
 
     fn tenant(&mut self, tenant: Tenant, touched: &mut Touched) {
-        let old = self.tenants.get(tenant.age.name.as_str()).cloned();
-        if old.as_deref() == Some(&tenant) {
+        let old = self.tenants.get_key_value(tenant.age.name.as_str());
+        if old.is_some_and(|(_, old)| **old == tenant) {
             return;
         }
-        if old.as_ref().is_none_or(|old| old.namespaces != tenant.namespaces || old.age != tenant.age) {
-            self.spaces.reclaim(old.as_deref(), Some(&tenant));
+        let selects_alike = old.is_some_and(|(_, old)| old.namespaces == tenant.namespaces && old.age == tenant.age);
+        let name = old.map_or_else(|| Word::from(tenant.age.name.as_str()), |(name, _)| name.clone());
+        if !selects_alike {
+            self.spaces.reclaim(&name, Some(&tenant));
         }
-        self.tenants.insert(Word::from(tenant.age.name.as_str()), Arc::new(tenant));
+        self.tenants.insert(name, Arc::new(tenant));
         touched.tenants = true;
     }
 
     fn tenant_gone(&mut self, name: &str, touched: &mut Touched) {
-        let Some(old) = self.tenants.remove(name) else { return };
-        self.spaces.reclaim(Some(&old), None);
+        let Some((name, _)) = self.tenants.remove_entry(name) else { return };
+        self.spaces.reclaim(&name, None);
         touched.tenants = true;
     }
 
@@ -198,7 +220,7 @@ impl Cluster {
     }
 
     fn namespace(&mut self, namespace: Namespace, touched: &mut Touched) {
-        touched.tenancy |= self.spaces.tell(namespace, self.tenants.values().map(|tenant| &**tenant));
+        touched.tenancy |= self.spaces.tell(namespace, self.tenants.iter());
     }
 }
 
@@ -312,13 +334,16 @@ impl Cluster {
         self.told.links = true;
     }
 
-    fn all_nodes(&mut self, all: Vec<IpAddr>, touched: &mut Touched) {
-        self.told.nodes = true;
-        let nodes: BTreeSet<IpAddr> = all.into_iter().map(|address| address.to_canonical()).collect();
+    fn refresh_nodes(&mut self, touched: &mut Touched) {
+        let nodes: BTreeSet<IpAddr> = self.own.union(&self.others).copied().collect();
         self.nodes.symmetric_difference(&nodes).for_each(|address| touched.address(*address));
         touched.endpoints |= *self.nodes != nodes;
         self.nodes = Arc::new(nodes);
     }
+}
+
+fn canonical(all: Vec<IpAddr>) -> BTreeSet<IpAddr> {
+    all.into_iter().map(|address| address.to_canonical()).collect()
 }
 
 #[cfg(test)]
@@ -444,7 +469,7 @@ mod tests {
         let mut cluster = told();
         let claims = |cluster: &Cluster| -> Vec<String> {
             let space = cluster.spaces().get("web").expect("a namespace");
-            space.claims.iter().map(|age| age.name.clone()).collect()
+            space.claims.iter().map(|(_, name)| name.to_string()).collect()
         };
         let named = |name: &str, created| Tenant {
             age: crate::model::input::Age { created, name: name.into() },

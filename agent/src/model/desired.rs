@@ -29,7 +29,7 @@ pub struct Desired {
     /// Who owns what.
     pub territory: Arc<Territory>,
     /// The owners' tables.
-    pub owners: Arc<BTreeMap<IpNet, TenantId>>,
+    pub owners: Arc<Owners>,
     /// Who belongs to whom.
     pub tenancy: Arc<Tenancy>,
     /// Numbers by name.
@@ -47,7 +47,12 @@ pub struct Desired {
     /// Disputes among ports and prefixes; others stand with their rule.
     prefix_conflicts: Vec<Conflict>,
     slot_overflows: Overflows,
+    /// Ranges or numbers changed since the owners' tables were made.
+    refresh_owners: bool,
 }
+
+/// Owned ranges, which never overlap, in their order.
+pub type Owners = Vec<(IpNet, TenantId)>;
 
 /// What one tenant may, before rows and port sets have numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,8 +88,30 @@ pub fn desired_peer(cluster: &Cluster, desired: &Desired, address: IpAddr) -> Op
     if cluster.rivals().contains_key(&address) {
         return Some(NOBODYS);
     }
-    let pod = cluster.book().get(address).filter(|_| is_possible(address))?;
-    Some(desired.directory.get(&pod.namespace).copied().unwrap_or(NOBODYS))
+    if let Some(pod) = cluster.book().get(address).filter(|_| is_possible(address)) {
+        return Some(desired.directory.get(&pod.namespace).copied().unwrap_or(NOBODYS));
+    }
+    service_entry(cluster, desired, address)
+}
+
+/// What should stand at a Service's address. The address of a pod, of a node or outside the ranges
+/// of Services is never one, whatever anybody claims.
+fn service_entry(cluster: &Cluster, desired: &Desired, address: IpAddr) -> Option<PeerEntry> {
+    let settings = cluster.settings();
+    let in_range = settings.service_cidrs.iter().any(|net| net.contains(&address));
+    if !is_possible(address) || !(in_range || settings.service_cidrs.is_empty()) {
+        return None;
+    }
+    let is_inside = |end: IpAddr| settings.cluster_ranges().any(|(_, net)| net.contains(&end));
+    let at = |end: IpAddr| {
+        let is_direct = cluster.nodes().contains(&end)
+            || cluster.rivals().contains_key(&end)
+            || cluster.book().get(end).is_some()
+            || settings.metadata.contains(&end);
+        // A Service is no end of another: it would be judged by itself, for ever.
+        if is_direct { desired_peer(cluster, desired, end) } else { None }
+    };
+    cluster.services().entry(address, at, is_inside)
 }
 
 /// A pod's address that nobody may reach or be reached from.
@@ -97,7 +124,8 @@ impl Desired {
         let expired = self.grants.next_end.is_some_and(|end| end <= now);
         let policy = touched.tenants || touched.tenancy || touched.everything || expired;
         if touched.tenants || touched.everything {
-            self.territory = Arc::new(Territory::new(cluster));
+            keep(&mut self.territory, Territory::new(cluster));
+            self.refresh_owners = true;
         }
         if policy {
             touched.tenancy = true;
@@ -108,6 +136,7 @@ impl Desired {
             self.endpoints = endpoints::compile(cluster, &self.tenancy, numbers, held, &self.endpoints);
             touched.endpoints = true;
         }
+        cluster.services().follow(touched);
     }
 
     /// Everything that did not get what it asked for.
@@ -132,21 +161,28 @@ impl Desired {
     fn refresh_policy(&mut self, cluster: &Cluster, held: &Held<'_>, now: i64, touched: &mut Touched) {
         let settings = cluster.settings();
         keep(&mut self.tenancy, Tenancy::new(cluster));
-        self.numbers = numbers::assign(&self.tenancy, held, settings);
+        let numbers = numbers::assign(&self.tenancy, held, settings);
+        if self.numbers != numbers {
+            self.numbers = numbers;
+            self.refresh_owners = true;
+        }
         self.names = names(&self.numbers);
         self.grants = grants::compile(&self.tenancy, &self.numbers.of, now);
-        self.refresh_owners(touched);
+        if std::mem::take(&mut self.refresh_owners) {
+            self.refresh_owners(touched);
+        }
         self.refresh_tenants(held, settings);
         self.refresh_directory(cluster, touched);
     }
 
     fn refresh_owners(&mut self, touched: &mut Touched) {
+        let numbers: HashMap<&Word, TenantId> = self.numbers.of.iter().map(|(name, id)| (name, *id)).collect();
         let number = |owner: &Owner| match owner {
             Owner::Cluster => TenantId::CLUSTER,
             // A tenant without a number has no pods that could use its ranges; nobody else may.
-            Owner::Tenant(name) => self.numbers.of.get(name).copied().unwrap_or(TenantId::CLUSTER),
+            Owner::Tenant(name) => numbers.get(name).copied().unwrap_or(TenantId::CLUSTER),
         };
-        let owners = self.territory.owners().map(|(net, owner)| (net, number(owner))).collect();
+        let owners: Owners = self.territory.owners().map(|(net, owner)| (net, number(owner))).collect();
         touched.tenants |= keep(&mut self.owners, owners);
     }
 
@@ -162,8 +198,8 @@ impl Desired {
             let mut policy = TenantPolicy { flags: flags(member, settings), ..TenantPolicy::default() };
             policy.slot = slots.get(id).copied().unwrap_or_default();
             policy.set(TenantState::HAS_GRANTS, granted.contains(id));
-            if let Some(object) = member.object.as_ref().filter(|_| member.local) {
-                let compiled = prefixes::compile(object, &self.territory, settings);
+            if member.local && (member.object.is_some() || member.is_shared()) {
+                let compiled = prefixes::compile(member, &self.territory, settings);
                 self.prefix_conflicts.extend(compiled.conflicts);
                 policy.take(compiled.v4, compiled.v6);
             }
@@ -173,13 +209,12 @@ impl Desired {
     }
 
     fn refresh_directory(&mut self, cluster: &Cluster, touched: &mut Touched) {
-        let entry = |name: &Word| {
-            let id = self.numbers.of.get(name)?;
-            Some(peer_entry(*id, self.tenancy.members.get(name)?))
-        };
-        let of = self.tenancy.of.iter();
+        let entry =
+            |(name, id): (&Word, &TenantId)| Some((name.clone(), peer_entry(*id, self.tenancy.members.get(name)?)));
+        let entries: HashMap<Word, PeerEntry> = self.numbers.of.iter().filter_map(entry).collect();
+        let entry = |name| entries.get(name).copied().unwrap_or(NOBODYS);
         let directory: HashMap<Word, PeerEntry> =
-            of.map(|(space, name)| (space.clone(), entry(name).unwrap_or(NOBODYS))).collect();
+            self.tenancy.of.iter().map(|(space, name)| (space.clone(), entry(name))).collect();
         for (space, entry) in &directory {
             if self.directory.get(space) != Some(entry) {
                 let pods = cluster.spaces().get(space).into_iter().flat_map(|space| &space.pods);

@@ -4,8 +4,9 @@
 //! namespace again after each edit would cost a second in a large cluster.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
-use super::input::{Age, Namespace, Tenant};
+use super::input::{Namespace, Tenant};
 use super::pod::Named;
 use super::selector;
 use super::word::Word;
@@ -17,8 +18,8 @@ pub struct Space {
     pub name: Word,
     /// What was told of it; nothing yet while only its pods are known.
     pub object: Option<Namespace>,
-    /// Tenants whose selectors match, oldest first: the first has it.
-    pub claims: Vec<Age>,
+    /// Creation and name of the tenants whose selectors match, oldest first: the first has it.
+    pub claims: Vec<(i64, Word)>,
     /// Its pods.
     pub pods: HashSet<Named>,
     /// How many of them run here.
@@ -42,6 +43,16 @@ impl Spaces {
         self.spaces.values()
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.spaces.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.spaces.is_empty()
+    }
+
     /// One of them, made if it is new: a pod can arrive before its namespace does.
     pub(super) fn entry(&mut self, name: &str) -> &mut Space {
         if !self.spaces.contains_key(name) {
@@ -51,13 +62,18 @@ impl Spaces {
     }
 
     /// Takes in what was told; says whether anything changed.
-    pub(super) fn tell<'a>(&mut self, object: Namespace, tenants: impl Iterator<Item = &'a Tenant>) -> bool {
+    pub(super) fn tell<'a>(
+        &mut self,
+        object: Namespace,
+        tenants: impl Iterator<Item = (&'a Word, &'a Arc<Tenant>)>,
+    ) -> bool {
         let space = self.entry(&object.name);
         if space.object.as_ref() == Some(&object) {
             return false;
         }
         space.object = Some(object);
-        space.claims = tenants.filter(|tenant| space.is_selected_by(tenant)).map(|tenant| tenant.age.clone()).collect();
+        let claims = tenants.filter(|(_, tenant)| space.is_selected_by(tenant));
+        space.claims = claims.map(|(name, tenant)| (tenant.age.created, name.clone())).collect();
         space.claims.sort();
         true
     }
@@ -72,14 +88,13 @@ impl Spaces {
     }
 
     /// Notes that a tenant is new, different or gone.
-    pub(super) fn reclaim(&mut self, old: Option<&Tenant>, new: Option<&Tenant>) {
+    pub(super) fn reclaim(&mut self, name: &Word, now: Option<&Tenant>) {
         for space in self.spaces.values_mut() {
-            if let Some(old) = old {
-                space.claims.retain(|age| age.name != old.age.name);
-            }
-            if let Some(new) = new.filter(|tenant| space.is_selected_by(tenant)) {
-                let at = space.claims.partition_point(|age| *age < new.age);
-                space.claims.insert(at, new.age.clone());
+            space.claims.retain(|(_, claimant)| claimant != name);
+            if let Some(tenant) = now.filter(|tenant| space.is_selected_by(tenant)) {
+                let claim = (tenant.age.created, name.clone());
+                let at = space.claims.partition_point(|known| *known < claim);
+                space.claims.insert(at, claim);
             }
         }
     }

@@ -4,7 +4,7 @@
 //! of implicit tenants never coincide with an object's: whoever may write a label must not thereby
 //! step into an object that does not select the namespace.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::cluster::Cluster;
@@ -85,6 +85,7 @@ impl Tenancy {
     /// Who belongs to whom.
     pub fn new(cluster: &Cluster) -> Self {
         let mut tenancy = Self::default();
+        tenancy.of.reserve(cluster.spaces().len());
         for (name, object) in cluster.tenants() {
             let member = Member { kind: Kind::Object, object: Some(Arc::clone(object)), local: false };
             tenancy.members.insert(name.clone(), member);
@@ -94,21 +95,52 @@ impl Tenancy {
         tenancy
     }
 
+    /// Namespaces whose pods a node must know: those of tenants with pods here, of tenants these
+    /// have agreed with, and of Shared tenants. Grows with the node's tenants, not with the cluster.
+    pub fn wanted(cluster: &Cluster) -> BTreeSet<Word> {
+        let mut scratch = Self::default();
+        let spaces: Vec<(&Space, Kind, Word)> = cluster
+            .spaces()
+            .iter()
+            .map(|space| {
+                let (kind, name) = scratch.belongs(space, cluster);
+                (space, kind, name)
+            })
+            .collect();
+        let present: BTreeSet<&Word> =
+            spaces.iter().filter(|(space, ..)| space.locals > 0).map(|(.., name)| name).collect();
+        let object = |name: &Word| cluster.tenants().get(name);
+        let agreed = |name: &Word| {
+            let Some(theirs) = object(name) else { return false };
+            let lists = |who: &Tenant, whom: &str| who.peers.iter().any(|peer| peer.tenant == whom);
+            let mut peers = theirs.peers.iter().filter_map(|peer| cluster.tenants().get(peer.tenant.as_str()));
+            peers.any(|ours| present.contains(&Word::from(ours.age.name.as_str())) && lists(ours, name))
+        };
+        let is_wanted = |kind: Kind, name: &Word| {
+            let shared = kind == Kind::Shared || object(name).is_some_and(|object| object.shared);
+            shared || present.contains(name) || agreed(name)
+        };
+        spaces.iter().filter(|(_, kind, name)| is_wanted(*kind, name)).map(|(space, ..)| space.name.clone()).collect()
+    }
+
     fn settle(&mut self, space: &Space, cluster: &Cluster) {
         self.report_rival_claims(space);
         let (kind, name) = self.belongs(space, cluster);
         if space.pods.is_empty() {
             return;
         }
-        let member = self.members.entry(name.clone()).or_insert(Member { kind, object: None, local: false });
-        member.local |= space.locals > 0;
+        let local = space.locals > 0;
+        match self.members.get_mut(&name) {
+            Some(member) => member.local |= local,
+            None => _ = self.members.insert(name.clone(), Member { kind, object: None, local }),
+        }
         self.of.insert(space.name.clone(), name);
     }
 
     fn belongs(&mut self, space: &Space, cluster: &Cluster) -> (Kind, Word) {
         let settings = cluster.settings();
         let Some(object) = &space.object else { return (Kind::Unknown, own_tenant(space)) };
-        if let Some((name, _)) = space.claims.first().and_then(|age| cluster.tenants().get_key_value(&*age.name)) {
+        if let Some((_, name)) = space.claims.first() {
             return (Kind::Object, name.clone());
         }
         if settings.shared_namespaces.contains(&object.name) {
@@ -135,14 +167,14 @@ impl Tenancy {
     }
 
     fn report_rival_claims(&mut self, space: &Space) {
-        let Some((winner, losers)) = space.claims.split_first() else { return };
-        for loser in losers {
+        let Some(((_, winner), losers)) = space.claims.split_first() else { return };
+        for (_, loser) in losers {
             let message = format!(
                 "namespace {} is selected by tenant {} and by the older tenant {}, which keeps it; \
                  narrow one of the two namespaceSelectors",
-                space.name, loser.name, winner.name
+                space.name, loser, winner
             );
-            self.conflict(&loser.name, ConflictKind::NamespaceClaimed, message);
+            self.conflict(loser, ConflictKind::NamespaceClaimed, message);
         }
     }
 

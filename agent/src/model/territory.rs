@@ -4,6 +4,7 @@
 //! nothing: the whole entry, not only the overlap. Half a database subnet that works is harder to
 //! understand than a condition that names the other half's owner, and the remedy is one edit.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,9 +12,9 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::cluster::Cluster;
-use super::input::Tenant;
+use super::input::{Range, Tenant};
 use super::report::{Conflict, ConflictKind, Overflows};
-use super::settings::{Limit, Settings};
+use super::settings::{Limit, Limits};
 use super::word::Word;
 
 /// Who owns a range.
@@ -26,7 +27,7 @@ pub enum Owner {
 }
 
 /// The owned ranges and what came of the claims to them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Territory {
     v4: Spans,
     v6: Spans,
@@ -38,43 +39,69 @@ pub struct Territory {
     pub overflows: Overflows,
 }
 
-/// Ranges of one family by first address; they never overlap.
-type Spans = BTreeMap<u128, Span>;
+/// Ranges of one family in order; they never overlap, and one inside another of the same owner is
+/// not listed.
+type Spans = Vec<Span>;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Span {
+    first: u128,
     last: u128,
     net: IpNet,
+    rank: u32,
     owner: Owner,
+}
+
+/// Somebody's wish for a range. Small, because thousands of them are sorted at every edit.
+struct Claim<'a> {
+    first: u128,
+    last: u128,
+    range: &'a Range,
+    /// The cluster is 0, then older tenants before younger ones.
+    rank: u32,
+    /// Position among the tenant's entries.
+    at: u32,
+}
+
+/// Who claims, by rank.
+struct Claimant<'a> {
+    owner: Owner,
+    ranges: &'a [Range],
 }
 
 impl Territory {
     /// Distributes the ranges: the cluster's first, then tenants by age.
     pub fn new(cluster: &Cluster) -> Self {
         let mut territory = Self::default();
-        let settings = cluster.settings();
-        for (_, net) in settings.cluster_ranges() {
-            territory.place(net, Owner::Cluster, settings);
-        }
-        let mut tenants: Vec<&Arc<Tenant>> = cluster.tenants().values().collect();
-        tenants.sort_by(|a, b| a.age.cmp(&b.age));
-        tenants.into_iter().for_each(|tenant| territory.settle(tenant, settings));
+        let ranges: Vec<Range> = cluster.settings().cluster_ranges().map(cluster_range).collect();
+        let claimants = claimants(&ranges, cluster.tenants());
+        let (mut v4, mut v6): (Vec<_>, Vec<_>) =
+            claims(&claimants).partition(|claim: &Claim<'_>| claim.range.cidr.addr().is_ipv4());
+        let limits = &cluster.settings().limits;
+        territory.v4 = territory.distribute(&mut v4, &claimants, Limit::OwnersV4, limits);
+        territory.v6 = territory.distribute(&mut v6, &claimants, Limit::OwnersV6, limits);
+        territory.granted.values_mut().for_each(|granted| granted.sort_unstable());
         territory
     }
 
     /// Every owned range and its owner.
     pub fn owners(&self) -> impl Iterator<Item = (IpNet, &Owner)> {
-        self.v4.values().chain(self.v6.values()).map(|span| (span.net, &span.owner))
+        self.v4.iter().chain(&self.v6).map(|span| (span.net, &span.owner))
     }
 
-    /// Which of a tenant's subnet entries, by position, it really has.
+    /// Which of a tenant's subnet entries, by position, nobody else has; see `is_unplaced` too.
     pub fn granted(&self, tenant: &str) -> &[usize] {
         self.granted.get(tenant).map_or(&[], Vec::as_slice)
     }
 
     /// Whether part of `net` is owned by somebody else than `tenant`.
     pub fn is_contested(&self, net: &IpNet, tenant: &str) -> bool {
-        self.overlapping(net).any(|span| !matches!(&span.owner, Owner::Tenant(name) if **name == *tenant))
+        let (first, last) = bounds(net);
+        let spans = if net.addr().is_ipv4() { &self.v4 } else { &self.v6 };
+        let from = spans.partition_point(|span| span.last < first);
+        let overlapping = spans.iter().skip(from).take_while(|span| span.first <= last);
+        let is_other = |span: &Span| !matches!(&span.owner, Owner::Tenant(name) if **name == *tenant);
+        overlapping.into_iter().any(is_other)
     }
 
     /// Whether part of `net` should be somebody's, but the kernel's table has no room to say so.
@@ -82,60 +109,127 @@ impl Territory {
         self.unplaced.iter().any(|unplaced| unplaced.contains(net) || net.contains(unplaced))
     }
 
-    fn settle(&mut self, tenant: &Arc<Tenant>, settings: &Settings) {
-        let name = Word::from(tenant.age.name.as_str());
-        let mut granted = Vec::new();
-        for (at, range) in tenant.subnets.iter().enumerate() {
-            let net = range.cidr.trunc();
-            match self.dispute(&net, &name) {
-                Some((kind, with)) => self.conflicts.push(refusal(&name, range.name.as_str(), &net, kind, &with)),
-                None if self.place(net, Owner::Tenant(name.clone()), settings) => granted.push(at),
-                None => {}
+    /// Ranges nest or are apart. So sorted claims fall into clusters that share nothing with each
+    /// other, nearly all of them with one claim or one owner; only in the others age decides.
+    fn distribute(&mut self, claims: &mut [Claim<'_>], who: &[Claimant<'_>], limit: Limit, limits: &Limits) -> Spans {
+        claims.sort_unstable_by_key(|claim| (claim.first, Reverse(claim.last), claim.rank));
+        let mut spans = Vec::with_capacity(claims.len());
+        let mut rest = claims;
+        while let Some(outer) = rest.first() {
+            let end = outer.last;
+            let size = rest.iter().position(|claim| claim.first > end).unwrap_or(rest.len());
+            let (cluster, others) = rest.split_at_mut(size);
+            self.settle(cluster, who, &mut spans);
+            rest = others;
+        }
+        self.cut(spans, limit, limits)
+    }
+
+    /// Settles the claims inside one outermost range.
+    fn settle(&mut self, claims: &mut [Claim<'_>], who: &[Claimant<'_>], spans: &mut Spans) {
+        let Some(outer) = claims.first() else { return };
+        if claims.iter().all(|claim| claim.rank == outer.rank) {
+            spans.extend(outer.span(who));
+            return claims.iter().for_each(|claim| self.grant(claim, who));
+        }
+        claims.sort_by_key(|claim| claim.rank);
+        let mut taken: BTreeMap<u128, Span> = BTreeMap::new();
+        for claim in claims.iter() {
+            match dispute(&taken, claim) {
+                Some(span) => self.conflicts.extend(claim.refusal(&span, who)),
+                None => {
+                    place(&mut taken, claim, who);
+                    self.grant(claim, who);
+                }
             }
         }
-        self.granted.insert(name, granted);
+        spans.extend(taken.into_values());
     }
 
-    fn dispute(&self, net: &IpNet, tenant: &Word) -> Option<(ConflictKind, String)> {
-        self.overlapping(net).find_map(|span| match &span.owner {
-            Owner::Cluster => Some((ConflictKind::ClusterRange, format!("the cluster's range {}", span.net))),
-            Owner::Tenant(other) if other == tenant => None,
-            Owner::Tenant(other) => {
-                Some((ConflictKind::SubnetOverlap, format!("{} of the older tenant {other}", span.net)))
-            }
-        })
-    }
-
-    /// Ranges that share an address with `net`, last first. Ranges are disjoint, so the first one
-    /// that ends too early is followed only by others that do.
-    fn overlapping(&self, net: &IpNet) -> impl Iterator<Item = &Span> {
-        let (first, last) = bounds(net);
-        let spans = if net.addr().is_ipv4() { &self.v4 } else { &self.v6 };
-        spans.range(..=last).rev().map(|(_, span)| span).take_while(move |span| span.last >= first)
-    }
-
-    /// Gives `net`, which nobody else has, to `owner`; false when the table is full. Ranges inside
-    /// one of the same owner's are not listed again.
-    fn place(&mut self, net: IpNet, owner: Owner, settings: &Settings) -> bool {
-        if self.overlapping(&net).any(|span| span.net.contains(&net)) {
-            return true;
+    fn grant(&mut self, claim: &Claim<'_>, who: &[Claimant<'_>]) {
+        let Some(Owner::Tenant(name)) = claim.owner(who) else { return };
+        match self.granted.get_mut(name) {
+            Some(granted) => granted.push(claim.at as usize),
+            None => _ = self.granted.insert(name.clone(), vec![claim.at as usize]),
         }
-        let (first, last) = bounds(&net);
-        let (spans, limit) = match net {
-            IpNet::V4(_) => (&mut self.v4, Limit::OwnersV4),
-            IpNet::V6(_) => (&mut self.v6, Limit::OwnersV6),
+    }
+
+    /// Leaves out what does not fit, the youngest tenants' first.
+    fn cut(&mut self, mut spans: Spans, limit: Limit, limits: &Limits) -> Spans {
+        let room = limits.get(limit);
+        if spans.len() <= room {
+            return spans;
+        }
+        spans.sort_by_key(|span| (span.rank, span.first));
+        for span in spans.drain(room..) {
+            self.overflows.note(limit, room, span.net);
+            self.unplaced.push(span.net);
+        }
+        spans.sort_by_key(|span| span.first);
+        spans
+    }
+}
+
+impl Claim<'_> {
+    fn owner<'w>(&self, who: &'w [Claimant<'_>]) -> Option<&'w Owner> {
+        who.get(self.rank as usize).map(|claimant| &claimant.owner)
+    }
+
+    fn span(&self, who: &[Claimant<'_>]) -> Option<Span> {
+        let owner = self.owner(who)?.clone();
+        Some(Span { first: self.first, last: self.last, net: self.range.cidr.trunc(), rank: self.rank, owner })
+    }
+
+    fn refusal(&self, span: &Span, who: &[Claimant<'_>]) -> Option<Conflict> {
+        let Some(Owner::Tenant(tenant)) = self.owner(who) else { return None };
+        let (kind, with) = match &span.owner {
+            Owner::Cluster => (ConflictKind::ClusterRange, format!("the cluster's range {}", span.net)),
+            Owner::Tenant(other) => (ConflictKind::SubnetOverlap, format!("{} of the older tenant {other}", span.net)),
         };
-        let inner: Vec<u128> = spans.range(first..=last).map(|(at, _)| *at).collect();
-        let room = settings.limits.get(limit);
-        if spans.len() - inner.len() >= room {
-            self.overflows.note(limit, room, net);
-            self.unplaced.push(net);
-            return false;
-        }
-        inner.iter().for_each(|at| _ = spans.remove(at));
-        spans.insert(first, Span { last, net, owner });
-        true
+        Some(refusal(tenant, &self.range.name, &self.range.cidr, kind, &with))
     }
+}
+
+fn cluster_range((kind, cidr): (&'static str, IpNet)) -> Range {
+    Range { name: kind.to_owned(), cidr, ports: Vec::new() }
+}
+
+fn claimants<'a>(cluster: &'a [Range], tenants: &'a BTreeMap<Word, Arc<Tenant>>) -> Vec<Claimant<'a>> {
+    let mut tenants: Vec<(&Word, &Arc<Tenant>)> = tenants.iter().collect();
+    tenants.sort_by(|(_, a), (_, b)| a.age.cmp(&b.age));
+    let tenant = |(name, tenant): (&Word, &'a Arc<Tenant>)| Claimant {
+        owner: Owner::Tenant(name.clone()),
+        ranges: tenant.subnets.as_slice(),
+    };
+    std::iter::once(Claimant { owner: Owner::Cluster, ranges: cluster })
+        .chain(tenants.into_iter().map(tenant))
+        .collect()
+}
+
+fn claims<'a>(who: &[Claimant<'a>]) -> impl Iterator<Item = Claim<'a>> {
+    who.iter().zip(0..).flat_map(|(claimant, rank)| {
+        claimant.ranges.iter().zip(0..).map(move |(range, at)| {
+            let (first, last) = bounds(&range.cidr);
+            Claim { first, last, range, rank, at }
+        })
+    })
+}
+
+/// What somebody else already has of a claimed range.
+fn dispute(taken: &BTreeMap<u128, Span>, claim: &Claim<'_>) -> Option<Span> {
+    let before = taken.range(..=claim.last).rev().map(|(_, span)| span);
+    before.take_while(|span| span.last >= claim.first).find(|span| span.rank != claim.rank).cloned()
+}
+
+/// Takes a range that nobody else has any part of.
+fn place(taken: &mut BTreeMap<u128, Span>, claim: &Claim<'_>, who: &[Claimant<'_>]) {
+    let around = taken.range(..=claim.first).next_back();
+    if around.is_some_and(|(_, span)| span.last >= claim.last) {
+        return;
+    }
+    let inside: Vec<u128> = taken.range(claim.first..=claim.last).map(|(first, _)| *first).collect();
+    inside.iter().for_each(|first| _ = taken.remove(first));
+    taken.extend(claim.span(who).map(|span| (claim.first, span)));
 }
 
 fn refusal(tenant: &Word, entry: &str, net: &IpNet, kind: ConflictKind, with: &str) -> Conflict {
@@ -161,7 +255,7 @@ fn number(address: IpAddr) -> u128 {
 mod tests {
     use super::*;
     use crate::model::input::{Age, Change};
-    use crate::model::settings::Limits;
+    use crate::model::settings::Settings;
     use crate::model::testing::{cluster, range, tenant};
 
     fn owner_of(name: &str, created: i64, subnets: &[&str]) -> Tenant {
@@ -243,7 +337,8 @@ mod tests {
         let settings = Settings { limits, ..Settings::default() };
         let tenants = vec![owner_of("acme", 0, &["10.0.0.0/24"]), owner_of("globex", 1, &["10.0.2.0/24", "fd00::/64"])];
         let territory = territory(settings, tenants);
-        assert_eq!(territory.granted("globex"), [1]);
+        assert!(territory.is_unplaced(&"10.0.2.0/24".parse().expect("a range")));
+        assert!(!territory.is_unplaced(&"fd00::/64".parse().expect("a range")));
         assert!(territory.is_unplaced(&"0.0.0.0/0".parse().expect("a range")));
         assert!(!territory.is_unplaced(&"10.0.0.0/24".parse().expect("a range")));
         assert_eq!(territory.overflows.as_slice().len(), 1);

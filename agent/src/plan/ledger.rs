@@ -32,6 +32,7 @@ pub struct Ledger {
 struct Pool {
     uses: HashMap<u16, usize>,
     free: VecDeque<u16>,
+    last: u16,
 }
 
 impl Ledger {
@@ -219,11 +220,13 @@ impl Pool {
         *uses -= 1;
         if *uses == 0 {
             self.uses.remove(&id);
-            self.free.push_back(id);
+            // Beyond the limit only what an agent with a greater one has left.
+            self.free.extend((id <= self.last).then_some(id));
         }
     }
 
     fn fill(&mut self, all: std::ops::RangeInclusive<u16>) {
+        self.last = *all.end();
         self.free = all.filter(|id| !self.uses.contains_key(id)).collect();
     }
 }

@@ -3,29 +3,33 @@
 //! A range that passes from one tenant to another is nobody's in between, so that neither the old
 //! owner's nor the new owner's wide ranges reach into it at the wrong moment, nor anything out of it.
 
-use std::collections::BTreeMap;
-
 use agent_common::tenant::TenantId;
 use ipnet::IpNet;
 
 use super::phases::Phases;
 use super::{Actual, Ledger, Op};
+use crate::model::desired::Owners;
 
 /// Owner of a range in passing: a number no tenant has, hence everybody's "somebody else". Not the
 /// cluster's number: packets from the cluster's ranges may enter.
 const IN_PASSING: TenantId = TenantId(TenantId::CLUSTER.0 - 1);
 
 /// Adds the writes that bring the owners from `ledger` to `wanted`.
-pub(super) fn diff(wanted: &BTreeMap<IpNet, TenantId>, ledger: &Ledger, phases: &mut Phases) {
+pub(super) fn diff(wanted: &Owners, ledger: &Ledger, phases: &mut Phases) {
     let actual = ledger.actual();
+    let v4 = actual.owners_v4.iter().map(|(net, owner)| (IpNet::V4(*net), *owner));
+    let mut held = v4.chain(actual.owners_v6.iter().map(|(net, owner)| (IpNet::V6(*net), *owner))).peekable();
+    let mut gone = Vec::new();
+    // Both sides are in order, and thousands long: one walk along both.
     for (net, new) in wanted {
-        if value(actual, net) != Some(*new) {
+        gone.extend(std::iter::from_fn(|| held.next_if(|(other, _)| other < net)));
+        if held.next_if(|(other, _)| other == net).is_none_or(|(_, old)| old != *new) {
             pass(*net, covering(*net, |net| value(actual, net)), *new, phases);
         }
     }
-    let v4 = actual.owners_v4.keys().map(|net| IpNet::V4(*net));
-    let gone = v4.chain(actual.owners_v6.keys().map(|net| IpNet::V6(*net))).filter(|net| !wanted.contains_key(net));
-    gone.for_each(|net| leave(net, value(actual, &net), covering(net, |net| wanted.get(net).copied()), phases));
+    gone.extend(held);
+    let heir = |net: &IpNet| wanted.binary_search_by_key(net, |(net, _)| *net).ok().map(|at| wanted[at].1);
+    gone.into_iter().for_each(|(net, old)| leave(net, old, covering(net, heir), phases));
 }
 
 /// `net` goes from whoever owned it, by its own entry or a wider one, to `new`.
@@ -42,8 +46,8 @@ fn pass(net: IpNet, old: Option<TenantId>, new: TenantId, phases: &mut Phases) {
 }
 
 /// `net` loses its entry and falls to the owner of a wider one, or to nobody.
-fn leave(net: IpNet, old: Option<TenantId>, heir: Option<TenantId>, phases: &mut Phases) {
-    if heir.is_some() && heir != old && old != Some(IN_PASSING) {
+fn leave(net: IpNet, old: TenantId, heir: Option<TenantId>, phases: &mut Phases) {
+    if heir.is_some_and(|heir| heir != old) && old != IN_PASSING {
         phases.fence.push(op(net, Some(IN_PASSING)));
     }
     phases.unfence.push(op(net, None));

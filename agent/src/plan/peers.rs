@@ -76,7 +76,7 @@ impl Peers<'_> {
         phases: &mut Phases,
     ) {
         match (old, new) {
-            (None, Some(new)) if self.has_room(address, cluster) => phases.fence.push(op(address, Some(new))),
+            (None, Some(new)) if self.has_room(address, cluster) => appear(address, new, phases),
             (Some(old), Some(new)) if old != new => change(address, old, new, phases),
             (Some(_), None) if self.quiet => phases.fence.push(op(address, None)),
             (Some(_), None) => {
@@ -103,6 +103,15 @@ impl Peers<'_> {
     }
 }
 
+/// An address becomes known, which fences it against wide ranges and opens it to its own tenant.
+fn appear(address: IpAddr, new: PeerEntry, phases: &mut Phases) {
+    if phases.demotes && new != NOBODYS {
+        phases.fence.push(op(address, Some(NOBODYS)));
+        return phases.settle.push(op(address, Some(new)));
+    }
+    phases.fence.push(op(address, Some(new)));
+}
+
 /// An entry changes. One that changes hands is nobody's in between; one that only becomes shared,
 /// or stops being it, changes at the time of grants, or of revocations.
 fn change(address: IpAddr, old: PeerEntry, new: PeerEntry, phases: &mut Phases) {
@@ -123,8 +132,10 @@ fn all(cluster: &Cluster) -> impl Iterator<Item = IpAddr> + '_ {
     let metadata = cluster.settings().metadata.iter().copied();
     let special: BTreeSet<IpAddr> =
         metadata.chain(cluster.nodes().iter().copied()).chain(cluster.rivals().keys().copied()).collect();
-    let pods = cluster.book().addresses().filter(|address| !cluster.nodes().contains(address));
-    special.into_iter().chain(pods)
+    let is_new = |address: &IpAddr| !cluster.nodes().contains(address);
+    let pods = cluster.book().addresses().filter(is_new);
+    let services = cluster.services().addresses().filter(move |address| cluster.book().get(*address).is_none());
+    special.into_iter().chain(pods).chain(services)
 }
 
 fn known(actual: &Actual) -> impl Iterator<Item = (IpAddr, PeerEntry)> + '_ {

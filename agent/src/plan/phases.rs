@@ -8,9 +8,10 @@
 //!    nobody's for the time being. Before `turn`, for a wide range must not open what is fenced.
 //! 4. `stage` — port sets, rows, tries that nobody points at yet.
 //! 5. `turn` — each tenant's 8 bytes: new prefixes, and only such flags as it had before and keeps.
+//!    `unstage` — prefixes in tries that a tenant lost: it may have needed them until it turned.
 //! 6. generation: what was remembered under the old policy is judged again. After the revocations
 //!    and not before them, or a packet in between would be remembered as judged by the new policy.
-//! 7. `settle`, `unstage`, `unfence` — entries get their new hands or go.
+//! 7. `settle`, `unfence` — entries get their new hands or go.
 //! 8. `raise`, `grant`, `claim` — flags, permissions and interfaces that are new.
 //! 9. generation again, if 7 or 8 did anything.
 //! 10. `unname` — numbers that nothing mentions lose their names.
@@ -33,6 +34,9 @@ pub(super) struct Phases {
     pub grant: Vec<Op>,
     pub claim: Vec<Op>,
     pub unname: Vec<Op>,
+    /// A tenant loses a flag that permits. Until it has turned, an address that becomes known would
+    /// be open to it.
+    pub demotes: bool,
 }
 
 impl Phases {
@@ -56,12 +60,10 @@ impl Phases {
 
     /// In order, with the generations.
     pub fn into_plan(self, ledger: &Ledger) -> Plan {
-        let first: Vec<Op> =
-            [self.clear, self.ungrant, self.fence, self.stage, self.turn].into_iter().flatten().collect();
-        let second: Vec<Op> = [self.settle, self.unstage, self.unfence, self.raise, self.grant, self.claim]
-            .into_iter()
-            .flatten()
-            .collect();
+        let first = [self.clear, self.ungrant, self.fence, self.stage, self.turn, self.unstage];
+        let second = [self.settle, self.unfence, self.raise, self.grant, self.claim];
+        let first: Vec<Op> = first.into_iter().flatten().collect();
+        let second: Vec<Op> = second.into_iter().flatten().collect();
         let mut generation = ledger.actual().generation;
         let mut ops = self.name;
         let owed = ledger.owes_generation() || first.iter().any(is_policy);

@@ -45,6 +45,7 @@ pub(super) fn diff(
 /// loses first and gains when all revocations are done.
 fn turn(id: TenantId, old: TenantState, new: TenantState, phases: &mut Phases) {
     let kept = TenantState { flags: new.flags & !PERMISSIONS | new.flags & old.flags & PERMISSIONS, ..new };
+    phases.demotes |= old.flags & !new.flags & PERMISSIONS != 0;
     if kept != old {
         phases.turn.push(Op::Tenant(id, kept));
     }

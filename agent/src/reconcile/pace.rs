@@ -82,6 +82,11 @@ impl Sweep {
         self.due = tick;
     }
 
+    /// Whether something was known to wait and the round for it is not over.
+    pub const fn is_hurried(&self) -> bool {
+        self.hurried > 0
+    }
+
     /// When the next stride is due.
     pub const fn due(&self) -> Duration {
         self.due

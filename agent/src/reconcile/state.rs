@@ -103,6 +103,7 @@ impl State {
         self.ledger = Ledger::new(dataplane.load()?, &self.cluster.settings().limits);
         self.attached = dataplane.attached()?.into_iter().map(|port| (port.ifindex, port)).collect();
         self.owed = Touched::all();
+        self.backoff = Backoff::default();
         Ok(())
     }
 
@@ -219,7 +220,7 @@ impl State {
         if applied > 0 {
             self.applied_at = Some(now.unix);
         }
-        self.ready = true;
+        self.ready |= !self.sweep.is_hurried();
         self.settle(failures, retried, now);
         applied
     }

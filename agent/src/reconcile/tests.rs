@@ -319,6 +319,19 @@ fn addresses_beyond_the_limit_are_refused_told_and_taken_in_when_one_goes() {
 }
 
 #[test]
+fn more_new_addresses_than_one_plan_takes_follow_in_later_steps_without_a_pause() {
+    let mut bench = Bench::new(Settings::default());
+    let pods = crate::plan::MOST_NEW + 5_000;
+    let pod = |n: usize| remote(&format!("web/p{n}"), &[&std::net::Ipv4Addr::from(0x0b00_0000 + n as u32).to_string()]);
+    let mut news = two_tenants();
+    news.push(Change::Endpoints((0..pods).map(pod).collect()));
+    let first = bench.tell(news);
+    assert!(first.applied < pods && first.wake == bench.now.tick && !bench.state.snapshot().ready);
+    while bench.tell(vec![]).wake == bench.now.tick {}
+    assert!(bench.kernel.actual.peers_v4.len() >= pods && bench.state.snapshot().ready);
+}
+
+#[test]
 fn a_kernel_table_smaller_than_configured_is_a_counted_error() {
     let mut bench = Bench::new(Settings::default());
     bench.kernel.limits = [(Table::PeersV4, 7)].into();

@@ -82,11 +82,12 @@ fn a_bad_document_is_named_and_the_last_good_state_holds() {
     let mut bad = good.clone();
     bad.tenant("acme").subnets[0].1 = "10.40.0.0/33".into();
     bad.write(&world.config_path()).expect("an edit");
-    let said =
-        agent.wait_log(SOON, "10.40.0.0/33").unwrap_or_else(|| panic!("nothing was said:\n{}", agent.log().join("\n")));
-    for expected in ["bulkhead.yaml", "cidr"] {
+    let said = agent.wait_log(SOON, "spec.subnets[0].cidr");
+    let said = said.unwrap_or_else(|| panic!("nothing was said:\n{}", agent.log().join("\n")));
+    for expected in ["NetworkTenant/acme", "bulkhead.yaml", "line", "such as 10.40.0.0/24"] {
         assert!(said.contains(expected), "no {expected} in: {said}");
     }
+    assert!(!said.contains('\u{1b}'), "colours in a pipe: {said:?}");
     assert_matrix(&world, allowed);
     // It spoils only itself: another document of the same file is followed.
     bad.tenant("globex").egress.push(("web".into(), vec!["198.51.100.0/24".into()], vec![]));

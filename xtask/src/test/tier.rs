@@ -112,7 +112,7 @@ impl TestCommand {
     fn privileged(tier: Tier, target: &'static str) -> Self {
         Self {
             label: format!("build the {} tests ({target})", tier.name()),
-            selection: vec!["--release", "-p", "bulkhead-tests", "--test", target],
+            selection: vec!["-p", "bulkhead-tests", "--test", target],
             harness: &["--test-threads=1"],
         }
     }

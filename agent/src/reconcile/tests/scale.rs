@@ -1,7 +1,7 @@
 //! Figures, not verdicts: what a step costs and what a cluster weighs. Run with `--ignored
 //! --nocapture` in a release build; nothing here fails for being slow.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Bench, key, link, local, namespace, range, remote, tenant};
 use crate::dataplane::memory::MemoryDataplane;
@@ -42,6 +42,12 @@ fn resident() -> usize {
     statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4096
 }
 
+/// What this thread has computed so far: unlike a clock it does not count the neighbours.
+fn spent() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    Duration::from_nanos(stat.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0))
+}
+
 fn p99(mut times: Vec<Duration>) -> (Duration, Duration, Duration) {
     times.sort();
     (times[times.len() / 2], times[times.len() * 99 / 100], times[times.len() - 1])
@@ -50,10 +56,10 @@ fn p99(mut times: Vec<Duration>) -> (Duration, Duration, Duration) {
 /// Times one step each, over a kernel in memory.
 fn timed(bench: &mut Bench, news: impl Iterator<Item = Change>) -> (Duration, Duration, Duration) {
     let times = news.map(|change| {
-        let start = Instant::now();
+        let start = spent();
         bench.tell(vec![change]);
         bench.now.tick += Duration::from_millis(1);
-        start.elapsed()
+        spent() - start
     });
     p99(times.collect())
 }
@@ -75,19 +81,19 @@ fn steps(pods: usize) {
     let all = || Change::Endpoints((0..pods).map(pod).collect());
     bench.tell(objects());
     let news = vec![all()];
-    let start = Instant::now();
+    let start = spent();
     bench.tell(news);
-    println!("{pods} pods, first step: {:?}", start.elapsed());
-    let start = Instant::now();
+    println!("{pods} pods, first step: {:?}", spent() - start);
+    let start = spent();
     while bench.kernel.actual.peers_v4.len() < pods {
         let due = bench.tell(vec![]).wake;
         bench.now.tick = bench.now.tick.max(due);
     }
-    println!("{pods} pods, the rest of them: {:?}", start.elapsed());
+    println!("{pods} pods, the rest of them: {:?}", spent() - start);
     let news = vec![all()];
-    let start = Instant::now();
+    let start = spent();
     bench.tell(news);
-    println!("{pods} pods, told again in full, nothing new: {:?}", start.elapsed());
+    println!("{pods} pods, told again in full, nothing new: {:?}", spent() - start);
 
     let come = (0..500).map(|n| Change::Endpoint(pod(pods + n)));
     println!("remote pod comes: {:?}", timed(&mut bench, come));
@@ -108,13 +114,13 @@ fn steps(pods: usize) {
     let moves = (0..100).map(|n| Change::Namespace(namespace(&format!("team-namespace-{n}"), "tenant-500")));
     println!("namespace moved: {:?}", timed(&mut bench, moves));
     bench.now.tick += Duration::from_secs(60);
-    let start = Instant::now();
+    let start = spent();
     bench.tell(vec![]);
-    println!("regular look and one stride of the sweep: {:?}", start.elapsed());
+    println!("regular look and one stride of the sweep: {:?}", spent() - start);
     let mut kernel = MemoryDataplane { actual: bench.kernel.actual.clone(), ..MemoryDataplane::default() };
-    let start = Instant::now();
+    let start = spent();
     let state = State::start(&mut kernel, Settings::default()).expect("a kernel");
-    println!("start over {} addresses: {:?}", state.actual().peers_v4.len(), start.elapsed());
+    println!("start over {} addresses: {:?}", state.actual().peers_v4.len(), spent() - start);
 }
 
 #[test]
@@ -123,9 +129,64 @@ fn weight_of_a_million_pods() {
     let mut cluster = Cluster::new(Settings::default());
     objects().into_iter().for_each(|change| _ = cluster.apply(change));
     let before = resident();
-    let start = Instant::now();
+    let start = spent();
     (LOCAL..LOCAL + 1_000_000).for_each(|n| _ = cluster.apply(Change::Endpoint(pod(n))));
     let bytes = resident() - before;
-    println!("1,000,000 remote pods: {} MiB, {} bytes each, in {:?}", bytes >> 20, bytes / 1_000_000, start.elapsed());
+    println!("1,000,000 remote pods: {} MiB, {} bytes each, in {:?}", bytes >> 20, bytes / 1_000_000, spent() - start);
     println!("of which a name's text takes 32");
+}
+
+#[test]
+#[ignore = "prints figures"]
+fn parts() {
+    use crate::model::{cluster::Touched, numbers, prefixes, tenancy::Tenancy, territory::Territory};
+    let mut bench = Bench::new(Settings::default());
+    bench.tell(objects());
+    bench.tell(vec![Change::Endpoints((0..100_000).map(pod).collect())]);
+    bench.tell(vec![]);
+    let c = &bench.state.cluster;
+    let t = |name: &str, f: &mut dyn FnMut()| {
+        let mut times = vec![];
+        for _ in 0..20 {
+            let s = spent();
+            f();
+            times.push(spent() - s);
+        }
+        println!("{name}: {:?}", p99(times));
+    };
+    t("territory", &mut || _ = std::hint::black_box(Territory::new(c)));
+    let terr = Territory::new(c);
+    t("tenancy", &mut || _ = std::hint::black_box(Tenancy::new(c)));
+    let ten = Tenancy::new(c);
+    let l = &bench.state.ledger;
+    let mentions = |id| l.mentions(id);
+    let held = l.held(&mentions);
+    t("numbers", &mut || _ = std::hint::black_box(numbers::assign(&ten, &held, c.settings())));
+    t("prefixes x100", &mut || {
+        for n in 0..100 {
+            std::hint::black_box(prefixes::compile(&c.tenants()[format!("tenant-{n}").as_str()], &terr, c.settings()));
+        }
+    });
+    let mut d = bench.state.desired.clone();
+    t("refresh tenancy", &mut || d.refresh(c, &held, 0, &mut Touched { tenancy: true, ..Touched::default() }));
+    t("refresh tenants", &mut || d.refresh(c, &held, 0, &mut Touched { tenants: true, ..Touched::default() }));
+    t("refresh endpoints", &mut || d.refresh(c, &held, 0, &mut Touched { endpoints: true, ..Touched::default() }));
+    t("diff tenancy", &mut || {
+        _ = std::hint::black_box(crate::plan::diff(c, &d, l, &Touched { tenancy: true, ..Touched::default() }))
+    });
+    t("diff tenants", &mut || {
+        _ = std::hint::black_box(crate::plan::diff(c, &d, l, &Touched { tenants: true, ..Touched::default() }))
+    });
+    t("diff endpoints", &mut || {
+        _ = std::hint::black_box(crate::plan::diff(c, &d, l, &Touched { endpoints: true, ..Touched::default() }))
+    });
+    t("publish", &mut || _ = std::hint::black_box(crate::reconcile::publish::publish(&bench.state)));
+    let edits: Vec<_> = (0..20)
+        .map(|n| {
+            Change::Tenant(Tenant { subnets: vec![range(&format!("172.16.{n}.0/24"), &[80])], ..tenant("tenant-7") })
+        })
+        .collect();
+    let mut c2 = c.clone();
+    let mut it = edits.into_iter();
+    t("apply tenant", &mut || _ = c2.apply(it.next().unwrap()));
 }
