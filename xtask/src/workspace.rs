@@ -41,7 +41,7 @@ pub fn ebpf() -> PathBuf {
     products().join("ebpf")
 }
 
-/// The agent's binary, once built for release.
+/// The agent's binary, once built.
 pub fn agent_binary() -> PathBuf {
     cargo_target().join("debug/bulkhead")
 }

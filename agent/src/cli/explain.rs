@@ -306,7 +306,11 @@ impl View {
             steps.push("none of the tenant's subnets and egress ranges holds it".into());
         }
         if let Some(owner) = self.owner(remote) {
-            let owner = if owner == TenantId::CLUSTER { "the cluster".into() } else { self.tenant(owner) };
+            let owner = match owner {
+                TenantId::CLUSTER => "the cluster".into(),
+                TenantId::NODES => "the cluster's nodes".into(),
+                tenant => self.tenant(tenant),
+            };
             steps.push(format!("{}: the address is in a range of {owner}", A::OWNERS));
         }
     }

@@ -152,9 +152,11 @@ fn next_end(tenant: &Tenant, now: i64) -> Option<i64> {
 fn conflicts(world: &World) -> BTreeMap<String, Vec<Conflict>> {
     let (cluster, territory) = (&world.cluster, Territory::new(&world.cluster));
     let mut all = territory.conflicts.clone();
-    all.extend(Tenancy::new(cluster).conflicts);
-    let compiled = cluster.tenants().values().map(|tenant| prefixes::compile(tenant, &territory, cluster.settings()));
+    let tenancy = Tenancy::new(cluster);
+    let objects = tenancy.members.values().filter(|member| member.object.is_some());
+    let compiled = objects.map(|member| prefixes::compile(member, &territory, cluster.settings()));
     all.extend(compiled.flat_map(|prefixes| prefixes.conflicts));
+    all.extend(tenancy.conflicts);
     all.sort();
     all.dedup();
     let mut by_tenant: BTreeMap<String, Vec<Conflict>> = BTreeMap::new();
@@ -167,8 +169,8 @@ fn conflicts(world: &World) -> BTreeMap<String, Vec<Conflict>> {
 fn holdings(world: &World) -> BTreeMap<String, Holding> {
     let mut holdings: BTreeMap<String, Holding> = BTreeMap::new();
     for space in world.cluster.spaces().iter() {
-        let Some(owner) = space.claims.first() else { continue };
-        let holding = holdings.entry(owner.name.clone()).or_default();
+        let Some((_, owner)) = space.claims.first() else { continue };
+        let holding = holdings.entry(owner.to_string()).or_default();
         holding.namespaces.push(space.name.to_string());
         holding.pods += world.pods_of(&space.name);
     }

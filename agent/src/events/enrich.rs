@@ -148,7 +148,7 @@ impl Enricher {
     }
 
     fn tenant(&self, id: TenantId) -> Option<TenantNamed> {
-        (id.is_known() && id != TenantId::CLUSTER)
+        (id.is_known() && id < TenantId::NODES)
             .then(|| self.names.tenant(id))
             .flatten()
             .filter(|tenant| !tenant.name.is_empty())
@@ -218,7 +218,7 @@ fn party(named: Named, judged: Option<TenantNamed>, ip: Option<IpAddr>, port: Op
 fn unnamed_kind(record: &Checked, ip: Option<IpAddr>) -> PartyKind {
     match (ip, record.reason) {
         (Some(_), DropReason::Node) => PartyKind::Host,
-        (Some(_), _) if record.event.peer_tenant != TenantId::CLUSTER => PartyKind::External,
+        (Some(_), _) if record.event.peer_tenant < TenantId::NODES => PartyKind::External,
         _ => PartyKind::Unknown,
     }
 }

@@ -179,6 +179,7 @@ impl Desired {
         let numbers: HashMap<&Word, TenantId> = self.numbers.of.iter().map(|(name, id)| (name, *id)).collect();
         let number = |owner: &Owner| match owner {
             Owner::Cluster => TenantId::CLUSTER,
+            Owner::Nodes => TenantId::NODES,
             // A tenant without a number has no pods that could use its ranges; nobody else may.
             Owner::Tenant(name) => numbers.get(name).copied().unwrap_or(TenantId::CLUSTER),
         };

@@ -311,7 +311,10 @@ fn addresses_beyond_the_limit_are_refused_told_and_taken_in_when_one_goes() {
     bench.tell(vec![Change::Endpoint(remote("web/c", &["10.0.0.3"]))]);
     assert_eq!((bench.owner("10.0.0.3"), bench.owner("10.0.0.2").is_some()), (None, true));
     let text = bench.state.snapshot().overflows[0].to_string();
-    assert!(text.contains("limits.peers_v4") && text.contains("10.0.0.3"), "{text}");
+    assert!(
+        text.contains("limit peers_v4 of 8") && text.contains("--max-peers") && text.contains("10.0.0.3"),
+        "{text}"
+    );
     bench.tell(vec![Change::EndpointGone { key: key("shop/b"), uid: String::new() }]);
     bench.tell(vec![]);
     assert_eq!(bench.owner("10.0.0.3").as_deref(), Some("acme"));
