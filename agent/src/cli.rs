@@ -73,7 +73,7 @@ impl Command {
             Self::Observe(args) => return Ok(block_on(observe::run(&args))??.into()),
             Self::Explain(args) => return Ok(explain::run(&args)?.into()),
             Self::Lint(args) => return Ok(lint::run(&args)),
-            Self::Cleanup(args) => return Ok(cleanup::run(&args)?.into()),
+            Self::Cleanup(args) => return leave(&args),
             Self::Schema => println!("{}", serde_json::to_string_pretty(&events::schema::json_schema())?),
             Self::Crd => print!("{}", api::crd_yaml()),
             Self::Version => version(),
@@ -92,6 +92,17 @@ fn version() {
         bytes => println!("eBPF object: sha256 {}, {} bytes", env!("BULKHEAD_BPF_SHA256"), bytes.len()),
     }
     println!("layouts: {}", agent_common::ABI_VERSION);
+}
+
+fn leave(args: &cleanup::CleanupArgs) -> Result<ExitCode, Box<dyn Error>> {
+    let exit = cleanup::run(args)?;
+    if args.stay && exit == output::Exit::Fine {
+        block_on(async {
+            ended()?.await;
+            Ok::<_, std::io::Error>(())
+        })??;
+    }
+    Ok(exit.into())
 }
 
 fn agent(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {

@@ -14,6 +14,9 @@ pub struct CleanupArgs {
     /// Say what would be removed, and remove nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Once all is gone, stay until asked to end: a DaemonSet then shows which nodes are clean
+    #[arg(long, conflicts_with = "dry_run")]
+    pub stay: bool,
     #[command(flatten)]
     #[expect(missing_docs, reason = "documented at its type")]
     pub pin: PinArgs,

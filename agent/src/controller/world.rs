@@ -3,6 +3,7 @@
 //! No network and no clock. A spec that cannot be understood leaves its predecessor standing, as on the nodes: one bad
 //! edit must not hand its subnets to somebody else.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use k8s_openapi::api::core::v1;
@@ -208,9 +209,11 @@ impl World {
             }
             Told::One(pod) => self.pod(pod),
             Told::Gone(pod) => {
-                let of = self.pods.get_mut(&pod.namespace);
-                let gone = of.is_some_and(|names| names.remove(pod.name.as_str()));
-                self.pods.retain(|namespace, names| *namespace != pod.namespace || !names.is_empty());
+                let Entry::Occupied(mut of) = self.pods.entry(pod.namespace) else { return Urgency::Never };
+                let gone = of.get_mut().remove(pod.name.as_str());
+                if of.get().is_empty() {
+                    of.remove();
+                }
                 gone
             }
         };

@@ -53,6 +53,48 @@ pub fn good_tenants_are_taken_and_bad_ones_refused(api: &Kubectl) -> Result<()> 
     delete(api, "networktenant", &["cp-good"])
 }
 
+/// What the service accounts can do if somebody takes them over: an agent only reads, and nobody reads Secrets.
+pub fn service_accounts_have_the_least_verbs(api: &Kubectl) -> Result<()> {
+    let may = |account: &str, verb: &str, what: &str| {
+        let user = format!("--as=system:serviceaccount:bulkhead-system:bulkhead-{account}");
+        // "no" is an answer, told by the exit code too.
+        let question = ["auth", "can-i", "-n", "bulkhead-system", &user, verb].into_iter().chain(what.split(' '));
+        let output = api.command(question).output()?;
+        Ok::<_, anyhow::Error>(String::from_utf8_lossy(&output.stdout).trim() == "yes")
+    };
+    for what in ["pods", "namespaces", "nodes", "services", "endpointslices.discovery.k8s.io", "networktenants"] {
+        for verb in ["get", "list", "watch"] {
+            ensure!(may("agent", verb, what)?, "an agent cannot {verb} {what}");
+        }
+        for verb in ["create", "update", "patch", "delete"] {
+            ensure!(!may("agent", verb, what)?, "an agent can {verb} {what}");
+        }
+    }
+    for (verb, what) in
+        [("patch", "networktenants --subresource=status"), ("patch", "nodes"), ("update", "leases/bulkhead-controller")]
+    {
+        ensure!(may("controller", verb, what)?, "the controller cannot {verb} {what}");
+        ensure!(!may("agent", verb, what)?, "an agent can {verb} {what}");
+    }
+    for (verb, what) in [
+        ("get", "secrets"),
+        ("create", "pods"),
+        ("patch", "networktenants"),
+        ("assign", "networktenants"),
+        ("patch", "namespaces"),
+        ("update", "nodes"),
+        ("delete", "nodes"),
+        ("update", "leases/other"),
+        ("create", "serviceaccounts --subresource=token"),
+        ("impersonate", "users"),
+    ] {
+        for account in ["agent", "controller"] {
+            ensure!(!may(account, verb, what)?, "bulkhead-{account} can {verb} {what}");
+        }
+    }
+    Ok(())
+}
+
 /// A key changes only by somebody who may assign both the old tenant's and the new one's namespaces.
 pub fn a_tenancy_key_needs_the_verb_assign(api: &Kubectl) -> Result<()> {
     api.namespace("cp-keys", &[])?;
