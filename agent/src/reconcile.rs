@@ -42,9 +42,8 @@ pub async fn run<D: Dataplane>(
     loop {
         let mut news = Vec::new();
         let pause = wake.saturating_sub(clock().tick);
-        match tokio::time::timeout(pause, changes.recv_many(&mut news, BURST)).await {
-            Ok(0) => return dataplane,
-            Ok(_) | Err(_) => {}
+        if let Ok(0) = tokio::time::timeout(pause, changes.recv_many(&mut news, BURST)).await {
+            return dataplane;
         }
         let outcome = step(&mut state, &mut dataplane, news, clock());
         wake = outcome.wake;

@@ -51,10 +51,14 @@ const TOO_MANY: usize = 65_536;
 pub struct Touched {
     /// All of it: the start, or a doubt.
     pub everything: bool,
-    /// Objects: ranges, grants, modes, owners.
-    pub tenants: bool,
-    /// Who belongs to whom, or who has pods here.
+    /// Ranges that somebody owns.
+    pub ranges: bool,
+    /// Objects and namespaces: who belongs to whom, and may do what.
     pub tenancy: bool,
+    /// Namespaces that got their first pod, or their first one here. The opposite is no news: what
+    /// a tenant without pods still has in the tables harms nobody until the next regular look, and
+    /// jobs that come and go would have all tenants compiled again each time.
+    pub spaces: BTreeSet<Word>,
     /// Local pods or interfaces.
     pub endpoints: bool,
     /// These addresses.
@@ -64,19 +68,20 @@ pub struct Touched {
 impl Touched {
     /// Everything.
     pub fn all() -> Self {
-        Self { everything: true, tenants: true, tenancy: true, endpoints: true, addresses: BTreeSet::new() }
+        Self { everything: true, ranges: true, tenancy: true, endpoints: true, ..Self::default() }
     }
 
     /// Nothing at all.
     pub fn is_nothing(&self) -> bool {
-        !self.everything && !self.tenants && !self.tenancy && !self.endpoints && self.addresses.is_empty()
+        *self == Self::default()
     }
 
     /// Adds what another change touched.
     pub fn add(&mut self, other: Self) {
         self.everything |= other.everything;
-        self.tenants |= other.tenants;
+        self.ranges |= other.ranges;
         self.tenancy |= other.tenancy;
+        self.spaces.extend(other.spaces);
         self.endpoints |= other.endpoints;
         other.addresses.into_iter().for_each(|address| self.address(address));
     }
@@ -198,17 +203,21 @@ impl Cluster {
         }
         let selects_alike = old.is_some_and(|(_, old)| old.namespaces == tenant.namespaces && old.age == tenant.age);
         let name = old.map_or_else(|| Word::from(tenant.age.name.as_str()), |(name, _)| name.clone());
+        touched.tenancy = true;
+        touched.ranges |= old.map_or(!tenant.subnets.is_empty(), |(_, old)| {
+            old.subnets != tenant.subnets || (old.age != tenant.age && !old.subnets.is_empty())
+        });
         if !selects_alike {
             self.spaces.reclaim(&name, Some(&tenant));
         }
         self.tenants.insert(name, Arc::new(tenant));
-        touched.tenants = true;
     }
 
     fn tenant_gone(&mut self, name: &str, touched: &mut Touched) {
-        let Some((name, _)) = self.tenants.remove_entry(name) else { return };
+        let Some((name, old)) = self.tenants.remove_entry(name) else { return };
         self.spaces.reclaim(&name, None);
-        touched.tenants = true;
+        touched.tenancy = true;
+        touched.ranges |= !old.subnets.is_empty();
     }
 
     fn all_namespaces(&mut self, all: Vec<Namespace>, touched: &mut Touched) {
@@ -262,7 +271,9 @@ impl Cluster {
 
     fn insert_pod(&mut self, pod: Arc<Pod>, touched: &mut Touched) {
         let space = self.spaces.entry(&pod.namespace);
-        touched.tenancy |= space.pods.is_empty() || (pod.local.is_some() && space.locals == 0);
+        if space.pods.is_empty() || (pod.local.is_some() && space.locals == 0) {
+            touched.spaces.insert(space.name.clone());
+        }
         space.pods.insert(Named(Arc::clone(&pod)));
         if pod.local.is_some() {
             space.locals += 1;
@@ -281,8 +292,6 @@ impl Cluster {
             self.locals.remove(&pod.key());
             touched.endpoints = true;
         }
-        let space = self.spaces.entry(&pod.namespace);
-        touched.tenancy |= space.pods.is_empty() || (pod.local.is_some() && space.locals == 0);
         self.spaces.drop_if_empty(&pod.namespace);
     }
 

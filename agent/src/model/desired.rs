@@ -19,7 +19,7 @@ use super::pod::is_possible;
 use super::prefixes::{self, Prefix};
 use super::report::{Conflict, Overflows};
 use super::settings::Settings;
-use super::tenancy::{Member, Tenancy};
+use super::tenancy::{Admission, Member, Tenancy};
 use super::territory::{Owner, Territory};
 use super::word::Word;
 
@@ -122,8 +122,9 @@ impl Desired {
     /// their namespace.
     pub fn refresh(&mut self, cluster: &Cluster, held: &Held<'_>, now: i64, touched: &mut Touched) {
         let expired = self.grants.next_end.is_some_and(|end| end <= now);
-        let policy = touched.tenants || touched.tenancy || touched.everything || expired;
-        if touched.tenants || touched.everything {
+        let mut policy = touched.ranges || touched.tenancy || touched.everything || expired;
+        policy = policy || !touched.spaces.iter().all(|space| self.admit(cluster, space));
+        if touched.ranges || touched.everything {
             keep(&mut self.territory, Territory::new(cluster));
             self.refresh_owners = true;
         }
@@ -158,6 +159,20 @@ impl Desired {
         all
     }
 
+    /// Takes in a namespace with a first pod without compiling anything, if that is enough.
+    fn admit(&mut self, cluster: &Cluster, space: &Word) -> bool {
+        let Some(space) = cluster.spaces().get(space) else { return true };
+        let name = match self.tenancy.admit(space, cluster) {
+            Admission::Refused => return false,
+            Admission::Known => return true,
+            Admission::New(name) => name,
+        };
+        let id = self.numbers.of.get(&name).copied();
+        let entry = id.and_then(|id| Some(peer_entry(id, self.tenancy.members.get(&name)?)));
+        Arc::make_mut(&mut self.directory).insert(space.name.clone(), entry.unwrap_or(NOBODYS));
+        true
+    }
+
     fn refresh_policy(&mut self, cluster: &Cluster, held: &Held<'_>, now: i64, touched: &mut Touched) {
         let settings = cluster.settings();
         keep(&mut self.tenancy, Tenancy::new(cluster));
@@ -184,7 +199,7 @@ impl Desired {
             Owner::Tenant(name) => numbers.get(name).copied().unwrap_or(TenantId::CLUSTER),
         };
         let owners: Owners = self.territory.owners().map(|(net, owner)| (net, number(owner))).collect();
-        touched.tenants |= keep(&mut self.owners, owners);
+        touched.ranges |= keep(&mut self.owners, owners);
     }
 
     fn refresh_tenants(&mut self, held: &Held<'_>, settings: &Settings) {

@@ -143,7 +143,9 @@ mod tests {
         }
     }
 
-    fn numbers(limit: u32, actual: Actual, tenants: Vec<Tenant>) -> (Vec<(String, u32)>, Vec<(String, &'static str)>) {
+    type Pairs<T> = Vec<(String, T)>;
+
+    fn numbers(limit: u32, actual: Actual, tenants: Vec<Tenant>) -> (Pairs<u32>, Pairs<&'static str>) {
         let limits = Limits { tenants: limit, ..Limits::default() };
         let cluster = cluster(Settings { limits, ..Settings::default() }, vec![Change::Tenants(tenants)]);
         let desired = compiled_with(&cluster, actual, 0);

@@ -52,6 +52,17 @@ pub struct Tenancy {
     pub conflicts: Vec<Conflict>,
 }
 
+/// What became of a namespace with a first pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Its tenant is new, or new on this node: everything must be compiled again.
+    Refused,
+    /// It is known already.
+    Known,
+    /// It is another one of this tenant.
+    New(Word),
+}
+
 impl Member {
     /// Whether every tenant reaches it and it reaches every tenant.
     pub fn is_shared(&self) -> bool {
@@ -121,6 +132,21 @@ impl Tenancy {
             shared || present.contains(name) || agreed(name)
         };
         spaces.iter().filter(|(_, kind, name)| is_wanted(*kind, name)).map(|(space, ..)| space.name.clone()).collect()
+    }
+
+    /// Takes in a namespace that just got a pod, if that changes nothing for any tenant.
+    pub fn admit(self: &mut Arc<Self>, space: &Space, cluster: &Cluster) -> Admission {
+        let known = self.of.get(&space.name).cloned();
+        let name = known.clone().unwrap_or_else(|| Self::default().belongs(space, cluster).1);
+        match self.members.get(&name) {
+            Some(member) if member.local || space.locals == 0 => {}
+            _ => return Admission::Refused,
+        }
+        if known.is_some() {
+            return Admission::Known;
+        }
+        Arc::make_mut(self).of.insert(space.name.clone(), name.clone());
+        Admission::New(name)
     }
 
     fn settle(&mut self, space: &Space, cluster: &Cluster) {

@@ -19,13 +19,13 @@ pub fn diff(cluster: &Cluster, desired: &Desired, ledger: &Ledger, touched: &Tou
     let mut phases = Phases::default();
     let mut overflows = Overflows::default();
     let limits = &cluster.settings().limits;
-    let policy = touched.everything || touched.tenants || touched.tenancy;
+    let policy = touched.everything || touched.ranges || touched.tenancy;
     if policy {
         names(desired, ledger, &mut phases);
         overflows.extend(&prefixes::diff(&desired.tenants, ledger, limits, &mut phases));
         overflows.extend(&grants(&desired.grants.table, ledger, limits, &mut phases));
     }
-    if touched.everything || touched.tenants {
+    if touched.everything || touched.ranges {
         owners::diff(&desired.owners, ledger, &mut phases);
     }
     if policy || touched.endpoints {

@@ -17,6 +17,7 @@ use super::{Actual, Ledger, Op};
 use crate::dataplane::memory::MemoryDataplane;
 use crate::model::input::Change;
 use crate::model::settings::{Limits, Settings};
+use crate::reconcile::pace::ROUND;
 use crate::reconcile::{Now, State, step};
 
 /// A kernel that enforces `world`, and the agent that brought it there.
@@ -171,6 +172,7 @@ proptest! {
                     step(&mut state, &mut kernel, whole(&world), Now::default());
                 }
             }
+            step(&mut state, &mut kernel, vec![], Now { tick: ROUND, ..Now::default() });
             prop_assert_eq!(meaning(&kernel.actual), meaning(&direct.actual));
         }
     }

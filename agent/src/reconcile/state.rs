@@ -155,7 +155,7 @@ impl State {
         if self.look_at <= now.tick {
             self.look_at = now.tick + ROUND;
             self.look_at_ports(dataplane);
-            touched.add(Touched { tenants: true, tenancy: true, endpoints: true, ..Touched::default() });
+            touched.add(Touched { ranges: true, tenancy: true, endpoints: true, ..Touched::default() });
         }
         if !touched.everything {
             self.sweep(touched, now);
@@ -370,7 +370,7 @@ fn owe(owed: &mut Touched, op: &Op) {
         Op::PeerV4(key, _) => owed.address(v4_addr(key.address).into()),
         Op::PeerV6(address, _) => owed.address(v6_addr(*address).into()),
         Op::Endpoint(..) => owed.endpoints = true,
-        Op::OwnerV4(..) | Op::OwnerV6(..) => owed.tenants = true,
+        Op::OwnerV4(..) | Op::OwnerV6(..) => owed.ranges = true,
         _ => owed.tenancy = true,
     }
 }

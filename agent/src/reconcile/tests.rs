@@ -339,6 +339,37 @@ fn more_new_addresses_than_one_plan_takes_follow_in_later_steps_without_a_pause(
 }
 
 #[test]
+fn a_job_s_first_pod_in_a_namespace_of_a_present_tenant_compiles_no_tenant() {
+    let mut bench = Bench::new(Settings::default());
+    bench.tell(two_tenants());
+    bench.tell(vec![
+        Change::Namespace(namespace("jobs", "acme")),
+        Change::Links(vec![link(7, "veth7"), link(8, "veth8")]),
+    ]);
+    bench.tell(vec![Change::Endpoint(local("jobs/j", &["10.0.0.7"], "veth8"))]);
+    assert_eq!(bench.claimed_by(8).as_deref(), Some("acme"));
+    assert_eq!(bench.owner("10.0.0.7").as_deref(), Some("acme"));
+    assert_eq!(bench.condition("jobs/j"), Condition::Enforced);
+    assert!(!bench.kernel.log.iter().any(|op| matches!(op, Op::Tenant(..))));
+}
+
+#[test]
+fn a_tenant_s_first_pod_here_brings_its_prefixes_and_its_last_takes_them_along_in_time() {
+    let mut bench = Bench::new(Settings::default());
+    let shop = Tenant { subnets: vec![range("10.50.0.0/24", &[])], ..tenant("globex") };
+    let mut news = two_tenants();
+    news.extend([Change::Tenant(shop), Change::Links(vec![link(7, "veth7"), link(8, "veth8")])]);
+    bench.tell(news);
+    let rows = |bench: &Bench| bench.kernel.actual.tenants.values().filter(|state| state.row != 0).count();
+    assert_eq!(rows(&bench), 1);
+    bench.tell(vec![Change::Endpoint(local("shop/l", &["10.0.0.8"], "veth8"))]);
+    assert_eq!(rows(&bench), 2);
+    bench.tell(vec![Change::EndpointGone { key: key("shop/l"), uid: String::new() }]);
+    bench.wait(ROUND.as_secs());
+    assert_eq!(rows(&bench), 1);
+}
+
+#[test]
 fn a_kernel_table_smaller_than_configured_is_a_counted_error() {
     let mut bench = Bench::new(Settings::default());
     bench.kernel.limits = [(Table::PeersV4, 7)].into();

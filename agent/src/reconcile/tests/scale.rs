@@ -110,7 +110,13 @@ fn steps(pods: usize) {
         let more = range(&format!("172.16.{n}.0/24"), &[80]);
         Change::Tenant(Tenant { subnets: vec![more], ..tenant(&name) })
     });
-    println!("tenant edited: {:?}", timed(&mut bench, edits));
+    println!("tenant's subnets edited: {:?}", timed(&mut bench, edits));
+    let edits = (0..100).map(|n| {
+        let name = format!("tenant-{}", n % LOCAL);
+        let subnets = vec![range(&format!("172.16.{n}.0/24"), &[80])];
+        Change::Tenant(Tenant { subnets, egress: vec![range("192.0.2.0/24", &[3128])], ..tenant(&name) })
+    });
+    println!("tenant's egress edited: {:?}", timed(&mut bench, edits));
     let moves = (0..100).map(|n| Change::Namespace(namespace(&format!("team-namespace-{n}"), "tenant-500")));
     println!("namespace moved: {:?}", timed(&mut bench, moves));
     bench.now.tick += Duration::from_secs(60);
