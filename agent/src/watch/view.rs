@@ -195,7 +195,7 @@ impl View {
 
     fn shadow(&mut self, change: Change) {
         let touched = self.cluster.apply(change);
-        self.doubt |= touched.tenants || touched.tenancy;
+        self.doubt |= touched.tenancy || touched.endpoints || !touched.spaces.is_empty();
     }
 }
 
