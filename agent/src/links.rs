@@ -97,8 +97,9 @@ struct Observer {
     handle: Handle,
     strict: Handle,
     namespaces: PathBuf,
-    /// Number of a namespace by its inode, which is its identity while it lives.
-    numbers: HashMap<u64, i32>,
+    /// Number of a namespace by its inode, which is its identity while it lives, and by its name: the
+    /// inode of one that is gone is soon another's.
+    numbers: HashMap<(u64, String), i32>,
     /// The other end's addresses as first seen while it was up, by interface and namespace: a pod
     /// that may change its own must not be believed a second time.
     ends: HashMap<(u32, i32), End>,
@@ -210,16 +211,17 @@ impl Observer {
         for (name, path) in files(&self.namespaces) {
             let Ok(file) = File::open(&path) else { continue };
             let Ok(inode) = file.metadata().map(|metadata| metadata.ino()) else { continue };
-            let number = match self.numbers.get(&inode) {
+            let key = (inode, name);
+            let number = match self.numbers.get(&key) {
                 Some(number) => Some(*number),
                 None => self.number_of(&file).await,
             };
             if let Some(number) = number {
-                self.numbers.insert(inode, number);
-                names.insert(number, name);
+                names.insert(number, key.1.clone());
+                self.numbers.insert(key, number);
             }
         }
-        self.numbers.retain(|_, number| names.contains_key(number));
+        self.numbers.retain(|(_, name), number| names.get(number) == Some(name));
         names
     }
 

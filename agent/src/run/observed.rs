@@ -1,6 +1,6 @@
 //! Snapshots to what health, metrics and status show, and to what the log must say once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,15 @@ use crate::events::history::History;
 use crate::health::{Endpoints, Observed, Shared, Tenants};
 use crate::metrics::Recorder;
 use crate::metrics::recorder::Phase;
+use crate::model::input::EndpointKey;
 use crate::reconcile::Snapshot;
-use crate::reconcile::snapshot::Condition;
+use crate::reconcile::snapshot::{Condition, EndpointView};
 use crate::source;
 
 /// The health page must not go stale where nothing changes.
 const PULSE: Duration = Duration::from_secs(2);
+/// What time alone may cure is worth a word only after a while: every new pod lacks something at first.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Keeps what is shown true.
 pub struct Watcher {
@@ -26,7 +29,8 @@ pub struct Watcher {
     findings: Arc<source::Counters>,
     recorder: Arc<Recorder>,
     begun: Instant,
-    said: BTreeSet<String>,
+    /// Problems, since when they stand, and whether the log has them.
+    standing: BTreeMap<String, (Instant, bool)>,
     ready_once: bool,
 }
 
@@ -39,7 +43,7 @@ impl Watcher {
         recorder: Arc<Recorder>,
         begun: Instant,
     ) -> Self {
-        Self { shared, history, findings, recorder, begun, said: BTreeSet::new(), ready_once: false }
+        Self { shared, history, findings, recorder, begun, standing: BTreeMap::new(), ready_once: false }
     }
 
     /// Follows until the loop is gone.
@@ -56,11 +60,19 @@ impl Watcher {
 
     fn show(&mut self, snapshot: &Arc<Snapshot>) {
         self.history.push(Arc::clone(snapshot), Clock::now().monotonic_ns);
-        let problems = problems(snapshot);
-        for problem in problems.iter().filter(|problem| !self.said.contains(*problem)) {
-            tracing::warn!("{problem}");
+        let pending = pending(snapshot);
+        let mut problems = problems(snapshot);
+        self.stand(problems.iter().chain(&pending));
+        let lasting =
+            |problem: &String| self.standing.get(problem).is_some_and(|(since, _)| since.elapsed() >= PATIENCE);
+        problems.extend(pending.iter().filter(|problem| lasting(problem)).cloned());
+        for problem in &problems {
+            if let Some((_, said)) = self.standing.get_mut(problem)
+                && !std::mem::replace(said, true)
+            {
+                tracing::warn!("{problem}");
+            }
         }
-        self.said = problems.iter().cloned().collect();
         if snapshot.ready && !self.ready_once {
             self.ready_once = true;
             self.recorder.started(Phase::Sync, self.begun.elapsed());
@@ -72,6 +84,16 @@ impl Watcher {
             );
         }
         self.shared.store(Arc::new(observed(snapshot, self.findings.standing(), problems)));
+    }
+}
+
+impl Watcher {
+    /// Notes what stands now, and forgets what does not.
+    fn stand<'a>(&mut self, problems: impl Iterator<Item = &'a String>) {
+        let now = Instant::now();
+        let mut before = std::mem::take(&mut self.standing);
+        let stood = problems.map(|problem| (problem.clone(), before.remove(problem).unwrap_or((now, false))));
+        self.standing = stood.collect();
     }
 }
 
@@ -112,10 +134,19 @@ fn endpoints(snapshot: &Snapshot) -> Endpoints {
     counts
 }
 
+/// What local pods wait for.
+fn pending(snapshot: &Snapshot) -> Vec<String> {
+    let of_pod = |(key, view): (&EndpointKey, &EndpointView)| {
+        let troubles = view.standing.troubles.iter().filter(|trouble| trouble.is_pending());
+        troubles.map(|trouble| format!("{}/{}: {trouble}", key.namespace, key.name)).collect::<Vec<_>>()
+    };
+    snapshot.endpoints.iter().flat_map(of_pod).collect()
+}
+
 fn problems(snapshot: &Snapshot) -> Vec<String> {
     let of_pods = snapshot.endpoints.iter().flat_map(|(key, view)| {
         let name = format!("{}/{}", key.namespace, key.name);
-        let troubles = view.standing.troubles.iter().map(ToString::to_string);
+        let troubles = view.standing.troubles.iter().filter(|trouble| !trouble.is_pending()).map(ToString::to_string);
         troubles.chain(view.error.clone()).map(move |trouble| format!("{name}: {trouble}")).collect::<Vec<_>>()
     });
     let conflicts =
