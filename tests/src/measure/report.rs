@@ -20,7 +20,7 @@ fn bounds(values: &[f64]) -> (f64, f64) {
 pub fn table(cases: &[Case<'_>], figures: &[Figures], sizes: &[(&str, Sizes)]) -> String {
     let width = cases.iter().map(|case| case.label.len()).max().unwrap_or_default();
     let mut text = String::new();
-    let mut line = |text: std::fmt::Arguments<'_>, out: &mut String| writeln!(out, "{text}").expect("a string grows");
+    let line = |text: std::fmt::Arguments<'_>, out: &mut String| writeln!(out, "{text}").expect("a string grows");
     line(
         format_args!(
             "{:width$}  {:>7} {:>7} {:>7}  {:>7}  {:>5}",
