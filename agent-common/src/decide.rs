@@ -30,9 +30,18 @@ pub fn egress<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Verdict {
         return Verdict::ALLOW;
     }
     if ask.me.state.has(TenantState::OPEN) && denied.reason != DropReason::MetadataService {
-        return Verdict::ALLOW;
+        return open_world(tables, ask);
     }
     Verdict::because(denied)
+}
+
+/// Where destinations are not judged, others' data subnets still are: nothing behind them would.
+#[inline(never)]
+fn open_world<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Verdict {
+    match foreign(tables, &ask.me, ask.remote) {
+        Some(denied) if denied.peer.is_known() => Verdict::because(denied),
+        _ => Verdict::ALLOW,
+    }
 }
 
 /// To answer somebody, a pod must learn where it is.
@@ -56,7 +65,7 @@ fn answers<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, denied: Denied) ->
     // that a pod or node may still open.
     let generation = tables.runtime().generation;
     let judged_before = entry.generation == generation || denied.reason == DropReason::Node || denied.peer.is_known();
-    if !judged_before && foreign(tables, &ask.me, ask.remote).is_some() {
+    if !judged_before && foreign(tables, &ask.me, ask.remote).is_some_and(|owner| !may_enter(owner)) {
         return false;
     }
     keep(tables, &key, entry, ask.mark(true), generation);
@@ -132,13 +141,22 @@ fn from_world<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Verdict {
         keep(tables, &key, entry, ask.mark(false), generation);
         return Verdict::ALLOW;
     }
-    if let Some(denied) = foreign(tables, &ask.me, ask.remote) {
+    if let Some(denied) = foreign(tables, &ask.me, ask.remote)
+        && !may_enter(denied)
+    {
         return Verdict::because(Denied { reason: DropReason::CrossTenant, ..denied });
     }
     if ask.has(Ask::<A>::OPENS) {
         begin(tables, &key, ask.mark(false), generation);
     }
     Verdict::ALLOW
+}
+
+/// Nodes may open connections to pods (probes, and everything that leaves a node translated); other
+/// tenants' subnets, and pods nobody has told us of, may not.
+#[inline(always)]
+fn may_enter(owner: Denied) -> bool {
+    owner.reason == DropReason::Node
 }
 
 /// Whether a packet to the pod answers a connection the pod opened.

@@ -59,8 +59,8 @@ pub struct FlowEvent {
     pub icmp_code: u8,
     /// Slot of the pod's event limit.
     pub slot: u16,
-    /// Zero.
-    pub _pad: u32,
+    /// The CPU that counted it: counts of one flow on two CPUs are two counts.
+    pub cpu: u32,
 }
 
 const _: () = assert!(size_of::<FlowEvent>() == 104);

@@ -54,9 +54,9 @@ impl FoldKey {
 pub struct FoldEntry {
     /// Which flow.
     pub key: FoldKey,
-    /// When a record was last sent, monotonic clock; 0 never.
+    /// When a record was last sent or held back, monotonic clock; 0 never.
     pub sent_ns: u64,
-    /// The count that record carried.
+    /// The count that the last record carried.
     pub sent_count: u64,
     /// The record as it would be sent now.
     pub event: FlowEvent,
@@ -111,10 +111,16 @@ impl FoldEntry {
         now_ns.wrapping_sub(self.sent_ns) >= FOLD_INTERVAL_NS
     }
 
+    /// Notes an attempt to send the record: the next is an interval away, whatever becomes of this
+    /// one, so that a flood does not pay for it with every packet.
+    #[inline(always)]
+    pub fn tried(&mut self, now_ns: u64) {
+        self.sent_ns = now_ns;
+    }
+
     /// Notes that the record as it stands was sent.
     #[inline(always)]
-    pub fn told(&mut self, now_ns: u64) {
-        self.sent_ns = now_ns;
+    pub fn told(&mut self) {
         self.sent_count = self.event.count;
     }
 }
@@ -128,12 +134,14 @@ mod tests {
     #[test]
     fn a_flow_is_told_once_a_second_and_no_packet_is_forgotten() {
         let mut entry = FoldEntry { event: FlowEvent { count: 1, ..FlowEvent::default() }, ..FoldEntry::default() };
-        entry.told(10 * SECOND);
+        entry.tried(10 * SECOND);
+        entry.told();
         let due = (1..2500_u64).filter(|ms| {
             let now = 10 * SECOND + ms * 1_000_000;
             let due = entry.again(now, 60, 2);
             if due {
-                entry.told(now);
+                entry.tried(now);
+                entry.told();
             }
             due
         });

@@ -308,7 +308,10 @@ fn reach_range<A: Family, T: Tables<A>>(tables: &T, me: &Party, remote: A, servi
     if grant.flags & PrefixGrant::CONTESTED != 0
         && let Some(denied) = foreign(tables, me, remote)
     {
-        return Reach::never(denied.reason, denied.peer);
+        return match denied.reason {
+            DropReason::Node => Reach::answer(denied.reason, denied.peer),
+            reason => Reach::never(reason, denied.peer),
+        };
     }
     if fits(tables, grant.ports, service) {
         return Reach::YES;
@@ -336,6 +339,7 @@ pub fn foreign<A: Family, T: Tables<A>>(tables: &T, me: &Party, remote: A) -> Op
         None => None,
         Some(owner) if owner.0 == me.tenant.0 => None,
         Some(TenantId::CLUSTER) => Some(Denied { reason: DropReason::OffSubnet, peer: TenantId::UNKNOWN }),
+        Some(TenantId::NODES) => Some(Denied { reason: DropReason::Node, peer: TenantId::UNKNOWN }),
         Some(owner) => Some(Denied { reason: DropReason::CrossTenant, peer: owner }),
     }
 }

@@ -83,5 +83,7 @@ fn deny(ctx: &TcContext, direction: Direction, state: TenantState, verdict: Verd
     let audited = state.has(TenantState::AUDIT);
     let outcome = if audited { Outcome::Audited } else { Outcome::Dropped };
     report::denied(ctx, direction, denied, outcome);
+    #[cfg(feature = "log")]
+    aya_log_ebpf::debug!(ctx, "direction {} reason {}", direction as u8, denied.reason.number());
     if audited { PASS } else { DROP }
 }

@@ -14,6 +14,7 @@ use agent_common::reach::{Denied, Party, Tables};
 use agent_common::reason::DropReason;
 use agent_common::sighting::{Sighting, attribute, describe};
 use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::programs::TcContext;
 
 use agent_common::tenant::TenantId;
@@ -158,6 +159,8 @@ fn replace(
     event.direction = denial.direction as u8;
     event.outcome = denial.outcome as u8;
     event.slot = denial.entry.slot;
+    // SAFETY: no arguments.
+    event.cpu = unsafe { bpf_get_smp_processor_id() };
     seen.fill(event);
 }
 
@@ -165,6 +168,7 @@ fn replace(
 #[inline(always)]
 fn tell(place: &mut FoldEntry, slot: u16, now: u64) {
     let Some(limit) = maps::LIMITS.get_ptr_mut(u32::from(slot)) else { return };
+    place.tried(now);
     // SAFETY: as for `add`.
     if !unsafe { &mut *limit }.take(now) {
         return;
@@ -175,5 +179,5 @@ fn tell(place: &mut FoldEntry, slot: u16, now: u64) {
     };
     record.write(place.event);
     record.submit(0);
-    place.told(now);
+    place.told();
 }

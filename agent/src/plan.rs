@@ -3,6 +3,8 @@
 //! No clock, no kernel, no names of objects: numbers and layouts only. One `Op` is exactly one
 //! write, so a plan can be replayed and judged after each of them.
 
+use std::net::IpAddr;
+
 use agent_common::addr::V6;
 use agent_common::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, TrieKeyV4, TrieKeyV6,
@@ -10,10 +12,23 @@ use agent_common::layout::{
 use agent_common::tenant::{TenantId, TenantName, TenantState};
 use ipnet::{Ipv4Net, Ipv6Net};
 
+use crate::model::report::Overflows;
+
 mod actual;
+mod diff;
+mod ledger;
+mod owners;
+mod peers;
+mod phases;
+mod prefixes;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use actual::Actual;
+pub use diff::diff;
+pub use ledger::Ledger;
+pub use peers::MOST_NEW;
 pub use table::Table;
 
 /// One write to one kernel table.
@@ -77,4 +92,10 @@ impl Op {
 pub struct Plan {
     /// The writes.
     pub ops: Vec<Op>,
+    /// What found no room and stays denied, addresses apart.
+    pub overflows: Overflows,
+    /// New addresses that found no room.
+    pub refused: Vec<IpAddr>,
+    /// New addresses were left to later plans.
+    pub deferred: bool,
 }

@@ -25,7 +25,7 @@ use crate::world::World;
 /// Where it serves metrics and health.
 const LISTEN: ([u8; 4], u16) = ([127, 0, 0, 1], 9464);
 /// What it calls its node.
-pub const NODE_NAME: &str = "node-under-test";
+pub const NODE_NAME: &str = "node-1";
 
 /// Why a lock is always there to take.
 const UNBROKEN: &str = "no holder panics";
@@ -37,6 +37,7 @@ pub struct Agent {
     binary: PathBuf,
     config: PathBuf,
     pin_dir: PathBuf,
+    socket: PathBuf,
     child: Mutex<Option<Child>>,
     /// Lines of standard output, of all its lives.
     out: Arc<Lines>,
@@ -58,6 +59,7 @@ impl Agent {
             binary: tier::agent_binary().context("there is no agent to run: set BULKHEAD_BIN")?,
             config: world.config_path(),
             pin_dir: world.scope.pin_dir(),
+            socket: world.scope.file("agent.sock"),
             child: Mutex::default(),
             out: Arc::default(),
             log: Arc::default(),
@@ -94,6 +96,8 @@ impl Agent {
             .arg(&self.config)
             .arg("--pin-dir")
             .arg(&self.pin_dir)
+            .arg("--socket")
+            .arg(&self.socket)
             .args(["--listen", &SocketAddr::from(LISTEN).to_string()])
             .stdin(Stdio::null());
         command
@@ -199,10 +203,19 @@ impl Agent {
         Ok((status, body.to_owned()))
     }
 
-    /// Runs another command of the binary on the same pins, in the same namespace.
-    pub fn command(&self, arguments: &[&str]) -> Result<Output> {
+    /// Runs a command that reads or removes pins, in the same namespace.
+    pub fn on_pins(&self, arguments: &[&str]) -> Result<Output> {
+        self.command(arguments, "--pin-dir", &self.pin_dir)
+    }
+
+    /// Runs a command that asks the running agent.
+    pub fn ask(&self, arguments: &[&str]) -> Result<Output> {
+        self.command(arguments, "--socket", &self.socket)
+    }
+
+    fn command(&self, arguments: &[&str], option: &str, value: &Path) -> Result<Output> {
         let mut command = Command::new(&self.binary);
-        command.args(arguments).arg("--pin-dir").arg(&self.pin_dir);
+        command.args(arguments).arg(option).arg(value);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Ok(self.node.start(&mut command)?.wait_with_output()?)
     }

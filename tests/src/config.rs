@@ -193,3 +193,24 @@ fn list(ports: &[Port]) -> String {
         ports.iter().map(|(protocol, port)| format!("{{protocol: {protocol}, port: {port}}}")).collect();
     if items.is_empty() { String::new() } else { format!(", ports: [{}]", items.join(", ")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agent_finds_no_fault_with_the_documents() {
+        let mut config = Config::two_tenants();
+        config.tenant("acme").audit = true;
+        config.tenant("acme").peers.push(("globex".into(), "Egress".into()));
+        config.endpoints = vec![
+            Endpoint::far(Place::AcmeFar),
+            Endpoint::routed(Place::AcmeWeb, ("interface", "bh-acme-web".into())),
+            Endpoint::bridged(Place::GlobexWeb, ("netns", "bh-1-1-globex-web".into())),
+        ];
+        let loaded = bulkhead::source::load::load(Path::new("bulkhead.yaml"), config.to_yaml().as_bytes());
+        let documents = loaded.expect("YAML");
+        assert_eq!(documents.findings, Vec::new());
+        assert_eq!(documents.documents.len(), 9);
+    }
+}

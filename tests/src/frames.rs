@@ -7,7 +7,9 @@ mod corpus;
 pub mod craft;
 mod from_pod_v4;
 mod from_pod_v6;
+mod headers_v4;
 mod link;
+mod payload;
 mod to_pod;
 pub mod topology;
 
@@ -16,20 +18,20 @@ pub use corpus::{generate, path as corpus_path, to_jsonl};
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// One frame and what must become of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FrameCase {
     /// Row of the attack table, or `CTL`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_nothing")]
     pub case: String,
     /// Family of cases.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_nothing")]
     pub class: String,
     /// Whether this is a control: it passes, or the drops beside it prove nothing.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_nothing")]
     pub control: bool,
     /// Fields that the event must hold, if one is promised.
     #[serde(default)]
@@ -43,7 +45,7 @@ pub struct FrameCase {
     /// Which program meets it.
     pub hook: Hook,
     /// To whom it is addressed on the link: `gw`, `direct`, `bcast`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_nothing")]
     pub l2: String,
     /// Length of the frame; checked if present.
     #[serde(default)]
@@ -54,10 +56,10 @@ pub struct FrameCase {
     /// Unique name.
     pub name: String,
     /// A remark.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_nothing")]
     pub note: String,
     /// Class of the reason, in the words of the attack table.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_nothing")]
     pub reason: String,
     /// What must become of it.
     pub verdict: Expected,
@@ -98,13 +100,20 @@ pub fn parse_cases(text: &str) -> Result<Vec<FrameCase>> {
 }
 
 fn parse_case(line: &str) -> Result<FrameCase> {
-    let case: FrameCase = serde_json::from_str(line)?;
+    // Its own line is always the first; the reader wants the file's.
+    let own_words = |error: serde_json::Error| anyhow!(error.to_string().replace(" at line 1 column ", " at column "));
+    let case: FrameCase = serde_json::from_str(line).map_err(own_words)?;
     match case.len {
         Some(len) if len != case.frame.len() => {
             bail!("{}: `len` says {len}, `frame` holds {} bytes", case.name, case.frame.len())
         }
         _ => Ok(case),
     }
+}
+
+/// Some writers say `null` where they have nothing to say.
+fn null_is_nothing<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// Bytes as lower-case hexadecimal digits.
@@ -139,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_case_needs_a_name_a_frame_a_hook_and_a_verdict_and_no_more() {
-        let line = r#"{"name":"n","frame":"00fF","hook":"to_pod","verdict":"either","colour":"blue"}"#;
+        let line = r#"{"name":"n","frame":"00fF","hook":"to_pod","verdict":"either","colour":"blue","note":null}"#;
         let cases = parse_cases(line).expect("a case");
         assert_eq!(cases[0].frame, [0, 255]);
         assert_eq!((cases[0].hook, cases[0].verdict), (Hook::ToPod, Expected::Either));

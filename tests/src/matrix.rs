@@ -92,7 +92,8 @@ pub fn allowed(cell: Cell) -> bool {
         // Pods ask.
         (AcmeWeb | AcmeApi, AcmeWeb | AcmeApi | AcmeFar | Dns) => true,
         (GlobexWeb | GlobexApi, GlobexWeb | GlobexApi | GlobexFar | Dns) => true,
-        (Dns, AcmeWeb | AcmeApi | AcmeFar | GlobexWeb | GlobexApi | GlobexFar | Internet) => true,
+        // Shared reaches all, the node's own services included, but no tenant's subnet.
+        (Dns, AcmeWeb | AcmeApi | AcmeFar | GlobexWeb | GlobexApi | GlobexFar | Internet | Node) => true,
         (AcmeWeb | AcmeApi, AcmeDb) => cell.speech == Speech::Tcp,
         (GlobexWeb | GlobexApi, GlobexDb) => true,
         // Others ask pods.

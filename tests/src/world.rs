@@ -115,10 +115,26 @@ impl World {
         Ok(())
     }
 
-    /// Removes a pod, its interface included.
-    pub fn remove_pod(&mut self, place: Place) {
+    /// Removes a pod, interface first, as network plugins do.
+    pub fn remove_pod(&mut self, place: Place) -> Result<()> {
+        self.node.ip(&format!("link del {}", interface(place)))?;
         self.servers.retain(|(owner, _)| *owner != place);
         self.pods.retain(|(owner, _)| *owner != place);
+        Ok(())
+    }
+
+    /// Tells pods that share a link each other's hardware addresses for good. An agent that answers
+    /// nobody's question for a neighbour stops honest pods; this stands for one that does not ask.
+    pub fn introduce(&self) -> Result<()> {
+        if self.layout == Layout::Routed {
+            return Ok(());
+        }
+        for (pod, netns) in &self.pods {
+            let others = self.pods().filter(|other| other != pod);
+            let batch: String = others.flat_map(|other| Family::ALL.map(|family| neighbour(other, family))).collect();
+            netns.ip(&batch)?;
+        }
+        Ok(())
     }
 
     /// The namespace a place is in.
@@ -181,6 +197,11 @@ pub fn listening(place: Place) -> Vec<SocketAddr> {
 
 /// A port that databases listen at too, and that acme's policy does not name.
 pub const OTHER_PORT: u16 = 9999;
+
+fn neighbour(other: Place, family: Family) -> String {
+    let (address, mac) = (other.address(family), mac_text(other.macs().0));
+    format!("neigh replace {address} lladdr {mac} dev eth0 nud permanent\n")
+}
 
 fn node_batch(layout: Layout, outside: &Netns) -> String {
     let mut batch = format!(

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use bench::agent::{Agent, NODE_NAME};
 use bench::capture::Capture;
 use bench::matrix::{Cell, allowed, ask_in, assert_matrix};
-use bench::place::{Family, Place};
-use bench::probe::{Outcome, Speech};
+use bench::place::{BRIDGED_GATEWAYS, Family, Place};
+use bench::probe::{Outcome, Speech, ask};
 use bench::tier;
 use bench::world::{Layout, World};
 
@@ -28,13 +28,37 @@ fn tenants_are_kept_apart_in_both_layouts_and_families() {
         assert_matrix(&world, |_| true);
         let agent = Agent::ready(&world).expect("an agent");
         assert_matrix(&world, allowed);
+        world.introduce().expect("neighbours");
+        assert_matrix(&world, allowed);
         let metrics = agent.metrics().expect("metrics");
         for reason in ["cross_tenant", "off_subnet", "metadata_service", "node", "port_denied"] {
             assert!(metrics.sum(DROPS, &[("reason", reason)]) > 0.0, "{layout:?}: nothing was dropped as {reason}");
         }
-        assert_eq!(metrics.sum(DROPS, &[("reason", "not_ready")]), 0.0, "{layout:?}");
         assert!(metrics.sum("bulkhead_packets_total", &[("verdict", "allowed")]) > 0.0);
     }
+}
+
+#[test]
+fn the_gateway_gives_a_way_and_not_a_service() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    let world = World::new(Layout::Bridged).expect("a world");
+    let gateways = [IpAddr::V4(BRIDGED_GATEWAYS.0), IpAddr::V6(BRIDGED_GATEWAYS.1)];
+    let asked = |speech| {
+        let ask = |gateway| ask(speech, None, SocketAddr::new(gateway, 10250));
+        world.netns(Place::AcmeWeb).run(|| gateways.map(ask))
+    };
+    assert_eq!(asked(Speech::Tcp), [Outcome::Refused; 2]);
+    assert_eq!(asked(Speech::Icmp), [Outcome::Answered; 2]);
+    let agent = Agent::ready(&world).expect("an agent");
+    for speech in Speech::ALL {
+        assert_eq!(asked(speech), [Outcome::Silence; 2], "{speech:?}");
+    }
+    let metrics = agent.metrics().expect("metrics");
+    assert!(metrics.sum(DROPS, &[("reason", "node"), ("direction", "egress")]) > 0.0);
+    let beyond = Cell { from: Place::AcmeWeb, to: Place::AcmeDb, family: Family::V4, speech: Speech::Tcp };
+    assert_eq!(ask_in(&world, beyond), Outcome::Answered);
 }
 
 #[test]

@@ -79,6 +79,28 @@ fn counters_and_links_survive_a_restart_and_are_not_doubled() {
 }
 
 #[test]
+fn what_was_dropped_while_nobody_listened_is_told_with_names() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    let world = World::new(Layout::Routed).expect("a world");
+    let mut agent = Agent::ready(&world).expect("an agent");
+    agent.kill();
+    let denied = Cell { from: Place::AcmeApi, to: Place::GlobexApi, family: Family::V6, speech: Speech::Udp };
+    assert_eq!(ask_in(&world, denied), Outcome::Silence);
+    agent.start_again().expect("it starts again");
+    agent.wait_ready(Duration::from_secs(15)).expect("it gets ready again");
+    let target = denied.to.v6().to_string();
+    let event = agent.wait_event(SOON, |event| event["destination"]["ip"] == *target);
+    let event = event.expect("it is told, late");
+    assert_eq!(
+        (&event["source"]["pod"], &event["destination"]["tenant"]),
+        (&"acme-api".into(), &"globex".into()),
+        "{event:#}"
+    );
+}
+
+#[test]
 fn a_file_changed_while_the_agent_was_away_counts_when_it_is_back() {
     if !tier::can_run_agent() {
         return;

@@ -48,7 +48,7 @@ fn run(binary: &str, arguments: &[OsString]) -> Result<ExitCode> {
     ebpf::build(Variant::Plain)?;
     build(binary)?;
     let mut cargo = workspace::cargo("run");
-    cargo.args(["--quiet", "--release", "-p", "bulkhead-tests", "--bin", binary, "--"]).args(arguments);
+    cargo.args(["--quiet", "-p", "bulkhead-tests", "--bin", binary, "--"]).args(arguments);
     let status = with_agent(&mut cargo).status().context("cannot start cargo")?;
     Ok(exit_code(status))
 }
@@ -56,7 +56,7 @@ fn run(binary: &str, arguments: &[OsString]) -> Result<ExitCode> {
 /// Builds the agent and a binary of the tests in one go, so that both share their dependencies.
 fn build(binary: &str) -> Result<()> {
     let mut cargo = workspace::cargo("build");
-    cargo.args(["--release", "-p", "bulkhead", "-p", "bulkhead-tests", "--bin", "bulkhead", "--bin", binary]);
+    cargo.args(["-p", "bulkhead", "-p", "bulkhead-tests", "--bin", "bulkhead", "--bin", binary]);
     step::run("build the agent", &mut cargo)
 }
 

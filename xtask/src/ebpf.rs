@@ -150,23 +150,9 @@ fn flags(root: &Path) -> Result<String> {
     // scan of a row runs no faster, and is verified sixteen times.
     let mut flags: Vec<String> =
         ["-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3", "-Copt-level=s"].map(str::to_owned).into();
-    let mut remap = |from: &Path, to: &str| flags.push(format!("--remap-path-prefix={}={to}", from.display()));
-    let home = cargo_home()?;
-    remap(root, "/src");
-    remap(&home, "/cargo");
-    // The last match counts, and the directory's name tells which registry or mirror was used.
-    for registry in fs::read_dir(home.join("registry/src")).into_iter().flatten().flatten() {
-        remap(&registry.path(), "/cargo/registry");
-    }
+    flags.extend(workspace::remaps(root)?);
     // Separated by the byte cargo expects, because paths may hold spaces.
     Ok(flags.join("\x1f"))
-}
-
-fn cargo_home() -> Result<PathBuf> {
-    if let Some(home) = env::var_os("CARGO_HOME") {
-        return Ok(PathBuf::from(home));
-    }
-    Ok(env::home_dir().context("no home directory, and CARGO_HOME is not set")?.join(".cargo"))
 }
 
 /// Writes the object in one move, and only if it differs from what lies there.

@@ -10,7 +10,9 @@ mod crds;
 mod delegate;
 mod ebpf;
 mod host;
+mod image;
 mod lint;
+mod manifests;
 mod setup;
 mod step;
 mod test;
@@ -84,6 +86,14 @@ enum Verb {
         #[arg(long)]
         check: bool,
     },
+    /// Write deploy/bulkhead.yaml from the files beside it.
+    Manifests {
+        /// Only compare.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Build the agent's image, target/image/bulkhead.tar: one static binary.
+    Image,
     /// A real Kubernetes on this machine.
     #[command(subcommand)]
     Cluster(cluster::Command),
@@ -114,6 +124,8 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Bench { json, quick } => delegate::bench(json.as_deref(), quick),
         Verb::Verify => delegate::verify(),
         Verb::Crds { check } => crds::run(check).map(done),
+        Verb::Manifests { check } => manifests::run(check).map(done),
+        Verb::Image => image::run().map(done),
         Verb::Cluster(command) => cluster::run(command).map(done),
         Verb::Lint => lint::run(),
         Verb::Tidy => tidy::run(),

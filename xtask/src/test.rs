@@ -107,7 +107,7 @@ fn prepare() -> Ground {
 /// The privileged tiers start the agent as a program.
 fn build_agent() -> Result<()> {
     let mut cargo = crate::workspace::cargo("build");
-    cargo.args(["--release", "-p", "bulkhead", "-p", "bulkhead-tests", "--bin", "bulkhead"]);
+    cargo.args(["-p", "bulkhead", "-p", "bulkhead-tests", "--bin", "bulkhead"]);
     step::run("build the agent", &mut cargo)
 }
 

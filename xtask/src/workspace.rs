@@ -3,10 +3,12 @@
 //! The one place that knows paths inside the repository. It builds nothing.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
+
+use anyhow::{Context, Result};
 
 /// The top of the repository.
 pub fn root() -> PathBuf {
@@ -39,9 +41,9 @@ pub fn ebpf() -> PathBuf {
     products().join("ebpf")
 }
 
-/// The agent's binary, once built for release.
+/// The agent's binary, once built.
 pub fn agent_binary() -> PathBuf {
-    cargo_target().join("release/bulkhead")
+    cargo_target().join("debug/bulkhead")
 }
 
 /// Cargo on this workspace with the committed lock file, from whichever directory the user stands in.
@@ -57,6 +59,27 @@ pub fn cargo(verb: &str) -> Command {
         }
     }
     command
+}
+
+/// What makes rustc forget where the tree at `root` and cargo's sources lie on this machine.
+pub fn remaps(root: &Path) -> Result<Vec<String>> {
+    let mut flags = Vec::new();
+    let mut remap = |from: &Path, to: &str| flags.push(format!("--remap-path-prefix={}={to}", from.display()));
+    let home = cargo_home()?;
+    remap(root, "/src");
+    remap(&home, "/cargo");
+    // The last match counts, and the directory's name tells which registry or mirror was used.
+    for registry in fs::read_dir(home.join("registry/src")).into_iter().flatten().flatten() {
+        remap(&registry.path(), "/cargo/registry");
+    }
+    Ok(flags)
+}
+
+fn cargo_home() -> Result<PathBuf> {
+    if let Some(home) = env::var_os("CARGO_HOME") {
+        return Ok(PathBuf::from(home));
+    }
+    Ok(env::home_dir().context("no home directory, and CARGO_HOME is not set")?.join(".cargo"))
 }
 
 /// The first file of this name on the search path.

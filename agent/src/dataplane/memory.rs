@@ -41,9 +41,7 @@ impl MemoryDataplane {
             return Some(DataplaneError::Write { table, source: "injected".into() });
         }
         let limit = *self.limits.get(&table)?;
-        let mut after = self.actual.clone();
-        after.record(op);
-        (after.len(table) > limit.max(self.len(table))).then_some(DataplaneError::Full(table))
+        (self.len(table) >= limit && self.actual.would_grow(op)).then_some(DataplaneError::Full(table))
     }
 }
 

@@ -14,6 +14,7 @@ use std::path::Path;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_PROG_QUERY: libc::c_int = 16;
+const BPF_LINK_DETACH: libc::c_int = 34;
 
 /// TCX on the ingress hook (`BPF_TCX_INGRESS`, kernel 6.6).
 pub const TCX_INGRESS: u32 = 46;
@@ -76,6 +77,19 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
         Attr { bpf_fd: link.as_raw_fd() as u32, info_len: size_of::<Info>() as u32, info: (&raw mut info) as u64 };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
     Ok(LinkInfo { program: info.program, ifindex: info.ifindex })
+}
+
+/// Detaches a link at once (kernel 5.9).
+///
+/// # Errors
+/// `ENOLINK` where its interface is gone.
+pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attr {
+        link_fd: u32,
+    }
+    bpf(BPF_LINK_DETACH, &mut Attr { link_fd: link.as_raw_fd() as u32 }).map(drop)
 }
 
 /// The programs of a TCX hook, in the order they run. Needs no `CAP_SYS_ADMIN`, unlike opening them.

@@ -90,6 +90,21 @@ impl Actual {
         }
     }
 
+    /// Whether `op` would add an entry to its table. Array elements always have room.
+    pub fn would_grow(&self, op: &Op) -> bool {
+        match op {
+            Op::PeerV4(key, Some(_)) => !self.peers_v4.contains_key(key),
+            Op::PeerV6(key, Some(_)) => !self.peers_v6.contains_key(key),
+            Op::TenantName(id, Some(_)) => !self.names.contains_key(id),
+            Op::TrieV4(bits, key, Some(_)) => !self.trie_v4.contains_key(&(*key, *bits)),
+            Op::TrieV6(bits, key, Some(_)) => !self.trie_v6.contains_key(&(*key, *bits)),
+            Op::Grant(key, Some(_)) => !self.grants.contains_key(key),
+            Op::OwnerV4(net, Some(_)) => !self.owners_v4.contains_key(net),
+            Op::OwnerV6(net, Some(_)) => !self.owners_v6.contains_key(net),
+            _ => false,
+        }
+    }
+
     /// Whether no table holds anything.
     pub fn is_empty(&self) -> bool {
         Table::ALL.iter().all(|table| self.len(*table) == 0)

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::craft::Frame;
 use super::topology::{A_MAC, B, B6, GATEWAY_MAC};
-use super::{Expected, FrameCase, Hook, from_pod_v4, from_pod_v6, link, to_pod};
+use super::{Expected, FrameCase, Hook, from_pod_v4, from_pod_v6, headers_v4, link, to_pod};
 
 /// Where it lies.
 pub fn path() -> PathBuf {
@@ -21,6 +21,7 @@ pub fn path() -> PathBuf {
 pub fn generate() -> Vec<FrameCase> {
     let mut corpus = Corpus::default();
     from_pod_v4::add(&mut corpus);
+    headers_v4::add(&mut corpus);
     from_pod_v6::add(&mut corpus);
     link::add(&mut corpus);
     to_pod::add(&mut corpus);

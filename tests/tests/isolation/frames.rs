@@ -126,6 +126,23 @@ fn large_sends_and_marks_change_no_verdict() {
     }
 }
 
+#[test]
+fn fragments_of_an_allowed_datagram_arrive_and_of_a_denied_one_do_not() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    let world = World::new(Layout::Routed).expect("a world");
+    let large = |socket: &UdpSocket| {
+        socket.send(&[0x5a; 9000]).expect("it is taken");
+    };
+    assert_eq!(received(&world, Place::GlobexWeb, Family::V4, large), 1, "before");
+    let _agent = Agent::ready(&world).expect("an agent");
+    for family in Family::ALL {
+        assert_eq!(received(&world, Place::AcmeApi, family, large), 1, "{family:?}");
+        assert_eq!(received(&world, Place::GlobexWeb, family, large), 0, "{family:?}");
+    }
+}
+
 fn segmented(world: &World, to: Place, family: Family) -> usize {
     received(world, to, family, |socket| {
         raw::segment_datagrams(socket, 1000).expect("UDP_SEGMENT");

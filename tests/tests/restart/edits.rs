@@ -82,11 +82,12 @@ fn a_bad_document_is_named_and_the_last_good_state_holds() {
     let mut bad = good.clone();
     bad.tenant("acme").subnets[0].1 = "10.40.0.0/33".into();
     bad.write(&world.config_path()).expect("an edit");
-    let said =
-        agent.wait_log(SOON, "10.40.0.0/33").unwrap_or_else(|| panic!("nothing was said:\n{}", agent.log().join("\n")));
-    for expected in ["bulkhead.yaml", "cidr"] {
+    let said = agent.wait_log(SOON, "spec.subnets[0].cidr");
+    let said = said.unwrap_or_else(|| panic!("nothing was said:\n{}", agent.log().join("\n")));
+    for expected in ["NetworkTenant/acme", "bulkhead.yaml", "line", "such as 10.40.0.0/24"] {
         assert!(said.contains(expected), "no {expected} in: {said}");
     }
+    assert!(!said.contains('\u{1b}'), "colours in a pipe: {said:?}");
     assert_matrix(&world, allowed);
     // It spoils only itself: another document of the same file is followed.
     bad.tenant("globex").egress.push(("web".into(), vec!["198.51.100.0/24".into()], vec![]));
@@ -103,4 +104,50 @@ fn a_bad_document_is_named_and_the_last_good_state_holds() {
     good.write(&world.config_path()).expect("an edit");
     agent.wait(SOON * 2, "as before", || ask_in(&world, probe) == Outcome::Silence).expect("the file counts again");
     assert_matrix(&world, allowed);
+}
+
+#[test]
+fn a_namespace_that_changes_hands_takes_its_pods_along() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    let world = World::new(Layout::Routed).expect("a world");
+    let agent = Agent::ready(&world).expect("an agent");
+    let ask = |from, to| ask_in(&world, Cell { from, to, family: Family::V4, speech: Speech::Tcp });
+    assert_eq!(ask(Place::AcmeWeb, Place::AcmeDb), Outcome::Answered);
+    let mut config = world.config();
+    config.namespaces[0].1 = "globex".into();
+    config.write(&world.config_path()).expect("an edit");
+    let moved = || ask(Place::AcmeWeb, Place::GlobexWeb) == Outcome::Answered;
+    agent.wait(SOON * 2, "moved", moved).expect("it is globex's now");
+    assert_eq!(ask(Place::AcmeWeb, Place::GlobexDb), Outcome::Answered);
+    assert_eq!(ask(Place::AcmeWeb, Place::AcmeDb), Outcome::Silence);
+}
+
+#[test]
+fn pods_of_a_deleted_tenant_or_namespace_reach_nobody() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    let world = World::new(Layout::Routed).expect("a world");
+    let agent = Agent::ready(&world).expect("an agent");
+    let good = world.config();
+    let ask = |to| ask_in(&world, Cell { from: Place::AcmeWeb, to, family: Family::V4, speech: Speech::Tcp });
+    for what in ["tenant", "namespace"] {
+        let mut config = good.clone();
+        match what {
+            "tenant" => drop(config.tenants.remove(0)),
+            _ => drop(config.namespaces.remove(0)),
+        }
+        config.write(&world.config_path()).expect("an edit");
+        let cut = || ask(Place::AcmeDb) == Outcome::Silence;
+        agent.wait(SOON * 2, "cut off", cut).unwrap_or_else(|error| panic!("no {what}: {error:#}"));
+        // Pods of the same namespace are left out: they are of no other tenant, whatever that one is.
+        for to in [Place::GlobexWeb, Place::GlobexFar, Place::GlobexDb, Place::Internet, Place::Metadata] {
+            assert_eq!(ask(to), Outcome::Silence, "no {what}: {to:?}");
+        }
+        good.write(&world.config_path()).expect("an edit");
+        let back = || ask(Place::AcmeDb) == Outcome::Answered;
+        agent.wait(SOON * 2, "restored", back).expect("it is back");
+    }
 }

@@ -21,6 +21,7 @@ impl Traffic {
     /// Denied pod to pod and to the world, allowed pod to pod; connections that a pod opened and
     /// one that was opened to it, which lives on remembered state.
     pub fn start(world: &World) -> Self {
+        world.introduce().expect("neighbours");
         let drip = |from, to, family| Drip::start(world, from, to, family).expect("a drip");
         let chat = |from, to, family| Chat::start(world, from, to, family).expect("a connection");
         Self {

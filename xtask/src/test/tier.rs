@@ -108,11 +108,11 @@ impl TestCommand {
         Self { label: label.to_owned(), selection: selection.to_vec(), harness: &["--quiet"] }
     }
 
-    /// Built for release, like the agent it starts; one test at a time, because they share the machine's network.
+    /// One test at a time, because they share the machine's network.
     fn privileged(tier: Tier, target: &'static str) -> Self {
         Self {
             label: format!("build the {} tests ({target})", tier.name()),
-            selection: vec!["--release", "-p", "bulkhead-tests", "--test", target],
+            selection: vec!["-p", "bulkhead-tests", "--test", target],
             harness: &["--test-threads=1"],
         }
     }

@@ -11,10 +11,10 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 use bench::agent::Agent;
 use bench::netns::Netns;
-use bench::place::Place;
-use bench::scope;
+use bench::place::{Family, Place};
 use bench::serve::Servers;
 use bench::world::{World, listening};
+use bench::{scope, tier};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
@@ -69,20 +69,20 @@ pub fn keep(mut world: World, agent: Agent) -> Result<()> {
 
 fn hints(world: &World, pin_dir: &Path, events: &Path, log: &Path) {
     let inside = |place: Place| format!("ip netns exec {}", world.netns(place).name());
-    let pins = pin_dir.display();
+    let ask = |to: Place| format!("timeout 1 bash -c '</dev/tcp/{}/{}' && echo reached", to.v4(), to.port());
+    let binary = tier::agent_binary().unwrap_or_else(|| "bulkhead".into());
+    let agent = format!("{} {}", inside(Place::Node), binary.display());
+    let socket = world.scope.file("agent.sock");
+    let (web, other) = (Place::AcmeWeb.v4(), Place::GlobexWeb.server(Family::V4));
     println!("  policy, edited live:  {}", world.config_path().display());
     println!("  events as JSON:       tail -f {}", events.display());
+    println!("  events for people:    {agent} observe -f --socket {}", socket.display());
     println!("  the agent's log:      {}", log.display());
     println!("  a pod's shell:        {} bash", inside(Place::AcmeWeb));
-    println!("  ask across tenants:   {} ping -c1 -W1 {}", inside(Place::AcmeWeb), Place::GlobexWeb.v4());
-    println!("  ask inside a tenant:  {} ping -c1 -W1 {}", inside(Place::AcmeWeb), Place::AcmeApi.v4());
-    println!(
-        "  who decides:          {} bulkhead explain --pin-dir {pins} {} {}:8080",
-        inside(Place::Node),
-        Place::AcmeWeb.v4(),
-        Place::GlobexWeb.v4()
-    );
-    println!("  state of the node:    {} bulkhead status --pin-dir {pins}", inside(Place::Node));
+    println!("  ask across tenants:   {} {}", inside(Place::AcmeWeb), ask(Place::GlobexWeb));
+    println!("  ask inside a tenant:  {} {}", inside(Place::AcmeWeb), ask(Place::AcmeApi));
+    println!("  who decides:          {agent} explain --pin-dir {} {web} {other}", pin_dir.display());
+    println!("  state of the node:    {agent} status --socket {}", socket.display());
     println!("  end it:               cargo xtask demo down");
 }
 

@@ -10,13 +10,14 @@ use bench::place::Place;
 use bench::scope::Scope;
 use bench::world::{Layout, World};
 use bench::{scope, tier};
+use serde_json::Value;
 
 use crate::kept::{self, SCOPE};
 use crate::show::{counters, event, progress, remark, step, table};
 use crate::watch::Guard;
 
-/// Event lines shown.
-const EVENTS: usize = 12;
+/// Event lines shown at most.
+const EVENTS: usize = 16;
 
 /// Plays; returns how it ended.
 pub fn play(keep: bool) -> Result<ExitCode> {
@@ -100,14 +101,21 @@ fn show_matrix(world: &World, expected: impl Fn(Cell) -> bool) -> usize {
 
 /// Shows some events of each kind; none at all, or one without names, is wrong.
 fn show_events(agent: &Agent) -> Result<usize> {
-    let named =
-        |event: &serde_json::Value| event["source"]["tenant"] == "acme" && event["destination"]["tenant"] == "globex";
+    let named = |event: &Value| event["source"]["tenant"] == "acme" && event["destination"]["tenant"] == "globex";
     let told = agent.wait_event(Duration::from_secs(5), named).is_some();
-    let lines: Vec<String> = agent.events().iter().filter_map(event).collect();
-    // Every few, so that the lines are not all of one pair.
-    let every = lines.len().div_ceil(EVENTS).max(1);
-    lines.iter().step_by(every).for_each(remark);
-    remark(format!("({} violation events in all)", lines.len()));
+    let events = agent.events();
+    // One of each kind: the reason and the two tenants.
+    let kind = |event: &Value| ["/reason", "/source/tenant", "/destination/tenant"].map(|p| event.pointer(p).cloned());
+    let mut kinds = Vec::new();
+    let mut lines = Vec::new();
+    for told in events.iter().filter(|told| told["direction"] == "egress" && told["source"]["pod"].is_string()) {
+        if !kinds.contains(&kind(told)) {
+            kinds.push(kind(told));
+            lines.extend(event(told));
+        }
+    }
+    lines.iter().take(EVENTS).for_each(remark);
+    remark(format!("({} events in all)", events.len()));
     if !told {
         remark("no event names acme as source and globex as destination");
     }
@@ -116,12 +124,13 @@ fn show_events(agent: &Agent) -> Result<usize> {
 
 /// Runs `bulkhead cleanup`, and asks once more: nothing must be left of the agent.
 fn clean_up(world: &World, agent: &Agent) -> Result<usize> {
-    let output = agent.command(&["cleanup"])?;
+    let output = agent.on_pins(&["cleanup"])?;
     if !output.status.success() {
         bail!("`bulkhead cleanup` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     let said = String::from_utf8(output.stdout).context("cleanup speaks UTF-8")?;
-    said.lines().for_each(remark);
+    // A line for each map is more than a reader wants; the last one sums them up.
+    said.lines().filter(|line| !line.starts_with("removing /")).for_each(remark);
     let pins = world.scope.pins();
     pins.iter().for_each(|pin| remark(format!("left: {}", pin.display())));
     let asked = questions();

@@ -104,7 +104,7 @@ pub fn event(event: &Value) -> Option<String> {
     let count = event.pointer("/count").and_then(Value::as_u64).unwrap_or(1);
     let transport = text("/network/transport").unwrap_or("-");
     let verdict = text("/verdict").unwrap_or("?");
-    Some(format!("{verdict} {count:>3} x {reason} {transport:<5} {} -> {}{port}", side("source"), side("destination")))
+    Some(format!("{verdict} {count:>3} x {reason} {transport:<9} {} -> {}{port}", side("source"), side("destination")))
 }
 
 /// The counters that tell the story.

@@ -1,0 +1,374 @@
+//! What every table should hold: the cluster, compiled.
+//!
+//! Small tables (tenants, grants, owners, local pods) are compiled whole when touched; the table of
+//! addresses is a function of one address, so a million of them cost nothing until one is asked for.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use agent_common::layout::{PeerEntry, ROW_PREFIXES};
+use agent_common::tenant::{TenantId, TenantName, TenantState};
+use ipnet::IpNet;
+
+use super::cluster::{Cluster, Touched};
+use super::endpoints::{self, Endpoints};
+use super::grants::{self, Grants};
+use super::numbers::{self, Held, Numbers};
+use super::pod::is_possible;
+use super::prefixes::{self, Prefix};
+use super::report::{Conflict, Overflows};
+use super::settings::Settings;
+use super::tenancy::{Admission, Member, Tenancy};
+use super::territory::{Owner, Territory};
+use super::word::Word;
+
+/// The intended contents of the kernel's tables.
+#[derive(Clone, Debug, Default)]
+pub struct Desired {
+    /// Who owns what.
+    pub territory: Arc<Territory>,
+    /// The owners' tables.
+    pub owners: Arc<Owners>,
+    /// Who belongs to whom.
+    pub tenancy: Arc<Tenancy>,
+    /// Numbers by name.
+    pub numbers: Numbers,
+    /// Names by number.
+    pub names: BTreeMap<TenantId, TenantName>,
+    /// What each tenant may.
+    pub tenants: BTreeMap<TenantId, TenantPolicy>,
+    /// Permissions between tenants.
+    pub grants: Grants,
+    /// What stands at the addresses of a namespace's pods.
+    pub directory: Arc<HashMap<Word, PeerEntry>>,
+    /// Local pods.
+    pub endpoints: Endpoints,
+    /// Disputes among ports and prefixes; others stand with their rule.
+    prefix_conflicts: Vec<Conflict>,
+    slot_overflows: Overflows,
+    /// Ranges or numbers changed since the owners' tables were made.
+    refresh_owners: bool,
+}
+
+/// Owned ranges, which never overlap, in their order.
+pub type Owners = Vec<(IpNet, TenantId)>;
+
+/// What one tenant may, before rows and port sets have numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TenantPolicy {
+    /// `TenantState` bits.
+    pub flags: u32,
+    /// Counter slot, or 0.
+    pub slot: u16,
+    /// IPv4 prefixes, longest first; none unless it has a pod here.
+    pub v4: Vec<Prefix>,
+    /// IPv6 prefixes, longest first; none unless it has a pod here.
+    pub v6: Vec<Prefix>,
+}
+
+/// Compiles everything from nothing.
+pub fn compile(cluster: &Cluster, held: &Held<'_>, now: i64) -> Desired {
+    let mut desired = Desired::default();
+    desired.refresh(cluster, held, now, &mut Touched::all());
+    desired
+}
+
+/// What should stand at `address`.
+///
+/// An address that several live pods claim, or whose tenant has no number, is an entry of nobody's:
+/// reachable by none, which "no entry" would not be where a wide range covers it.
+pub fn desired_peer(cluster: &Cluster, desired: &Desired, address: IpAddr) -> Option<PeerEntry> {
+    if cluster.settings().metadata.contains(&address) {
+        return Some(PeerEntry { kind: PeerEntry::METADATA, ..PeerEntry::default() });
+    }
+    if cluster.nodes().contains(&address) {
+        return Some(PeerEntry { kind: PeerEntry::NODE, ..PeerEntry::default() });
+    }
+    if cluster.rivals().contains_key(&address) {
+        return Some(NOBODYS);
+    }
+    if let Some(pod) = cluster.book().get(address).filter(|_| is_possible(address)) {
+        return Some(desired.directory.get(&pod.namespace).copied().unwrap_or(NOBODYS));
+    }
+    service_entry(cluster, desired, address)
+}
+
+/// What should stand at a Service's address. The address of a pod, of a node or outside the ranges
+/// of Services is never one, whatever anybody claims.
+fn service_entry(cluster: &Cluster, desired: &Desired, address: IpAddr) -> Option<PeerEntry> {
+    let settings = cluster.settings();
+    let in_range = settings.service_cidrs.iter().any(|net| net.contains(&address));
+    if !is_possible(address) || !(in_range || settings.service_cidrs.is_empty()) {
+        return None;
+    }
+    let is_inside = |end: IpAddr| settings.cluster_ranges().any(|(_, net)| net.contains(&end));
+    let at = |end: IpAddr| {
+        let is_direct = cluster.nodes().contains(&end)
+            || cluster.rivals().contains_key(&end)
+            || cluster.book().get(end).is_some()
+            || settings.metadata.contains(&end);
+        // A Service is no end of another: it would be judged by itself, for ever.
+        if is_direct { desired_peer(cluster, desired, end) } else { None }
+    };
+    cluster.services().entry(address, at, is_inside)
+}
+
+/// A pod's address that nobody may reach or be reached from.
+pub const NOBODYS: PeerEntry = PeerEntry { tenant: TenantId::UNKNOWN, kind: PeerEntry::POD, flags: 0, _pad: 0 };
+
+impl Desired {
+    /// Compiles again what `touched` names, and adds to it the addresses whose entries moved with
+    /// their namespace.
+    pub fn refresh(&mut self, cluster: &Cluster, held: &Held<'_>, now: i64, touched: &mut Touched) {
+        let expired = self.grants.next_end.is_some_and(|end| end <= now);
+        let mut policy = touched.ranges || touched.tenancy || touched.everything || expired;
+        policy = policy || !touched.spaces.iter().all(|space| self.admit(cluster, space));
+        if touched.ranges || touched.everything {
+            keep(&mut self.territory, Territory::new(cluster));
+            self.refresh_owners = true;
+        }
+        if policy {
+            touched.tenancy = true;
+            self.refresh_policy(cluster, held, now, touched);
+        }
+        if policy || touched.endpoints {
+            let numbers = &self.numbers.of;
+            self.endpoints = endpoints::compile(cluster, &self.tenancy, numbers, held, &self.endpoints);
+            touched.endpoints = true;
+        }
+        cluster.services().follow(touched);
+    }
+
+    /// Everything that did not get what it asked for.
+    pub fn conflicts(&self) -> Vec<Conflict> {
+        let sources =
+            [&self.territory.conflicts, &self.tenancy.conflicts, &self.numbers.conflicts, &self.prefix_conflicts];
+        let mut all: Vec<Conflict> = sources.into_iter().flatten().cloned().collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    /// Everything that did not fit.
+    pub fn overflows(&self) -> Overflows {
+        let mut all = Overflows::default();
+        let sources =
+            [&self.territory.overflows, &self.numbers.overflows, &self.slot_overflows, &self.endpoints.overflows];
+        sources.into_iter().for_each(|overflows| all.extend(overflows));
+        all
+    }
+
+    /// Takes in a namespace with a first pod without compiling anything, if that is enough.
+    fn admit(&mut self, cluster: &Cluster, space: &Word) -> bool {
+        let Some(space) = cluster.spaces().get(space) else { return true };
+        let name = match self.tenancy.admit(space, cluster) {
+            Admission::Refused => return false,
+            Admission::Known => return true,
+            Admission::New(name) => name,
+        };
+        let id = self.numbers.of.get(&name).copied();
+        let entry = id.and_then(|id| Some(peer_entry(id, self.tenancy.members.get(&name)?)));
+        Arc::make_mut(&mut self.directory).insert(space.name.clone(), entry.unwrap_or(NOBODYS));
+        true
+    }
+
+    fn refresh_policy(&mut self, cluster: &Cluster, held: &Held<'_>, now: i64, touched: &mut Touched) {
+        let settings = cluster.settings();
+        keep(&mut self.tenancy, Tenancy::new(cluster));
+        let numbers = numbers::assign(&self.tenancy, held, settings);
+        if self.numbers != numbers {
+            self.numbers = numbers;
+            self.refresh_owners = true;
+        }
+        self.names = names(&self.numbers);
+        self.grants = grants::compile(&self.tenancy, &self.numbers.of, now);
+        if std::mem::take(&mut self.refresh_owners) {
+            self.refresh_owners(touched);
+        }
+        self.refresh_tenants(held, settings);
+        self.refresh_directory(cluster, touched);
+    }
+
+    fn refresh_owners(&mut self, touched: &mut Touched) {
+        let numbers: HashMap<&Word, TenantId> = self.numbers.of.iter().map(|(name, id)| (name, *id)).collect();
+        let number = |owner: &Owner| match owner {
+            Owner::Cluster => TenantId::CLUSTER,
+            Owner::Nodes => TenantId::NODES,
+            // A tenant without a number has no pods that could use its ranges; nobody else may.
+            Owner::Tenant(name) => numbers.get(name).copied().unwrap_or(TenantId::CLUSTER),
+        };
+        let owners: Owners = self.territory.owners().map(|(net, owner)| (net, number(owner))).collect();
+        touched.ranges |= keep(&mut self.owners, owners);
+    }
+
+    fn refresh_tenants(&mut self, held: &Held<'_>, settings: &Settings) {
+        self.prefix_conflicts.clear();
+        self.slot_overflows = Overflows::default();
+        let members = || self.tenancy.members.iter().filter_map(|(name, m)| Some((self.numbers.of.get(name)?, m)));
+        let local = members().map(|(id, member)| (*id, member.local)).collect();
+        let slots = numbers::counter_slots(&local, held, settings, &mut self.slot_overflows);
+        let granted: BTreeSet<TenantId> = self.grants.table.keys().flat_map(|key| [key.from, key.to]).collect();
+        let mut tenants = BTreeMap::new();
+        for (id, member) in members() {
+            let mut policy = TenantPolicy { flags: flags(member, settings), ..TenantPolicy::default() };
+            policy.slot = slots.get(id).copied().unwrap_or_default();
+            policy.set(TenantState::HAS_GRANTS, granted.contains(id));
+            if member.local && (member.object.is_some() || member.is_shared()) {
+                let compiled = prefixes::compile(member, &self.territory, settings);
+                self.prefix_conflicts.extend(compiled.conflicts);
+                policy.take(compiled.v4, compiled.v6);
+            }
+            tenants.insert(*id, policy);
+        }
+        self.tenants = tenants;
+    }
+
+    fn refresh_directory(&mut self, cluster: &Cluster, touched: &mut Touched) {
+        let entry =
+            |(name, id): (&Word, &TenantId)| Some((name.clone(), peer_entry(*id, self.tenancy.members.get(name)?)));
+        let entries: HashMap<Word, PeerEntry> = self.numbers.of.iter().filter_map(entry).collect();
+        let entry = |name| entries.get(name).copied().unwrap_or(NOBODYS);
+        let directory: HashMap<Word, PeerEntry> =
+            self.tenancy.of.iter().map(|(space, name)| (space.clone(), entry(name))).collect();
+        for (space, entry) in &directory {
+            if self.directory.get(space) != Some(entry) {
+                let pods = cluster.spaces().get(space).into_iter().flat_map(|space| &space.pods);
+                pods.flat_map(|pod| pod.0.addresses()).for_each(|address| touched.address(address));
+            }
+        }
+        keep(&mut self.directory, directory);
+    }
+}
+
+impl TenantPolicy {
+    fn set(&mut self, bit: u32, on: bool) {
+        if on {
+            self.flags |= bit;
+        }
+    }
+
+    fn take(&mut self, v4: Vec<Prefix>, v6: Vec<Prefix>) {
+        self.set(TenantState::TRIE_V4, v4.len() > ROW_PREFIXES);
+        self.set(TenantState::TRIE_V6, v6.len() > ROW_PREFIXES);
+        (self.v4, self.v6) = (v4, v6);
+    }
+}
+
+/// Replaces the old value if the new one differs, so that whoever shares the old one sees by its
+/// address that nothing changed. Says whether it differed.
+fn keep<T: PartialEq>(old: &mut Arc<T>, new: T) -> bool {
+    let differs = **old != new;
+    if differs {
+        *old = Arc::new(new);
+    }
+    differs
+}
+
+fn names(numbers: &Numbers) -> BTreeMap<TenantId, TenantName> {
+    numbers.of.iter().filter_map(|(name, id)| Some((*id, TenantName::new(name)?))).collect()
+}
+
+fn flags(member: &Member, settings: &Settings) -> u32 {
+    let bits = [
+        (TenantState::SHARED, member.is_shared()),
+        (TenantState::AUDIT, member.is_audited(settings)),
+        (TenantState::UNASSIGNED, member.is_unassigned()),
+        (TenantState::OPEN, member.is_open(settings)),
+        (TenantState::NODES_ALLOWED, settings.allow_nodes),
+    ];
+    bits.into_iter().filter(|(_, on)| *on).fold(TenantState::VALID, |flags, (bit, _)| flags | bit)
+}
+
+fn peer_entry(tenant: TenantId, member: &Member) -> PeerEntry {
+    let shared = if member.is_shared() { PeerEntry::SHARED } else { 0 };
+    let unassigned = if member.is_unassigned() { PeerEntry::UNASSIGNED } else { 0 };
+    PeerEntry { tenant, kind: PeerEntry::POD, flags: shared | unassigned, _pad: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::input::Change;
+    use crate::model::testing::{cluster, compiled, ip, local, namespace, range, remote, tenant};
+
+    fn world() -> Cluster {
+        let acme = crate::model::input::Tenant { subnets: vec![range("10.40.0.0/24", &[])], ..tenant("acme") };
+        let dns = crate::model::input::Tenant { shared: true, ..tenant("dns") };
+        let changes = vec![
+            Change::Tenants(vec![acme, dns]),
+            Change::Namespaces(vec![namespace("web", "acme"), namespace("dns", "dns"), namespace("loose", "")]),
+            Change::Endpoints(vec![
+                local("web/a", &["10.0.0.1"], "veth7"),
+                remote("dns/d", &["10.0.0.2", "fd00::2"]),
+                remote("loose/l", &["10.0.0.3"]),
+                remote("web/x", &["10.0.0.9"]),
+                remote("dns/y", &["10.0.0.9"]),
+            ]),
+            Change::Nodes(vec![ip("192.0.2.1")]),
+        ];
+        cluster(Settings::default(), changes)
+    }
+
+    #[test]
+    fn each_address_says_whose_it_is() {
+        let cluster = world();
+        let desired = compiled(&cluster, 0);
+        let at = |address: &str| desired_peer(&cluster, &desired, ip(address));
+        let id = |name: &str| desired.numbers.of[name];
+        let entry = |tenant, kind, flags| Some(PeerEntry { tenant, kind, flags, _pad: 0 });
+        assert_eq!(at("10.0.0.1"), entry(id("acme"), PeerEntry::POD, 0));
+        assert_eq!(at("fd00::2"), entry(id("dns"), PeerEntry::POD, PeerEntry::SHARED));
+        assert_eq!(at("10.0.0.3"), entry(id("ns/loose"), PeerEntry::POD, PeerEntry::UNASSIGNED));
+        assert_eq!(at("10.0.0.9"), Some(NOBODYS));
+        assert_eq!(at("192.0.2.1"), entry(TenantId::UNKNOWN, PeerEntry::NODE, 0));
+        assert_eq!(at("169.254.169.254"), entry(TenantId::UNKNOWN, PeerEntry::METADATA, 0));
+        assert_eq!(at("10.0.0.4"), None);
+    }
+
+    #[test]
+    fn only_tenants_with_pods_here_have_prefixes_and_a_slot() {
+        let desired = compiled(&world(), 0);
+        let policy = |name: &str| &desired.tenants[&desired.numbers.of[name]];
+        assert_eq!((policy("acme").v4.len(), policy("acme").slot), (1, 1));
+        assert_eq!((policy("dns").v4.len(), policy("dns").slot), (0, 0));
+        assert!(policy("dns").flags & TenantState::SHARED != 0);
+        assert_eq!(desired.owners.len(), 1, "but everybody's subnets are fenced");
+    }
+
+    #[test]
+    fn a_namespace_that_moves_touches_its_pods_addresses_and_no_others() {
+        let mut cluster = world();
+        let mut desired = compiled(&cluster, 0);
+        let mut touched = cluster.apply(Change::Namespace(namespace("dns", "acme")));
+        let ledger = crate::plan::Ledger::new(crate::plan::Actual::default(), &cluster.settings().limits);
+        let mentions = |id| ledger.mentions(id);
+        desired.refresh(&cluster, &ledger.held(&mentions), 0, &mut touched);
+        assert_eq!(touched.addresses, [ip("10.0.0.2"), ip("fd00::2"), ip("10.0.0.9")].into());
+    }
+
+    #[test]
+    fn agent_wide_audit_is_the_upper_bound() {
+        let audited = |audit| {
+            let settings = Settings { audit, ..Settings::default() };
+            let cluster = cluster(settings, vec![Change::Tenant(tenant("acme"))]);
+            compiled(&cluster, 0).tenants[&TenantId(1)].flags & TenantState::AUDIT != 0
+        };
+        assert_eq!((audited(false), audited(true)), (false, true));
+    }
+
+    #[test]
+    fn seventeen_prefixes_need_the_trie_and_sixteen_do_not() {
+        let flags = |n: u8| {
+            let subnets = (0..n).map(|i| range(&format!("10.40.{}.0/24", i * 2), &[])).collect();
+            let changes = vec![
+                Change::Tenant(crate::model::input::Tenant { subnets, ..tenant("acme") }),
+                Change::Namespace(namespace("web", "acme")),
+                Change::Endpoint(local("web/a", &["10.0.0.1"], "veth7")),
+            ];
+            compiled(&cluster(Settings::default(), changes), 0).tenants[&TenantId(1)].flags
+        };
+        assert_eq!(flags(16) & TenantState::TRIE_V4, 0);
+        assert_eq!(flags(17) & (TenantState::TRIE_V4 | TenantState::TRIE_V6), TenantState::TRIE_V4);
+    }
+}

@@ -1,0 +1,481 @@
+//! Which local pod stands behind which interface, and with which addresses.
+//!
+//! Observation decides: a pod gets an interface only if the node really has it and no other pod
+//! names it. Until then the interface is held and denied.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use agent_common::addr::{V4, V6};
+use agent_common::layout::EndpointEntry;
+use agent_common::tenant::TenantId;
+
+use super::cluster::Cluster;
+use super::input::{EndpointKey, HostPort, Link};
+use super::numbers::Held;
+use super::pod::{Local, Pod, Uid, is_possible, v4_addr, v6_addr};
+use super::report::{Overflows, Trouble};
+use super::settings::Limit;
+use super::tenancy::{Kind, Tenancy};
+use super::word::Word;
+
+/// Everything about the pods of this node.
+#[derive(Clone, Debug, Default)]
+pub struct Endpoints {
+    /// The intended table.
+    pub entries: BTreeMap<u32, EndpointEntry>,
+    /// Whose claim each entry is.
+    pub claims: BTreeMap<u32, Uid>,
+    /// Interfaces to hold, claimed or not, with their names.
+    pub ports: BTreeMap<u32, String>,
+    /// Every local pod and what it waits for.
+    pub standings: BTreeMap<EndpointKey, Standing>,
+    /// Slots and indexes that did not suffice.
+    pub overflows: Overflows,
+}
+
+/// How one local pod stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The pod.
+    pub pod: Arc<Pod>,
+    /// Its tenant.
+    pub tenant: Word,
+    /// Its interface, once found.
+    pub ifindex: Option<u32>,
+    /// What stands in its way.
+    pub troubles: Vec<Trouble>,
+}
+
+impl Standing {
+    /// Whether it gets its entry.
+    pub fn is_claimed(&self) -> bool {
+        self.ifindex.is_some() && !self.troubles.iter().any(Trouble::denies)
+    }
+}
+
+/// Compiles the local pods. `before` is the previous result: it remembers whose claim an entry was.
+pub fn compile(
+    cluster: &Cluster,
+    tenancy: &Tenancy,
+    numbers: &BTreeMap<Word, TenantId>,
+    held: &Held<'_>,
+    before: &Endpoints,
+) -> Endpoints {
+    let mut endpoints = Endpoints::default();
+    let seats = Seats::new(cluster);
+    for (key, pod) in cluster.locals() {
+        let (standing, entry) = stand(pod, cluster, tenancy, numbers, &seats);
+        seats.of(pod).for_each(|link| _ = endpoints.ports.insert(link.ifindex, link.name.clone()));
+        if let Some(ifindex) = standing.ifindex.filter(|_| standing.is_claimed()) {
+            endpoints.entries.insert(ifindex, entry);
+            endpoints.claims.insert(ifindex, pod.uid.clone());
+        }
+        endpoints.standings.insert(key.clone(), standing);
+    }
+    endpoints.hold_unknown(cluster);
+    endpoints.note_indexes(cluster);
+    endpoints.number(held, before, cluster.settings().limits.event_slots);
+    endpoints
+}
+
+/// Whether an interface can only be a pod's: the node's own have no other end in a named namespace.
+pub fn is_pods(link: &Link, cluster: &Cluster) -> bool {
+    link.netns.as_ref().is_some_and(|netns| !cluster.settings().foreign_netns.contains(netns))
+}
+
+/// Interfaces by what an endpoint may name, and who names each.
+struct Seats<'a> {
+    names: HashMap<&'a str, Vec<&'a Link>>,
+    netns: HashMap<&'a str, Vec<&'a Link>>,
+    takers: HashMap<u32, Vec<&'a EndpointKey>>,
+}
+
+impl<'a> Seats<'a> {
+    fn new(cluster: &'a Cluster) -> Self {
+        let mut seats = Self { names: HashMap::new(), netns: HashMap::new(), takers: HashMap::new() };
+        for link in cluster.links().values() {
+            seats.names.entry(&link.name).or_default().push(link);
+            let netns = link.netns.iter().filter(|netns| !cluster.settings().foreign_netns.contains(*netns));
+            netns.for_each(|netns| seats.netns.entry(netns).or_default().push(link));
+        }
+        for (key, pod) in cluster.locals() {
+            let taken: Vec<u32> = seats.of(pod).map(|link| link.ifindex).collect();
+            taken.into_iter().for_each(|ifindex| seats.takers.entry(ifindex).or_default().push(key));
+        }
+        seats
+    }
+
+    /// The interfaces a pod names, lowest index first. The first is its interface; further ones, of
+    /// a namespace with several, are held and stay denied.
+    fn of(&self, pod: &Pod) -> impl Iterator<Item = &'a Link> + use<'a> {
+        let found = pod.local.as_ref().and_then(|local| match &local.attachment.port {
+            HostPort::Interface(name) => self.names.get(name.as_str()),
+            HostPort::Netns(netns) => self.netns.get(netns.as_str()),
+        });
+        found.cloned().into_iter().flatten()
+    }
+
+    fn rival(&self, ifindex: u32, pod: &Pod) -> Option<&'a EndpointKey> {
+        let is_other = |key: &&&EndpointKey| key.name != *pod.name || key.namespace != *pod.namespace;
+        self.takers.get(&ifindex)?.iter().find(is_other).copied()
+    }
+}
+
+fn stand(
+    pod: &Arc<Pod>,
+    cluster: &Cluster,
+    tenancy: &Tenancy,
+    numbers: &BTreeMap<Word, TenantId>,
+    seats: &Seats<'_>,
+) -> (Standing, EndpointEntry) {
+    let tenant = tenancy.of.get(&*pod.namespace).cloned().unwrap_or_else(|| Word::from(""));
+    let mut standing = Standing { pod: Arc::clone(pod), tenant, ifindex: None, troubles: Vec::new() };
+    let mut entry = EndpointEntry::default();
+    match numbers.get(&standing.tenant) {
+        Some(id) => entry.tenant = *id,
+        None => standing.troubles.push(Trouble::NoNumber(standing.tenant.clone())),
+    }
+    if tenancy.members.get(&standing.tenant).is_some_and(|member| member.kind == Kind::Unknown) {
+        standing.troubles.push(Trouble::NamespaceUnknown);
+    }
+    take_addresses(pod, cluster, &mut entry, &mut standing.troubles);
+    let Some(local) = &pod.local else { return (standing, entry) };
+    match seats.of(pod).next() {
+        Some(link) => sit(pod, local, link, cluster, seats, &mut standing, &mut entry),
+        None => standing.troubles.push(Trouble::NoInterface(wanted(&local.attachment.port))),
+    }
+    (standing, entry)
+}
+
+fn take_addresses(pod: &Pod, cluster: &Cluster, entry: &mut EndpointEntry, troubles: &mut Vec<Trouble>) {
+    for address in pod.addresses() {
+        if is_refused(address, cluster) {
+            troubles.push(Trouble::AddressRefused(address));
+        } else if let Some(rivals) = cluster.rivals().get(&address) {
+            troubles.push(contested(address, pod, rivals));
+        } else {
+            set_address(entry, address);
+        }
+    }
+    if entry.v4 == V4::default() && entry.v6 == V6::default() {
+        troubles.push(Trouble::NoAddress);
+    }
+}
+
+/// Whether the address is none a pod may have here.
+fn is_refused(address: IpAddr, cluster: &Cluster) -> bool {
+    !is_possible(address) || cluster.nodes().contains(&address) || cluster.settings().metadata.contains(&address)
+}
+
+fn contested(address: IpAddr, pod: &Pod, rivals: &[Arc<Pod>]) -> Trouble {
+    let other = rivals.iter().find(|rival| rival.key() != pod.key()).map(|rival| rival.key()).unwrap_or_default();
+    Trouble::AddressContested { address, other }
+}
+
+fn set_address(entry: &mut EndpointEntry, address: IpAddr) {
+    match address {
+        IpAddr::V4(v4) => entry.v4 = V4::new(v4.octets()),
+        IpAddr::V6(v6) => entry.v6 = V6::new(v6.octets()),
+    }
+}
+
+fn sit(
+    pod: &Pod,
+    local: &Local,
+    link: &Link,
+    cluster: &Cluster,
+    seats: &Seats<'_>,
+    standing: &mut Standing,
+    entry: &mut EndpointEntry,
+) {
+    standing.ifindex = Some(link.ifindex);
+    if let Some(other) = seats.rival(link.ifindex, pod) {
+        let trouble = Trouble::InterfaceContested { interface: link.name.clone(), other: other.clone() };
+        standing.troubles.push(trouble);
+    }
+    if link.ifindex >= cluster.settings().limits.interfaces {
+        standing.troubles.push(Trouble::InterfaceBeyondLimit(link.ifindex));
+    }
+    entry.mac = local.attachment.mac.or(link.peer_mac).unwrap_or_default();
+    entry.gateway_mac = link.gateway_mac;
+    entry.link_local = link_local(local, link);
+    for gateway in &local.attachment.gateways {
+        match gateway {
+            IpAddr::V4(v4) => entry.gateway_v4 = V4::new(v4.octets()),
+            IpAddr::V6(v6) => entry.gateway_v6 = V6::new(v6.octets()),
+        }
+    }
+}
+
+fn link_local(local: &Local, link: &Link) -> V6 {
+    let observed = match link.peer_link_local {
+        Some(IpAddr::V6(v6)) => V6::new(v6.octets()),
+        _ => V6::default(),
+    };
+    let address = if local.link_local == V6::default() { observed } else { local.link_local };
+    if address.is_link_local() { address } else { V6::default() }
+}
+
+fn wanted(port: &HostPort) -> String {
+    match port {
+        HostPort::Interface(name) => format!("interface {name}"),
+        HostPort::Netns(netns) if netns.is_empty() => "its network namespace, which no runtime has told of".to_owned(),
+        HostPort::Netns(netns) => format!("network namespace {netns}"),
+    }
+}
+
+/// Cookies and event slots.
+impl Endpoints {
+    /// Interfaces without a claim are denied by the zero entry they have.
+    fn hold_unknown(&mut self, cluster: &Cluster) {
+        if cluster.settings().hold_unknown {
+            let unknown = cluster.links().values().filter(|link| is_pods(link, cluster));
+            unknown.for_each(|link| _ = self.ports.insert(link.ifindex, link.name.clone()));
+        }
+    }
+
+    fn note_indexes(&mut self, cluster: &Cluster) {
+        let limit = cluster.settings().limits.interfaces;
+        for (ifindex, name) in self.ports.range(limit..) {
+            self.overflows.note(Limit::Interfaces, limit as usize, format_args!("{name} (index {ifindex})"));
+        }
+    }
+
+    fn number(&mut self, held: &Held<'_>, before: &Self, slots: u16) {
+        let mut cookies: BTreeSet<u32> = held.endpoints.values().map(|entry| entry.cookie).collect();
+        let mut taken: BTreeSet<u16> = BTreeSet::new();
+        for (ifindex, entry) in &mut self.entries {
+            let Some(known) = held.endpoints.get(ifindex) else { continue };
+            let was = before.claims.get(ifindex);
+            if was.is_none_or(|uid| self.claims.get(ifindex) == Some(uid)) && is_same_claim(known, entry) {
+                entry.cookie = known.cookie;
+            }
+            if (1..=slots).contains(&known.slot) && taken.insert(known.slot) {
+                entry.slot = known.slot;
+            }
+        }
+        taken.extend(held.endpoints.values().map(|entry| entry.slot));
+        let mut free = (1..=slots).filter(|slot| !taken.contains(slot));
+        for (ifindex, entry) in &mut self.entries {
+            if entry.cookie == 0 {
+                entry.cookie = new_cookie(*ifindex, entry, self.claims.get(ifindex), held.generation, &cookies);
+                cookies.insert(entry.cookie);
+            }
+            if entry.slot == 0 {
+                entry.slot = free.next().unwrap_or_default();
+            }
+            if entry.slot == 0 {
+                self.overflows.note(Limit::EventSlots, usize::from(slots), format_args!("interface index {ifindex}"));
+            }
+        }
+    }
+}
+
+/// Whether an entry in the kernel is this claim, possibly with an address that was not known yet.
+fn is_same_claim(known: &EndpointEntry, wanted: &EndpointEntry) -> bool {
+    known.cookie != 0
+        && known.tenant == wanted.tenant
+        && grew(known.v4, wanted.v4)
+        && grew(known.v6, wanted.v6)
+        && grew(known.mac, wanted.mac)
+}
+
+fn grew<A: Default + PartialEq>(known: A, wanted: A) -> bool {
+    known == wanted || known == A::default()
+}
+
+/// A number that no entry has and that no earlier claim is likely to have had: what a connection
+/// remembers of a pod must not fit its successor. Hashed, because a counter would start over with
+/// the agent.
+fn new_cookie(ifindex: u32, entry: &EndpointEntry, uid: Option<&Uid>, generation: u64, taken: &BTreeSet<u32>) -> u32 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut add =
+        |bytes: &[u8]| bytes.iter().for_each(|b| hash = (hash ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
+    add(&ifindex.to_le_bytes());
+    add(&generation.to_le_bytes());
+    add(&entry.tenant.0.to_le_bytes());
+    add(&v4_addr(entry.v4).octets());
+    add(&v6_addr(entry.v6).octets());
+    add(&entry.mac.octets());
+    uid.iter().for_each(|uid| add(uid.to_string().as_bytes()));
+    let first = (hash ^ (hash >> 32)) as u32;
+    (0..=u32::MAX)
+        .map(|step| first.wrapping_add(step))
+        .find(|cookie| *cookie != 0 && !taken.contains(cookie))
+        .unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::input::{Change, Endpoint};
+    use crate::model::settings::{Limits, Settings};
+    use crate::model::testing::{
+        cluster, compiled, compiled_with, ip, key, link, local, namespace, nothing, remote, tenant,
+    };
+    use crate::plan::Actual;
+
+    fn world(settings: Settings, pods: Vec<Endpoint>) -> Cluster {
+        let mut changes = vec![
+            Change::Tenant(tenant("acme")),
+            Change::Namespace(namespace("web", "acme")),
+            Change::Links(vec![link(7, "veth7"), link(8, "veth8")]),
+            Change::Nodes(vec![ip("192.0.2.1")]),
+        ];
+        changes.extend(pods.into_iter().map(Change::Endpoint));
+        cluster(settings, changes)
+    }
+
+    fn troubles(endpoints: &Endpoints, path: &str) -> Vec<&'static str> {
+        endpoints.standings[&key(path)].troubles.iter().map(Trouble::label).collect()
+    }
+
+    #[test]
+    fn a_pod_with_its_interface_and_addresses_is_claimed() {
+        let desired = compiled(&world(Settings::default(), vec![local("web/a", &["10.0.0.1", "fd00::1"], "veth7")]), 0);
+        let entry = desired.endpoints.entries[&7];
+        assert_eq!((entry.v4, entry.tenant), (V4::new([10, 0, 0, 1]), desired.numbers.of["acme"]));
+        assert!(entry.cookie != 0 && entry.slot == 1 && entry.v6 != V6::default());
+        assert!(troubles(&desired.endpoints, "web/a").is_empty());
+        assert_eq!(desired.endpoints.ports, [(7, "veth7".to_owned())].into());
+    }
+
+    #[test]
+    fn a_pod_waits_for_its_interface_while_others_may_reach_it() {
+        let cluster = world(Settings::default(), vec![local("web/a", &["10.0.0.1"], "veth9")]);
+        let desired = compiled(&cluster, 0);
+        assert!(desired.endpoints.entries.is_empty());
+        assert_eq!(troubles(&desired.endpoints, "web/a"), ["no_interface"]);
+        assert!(crate::model::desired::desired_peer(&cluster, &desired, ip("10.0.0.1")).is_some());
+    }
+
+    #[test]
+    fn an_interface_that_two_pods_name_is_held_and_nobody_s() {
+        let pods = vec![local("web/a", &["10.0.0.1"], "veth7"), local("web/b", &["10.0.0.2"], "veth7")];
+        let desired = compiled(&world(Settings::default(), pods), 0);
+        assert!(desired.endpoints.entries.is_empty());
+        assert_eq!(desired.endpoints.ports.len(), 1);
+        assert_eq!(troubles(&desired.endpoints, "web/a"), ["interface_contested"]);
+        assert_eq!(troubles(&desired.endpoints, "web/b"), ["interface_contested"]);
+    }
+
+    #[test]
+    fn a_disputed_address_is_lost_and_the_other_family_s_stays() {
+        let pods = vec![local("web/a", &["10.0.0.1", "fd00::1"], "veth7"), remote("web/b", &["10.0.0.1"])];
+        let desired = compiled(&world(Settings::default(), pods), 0);
+        let entry = desired.endpoints.entries[&7];
+        assert!(entry.v4 == V4::default() && entry.v6 != V6::default());
+        assert_eq!(troubles(&desired.endpoints, "web/a"), ["address_contested"]);
+    }
+
+    #[test]
+    fn node_metadata_and_impossible_addresses_are_refused() {
+        for address in ["192.0.2.1", "169.254.169.254", "127.0.0.1", "224.0.0.1"] {
+            let desired = compiled(&world(Settings::default(), vec![local("web/a", &[address], "veth7")]), 0);
+            assert!(desired.endpoints.entries.is_empty(), "{address}");
+            assert_eq!(troubles(&desired.endpoints, "web/a"), ["address_refused", "no_address"]);
+        }
+        let desired = compiled(&world(Settings::default(), vec![local("web/a", &["192.0.2.2"], "veth7")]), 0);
+        assert_eq!(desired.endpoints.entries.len(), 1, "the paired control");
+    }
+
+    #[test]
+    fn a_namespace_nobody_told_of_isolates_its_pods_and_says_so() {
+        let desired = compiled(&world(Settings::default(), vec![local("new/a", &["10.0.0.1"], "veth7")]), 0);
+        assert_eq!(troubles(&desired.endpoints, "new/a"), ["namespace_unknown"]);
+        assert_eq!(desired.endpoints.entries[&7].tenant, desired.numbers.of["ns/new"]);
+    }
+
+    #[test]
+    fn observed_hardware_and_link_local_addresses_fill_in_what_was_not_told() {
+        let mut seen = link(7, "veth7");
+        seen.peer_mac = Some(agent_common::addr::Mac::new([2, 0, 0, 0, 0, 7]));
+        seen.peer_link_local = Some(ip("fe80::7"));
+        seen.netns = Some("cni-7".into());
+        let mut pod = local("web/a", &["10.0.0.1"], "");
+        pod.local.as_mut().expect("local").port = HostPort::Netns("cni-7".into());
+        pod.local.as_mut().expect("local").gateways = vec![ip("10.0.0.254"), ip("fe80::1")];
+        let mut cluster = world(Settings::default(), vec![pod]);
+        cluster.apply(Change::Links(vec![seen]));
+        let entry = compiled(&cluster, 0).endpoints.entries[&7];
+        assert_eq!(entry.mac.octets(), [2, 0, 0, 0, 0, 7]);
+        assert_eq!((v6_addr(entry.link_local), v6_addr(entry.gateway_v6)), (ip6("fe80::7"), ip6("fe80::1")));
+        assert_eq!(entry.gateway_v4, V4::new([10, 0, 0, 254]));
+    }
+
+    fn ip6(text: &str) -> std::net::Ipv6Addr {
+        text.parse().expect("an address")
+    }
+
+    /// The cookie a claim gets over a kernel that holds `entry` at its index.
+    fn cookie_over(entry: EndpointEntry, pod: Endpoint) -> u32 {
+        let desired = compiled_with(&world(Settings::default(), vec![pod]), held(entry), 0);
+        desired.endpoints.entries[&7].cookie
+    }
+
+    fn held(entry: EndpointEntry) -> Actual {
+        let name = agent_common::tenant::TenantName::new("acme").expect("short");
+        Actual { endpoints: [(7, entry)].into(), names: [(TenantId(3), name)].into(), ..Actual::default() }
+    }
+
+    #[test]
+    fn a_restart_keeps_a_claim_s_cookie_and_a_successor_gets_another() {
+        let pod = || local("web/a", &["10.0.0.1"], "veth7");
+        let entry = EndpointEntry { tenant: TenantId(3), cookie: 99, v4: V4::new([10, 0, 0, 1]), slot: 4, ..zero() };
+        assert_eq!(cookie_over(entry, pod()), 99);
+        assert_eq!(cookie_over(entry, local("web/a", &["10.0.0.1", "fd00::1"], "veth7")), 99, "an address more");
+        for other in [
+            EndpointEntry { tenant: TenantId(4), ..entry },
+            EndpointEntry { v4: V4::new([10, 0, 0, 2]), ..entry },
+            EndpointEntry { mac: agent_common::addr::Mac::new([2; 6]), ..entry },
+        ] {
+            let cookie = cookie_over(other, pod());
+            assert!(cookie != 99 && cookie != 0, "{other:?}");
+        }
+    }
+
+    fn zero() -> EndpointEntry {
+        EndpointEntry::default()
+    }
+
+    #[test]
+    fn a_successor_with_the_same_address_gets_another_cookie() {
+        let cluster = world(Settings::default(), vec![local("web/a", &["10.0.0.1"], "veth7")]);
+        let first = compiled(&cluster, 0);
+        let mut next = local("web/a", &["10.0.0.1"], "veth7");
+        next.uid = "another".into();
+        let cluster = world(Settings::default(), vec![next]);
+        let names = first.names.clone();
+        let actual = Actual { endpoints: first.endpoints.entries.clone(), names, ..Actual::default() };
+        let ledger = crate::plan::Ledger::new(actual, &Limits::default());
+        let mentions = |id| ledger.mentions(id);
+        let numbers = &first.numbers.of;
+        let again = |cluster: &Cluster| {
+            compile(cluster, &first.tenancy, numbers, &ledger.held(&mentions), &first.endpoints).entries[&7].cookie
+        };
+        assert_ne!(again(&cluster), first.endpoints.entries[&7].cookie);
+        let same = world(Settings::default(), vec![local("web/a", &["10.0.0.1"], "veth7")]);
+        assert_eq!(again(&same), first.endpoints.entries[&7].cookie, "the paired control");
+    }
+
+    #[test]
+    fn exhausted_slots_and_indexes_beyond_the_table_are_reported() {
+        let limits = Limits { event_slots: 1, ..Limits::default() };
+        let pods = || vec![local("web/a", &["10.0.0.1"], "veth7"), local("web/b", &["10.0.0.2"], "veth8")];
+        let desired = compiled(&world(Settings { limits, ..Settings::default() }, pods()), 0);
+        let slots: Vec<u16> = desired.endpoints.entries.values().map(|entry| entry.slot).collect();
+        assert_eq!((slots, desired.endpoints.overflows.as_slice().len()), (vec![1, 0], 1));
+        let limits = Limits { interfaces: 8, ..Limits::default() };
+        let desired = compiled(&world(Settings { limits, ..Settings::default() }, pods()), 0);
+        assert_eq!(desired.endpoints.entries.keys().collect::<Vec<_>>(), [&7]);
+        assert_eq!(troubles(&desired.endpoints, "web/b"), ["interface_beyond_limit"]);
+        assert_eq!(desired.overflows().as_slice()[0].limit, Limit::Interfaces);
+    }
+
+    #[test]
+    fn nothing_known_means_nothing_claimed() {
+        assert!(compiled(&cluster(Settings::default(), nothing()), 0).endpoints.entries.is_empty());
+    }
+}

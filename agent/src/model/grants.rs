@@ -1,0 +1,110 @@
+//! Permissions between two tenants: both must agree, and either half may end by itself.
+
+use std::collections::BTreeMap;
+
+use agent_common::layout::{Grant, GrantKey};
+use agent_common::tenant::TenantId;
+
+use super::input::{Peer, Tenant};
+use super::tenancy::Tenancy;
+use super::word::Word;
+
+/// The permissions in force, and when the next one ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grants {
+    /// By who opens and who is reached.
+    pub table: BTreeMap<GrantKey, Grant>,
+    /// Seconds since 1970 at which `table` changes next without anyone's action.
+    pub next_end: Option<i64>,
+}
+
+/// One half, reduced to when it ends; never is the greatest.
+type Until = i64;
+
+/// What both sides list and `now` has not ended, where at least one side has a pod on this node.
+pub fn compile(tenancy: &Tenancy, numbers: &BTreeMap<Word, TenantId>, now: i64) -> Grants {
+    let mut grants = Grants::default();
+    for (name, member) in &tenancy.members {
+        let Some(object) = &member.object else { continue };
+        for peer in object.peers.iter().filter(|peer| peer.egress && peer.tenant != **name) {
+            let Some((other_name, other)) = tenancy.members.get_key_value(peer.tenant.as_str()) else { continue };
+            let Some(other_object) = other.object.as_ref().filter(|_| member.local || other.local) else { continue };
+            let (Some(from), Some(to)) = (numbers.get(name), numbers.get(other_name)) else { continue };
+            if let Some(until) = agreed(object, other_object, now) {
+                grants.add(GrantKey { from: *from, to: *to }, until);
+            }
+        }
+    }
+    grants
+}
+
+impl Grants {
+    fn add(&mut self, key: GrantKey, until: Until) {
+        let ends = (until != Until::MAX).then_some(until);
+        self.next_end = [self.next_end, ends].into_iter().flatten().min();
+        let until = ends.map_or(Grant::FOREVER, |end| u64::try_from(end).unwrap_or(0));
+        self.table.insert(key, Grant { until });
+    }
+}
+
+/// Until when `from` may open connections to `to`, if it may now.
+fn agreed(from: &Tenant, to: &Tenant, now: i64) -> Option<Until> {
+    let out = half(&from.peers, &to.age.name, |peer| peer.egress)?;
+    let back = half(&to.peers, &from.age.name, |peer| peer.ingress)?;
+    Some(out.min(back)).filter(|until| *until > now)
+}
+
+/// The longest of one side's entries for the other.
+fn half(peers: &[Peer], other: &str, direction: fn(&Peer) -> bool) -> Option<Until> {
+    let matching = peers.iter().filter(|peer| peer.tenant == other && direction(peer));
+    matching.map(|peer| peer.until.unwrap_or(Until::MAX)).max()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::input::Change;
+    use crate::model::settings::Settings;
+    use crate::model::testing::{cluster, local, namespace, peer, tenant};
+
+    /// Grants between `a` and `b` with these halves, at 100, with a pod of `a` here.
+    fn between(a: Vec<Peer>, b: Vec<Peer>) -> (Vec<(u32, u32, u64)>, Option<i64>) {
+        let halves = vec![Tenant { peers: a, ..tenant("a") }, Tenant { peers: b, ..tenant("b") }];
+        let changes = vec![
+            Change::Tenants(halves),
+            Change::Namespace(namespace("web", "a")),
+            Change::Endpoint(local("web/pod", &["10.0.0.1"], "veth")),
+        ];
+        let tenancy = Tenancy::new(&cluster(Settings::default(), changes));
+        let numbers = [(Word::from("a"), TenantId(1)), (Word::from("b"), TenantId(2))].into();
+        let grants = compile(&tenancy, &numbers, 100);
+        (grants.table.iter().map(|(key, grant)| (key.from.0, key.to.0, grant.until)).collect(), grants.next_end)
+    }
+
+    #[test]
+    fn a_permission_needs_both_halves_in_matching_directions() {
+        let to = |name, egress, ingress| vec![peer(name, egress, ingress, None)];
+        assert_eq!(between(to("b", true, false), to("a", false, true)).0, [(1, 2, Grant::FOREVER)]);
+        assert_eq!(between(to("b", true, true), to("a", true, true)).0.len(), 2);
+        assert!(between(to("b", true, false), vec![]).0.is_empty(), "one side alone");
+        assert!(between(to("b", true, false), to("a", true, false)).0.is_empty(), "both want out, none lets in");
+        assert!(between(to("b", true, false), to("c", false, true)).0.is_empty(), "consent to somebody else");
+        assert!(between(to("a", true, true), vec![]).0.is_empty(), "with oneself");
+    }
+
+    #[test]
+    fn the_shorter_half_ends_it_and_the_end_is_exclusive() {
+        let until = |a, b| between(vec![peer("b", true, false, a)], vec![peer("a", false, true, b)]);
+        assert_eq!(until(Some(300), Some(200)), (vec![(1, 2, 200)], Some(200)));
+        assert_eq!(until(None, Some(200)), (vec![(1, 2, 200)], Some(200)));
+        assert_eq!(until(Some(101), None).1, Some(101));
+        assert_eq!(until(Some(100), None), (vec![], None));
+        assert_eq!(until(Some(-5), None), (vec![], None));
+    }
+
+    #[test]
+    fn of_several_entries_for_one_tenant_the_longest_counts() {
+        let out = vec![peer("b", true, false, Some(150)), peer("b", true, false, Some(400))];
+        assert_eq!(between(out, vec![peer("a", true, true, Some(250))]).0, [(1, 2, 250)]);
+    }
+}

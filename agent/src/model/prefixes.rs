@@ -1,0 +1,216 @@
+//! What one tenant may reach outside: its ranges as prefixes for a longest-prefix match.
+//!
+//! The match takes the longest prefix and asks no other. So each prefix carries the permissions of
+//! every wider one around it: a narrow entry adds to a wide one and never replaces it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::ports::{Family, Ports};
+use super::report::{Conflict, ConflictKind};
+use super::settings::Settings;
+use super::tenancy::Member;
+use super::territory::Territory;
+use super::word::Word;
+
+/// One prefix and what it allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prefix {
+    /// The range.
+    pub net: IpNet,
+    /// What is allowed there, wider ranges' permissions included. Never nothing, always fits.
+    pub ports: Ports,
+    /// Part of it is somebody else's.
+    pub contested: bool,
+}
+
+/// A tenant's prefixes, longest first and then by address, and what was refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Prefixes {
+    /// IPv4.
+    pub v4: Vec<Prefix>,
+    /// IPv6.
+    pub v6: Vec<Prefix>,
+    /// Ranges with too many ports.
+    pub conflicts: Vec<Conflict>,
+}
+
+/// Compiles a tenant's granted subnets and its egress ranges. A Shared one reaches the whole
+/// cluster besides, and is reached by it: also by pods that this node has not heard of.
+pub fn compile(tenant: &Member, territory: &Territory, settings: &Settings) -> Prefixes {
+    let name = Word::from(tenant.age().map_or("", |age| age.name.as_str()));
+    let mut compiled = Prefixes::default();
+    let open: Vec<IpNet> = if tenant.is_shared() { settings.pods_and_services().collect() } else { Vec::new() };
+    let own = own_ranges(tenant, &open, territory, &name, &mut compiled.conflicts);
+    let mut nest: Vec<(IpNet, Ports, bool)> = Vec::new();
+    let mut prefixes = Vec::new();
+    // Sorted by address and then length, every range comes after those around it.
+    for (net, ports) in own {
+        while nest.last().is_some_and(|(outer, ..)| !outer.contains(&net)) {
+            nest.pop();
+        }
+        let contested = territory.is_contested(&net, &name) && !open.iter().any(|range| range.contains(&net));
+        let around = nest.last();
+        let all = around.map_or_else(|| ports.clone(), |(_, outer, _)| outer.union(&ports));
+        if !all.fits() {
+            compiled.conflicts.push(too_many(&name, &net, "together with the wider ranges around it"));
+            continue;
+        }
+        let same = around.is_some_and(|(_, outer, outer_contested)| *outer == all && *outer_contested == contested);
+        if !same || is_listed_exactly(&net, &settings.metadata) {
+            prefixes.push(Prefix { net, ports: all.clone(), contested });
+        }
+        nest.push((net, all, contested));
+    }
+    prefixes.sort_by_key(|prefix| (std::cmp::Reverse(prefix.net.prefix_len()), prefix.net));
+    (compiled.v4, compiled.v6) = prefixes.into_iter().partition(|prefix| prefix.net.addr().is_ipv4());
+    compiled
+}
+
+/// Ranges by address, equal ones united, hopeless ones reported and left out.
+fn own_ranges(
+    tenant: &Member,
+    open: &[IpNet],
+    territory: &Territory,
+    name: &Word,
+    conflicts: &mut Vec<Conflict>,
+) -> BTreeMap<IpNet, Ports> {
+    let (subnets, egress) = tenant
+        .object
+        .as_ref()
+        .map_or((&[][..], &[][..]), |object| (object.subnets.as_slice(), object.egress.as_slice()));
+    let granted = territory.granted(name).iter().filter_map(|at| subnets.get(*at));
+    let mut ranges: BTreeMap<IpNet, Ports> = BTreeMap::new();
+    ranges.extend(open.iter().map(|net| (*net, Ports::of(&[], family(net)))));
+    for range in granted.chain(egress).filter(|range| !territory.is_unplaced(&range.cidr)) {
+        let ports = Ports::of(&range.ports, family(&range.cidr));
+        let all = ranges.entry(range.cidr.trunc()).or_insert_with(Ports::none);
+        *all = all.union(&ports);
+    }
+    ranges.retain(|net, ports| {
+        if !ports.fits() {
+            conflicts.push(too_many(name, net, "after merging"));
+        }
+        ports.fits() && !ports.is_none()
+    });
+    ranges
+}
+
+/// Metadata addresses open only to an entry of exactly their own, so such an entry is never
+/// folded into a wider one.
+fn is_listed_exactly(net: &IpNet, metadata: &BTreeSet<IpAddr>) -> bool {
+    net.prefix_len() == net.max_prefix_len() && metadata.contains(&net.addr())
+}
+
+fn family(net: &IpNet) -> Family {
+    if net.addr().is_ipv4() { Family::V4 } else { Family::V6 }
+}
+
+fn too_many(tenant: &Word, net: &IpNet, when: &str) -> Conflict {
+    let message = format!(
+        "range {net} of tenant {tenant} has more than {} port ranges {when}: its ports grant nothing; \
+         use fewer or wider ranges",
+        agent_common::layout::PORT_RANGES
+    );
+    Conflict { tenant: tenant.clone(), kind: ConflictKind::TooManyPorts, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::input::{Change, PortRule, Protocol, Range, Tenant};
+    use crate::model::tenancy::Kind;
+    use crate::model::testing::{cluster, range, tenant};
+
+    /// `net ports [!]` of everything `acme` may reach, beside a tenant that owns 10.9.0.0/16.
+    fn lines(subnets: &[Range], egress: &[Range]) -> (Vec<String>, Vec<Conflict>) {
+        let acme = Tenant { subnets: subnets.to_vec(), egress: egress.to_vec(), ..tenant("acme") };
+        let other = Tenant { subnets: vec![range("10.9.0.0/16", &[])], ..tenant("aaa-older") };
+        let cluster = cluster(Settings::default(), vec![Change::Tenants(vec![acme.clone(), other])]);
+        let acme = Member { kind: Kind::Object, object: Some(Arc::new(acme)), local: true };
+        let compiled = compile(&acme, &Territory::new(&cluster), cluster.settings());
+        (compiled.v4.iter().chain(&compiled.v6).map(line).collect(), compiled.conflicts)
+    }
+
+    fn line(prefix: &Prefix) -> String {
+        let ports = match &prefix.ports {
+            Ports::Any => "any".to_owned(),
+            Ports::Ranges(ranges) => ranges.iter().map(|r| r.low.to_string()).collect::<Vec<_>>().join(","),
+        };
+        format!("{} {ports}{}", prefix.net, if prefix.contested { " !" } else { "" })
+    }
+
+    #[test]
+    fn a_shared_tenant_reaches_pods_and_services_that_nobody_told_of() {
+        let settings = Settings { pod_cidrs: vec!["10.244.0.0/16".parse().expect("a range")], ..Settings::default() };
+        let cluster = cluster(settings, vec![]);
+        let dns = Member { kind: Kind::Shared, object: None, local: true };
+        let compiled = compile(&dns, &Territory::new(&cluster), cluster.settings());
+        assert_eq!(compiled.v4.iter().map(line).collect::<Vec<_>>(), ["10.244.0.0/16 any"]);
+        let web = Member { kind: Kind::Unassigned, ..dns };
+        assert_eq!(compile(&web, &Territory::new(&cluster), cluster.settings()), Prefixes::default());
+    }
+
+    #[test]
+    fn a_narrow_range_adds_to_a_wide_one_and_never_replaces_it() {
+        let subnets = [range("10.1.0.0/16", &[443]), range("10.1.2.0/24", &[5432]), range("10.1.2.3/32", &[22])];
+        let (lines, _) = lines(&subnets, &[range("10.1.2.0/25", &[80])]);
+        let expected =
+            ["10.1.2.3/32 22,80,443,5432", "10.1.2.0/25 80,443,5432", "10.1.2.0/24 443,5432", "10.1.0.0/16 443"];
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn equal_ranges_unite_and_no_rule_at_all_means_every_port() {
+        let egress = [range("192.0.2.0/24", &[80]), range("192.0.2.0/24", &[443]), range("198.51.100.0/24", &[])];
+        assert_eq!(lines(&[], &egress).0, ["192.0.2.0/24 80,443", "198.51.100.0/24 any"]);
+        let both = [range("192.0.2.0/24", &[80]), range("192.0.2.0/24", &[])];
+        assert_eq!(lines(&[], &both).0, ["192.0.2.0/24 any"]);
+    }
+
+    #[test]
+    fn only_ranges_that_reach_into_another_s_are_contested() {
+        let (lines, _) = lines(&[range("10.8.0.0/16", &[])], &[range("0.0.0.0/0", &[]), range("10.9.1.0/24", &[80])]);
+        assert_eq!(lines, ["10.8.0.0/16 any", "0.0.0.0/0 any !"], "the contested inner one adds nothing");
+    }
+
+    #[test]
+    fn a_subnet_in_dispute_grants_nothing_and_its_neighbour_does() {
+        let (lines, _) = lines(&[range("10.9.3.0/24", &[]), range("10.8.0.0/24", &[])], &[]);
+        assert_eq!(lines, ["10.8.0.0/24 any"]);
+    }
+
+    #[test]
+    fn a_metadata_address_keeps_its_own_entry() {
+        let egress = [range("169.254.169.254/32", &[]), range("169.254.0.0/16", &[]), range("169.254.7.7/32", &[])];
+        assert_eq!(lines(&[], &egress).0, ["169.254.169.254/32 any", "169.254.0.0/16 any"]);
+    }
+
+    #[test]
+    fn too_many_port_ranges_grant_nothing_and_are_reported() {
+        let odd = |n: u16| Range { ports: (0..n).map(|i| rule(i * 2)).collect(), ..range("192.0.2.0/24", &[]) };
+        let (fits, conflicts) = lines(&[], &[odd(16)]);
+        assert_eq!((fits.len(), conflicts.len()), (1, 0));
+        let (got, conflicts) = lines(&[], &[odd(17), range("192.0.2.7/32", &[99])]);
+        assert_eq!(got, ["192.0.2.7/32 99"], "what is refused is not handed down either");
+        assert_eq!(conflicts[0].kind, ConflictKind::TooManyPorts);
+        let wide = Range { cidr: "192.0.0.0/16".parse().expect("a range"), ..odd(16) };
+        let (got, conflicts) = lines(&[], &[wide, range("192.0.2.7/32", &[99])]);
+        assert_eq!((got.len(), conflicts.len()), (1, 1), "the wide one goes on answering for the narrow one");
+    }
+
+    #[test]
+    fn senseless_rules_grant_nothing_and_host_bits_are_cut() {
+        let senseless = Range { ports: vec![PortRule { low: 9, ..rule(8) }], ..range("192.0.2.0/24", &[]) };
+        assert!(lines(&[], &[senseless]).0.is_empty());
+        assert_eq!(lines(&[], &[range("192.0.2.77/24", &[])]).0, ["192.0.2.0/24 any"]);
+    }
+
+    fn rule(port: u16) -> PortRule {
+        PortRule { protocol: Protocol::Tcp, low: port, high: port }
+    }
+}

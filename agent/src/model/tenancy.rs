@@ -1,0 +1,380 @@
+//! Which namespace belongs to which tenant.
+//!
+//! Objects win over the shared list, that over keys, and what is left is a tenant of its own. Names
+//! of implicit tenants never coincide with an object's: whoever may write a label must not thereby
+//! step into an object that does not select the namespace.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::cluster::Cluster;
+use super::input::{Age, Namespace, Tenant};
+use super::report::{Conflict, ConflictKind};
+use super::settings::{Settings, TenancyKey, Unassigned};
+use super::spaces::Space;
+use super::word::Word;
+
+/// Where a tenant comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// A `NetworkTenant`.
+    Object,
+    /// A tenancy key.
+    Key,
+    /// The list of shared namespaces.
+    Shared,
+    /// A namespace that nobody claims.
+    Unassigned,
+    /// A namespace of which only pods are known yet: isolated, whatever the settings grant to
+    /// unassigned ones, since it may turn out to be anybody's.
+    Unknown,
+}
+
+/// A tenant that exists, by object or by namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Where it comes from.
+    pub kind: Kind,
+    /// Its object, if it has one.
+    pub object: Option<Arc<Tenant>>,
+    /// Whether it has a pod on this node.
+    pub local: bool,
+}
+
+/// All tenants, and the tenant of each namespace with pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tenancy {
+    /// Tenants by name.
+    pub members: BTreeMap<Word, Member>,
+    /// Tenant by namespace.
+    pub of: HashMap<Word, Word>,
+    /// Disputed namespaces.
+    pub conflicts: Vec<Conflict>,
+}
+
+/// What became of a namespace with a first pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Its tenant is new, or new on this node: everything must be compiled again.
+    Refused,
+    /// It is known already.
+    Known,
+    /// It is another one of this tenant.
+    New(Word),
+}
+
+impl Member {
+    /// Whether every tenant reaches it and it reaches every tenant.
+    pub fn is_shared(&self) -> bool {
+        self.kind == Kind::Shared || self.object.as_ref().is_some_and(|object| object.shared)
+    }
+
+    /// Whether what would be dropped is only reported.
+    pub fn is_audited(&self, settings: &Settings) -> bool {
+        settings.audit
+            || self.object.as_ref().is_some_and(|object| object.audit)
+            || (self.kind == Kind::Unassigned && settings.unassigned == Unassigned::Audit)
+    }
+
+    /// Whether its destinations are not judged.
+    pub fn is_open(&self, settings: &Settings) -> bool {
+        self.kind == Kind::Unassigned && settings.unassigned == Unassigned::Allow
+    }
+
+    /// Whether it stands for a namespace in no tenant.
+    pub fn is_unassigned(&self) -> bool {
+        matches!(self.kind, Kind::Unassigned | Kind::Unknown)
+    }
+
+    /// Older tenants first, implicit ones last.
+    pub fn age(&self) -> Option<&Age> {
+        self.object.as_ref().map(|object| &object.age)
+    }
+}
+
+impl Tenancy {
+    /// Who belongs to whom.
+    pub fn new(cluster: &Cluster) -> Self {
+        let mut tenancy = Self::default();
+        tenancy.of.reserve(cluster.spaces().len());
+        for (name, object) in cluster.tenants() {
+            let member = Member { kind: Kind::Object, object: Some(Arc::clone(object)), local: false };
+            tenancy.members.insert(name.clone(), member);
+        }
+        cluster.spaces().iter().for_each(|space| tenancy.settle(space, cluster));
+        tenancy.conflicts.sort();
+        tenancy
+    }
+
+    /// Namespaces whose pods a node must know: those of tenants with pods here, of tenants these
+    /// have agreed with, and of Shared tenants. Grows with the node's tenants, not with the cluster.
+    pub fn wanted(cluster: &Cluster) -> BTreeSet<Word> {
+        let mut scratch = Self::default();
+        let spaces: Vec<(&Space, Kind, Word)> = cluster
+            .spaces()
+            .iter()
+            .map(|space| {
+                let (kind, name) = scratch.belongs(space, cluster);
+                (space, kind, name)
+            })
+            .collect();
+        let present: BTreeSet<&Word> =
+            spaces.iter().filter(|(space, ..)| space.locals > 0).map(|(.., name)| name).collect();
+        let object = |name: &Word| cluster.tenants().get(name);
+        let agreed = |name: &Word| {
+            let Some(theirs) = object(name) else { return false };
+            let lists = |who: &Tenant, whom: &str| who.peers.iter().any(|peer| peer.tenant == whom);
+            let mut peers = theirs.peers.iter().filter_map(|peer| cluster.tenants().get(peer.tenant.as_str()));
+            peers.any(|ours| present.contains(&Word::from(ours.age.name.as_str())) && lists(ours, name))
+        };
+        let is_wanted = |kind: Kind, name: &Word| {
+            let shared = kind == Kind::Shared || object(name).is_some_and(|object| object.shared);
+            shared || present.contains(name) || agreed(name)
+        };
+        spaces.iter().filter(|(_, kind, name)| is_wanted(*kind, name)).map(|(space, ..)| space.name.clone()).collect()
+    }
+
+    /// Takes in a namespace that just got a pod, if that changes nothing for any tenant.
+    pub fn admit(self: &mut Arc<Self>, space: &Space, cluster: &Cluster) -> Admission {
+        let known = self.of.get(&space.name).cloned();
+        let name = known.clone().unwrap_or_else(|| Self::default().belongs(space, cluster).1);
+        match self.members.get(&name) {
+            Some(member) if member.local || space.locals == 0 => {}
+            _ => return Admission::Refused,
+        }
+        if known.is_some() {
+            return Admission::Known;
+        }
+        Arc::make_mut(self).of.insert(space.name.clone(), name.clone());
+        Admission::New(name)
+    }
+
+    fn settle(&mut self, space: &Space, cluster: &Cluster) {
+        self.report_rival_claims(space);
+        let (kind, name) = self.belongs(space, cluster);
+        if space.pods.is_empty() {
+            return;
+        }
+        let local = space.locals > 0;
+        match self.members.get_mut(&name) {
+            Some(member) => member.local |= local,
+            None => _ = self.members.insert(name.clone(), Member { kind, object: None, local }),
+        }
+        self.of.insert(space.name.clone(), name);
+    }
+
+    fn belongs(&mut self, space: &Space, cluster: &Cluster) -> (Kind, Word) {
+        let settings = cluster.settings();
+        let Some(object) = &space.object else { return (Kind::Unknown, own_tenant(space)) };
+        if let Some((_, name)) = space.claims.first() {
+            return (Kind::Object, name.clone());
+        }
+        if settings.shared_namespaces.contains(&object.name) {
+            return (Kind::Shared, implicit_name("shared", cluster));
+        }
+        let mut values = settings.keys.iter().filter_map(|key| value_of(key, object));
+        match values.next() {
+            Some(value) => {
+                if let Some(other) = values.find(|other| *other != value) {
+                    self.report_mismatch(space, &value, &other);
+                }
+                (Kind::Key, self.named_by_key(&value, space, cluster))
+            }
+            None => (Kind::Unassigned, own_tenant(space)),
+        }
+    }
+
+    fn named_by_key(&mut self, value: &str, space: &Space, cluster: &Cluster) -> Word {
+        if cluster.tenants().contains_key(value) {
+            self.report_not_selected(value, space);
+        }
+        // `shared` is taken by the shared list even while no namespace of the list exists.
+        if value == "shared" { Word::from("key/shared") } else { implicit_name(value, cluster) }
+    }
+
+    fn report_rival_claims(&mut self, space: &Space) {
+        let Some(((_, winner), losers)) = space.claims.split_first() else { return };
+        for (_, loser) in losers {
+            let message = format!(
+                "namespace {} is selected by tenant {} and by the older tenant {}, which keeps it; \
+                 narrow one of the two namespaceSelectors",
+                space.name, loser, winner
+            );
+            self.conflict(loser, ConflictKind::NamespaceClaimed, message);
+        }
+    }
+
+    fn report_mismatch(&mut self, space: &Space, value: &str, other: &str) {
+        let message = format!(
+            "namespace {} is marked for tenant {value} by one key and for {other} by a later one; \
+             the first counts: make them agree",
+            space.name
+        );
+        self.conflict(value, ConflictKind::KeyMismatch, message);
+    }
+
+    fn report_not_selected(&mut self, value: &str, space: &Space) {
+        let message = format!(
+            "namespace {} is marked for tenant {value} by a key, but NetworkTenant {value} does not select it: \
+             it is kept apart as key/{value}; widen the namespaceSelector or remove the mark",
+            space.name
+        );
+        self.conflict(value, ConflictKind::KeyNotSelected, message);
+    }
+
+    fn conflict(&mut self, tenant: &str, kind: ConflictKind, message: String) {
+        self.conflicts.push(Conflict { tenant: Word::from(tenant), kind, message });
+    }
+}
+
+/// The tenant that a namespace in no tenant is for itself. Object names have no slash.
+fn own_tenant(space: &Space) -> Word {
+    Word::from(format!("ns/{}", space.name))
+}
+
+/// `value`, unless an object has that name.
+fn implicit_name(value: &str, cluster: &Cluster) -> Word {
+    if cluster.tenants().contains_key(value) { Word::from(format!("key/{value}")) } else { Word::from(value) }
+}
+
+fn value_of(key: &TenancyKey, namespace: &Namespace) -> Option<String> {
+    let value = match key {
+        TenancyKey::NamespaceLabel { key } => namespace.labels.get(key).cloned(),
+        TenancyKey::NamespaceAnnotation { key, after } => {
+            let value = namespace.annotations.get(key)?;
+            match after {
+                Some(separator) => value.split_once(separator.as_str()).map(|(_, rest)| rest.to_owned()),
+                None => Some(value.clone()),
+            }
+        }
+        TenancyKey::NamespaceLabelSuffix { key } => farthest(key, namespace),
+        TenancyKey::NamespaceName => Some(namespace.name.clone()),
+    };
+    value.filter(|value| !value.is_empty())
+}
+
+/// The label's prefix with the greatest distance; of two the first in the alphabet.
+fn farthest(suffix: &str, namespace: &Namespace) -> Option<String> {
+    let distances = namespace.labels.iter().filter_map(|(label, value)| {
+        let ancestor = label.strip_suffix(suffix).filter(|ancestor| !ancestor.is_empty())?;
+        Some((value.parse::<u32>().ok()?, std::cmp::Reverse(ancestor)))
+    });
+    distances.max().map(|(_, ancestor)| ancestor.0.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::input::Change;
+    use crate::model::testing::{cluster, namespace, remote, tenant};
+
+    fn settings(keys: Vec<TenancyKey>) -> Settings {
+        Settings { keys, shared_namespaces: ["kube-system".to_owned()].into(), ..Settings::default() }
+    }
+
+    fn label(key: &str) -> TenancyKey {
+        TenancyKey::NamespaceLabel { key: key.to_owned() }
+    }
+
+    /// Tenancy of one namespace with these labels and annotations, in a cluster with tenant `acme`.
+    fn of(settings: Settings, name: &str, labels: &[(&str, &str)], annotations: &[(&str, &str)]) -> (Word, Tenancy) {
+        let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let space = Namespace { name: name.to_owned(), labels: map(labels), annotations: map(annotations) };
+        let changes = vec![
+            Change::Tenant(tenant("acme")),
+            Change::Namespace(space),
+            Change::Endpoint(remote(&format!("{name}/pod"), &["10.0.0.1"])),
+        ];
+        let tenancy = Tenancy::new(&cluster(settings, changes));
+        (tenancy.of.get(name).expect("a tenant").clone(), tenancy)
+    }
+
+    #[test]
+    fn objects_win_over_the_shared_list_and_that_over_keys() {
+        let keys = || settings(vec![label("team"), TenancyKey::NamespaceName]);
+        for (name, labels, expected, kind) in [
+            ("web", vec![("t", "acme"), ("team", "red")], "acme", Kind::Object),
+            ("kube-system", vec![("t", "acme")], "acme", Kind::Object),
+            ("kube-system", vec![("team", "red")], "shared", Kind::Shared),
+            ("web", vec![("team", "red")], "red", Kind::Key),
+            ("web", vec![], "web", Kind::Key),
+        ] {
+            let (got, tenancy) = of(keys(), name, &labels, &[]);
+            assert_eq!((&*got, tenancy.members[&got].kind), (expected, kind), "{name} {labels:?}");
+        }
+        let (got, tenancy) = of(settings(vec![label("team")]), "web", &[("team", "")], &[]);
+        assert_eq!((&*got, tenancy.members[&got].kind), ("ns/web", Kind::Unassigned));
+    }
+
+    #[test]
+    fn each_source_of_keys_yields_what_it_should() {
+        let annotation = |after: Option<&str>| TenancyKey::NamespaceAnnotation {
+            key: "project".to_owned(),
+            after: after.map(str::to_owned),
+        };
+        let suffix = || TenancyKey::NamespaceLabelSuffix { key: ".tree/depth".to_owned() };
+        let tree = [("root.tree/depth", "2"), ("web.tree/depth", "0"), ("mid.tree/depth", "1"), ("x.tree/depth", "y")];
+        for (key, labels, annotations, expected) in [
+            (annotation(None), &[][..], &[("project", "c:p")][..], "c:p"),
+            (annotation(Some(":")), &[], &[("project", "c:p")], "p"),
+            (annotation(Some(":")), &[], &[("project", "cp")], "ns/web"),
+            (suffix(), &tree, &[], "root"),
+            (suffix(), &[(".tree/depth", "5")], &[], "ns/web"),
+        ] {
+            assert_eq!(&*of(settings(vec![key.clone()]), "web", labels, annotations).0, expected, "{key:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_never_steps_into_an_object_that_does_not_select_the_namespace() {
+        let (got, tenancy) = of(settings(vec![label("team")]), "web", &[("team", "acme")], &[]);
+        assert_eq!(&*got, "key/acme");
+        assert_eq!(tenancy.conflicts[0].kind, ConflictKind::KeyNotSelected);
+        assert!(!tenancy.members["acme"].local && tenancy.members[&got].object.is_none());
+        let (got, tenancy) = of(settings(vec![label("team")]), "web", &[("team", "shared")], &[]);
+        assert_eq!(&*got, "key/shared");
+        assert!(!tenancy.members[&got].is_shared());
+    }
+
+    #[test]
+    fn keys_that_disagree_are_reported_and_the_first_counts() {
+        let keys = || settings(vec![label("a"), label("b")]);
+        let (got, tenancy) = of(keys(), "web", &[("a", "red"), ("b", "blue")], &[]);
+        assert_eq!((&*got, tenancy.conflicts[0].kind), ("red", ConflictKind::KeyMismatch));
+        let (_, tenancy) = of(keys(), "web", &[("a", "red"), ("b", "red")], &[]);
+        assert!(tenancy.conflicts.is_empty());
+    }
+
+    #[test]
+    fn the_younger_of_two_claims_goes_without_and_is_told() {
+        let mut young = Tenant { namespaces: tenant("acme").namespaces, ..tenant("young") };
+        young.age.created = 5;
+        let changes = vec![
+            Change::Tenants(vec![young, tenant("acme")]),
+            Change::Namespace(namespace("web", "acme")),
+            Change::Endpoint(remote("web/pod", &["10.0.0.1"])),
+        ];
+        let tenancy = Tenancy::new(&cluster(Settings::default(), changes));
+        assert_eq!(&*tenancy.of["web"], "acme");
+        let [conflict] = tenancy.conflicts.as_slice() else { panic!("{:?}", tenancy.conflicts) };
+        assert_eq!((&*conflict.tenant, conflict.kind), ("young", ConflictKind::NamespaceClaimed));
+        assert!(conflict.message.contains("web") && conflict.message.contains("acme"));
+    }
+
+    #[test]
+    fn the_setting_for_unassigned_namespaces_does_not_reach_unknown_ones() {
+        for (unassigned, audited, open) in
+            [(Unassigned::Isolate, false, false), (Unassigned::Audit, true, false), (Unassigned::Allow, false, true)]
+        {
+            let settings = Settings { unassigned, ..Settings::default() };
+            let (got, tenancy) = of(settings.clone(), "web", &[], &[]);
+            let member = &tenancy.members[&got];
+            assert_eq!((member.is_audited(&settings), member.is_open(&settings)), (audited, open));
+            let changes = vec![Change::Endpoint(remote("web/pod", &["10.0.0.1"]))];
+            let tenancy = Tenancy::new(&cluster(settings.clone(), changes));
+            let member = &tenancy.members["ns/web"];
+            assert_eq!((member.kind, member.is_unassigned()), (Kind::Unknown, true));
+            assert!(!member.is_audited(&settings) && !member.is_open(&settings));
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! Who owns which range: the cluster its own, each tenant its subnets, nobody twice.
+//!
+//! A subnet entry that overlaps an older tenant's, or the cluster's ranges, grants nothing and owns
+//! nothing: the whole entry, not only the overlap. Half a database subnet that works is harder to
+//! understand than a condition that names the other half's owner, and the remedy is one edit.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::cluster::Cluster;
+use super::input::{Range, Tenant};
+use super::report::{Conflict, ConflictKind, Overflows};
+use super::settings::{Limit, Limits};
+use super::word::Word;
+
+/// Who owns a range.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Owner {
+    /// The cluster: ranges of pods and Services.
+    Cluster,
+    /// The cluster's nodes.
+    Nodes,
+    /// A tenant.
+    Tenant(Word),
+}
+
+/// The owned ranges and what came of the claims to them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Territory {
+    v4: Spans,
+    v6: Spans,
+    granted: BTreeMap<Word, Vec<usize>>,
+    unplaced: Vec<IpNet>,
+    /// Claims that were refused.
+    pub conflicts: Vec<Conflict>,
+    /// Ranges that did not fit.
+    pub overflows: Overflows,
+}
+
+/// Ranges of one family in order; they never overlap, and one inside another of the same owner is
+/// not listed.
+type Spans = Vec<Span>;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Span {
+    first: u128,
+    last: u128,
+    net: IpNet,
+    rank: u32,
+    owner: Owner,
+}
+
+/// Somebody's wish for a range. Small, because thousands of them are sorted at every edit.
+struct Claim<'a> {
+    first: u128,
+    last: u128,
+    range: &'a Range,
+    /// The cluster is 0, then older tenants before younger ones.
+    rank: u32,
+    /// Position among the tenant's entries.
+    at: u32,
+}
+
+/// Who claims, by rank.
+struct Claimant<'a> {
+    owner: Owner,
+    ranges: &'a [Range],
+}
+
+impl Territory {
+    /// Distributes the ranges: the cluster's first, then tenants by age.
+    pub fn new(cluster: &Cluster) -> Self {
+        let mut territory = Self::default();
+        let (nodes, pods): (Vec<Range>, Vec<Range>) =
+            cluster.settings().cluster_ranges().map(cluster_range).partition(|range| range.name == "node");
+        let claimants = claimants(&pods, &nodes, cluster.tenants());
+        let (mut v4, mut v6): (Vec<_>, Vec<_>) =
+            claims(&claimants).partition(|claim: &Claim<'_>| claim.range.cidr.addr().is_ipv4());
+        let limits = &cluster.settings().limits;
+        territory.v4 = territory.distribute(&mut v4, &claimants, Limit::OwnersV4, limits);
+        territory.v6 = territory.distribute(&mut v6, &claimants, Limit::OwnersV6, limits);
+        territory.granted.values_mut().for_each(|granted| granted.sort_unstable());
+        territory
+    }
+
+    /// Every owned range and its owner.
+    pub fn owners(&self) -> impl Iterator<Item = (IpNet, &Owner)> {
+        self.v4.iter().chain(&self.v6).map(|span| (span.net, &span.owner))
+    }
+
+    /// Which of a tenant's subnet entries, by position, nobody else has; see `is_unplaced` too.
+    pub fn granted(&self, tenant: &str) -> &[usize] {
+        self.granted.get(tenant).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether part of `net` is owned by somebody else than `tenant`.
+    pub fn is_contested(&self, net: &IpNet, tenant: &str) -> bool {
+        let (first, last) = bounds(net);
+        let spans = if net.addr().is_ipv4() { &self.v4 } else { &self.v6 };
+        let from = spans.partition_point(|span| span.last < first);
+        let overlapping = spans.iter().skip(from).take_while(|span| span.first <= last);
+        let is_other = |span: &Span| !matches!(&span.owner, Owner::Tenant(name) if **name == *tenant);
+        overlapping.into_iter().any(is_other)
+    }
+
+    /// Whether part of `net` should be somebody's, but the kernel's table has no room to say so.
+    pub fn is_unplaced(&self, net: &IpNet) -> bool {
+        self.unplaced.iter().any(|unplaced| unplaced.contains(net) || net.contains(unplaced))
+    }
+
+    /// Ranges nest or are apart. So sorted claims fall into clusters that share nothing with each
+    /// other, nearly all of them with one claim or one owner; only in the others age decides.
+    fn distribute(&mut self, claims: &mut [Claim<'_>], who: &[Claimant<'_>], limit: Limit, limits: &Limits) -> Spans {
+        claims.sort_unstable_by_key(|claim| (claim.first, Reverse(claim.last), claim.rank));
+        let mut spans = Vec::with_capacity(claims.len());
+        let mut rest = claims;
+        while let Some(outer) = rest.first() {
+            let end = outer.last;
+            let size = rest.iter().position(|claim| claim.first > end).unwrap_or(rest.len());
+            let (cluster, others) = rest.split_at_mut(size);
+            self.settle(cluster, who, &mut spans);
+            rest = others;
+        }
+        self.cut(spans, limit, limits)
+    }
+
+    /// Settles the claims inside one outermost range.
+    fn settle(&mut self, claims: &mut [Claim<'_>], who: &[Claimant<'_>], spans: &mut Spans) {
+        let Some(outer) = claims.first() else { return };
+        if claims.iter().all(|claim| claim.rank == outer.rank) {
+            spans.extend(outer.span(who));
+            return claims.iter().for_each(|claim| self.grant(claim, who));
+        }
+        claims.sort_by_key(|claim| claim.rank);
+        let mut taken: BTreeMap<u128, Span> = BTreeMap::new();
+        for claim in claims.iter() {
+            match dispute(&taken, claim) {
+                Some(span) => self.conflicts.extend(claim.refusal(&span, who)),
+                None => {
+                    place(&mut taken, claim, who);
+                    self.grant(claim, who);
+                }
+            }
+        }
+        spans.extend(taken.into_values());
+    }
+
+    fn grant(&mut self, claim: &Claim<'_>, who: &[Claimant<'_>]) {
+        let Some(Owner::Tenant(name)) = claim.owner(who) else { return };
+        match self.granted.get_mut(name) {
+            Some(granted) => granted.push(claim.at as usize),
+            None => _ = self.granted.insert(name.clone(), vec![claim.at as usize]),
+        }
+    }
+
+    /// Leaves out what does not fit, the youngest tenants' first.
+    fn cut(&mut self, mut spans: Spans, limit: Limit, limits: &Limits) -> Spans {
+        let room = limits.get(limit);
+        if spans.len() <= room {
+            return spans;
+        }
+        spans.sort_by_key(|span| (span.rank, span.first));
+        for span in spans.drain(room..) {
+            self.overflows.note(limit, room, span.net);
+            self.unplaced.push(span.net);
+        }
+        spans.sort_by_key(|span| span.first);
+        spans
+    }
+}
+
+impl Claim<'_> {
+    fn owner<'w>(&self, who: &'w [Claimant<'_>]) -> Option<&'w Owner> {
+        who.get(self.rank as usize).map(|claimant| &claimant.owner)
+    }
+
+    fn span(&self, who: &[Claimant<'_>]) -> Option<Span> {
+        let owner = self.owner(who)?.clone();
+        Some(Span { first: self.first, last: self.last, net: self.range.cidr.trunc(), rank: self.rank, owner })
+    }
+
+    fn refusal(&self, span: &Span, who: &[Claimant<'_>]) -> Option<Conflict> {
+        let Some(Owner::Tenant(tenant)) = self.owner(who) else { return None };
+        let (kind, with) = match &span.owner {
+            Owner::Cluster | Owner::Nodes => (ConflictKind::ClusterRange, format!("the cluster's range {}", span.net)),
+            Owner::Tenant(other) => (ConflictKind::SubnetOverlap, format!("{} of the older tenant {other}", span.net)),
+        };
+        Some(refusal(tenant, &self.range.name, &self.range.cidr, kind, &with))
+    }
+}
+
+fn cluster_range((kind, cidr): (&'static str, IpNet)) -> Range {
+    Range { name: kind.to_owned(), cidr, ports: Vec::new() }
+}
+
+fn claimants<'a>(
+    cluster: &'a [Range],
+    nodes: &'a [Range],
+    tenants: &'a BTreeMap<Word, Arc<Tenant>>,
+) -> Vec<Claimant<'a>> {
+    let mut tenants: Vec<(&Word, &Arc<Tenant>)> = tenants.iter().collect();
+    tenants.sort_by(|(_, a), (_, b)| a.age.cmp(&b.age));
+    let tenant = |(name, tenant): (&Word, &'a Arc<Tenant>)| Claimant {
+        owner: Owner::Tenant(name.clone()),
+        ranges: tenant.subnets.as_slice(),
+    };
+    let cluster = Claimant { owner: Owner::Cluster, ranges: cluster };
+    [cluster, Claimant { owner: Owner::Nodes, ranges: nodes }]
+        .into_iter()
+        .chain(tenants.into_iter().map(tenant))
+        .collect()
+}
+
+fn claims<'a>(who: &[Claimant<'a>]) -> impl Iterator<Item = Claim<'a>> {
+    who.iter().zip(0..).flat_map(|(claimant, rank)| {
+        claimant.ranges.iter().zip(0..).map(move |(range, at)| {
+            let (first, last) = bounds(&range.cidr);
+            Claim { first, last, range, rank, at }
+        })
+    })
+}
+
+/// What somebody else already has of a claimed range.
+fn dispute(taken: &BTreeMap<u128, Span>, claim: &Claim<'_>) -> Option<Span> {
+    let before = taken.range(..=claim.last).rev().map(|(_, span)| span);
+    before.take_while(|span| span.last >= claim.first).find(|span| span.rank != claim.rank).cloned()
+}
+
+/// Takes a range that nobody else has any part of.
+fn place(taken: &mut BTreeMap<u128, Span>, claim: &Claim<'_>, who: &[Claimant<'_>]) {
+    let around = taken.range(..=claim.first).next_back();
+    if around.is_some_and(|(_, span)| span.last >= claim.last) {
+        return;
+    }
+    let inside: Vec<u128> = taken.range(claim.first..=claim.last).map(|(first, _)| *first).collect();
+    inside.iter().for_each(|first| _ = taken.remove(first));
+    taken.extend(claim.span(who).map(|span| (claim.first, span)));
+}
+
+fn refusal(tenant: &Word, entry: &str, net: &IpNet, kind: ConflictKind, with: &str) -> Conflict {
+    let message = format!(
+        "subnet {entry} ({net}) of tenant {tenant} overlaps {with}: the entry grants and owns nothing; \
+         remove the overlap from one of the two"
+    );
+    Conflict { tenant: tenant.clone(), kind, message }
+}
+
+fn bounds(net: &IpNet) -> (u128, u128) {
+    (number(net.network()), number(net.broadcast()))
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::input::{Age, Change};
+    use crate::model::settings::Settings;
+    use crate::model::testing::{cluster, range, tenant};
+
+    fn owner_of(name: &str, created: i64, subnets: &[&str]) -> Tenant {
+        let subnets = subnets.iter().map(|cidr| range(cidr, &[])).collect();
+        Tenant { age: Age { created, name: name.to_owned() }, subnets, ..tenant(name) }
+    }
+
+    fn territory(settings: Settings, tenants: Vec<Tenant>) -> Territory {
+        Territory::new(&cluster(settings, vec![Change::Tenants(tenants)]))
+    }
+
+    fn owners(territory: &Territory) -> Vec<String> {
+        let text = |(net, owner): (IpNet, &Owner)| match owner {
+            Owner::Cluster => format!("{net} cluster"),
+            Owner::Nodes => format!("{net} nodes"),
+            Owner::Tenant(name) => format!("{net} {name}"),
+        };
+        territory.owners().map(text).collect()
+    }
+
+    #[test]
+    fn the_older_tenant_keeps_a_disputed_range_whatever_the_order_of_news() {
+        for (old, young) in [("a", "z"), ("z", "a")] {
+            let both = || vec![owner_of(young, 2, &["10.1.0.0/16", "10.9.0.0/24"]), owner_of(old, 1, &["10.1.2.0/24"])];
+            let territory = territory(Settings::default(), both());
+            assert_eq!(owners(&territory), [format!("10.1.2.0/24 {old}"), format!("10.9.0.0/24 {young}")]);
+            assert_eq!((territory.granted(young), territory.granted(old)), (&[1][..], &[0][..]));
+            let [conflict] = territory.conflicts.as_slice() else { panic!("{:?}", territory.conflicts) };
+            assert_eq!((&*conflict.tenant, conflict.kind), (young, ConflictKind::SubnetOverlap));
+            assert!(conflict.message.contains(old) && conflict.message.contains("10.1.0.0/16"));
+        }
+    }
+
+    #[test]
+    fn the_cluster_s_ranges_are_never_a_tenant_s() {
+        let settings = Settings {
+            pod_cidrs: vec!["10.244.0.0/16".parse().expect("a range")],
+            service_cidrs: vec!["10.96.0.0/12".parse().expect("a range")],
+            ..Settings::default()
+        };
+        let subnets = ["10.244.3.0/24", "10.0.0.0/8", "10.40.0.0/24"];
+        let territory = territory(settings, vec![owner_of("acme", 0, &subnets)]);
+        assert_eq!(territory.granted("acme"), [2], "the paired control is granted");
+        assert!(territory.conflicts.iter().all(|conflict| conflict.kind == ConflictKind::ClusterRange));
+        assert_eq!(territory.conflicts.len(), 2);
+    }
+
+    #[test]
+    fn a_tenant_s_own_ranges_may_nest_and_its_neighbours_touch() {
+        let tenants = vec![
+            owner_of("acme", 0, &["10.0.1.0/24", "10.0.0.0/16", "10.0.2.0/24"]),
+            owner_of("globex", 1, &["10.1.0.0/16", "9.255.255.255/32"]),
+        ];
+        let territory = territory(Settings::default(), tenants);
+        assert_eq!(owners(&territory), ["9.255.255.255/32 globex", "10.0.0.0/16 acme", "10.1.0.0/16 globex"]);
+        assert_eq!(territory.granted("acme"), [0, 1, 2]);
+        assert!(territory.conflicts.is_empty());
+    }
+
+    #[test]
+    fn a_range_is_contested_exactly_if_somebody_else_owns_part_of_it() {
+        let tenants = vec![owner_of("acme", 0, &["10.0.0.0/24"]), owner_of("globex", 1, &["10.0.2.0/24"])];
+        let territory = territory(Settings::default(), tenants);
+        for (net, contested) in [
+            ("0.0.0.0/0", true),
+            ("10.0.0.0/23", false),
+            ("10.0.0.0/22", true),
+            ("10.0.2.9/32", true),
+            ("10.0.3.0/24", false),
+            ("::/0", false),
+        ] {
+            let net = net.parse().expect("a range");
+            assert_eq!(territory.is_contested(&net, "acme"), contested, "{net}");
+        }
+    }
+
+    #[test]
+    fn a_range_without_room_grants_nothing_and_wide_ranges_over_it_are_withheld() {
+        let limits = Limits { owners_v4: 1, ..Limits::default() };
+        let settings = Settings { limits, ..Settings::default() };
+        let tenants = vec![owner_of("acme", 0, &["10.0.0.0/24"]), owner_of("globex", 1, &["10.0.2.0/24", "fd00::/64"])];
+        let territory = territory(settings, tenants);
+        assert!(territory.is_unplaced(&"10.0.2.0/24".parse().expect("a range")));
+        assert!(!territory.is_unplaced(&"fd00::/64".parse().expect("a range")));
+        assert!(territory.is_unplaced(&"0.0.0.0/0".parse().expect("a range")));
+        assert!(!territory.is_unplaced(&"10.0.0.0/24".parse().expect("a range")));
+        assert_eq!(territory.overflows.as_slice().len(), 1);
+    }
+}

@@ -1,0 +1,119 @@
+//! Words for tests: objects in one line each.
+
+use std::net::IpAddr;
+
+use super::cluster::{Cluster, Touched};
+use super::desired::{Desired, compile};
+use super::input::{
+    Age, Attachment, Change, Endpoint, EndpointKey, HostPort, Link, Namespace, Peer, PortRule, Protocol, Range,
+    Selector, Tenant,
+};
+use super::numbers::Held;
+use super::settings::Settings;
+use crate::plan::{Actual, Ledger};
+
+/// A tenant that selects namespaces labelled `t: <name>`.
+pub fn tenant(name: &str) -> Tenant {
+    Tenant {
+        age: Age { created: 0, name: name.to_owned() },
+        namespaces: Selector { labels: [("t".to_owned(), name.to_owned())].into(), ..Selector::default() },
+        shared: false,
+        audit: false,
+        subnets: Vec::new(),
+        egress: Vec::new(),
+        peers: Vec::new(),
+    }
+}
+
+/// A range with TCP ports, or all of them.
+pub fn range(cidr: &str, ports: &[u16]) -> Range {
+    let ports = ports.iter().map(|port| PortRule { protocol: Protocol::Tcp, low: *port, high: *port }).collect();
+    Range { name: cidr.to_owned(), cidr: cidr.parse().expect("a range"), ports }
+}
+
+/// Half a permission.
+pub fn peer(tenant: &str, egress: bool, ingress: bool, until: Option<i64>) -> Peer {
+    Peer { tenant: tenant.to_owned(), egress, ingress, until }
+}
+
+/// A namespace labelled `t: <tenant>`, or without a label.
+pub fn namespace(name: &str, tenant: &str) -> Namespace {
+    let labels = [("t".to_owned(), tenant.to_owned())].into_iter().filter(|(_, value)| !value.is_empty());
+    Namespace { name: name.to_owned(), labels: labels.collect(), ..Namespace::default() }
+}
+
+/// The key of `namespace/name`.
+pub fn key(path: &str) -> EndpointKey {
+    let (namespace, name) = path.split_once('/').expect("namespace/name");
+    EndpointKey { namespace: namespace.to_owned(), name: name.to_owned() }
+}
+
+/// A pod on another node.
+pub fn remote(path: &str, addresses: &[&str]) -> Endpoint {
+    Endpoint {
+        key: key(path),
+        uid: format!("uid of {path}"),
+        addresses: addresses.iter().map(|address| ip(address)).collect(),
+        ..Endpoint::default()
+    }
+}
+
+/// A pod on this node, behind interface `port`.
+pub fn local(path: &str, addresses: &[&str], port: &str) -> Endpoint {
+    let attachment = Attachment { port: HostPort::Interface(port.to_owned()), ..Attachment::default() };
+    Endpoint { local: Some(attachment), ..remote(path, addresses) }
+}
+
+/// An interface.
+pub fn link(ifindex: u32, name: &str) -> Link {
+    Link { ifindex, name: name.to_owned(), ..Link::default() }
+}
+
+/// An address.
+pub fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+/// A cluster that was told these things, and nothing of the kinds not among them.
+pub fn cluster(settings: Settings, changes: Vec<Change>) -> Cluster {
+    let mut cluster = Cluster::new(settings);
+    tell(&mut cluster, nothing());
+    tell(&mut cluster, changes);
+    cluster
+}
+
+/// Every kind, empty.
+pub fn nothing() -> Vec<Change> {
+    vec![
+        Change::Tenants(vec![]),
+        Change::Namespaces(vec![]),
+        Change::Endpoints(vec![]),
+        Change::Links(vec![]),
+        Change::Nodes(vec![]),
+    ]
+}
+
+/// Applies all of them.
+pub fn tell(cluster: &mut Cluster, changes: Vec<Change>) -> Touched {
+    let mut touched = Touched::default();
+    changes.into_iter().for_each(|change| touched.add(cluster.apply(change)));
+    touched
+}
+
+/// Compiles against an empty kernel.
+pub fn compiled(cluster: &Cluster, now: i64) -> Desired {
+    compiled_with(cluster, Actual::default(), now)
+}
+
+/// Compiles against a kernel that holds `actual`.
+pub fn compiled_with(cluster: &Cluster, actual: Actual, now: i64) -> Desired {
+    let ledger = Ledger::new(actual, &cluster.settings().limits);
+    let mentions = |id| ledger.mentions(id);
+    let held: Held<'_> = ledger.held(&mentions);
+    compile(cluster, &held, now)
+}
+
+/// The kinds of a compile's conflicts, with who goes without.
+pub fn conflicts(desired: &Desired) -> Vec<(String, &'static str)> {
+    desired.conflicts().iter().map(|conflict| (conflict.tenant.to_string(), conflict.kind.as_str())).collect()
+}

@@ -1,0 +1,85 @@
+//! From what should be and what is to an ordered plan.
+
+use std::collections::BTreeMap;
+
+use agent_common::layout::{EndpointEntry, Grant, GrantKey};
+
+use super::phases::Phases;
+use super::{Ledger, Op, Plan, owners, peers, prefixes};
+use crate::model::cluster::{Cluster, Touched};
+use crate::model::desired::Desired;
+use crate::model::report::Overflows;
+use crate::model::settings::{Limit, Limits};
+
+/// The writes that bring what `touched` names from `ledger` to `desired`.
+///
+/// Numbers that lost their last mention in an earlier plan lose their name in this one, so a caller
+/// asks again after applying a plan until none is left.
+pub fn diff(cluster: &Cluster, desired: &Desired, ledger: &Ledger, touched: &Touched) -> Plan {
+    let mut phases = Phases::default();
+    let mut overflows = Overflows::default();
+    let limits = &cluster.settings().limits;
+    let policy = touched.everything || touched.ranges || touched.tenancy;
+    if policy {
+        names(desired, ledger, &mut phases);
+        overflows.extend(&prefixes::diff(&desired.tenants, ledger, limits, &mut phases));
+        overflows.extend(&grants(&desired.grants.table, ledger, limits, &mut phases));
+    }
+    if touched.everything || touched.ranges {
+        owners::diff(&desired.owners, ledger, &mut phases);
+    }
+    if policy || touched.endpoints {
+        endpoints(&desired.endpoints.entries, ledger, &mut phases);
+    }
+    let rest = peers::diff(cluster, desired, ledger, touched, &mut phases);
+    Plan { overflows, refused: rest.refused, deferred: rest.deferred, ..phases.into_plan(ledger) }
+}
+
+fn names(desired: &Desired, ledger: &Ledger, phases: &mut Phases) {
+    let actual = &ledger.actual().names;
+    let new = desired.names.iter().filter(|(id, name)| actual.get(id) != Some(name));
+    phases.name.extend(new.map(|(id, name)| Op::TenantName(*id, Some(*name))));
+    let gone = actual.keys().filter(|id| !desired.names.contains_key(id) && !ledger.mentions(**id));
+    phases.unname.extend(gone.map(|id| Op::TenantName(*id, None)));
+}
+
+fn grants(wanted: &BTreeMap<GrantKey, Grant>, ledger: &Ledger, limits: &Limits, phases: &mut Phases) -> Overflows {
+    let actual = &ledger.actual().grants;
+    let mut overflows = Overflows::default();
+    let gone = actual.keys().filter(|key| !wanted.contains_key(key));
+    phases.ungrant.extend(gone.map(|key| Op::Grant(*key, None)));
+    // What goes in this plan has gone before anything new comes.
+    let mut used = actual.len() - phases.ungrant.len();
+    for (key, grant) in wanted {
+        match actual.get(key) {
+            Some(old) if old == grant => {}
+            Some(old) if old.until > grant.until => phases.ungrant.push(Op::Grant(*key, Some(*grant))),
+            Some(_) => phases.grant.push(Op::Grant(*key, Some(*grant))),
+            None if used < limits.grants => {
+                used += 1;
+                phases.grant.push(Op::Grant(*key, Some(*grant)));
+            }
+            None => {
+                let example = format_args!("tenant number {} to {}", key.from.0, key.to.0);
+                overflows.note(Limit::Grants, limits.grants, example);
+            }
+        }
+    }
+    overflows
+}
+
+/// An entry that changes hands is cleared first: an array element is copied word by word under the
+/// eyes of the programs.
+fn endpoints(wanted: &BTreeMap<u32, EndpointEntry>, ledger: &Ledger, phases: &mut Phases) {
+    let actual = &ledger.actual().endpoints;
+    let clear = |ifindex: &u32| Op::Endpoint(*ifindex, EndpointEntry::default());
+    phases.clear.extend(actual.keys().filter(|ifindex| !wanted.contains_key(ifindex)).map(clear));
+    for (ifindex, entry) in wanted {
+        match actual.get(ifindex) {
+            Some(old) if old == entry => continue,
+            Some(old) if old.cookie != entry.cookie => phases.clear.push(clear(ifindex)),
+            _ => {}
+        }
+        phases.claim.push(Op::Endpoint(*ifindex, *entry));
+    }
+}

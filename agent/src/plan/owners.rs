@@ -1,0 +1,74 @@
+//! Who owns which range: fences go up before anyone turns, and come down when all have.
+//!
+//! A range that passes from one tenant to another is nobody's in between, so that neither the old
+//! owner's nor the new owner's wide ranges reach into it at the wrong moment, nor anything out of it.
+
+use agent_common::tenant::TenantId;
+use ipnet::IpNet;
+
+use super::phases::Phases;
+use super::{Actual, Ledger, Op};
+use crate::model::desired::Owners;
+
+/// Owner of a range in passing: a number no tenant has, hence everybody's "somebody else". Not the
+/// cluster's number, which `explain` gives a name.
+const IN_PASSING: TenantId = TenantId(TenantId::CLUSTER.0 - 1);
+
+/// Adds the writes that bring the owners from `ledger` to `wanted`.
+pub(super) fn diff(wanted: &Owners, ledger: &Ledger, phases: &mut Phases) {
+    let actual = ledger.actual();
+    let v4 = actual.owners_v4.iter().map(|(net, owner)| (IpNet::V4(*net), *owner));
+    let mut held = v4.chain(actual.owners_v6.iter().map(|(net, owner)| (IpNet::V6(*net), *owner))).peekable();
+    let mut gone = Vec::new();
+    // Both sides are in order, and thousands long: one walk along both.
+    for (net, new) in wanted {
+        gone.extend(std::iter::from_fn(|| held.next_if(|(other, _)| other < net)));
+        if held.next_if(|(other, _)| other == net).is_none_or(|(_, old)| old != *new) {
+            pass(*net, covering(*net, |net| value(actual, net)), *new, phases);
+        }
+    }
+    gone.extend(held);
+    let heir = |net: &IpNet| wanted.binary_search_by_key(net, |(net, _)| *net).ok().map(|at| wanted[at].1);
+    gone.into_iter().for_each(|(net, old)| leave(net, old, covering(net, heir), phases));
+}
+
+/// `net` goes from whoever owned it, by its own entry or a wider one, to `new`.
+fn pass(net: IpNet, old: Option<TenantId>, new: TenantId, phases: &mut Phases) {
+    match old {
+        Some(old) if old == new => phases.fence.push(op(net, Some(new))),
+        Some(IN_PASSING) => phases.unfence.push(op(net, Some(new))),
+        Some(_) => {
+            phases.fence.push(op(net, Some(IN_PASSING)));
+            phases.unfence.push(op(net, Some(new)));
+        }
+        None => phases.fence.push(op(net, Some(new))),
+    }
+}
+
+/// `net` loses its entry and falls to the owner of a wider one, or to nobody.
+fn leave(net: IpNet, old: TenantId, heir: Option<TenantId>, phases: &mut Phases) {
+    if heir.is_some_and(|heir| heir != old) && old != IN_PASSING {
+        phases.fence.push(op(net, Some(IN_PASSING)));
+    }
+    phases.unfence.push(op(net, None));
+}
+
+/// The owner by the longest entry that contains all of `net`.
+fn covering(net: IpNet, owner: impl Fn(&IpNet) -> Option<TenantId>) -> Option<TenantId> {
+    let wider = std::iter::successors(Some(net), IpNet::supernet);
+    wider.into_iter().find_map(|net| owner(&net))
+}
+
+fn value(actual: &Actual, net: &IpNet) -> Option<TenantId> {
+    match net {
+        IpNet::V4(net) => actual.owners_v4.get(net).copied(),
+        IpNet::V6(net) => actual.owners_v6.get(net).copied(),
+    }
+}
+
+fn op(net: IpNet, owner: Option<TenantId>) -> Op {
+    match net {
+        IpNet::V4(net) => Op::OwnerV4(net, owner),
+        IpNet::V6(net) => Op::OwnerV6(net, owner),
+    }
+}

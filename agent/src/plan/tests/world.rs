@@ -1,0 +1,158 @@
+//! Small worlds in which everything that can clash does.
+
+use proptest::prelude::*;
+
+use crate::model::input::{Change, Endpoint, Link, Namespace, Range, Tenant};
+use crate::model::settings::{Settings, Unassigned};
+use crate::model::testing::{ip, link, local, namespace, peer, range, remote, tenant};
+
+const SUBNETS: [&str; 6] =
+    ["10.40.0.0/24", "10.40.0.0/16", "10.40.1.0/24", "10.41.0.0/24", "10.40.0.0/25", "10.40.0.128/25"];
+const EGRESS: [&str; 5] = ["0.0.0.0/0", "10.40.0.0/16", "10.0.0.0/8", "169.254.169.254/32", "10.40.0.5/32"];
+const PORTS: [&[u16]; 4] = [&[], &[80], &[443], &[80, 443]];
+const NAMES: [&str; 3] = ["acme", "globex", "initech"];
+
+/// A world by indexes into the lists above.
+#[derive(Clone, Debug)]
+pub struct World {
+    pub tenants: Vec<Party>,
+    /// Tenant of each namespace; 3 is none.
+    pub spaces: Vec<usize>,
+    /// Namespace and last byte of the address of each pod; the first three run here.
+    pub pods: Vec<Option<(usize, u8)>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Party {
+    pub exists: bool,
+    pub created: i64,
+    pub shared: bool,
+    pub audit: bool,
+    pub ports: usize,
+    pub subnets: Vec<usize>,
+    pub egress: Vec<usize>,
+    pub peers: Vec<(usize, bool, bool)>,
+    pub many: bool,
+}
+
+impl World {
+    /// Two tenants; the second has a wide range.
+    pub fn example() -> Self {
+        let party = Party {
+            exists: true,
+            created: 1,
+            shared: false,
+            audit: false,
+            ports: 1,
+            subnets: vec![0],
+            egress: vec![],
+            peers: vec![],
+            many: false,
+        };
+        let wide = Party { created: 2, subnets: vec![], egress: vec![0], ..party.clone() };
+        let none = Party { exists: false, ..party.clone() };
+        let pods = vec![Some((0, 1)), Some((0, 2)), Some((1, 3)), Some((1, 6)), None, None];
+        Self { tenants: vec![party, wide, none], spaces: vec![0, 1, 3, 3], pods }
+    }
+}
+
+pub fn any_world() -> impl Strategy<Value = World> {
+    let pod = prop::option::weighted(0.85, (0..4_usize, 0..4_u8));
+    let tenants = prop::collection::vec(any_party(), 3);
+    let spaces = prop::collection::vec(0..4_usize, 4);
+    (tenants, spaces, prop::collection::vec(pod, 6)).prop_map(|(tenants, spaces, pods)| {
+        // Local pods share addresses 1 to 4 and remote ones 4 to 7: some clash, across nodes too.
+        let address = |at: usize, n: u8| if at < 3 { 1 + n } else { 4 + n };
+        let pods =
+            pods.into_iter().enumerate().map(|(at, pod)| pod.map(|(space, n)| (space, address(at, n)))).collect();
+        World { tenants, spaces, pods }
+    })
+}
+
+fn any_party() -> impl Strategy<Value = Party> {
+    let flags = (prop::bool::weighted(0.8), 0..3_i64, prop::bool::weighted(0.2), prop::bool::weighted(0.15));
+    let ranges = (
+        0..PORTS.len(),
+        prop::collection::vec(0..SUBNETS.len(), 0..3),
+        prop::collection::vec(0..EGRESS.len(), 0..3),
+        prop::bool::weighted(0.2),
+    );
+    let peers = prop::collection::vec((0..3_usize, any::<bool>(), any::<bool>()), 0..3);
+    (flags, ranges, peers).prop_map(|((exists, created, shared, audit), (ports, subnets, egress, many), peers)| Party {
+        exists,
+        created,
+        shared,
+        audit,
+        ports,
+        subnets,
+        egress,
+        peers,
+        many,
+    })
+}
+
+pub fn settings(fenced: bool) -> Settings {
+    let pod_cidrs = if fenced { vec!["10.0.0.0/24".parse().expect("a range")] } else { vec![] };
+    let unassigned = if fenced { Unassigned::Isolate } else { Unassigned::Allow };
+    Settings { pod_cidrs, unassigned, ..Settings::default() }
+}
+
+/// The world as whole lists.
+pub fn whole(world: &World) -> Vec<Change> {
+    vec![
+        Change::Tenants(tenants(world)),
+        Change::Namespaces(namespaces(world)),
+        Change::Endpoints(endpoints(world)),
+        Change::Links(links()),
+        Change::Nodes(vec![ip("192.0.2.1")]),
+    ]
+}
+
+/// The world as news of one object each.
+pub fn told(world: &World) -> Vec<Change> {
+    let mut news: Vec<Change> = tenants(world).into_iter().map(Change::Tenant).collect();
+    news.extend(namespaces(world).into_iter().map(Change::Namespace));
+    news.extend(endpoints(world).into_iter().map(Change::Endpoint));
+    news.extend([Change::Links(links()), Change::Nodes(vec![ip("192.0.2.1")])]);
+    news
+}
+
+fn tenants(world: &World) -> Vec<Tenant> {
+    let exists = world.tenants.iter().zip(NAMES).filter(|(party, _)| party.exists);
+    exists.map(|(party, name)| object(party, name)).collect()
+}
+
+fn object(party: &Party, name: &str) -> Tenant {
+    let ports = PORTS[party.ports];
+    let mut object = Tenant {
+        shared: party.shared,
+        audit: party.audit,
+        subnets: party.subnets.iter().map(|at| range(SUBNETS[*at], ports)).collect(),
+        egress: party.egress.iter().map(|at| range(EGRESS[*at], &[])).collect(),
+        peers: party.peers.iter().map(|(at, egress, ingress)| peer(NAMES[*at], *egress, *ingress, None)).collect(),
+        ..tenant(name)
+    };
+    object.age.created = party.created;
+    if party.many {
+        object.egress.extend((0..17).map(|n| -> Range { range(&format!("203.0.113.{}/32", n * 2), &[80]) }));
+    }
+    object
+}
+
+fn namespaces(world: &World) -> Vec<Namespace> {
+    let label = |tenant: usize| NAMES.get(tenant).copied().unwrap_or_default();
+    world.spaces.iter().enumerate().map(|(at, tenant)| namespace(&format!("ns{at}"), label(*tenant))).collect()
+}
+
+fn endpoints(world: &World) -> Vec<Endpoint> {
+    let pod = |(at, pod): (usize, &Option<(usize, u8)>)| {
+        let (space, address) = (*pod)?;
+        let (path, address) = (format!("ns{space}/pod{at}"), format!("10.0.0.{address}"));
+        Some(if at < 3 { local(&path, &[&address], &format!("veth{at}")) } else { remote(&path, &[&address]) })
+    };
+    world.pods.iter().enumerate().filter_map(pod).collect()
+}
+
+fn links() -> Vec<Link> {
+    (0..3).map(|at| link(10 + at, &format!("veth{at}"))).collect()
+}

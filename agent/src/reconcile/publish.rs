@@ -1,0 +1,138 @@
+//! Makes the snapshot of a state.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use agent_common::tenant::TenantId;
+
+use super::snapshot::{EndpointView, Fill, Snapshot, TenantView};
+use super::state::State;
+use crate::model::endpoints::Standing;
+use crate::model::input::EndpointKey;
+use crate::model::report::{Conflict, Overflow};
+use crate::model::settings::{Limit, Limits};
+use crate::plan::Table;
+
+/// A snapshot of `state`, unless it would say the same as the last one.
+pub(super) fn publish(state: &State) -> Option<Snapshot> {
+    let last = state.snapshot();
+    let desired = &state.desired;
+    let endpoints = keep(&last.endpoints, endpoints(state));
+    let snapshot = Snapshot {
+        revision: last.revision + 1,
+        ready: state.ready,
+        applied_at: state.applied_at,
+        generation: state.actual().generation,
+        pending: state.pending,
+        failed_attempts: state.backoff.failures(),
+        failures: state.failures.clone(),
+        attach_failures: state.attach_failures,
+        settings: Arc::clone(state.cluster.settings()),
+        book: state.cluster.book().clone(),
+        nodes: Arc::clone(state.cluster.nodes()),
+        directory: Arc::clone(&desired.directory),
+        tenancy: Arc::clone(&desired.tenancy),
+        tenants: tenants(state, last),
+        ports: keep(&last.ports, ports(&endpoints)),
+        endpoints,
+        conflicts: conflicts(state, last),
+        overflows: keep(&last.overflows, overflows(state)),
+        tables: fills(state),
+    };
+    is_news(last, &snapshot).then_some(snapshot)
+}
+
+/// The old value where the new one is equal, so that readers and memory see no change.
+fn keep<T: PartialEq>(old: &Arc<T>, new: T) -> Arc<T> {
+    if **old == new { Arc::clone(old) } else { Arc::new(new) }
+}
+
+fn is_news(old: &Snapshot, new: &Snapshot) -> bool {
+    old.ready != new.ready
+        || old.generation != new.generation
+        || old.pending != new.pending
+        || old.failures != new.failures
+        || old.attach_failures != new.attach_failures
+        || old.failed_attempts != new.failed_attempts
+        || old.tables != new.tables
+        || !old.book.is_same(&new.book)
+        || !Arc::ptr_eq(&old.nodes, &new.nodes)
+        || !Arc::ptr_eq(&old.tenants, &new.tenants)
+        || !Arc::ptr_eq(&old.endpoints, &new.endpoints)
+        || !Arc::ptr_eq(&old.conflicts, &new.conflicts)
+        || !Arc::ptr_eq(&old.overflows, &new.overflows)
+}
+
+fn tenants(state: &State, last: &Snapshot) -> Arc<BTreeMap<TenantId, TenantView>> {
+    let tenancy = &state.desired.tenancy;
+    if Arc::ptr_eq(tenancy, &last.tenancy) && state.actual().generation == last.generation {
+        return Arc::clone(&last.tenants);
+    }
+    let held = &state.actual().tenants;
+    let views = state.desired.numbers.of.iter().filter_map(|(name, id)| {
+        let member = tenancy.members.get(name)?.clone();
+        Some((*id, TenantView { name: name.clone(), member, state: held.get(id).copied().unwrap_or_default() }))
+    });
+    Arc::new(views.collect())
+}
+
+fn conflicts(state: &State, last: &Snapshot) -> Arc<Vec<Conflict>> {
+    let is_same = Arc::ptr_eq(&state.desired.tenancy, &last.tenancy);
+    if is_same { Arc::clone(&last.conflicts) } else { keep(&last.conflicts, state.desired.conflicts()) }
+}
+
+fn endpoints(state: &State) -> BTreeMap<EndpointKey, EndpointView> {
+    let view = |(key, standing): (&EndpointKey, &Standing)| (key.clone(), endpoint(state, standing));
+    state.desired.endpoints.standings.iter().map(view).collect()
+}
+
+fn endpoint(state: &State, standing: &Standing) -> EndpointView {
+    let settings = state.cluster.settings();
+    let member = state.desired.tenancy.members.get(&standing.tenant);
+    let Some(ifindex) = standing.ifindex else {
+        return EndpointView::new(standing.clone(), member, settings, false, None);
+    };
+    let wanted = state.desired.endpoints.entries.get(&ifindex);
+    let installed = wanted.is_some() && state.actual().endpoints.get(&ifindex) == wanted;
+    let error = state.bare.get(&ifindex).or_else(|| state.broken.get(&ifindex)).cloned();
+    EndpointView::new(standing.clone(), member, settings, installed, error)
+}
+
+fn ports(endpoints: &BTreeMap<EndpointKey, EndpointView>) -> BTreeMap<u32, EndpointKey> {
+    let claimed = endpoints.iter().filter(|(_, view)| view.standing.is_claimed());
+    claimed.filter_map(|(key, view)| Some((view.standing.ifindex?, key.clone()))).collect()
+}
+
+fn overflows(state: &State) -> Vec<Overflow> {
+    let mut all = state.desired.overflows();
+    all.extend(&state.overflows);
+    let limits = &state.cluster.settings().limits;
+    for address in &state.refused {
+        let limit = if address.is_ipv4() { Limit::PeersV4 } else { Limit::PeersV6 };
+        all.note(limit, limits.get(limit), address);
+    }
+    all.as_slice().to_vec()
+}
+
+fn fills(state: &State) -> Vec<Fill> {
+    let limits = &state.cluster.settings().limits;
+    let fill = |table| Fill { table, used: state.actual().len(table), limit: room(table, limits) };
+    Table::ALL.into_iter().filter(|table| *table != Table::Runtime).map(fill).collect()
+}
+
+fn room(table: Table, limits: &Limits) -> usize {
+    match table {
+        Table::Endpoints => limits.interfaces as usize,
+        Table::PeersV4 => limits.peers_v4,
+        Table::PeersV6 => limits.peers_v6,
+        Table::Tenants | Table::TenantNames => limits.tenants as usize,
+        Table::RowsV4 | Table::RowsV6 => usize::from(limits.rows),
+        Table::PortSets => usize::from(limits.port_sets),
+        Table::TrieV4 => limits.trie_v4,
+        Table::TrieV6 => limits.trie_v6,
+        Table::Grants => limits.grants,
+        Table::OwnersV4 => limits.owners_v4,
+        Table::OwnersV6 => limits.owners_v6,
+        Table::Runtime => 1,
+    }
+}
