@@ -37,10 +37,13 @@ impl Maps {
         }
     }
 
-    /// A tenant's state; the zero value if there is none.
+    /// A tenant's state; the zero value if no agent has written one.
     #[inline(always)]
     pub fn tenant(id: TenantId) -> TenantState {
-        maps::TENANTS.get(id.0).copied().unwrap_or_default()
+        match maps::TENANTS.get(id.0) {
+            Some(state) if state.has(TenantState::VALID) => *state,
+            _ => TenantState::default(),
+        }
     }
 
     /// Monotonic nanoseconds, at the resolution of a timer tick where the kernel can.
