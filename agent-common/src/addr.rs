@@ -50,6 +50,8 @@ impl Mac {
 
 /// What the rules must know of an address, whatever its family.
 pub trait Address: Copy + Eq {
+    /// The unspecified address: what an absent one reads as.
+    const NONE: Self;
     /// Whether the address is multicast or broadcast.
     fn is_multicast(self) -> bool;
     /// Whether the address must not appear as a destination here (RFC 6890 and successors):
@@ -81,6 +83,8 @@ impl V4 {
 }
 
 impl Address for V4 {
+    const NONE: Self = Self(0);
+
     #[inline(always)]
     fn is_multicast(self) -> bool {
         let first = u32::from_be(self.0) >> 24;
@@ -100,8 +104,7 @@ impl Address for V4 {
     }
 
     fn to_octets16(self) -> [u8; 16] {
-        let [a, b, c, d] = self.octets();
-        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+        V6::mapped(self).octets()
     }
 }
 
@@ -119,8 +122,14 @@ impl V6 {
 
     /// The sixteen bytes as written.
     pub const fn octets(self) -> [u8; 16] {
-        let (h, l) = (self.hi.to_ne_bytes(), self.lo.to_ne_bytes());
-        [h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7], l[0], l[1], l[2], l[3], l[4], l[5], l[6], l[7]]
+        zerocopy::transmute!(self)
+    }
+
+    /// The IPv4-mapped form of an IPv4 address (RFC 4291, 2.5.5.2).
+    #[inline(always)]
+    pub fn mapped(v4: V4) -> Self {
+        let [a, b, c, d] = v4.octets();
+        Self { hi: 0, lo: u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d]) }
     }
 
     /// The network mask of a prefix of `len` bits, in wire order. `len` above 128 counts as 128.
@@ -156,6 +165,8 @@ const fn mask64(len: u8) -> u64 {
 }
 
 impl Address for V6 {
+    const NONE: Self = Self::UNSPECIFIED;
+
     #[inline(always)]
     fn is_multicast(self) -> bool {
         u64::from_be(self.hi) >> 56 == 0xff

@@ -33,28 +33,17 @@ impl Direction {
 }
 
 /// What is known of the transport header.
+#[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ports {
-    /// Ports in host order; for ICMP echo, the identifier in both. TCP flags, else 0.
-    Known {
-        /// Port of the sender.
-        source: u16,
-        /// Port of the receiver.
-        destination: u16,
-    },
-    /// ICMP type and code.
-    Icmp {
-        /// Type.
-        kind: u8,
-        /// Code.
-        code: u8,
-        /// Identifier of an echo, host order; else 0.
-        id: u16,
-    },
-    /// A later fragment: no header to read.
+pub enum Kind {
+    /// TCP, UDP or SCTP: both ports are known.
+    Ports,
+    /// ICMP of the packet's family, or of the other one: type, code and identifier are known.
+    Icmp,
+    /// A later fragment: there is no header to read.
     LaterFragment,
     /// A protocol without ports.
-    None,
+    Portless,
 }
 
 /// Addresses and transport of one packet.
@@ -68,23 +57,37 @@ pub struct Flow<A> {
     pub protocol: u8,
     /// TCP flags, else 0.
     pub tcp_flags: u8,
-    /// Hop limit or TTL.
-    pub hop_limit: u8,
-    /// Whether IPv6 extension headers stood before the transport header.
-    pub extended: bool,
     /// Offset of the transport header from the frame's first byte; 0 where there is none.
     pub transport: u16,
-    /// Ports, if any.
-    pub ports: Ports,
+    /// Which of the fields below mean something; the others are zero. Plain fields and not an enum
+    /// with payloads: verifiers refuse to copy a payload that was never written.
+    pub kind: Kind,
+    /// Host order; the identifier of an ICMP echo, in both: it stands for the connection whichever
+    /// way it goes.
+    pub source_port: u16,
+    /// Host order; as above.
+    pub destination_port: u16,
+    /// ICMP type.
+    pub icmp_type: u8,
+    /// ICMP code.
+    pub icmp_code: u8,
 }
 
-impl<A: Copy> Flow<A> {
-    /// Source and destination port in host order, 0 where there is none.
+impl<A> Flow<A> {
+    /// A flow whose transport header has not been read: what a later fragment stays.
     #[inline(always)]
-    pub fn port_pair(&self) -> (u16, u16) {
-        match self.ports {
-            Ports::Known { source, destination } => (source, destination),
-            _ => (0, 0),
+    pub const fn unread(source: A, destination: A, protocol: u8) -> Self {
+        Self {
+            source,
+            destination,
+            protocol,
+            tcp_flags: 0,
+            transport: 0,
+            kind: Kind::LaterFragment,
+            source_port: 0,
+            destination_port: 0,
+            icmp_type: 0,
+            icmp_code: 0,
         }
     }
 }

@@ -195,14 +195,6 @@ header! {
     }
 }
 
-header! {
-    /// One 4-byte word of IPv4 options.
-    Word, 4 {
-        /// The word, wire order.
-        value: u32,
-    }
-}
-
 /// IPv4.
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 /// ARP.

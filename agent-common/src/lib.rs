@@ -12,14 +12,26 @@
 #![deny(unsafe_code)]
 
 pub mod addr;
+pub mod ask;
+pub mod conntrack;
+pub mod counters;
+pub mod decide;
+pub mod event;
 pub mod flow;
+pub mod fold;
 pub mod headers;
 pub mod layout;
+#[cfg(feature = "memory")]
+pub mod memory;
+pub mod neighbor;
 pub mod parse;
 #[cfg(feature = "user")]
 mod pod;
+pub mod reach;
 pub mod reason;
+pub mod sighting;
 pub mod tenant;
+pub mod verdict;
 
 /// Version of every layout and map of this crate. Pins live in a directory of this name, so two
 /// agents with different layouts never share a map.

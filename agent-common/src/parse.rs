@@ -4,10 +4,10 @@
 //! slice. Loops are bounded by constants, so that every verifier since 5.10 accepts them.
 
 use crate::addr::{V4, V6};
-use crate::flow::{Flow, Ports};
+use crate::flow::{Flow, Kind};
 use crate::headers::{
     DESTINATION_OPTIONS, ETHERNET_LEN, Extension, FRAGMENT, HOP_BY_HOP, Header, ICMP, ICMPV6, Ipv4, Ipv6, Octet,
-    ROUTING, SCTP, TCP, Tcp, Transport, UDP, Word,
+    ROUTING, SCTP, TCP, Tcp, Transport, UDP,
 };
 use crate::reason::DropReason;
 
@@ -17,8 +17,20 @@ pub trait Packet {
     fn length(&self) -> usize;
     /// The header at `offset`, or `None` past the end.
     fn read<H: Header>(&self, offset: usize) -> Option<H>;
+
+    /// `options`; the kernel calls it as a function that is verified on its own.
+    fn options(&self, header_len: usize) -> Options {
+        options(self, header_len)
+    }
+
+    /// `extensions`, as above.
+    fn extensions(&self, first: u8) -> Extensions {
+        extensions(self, first)
+    }
 }
 
+/// No header we read starts beyond this: a mask, so that verifiers see the bound.
+pub const MAX_OFFSET: usize = 0x3ff;
 /// Extension headers followed before giving up.
 pub const MAX_EXTENSION_HEADERS: usize = 8;
 /// Kernels since 6.3 (IPv4) and 5.19 (IPv6) build larger packets with a zero length ("BIG TCP").
@@ -28,7 +40,7 @@ type Parsed<A> = Result<Flow<A>, DropReason>;
 
 /// Reads an IPv4 packet behind an Ethernet header (RFC 791).
 #[inline(always)]
-pub fn ipv4<P: Packet>(packet: &P) -> Parsed<V4> {
+pub fn ipv4<P: Packet + ?Sized>(packet: &P) -> Parsed<V4> {
     let ip: Ipv4 = packet.read(ETHERNET_LEN).ok_or(DropReason::Malformed)?;
     let header_len = usize::from(ip.version_ihl & 0x0f) * 4;
     let frame_payload = packet.length().saturating_sub(ETHERNET_LEN);
@@ -41,22 +53,17 @@ pub fn ipv4<P: Packet>(packet: &P) -> Parsed<V4> {
     }
     let mut sum = header_sum(&ip);
     if header_len > 20 {
-        sum += options(packet, header_len)?;
+        let options = packet.options(header_len);
+        if let Some(reason) = options.refused() {
+            return Err(reason);
+        }
+        sum += options.sum();
     }
     if fold(sum) != 0xffff {
         return Err(DropReason::Malformed);
     }
     let fragment = u16::from_be(ip.fragment_be);
-    let mut flow = Flow {
-        source: V4(ip.source),
-        destination: V4(ip.destination),
-        protocol: ip.protocol,
-        tcp_flags: 0,
-        hop_limit: ip.ttl,
-        extended: false,
-        transport: 0,
-        ports: Ports::LaterFragment,
-    };
+    let mut flow = Flow::unread(V4(ip.source), V4(ip.destination), ip.protocol);
     if fragment & 0x1fff == 0 {
         let more = fragment & 0x2000 != 0;
         transport(packet, &mut flow, ETHERNET_LEN + header_len, total - header_len, more)?;
@@ -66,7 +73,7 @@ pub fn ipv4<P: Packet>(packet: &P) -> Parsed<V4> {
 
 /// Reads an IPv6 packet behind an Ethernet header (RFC 8200), following extension headers.
 #[inline(always)]
-pub fn ipv6<P: Packet>(packet: &P) -> Parsed<V6> {
+pub fn ipv6<P: Packet + ?Sized>(packet: &P) -> Parsed<V6> {
     let ip: Ipv6 = packet.read(ETHERNET_LEN).ok_or(DropReason::Malformed)?;
     let frame_payload = packet.length().saturating_sub(ETHERNET_LEN + 40);
     let payload = match u16::from_be(ip.payload_length_be) {
@@ -77,64 +84,121 @@ pub fn ipv6<P: Packet>(packet: &P) -> Parsed<V6> {
         return Err(DropReason::Malformed);
     }
     let end = ETHERNET_LEN + 40 + payload;
-    let mut flow = Flow {
-        source: words(ip.source),
-        destination: words(ip.destination),
-        protocol: ip.next_header,
-        tcp_flags: 0,
-        hop_limit: ip.hop_limit,
-        extended: false,
-        transport: 0,
-        ports: Ports::LaterFragment,
-    };
+    let mut flow = Flow::unread(words(ip.source), words(ip.destination), ip.next_header);
     // Most packets carry their transport at once; offsets stay constants there.
     if !is_extension(flow.protocol) {
         transport(packet, &mut flow, ETHERNET_LEN + 40, payload, false)?;
         return Ok(flow);
     }
-    flow.extended = true;
+    let chain = packet.extensions(flow.protocol);
+    if let Some(reason) = chain.refused() {
+        return Err(reason);
+    }
+    flow.protocol = chain.protocol();
+    if chain.is_later_fragment() {
+        return Ok(flow);
+    }
+    let offset = chain.offset();
+    if offset > end {
+        return Err(DropReason::Malformed);
+    }
+    transport(packet, &mut flow, offset, end - offset, chain.more_fragments())?;
+    Ok(flow)
+}
+
+/// What a walk along IPv6 extension headers found, in one register: reason in the low byte (0 for
+/// none), protocol, fragment bits, offset of the transport header in the high half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extensions(u64);
+
+impl Extensions {
+    const MORE: u64 = 1 << 16;
+    const LATER: u64 = 1 << 17;
+
+    const fn refuse(reason: DropReason) -> Self {
+        Self(reason.number() as u64)
+    }
+
+    const fn found(protocol: u8, fragment: u64, offset: usize) -> Self {
+        Self((protocol as u64) << 8 | fragment | (offset as u64) << 32)
+    }
+
+    /// As a register.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// From a register.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    const fn refused(self) -> Option<DropReason> {
+        DropReason::from_number(self.0 as u8)
+    }
+
+    const fn protocol(self) -> u8 {
+        (self.0 >> 8) as u8
+    }
+
+    const fn is_later_fragment(self) -> bool {
+        self.0 & Self::LATER != 0
+    }
+
+    const fn more_fragments(self) -> bool {
+        self.0 & Self::MORE != 0
+    }
+
+    const fn offset(self) -> usize {
+        (self.0 >> 32) as usize & MAX_OFFSET
+    }
+}
+
+/// Follows the extension headers behind an IPv6 header, the first being of kind `first`.
+#[inline(always)]
+pub fn extensions<P: Packet + ?Sized>(packet: &P, first: u8) -> Extensions {
+    let mut kind = first;
     let mut offset = ETHERNET_LEN + 40;
-    let mut more = false;
+    let mut fragment = 0;
     let mut fragmented = false;
     let mut step = 0;
     while step < MAX_EXTENSION_HEADERS {
         step += 1;
-        let header: Extension = packet.read(offset).ok_or(DropReason::Malformed)?;
-        let kind = flow.protocol;
+        let Some(header) = packet.read::<Extension>(offset) else { return Extensions::refuse(DropReason::Malformed) };
         let mut size = 8;
         if kind == FRAGMENT {
             // One fragment header is all that a sender ever writes (RFC 8200, 4.5).
             if fragmented {
-                return Err(DropReason::Malformed);
+                return Extensions::refuse(DropReason::Malformed);
             }
             fragmented = true;
             let word = u16::from_be(header.word_be);
-            more = word & 1 != 0;
             if word >> 3 != 0 {
-                flow.protocol = header.next_header;
-                return Ok(flow);
+                return Extensions::found(header.next_header, Extensions::LATER, 0);
+            }
+            if word & 1 != 0 {
+                fragment = Extensions::MORE;
             }
         } else {
             if kind == ROUTING && u16::from_be(header.word_be) & 0xff != 0 {
-                return Err(DropReason::RoutingHeader);
+                return Extensions::refuse(DropReason::RoutingHeader);
             }
             // Hop-by-hop options come first or not at all (RFC 8200, 4.1).
             if kind == HOP_BY_HOP && step > 1 {
-                return Err(DropReason::Malformed);
+                return Extensions::refuse(DropReason::Malformed);
             }
             size += usize::from(header.length) * 8;
         }
         offset += size;
-        if offset > end {
-            return Err(DropReason::Malformed);
+        if offset > MAX_OFFSET {
+            return Extensions::refuse(DropReason::ExtensionHeader);
         }
-        flow.protocol = header.next_header;
-        if !is_extension(flow.protocol) {
-            transport(packet, &mut flow, offset, end - offset, more)?;
-            return Ok(flow);
+        kind = header.next_header;
+        if !is_extension(kind) {
+            return Extensions::found(kind, fragment, offset);
         }
     }
-    Err(DropReason::ExtensionHeader)
+    Extensions::refuse(DropReason::ExtensionHeader)
 }
 
 #[inline(always)]
@@ -146,7 +210,7 @@ fn is_extension(protocol: u8) -> bool {
 /// fragment must hold the whole header: what a later one could still change is not judged
 /// (RFC 1858, RFC 7112).
 #[inline(always)]
-fn transport<P: Packet, A>(
+fn transport<P: Packet + ?Sized, A>(
     packet: &P,
     flow: &mut Flow<A>,
     offset: usize,
@@ -167,7 +231,7 @@ fn transport<P: Packet, A>(
                 return Err(short);
             }
             flow.tcp_flags = tcp.flags;
-            flow.ports = known(tcp.source_be, tcp.destination_be);
+            known(flow, tcp.source_be, tcp.destination_be);
         }
         UDP | SCTP => {
             let header: Transport = if room >= 8 {
@@ -180,7 +244,7 @@ fn transport<P: Packet, A>(
             if flow.protocol == UDP && (length < 8 || (length > room && !more)) {
                 return Err(DropReason::Malformed);
             }
-            flow.ports = known(header.first_be, header.second_be);
+            known(flow, header.first_be, header.second_be);
         }
         ICMP | ICMPV6 => {
             let header: Transport = if room >= 8 {
@@ -188,17 +252,63 @@ fn transport<P: Packet, A>(
             } else {
                 return Err(short);
             };
-            let [kind, code] = header.first_be.to_ne_bytes();
-            flow.ports = Ports::Icmp { kind, code, id: u16::from_be(header.third_be) };
+            icmp(flow, &header);
         }
-        _ => flow.ports = Ports::None,
+        _ => flow.kind = Kind::Portless,
     }
     Ok(())
 }
 
+/// The packet that an ICMP error quotes from `offset` on: its addresses and ports, at least 8 bytes
+/// of its transport header (RFC 792). Quotes with options or extension headers are not followed.
 #[inline(always)]
-fn known(source_be: u16, destination_be: u16) -> Ports {
-    Ports::Known { source: u16::from_be(source_be), destination: u16::from_be(destination_be) }
+pub fn quoted_v4<P: Packet + ?Sized>(packet: &P, offset: usize) -> Option<Flow<V4>> {
+    let ip: Ipv4 = packet.read(offset)?;
+    let plain = ip.version_ihl == 0x45 && u16::from_be(ip.fragment_be) & 0x1fff == 0;
+    let flow = quoted(packet, V4(ip.source), V4(ip.destination), ip.protocol, offset + 20)?;
+    plain.then_some(flow)
+}
+
+/// The packet that an ICMPv6 error quotes, as for IPv4 (RFC 4443, 3).
+#[inline(always)]
+pub fn quoted_v6<P: Packet + ?Sized>(packet: &P, offset: usize) -> Option<Flow<V6>> {
+    let ip: Ipv6 = packet.read(offset)?;
+    let flow = quoted(packet, words(ip.source), words(ip.destination), ip.next_header, offset + 40)?;
+    (ip.version_class >> 4 == 6).then_some(flow)
+}
+
+#[inline(always)]
+fn quoted<P: Packet + ?Sized, A>(
+    packet: &P,
+    source: A,
+    destination: A,
+    protocol: u8,
+    offset: usize,
+) -> Option<Flow<A>> {
+    let header: Transport = packet.read(offset)?;
+    let mut flow = Flow::unread(source, destination, protocol);
+    match protocol {
+        TCP | UDP | SCTP => known(&mut flow, header.first_be, header.second_be),
+        ICMP | ICMPV6 => icmp(&mut flow, &header),
+        _ => flow.kind = Kind::Portless,
+    }
+    Some(flow)
+}
+
+#[inline(always)]
+fn known<A>(flow: &mut Flow<A>, source_be: u16, destination_be: u16) {
+    flow.kind = Kind::Ports;
+    flow.source_port = u16::from_be(source_be);
+    flow.destination_port = u16::from_be(destination_be);
+}
+
+#[inline(always)]
+fn icmp<A>(flow: &mut Flow<A>, header: &Transport) {
+    flow.kind = Kind::Icmp;
+    [flow.icmp_type, flow.icmp_code] = header.first_be.to_ne_bytes();
+    let id = u16::from_be(header.third_be);
+    flow.source_port = id;
+    flow.destination_port = id;
 }
 
 #[inline(always)]
@@ -235,39 +345,67 @@ fn fold(sum: u64) -> u64 {
     (sum & 0xffff) + (sum >> 16)
 }
 
+/// What a walk along IPv4 options found, in one register: reason in the low byte (0 for none), sum
+/// of the words above it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options(u64);
+
+impl Options {
+    const fn refuse(reason: DropReason) -> Self {
+        Self(reason.number() as u64)
+    }
+
+    /// As a register.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// From a register.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    const fn refused(self) -> Option<DropReason> {
+        DropReason::from_number(self.0 as u8)
+    }
+
+    const fn sum(self) -> u64 {
+        self.0 >> 8
+    }
+}
+
 /// Sums the option words and walks the options: a source route makes the destination a lie.
 #[inline(always)]
-fn options<P: Packet>(packet: &P, header_len: usize) -> Result<u64, DropReason> {
+pub fn options<P: Packet + ?Sized>(packet: &P, header_len: usize) -> Options {
     const START: usize = ETHERNET_LEN + 20;
+    const MALFORMED: Options = Options::refuse(DropReason::Malformed);
     let mut sum = 0;
-    let mut word = 0;
-    while word < 10 && 20 + word * 4 < header_len {
-        let value: Word = packet.read(START + word * 4).ok_or(DropReason::Malformed)?;
-        sum += u64::from(value.value);
-        word += 1;
-    }
     let mut skip = 0_usize;
+    let mut ended = false;
     let mut at = 0;
     while at < 40 && 20 + at < header_len {
-        if skip == 0 {
-            let kind: Octet = packet.read(START + at).ok_or(DropReason::Malformed)?;
-            match kind.value {
-                0 => break,
+        let Some(octet) = packet.read::<Octet>(START + at) else { return MALFORMED };
+        // The checksum adds 16-bit words in wire order; which byte is first depends on the CPU.
+        let first = cfg!(target_endian = "little") == (at & 1 == 0);
+        sum += if first { u64::from(octet.value) } else { u64::from(octet.value) << 8 };
+        if skip == 0 && !ended {
+            match octet.value {
+                0 => ended = true,
                 1 => skip = 1,
-                131 | 137 => return Err(DropReason::SourceRoute),
+                131 | 137 => return Options::refuse(DropReason::SourceRoute),
                 _ => {
-                    let length: Octet = packet.read(START + at + 1).ok_or(DropReason::Malformed)?;
+                    let Some(length) = packet.read::<Octet>(START + at + 1) else { return MALFORMED };
                     skip = usize::from(length.value);
                     if skip < 2 || 20 + at + skip > header_len {
-                        return Err(DropReason::Malformed);
+                        return MALFORMED;
                     }
                 }
             }
         }
-        skip -= 1;
+        skip = skip.saturating_sub(1);
         at += 1;
     }
-    Ok(sum)
+    Options(sum << 8)
 }
 
 /// A frame in memory, for tests, fuzzers and `explain`.

@@ -3,6 +3,10 @@
 #![allow(unsafe_code)]
 
 use crate::addr::{V4, V6};
+use crate::conntrack::{ReplyEntry, ReplyKey};
+use crate::counters::Counter;
+use crate::event::FlowEvent;
+use crate::fold::{FoldEntry, Limit};
 use crate::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,
@@ -23,6 +27,11 @@ macro_rules! plain {
 const fn assert_plain<T: zerocopy::FromBytes + zerocopy::IntoBytes + Copy + 'static>() {}
 
 plain!(
+    Counter,
+    FlowEvent,
+    FoldEntry,
+    Limit,
+    ReplyEntry,
     EndpointEntry,
     Grant,
     GrantKey,
@@ -41,3 +50,10 @@ plain!(
     V4,
     V6,
 );
+
+// The reply keys are generic, which zerocopy's derive does not cover; their sizes are the sums of
+// their fields' (asserted beside them), so they have no padding.
+// SAFETY: `Copy`, integers only, no padding.
+unsafe impl aya::Pod for ReplyKey<V4> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for ReplyKey<V6> {}

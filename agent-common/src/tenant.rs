@@ -15,9 +15,11 @@ pub struct TenantId(pub u32);
 impl TenantId {
     /// No tenant: what a missing entry reads as.
     pub const UNKNOWN: Self = Self(0);
-    /// Owner of the cluster's own ranges (pod, Service and node CIDRs): an address there that is
-    /// no known pod belongs to nobody we may reach, whatever wide `egress` range covers it.
+    /// Owner of the cluster's pod and Service ranges: an address there that is no known pod belongs
+    /// to nobody, whatever wide `egress` range covers it, and nobody may come from there.
     pub const CLUSTER: Self = Self(u32::MAX);
+    /// Owner of the cluster's node ranges: an address there is a node, known by name or not.
+    pub const NODES: Self = Self(u32::MAX - 2);
 
     /// Whether this number names a tenant at all.
     pub const fn is_known(self) -> bool {

@@ -5,7 +5,13 @@
 
 use crate::plan::{Actual, Op, Table};
 
+pub mod attach;
+pub mod kernel;
+pub mod leave;
+pub mod maps;
 pub mod memory;
+pub mod object;
+mod sys;
 
 /// An interface of the node that holds, or shall hold, both programs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,6 +113,13 @@ pub trait Dataplane {
 
     /// Removes both programs, and every pin of theirs; succeeds when interface or programs are gone.
     fn detach(&mut self, port: &Port) -> Result<(), DataplaneError>;
+
+    /// Whether an interface that `attached` named still runs this agent's programs: not those of the
+    /// agent before it, and not none because somebody removed them. `attach` repairs it.
+    fn is_intact(&mut self, port: &Port) -> bool {
+        let _ = port;
+        true
+    }
 
     /// What the kernel says is attached now, pins of vanished interfaces included: those are to be
     /// detached too.

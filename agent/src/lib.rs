@@ -8,7 +8,22 @@
 
 #![deny(unsafe_code)]
 
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod controller;
 pub mod dataplane;
+pub mod events;
+pub mod health;
+pub mod http;
+pub mod links;
+pub mod lint;
+pub mod metrics;
 pub mod model;
 pub mod plan;
 pub mod reconcile;
+pub mod run;
+pub mod sandboxes;
+pub mod socket;
+pub mod source;
+pub mod watch;

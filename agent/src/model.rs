@@ -8,6 +8,7 @@
 //!                                                   + prefixes   what a tenant may reach
 //!                                                   + grants     what two tenants agreed on
 //!                                                   + endpoints  who stands behind which interface
+//!                                                   + services   what an address stands for
 //! ```
 
 pub mod book;
@@ -22,6 +23,7 @@ pub mod ports;
 pub mod prefixes;
 pub mod report;
 pub mod selector;
+pub mod services;
 pub mod settings;
 pub mod spaces;
 pub mod tenancy;

@@ -1,1 +1,23 @@
+//! The bench: frames, a world of two tenants, and the means to look at both.
+//!
+//! Knows the agent only from outside: its command line, its output, its metrics. What the tests
+//! expect is written down here a second time and never asked of the code under test.
 
+pub mod agent;
+pub mod capture;
+pub mod config;
+pub mod drip;
+pub mod engine;
+pub mod frames;
+pub mod matrix;
+pub mod measure;
+pub mod metrics;
+pub mod netns;
+pub mod place;
+pub mod probe;
+pub mod raw;
+pub mod scope;
+pub mod serve;
+pub mod tier;
+pub mod worker;
+pub mod world;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::book::Book;
 use super::input::{Change, Endpoint, EndpointKey, Link, Namespace, Tenant};
 use super::pod::{Named, Pod, Uid, Workloads};
+use super::services::Services;
 use super::settings::Settings;
 use super::spaces::Spaces;
 use super::word::Word;
@@ -25,7 +26,10 @@ pub struct Cluster {
     rivals: Arc<BTreeMap<IpAddr, Vec<Arc<Pod>>>>,
     locals: BTreeMap<EndpointKey, Arc<Pod>>,
     links: BTreeMap<u32, Link>,
+    services: Services,
     nodes: Arc<BTreeSet<IpAddr>>,
+    own: BTreeSet<IpAddr>,
+    others: BTreeSet<IpAddr>,
     told: Told,
 }
 
@@ -114,7 +118,18 @@ impl Cluster {
             Change::Endpoint(endpoint) => self.endpoint(endpoint, &mut touched),
             Change::EndpointGone { key, uid } => self.endpoint_gone(&key, &uid, &mut touched),
             Change::Links(all) => self.all_links(all, &mut touched),
-            Change::Nodes(all) => self.all_nodes(all, &mut touched),
+            Change::Nodes(all) => {
+                self.told.nodes = true;
+                self.own = canonical(all);
+                self.refresh_nodes(&mut touched);
+            }
+            Change::ClusterNodes(all) => {
+                self.others = canonical(all);
+                self.refresh_nodes(&mut touched);
+            }
+            Change::Services(all) => self.services.replace(all, &mut touched),
+            Change::Service(service) => self.services.insert(service, &mut touched),
+            Change::ServiceGone(key) => self.services.remove(&key, &mut touched),
         }
         touched
     }
@@ -158,6 +173,11 @@ impl Cluster {
     /// Interfaces of this node.
     pub fn links(&self) -> &BTreeMap<u32, Link> {
         &self.links
+    }
+
+    /// Services.
+    pub fn services(&self) -> &Services {
+        &self.services
     }
 
     /// Addresses of all nodes.
@@ -323,13 +343,16 @@ impl Cluster {
         self.told.links = true;
     }
 
-    fn all_nodes(&mut self, all: Vec<IpAddr>, touched: &mut Touched) {
-        self.told.nodes = true;
-        let nodes: BTreeSet<IpAddr> = all.into_iter().map(|address| address.to_canonical()).collect();
+    fn refresh_nodes(&mut self, touched: &mut Touched) {
+        let nodes: BTreeSet<IpAddr> = self.own.union(&self.others).copied().collect();
         self.nodes.symmetric_difference(&nodes).for_each(|address| touched.address(*address));
         touched.endpoints |= *self.nodes != nodes;
         self.nodes = Arc::new(nodes);
     }
+}
+
+fn canonical(all: Vec<IpAddr>) -> BTreeSet<IpAddr> {
+    all.into_iter().map(|address| address.to_canonical()).collect()
 }
 
 #[cfg(test)]

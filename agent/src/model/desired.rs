@@ -88,8 +88,30 @@ pub fn desired_peer(cluster: &Cluster, desired: &Desired, address: IpAddr) -> Op
     if cluster.rivals().contains_key(&address) {
         return Some(NOBODYS);
     }
-    let pod = cluster.book().get(address).filter(|_| is_possible(address))?;
-    Some(desired.directory.get(&pod.namespace).copied().unwrap_or(NOBODYS))
+    if let Some(pod) = cluster.book().get(address).filter(|_| is_possible(address)) {
+        return Some(desired.directory.get(&pod.namespace).copied().unwrap_or(NOBODYS));
+    }
+    service_entry(cluster, desired, address)
+}
+
+/// What should stand at a Service's address. The address of a pod, of a node or outside the ranges
+/// of Services is never one, whatever anybody claims.
+fn service_entry(cluster: &Cluster, desired: &Desired, address: IpAddr) -> Option<PeerEntry> {
+    let settings = cluster.settings();
+    let in_range = settings.service_cidrs.iter().any(|net| net.contains(&address));
+    if !is_possible(address) || !(in_range || settings.service_cidrs.is_empty()) {
+        return None;
+    }
+    let is_inside = |end: IpAddr| settings.cluster_ranges().any(|(_, net)| net.contains(&end));
+    let at = |end: IpAddr| {
+        let is_direct = cluster.nodes().contains(&end)
+            || cluster.rivals().contains_key(&end)
+            || cluster.book().get(end).is_some()
+            || settings.metadata.contains(&end);
+        // A Service is no end of another: it would be judged by itself, for ever.
+        if is_direct { desired_peer(cluster, desired, end) } else { None }
+    };
+    cluster.services().entry(address, at, is_inside)
 }
 
 /// A pod's address that nobody may reach or be reached from.
@@ -115,6 +137,7 @@ impl Desired {
             self.endpoints = endpoints::compile(cluster, &self.tenancy, numbers, held, &self.endpoints);
             touched.endpoints = true;
         }
+        cluster.services().follow(touched);
     }
 
     /// Everything that did not get what it asked for.
@@ -171,6 +194,7 @@ impl Desired {
         let numbers: HashMap<&Word, TenantId> = self.numbers.of.iter().map(|(name, id)| (name, *id)).collect();
         let number = |owner: &Owner| match owner {
             Owner::Cluster => TenantId::CLUSTER,
+            Owner::Nodes => TenantId::NODES,
             // A tenant without a number has no pods that could use its ranges; nobody else may.
             Owner::Tenant(name) => numbers.get(name).copied().unwrap_or(TenantId::CLUSTER),
         };
@@ -190,8 +214,8 @@ impl Desired {
             let mut policy = TenantPolicy { flags: flags(member, settings), ..TenantPolicy::default() };
             policy.slot = slots.get(id).copied().unwrap_or_default();
             policy.set(TenantState::HAS_GRANTS, granted.contains(id));
-            if let Some(object) = member.object.as_ref().filter(|_| member.local) {
-                let compiled = prefixes::compile(object, &self.territory, settings);
+            if member.local && (member.object.is_some() || member.is_shared()) {
+                let compiled = prefixes::compile(member, &self.territory, settings);
                 self.prefix_conflicts.extend(compiled.conflicts);
                 policy.take(compiled.v4, compiled.v6);
             }

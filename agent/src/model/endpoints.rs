@@ -74,9 +74,15 @@ pub fn compile(
         }
         endpoints.standings.insert(key.clone(), standing);
     }
+    endpoints.hold_unknown(cluster);
     endpoints.note_indexes(cluster);
     endpoints.number(held, before, cluster.settings().limits.event_slots);
     endpoints
+}
+
+/// Whether an interface can only be a pod's: the node's own have no other end in a named namespace.
+pub fn is_pods(link: &Link, cluster: &Cluster) -> bool {
+    link.netns.as_ref().is_some_and(|netns| !cluster.settings().foreign_netns.contains(netns))
 }
 
 /// Interfaces by what an endpoint may name, and who names each.
@@ -91,7 +97,8 @@ impl<'a> Seats<'a> {
         let mut seats = Self { names: HashMap::new(), netns: HashMap::new(), takers: HashMap::new() };
         for link in cluster.links().values() {
             seats.names.entry(&link.name).or_default().push(link);
-            link.netns.iter().for_each(|netns| seats.netns.entry(netns).or_default().push(link));
+            let netns = link.netns.iter().filter(|netns| !cluster.settings().foreign_netns.contains(*netns));
+            netns.for_each(|netns| seats.netns.entry(netns).or_default().push(link));
         }
         for (key, pod) in cluster.locals() {
             let taken: Vec<u32> = seats.of(pod).map(|link| link.ifindex).collect();
@@ -214,12 +221,21 @@ fn link_local(local: &Local, link: &Link) -> V6 {
 fn wanted(port: &HostPort) -> String {
     match port {
         HostPort::Interface(name) => format!("interface {name}"),
+        HostPort::Netns(netns) if netns.is_empty() => "its network namespace, which no runtime has told of".to_owned(),
         HostPort::Netns(netns) => format!("network namespace {netns}"),
     }
 }
 
 /// Cookies and event slots.
 impl Endpoints {
+    /// Interfaces without a claim are denied by the zero entry they have.
+    fn hold_unknown(&mut self, cluster: &Cluster) {
+        if cluster.settings().hold_unknown {
+            let unknown = cluster.links().values().filter(|link| is_pods(link, cluster));
+            unknown.for_each(|link| _ = self.ports.insert(link.ifindex, link.name.clone()));
+        }
+    }
+
     fn note_indexes(&mut self, cluster: &Cluster) {
         let limit = cluster.settings().limits.interfaces;
         for (ifindex, name) in self.ports.range(limit..) {

@@ -187,6 +187,18 @@ pub struct Link {
     pub peer_link_local: Option<IpAddr>,
 }
 
+/// A Service: addresses that the nodes translate to others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// Which one.
+    pub key: EndpointKey,
+    /// Addresses that the cluster gave it. Never those its owner may write himself: whoever wrote a
+    /// foreign address there would make it his own.
+    pub addresses: Vec<IpAddr>,
+    /// What they are translated to, ready or not.
+    pub ends: Vec<IpAddr>,
+}
+
 /// One piece of news. A resync replaces a whole kind at once, so what vanished meanwhile vanishes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -215,6 +227,15 @@ pub enum Change {
     },
     /// All interfaces of the node.
     Links(Vec<Link>),
-    /// Addresses of all nodes, this one's included.
+    /// Addresses of this node, as observed; without a cluster, of all nodes there are.
     Nodes(Vec<IpAddr>),
+    /// Addresses of all nodes and of the API server, as the cluster tells them. A source that
+    /// tells them does so before it tells endpoints in full.
+    ClusterNodes(Vec<IpAddr>),
+    /// All Services. A source that tells them does so before it tells endpoints in full.
+    Services(Vec<Service>),
+    /// One Service is new or different.
+    Service(Service),
+    /// One Service is gone.
+    ServiceGone(EndpointKey),
 }

@@ -8,10 +8,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::input::Tenant;
 use super::ports::{Family, Ports};
 use super::report::{Conflict, ConflictKind};
 use super::settings::Settings;
+use super::tenancy::Member;
 use super::territory::Territory;
 use super::word::Word;
 
@@ -37,11 +37,13 @@ pub struct Prefixes {
     pub conflicts: Vec<Conflict>,
 }
 
-/// Compiles `tenant`'s granted subnets and its egress ranges.
-pub fn compile(tenant: &Tenant, territory: &Territory, settings: &Settings) -> Prefixes {
-    let name = Word::from(tenant.age.name.as_str());
+/// Compiles a tenant's granted subnets and its egress ranges. A Shared one reaches the whole
+/// cluster besides, and is reached by it: also by pods that this node has not heard of.
+pub fn compile(tenant: &Member, territory: &Territory, settings: &Settings) -> Prefixes {
+    let name = Word::from(tenant.age().map_or("", |age| age.name.as_str()));
     let mut compiled = Prefixes::default();
-    let own = own_ranges(tenant, territory, &name, &mut compiled.conflicts);
+    let open: Vec<IpNet> = if tenant.is_shared() { settings.pods_and_services().collect() } else { Vec::new() };
+    let own = own_ranges(tenant, &open, territory, &name, &mut compiled.conflicts);
     let mut nest: Vec<(IpNet, Ports, bool)> = Vec::new();
     let mut prefixes = Vec::new();
     // Sorted by address and then length, every range comes after those around it.
@@ -49,7 +51,7 @@ pub fn compile(tenant: &Tenant, territory: &Territory, settings: &Settings) -> P
         while nest.last().is_some_and(|(outer, ..)| !outer.contains(&net)) {
             nest.pop();
         }
-        let contested = territory.is_contested(&net, &name);
+        let contested = territory.is_contested(&net, &name) && !open.iter().any(|range| range.contains(&net));
         let around = nest.last();
         let all = around.map_or_else(|| ports.clone(), |(_, outer, _)| outer.union(&ports));
         if !all.fits() {
@@ -69,14 +71,20 @@ pub fn compile(tenant: &Tenant, territory: &Territory, settings: &Settings) -> P
 
 /// Ranges by address, equal ones united, hopeless ones reported and left out.
 fn own_ranges(
-    tenant: &Tenant,
+    tenant: &Member,
+    open: &[IpNet],
     territory: &Territory,
     name: &Word,
     conflicts: &mut Vec<Conflict>,
 ) -> BTreeMap<IpNet, Ports> {
-    let granted = territory.granted(name).iter().filter_map(|at| tenant.subnets.get(*at));
+    let (subnets, egress) = tenant
+        .object
+        .as_ref()
+        .map_or((&[][..], &[][..]), |object| (object.subnets.as_slice(), object.egress.as_slice()));
+    let granted = territory.granted(name).iter().filter_map(|at| subnets.get(*at));
     let mut ranges: BTreeMap<IpNet, Ports> = BTreeMap::new();
-    for range in granted.chain(&tenant.egress).filter(|range| !territory.is_unplaced(&range.cidr)) {
+    ranges.extend(open.iter().map(|net| (*net, Ports::of(&[], family(net)))));
+    for range in granted.chain(egress).filter(|range| !territory.is_unplaced(&range.cidr)) {
         let ports = Ports::of(&range.ports, family(&range.cidr));
         let all = ranges.entry(range.cidr.trunc()).or_insert_with(Ports::none);
         *all = all.union(&ports);
@@ -111,8 +119,11 @@ fn too_many(tenant: &Word, net: &IpNet, when: &str) -> Conflict {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::model::input::{Change, PortRule, Protocol, Range};
+    use crate::model::input::{Change, PortRule, Protocol, Range, Tenant};
+    use crate::model::tenancy::Kind;
     use crate::model::testing::{cluster, range, tenant};
 
     /// `net ports [!]` of everything `acme` may reach, beside a tenant that owns 10.9.0.0/16.
@@ -120,6 +131,7 @@ mod tests {
         let acme = Tenant { subnets: subnets.to_vec(), egress: egress.to_vec(), ..tenant("acme") };
         let other = Tenant { subnets: vec![range("10.9.0.0/16", &[])], ..tenant("aaa-older") };
         let cluster = cluster(Settings::default(), vec![Change::Tenants(vec![acme.clone(), other])]);
+        let acme = Member { kind: Kind::Object, object: Some(Arc::new(acme)), local: true };
         let compiled = compile(&acme, &Territory::new(&cluster), cluster.settings());
         (compiled.v4.iter().chain(&compiled.v6).map(line).collect(), compiled.conflicts)
     }
@@ -130,6 +142,17 @@ mod tests {
             Ports::Ranges(ranges) => ranges.iter().map(|r| r.low.to_string()).collect::<Vec<_>>().join(","),
         };
         format!("{} {ports}{}", prefix.net, if prefix.contested { " !" } else { "" })
+    }
+
+    #[test]
+    fn a_shared_tenant_reaches_pods_and_services_that_nobody_told_of() {
+        let settings = Settings { pod_cidrs: vec!["10.244.0.0/16".parse().expect("a range")], ..Settings::default() };
+        let cluster = cluster(settings, vec![]);
+        let dns = Member { kind: Kind::Shared, object: None, local: true };
+        let compiled = compile(&dns, &Territory::new(&cluster), cluster.settings());
+        assert_eq!(compiled.v4.iter().map(line).collect::<Vec<_>>(), ["10.244.0.0/16 any"]);
+        let web = Member { kind: Kind::Unassigned, ..dns };
+        assert_eq!(compile(&web, &Territory::new(&cluster), cluster.settings()), Prefixes::default());
     }
 
     #[test]

@@ -70,7 +70,11 @@ impl fmt::Display for Overflow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.limit.as_str();
         write!(f, "limit {name} of {} reached: {} left out and denied", self.value, self.left_out)?;
-        write!(f, ", such as {}; raise limits.{name}", self.example)
+        let remedy = match self.limit {
+            Limit::PeersV4 | Limit::PeersV6 => "raise --max-peers",
+            _ => "this release has no more room; use fewer, or wider ranges",
+        };
+        write!(f, ", such as {}; {remedy}", self.example)
     }
 }
 

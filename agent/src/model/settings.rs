@@ -31,6 +31,11 @@ pub struct Settings {
     /// Let go of an interface that no endpoint names any more though it still exists. Safe only
     /// where endpoints are declared (a file): a pod that is deleted by force outlives its object.
     pub release_unclaimed: bool,
+    /// Hold, and so deny, every interface whose other end is in a named network namespace, though
+    /// no endpoint names it: where pods are observed, it is one that nobody has told of yet.
+    pub hold_unknown: bool,
+    /// Named network namespaces that are not pods': their interfaces are left alone.
+    pub foreign_netns: BTreeSet<String>,
     /// Sizes of the kernel's tables.
     pub limits: Limits,
 }
@@ -209,12 +214,19 @@ impl Default for Settings {
             audit: false,
             allow_nodes: false,
             release_unclaimed: false,
+            hold_unknown: false,
+            foreign_netns: BTreeSet::new(),
             limits: Limits::default(),
         }
     }
 }
 
 impl Settings {
+    /// Ranges of pods and of Services.
+    pub fn pods_and_services(&self) -> impl Iterator<Item = IpNet> {
+        self.pod_cidrs.iter().chain(&self.service_cidrs).map(IpNet::trunc)
+    }
+
     /// All ranges that belong to the cluster itself, with the word for each kind.
     pub fn cluster_ranges(&self) -> impl Iterator<Item = (&'static str, IpNet)> {
         let of = |kind, nets: &'_ [IpNet]| nets.iter().map(move |net| (kind, net.trunc())).collect::<Vec<_>>();

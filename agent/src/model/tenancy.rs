@@ -4,7 +4,7 @@
 //! of implicit tenants never coincide with an object's: whoever may write a label must not thereby
 //! step into an object that does not select the namespace.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::cluster::Cluster;
@@ -104,6 +104,34 @@ impl Tenancy {
         cluster.spaces().iter().for_each(|space| tenancy.settle(space, cluster));
         tenancy.conflicts.sort();
         tenancy
+    }
+
+    /// Namespaces whose pods a node must know: those of tenants with pods here, of tenants these
+    /// have agreed with, and of Shared tenants. Grows with the node's tenants, not with the cluster.
+    pub fn wanted(cluster: &Cluster) -> BTreeSet<Word> {
+        let mut scratch = Self::default();
+        let spaces: Vec<(&Space, Kind, Word)> = cluster
+            .spaces()
+            .iter()
+            .map(|space| {
+                let (kind, name) = scratch.belongs(space, cluster);
+                (space, kind, name)
+            })
+            .collect();
+        let present: BTreeSet<&Word> =
+            spaces.iter().filter(|(space, ..)| space.locals > 0).map(|(.., name)| name).collect();
+        let object = |name: &Word| cluster.tenants().get(name);
+        let agreed = |name: &Word| {
+            let Some(theirs) = object(name) else { return false };
+            let lists = |who: &Tenant, whom: &str| who.peers.iter().any(|peer| peer.tenant == whom);
+            let mut peers = theirs.peers.iter().filter_map(|peer| cluster.tenants().get(peer.tenant.as_str()));
+            peers.any(|ours| present.contains(&Word::from(ours.age.name.as_str())) && lists(ours, name))
+        };
+        let is_wanted = |kind: Kind, name: &Word| {
+            let shared = kind == Kind::Shared || object(name).is_some_and(|object| object.shared);
+            shared || present.contains(name) || agreed(name)
+        };
+        spaces.iter().filter(|(_, kind, name)| is_wanted(*kind, name)).map(|(space, ..)| space.name.clone()).collect()
     }
 
     /// Takes in a namespace that just got a pod, if that changes nothing for any tenant.

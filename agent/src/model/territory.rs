@@ -20,8 +20,10 @@ use super::word::Word;
 /// Who owns a range.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Owner {
-    /// The cluster itself.
+    /// The cluster: ranges of pods and Services.
     Cluster,
+    /// The cluster's nodes.
+    Nodes,
     /// A tenant.
     Tenant(Word),
 }
@@ -73,8 +75,9 @@ impl Territory {
     /// Distributes the ranges: the cluster's first, then tenants by age.
     pub fn new(cluster: &Cluster) -> Self {
         let mut territory = Self::default();
-        let ranges: Vec<Range> = cluster.settings().cluster_ranges().map(cluster_range).collect();
-        let claimants = claimants(&ranges, cluster.tenants());
+        let (nodes, pods): (Vec<Range>, Vec<Range>) =
+            cluster.settings().cluster_ranges().map(cluster_range).partition(|range| range.name == "node");
+        let claimants = claimants(&pods, &nodes, cluster.tenants());
         let (mut v4, mut v6): (Vec<_>, Vec<_>) =
             claims(&claimants).partition(|claim: &Claim<'_>| claim.range.cidr.addr().is_ipv4());
         let limits = &cluster.settings().limits;
@@ -183,7 +186,7 @@ impl Claim<'_> {
     fn refusal(&self, span: &Span, who: &[Claimant<'_>]) -> Option<Conflict> {
         let Some(Owner::Tenant(tenant)) = self.owner(who) else { return None };
         let (kind, with) = match &span.owner {
-            Owner::Cluster => (ConflictKind::ClusterRange, format!("the cluster's range {}", span.net)),
+            Owner::Cluster | Owner::Nodes => (ConflictKind::ClusterRange, format!("the cluster's range {}", span.net)),
             Owner::Tenant(other) => (ConflictKind::SubnetOverlap, format!("{} of the older tenant {other}", span.net)),
         };
         Some(refusal(tenant, &self.range.name, &self.range.cidr, kind, &with))
@@ -194,14 +197,20 @@ fn cluster_range((kind, cidr): (&'static str, IpNet)) -> Range {
     Range { name: kind.to_owned(), cidr, ports: Vec::new() }
 }
 
-fn claimants<'a>(cluster: &'a [Range], tenants: &'a BTreeMap<Word, Arc<Tenant>>) -> Vec<Claimant<'a>> {
+fn claimants<'a>(
+    cluster: &'a [Range],
+    nodes: &'a [Range],
+    tenants: &'a BTreeMap<Word, Arc<Tenant>>,
+) -> Vec<Claimant<'a>> {
     let mut tenants: Vec<(&Word, &Arc<Tenant>)> = tenants.iter().collect();
     tenants.sort_by(|(_, a), (_, b)| a.age.cmp(&b.age));
     let tenant = |(name, tenant): (&Word, &'a Arc<Tenant>)| Claimant {
         owner: Owner::Tenant(name.clone()),
         ranges: tenant.subnets.as_slice(),
     };
-    std::iter::once(Claimant { owner: Owner::Cluster, ranges: cluster })
+    let cluster = Claimant { owner: Owner::Cluster, ranges: cluster };
+    [cluster, Claimant { owner: Owner::Nodes, ranges: nodes }]
+        .into_iter()
         .chain(tenants.into_iter().map(tenant))
         .collect()
 }
@@ -270,6 +279,7 @@ mod tests {
     fn owners(territory: &Territory) -> Vec<String> {
         let text = |(net, owner): (IpNet, &Owner)| match owner {
             Owner::Cluster => format!("{net} cluster"),
+            Owner::Nodes => format!("{net} nodes"),
             Owner::Tenant(name) => format!("{net} {name}"),
         };
         territory.owners().map(text).collect()

@@ -11,7 +11,7 @@ use super::{Actual, Ledger, Op};
 use crate::model::desired::Owners;
 
 /// Owner of a range in passing: a number no tenant has, hence everybody's "somebody else". Not the
-/// cluster's number: packets from the cluster's ranges may enter.
+/// cluster's number, which `explain` gives a name.
 const IN_PASSING: TenantId = TenantId(TenantId::CLUSTER.0 - 1);
 
 /// Adds the writes that bring the owners from `ledger` to `wanted`.

@@ -132,8 +132,10 @@ fn all(cluster: &Cluster) -> impl Iterator<Item = IpAddr> + '_ {
     let metadata = cluster.settings().metadata.iter().copied();
     let special: BTreeSet<IpAddr> =
         metadata.chain(cluster.nodes().iter().copied()).chain(cluster.rivals().keys().copied()).collect();
-    let pods = cluster.book().addresses().filter(|address| !cluster.nodes().contains(address));
-    special.into_iter().chain(pods)
+    let is_new = |address: &IpAddr| !cluster.nodes().contains(address);
+    let pods = cluster.book().addresses().filter(is_new);
+    let services = cluster.services().addresses().filter(move |address| cluster.book().get(*address).is_none());
+    special.into_iter().chain(pods).chain(services)
 }
 
 fn known(actual: &Actual) -> impl Iterator<Item = (IpAddr, PeerEntry)> + '_ {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_common::addr::V6;
-use agent_common::layout::PeerKeyV4;
+use agent_common::layout::{EndpointEntry, PeerKeyV4};
 
 use super::execute::{Failure, execute};
 use super::pace::{Backoff, Now, ROUND, Sweep};
@@ -15,6 +15,7 @@ use super::snapshot::Snapshot;
 use crate::dataplane::{Dataplane, DataplaneError, Port};
 use crate::model::cluster::{Cluster, Touched};
 use crate::model::desired::Desired;
+use crate::model::endpoints::is_pods;
 use crate::model::input::Change;
 use crate::model::pod::{v4_addr, v6_addr};
 use crate::model::report::Overflows;
@@ -31,6 +32,8 @@ pub struct State {
     pub(super) desired: Desired,
     pub(super) ledger: Ledger,
     pub(super) attached: BTreeMap<u32, Port>,
+    /// Attached interfaces that may not run our programs: another agent's, or none any more.
+    doubtful: BTreeSet<u32>,
     /// Interfaces without programs that should have them, and why.
     pub(super) bare: BTreeMap<u32, String>,
     /// Endpoints' writes that failed, and why.
@@ -49,6 +52,8 @@ pub struct State {
     swept_v4: PeerKeyV4,
     swept_v6: V6,
     look_at: Duration,
+    /// Interfaces that were there before this agent; nothing until links were told.
+    found: Option<BTreeSet<u32>>,
     snapshot: Arc<Snapshot>,
 }
 
@@ -70,11 +75,13 @@ impl State {
     pub fn start(dataplane: &mut impl Dataplane, settings: Settings) -> Result<Self, DataplaneError> {
         let ledger = Ledger::new(dataplane.load()?, &settings.limits);
         let attached = dataplane.attached()?;
+        let doubtful = doubtful(dataplane, &attached);
         Ok(Self {
             cluster: Cluster::new(settings),
             desired: Desired::default(),
             ledger,
             attached: attached.into_iter().map(|port| (port.ifindex, port)).collect(),
+            doubtful,
             bare: BTreeMap::new(),
             broken: BTreeMap::new(),
             overflows: Overflows::default(),
@@ -90,6 +97,7 @@ impl State {
             swept_v4: PeerKeyV4::default(),
             swept_v6: V6::default(),
             look_at: Duration::ZERO,
+            found: None,
             snapshot: Arc::default(),
         })
     }
@@ -124,6 +132,7 @@ pub fn step(state: &mut State, dataplane: &mut impl Dataplane, changes: Vec<Chan
     let mut touched = Touched::default();
     changes.into_iter().for_each(|change| touched.add(state.cluster.apply(change)));
     if !state.cluster.is_complete() {
+        state.hold_newcomers(dataplane);
         // Whatever was touched so far is part of the "everything" that is owed at start.
         return Outcome { applied: 0, pending: 0, wake: now.tick + ROUND, published: false };
     }
@@ -157,7 +166,10 @@ impl State {
     /// What is attached is a matter of observation: somebody may have removed a program.
     fn look_at_ports(&mut self, dataplane: &mut impl Dataplane) {
         match dataplane.attached() {
-            Ok(ports) => self.attached = ports.into_iter().map(|port| (port.ifindex, port)).collect(),
+            Ok(ports) => {
+                self.doubtful = doubtful(dataplane, &ports);
+                self.attached = ports.into_iter().map(|port| (port.ifindex, port)).collect();
+            }
             Err(error) => tracing::warn!(error = describe(&error), "cannot see what is attached"),
         }
     }
@@ -277,15 +289,42 @@ impl State {
 
 /// Interfaces.
 impl State {
+    /// Denies interfaces that appear while the sources are still telling: nobody was promised
+    /// anything on them yet. Those that were there before keep what they have, programs or none,
+    /// until everything is known: who has connections would lose them to our ignorance.
+    fn hold_newcomers(&mut self, dataplane: &mut impl Dataplane) {
+        let links = self.cluster.links();
+        if !self.cluster.settings().hold_unknown || links.is_empty() {
+            return;
+        }
+        let found = self.found.get_or_insert_with(|| links.keys().copied().collect());
+        let new = links.values().filter(|link| is_pods(link, &self.cluster) && !found.contains(&link.ifindex));
+        let ports = new.map(|link| Port { ifindex: link.ifindex, name: link.name.clone() });
+        let bare: Vec<Port> = ports.filter(|port| self.attached.get(&port.ifindex) != Some(port)).collect();
+        for port in bare {
+            // An index that was used before may still have its last owner's entry.
+            let stale = self.ledger.actual().endpoints.contains_key(&port.ifindex);
+            let clear = stale.then(|| Op::Endpoint(port.ifindex, EndpointEntry::default()));
+            let failures = execute(dataplane, &mut self.ledger, clear.into_iter().collect(), &BTreeSet::new());
+            if failures.is_empty() && dataplane.attach(&port).is_ok() {
+                self.attached.insert(port.ifindex, port);
+            }
+        }
+    }
+
     fn attach(&mut self, dataplane: &mut impl Dataplane) {
         self.bare.clear();
         for (ifindex, name) in &self.desired.endpoints.ports {
             let port = Port { ifindex: *ifindex, name: name.clone() };
-            if self.attached.get(ifindex) == Some(&port) {
+            let is_known = self.attached.get(ifindex) == Some(&port);
+            if is_known && !self.doubtful.contains(ifindex) {
                 continue;
             }
             match dataplane.attach(&port) {
-                Ok(()) => _ = self.attached.insert(*ifindex, port),
+                Ok(()) => {
+                    self.doubtful.remove(ifindex);
+                    self.attached.insert(*ifindex, port);
+                }
                 // Not ours to mourn: the next list of links will not have it.
                 Err(DataplaneError::Gone(_)) => _ = self.bare.insert(*ifindex, "interface is gone".to_owned()),
                 Err(error) => {
@@ -319,6 +358,10 @@ impl State {
             }
         }
     }
+}
+
+fn doubtful(dataplane: &mut impl Dataplane, ports: &[Port]) -> BTreeSet<u32> {
+    ports.iter().filter(|port| !dataplane.is_intact(port)).map(|port| port.ifindex).collect()
 }
 
 /// What must be looked at again because `op` was not written.

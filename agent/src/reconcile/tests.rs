@@ -66,6 +66,10 @@ impl Bench {
         self.kernel.actual.names.get(&id).and_then(|name| name.as_str()).unwrap_or("nobody").to_owned()
     }
 
+    fn held(&self) -> Vec<u32> {
+        self.kernel.ports.iter().map(|port| port.ifindex).collect()
+    }
+
     fn claimed_by(&self, ifindex: u32) -> Option<String> {
         self.kernel.actual.endpoints.get(&ifindex).map(|entry| self.name(entry.tenant))
     }
@@ -311,7 +315,10 @@ fn addresses_beyond_the_limit_are_refused_told_and_taken_in_when_one_goes() {
     bench.tell(vec![Change::Endpoint(remote("web/c", &["10.0.0.3"]))]);
     assert_eq!((bench.owner("10.0.0.3"), bench.owner("10.0.0.2").is_some()), (None, true));
     let text = bench.state.snapshot().overflows[0].to_string();
-    assert!(text.contains("limits.peers_v4") && text.contains("10.0.0.3"), "{text}");
+    assert!(
+        text.contains("limit peers_v4 of 8") && text.contains("--max-peers") && text.contains("10.0.0.3"),
+        "{text}"
+    );
     bench.tell(vec![Change::EndpointGone { key: key("shop/b"), uid: String::new() }]);
     bench.tell(vec![]);
     assert_eq!(bench.owner("10.0.0.3").as_deref(), Some("acme"));
@@ -482,4 +489,32 @@ async fn the_loop_applies_a_burst_at_once_and_ends_with_its_senders() {
     drop(changes);
     let kernel = running.await.expect("no panic");
     assert_eq!(kernel.actual.endpoints.len(), 1);
+}
+
+/// An interface whose other end is in a namespace of this name.
+fn pods(ifindex: u32, netns: &str) -> crate::model::input::Link {
+    crate::model::input::Link { netns: Some(netns.to_owned()), ..link(ifindex, &format!("veth{ifindex}")) }
+}
+
+fn holding() -> Settings {
+    Settings { hold_unknown: true, foreign_netns: ["vpn".to_owned()].into(), ..Settings::default() }
+}
+
+#[test]
+fn an_interface_of_an_unknown_pod_is_held_and_denied_and_the_node_s_own_are_left_alone() {
+    let mut bench = Bench::new(holding());
+    bench.tell(nothing());
+    bench.tell(vec![Change::Links(vec![link(2, "uplink"), pods(3, "vpn"), pods(7, "cni-1")])]);
+    assert_eq!(bench.held(), [7]);
+    assert_eq!(bench.claimed_by(7), None);
+}
+
+#[test]
+fn an_interface_that_appears_while_sources_are_silent_is_denied_and_older_ones_keep_what_they_have() {
+    let mut bench = Bench::new(holding());
+    bench.tell(vec![Change::Links(vec![pods(7, "cni-1")])]);
+    bench.tell(vec![Change::Links(vec![pods(7, "cni-1"), pods(8, "cni-2")])]);
+    assert_eq!(bench.held(), [8]);
+    bench.tell(nothing().into_iter().filter(|change| !matches!(change, Change::Links(_))).collect());
+    assert_eq!(bench.held(), [7, 8]);
 }

@@ -104,7 +104,7 @@ fn may_receive(actual: &Actual, entry: &EndpointEntry, probe: &Probe) -> bool {
     match actual.peers_v4.get(&key(probe.from)) {
         Some(peer) if peer.kind == PeerEntry::POD => knows(actual, entry.tenant, state, peer, false),
         Some(_) => true,
-        None => owner(actual, probe.from).is_none_or(|owner| owner == entry.tenant || owner == TenantId::CLUSTER),
+        None => owner(actual, probe.from).is_none_or(|owner| owner == entry.tenant || owner == TenantId::NODES),
     }
 }
 

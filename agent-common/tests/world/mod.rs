@@ -1,0 +1,427 @@
+//! A world of six tenants, and frames to and from a pod of one of them.
+//!
+//! Everything stands in it twice, once for each family: the IPv4 address a.b.c.d is
+//! fd00:a:b:c::d in IPv6, so that one case is two. What the families do not share is in frames of
+//! its own.
+
+#![allow(dead_code, reason = "not every test file needs all of it")]
+
+use agent_common::addr::{Mac, V4, V6};
+use agent_common::flow::Direction;
+use agent_common::layout::{
+    EndpointEntry, Grant, GrantKey, PORTS_ANY, PeerEntry, PortRange, PortSet, PrefixGrant, PrefixV4, PrefixV6, RowV4,
+    RowV6,
+};
+use agent_common::memory::{Judged, Memory};
+use agent_common::reason::DropReason;
+use agent_common::tenant::{TenantId, TenantState};
+use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header};
+
+/// An address in both families.
+pub type Host = [u8; 4];
+
+/// The pod under test.
+pub const ME: Host = [10, 10, 1, 5];
+/// A pod of its tenant.
+pub const FRIEND: Host = [10, 10, 1, 6];
+/// A pod of another tenant.
+pub const STRANGER: Host = [10, 10, 2, 7];
+/// A pod of a Shared tenant.
+pub const SHARED: Host = [10, 10, 3, 8];
+/// A pod that nobody claims.
+pub const UNCLAIMED: Host = [10, 10, 4, 9];
+/// An address of the cluster's pod range that is no pod.
+pub const NO_POD: Host = [10, 10, 9, 9];
+/// In the tenant's subnet, TCP 5432 only.
+pub const DATABASE: Host = [10, 40, 0, 9];
+/// In the tenant's subnet, all ports.
+pub const FILES: Host = [10, 40, 1, 9];
+/// In the other tenant's subnet.
+pub const THEIR_DATABASE: Host = [10, 50, 0, 9];
+/// A proxy the tenant lists, TCP 3128 only.
+pub const PROXY: Host = [192, 0, 2, 200];
+/// A node.
+pub const NODE: Host = [192, 0, 2, 10];
+/// A metadata service.
+pub const METADATA: Host = [168, 63, 129, 16];
+/// A Service with endpoints outside, which the tenant may use on port 80.
+pub const LISTED: Host = [10, 96, 0, 80];
+/// The same, which it may not.
+pub const UNLISTED: Host = [10, 96, 0, 81];
+/// Anybody.
+pub const WORLD: Host = [198, 51, 100, 9];
+
+/// The pod's tenant.
+pub const MINE: TenantId = TenantId(1);
+/// Another tenant.
+pub const THEIRS: TenantId = TenantId(2);
+/// A Shared one.
+pub const COMMON: TenantId = TenantId(3);
+/// Of an unclaimed namespace.
+pub const NOBODYS: TenantId = TenantId(4);
+
+/// Port sets.
+pub const POSTGRES: u16 = 1;
+pub const SQUID: u16 = 2;
+pub const HTTP: u16 = 3;
+
+/// The pod's hardware address.
+pub const MAC: [u8; 6] = [2, 10, 0, 0, 1, 5];
+/// Its gateway's.
+pub const GATEWAY_MAC: [u8; 6] = [2, 0xfe, 0, 0, 1, 5];
+/// Somebody else's.
+pub const OTHER_MAC: [u8; 6] = [2, 10, 0, 0, 1, 6];
+/// Its gateway.
+pub const GATEWAY: Host = [169, 254, 1, 1];
+
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
+pub const ICMP: u8 = 1;
+pub const ICMPV6: u8 = 58;
+pub const SYN: u8 = 2;
+pub const ACK: u8 = 16;
+pub const FIN: u8 = 1;
+pub const RST: u8 = 4;
+
+/// Nanoseconds in a second.
+pub const SECOND: u64 = 1_000_000_000;
+/// When the tests begin.
+pub const START: u64 = 1_000 * SECOND;
+
+/// Why a frame was denied; `None` if it was not.
+pub type Fate = Option<DropReason>;
+
+/// Tables, and questions to them.
+pub struct World {
+    pub tables: Memory,
+}
+
+/// What a frame carries, seen from the pod: ports are `remote` and `local`, whoever sends.
+#[derive(Clone, Debug)]
+pub enum What {
+    Udp {
+        remote: u16,
+        local: u16,
+    },
+    Tcp {
+        remote: u16,
+        local: u16,
+        flags: u8,
+    },
+    Sctp {
+        remote: u16,
+        local: u16,
+    },
+    Echo {
+        id: u16,
+    },
+    EchoReply {
+        id: u16,
+    },
+    /// An error about a packet that went the other way.
+    Unreachable(Box<What>),
+    /// A later fragment of this protocol.
+    Later(u8),
+    /// A whole packet of this protocol.
+    Other(u8),
+}
+
+/// A datagram to or from a port of the other side.
+pub fn udp(remote: u16) -> What {
+    What::Udp { remote, local: 40_000 }
+}
+
+/// A SYN to a port of the other side.
+pub fn syn(remote: u16) -> What {
+    What::Tcp { remote, local: 40_000, flags: SYN }
+}
+
+/// A SYN from the other side to a port of the pod.
+pub fn syn_to(local: u16) -> What {
+    What::Tcp { remote: 50_000, local, flags: SYN }
+}
+
+/// The pod's answer to `syn_to`.
+pub fn syn_ack_from(local: u16) -> What {
+    What::Tcp { remote: 50_000, local, flags: SYN | ACK }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        let mut world = Self { tables: Memory::default() };
+        world.tables.now_ns.set(START);
+        world.tables.runtime.generation = 7;
+        for (tenant, flags) in
+            [(MINE, 0), (THEIRS, 0), (COMMON, TenantState::SHARED), (NOBODYS, TenantState::UNASSIGNED)]
+        {
+            world.tenant(tenant, flags);
+        }
+        world.pod_is(MINE);
+        for (host, tenant, flags) in [
+            (ME, MINE, 0),
+            (FRIEND, MINE, 0),
+            (STRANGER, THEIRS, 0),
+            (SHARED, COMMON, PeerEntry::SHARED),
+            (UNCLAIMED, NOBODYS, PeerEntry::UNASSIGNED),
+        ] {
+            world.peer(host, PeerEntry { tenant, kind: PeerEntry::POD, flags, _pad: 0 });
+        }
+        for (host, kind) in [
+            (NODE, PeerEntry::NODE),
+            (METADATA, PeerEntry::METADATA),
+            (LISTED, PeerEntry::SERVICE_LISTED),
+            (UNLISTED, PeerEntry::SERVICE_LISTED),
+        ] {
+            world.peer(host, PeerEntry { kind, ..PeerEntry::default() });
+        }
+        world.ports(POSTGRES, &[(TCP, 5432, 5432)]);
+        world.ports(SQUID, &[(TCP, 3128, 3128)]);
+        world.ports(HTTP, &[(TCP, 80, 80), (UDP, 80, 80)]);
+        world.row(MINE, &[(LISTED, 32, HTTP), (PROXY, 32, SQUID), (DATABASE, 24, POSTGRES), (FILES, 24, PORTS_ANY)], 0);
+        world.row(THEIRS, &[(THEIR_DATABASE, 24, PORTS_ANY)], 0);
+        world.owner(DATABASE, 24, MINE);
+        world.owner(FILES, 24, MINE);
+        world.owner(THEIR_DATABASE, 24, THEIRS);
+        world.owner([10, 10, 0, 0], 16, TenantId::CLUSTER);
+        world
+    }
+}
+
+impl World {
+    /// A valid tenant; its row and slot are its number.
+    pub fn tenant(&mut self, tenant: TenantId, flags: u32) {
+        let number = tenant.0 as u16;
+        self.tables
+            .tenants
+            .insert(tenant, TenantState { flags: flags | TenantState::VALID, row: number, slot: number });
+    }
+
+    /// Sets further flags of the pod's tenant.
+    pub fn with(mut self, flags: u32) -> Self {
+        self.tables.tenants.get_mut(&MINE).expect("the pod's tenant").flags |= flags;
+        self
+    }
+
+    /// Gives the pod to a tenant.
+    pub fn pod_is(&mut self, tenant: TenantId) {
+        let entry = EndpointEntry {
+            tenant,
+            cookie: 77,
+            v4: V4::new(ME),
+            mac: Mac::new(MAC),
+            slot: 1,
+            gateway_mac: Mac::new(GATEWAY_MAC),
+            gateway_v4: V4::new(GATEWAY),
+            v6: six(ME),
+            link_local: link_local(5),
+            gateway_v6: link_local(1),
+            ..EndpointEntry::default()
+        };
+        self.tables.endpoints.insert(1, entry);
+    }
+
+    /// Puts something at an address.
+    pub fn peer(&mut self, host: Host, entry: PeerEntry) {
+        self.tables.peers_v4.insert(V4::new(host), entry);
+        self.tables.peers_v6.insert(six(host), entry);
+    }
+
+    /// Writes a tenant's row, in this order.
+    pub fn row(&mut self, tenant: TenantId, prefixes: &[(Host, u8, u16)], flags: u8) {
+        let (mut v4, mut v6) = (RowV4::default(), RowV6::default());
+        for (i, (host, length, ports)) in prefixes.iter().enumerate() {
+            let grant = PrefixGrant { ports: *ports, flags, length: *length };
+            let (net, mask) = (V4::new(*host), V4::mask(*length));
+            v4.prefixes[i] = PrefixV4 { net: V4(net.0 & mask.0), mask, grant, _pad: 0 };
+            let (net, mask) = (six(*host), V6::mask(longer(*length)));
+            let net = V6 { hi: net.hi & mask.hi, lo: net.lo & mask.lo };
+            v6.prefixes[i] = PrefixV6 { net, mask, grant: PrefixGrant { length: longer(*length), ..grant }, _pad: 0 };
+        }
+        self.tables.rows_v4.insert(tenant.0 as u16, v4);
+        self.tables.rows_v6.insert(tenant.0 as u16, v6);
+    }
+
+    /// Names the owner of a range.
+    pub fn owner(&mut self, host: Host, length: u8, tenant: TenantId) {
+        self.tables.owners_v4.push((V4::new(host), length, tenant));
+        self.tables.owners_v6.push((six(host), longer(length), tenant));
+    }
+
+    /// Writes a port set.
+    pub fn ports(&mut self, set: u16, ranges: &[(u8, u16, u16)]) {
+        let mut ports = PortSet::default();
+        for (i, (protocol, low, high)) in ranges.iter().enumerate() {
+            ports.ranges[i] = PortRange { protocol: *protocol, low: *low, high: *high, _pad: 0 };
+        }
+        self.tables.port_sets.insert(set, ports);
+    }
+
+    /// Lets `from` open connections to `to`.
+    pub fn grant(&mut self, from: TenantId, to: TenantId, until: u64) {
+        self.tables.grants.insert(GrantKey { from, to }, Grant { until });
+        for tenant in [from, to] {
+            if let Some(state) = self.tables.tenants.get_mut(&tenant) {
+                state.flags |= TenantState::HAS_GRANTS;
+            }
+        }
+    }
+
+    /// Lets time pass.
+    pub fn wait(&self, seconds: u64) {
+        self.tables.now_ns.set(self.tables.now_ns.get() + seconds * SECOND);
+    }
+
+    /// The pod sends this.
+    pub fn sends(&self, to: Host, what: &What) -> Fate {
+        same(to, what, [false, true].map(|six| self.judge(Direction::Egress, &frame(six, Direction::Egress, to, what))))
+    }
+
+    /// This is on its way to the pod.
+    pub fn gets(&self, from: Host, what: &What) -> Fate {
+        let judge = |six| self.judge(Direction::Ingress, &frame(six, Direction::Ingress, from, what));
+        same(from, what, [false, true].map(judge))
+    }
+
+    /// A frame's fate.
+    pub fn judge(&self, direction: Direction, frame: &[u8]) -> Fate {
+        self.judged(direction, frame).reason()
+    }
+
+    /// All that is known of a frame's fate.
+    pub fn judged(&self, direction: Direction, frame: &[u8]) -> Judged {
+        self.tables.judge(1, direction, frame)
+    }
+}
+
+fn same(host: Host, what: &What, [four, six]: [Fate; 2]) -> Fate {
+    assert_eq!(four, six, "IPv4 and IPv6 differ for {what:?} and {host:?}");
+    four
+}
+
+/// The IPv6 twin of an address.
+pub fn six(host: Host) -> V6 {
+    V6::new(six_octets(host))
+}
+
+fn six_octets([a, b, c, d]: Host) -> [u8; 16] {
+    [0xfd, 0, 0, a, 0, b, 0, c, 0, 0, 0, 0, 0, 0, 0, d]
+}
+
+/// A link-local address.
+pub fn link_local(last: u8) -> V6 {
+    let mut octets = [0; 16];
+    (octets[0], octets[1], octets[15]) = (0xfe, 0x80, last);
+    V6::new(octets)
+}
+
+/// The length of a prefix's twin; only whole octets have one.
+fn longer(length: u8) -> u8 {
+    match length {
+        0 => 0,
+        32 => 128,
+        length => 16 + length * 2,
+    }
+}
+
+/// Bytes of a frame between the pod and `other`.
+pub fn frame(six: bool, direction: Direction, other: Host, what: &What) -> Vec<u8> {
+    let (source, destination) = match direction {
+        Direction::Egress => (ME, other),
+        Direction::Ingress => (other, ME),
+    };
+    let out = direction == Direction::Egress;
+    let (protocol, transport) = transport(six, out, other, what);
+    let fragment = if matches!(what, What::Later(_)) { 5 } else { 0 };
+    packet(six, out, source, destination, protocol, fragment, &transport)
+}
+
+/// Wraps a transport in IP and Ethernet.
+pub fn packet(
+    six: bool,
+    out: bool,
+    source: Host,
+    destination: Host,
+    protocol: u8,
+    fragment: u16,
+    transport: &[u8],
+) -> Vec<u8> {
+    let mut bytes = ethernet(out, if six { 0x86dd } else { 0x0800 });
+    if six {
+        let extra = if fragment == 0 { vec![] } else { fragment_header(protocol, fragment << 3) };
+        let next = if fragment == 0 { protocol } else { 44 };
+        bytes.extend(ipv6(six_octets(source), six_octets(destination), next, extra.len() + transport.len()));
+        bytes.extend(extra);
+    } else {
+        bytes.extend(ipv4(source, destination, protocol, fragment, &[], transport.len()));
+    }
+    bytes.extend(transport);
+    bytes
+}
+
+/// An Ethernet header, pod to gateway or back.
+pub fn ethernet(out: bool, ethertype: u16) -> Vec<u8> {
+    let (to, from) = if out { (GATEWAY_MAC, MAC) } else { (MAC, GATEWAY_MAC) };
+    [&to[..], &from, &ethertype.to_be_bytes()].concat()
+}
+
+/// An IPv4 header with a right checksum.
+pub fn ipv4(source: Host, destination: Host, protocol: u8, fragment: u16, options: &[u8], payload: usize) -> Vec<u8> {
+    let payload = u16::try_from(payload).expect("a short packet");
+    let mut header = Ipv4Header::new(payload, 64, IpNumber(protocol), source, destination).expect("a header");
+    header.options = options.try_into().expect("options in words");
+    header.set_payload_len(usize::from(payload)).expect("a short packet");
+    header.dont_fragment = false;
+    header.more_fragments = fragment & 0x2000 != 0;
+    header.fragment_offset = (fragment & 0x1fff).try_into().expect("13 bits");
+    header.header_checksum = header.calc_header_checksum();
+    header.to_bytes().to_vec()
+}
+
+/// An IPv6 header.
+pub fn ipv6(source: [u8; 16], destination: [u8; 16], next_header: u8, payload: usize) -> Vec<u8> {
+    let header = Ipv6Header {
+        traffic_class: 0,
+        flow_label: Ipv6FlowLabel::ZERO,
+        payload_length: u16::try_from(payload).expect("a short packet"),
+        next_header: IpNumber(next_header),
+        hop_limit: 64,
+        source,
+        destination,
+    };
+    header.to_bytes().to_vec()
+}
+
+/// An IPv6 fragment header.
+pub fn fragment_header(next: u8, word: u16) -> Vec<u8> {
+    let [high, low] = word.to_be_bytes();
+    vec![next, 0, high, low, 0, 0, 0, 9]
+}
+
+/// Protocol and bytes of a transport.
+fn transport(six: bool, out: bool, other: Host, what: &What) -> (u8, Vec<u8>) {
+    let ports = |remote: u16, local: u16| {
+        let (source, destination) = if out { (local, remote) } else { (remote, local) };
+        [source.to_be_bytes(), destination.to_be_bytes()].concat()
+    };
+    let echo = |kind: [u8; 2], id: u16| {
+        let [high, low] = id.to_be_bytes();
+        (if six { ICMPV6 } else { ICMP }, vec![kind[usize::from(six)], 0, 0, 0, high, low, 0, 1])
+    };
+    match what {
+        What::Udp { remote, local } => (UDP, [&ports(*remote, *local)[..], &[0, 12, 0, 0], b"data"].concat()),
+        What::Tcp { remote, local, flags } => {
+            let rest = [0, 0, 0, 1, 0, 0, 0, 0, 0x50, *flags, 0xff, 0xff, 0, 0, 0, 0];
+            (TCP, [&ports(*remote, *local)[..], &rest].concat())
+        }
+        What::Sctp { remote, local } => (132, [&ports(*remote, *local)[..], &[0; 8]].concat()),
+        What::Echo { id } => echo([8, 128], *id),
+        What::EchoReply { id } => echo([0, 129], *id),
+        What::Unreachable(about) => {
+            let quoted = frame(six, if out { Direction::Ingress } else { Direction::Egress }, other, about);
+            let (kind, protocol) = if six { (1, ICMPV6) } else { (3, ICMP) };
+            (protocol, [&[kind, 1, 0, 0, 0, 0, 0, 0][..], &quoted[14..]].concat())
+        }
+        What::Later(protocol) => (*protocol, vec![0xaa; 24]),
+        What::Other(protocol) => (*protocol, vec![0x55; 24]),
+    }
+}

@@ -1,0 +1,64 @@
+//! The objects people write: their types, their schema, their rules, and what they mean to the model.
+//!
+//! One set of rules serves the API server, a static file and `bulkhead lint`: structure and CEL are
+//! derived from the types here, and [`convert`] checks again whatever a schema cannot say. Refuses
+//! to know where an object came from, what time it is, and what other objects say.
+//!
+//! A field this version does not know is an error, from a file and from the API server alike: it may
+//! be the one that narrows a permission.
+
+pub mod cidr;
+pub mod convert;
+pub mod document;
+pub mod endpoint;
+pub mod finding;
+pub mod rules;
+pub mod status;
+pub mod structure;
+pub mod tenant;
+pub mod yaml;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+
+pub use endpoint::Endpoint;
+pub use status::NetworkTenantStatus;
+pub use tenant::{NetworkTenant, NetworkTenantSpec};
+
+/// API group of all our kinds.
+pub const GROUP: &str = "bulkhead.dev";
+/// The one version there is.
+pub const VERSION: &str = "v1alpha1";
+/// Group and version as objects write them.
+pub const API_VERSION: &str = "bulkhead.dev/v1alpha1";
+
+/// The definition of `NetworkTenant` that a cluster needs.
+pub fn crd() -> CustomResourceDefinition {
+    NetworkTenant::crd()
+}
+
+/// The same as the text of `deploy/crd.yaml`.
+pub fn crd_yaml() -> String {
+    let mut crd = serde_json::to_value(crd()).expect("a derived definition serialises");
+    whole_numbers(&mut crd);
+    let text = serde_saphyr::to_string(&crd).expect("plain JSON serialises to YAML");
+    format!("# Generated from agent/src/api/tenant.rs by `cargo xtask crds`. Do not edit.\n{}\n", text.trim_end())
+}
+
+/// The definition's types hold bounds as floating-point numbers; people write 65535, not 65535.0.
+fn whole_numbers(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::Number(number) => {
+            let whole = number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() < 1e15);
+            if let Some(whole) = whole {
+                *number = serde_json::Number::from(whole as i64);
+            }
+        }
+        serde_json::Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        serde_json::Value::Object(fields) => fields.values_mut().for_each(whole_numbers),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

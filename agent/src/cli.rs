@@ -1,0 +1,155 @@
+//! The commands. stdout carries results only; everything else goes to stderr.
+
+use std::error::Error;
+use std::future::Future;
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::controller::ControllerArgs;
+use crate::config::{LogFormat, RunArgs};
+use crate::dataplane::object;
+use crate::{api, controller, events, lint, run};
+
+pub mod cleanup;
+pub mod explain;
+pub mod observe;
+pub mod output;
+pub mod status;
+
+/// Keeps the tenants of a shared cluster apart, in the kernel of each node.
+#[derive(Debug, Parser)]
+#[command(name = "bulkhead", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent of this node
+    Run(Box<RunArgs>),
+    /// Run the controller: statuses, Events, start-up taints; one replica of several leads
+    Controller(Box<ControllerArgs>),
+    /// Show how this node is
+    Status(status::StatusArgs),
+    /// Show violations
+    Observe(observe::ObserveArgs),
+    /// Say whether a connection would pass, and which rule decides
+    Explain(explain::ExplainArgs),
+    /// Check objects before they are applied
+    Lint(lint::Args),
+    /// Remove everything of Bulkhead from this node
+    Cleanup(cleanup::CleanupArgs),
+    /// Print the JSON Schema of events
+    Schema,
+    /// Print the CustomResourceDefinition of NetworkTenant
+    Crd,
+    /// Print versions of the agent and of its kernel side
+    Version,
+    /// Print a completion script
+    Completion {
+        /// For which shell
+        shell: Shell,
+    },
+}
+
+impl Command {
+    /// Does it. The exit codes are those of `output::Exit`; an error is 1, wrong usage 2.
+    ///
+    /// # Errors
+    /// What could not be done, to be shown with its causes.
+    pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
+        match self {
+            Self::Run(args) => return agent(*args),
+            Self::Controller(args) => return control(*args),
+            Self::Status(args) => return Ok(block_on(status::run(&args))??.into()),
+            Self::Observe(args) => return Ok(block_on(observe::run(&args))??.into()),
+            Self::Explain(args) => return Ok(explain::run(&args)?.into()),
+            Self::Lint(args) => return Ok(lint::run(&args)),
+            Self::Cleanup(args) => return leave(&args),
+            Self::Schema => println!("{}", serde_json::to_string_pretty(&events::schema::json_schema())?),
+            Self::Crd => print!("{}", api::crd_yaml()),
+            Self::Version => version(),
+            Self::Completion { shell } => {
+                clap_complete::generate(shell, &mut Cli::command(), "bulkhead", &mut std::io::stdout());
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn version() {
+    println!("bulkhead {} ({})", env!("CARGO_PKG_VERSION"), env!("BULKHEAD_REVISION"));
+    match object::OBJECT {
+        [] => println!("eBPF object: none in this build"),
+        bytes => println!("eBPF object: sha256 {}, {} bytes", env!("BULKHEAD_BPF_SHA256"), bytes.len()),
+    }
+    println!("layouts: {}", agent_common::ABI_VERSION);
+}
+
+fn leave(args: &cleanup::CleanupArgs) -> Result<ExitCode, Box<dyn Error>> {
+    let exit = cleanup::run(args)?;
+    if args.stay && exit == output::Exit::Fine {
+        block_on(async {
+            ended()?.await;
+            Ok::<_, std::io::Error>(())
+        })??;
+    }
+    Ok(exit.into())
+}
+
+fn agent(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
+    start_log(&args.log, args.log_format)?;
+    // The loop, the event path and the rest: more threads would only be in the way of pods.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let shutdown = ended()?;
+        run::run(args.config()?, shutdown).await?;
+        Ok::<_, Box<dyn Error>>(())
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn control(args: ControllerArgs) -> Result<ExitCode, Box<dyn Error>> {
+    start_log(&args.log, args.log_format)?;
+    block_on(async {
+        let shutdown = ended()?;
+        controller::run(args.config(), shutdown).await?;
+        Ok::<_, Box<dyn Error>>(())
+    })??;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start_log(filter: &str, format: LogFormat) -> Result<(), Box<dyn Error>> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| format!("--log {filter:?}: {error}"))?;
+    let colour = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    Ok(())
+}
+
+/// Done once the process is asked to end.
+fn ended() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> std::io::Result<T> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future))
+}

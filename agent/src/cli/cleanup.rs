@@ -1,0 +1,58 @@
+//! `bulkhead cleanup`: leave, say what was there, and check that it is gone.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::output::{Exit, safe};
+use crate::config::PinArgs;
+use crate::dataplane::leave::{self, Found, LeaveError};
+
+/// Remove every program, map, pin and filter of Bulkhead from this node.
+#[derive(Clone, Debug, Args)]
+pub struct CleanupArgs {
+    /// Say what would be removed, and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Once all is gone, stay until asked to end: a DaemonSet then shows which nodes are clean
+    #[arg(long, conflicts_with = "dry_run")]
+    pub stay: bool,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "documented at its type")]
+    pub pin: PinArgs,
+}
+
+/// Removes what is below the pin directory, all layouts' folders included, and verifies it.
+///
+/// # Errors
+/// Something could not be listed or removed; what was removed until then is printed.
+pub fn run(args: &CleanupArgs) -> Result<Exit, LeaveError> {
+    let root: PathBuf = args.pin.pin_dir.clone();
+    let found = leave::find(&root)?;
+    if found.is_empty() {
+        println!("nothing of Bulkhead is below {}", root.display());
+        return Ok(Exit::Fine);
+    }
+    print(if args.dry_run { "would remove" } else { "removing" }, &found);
+    if args.dry_run {
+        return Ok(Exit::Fine);
+    }
+    leave::remove(&root, &found)?;
+    let left = leave::find(&root)?;
+    if left.is_empty() {
+        println!("removed {}; nothing is left", found.summary());
+        return Ok(Exit::Fine);
+    }
+    print("still there:", &left);
+    Ok(Exit::Found)
+}
+
+fn print(verb: &str, found: &Found) {
+    for port in &found.ports {
+        let name = if port.name.is_empty() { "an interface that is gone" } else { &port.name };
+        println!("{verb} programs on {} (index {})", safe(name), port.ifindex);
+    }
+    for pin in &found.pins {
+        println!("{verb} {}", pin.display());
+    }
+}

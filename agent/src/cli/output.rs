@@ -1,0 +1,216 @@
+//! How results look: aligned tables, colours on a terminal, and nothing a name could smuggle in.
+//!
+//! Pure but for the question whether stdout is a terminal.
+
+use std::io::IsTerminal as _;
+
+use anstyle::{AnsiColor, Style};
+use clap::ValueEnum;
+
+/// When to colour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ColorChoice {
+    /// On a terminal, unless `NO_COLOR` is set.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// How a command ended: the exit code of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Fine.
+    Fine = 0,
+    /// Could not do it.
+    Failed = 1,
+    /// It worked and found something.
+    Found = 3,
+    /// Not found.
+    NotFound = 4,
+    /// Timed out while waiting.
+    TimedOut = 5,
+}
+
+/// Colours, or none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Paint {
+    on: bool,
+}
+
+/// Columns aligned over all rows.
+#[derive(Debug, Default)]
+pub struct Table {
+    rows: Vec<Vec<Cell>>,
+}
+
+/// One place in a table.
+#[derive(Clone, Debug, Default)]
+pub struct Cell {
+    text: String,
+    style: Style,
+    right: bool,
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+impl ColorChoice {
+    /// What it means for stdout here and now.
+    pub fn paint(self) -> Paint {
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        self.decide(no_color, std::io::stdout().is_terminal())
+    }
+
+    fn decide(self, no_color: bool, terminal: bool) -> Paint {
+        let on = match self {
+            Self::Always => true,
+            Self::Never => false,
+            Self::Auto => terminal && !no_color,
+        };
+        Paint { on }
+    }
+}
+
+impl Paint {
+    /// The text in this style.
+    pub fn paint(self, style: Style, text: &str) -> String {
+        if self.on && style != Style::new() {
+            format!("{}{text}{}", style.render(), style.render_reset())
+        } else {
+            text.to_owned()
+        }
+    }
+}
+
+/// Dropped.
+pub fn red() -> Style {
+    AnsiColor::Red.on_default()
+}
+
+/// Audited.
+pub fn yellow() -> Style {
+    AnsiColor::Yellow.on_default()
+}
+
+/// Well.
+pub fn green() -> Style {
+    AnsiColor::Green.on_default()
+}
+
+/// Headings.
+pub fn bold() -> Style {
+    Style::new().bold()
+}
+
+/// The text without anything a terminal would obey: names come from the cluster. Also turns around
+/// no text: bidirectional marks are shown as escapes.
+pub fn safe(text: &str) -> String {
+    let obeyed = |letter: char| {
+        letter.is_control()
+            || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars()
+        .flat_map(|letter| if obeyed(letter) { letter.escape_unicode().collect() } else { vec![letter] })
+        .collect()
+}
+
+/// Text, left in its column.
+pub fn cell(text: &str) -> Cell {
+    Cell { text: safe(text), ..Cell::default() }
+}
+
+/// A number, right in its column.
+pub fn number(number: u64) -> Cell {
+    Cell { text: number.to_string(), right: true, ..Cell::default() }
+}
+
+impl Cell {
+    /// The same in a style.
+    pub fn styled(self, style: Style) -> Self {
+        Self { style, ..self }
+    }
+
+    /// The same on the right.
+    pub fn right(self) -> Self {
+        Self { right: true, ..self }
+    }
+}
+
+impl Table {
+    /// Adds a row.
+    pub fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+
+    /// All rows as text, columns two blanks apart. Widths grow from `widths` on, so that a table
+    /// printed in pieces keeps its columns.
+    pub fn render(&self, paint: Paint, widths: &mut Vec<usize>) -> String {
+        for row in &self.rows {
+            widths.resize(widths.len().max(row.len()), 0);
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.text.chars().count());
+            }
+        }
+        let mut text = String::new();
+        for row in &self.rows {
+            let mut line = String::new();
+            let last = row.len().saturating_sub(1);
+            for (place, (cell, width)) in row.iter().zip(widths.iter()).enumerate() {
+                let blanks = " ".repeat(width - cell.text.chars().count());
+                let painted = paint.paint(cell.style, &cell.text);
+                line += &match (cell.right, place == last) {
+                    (true, _) => format!("{blanks}{painted}"),
+                    (false, true) => painted,
+                    (false, false) => format!("{painted}{blanks}"),
+                };
+                line += if place == last { "" } else { "  " };
+            }
+            text += line.trim_end();
+            text.push('\n');
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_and_lines_end_without_blanks() {
+        let mut table = Table::default();
+        table.row([cell("NODE"), cell("PODS").right(), cell("MODE")]);
+        table.row([cell("ip-10-0-1-23"), number(7), cell("")]);
+        let text = table.render(Paint::default(), &mut Vec::new());
+        assert_eq!(text, "NODE          PODS  MODE\nip-10-0-1-23     7\n");
+    }
+
+    #[test]
+    fn a_table_printed_in_pieces_keeps_its_columns() {
+        let mut widths = vec![6];
+        let mut table = Table::default();
+        table.row([cell("a"), cell("b")]);
+        assert_eq!(table.render(Paint::default(), &mut widths), "a       b\n");
+    }
+
+    #[test]
+    fn a_name_cannot_command_the_terminal() {
+        let text = safe("x\u{1b}[2J\n\u{202e}y");
+        assert_eq!(text, "x\\u{1b}[2J\\u{a}\\u{202e}y");
+    }
+
+    #[test]
+    fn no_color_wins_over_a_terminal_and_always_over_both() {
+        assert!(ColorChoice::Auto.decide(false, true).on);
+        assert!(!ColorChoice::Auto.decide(true, true).on);
+        assert!(!ColorChoice::Auto.decide(false, false).on);
+        assert!(ColorChoice::Always.decide(true, false).on);
+        assert!(!ColorChoice::Never.decide(false, true).on);
+    }
+}

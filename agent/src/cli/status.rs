@@ -1,0 +1,206 @@
+//! `bulkhead status`: one screen about this node, from the agent's socket.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+
+use super::observe::{ObserveError, Since};
+use super::output::{ColorChoice, Exit, Paint, Table, bold, cell, green, number, red, safe};
+use crate::socket::client::{self, ClientError};
+use crate::socket::protocol::Status;
+use crate::{health, socket};
+
+/// Problems listed.
+const LISTED: usize = 10;
+
+/// Show how this node is.
+#[derive(Clone, Debug, Args)]
+pub struct StatusArgs {
+    /// Wait until the agent is ready
+    #[arg(long)]
+    pub wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration)]
+    pub timeout: Duration,
+    /// How to show it
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: StatusFormat,
+    /// When to colour
+    #[arg(long, value_enum, default_value_t)]
+    pub color: ColorChoice,
+    /// The agent's socket
+    #[arg(long, value_name = "PATH", default_value = socket::PATH)]
+    pub socket: PathBuf,
+}
+
+/// How to show the status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum StatusFormat {
+    /// For people
+    #[default]
+    Table,
+    /// The document bulkhead.dev/status/v1
+    Json,
+}
+
+/// Shows the status; `Exit::Found` if the agent is not ready.
+pub async fn run(args: &StatusArgs) -> Result<Exit, ObserveError> {
+    let deadline = tokio::time::Instant::now() + args.timeout;
+    let (status, in_time) = loop {
+        let late = tokio::time::Instant::now() >= deadline;
+        match client::status(&args.socket).await {
+            Ok(status) if status.ready || !args.wait || late => break (status, !late),
+            Err(error) if !args.wait || late => return Err(error.into()),
+            Ok(_) | Err(ClientError::Connect { .. } | ClientError::Talk(_) | ClientError::Silent) => {}
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    let text = match args.output {
+        StatusFormat::Table => screen(&status, Timestamp::now(), args.color.paint()),
+        StatusFormat::Json => serde_json::to_string_pretty(&status).map_err(ClientError::Understand)? + "\n",
+    };
+    std::io::stdout().write_all(text.as_bytes()).map_err(ObserveError::Write)?;
+    Ok(match (status.ready, args.wait && !in_time) {
+        (true, _) => Exit::Fine,
+        (false, true) => Exit::TimedOut,
+        (false, false) => Exit::Found,
+    })
+}
+
+/// The screen.
+fn screen(status: &Status, now: Timestamp, paint: Paint) -> String {
+    let observed = &status.observed;
+    let (tenants, endpoints) = (observed.tenants, observed.endpoints);
+    let mode = if observed.audit { "Audit" } else { "Enforce" };
+    let troubled = tenants.conflicted + tenants.invalid;
+    let not_ready = if troubled > 0 { format!(" ({troubled} not ready)") } else { String::new() };
+    let mut text = format!(
+        "Bulkhead {}   mode {mode}   tenants {}{not_ready}   revision {}\n\n",
+        safe(&status.version),
+        tenants.total(),
+        observed.revision
+    );
+
+    let mut table = Table::default();
+    let left = ["NODE", "READY", "MODE"].map(cell);
+    let right = ["PODS", "ENFORCED", "PENDING", "DROPS", "LOST", "AGE"].map(|name| cell(name).right());
+    table.row(left.into_iter().chain(right).map(|cell| cell.styled(bold())));
+    let ready = if status.ready { cell("√").styled(green()) } else { cell("×").styled(red()) };
+    table.row([
+        cell(&status.node),
+        ready,
+        cell(mode),
+        number(endpoints.total()),
+        number(endpoints.enforced + endpoints.shared),
+        number(observed.pending),
+        number(status.dropped),
+        number(status.events_lost),
+        cell(&age(now.duration_since(status.started).as_secs())).right(),
+    ]);
+    text += &table.render(paint, &mut Vec::new());
+    for (state, count) in endpoints.by_state() {
+        if count > 0 && matches!(state, "audited" | "unassigned" | "error") {
+            text += &format!("  pods {state}: {count}\n");
+        }
+    }
+    // Reasons repeat the problems when the agent is not ready; when it is, problems stand alone.
+    let wrong = if status.ready { &observed.problems } else { &status.not_ready };
+    for problem in wrong.iter().take(LISTED) {
+        text += &format!("  {} {}\n", paint.paint(red(), "×"), safe(problem));
+    }
+    if !wrong.is_empty() {
+        let what = if wrong.len() == 1 { "problem" } else { "problems" };
+        text += &format!("\n{} {} {what}\n", paint.paint(red(), "×"), wrong.len());
+    }
+    debug_assert_eq!(status.ready, health::not_ready(observed).is_empty());
+    text
+}
+
+/// The largest unit that is not zero: `12d`, `3h`, `40s`.
+fn age(seconds: i64) -> String {
+    let units = [(86_400, "d"), (3600, "h"), (60, "m")];
+    let unit = units.into_iter().find(|(length, _)| seconds >= *length);
+    unit.map_or_else(|| format!("{}s", seconds.max(0)), |(length, name)| format!("{}{name}", seconds / length))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match super::observe::since(text) {
+        Ok(Since::Ago(time)) => Ok(time.unsigned_abs()),
+        _ => Err("not a duration like 30s or 5m".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::{Endpoints, Observed, Tenants};
+    use clap::Parser;
+
+    fn status(observed: Observed) -> Status {
+        let started = Timestamp::from_second(1_795_288_946).expect("a time");
+        let status = Status::of("ip-10-0-1-40".into(), None, started, observed);
+        Status { dropped: 37, version: "0.1.0".into(), ..status }
+    }
+
+    fn screen_of(observed: Observed) -> String {
+        screen(&status(observed), Timestamp::from_second(1_795_288_986).expect("a time"), Paint::default())
+    }
+
+    #[test]
+    fn a_node_in_trouble_says_what_is_wrong() {
+        let text = screen_of(Observed {
+            loaded: true,
+            synced: true,
+            pending: 1,
+            revision: 1182,
+            tenants: Tenants { accepted: 3, conflicted: 1, invalid: 0 },
+            endpoints: Endpoints { enforced: 11, error: 1, ..Endpoints::default() },
+            problems: vec!["acme-web/shop-6c9d7f9b5-9sk2l: interface vanished during attach, retry 2\u{1b}[2J".into()],
+            ..Observed::default()
+        });
+        assert_eq!(
+            text,
+            "\
+Bulkhead 0.1.0   mode Enforce   tenants 4 (1 not ready)   revision 1182
+
+NODE          READY  MODE     PODS  ENFORCED  PENDING  DROPS  LOST  AGE
+ip-10-0-1-40  ×      Enforce    12        11        1     37     0  40s
+  pods error: 1
+  × local pods denied everything until they can be enforced: 1
+  × writes to the kernel waiting to be tried again: 1
+  × acme-web/shop-6c9d7f9b5-9sk2l: interface vanished during attach, retry 2\\u{1b}[2J
+
+× 3 problems
+"
+        );
+    }
+
+    #[test]
+    fn a_node_that_is_well_is_two_lines_and_a_heading() {
+        let text = screen_of(Observed { loaded: true, synced: true, ..Observed::default() });
+        assert_eq!(text.lines().count(), 4, "{text}");
+        assert!(text.contains('√') && !text.contains('×'));
+    }
+
+    #[test]
+    fn an_age_is_its_largest_unit() {
+        assert_eq!([40, 3600, 12 * 86_400, -1].map(age), ["40s", "1h", "12d", "0s"]);
+    }
+
+    #[test]
+    fn the_timeout_is_a_duration() {
+        #[derive(Parser)]
+        struct Command {
+            #[command(flatten)]
+            status: StatusArgs,
+        }
+        let parse = |words: &[&str]| Command::try_parse_from([&["status"], words].concat()).map(|c| c.status.timeout);
+        assert_eq!(parse(&[]).expect("the default"), Duration::from_secs(60));
+        assert_eq!(parse(&["--timeout", "90s"]).expect("valid"), Duration::from_secs(90));
+        assert!(parse(&["--timeout", "2026-11-21T00:00:00Z"]).is_err());
+    }
+}

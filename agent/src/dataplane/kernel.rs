@@ -1,0 +1,189 @@
+//! The dataplane that is a kernel: open, adopt, write, attach.
+//!
+//! Holds descriptors and nothing else. What the maps mean is the plan's business.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::Ebpf;
+use aya::maps::{Map, MapError};
+use aya::programs::{ProgramError, SchedClassifier};
+
+use super::attach::{self, Method, Notes};
+use super::maps::Maps;
+use super::object::{self, Limits, ObjectError};
+use super::{Dataplane, DataplaneError, Port};
+use crate::plan::{Actual, Op};
+
+/// The magic number of a BPF file system (`BPF_FS_MAGIC`).
+const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+
+/// What stops the agent from taking hold of the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The pin directory is on no BPF file system.
+    #[error(
+        "{0} is not on a BPF file system: mount one (`mount -t bpf bpf /sys/fs/bpf`), or in a pod mount the node's \
+         /sys/fs/bpf as a hostPath with mountPropagation HostToContainer"
+    )]
+    NoBpffs(PathBuf),
+    /// The pin directory could not be made or read.
+    #[error("cannot use pin directory {path}")]
+    Pins {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Programs or maps.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// The verifier refused a program.
+    #[error("the kernel refuses program {name}: {source}")]
+    Program {
+        /// Which.
+        name: &'static str,
+        /// Why, with the verifier's words.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// A map has another type than this agent expects.
+    #[error("a map of the object is not what this agent expects")]
+    Map(#[from] MapError),
+}
+
+/// The programs, the maps that policy is written to, and the rest for those who read.
+pub struct Kernel {
+    ebpf: Ebpf,
+    maps: Maps,
+    notes: Notes,
+    method: Method,
+}
+
+impl Kernel {
+    /// Loads the programs, adopting the maps pinned below `pins` (created if missing).
+    ///
+    /// # Errors
+    /// See `OpenError`. What was attached before stays attached and enforcing.
+    pub fn open(pins: &Path, limits: &Limits) -> Result<Self, OpenError> {
+        prepare(pins)?;
+        let mut ebpf = object::open(Some(pins), limits)?;
+        for name in ["from_pod", "to_pod"] {
+            load(&mut ebpf, name)?;
+        }
+        let maps = Maps::new(|name| ebpf.take_map(name).ok_or(absent(name)))?;
+        Ok(Self { ebpf, maps, notes: Notes::below(pins), method: attach::method() })
+    }
+
+    /// How this kernel attaches.
+    pub const fn method(&self) -> Method {
+        self.method
+    }
+
+    /// Takes one of the maps that the plan does not write: counters, records and their like.
+    ///
+    /// # Errors
+    /// The map was taken before.
+    pub fn take(&mut self, name: &'static str) -> Result<Map, MapError> {
+        self.ebpf.take_map(name).ok_or(absent(name))
+    }
+
+    /// Tells the programs the time of day; see `Maps::set_clock_offset`.
+    ///
+    /// # Errors
+    /// `DataplaneError::Write`.
+    pub fn set_clock_offset(&mut self, offset_ns: u64) -> Result<(), DataplaneError> {
+        self.maps.set_clock_offset(offset_ns)
+    }
+
+    /// Forwards the programs' development log lines to the agent's log from now on. Lossy: for
+    /// looking at a program, never for knowing what happened.
+    ///
+    /// # Errors
+    /// The object was built without `cargo xtask ebpf --log`.
+    #[cfg(feature = "ebpf-log")]
+    pub fn forward_log(&mut self) -> Result<(), aya_log::Error> {
+        let mut logger = aya_log::EbpfLogger::init(&mut self.ebpf)?;
+        tokio::spawn(async move {
+            loop {
+                logger.flush();
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        });
+        Ok(())
+    }
+
+    /// Programs for test runs.
+    pub const fn programs(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+}
+
+fn absent(name: &str) -> MapError {
+    MapError::InvalidName { name: name.to_owned() }
+}
+
+fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<(), OpenError> {
+    let program = ebpf.program_mut(name).ok_or(ObjectError::Absent(name))?;
+    let load = |program: &mut aya::programs::Program| -> Result<(), ProgramError> {
+        let program: &mut SchedClassifier = program.try_into()?;
+        program.load()
+    };
+    load(program).map_err(|source| OpenError::Program { name, source: Box::new(source) })
+}
+
+/// Makes the pin directory and its folders, readable by root alone.
+fn prepare(pins: &Path) -> Result<(), OpenError> {
+    let failed = |source| OpenError::Pins { path: pins.to_owned(), source };
+    let existing = pins.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let filesystem = rustix::fs::statfs(existing).map_err(|error| failed(error.into()))?;
+    if filesystem.f_type as u64 != BPF_FS_MAGIC {
+        return Err(OpenError::NoBpffs(pins.to_owned()));
+    }
+    for path in [pins.to_owned(), pins.join("links"), pins.join("clsact")] {
+        fs::create_dir_all(&path).map_err(failed)?;
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Reads the policy maps pinned below `pins` without loading or changing anything: for `explain`
+/// and `status`.
+///
+/// # Errors
+/// Nothing is pinned there, or a pin is of another layout.
+pub fn inspect(pins: &Path) -> Result<Actual, DataplaneError> {
+    let open = |name: &'static str| aya::maps::MapData::from_pin(pins.join(name)).and_then(Map::from_map_data);
+    let maps = Maps::new(open).map_err(|error| DataplaneError::Attached(Box::new(error)))?;
+    maps.read()
+}
+
+impl Dataplane for Kernel {
+    fn load(&mut self) -> Result<Actual, DataplaneError> {
+        self.maps.read()
+    }
+
+    fn apply(&mut self, op: &Op) -> Result<(), DataplaneError> {
+        self.maps.write(op)
+    }
+
+    fn attach(&mut self, port: &Port) -> Result<(), DataplaneError> {
+        attach::attach(&mut self.ebpf, &self.notes, port, self.method)
+    }
+
+    fn detach(&mut self, port: &Port) -> Result<(), DataplaneError> {
+        attach::detach(&self.notes, port)
+    }
+
+    fn is_intact(&mut self, port: &Port) -> bool {
+        attach::is_intact(&self.ebpf, &self.notes, port, self.method)
+    }
+
+    fn attached(&mut self) -> Result<Vec<Port>, DataplaneError> {
+        let noted = self.notes.noted().map_err(|error| DataplaneError::Attached(Box::new(error)))?;
+        let port = |ifindex| Port { ifindex, name: attach::name_of(ifindex).unwrap_or_default() };
+        Ok(noted.into_iter().map(port).collect())
+    }
+}

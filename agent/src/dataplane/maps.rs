@@ -1,0 +1,267 @@
+//! One typed handle per policy map, and one place that turns an op into a write.
+//!
+//! Knows which key goes where; not why.
+
+use std::io;
+
+use agent_common::addr::{V4, V6};
+use agent_common::layout::{
+    EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
+    TrieKeyV6,
+};
+use agent_common::tenant::{TenantId, TenantName, TenantState};
+use aya::Pod;
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError};
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use super::{DataplaneError, Source};
+use crate::plan::{Actual, Op, Table};
+
+/// The maps that a plan writes.
+pub struct Maps {
+    endpoints: Array<MapData, EndpointEntry>,
+    endpoints_far: HashMap<MapData, u32, EndpointEntry>,
+    peers_v4: HashMap<MapData, PeerKeyV4, PeerEntry>,
+    peers_v6: HashMap<MapData, V6, PeerEntry>,
+    tenants: Array<MapData, TenantState>,
+    names: HashMap<MapData, TenantId, TenantName>,
+    rows_v4: Array<MapData, RowV4>,
+    rows_v6: Array<MapData, RowV6>,
+    port_sets: Array<MapData, PortSet>,
+    trie_v4: LpmTrie<MapData, TrieKeyV4, PrefixGrant>,
+    trie_v6: LpmTrie<MapData, TrieKeyV6, PrefixGrant>,
+    grants: HashMap<MapData, GrantKey, Grant>,
+    owners_v4: LpmTrie<MapData, V4, TenantId>,
+    owners_v6: LpmTrie<MapData, V6, TenantId>,
+    runtime: Array<MapData, Runtime>,
+}
+
+type Written = Result<(), MapError>;
+
+impl Maps {
+    /// Takes each map by name from `take`.
+    ///
+    /// # Errors
+    /// Those of `take`, and a map of another type under the name.
+    pub fn new(mut take: impl FnMut(&'static str) -> Result<Map, MapError>) -> Result<Self, MapError> {
+        Ok(Self {
+            endpoints: take("ENDPOINTS")?.try_into()?,
+            endpoints_far: take("ENDPOINTS_FAR")?.try_into()?,
+            peers_v4: take("PEERS_V4")?.try_into()?,
+            peers_v6: take("PEERS_V6")?.try_into()?,
+            tenants: take("TENANTS")?.try_into()?,
+            names: take("TENANT_NAMES")?.try_into()?,
+            rows_v4: take("ROWS_V4")?.try_into()?,
+            rows_v6: take("ROWS_V6")?.try_into()?,
+            port_sets: take("PORT_SETS")?.try_into()?,
+            trie_v4: take("TRIE_V4")?.try_into()?,
+            trie_v6: take("TRIE_V6")?.try_into()?,
+            grants: take("GRANTS")?.try_into()?,
+            owners_v4: take("OWNERS_V4")?.try_into()?,
+            owners_v6: take("OWNERS_V6")?.try_into()?,
+            runtime: take("RUNTIME")?.try_into()?,
+        })
+    }
+
+    /// Makes one write.
+    ///
+    /// # Errors
+    /// `Full` where the map holds no more, `Write` otherwise.
+    pub fn write(&mut self, op: &Op) -> Result<(), DataplaneError> {
+        let written = match op {
+            Op::Endpoint(ifindex, entry) => self.endpoint(*ifindex, *entry),
+            Op::PeerV4(key, entry) => put(&mut self.peers_v4, *key, *entry),
+            Op::PeerV6(key, entry) => put(&mut self.peers_v6, *key, *entry),
+            Op::Tenant(id, state) => self.tenants.set(id.0, *state, 0),
+            Op::TenantName(id, name) => put(&mut self.names, *id, *name),
+            Op::RowV4(row, value) => self.rows_v4.set(u32::from(*row), **value, 0),
+            Op::RowV6(row, value) => self.rows_v6.set(u32::from(*row), **value, 0),
+            Op::PortSet(set, value) => self.port_sets.set(u32::from(*set), *value, 0),
+            Op::TrieV4(bits, key, grant) => put_prefix(&mut self.trie_v4, 32 + u32::from(*bits), *key, *grant),
+            Op::TrieV6(bits, key, grant) => put_prefix(&mut self.trie_v6, 32 + u32::from(*bits), *key, *grant),
+            Op::Grant(key, grant) => put(&mut self.grants, *key, *grant),
+            Op::OwnerV4(net, owner) => {
+                put_prefix(&mut self.owners_v4, u32::from(net.prefix_len()), V4::new(net.network().octets()), *owner)
+            }
+            Op::OwnerV6(net, owner) => {
+                put_prefix(&mut self.owners_v6, u32::from(net.prefix_len()), V6::new(net.network().octets()), *owner)
+            }
+            Op::Generation(generation) => self.generation(*generation),
+        };
+        written.map_err(|error| classify(op.table(), error))
+    }
+
+    /// Interface indices beyond the array live in a hash; a claim is in one of the two, never both.
+    fn endpoint(&mut self, ifindex: u32, entry: EndpointEntry) -> Written {
+        if ifindex < self.endpoints.len() {
+            return self.endpoints.set(ifindex, entry, 0);
+        }
+        put(&mut self.endpoints_far, ifindex, (entry != EndpointEntry::default()).then_some(entry))
+    }
+
+    fn generation(&mut self, generation: u64) -> Written {
+        let runtime = Runtime { generation, ..self.runtime.get(&0, 0)? };
+        self.runtime.set(0, runtime, 0)
+    }
+
+    /// Tells the programs how far the monotonic clock is from the time of day, for grants that end.
+    ///
+    /// # Errors
+    /// `Write`.
+    pub fn set_clock_offset(&mut self, offset_ns: u64) -> Result<(), DataplaneError> {
+        let write = |runtime: &mut Array<MapData, Runtime>| {
+            let now = runtime.get(&0, 0)?;
+            if now.clock_offset_ns == offset_ns {
+                return Ok(());
+            }
+            runtime.set(0, Runtime { clock_offset_ns: offset_ns, ..now }, 0)
+        };
+        write(&mut self.runtime).map_err(|error| classify(Table::Runtime, error))
+    }
+
+    /// Reads everything back.
+    ///
+    /// # Errors
+    /// `Load`, naming the table.
+    pub fn read(&self) -> Result<Actual, DataplaneError> {
+        let mut actual = Actual::default();
+        load(Table::Endpoints, || {
+            let near = elements(&self.endpoints)?;
+            let far = self.endpoints_far.iter().collect::<Result<Vec<_>, _>>()?;
+            actual.endpoints = near.into_iter().chain(far).collect();
+            Ok(())
+        })?;
+        load(Table::PeersV4, || fill(&mut actual.peers_v4, &self.peers_v4))?;
+        load(Table::PeersV6, || fill(&mut actual.peers_v6, &self.peers_v6))?;
+        load(Table::Tenants, || {
+            actual.tenants = elements(&self.tenants)?.into_iter().map(|(id, state)| (TenantId(id), state)).collect();
+            Ok(())
+        })?;
+        load(Table::TenantNames, || fill(&mut actual.names, &self.names))?;
+        load(Table::RowsV4, || {
+            actual.rows_v4 = elements(&self.rows_v4)?.into_iter().map(|(i, row)| (i as u16, Box::new(row))).collect();
+            Ok(())
+        })?;
+        load(Table::RowsV6, || {
+            actual.rows_v6 = elements(&self.rows_v6)?.into_iter().map(|(i, row)| (i as u16, Box::new(row))).collect();
+            Ok(())
+        })?;
+        load(Table::PortSets, || {
+            actual.port_sets = elements(&self.port_sets)?.into_iter().map(|(i, set)| (i as u16, set)).collect();
+            Ok(())
+        })?;
+        load(Table::Grants, || fill(&mut actual.grants, &self.grants))?;
+        self.read_prefixes(&mut actual)?;
+        load(Table::Runtime, || {
+            actual.generation = self.runtime.get(&0, 0)?.generation;
+            Ok(())
+        })?;
+        Ok(actual)
+    }
+
+    fn read_prefixes(&self, actual: &mut Actual) -> Result<(), DataplaneError> {
+        let bits = |length: u32| length.saturating_sub(32) as u8;
+        load(Table::TrieV4, || {
+            let entries = prefixes(&self.trie_v4)?;
+            actual.trie_v4 = entries.into_iter().map(|(length, key, grant)| ((key, bits(length)), grant)).collect();
+            Ok(())
+        })?;
+        load(Table::TrieV6, || {
+            let entries = prefixes(&self.trie_v6)?;
+            actual.trie_v6 = entries.into_iter().map(|(length, key, grant)| ((key, bits(length)), grant)).collect();
+            Ok(())
+        })?;
+        load(Table::OwnersV4, || {
+            let entries = prefixes(&self.owners_v4)?.into_iter();
+            actual.owners_v4 = entries
+                .filter_map(|(length, net, owner)| Some((Ipv4Net::new(net.octets().into(), length as u8).ok()?, owner)))
+                .collect();
+            Ok(())
+        })?;
+        load(Table::OwnersV6, || {
+            let entries = prefixes(&self.owners_v6)?.into_iter();
+            actual.owners_v6 = entries
+                .filter_map(|(length, net, owner)| Some((Ipv6Net::new(net.octets().into(), length as u8).ok()?, owner)))
+                .collect();
+            Ok(())
+        })
+    }
+}
+
+fn load(table: Table, read: impl FnOnce() -> Result<(), MapError>) -> Result<(), DataplaneError> {
+    read().map_err(|error| DataplaneError::Load { table, source: Box::new(error) })
+}
+
+/// Elements of an array that are not zero.
+fn elements<V: Pod + Default + PartialEq>(map: &Array<MapData, V>) -> Result<Vec<(u32, V)>, MapError> {
+    let mut found = Vec::new();
+    for (index, value) in map.iter().enumerate() {
+        let value = value?;
+        if value != V::default() {
+            found.push((index as u32, value));
+        }
+    }
+    Ok(found)
+}
+
+fn fill<K: Pod + Ord, V: Pod>(
+    into: &mut std::collections::BTreeMap<K, V>,
+    map: &HashMap<MapData, K, V>,
+) -> Result<(), MapError> {
+    for entry in map.iter() {
+        let (key, value) = entry?;
+        into.insert(key, value);
+    }
+    Ok(())
+}
+
+fn prefixes<K: Pod, V: Pod>(map: &LpmTrie<MapData, K, V>) -> Result<Vec<(u32, K, V)>, MapError> {
+    map.iter().map(|entry| entry.map(|(key, value)| (key.prefix_len(), key.data(), value))).collect()
+}
+
+fn put<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>, key: K, value: Option<V>) -> Written {
+    match value {
+        Some(value) => map.insert(key, value, 0),
+        None => gone(map.remove(&key)),
+    }
+}
+
+fn put_prefix<K: Pod, V: Pod>(map: &mut LpmTrie<MapData, K, V>, length: u32, data: K, value: Option<V>) -> Written {
+    let key = Key::new(length, data);
+    match value {
+        Some(value) => map.insert(&key, value, 0),
+        None => gone(map.remove(&key)),
+    }
+}
+
+/// Removing what is not there succeeds.
+fn gone(removed: Written) -> Written {
+    match removed {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+/// A hash says `E2BIG` when it is full, a trie `ENOSPC`, an array `E2BIG` beyond its end.
+fn classify(table: Table, error: MapError) -> DataplaneError {
+    let full = match &error {
+        MapError::SyscallError(error) => {
+            matches!(error.io_error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC | libc::ENOMEM))
+        }
+        MapError::OutOfBounds { .. } => true,
+        _ => false,
+    };
+    if full { DataplaneError::Full(table) } else { DataplaneError::Write { table, source: boxed(error) } }
+}
+
+/// Any error as the cause of another.
+pub(super) fn boxed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Source {
+    error.into()
+}
+
+/// A cause that is only a sentence.
+pub(super) fn sentence(text: impl Into<String>) -> Source {
+    Box::new(io::Error::other(text.into()))
+}

@@ -1,0 +1,134 @@
+//! The few `bpf(2)` commands aya does not offer: the interface of a link, and the programs of a hook.
+//!
+//! The only unsafe code of the agent. Layouts are those of `union bpf_attr` in the kernel's UAPI,
+//! which only ever grows; unused tails are zero.
+
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_PROG_QUERY: libc::c_int = 16;
+const BPF_LINK_DETACH: libc::c_int = 34;
+
+/// TCX on the ingress hook (`BPF_TCX_INGRESS`, kernel 6.6).
+pub const TCX_INGRESS: u32 = 46;
+/// TCX on the egress hook (`BPF_TCX_EGRESS`, kernel 6.6).
+pub const TCX_EGRESS: u32 = 47;
+
+/// Opens whatever is pinned at `path`.
+///
+/// # Errors
+/// `ENOENT` where nothing is pinned; `EPERM` without `CAP_BPF` or on a directory that is not ours.
+pub fn obj_get(path: &Path) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attr {
+        pathname: u64,
+        bpf_fd: u32,
+        file_flags: u32,
+    }
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let mut attr = Attr { pathname: path.as_ptr() as u64, ..Attr::default() };
+    let fd = bpf(BPF_OBJ_GET, &mut attr)?;
+    // SAFETY: the kernel has just returned this descriptor and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// What the kernel says of a link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkInfo {
+    /// Program it runs now.
+    pub program: u32,
+    /// TCX: the interface; 0 once that is gone.
+    pub ifindex: u32,
+}
+
+/// Asks a link where it is attached and to what.
+///
+/// # Errors
+/// Those of the system call; a descriptor that is no link is `EINVAL`.
+pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        kind: u32,
+        id: u32,
+        program: u32,
+        _pad: u32,
+        ifindex: u32,
+        attach_type: u32,
+        rest: [u64; 16],
+    }
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attr {
+        bpf_fd: u32,
+        info_len: u32,
+        info: u64,
+    }
+    let mut info = Info::default();
+    let mut attr =
+        Attr { bpf_fd: link.as_raw_fd() as u32, info_len: size_of::<Info>() as u32, info: (&raw mut info) as u64 };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(LinkInfo { program: info.program, ifindex: info.ifindex })
+}
+
+/// Detaches a link at once (kernel 5.9).
+///
+/// # Errors
+/// `ENOLINK` where its interface is gone.
+pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attr {
+        link_fd: u32,
+    }
+    bpf(BPF_LINK_DETACH, &mut Attr { link_fd: link.as_raw_fd() as u32 }).map(drop)
+}
+
+/// The programs of a TCX hook, in the order they run. Needs no `CAP_SYS_ADMIN`, unlike opening them.
+///
+/// # Errors
+/// `EINVAL` before kernel 6.6; `ENODEV` where the interface is gone.
+pub fn tcx_programs(ifindex: u32, attach_type: u32) -> io::Result<Vec<u32>> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attr {
+        target: u32,
+        attach_type: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        prog_ids: u64,
+        count: u32,
+        _pad: u32,
+        prog_attach_flags: u64,
+        link_ids: u64,
+        link_attach_flags: u64,
+        revision: u64,
+    }
+    let mut ids = vec![0_u32; 64];
+    let mut attr = Attr {
+        target: ifindex,
+        attach_type,
+        prog_ids: ids.as_mut_ptr() as u64,
+        count: ids.len() as u32,
+        ..Attr::default()
+    };
+    bpf(BPF_PROG_QUERY, &mut attr)?;
+    ids.truncate(attr.count as usize);
+    Ok(ids)
+}
+
+/// One `bpf(2)` call. `A` is the command's part of `union bpf_attr`.
+fn bpf<A>(command: libc::c_int, attr: &mut A) -> io::Result<i32> {
+    // SAFETY: `attr` is a live, zero-initialised structure of the size given; every pointer in it
+    // points to memory that the callers above keep alive and that is as large as they say.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, (attr as *mut A).cast::<u8>(), size_of::<A>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}

@@ -1,0 +1,162 @@
+//! From the ring buffer to the sinks: violations with names, and an account of what was left out.
+//!
+//! ```text
+//! ring buffer --> decode --> Folder --> Limiter --> Enricher --> Line --> stdout (own thread)
+//! fold tables --- sweep ------^                                    \----> Hub --> observe
+//! ```
+//!
+//! This room never writes a map, never counts packets for the metrics (the kernel does), and never
+//! waits for a sink. Every stage that can lose something counts the loss in `EventStats`.
+
+pub mod enrich;
+pub mod filter;
+#[cfg(test)]
+pub(crate) mod fixtures;
+pub mod history;
+pub mod intake;
+pub mod limit;
+pub mod packet;
+pub mod pipeline;
+pub mod ring;
+pub mod schema;
+pub mod seen;
+pub mod sink;
+pub mod stats;
+pub mod verdicts;
+pub mod wire;
+pub mod words;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_common::counters::Loss;
+use agent_common::fold::FoldEntry;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+
+pub use pipeline::{Notice, Pipeline};
+
+/// How often the fold tables are swept.
+const SWEEP: Duration = Duration::from_secs(2);
+/// How often windows are looked at.
+const TICK: Duration = Duration::from_millis(250);
+/// Records read before the rest of the loop has its turn.
+const BATCH: usize = 4096;
+/// Records read at the end: more than a ring buffer holds, and not for ever.
+const LAST_BATCH: usize = 1 << 20;
+
+/// Where records come from: the kernel's maps, or a test.
+pub trait Source: Send {
+    /// What can go wrong with it.
+    type Error: std::error::Error + Send + Sync;
+    /// Waits until records wait. May be dropped and called again.
+    fn ready(&mut self) -> impl Future<Output = Result<(), Self::Error>> + Send;
+    /// Hands out at most `most` records; returns how many.
+    fn drain(&mut self, most: usize, each: &mut dyn FnMut(&[u8])) -> usize;
+    /// All entries of the fold tables of all CPUs.
+    fn sweep(&mut self) -> Result<Vec<FoldEntry>, Self::Error>;
+    /// Records held back so far in this event limit, all CPUs together.
+    fn held_back(&mut self, slot: u16) -> Result<u64, Self::Error>;
+    /// The losses so far, all CPUs together.
+    fn losses(&mut self) -> Result<[u64; Loss::LEN as usize], Self::Error>;
+}
+
+/// The two clocks of the kernel's records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clock {
+    /// Monotonic, nanoseconds: the clock of the programs.
+    pub monotonic_ns: u64,
+    /// What to add to get nanoseconds since 1970.
+    pub offset_ns: u64,
+}
+
+impl Clock {
+    /// Reads both.
+    pub fn now() -> Self {
+        use rustix::time::{ClockId, clock_gettime};
+        let nanos = |id| {
+            let time = clock_gettime(id);
+            u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+        };
+        let monotonic_ns = nanos(ClockId::Monotonic);
+        Self { monotonic_ns, offset_ns: nanos(ClockId::Realtime).saturating_sub(monotonic_ns) }
+    }
+}
+
+/// Moves records to the sinks until `notices` closes; then tells what is left and closes the sinks.
+///
+/// A source that fails is tried again with the next tick: its counts are cumulative, so what it
+/// could not tell now it will tell then.
+pub async fn run(mut source: impl Source, mut pipeline: Pipeline, mut notices: mpsc::Receiver<Notice>) {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut next_sweep = Instant::now();
+    let mut broken = false;
+    loop {
+        tokio::select! {
+            ready = source.ready(), if !broken => match ready {
+                Ok(()) => {
+                    drain(&mut source, &mut pipeline, BATCH);
+                    // A full ring buffer must not starve the ticks, the notices, or other tasks.
+                    tokio::task::yield_now().await;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the ring buffer cannot be waited for; reading it on a timer");
+                    broken = true;
+                }
+            },
+            _ = tick.tick() => {
+                if broken {
+                    drain(&mut source, &mut pipeline, BATCH);
+                }
+                if Instant::now() >= next_sweep {
+                    next_sweep = Instant::now() + SWEEP;
+                    drain(&mut source, &mut pipeline, BATCH);
+                    sweep(&mut source, &mut pipeline);
+                }
+                pipeline.tick(Clock::now());
+            },
+            notice = notices.recv() => match notice {
+                Some(notice) => pipeline.notice(notice, Clock::now()),
+                None => break,
+            },
+        }
+    }
+    drain(&mut source, &mut pipeline, LAST_BATCH);
+    sweep(&mut source, &mut pipeline);
+    sweep(&mut source, &mut pipeline);
+    pipeline.finish(Clock::now());
+    let sinks = pipeline.sinks();
+    // Closing waits for a slow stdout, on a thread that may wait.
+    let closed = tokio::task::spawn_blocking(move || sinks.iter().for_each(|sink| sink.close()));
+    if closed.await.is_err() {
+        tracing::warn!("a sink could not be closed");
+    }
+}
+
+fn drain(source: &mut impl Source, pipeline: &mut Pipeline, most: usize) {
+    let clock = Clock::now();
+    source.drain(most, &mut |bytes| pipeline.record(bytes, clock));
+}
+
+fn sweep(source: &mut impl Source, pipeline: &mut Pipeline) {
+    let told = source.sweep().map(|entries| pipeline.sweep(entries, Clock::now()));
+    let told = told.and_then(|()| source.losses().map(|losses| pipeline.losses(losses)));
+    let told = told.and_then(|()| {
+        pipeline
+            .slots()
+            .into_iter()
+            .try_for_each(|slot| source.held_back(slot).map(|count| pipeline.held_back(slot, count)))
+    });
+    if let Err(error) = told {
+        tracing::warn!(%error, "the fold tables cannot be read now; their counts stay where they are");
+    }
+}
+
+/// A fan-out list.
+pub type Sinks = Vec<Arc<dyn sink::Sink>>;
+
+#[cfg(test)]
+#[path = "events/run_tests.rs"]
+mod tests;

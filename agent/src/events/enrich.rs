@@ -1,0 +1,251 @@
+//! Numbers become names.
+//!
+//! Reads names through a small trait and nothing else. The invariant: what is not known is left
+//! out; an event is never held back, and never guessed at, for want of a name.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use agent_common::counters::Outcome;
+use agent_common::event::Checked;
+use agent_common::flow::Direction;
+use agent_common::reason::DropReason;
+use agent_common::tenant::TenantId;
+use jiff::Timestamp;
+use uuid::{NoContext, Uuid};
+
+use super::intake::Told;
+use super::packet::{destination_ip, network, service_port, source_ip};
+use super::schema::{
+    Body, Event, Mode, Network, Party, PartyKind, Policy, SchemaId, Time, Uuid7, ViolationEvent, Workload,
+};
+use super::verdicts::{default_rule, severity};
+use super::words::Word;
+
+/// What the cluster calls the things that the kernel numbers. Must answer without waiting.
+pub trait Names: Send + Sync {
+    /// The local pod that held this claim of this interface.
+    fn endpoint(&self, ifindex: u32, cookie: u32) -> Option<Named>;
+    /// Whatever held this address at that time, monotonic clock; the present holder where the
+    /// past is not remembered.
+    fn address(&self, address: IpAddr, at_ns: u64) -> Option<Named>;
+    /// The tenant of this number.
+    fn tenant(&self, id: TenantId) -> Option<TenantNamed>;
+    /// The named range of the tenant that covers the address, as `subnets/rds-a` or `egress/proxy`.
+    fn rule(&self, tenant: TenantId, address: IpAddr) -> Option<String>;
+}
+
+/// What is known of one end of a flow.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Named {
+    /// What it is.
+    pub kind: PartyKind,
+    /// Name of its tenant.
+    pub tenant: Option<String>,
+    /// Namespace.
+    pub namespace: Option<String>,
+    /// Name of the pod.
+    pub pod: Option<String>,
+    /// UID of the pod.
+    pub uid: Option<String>,
+    /// What runs the pod.
+    pub workload: Option<Workload>,
+    /// Name of the Service or node.
+    pub name: Option<String>,
+    /// Name of the tenant's own subnet that holds the address.
+    pub subnet: Option<String>,
+}
+
+/// What is known of a tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantNamed {
+    /// Its name.
+    pub name: String,
+    /// Whether its mode is audit.
+    pub audit: bool,
+}
+
+/// Makes events of records.
+pub struct Enricher {
+    node: String,
+    cluster: Option<String>,
+    names: Arc<dyn Names>,
+    clock_offset_ns: u64,
+}
+
+impl Enricher {
+    /// The clock offset is zero until set.
+    pub fn new(node: String, cluster: Option<String>, names: Arc<dyn Names>) -> Self {
+        Self { node, cluster: cluster.filter(|name| !name.is_empty()), names, clock_offset_ns: 0 }
+    }
+
+    /// Nanoseconds to add to the monotonic clock to get the time of day. Set it often: the time of
+    /// day may be corrected.
+    pub fn set_clock_offset(&mut self, offset_ns: u64) {
+        self.clock_offset_ns = offset_ns;
+    }
+
+    /// The time of day at an instant of the monotonic clock.
+    pub fn time(&self, monotonic_ns: u64) -> Time {
+        let unix_ns = i128::from(monotonic_ns) + i128::from(self.clock_offset_ns);
+        Time(Timestamp::from_nanosecond(unix_ns).unwrap_or(Timestamp::MAX))
+    }
+
+    /// An event of this body at this time.
+    pub fn event(&self, time: Time, body: Body) -> Event {
+        let seconds = u64::try_from(time.0.as_second()).unwrap_or(0);
+        let nanos = u32::try_from(time.0.subsec_nanosecond()).unwrap_or(0);
+        let id = Uuid::new_v7(uuid::Timestamp::from_unix(NoContext, seconds, nanos));
+        Event { schema: SchemaId::V1, time, id: Uuid7(id), body }
+    }
+
+    /// Name of a tenant, for events that speak of tenants.
+    pub fn tenant_name(&self, id: TenantId) -> Option<String> {
+        self.tenant(id).map(|tenant| tenant.name)
+    }
+
+    /// Name of this node.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// Name of the cluster.
+    pub fn cluster(&self) -> Option<&str> {
+        self.cluster.as_deref()
+    }
+
+    /// The event of what a flow did.
+    pub fn violation(&self, told: &Told) -> Event {
+        let record = &told.record;
+        let (local, remote) = (self.local(record), self.remote(record));
+        let policy = self.policy(record);
+        let (source, destination) = match record.direction {
+            Direction::Egress => (local, remote),
+            Direction::Ingress => (remote, local),
+        };
+        let network = network(record);
+        let message = message(record, told.count, &network, &source, &destination);
+        let last_seen = self.time(told.last_ns);
+        self.event(
+            last_seen,
+            Body::Violation(Box::new(ViolationEvent {
+                severity: severity(record.reason, record.outcome),
+                verdict: Word(record.outcome),
+                reason: Word(record.reason),
+                direction: Word(record.direction),
+                cluster: self.cluster.clone(),
+                node: self.node.clone(),
+                source,
+                destination,
+                network,
+                policy,
+                count: told.count,
+                first_seen: self.time(told.first_ns),
+                last_seen,
+                message,
+            })),
+        )
+    }
+
+    fn tenant(&self, id: TenantId) -> Option<TenantNamed> {
+        (id.is_known() && id < TenantId::NODES)
+            .then(|| self.names.tenant(id))
+            .flatten()
+            .filter(|tenant| !tenant.name.is_empty())
+    }
+
+    /// The pod whose interface it was, whatever address the packet claims.
+    fn local(&self, record: &Checked) -> Party {
+        let event = &record.event;
+        let (ip, port) = match record.direction {
+            Direction::Egress => (source_ip(record), event.source_port),
+            Direction::Ingress => (destination_ip(record), event.destination_port),
+        };
+        let named = self.names.endpoint(event.ifindex, event.cookie).unwrap_or_default();
+        party(named, self.tenant(event.tenant), ip, service_port(event, port))
+    }
+
+    fn remote(&self, record: &Checked) -> Party {
+        let event = &record.event;
+        let (ip, port) = match record.direction {
+            Direction::Egress => (destination_ip(record), event.destination_port),
+            Direction::Ingress => (source_ip(record), event.source_port),
+        };
+        let named = ip
+            .and_then(|ip| self.names.address(ip, event.last_ns))
+            .unwrap_or_else(|| Named { kind: unnamed_kind(record, ip), ..Named::default() });
+        party(named, self.tenant(event.peer_tenant), ip, service_port(event, port))
+    }
+
+    fn policy(&self, record: &Checked) -> Policy {
+        let event = &record.event;
+        let remote = match record.direction {
+            Direction::Egress => destination_ip(record),
+            Direction::Ingress => source_ip(record),
+        };
+        // Only a range that covers the address, and whose ports do not fit, decides by name.
+        let by_name = matches!(record.reason, DropReason::PortDenied | DropReason::Fragment);
+        let rule = remote.filter(|_| by_name).and_then(|ip| self.names.rule(event.tenant, ip));
+        let tenant = self.tenant(event.tenant);
+        let audit = record.outcome == Outcome::Audited || tenant.as_ref().is_some_and(|tenant| tenant.audit);
+        Policy {
+            rule: rule.filter(|rule| !rule.is_empty()).unwrap_or_else(|| default_rule(record.reason).into()),
+            mode: if audit { Mode::Audit } else { Mode::Enforce },
+            tenant: tenant.map(|tenant| tenant.name),
+            revision: event.generation,
+        }
+    }
+}
+
+/// The kernel's word on the tenant counts more than what the address is called by now.
+fn party(named: Named, judged: Option<TenantNamed>, ip: Option<IpAddr>, port: Option<u16>) -> Party {
+    let some = |text: Option<String>| text.filter(|text| !text.is_empty());
+    Party {
+        kind: named.kind,
+        ip,
+        port,
+        tenant: some(judged.map(|tenant| tenant.name).or(named.tenant)),
+        namespace: some(named.namespace),
+        pod: some(named.pod),
+        pod_uid: some(named.uid),
+        workload: named.workload.filter(|workload| !workload.kind.is_empty() && !workload.name.is_empty()),
+        name: some(named.name),
+        subnet: some(named.subnet),
+    }
+}
+
+/// An address without a name is outside, unless the kernel knew better.
+fn unnamed_kind(record: &Checked, ip: Option<IpAddr>) -> PartyKind {
+    match (ip, record.reason) {
+        (Some(_), DropReason::Node) => PartyKind::Host,
+        (Some(_), _) if record.event.peer_tenant < TenantId::NODES => PartyKind::External,
+        _ => PartyKind::Unknown,
+    }
+}
+
+fn message(record: &Checked, count: u64, network: &Network, source: &Party, destination: &Party) -> String {
+    let packets = if count == 1 { "packet" } else { "packets" };
+    let transport = network.transport.as_deref().map(|word| format!("{word} ")).unwrap_or_default();
+    let verdict = record.outcome.as_str();
+    format!("{verdict} {count} {packets} {transport}{source} -> {destination}: {}", record.reason.as_str())
+}
+
+impl std::fmt::Display for Party {
+    /// `tenant/namespace/pod:port` of a pod, else `address:port`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let bracketed = self.port.is_some();
+        match (&self.namespace, self.pod.as_ref().or(self.name.as_ref()), self.ip) {
+            (Some(namespace), Some(name), _) => {
+                write!(f, "{}{namespace}/{name}", self.tenant.as_ref().map(|t| format!("{t}/")).unwrap_or_default())?;
+            }
+            (_, _, Some(IpAddr::V6(v6))) if bracketed => write!(f, "[{v6}]")?,
+            (_, _, Some(ip)) => write!(f, "{ip}")?,
+            _ => write!(f, "unknown")?,
+        }
+        self.port.map_or(Ok(()), |port| write!(f, ":{port}"))
+    }
+}
+
+#[cfg(test)]
+#[path = "enrich_tests.rs"]
+mod tests;

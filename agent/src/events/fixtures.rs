@@ -1,0 +1,140 @@
+//! A tiny world for this room's tests.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use agent_common::event::{Checked, FlowEvent};
+use agent_common::tenant::TenantId;
+
+use super::enrich::{Enricher, Named, Names, TenantNamed};
+use super::intake::Told;
+use super::schema::{Event, PartyKind, Workload};
+use super::sink::Line;
+
+pub const SECOND: u64 = 1_000_000_000;
+/// 2026-11-21T19:22:26.001190112Z.
+pub const START_NS: u64 = 1_795_288_946_001_190_112;
+
+pub fn mapped(ip: &str) -> [u8; 16] {
+    match ip.parse().expect("an address") {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// acme's shop to globex's database: SYN.
+pub fn flow(count: u64) -> FlowEvent {
+    FlowEvent {
+        first_ns: 1000 * SECOND,
+        last_ns: 1000 * SECOND + (count - 1) * 139_000_000,
+        count,
+        generation: 1182,
+        source: mapped("10.244.1.17"),
+        destination: mapped("10.244.2.40"),
+        ifindex: 12,
+        cookie: 7,
+        tenant: TenantId(1),
+        peer_tenant: TenantId(2),
+        length: 60,
+        source_port: 43122,
+        destination_port: 5432,
+        ethertype: 0x0800,
+        protocol: 6,
+        reason: 1,
+        direction: 0,
+        outcome: 1,
+        tcp_flags: 2,
+        family: 4,
+        slot: 3,
+        ..FlowEvent::default()
+    }
+}
+
+pub fn checked(event: FlowEvent) -> Checked {
+    event.check().expect("a valid record")
+}
+
+pub fn told(tenant: u32, count: u64) -> Told {
+    let record = checked(FlowEvent { tenant: TenantId(tenant), ..flow(count) });
+    Told { record, count, first_ns: record.event.first_ns, last_ns: record.event.last_ns }
+}
+
+/// Two tenants, two pods, one node, one subnet.
+#[derive(Debug, Default)]
+pub struct World;
+
+fn pod(tenant: &str, namespace: &str, pod: &str, uid: &str, kind: &str, workload: &str) -> Named {
+    Named {
+        kind: PartyKind::Pod,
+        tenant: Some(tenant.into()),
+        namespace: Some(namespace.into()),
+        pod: Some(pod.into()),
+        uid: Some(uid.into()),
+        workload: Some(Workload { kind: kind.into(), name: workload.into() }),
+        ..Named::default()
+    }
+}
+
+fn shop() -> Named {
+    let uid = "5b0c7b52-3c0f-4e3a-9b86-0d4a4b9a2f10";
+    pod("acme", "acme-web", "shop-6c9d7f9b5-x2v8k", uid, "Deployment", "shop")
+}
+
+fn postgres() -> Named {
+    let uid = "0f7f1c39-58fd-4a1d-8a7d-d7d1e6a0c3b2";
+    pod("globex", "globex-db", "postgres-0", uid, "StatefulSet", "postgres")
+}
+
+impl Names for World {
+    fn endpoint(&self, ifindex: u32, cookie: u32) -> Option<Named> {
+        match (ifindex, cookie) {
+            (12, 7) => Some(shop()),
+            (13, 8) => Some(postgres()),
+            _ => None,
+        }
+    }
+
+    fn address(&self, address: IpAddr, _: u64) -> Option<Named> {
+        match address.to_string().as_str() {
+            "10.244.1.17" => Some(shop()),
+            "10.244.2.40" => Some(postgres()),
+            "10.0.1.23" => Some(Named { kind: PartyKind::Host, name: Some("ip-10-0-1-23".into()), ..Named::default() }),
+            "10.40.0.9" => Some(Named {
+                kind: PartyKind::External,
+                tenant: Some("globex".into()),
+                subnet: Some("rds-a".into()),
+                ..Named::default()
+            }),
+            _ => None,
+        }
+    }
+
+    fn tenant(&self, id: TenantId) -> Option<TenantNamed> {
+        let name = match id.0 {
+            1 => "acme",
+            2 => "globex",
+            3 => "initech",
+            _ => return None,
+        };
+        Some(TenantNamed { name: name.into(), audit: false })
+    }
+
+    fn rule(&self, _: TenantId, address: IpAddr) -> Option<String> {
+        (address.to_string() == "10.40.1.9").then(|| "subnets/efs-a".into())
+    }
+}
+
+pub fn enricher() -> Enricher {
+    let offset = START_NS - 1000 * SECOND;
+    let mut enricher = Enricher::new("ip-10-0-1-23".into(), Some("prod-eu1".into()), Arc::new(World));
+    enricher.set_clock_offset(offset);
+    enricher
+}
+
+pub fn event(count: u64) -> Event {
+    enricher().violation(&told(1, count))
+}
+
+pub fn line(count: u64) -> Arc<Line> {
+    Arc::new(Line::new(event(count)).expect("an event is JSON"))
+}

@@ -1,0 +1,201 @@
+//! The folder against a small model of the kernel: what was counted is told, once.
+
+use std::collections::HashMap;
+
+use agent_common::event::FlowEvent;
+use agent_common::fold::FoldEntry;
+use proptest::prelude::*;
+
+use super::*;
+use crate::events::fixtures::{SECOND, checked, flow};
+
+const BOUNDS: Bounds = Bounds { windows: 1000, seen: 1000 };
+
+fn folder() -> Folder {
+    Folder::new(BOUNDS, 0)
+}
+
+fn entry(count: u64, sent_count: u64) -> FoldEntry {
+    FoldEntry { event: flow(count), sent_count, ..FoldEntry::default() }
+}
+
+#[test]
+fn the_first_packet_is_told_at_once_and_the_rest_after_five_seconds() {
+    let mut folder = folder();
+    let mut out = Vec::new();
+    folder.record(&checked(flow(1)), 0, &mut out);
+    assert_eq!(out.drain(..).map(|told| told.count).collect::<Vec<_>>(), [1]);
+    folder.record(&checked(flow(20)), SECOND, &mut out);
+    folder.record(&checked(flow(38)), 2 * SECOND, &mut out);
+    folder.expire(4 * SECOND, &mut out);
+    assert!(out.is_empty(), "the window is still open");
+    assert_eq!(folder.folded_packets(), 37);
+    folder.expire(5 * SECOND, &mut out);
+    let told = out.pop().expect("an event");
+    assert_eq!((told.count, told.first_ns, told.last_ns), (37, flow(1).last_ns, flow(38).last_ns));
+    assert_eq!(folder.counts().folded, 2);
+}
+
+#[test]
+fn a_silent_flow_ends_and_its_return_is_told_at_once() {
+    let mut folder = folder();
+    let mut out = Vec::new();
+    folder.record(&checked(flow(1)), 0, &mut out);
+    folder.expire(5 * SECOND, &mut out);
+    folder.record(&checked(flow(4)), 6 * SECOND, &mut out);
+    assert_eq!(out.iter().map(|told| told.count).collect::<Vec<_>>(), [1, 3]);
+}
+
+#[test]
+fn a_sweep_tells_what_no_record_told_and_a_late_record_adds_nothing() {
+    let mut folder = folder();
+    let mut out = Vec::new();
+    folder.record(&checked(flow(1)), 0, &mut out);
+    folder.sweep([entry(90, 1)], SECOND, &mut out);
+    folder.record(&checked(flow(50)), SECOND, &mut out);
+    folder.flush(&mut out);
+    assert_eq!(out.iter().map(|told| told.count).collect::<Vec<_>>(), [1, 89]);
+}
+
+#[test]
+fn an_entry_that_a_sweep_finds_once_only_is_not_believed() {
+    let mut folder = folder();
+    let mut out = Vec::new();
+    let torn = FoldEntry { event: FlowEvent { first_ns: 5, ..flow(9000) }, ..FoldEntry::default() };
+    folder.sweep([torn, entry(3, 0)], 0, &mut out);
+    folder.sweep([entry(3, 0)], SECOND, &mut out);
+    folder.sweep([FoldEntry { event: FlowEvent { first_ns: 6, ..flow(9000) }, ..torn }], SECOND, &mut out);
+    folder.flush(&mut out);
+    assert_eq!(out.iter().map(|told| told.count).sum::<u64>(), 3);
+}
+
+#[test]
+fn what_an_earlier_agent_told_is_not_told_again_after_a_restart() {
+    let mut folder = Folder::new(BOUNDS, 2000 * SECOND);
+    let mut out = Vec::new();
+    let old = entry(500, 480);
+    folder.sweep([old], 2000 * SECOND, &mut out);
+    folder.sweep([old], 2002 * SECOND, &mut out);
+    assert!(out.is_empty(), "entries stay in the table long after their flow ended");
+    let mut event = flow(510);
+    event.last_ns = 2003 * SECOND;
+    folder.record(&checked(event), 2003 * SECOND, &mut out);
+    folder.flush(&mut out);
+    assert_eq!(out.iter().map(|told| told.count).sum::<u64>(), 10);
+    assert_eq!(folder.counts().presumed_told, 500);
+}
+
+#[test]
+fn more_flows_than_windows_close_the_oldest_early_and_lose_nothing() {
+    let mut folder = Folder::new(Bounds { windows: 4, seen: 100 }, 0);
+    let mut out = Vec::new();
+    for port in 1..=10_u16 {
+        let event = |count| FlowEvent { destination_port: port, first_ns: u64::from(port), ..flow(count) };
+        folder.record(&checked(event(1)), port.into(), &mut out);
+        folder.record(&checked(event(8)), port.into(), &mut out);
+    }
+    assert!(folder.windows.len() <= 4);
+    folder.flush(&mut out);
+    assert_eq!(out.iter().map(|told| told.count).sum::<u64>(), 80);
+}
+
+/// One step of the kernel or of the agent.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// Packets of a flow on a CPU; the last one sends a record, which may get lost.
+    Packets { flow: u16, cpu: u32, count: u64, record: bool, lost: bool },
+    /// Another flow takes its place; what was not told is counted as unreported.
+    PushOut { flow: u16, cpu: u32 },
+    /// The agent reads all records that wait.
+    Drain,
+    /// The agent sweeps.
+    Sweep,
+    /// Time passes.
+    Expire,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..6_u16, 0..2_u32, 1..50_u64, any::<bool>(), any::<bool>())
+            .prop_map(|(flow, cpu, count, record, lost)| Step::Packets { flow, cpu, count, record, lost }),
+        1 => (0..6_u16, 0..2_u32).prop_map(|(flow, cpu)| Step::PushOut { flow, cpu }),
+        3 => Just(Step::Drain),
+        2 => Just(Step::Sweep),
+        1 => Just(Step::Expire),
+    ]
+}
+
+#[derive(Default)]
+struct Kernel {
+    now: u64,
+    table: HashMap<(u16, u32), FoldEntry>,
+    ring: Vec<FlowEvent>,
+    counted: u64,
+    unreported: u64,
+    /// Packets whose last news was a record that was lost, of entries that are gone.
+    lost: u64,
+    carried: HashMap<(u16, u32), u64>,
+}
+
+impl Kernel {
+    fn packets(&mut self, place: (u16, u32), count: u64, record: bool, lost: bool) {
+        self.now += SECOND;
+        let fresh = FlowEvent { count: 0, first_ns: self.now, destination_port: place.0 + 1, cpu: place.1, ..flow(1) };
+        let entry = self.table.entry(place).or_insert(FoldEntry { event: fresh, ..FoldEntry::default() });
+        entry.event.count += count;
+        entry.event.last_ns = self.now;
+        self.counted += count;
+        if record {
+            entry.told();
+            if !lost {
+                self.ring.push(entry.event);
+                self.carried.insert(place, entry.event.count);
+            }
+        }
+    }
+
+    fn push_out(&mut self, place: (u16, u32)) {
+        if let Some(entry) = self.table.remove(&place) {
+            self.unreported += entry.untold();
+            self.lost += entry.sent_count - self.carried.remove(&place).unwrap_or(0);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_packet_the_kernel_counted_is_told_or_accounted_for(
+        steps in prop::collection::vec(step(), 0..200),
+        windows in 1..8_usize,
+        // Never less than the kernel's table holds: twelve places here.
+        seen in prop_oneof![12..40_usize, Just(1000)],
+        started in prop_oneof![Just(0), 0..60 * SECOND],
+    ) {
+        let mut kernel = Kernel::default();
+        let mut folder = Folder::new(Bounds { windows, seen }, started);
+        let mut out = Vec::new();
+        let pushed_out = steps.iter().any(|step| matches!(step, Step::PushOut { .. }));
+        for step in steps {
+            let now = kernel.now;
+            match step {
+                Step::Packets { flow, cpu, count, record, lost } => kernel.packets((flow, cpu), count, record, lost),
+                Step::PushOut { flow, cpu } => kernel.push_out((flow, cpu)),
+                Step::Drain => kernel.ring.drain(..).for_each(|event| folder.record(&checked(event), now, &mut out)),
+                Step::Sweep => folder.sweep(kernel.table.values().copied(), now, &mut out),
+                Step::Expire => folder.expire(now, &mut out),
+            }
+            prop_assert!(folder.windows.len() <= windows);
+        }
+        let now = kernel.now;
+        kernel.ring.drain(..).for_each(|event| folder.record(&checked(event), now, &mut out));
+        folder.sweep(kernel.table.values().copied(), now, &mut out);
+        folder.sweep(kernel.table.values().copied(), now, &mut out);
+        let told = out.iter().map(|told| told.count).sum::<u64>() + folder.folded_packets();
+        let accounted = told + folder.counts().presumed_told + kernel.unreported + kernel.lost;
+        prop_assert!(told <= kernel.counted, "{told} told of {}: some twice", kernel.counted);
+        prop_assert!(accounted >= kernel.counted, "{accounted} of {}", kernel.counted);
+        if seen >= 1000 && started == 0 && !pushed_out {
+            prop_assert_eq!(told, kernel.counted, "lost records cost nothing while their flow is in the table");
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! The stations of the event path in a row, without a clock and without waiting.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use agent_common::counters::Loss;
+use agent_common::event::FlowEvent;
+use agent_common::fold::FoldEntry;
+use agent_common::reason::DropReason;
+use agent_common::tenant::TenantId;
+
+use super::enrich::Enricher;
+use super::intake::{Bounds, Folder, Told};
+use super::limit::{Limiter, Rates};
+use super::schema::{
+    Body, Event, Mode, ReasonCount, Severity, StageCount, StateChange, StateEvent, SuppressedEvent, TenantCount, Window,
+};
+use super::sink::{Line, Sink};
+use super::stats::{EventStats, Stage};
+use super::words::Word;
+use super::{Clock, Sinks};
+
+/// While events are held back, one tells of it this often.
+const SUPPRESSED_NS: u64 = 10_000_000_000;
+/// Reasons and tenants that such an event lists.
+const TOP: usize = 20;
+
+/// News about the agent itself, to be told as a `state` event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// What changed.
+    pub state: StateChange,
+    /// Mode in force now, where the change is about it.
+    pub mode: Option<Mode>,
+    /// Whose, where it is about one tenant.
+    pub tenant: Option<String>,
+    /// Policy generation in the kernel.
+    pub revision: Option<u64>,
+    /// What a person should know.
+    pub message: String,
+}
+
+/// Records in, lines out.
+pub struct Pipeline {
+    folder: Folder,
+    limiter: Limiter,
+    enricher: Enricher,
+    sinks: Sinks,
+    stats: Arc<EventStats>,
+    told: Vec<Told>,
+    /// Event limits of pods that have been heard of: whose, and how much they held back.
+    slots: HashMap<u16, Slot>,
+    kernel_held: BTreeMap<TenantId, u64>,
+    window_ns: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    tenant: TenantId,
+    held_back: u64,
+}
+
+impl Pipeline {
+    /// `held_before`: what each event limit had held back before this agent came.
+    pub fn new(
+        enricher: Enricher,
+        sinks: Sinks,
+        stats: Arc<EventStats>,
+        (bounds, rates): (Bounds, Rates),
+        held_before: impl IntoIterator<Item = (u16, u64)>,
+        now: Clock,
+    ) -> Self {
+        let slots = held_before.into_iter().filter(|(_, held_back)| *held_back > 0);
+        let mut pipeline = Self {
+            folder: Folder::new(bounds, now.monotonic_ns),
+            limiter: Limiter::new(rates, now.monotonic_ns),
+            enricher,
+            sinks,
+            stats,
+            told: Vec::new(),
+            slots: slots.map(|(slot, held_back)| (slot, Slot { tenant: TenantId::UNKNOWN, held_back })).collect(),
+            kernel_held: BTreeMap::new(),
+            window_ns: now.monotonic_ns,
+        };
+        pipeline.enricher.set_clock_offset(now.offset_ns);
+        pipeline
+    }
+
+    /// Takes one record from the ring buffer.
+    pub fn record(&mut self, bytes: &[u8], now: Clock) {
+        self.stats.received.add(1);
+        let Some(record) = FlowEvent::decode(bytes) else {
+            self.stats.lost(Stage::Decode).add(1);
+            return;
+        };
+        self.slots.entry(record.event.slot).or_default().tenant = record.event.tenant;
+        self.folder.record(&record, now.monotonic_ns, &mut self.told);
+        self.tell(now);
+    }
+
+    /// Takes the fold tables.
+    pub fn sweep(&mut self, entries: Vec<FoldEntry>, now: Clock) {
+        self.folder.sweep(entries, now.monotonic_ns, &mut self.told);
+        self.tell(now);
+    }
+
+    /// Takes the kernel's own account of what it could not tell.
+    pub fn losses(&self, losses: [u64; Loss::LEN as usize]) {
+        let lost = |loss: Loss| losses.get(loss as usize).copied().unwrap_or(0);
+        self.stats.lost(Stage::RingBuffer).raise(lost(Loss::RingFull));
+        self.stats.lost(Stage::FoldTable).raise(lost(Loss::Unreported));
+    }
+
+    /// Event limits worth reading: of pods that have sent records.
+    pub fn slots(&self) -> Vec<u16> {
+        self.slots.keys().copied().collect()
+    }
+
+    /// Takes what one event limit has held back so far.
+    pub fn held_back(&mut self, slot: u16, count: u64) {
+        let slot = self.slots.entry(slot).or_default();
+        // A lower count is a limit that began anew with another pod.
+        let more = if count >= slot.held_back { count - slot.held_back } else { count };
+        slot.held_back = count;
+        if more > 0 {
+            self.stats.lost(Stage::PodLimit).add(more);
+            *self.kernel_held.entry(slot.tenant).or_default() += more;
+        }
+    }
+
+    /// Ends windows that are due, and says what was held back.
+    pub fn tick(&mut self, now: Clock) {
+        self.enricher.set_clock_offset(now.offset_ns);
+        self.folder.expire(now.monotonic_ns, &mut self.told);
+        self.tell(now);
+        if now.monotonic_ns.saturating_sub(self.window_ns) >= SUPPRESSED_NS {
+            self.tell_suppressed(now);
+        }
+    }
+
+    /// Tells a change of the agent's own state. No limit holds it back.
+    pub fn notice(&self, notice: Notice, now: Clock) {
+        let severity = match notice.state {
+            StateChange::EnforcementLost => Severity::Critical,
+            StateChange::ModeChanged => Severity::Medium,
+            StateChange::AgentStarted | StateChange::AgentStopping | StateChange::EnforcementRestored => Severity::Info,
+        };
+        let body = Body::State(StateEvent {
+            severity,
+            cluster: self.enricher.cluster().map(Into::into),
+            node: self.enricher.node().into(),
+            state: notice.state,
+            mode: notice.mode,
+            tenant: notice.tenant.filter(|tenant| !tenant.is_empty()),
+            version: env!("CARGO_PKG_VERSION").into(),
+            revision: notice.revision,
+            message: notice.message,
+        });
+        self.emit(self.enricher.event(self.enricher.time(now.monotonic_ns), body));
+    }
+
+    /// Tells all that waits: at the end.
+    pub fn finish(&mut self, now: Clock) {
+        self.folder.flush(&mut self.told);
+        self.tell(now);
+        self.tell_suppressed(now);
+    }
+
+    /// The sinks, to be closed.
+    pub fn sinks(&self) -> Vec<Arc<dyn Sink>> {
+        self.sinks.clone()
+    }
+
+    fn tell(&mut self, now: Clock) {
+        for told in std::mem::take(&mut self.told) {
+            if self.limiter.admit(&told, now.monotonic_ns) {
+                self.emit(self.enricher.violation(&told));
+            } else {
+                self.stats.lost(Stage::RateLimit).add(1);
+            }
+        }
+        let counts = self.folder.counts();
+        self.stats.folded.raise(counts.folded);
+        self.stats.presumed_told.raise(counts.presumed_told);
+    }
+
+    fn emit(&self, event: Event) {
+        match Line::new(event) {
+            Ok(line) => {
+                let line = Arc::new(line);
+                self.sinks.iter().for_each(|sink| sink.offer(&line));
+            }
+            Err(error) => {
+                self.stats.lost(Stage::Sink).add(1);
+                tracing::warn!(%error, "an event could not be encoded");
+            }
+        }
+    }
+
+    fn tell_suppressed(&mut self, now: Clock) {
+        let start_ns = std::mem::replace(&mut self.window_ns, now.monotonic_ns);
+        let (held, kernel_held) = (self.limiter.take_held(), std::mem::take(&mut self.kernel_held));
+        let by_rate: u64 = held.values().map(|held| held.events).sum();
+        let by_pod: u64 = kernel_held.values().sum();
+        if by_rate + by_pod == 0 {
+            return;
+        }
+        let packets = held.values().map(|held| held.packets).sum();
+        let mut reasons = BTreeMap::<DropReason, u64>::new();
+        let mut tenants = BTreeMap::<TenantId, (u64, u64)>::new();
+        for (tenant, held) in &held {
+            held.reasons.iter().for_each(|(reason, count)| *reasons.entry(*reason).or_default() += count);
+            *tenants.entry(*tenant).or_default() = (held.events, held.packets);
+        }
+        for (tenant, count) in kernel_held {
+            tenants.entry(tenant).or_default().0 += count;
+        }
+        let stages =
+            [(Stage::PodLimit, by_pod), (Stage::RateLimit, by_rate)].into_iter().filter(|(_, count)| *count > 0);
+        let time = self.enricher.time(now.monotonic_ns);
+        let body = Body::Suppressed(SuppressedEvent {
+            severity: Severity::Low,
+            cluster: self.enricher.cluster().map(Into::into),
+            node: self.enricher.node().into(),
+            count: by_rate + by_pod,
+            packets,
+            window: Window { start: self.enricher.time(start_ns), end: time },
+            stages: stages.map(|(stage, count)| StageCount { stage: stage.as_str().into(), count }).collect(),
+            reasons: top(reasons).map(|(reason, count)| ReasonCount { reason: Word(reason), count }).collect(),
+            tenants: top(tenants)
+                .map(|(id, (count, packets))| TenantCount { tenant: self.enricher.tenant_name(id), count, packets })
+                .collect(),
+            message: format!(
+                "held back {} events about {packets} packets by rate limit; counters are complete",
+                by_rate + by_pod
+            ),
+        });
+        self.emit(self.enricher.event(time, body));
+    }
+}
+
+/// The largest first.
+fn top<K: Ord, V: Ord + Copy>(counts: BTreeMap<K, V>) -> impl Iterator<Item = (K, V)> {
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    counts.into_iter().take(TOP)
+}
+
+#[cfg(test)]
+#[path = "pipeline_tests.rs"]
+mod tests;

@@ -1,0 +1,111 @@
+//! The source of records that the kernel fills: aya's ring buffer and per-CPU arrays.
+//!
+//! Reads only. Works from Linux 5.8 on, where ring buffers came.
+
+use std::io;
+
+use agent_common::counters::Loss;
+use agent_common::fold::{FOLD_LEN, FoldEntry, LIMIT_SLOTS, Limit};
+use aya::maps::{MapData, MapError, PerCpuArray, RingBuf};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::Source;
+
+/// Reading the event maps failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RingError {
+    /// The ring buffer cannot be polled.
+    #[error("cannot wait for the ring buffer")]
+    Wait(#[source] io::Error),
+    /// A fold table, a limit or a loss counter cannot be read.
+    #[error("cannot read the event map {map}")]
+    Read {
+        /// Which.
+        map: &'static str,
+        /// Why.
+        #[source]
+        source: MapError,
+    },
+}
+
+/// The event maps.
+pub struct Ring {
+    records: AsyncFd<RingBuf<MapData>>,
+    fold: PerCpuArray<MapData, FoldEntry>,
+    limits: PerCpuArray<MapData, Limit>,
+    losses: PerCpuArray<MapData, u64>,
+}
+
+impl Ring {
+    /// Takes the maps over. Must be called inside the tokio runtime.
+    pub fn new(
+        records: RingBuf<MapData>,
+        fold: PerCpuArray<MapData, FoldEntry>,
+        limits: PerCpuArray<MapData, Limit>,
+        losses: PerCpuArray<MapData, u64>,
+    ) -> Result<Self, RingError> {
+        #[expect(
+            deprecated,
+            reason = "its successor is an unsafe fn that asks for what `RingBuf` keeps: its descriptor"
+        )]
+        let records = AsyncFd::with_interest(records, Interest::READABLE).map_err(RingError::Wait)?;
+        Ok(Self { records, fold, limits, losses })
+    }
+
+    /// What every limit has held back so far: once, at the start.
+    pub fn all_held_back(&mut self) -> Result<Vec<(u16, u64)>, RingError> {
+        (0..LIMIT_SLOTS as u16).map(|slot| self.held_back(slot).map(|count| (slot, count))).collect()
+    }
+}
+
+impl Source for Ring {
+    type Error = RingError;
+
+    async fn ready(&mut self) -> Result<(), RingError> {
+        // Not cleared here: `drain` may leave records behind, and only an empty buffer is not ready.
+        self.records.readable().await.map(|mut guard| guard.retain_ready()).map_err(RingError::Wait)
+    }
+
+    fn drain(&mut self, most: usize, each: &mut dyn FnMut(&[u8])) -> usize {
+        let mut count = 0;
+        // "Would block" tells tokio that the buffer was empty: the next `ready` waits.
+        let mut read = |records: &mut RingBuf<MapData>| {
+            while count < most {
+                let Some(item) = records.next() else { return Err(io::Error::from(io::ErrorKind::WouldBlock)) };
+                each(&item);
+                count += 1;
+            }
+            Ok(())
+        };
+        let known_ready = self.records.try_io_mut(Interest::READABLE, &mut read);
+        // Tokio may not have heard of records that wait all the same: the second reading finds them.
+        if known_ready.is_err() && read(self.records.get_mut()).is_ok() {
+            tracing::trace!("more records than one turn reads");
+        }
+        count
+    }
+
+    fn sweep(&mut self) -> Result<Vec<FoldEntry>, RingError> {
+        let mut found = Vec::new();
+        for place in 0..FOLD_LEN {
+            let entries = self.fold.get(&place, 0).map_err(|source| RingError::Read { map: "FOLD", source })?;
+            found.extend(entries.iter().filter(|entry| entry.event.count > 0));
+        }
+        Ok(found)
+    }
+
+    fn held_back(&mut self, slot: u16) -> Result<u64, RingError> {
+        let limits = self.limits.get(&slot.into(), 0).map_err(|source| RingError::Read { map: "LIMITS", source })?;
+        Ok(limits.iter().map(|limit| limit.held_back).sum())
+    }
+
+    fn losses(&mut self) -> Result<[u64; Loss::LEN as usize], RingError> {
+        let mut losses = [0; Loss::LEN as usize];
+        for (index, lost) in (0..).zip(&mut losses) {
+            let counts = self.losses.get(&index, 0).map_err(|source| RingError::Read { map: "LOSS", source })?;
+            *lost = counts.iter().sum();
+        }
+        Ok(losses)
+    }
+}

@@ -1,0 +1,174 @@
+//! The last events, kept for `observe`, and those who follow.
+//!
+//! Each reader has a queue of its own: a slow one loses its oldest events, is told how many, and
+//! nobody else notices.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::queue::Queue;
+use super::{Line, Sink};
+use crate::events::filter::Filter;
+use crate::events::stats::{EventStats, SinkStats, Stage};
+
+/// Events kept.
+pub const KEPT: usize = 4096;
+/// Events that wait for one reader.
+const READER_QUEUE: usize = 4096;
+
+/// The last events and their readers.
+#[derive(Debug)]
+pub struct Hub {
+    state: Mutex<State>,
+    own: Arc<SinkStats>,
+    stats: Arc<EventStats>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    kept: VecDeque<Arc<Line>>,
+    readers: Vec<Reader>,
+}
+
+#[derive(Debug)]
+struct Reader {
+    filter: Filter,
+    queue: Arc<Queue>,
+}
+
+/// A reader's end. Dropping it ends the reading.
+#[derive(Debug)]
+pub struct Subscription {
+    /// What comes after the history.
+    pub queue: Arc<Queue>,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+impl Hub {
+    /// Empty.
+    pub fn new(stats: &Arc<EventStats>) -> Self {
+        Self { state: Mutex::default(), own: stats.sink("socket"), stats: Arc::clone(stats) }
+    }
+
+    /// The last `last` events that pass the filter, oldest first.
+    pub fn history(&self, filter: &Filter, last: usize) -> Vec<Arc<Line>> {
+        self.lock().history(filter, last)
+    }
+
+    /// The history, and from there on everything: no event is in both or in neither.
+    pub fn follow(&self, filter: Filter, last: usize) -> (Vec<Arc<Line>>, Subscription) {
+        let queue = Arc::new(Queue::new(READER_QUEUE));
+        let mut state = self.lock();
+        let history = state.history(&filter, last);
+        state.readers.retain(|reader| !reader.queue.is_closed());
+        state.readers.push(Reader { filter, queue: Arc::clone(&queue) });
+        (history, Subscription { queue })
+    }
+
+    /// How many follow.
+    pub fn readers(&self) -> usize {
+        let mut state = self.lock();
+        state.readers.retain(|reader| !reader.queue.is_closed());
+        state.readers.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn history(&self, filter: &Filter, last: usize) -> Vec<Arc<Line>> {
+        let mut lines: Vec<_> =
+            self.kept.iter().rev().filter(|line| filter.admits(&line.event)).take(last).cloned().collect();
+        lines.reverse();
+        lines
+    }
+}
+
+impl Sink for Hub {
+    fn name(&self) -> &'static str {
+        "socket"
+    }
+
+    fn offer(&self, line: &Arc<Line>) {
+        let mut state = self.lock();
+        if state.kept.len() >= KEPT {
+            state.kept.pop_front();
+        }
+        state.kept.push_back(Arc::clone(line));
+        state.readers.retain(|reader| !reader.queue.is_closed());
+        for reader in state.readers.iter().filter(|reader| reader.filter.admits(&line.event)) {
+            self.stats.lost(Stage::Observer).add(reader.queue.push(Arc::clone(line)));
+        }
+        drop(state);
+        self.own.taken.add(1);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.own.last_ns.raise(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    fn close(&self) {
+        self.lock().readers.drain(..).for_each(|reader| reader.queue.close());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::fixtures;
+    use crate::events::schema::Body;
+
+    fn counts(lines: &[Arc<Line>]) -> Vec<u64> {
+        lines
+            .iter()
+            .map(|line| match &line.event.body {
+                Body::Violation(violation) => violation.count,
+                _ => 0,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_reader_sees_the_last_events_and_then_each_once() {
+        let hub = Hub::new(&Arc::default());
+        (1..=5000).for_each(|count| hub.offer(&fixtures::line(count)));
+        let (history, subscription) = hub.follow(Filter::default(), 2);
+        hub.offer(&fixtures::line(5001));
+        assert_eq!(counts(&history), [4999, 5000]);
+        assert_eq!(counts(&subscription.queue.take_blocking(10).lines), [5001]);
+        assert_eq!(hub.history(&Filter::default(), usize::MAX).len(), KEPT);
+    }
+
+    #[test]
+    fn a_slow_reader_loses_its_oldest_and_a_quick_one_nothing() {
+        let stats = Arc::new(EventStats::default());
+        let hub = Hub::new(&stats);
+        let (_, slow) = hub.follow(Filter::default(), 0);
+        let (_, quick) = hub.follow(Filter::default(), 0);
+        let mut seen = 0;
+        let line = fixtures::line(1);
+        for _ in 0..READER_QUEUE + 100 {
+            hub.offer(&line);
+            seen += quick.queue.take_blocking(10).lines.len();
+        }
+        assert_eq!(seen, READER_QUEUE + 100);
+        let batch = slow.queue.take_blocking(usize::MAX);
+        assert_eq!((batch.lost, batch.lines.len()), (100, READER_QUEUE));
+        assert_eq!(stats.lost(Stage::Observer).get(), 100);
+    }
+
+    #[test]
+    fn a_reader_that_leaves_is_forgotten() {
+        let hub = Hub::new(&Arc::default());
+        let (_, subscription) = hub.follow(Filter::default(), 0);
+        assert_eq!(hub.readers(), 1);
+        drop(subscription);
+        assert_eq!(hub.readers(), 0);
+    }
+}

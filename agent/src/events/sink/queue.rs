@@ -1,0 +1,152 @@
+//! A bounded queue that never makes its writer wait: when full, the oldest leaves and is counted.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::Line;
+
+/// One reader's queue.
+#[derive(Debug)]
+pub struct Queue {
+    capacity: usize,
+    state: Mutex<State>,
+    filled: Condvar,
+    filled_async: Notify,
+}
+
+/// What a reader gets.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Events, oldest first.
+    pub lines: Vec<Arc<Line>>,
+    /// Events lost since the batch before.
+    pub lost: u64,
+    /// Nothing follows.
+    pub closed: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lines: VecDeque<Arc<Line>>,
+    lost: u64,
+    closed: bool,
+}
+
+impl Queue {
+    /// Holds this many.
+    pub fn new(capacity: usize) -> Self {
+        Self { capacity: capacity.max(1), state: Mutex::default(), filled: Condvar::new(), filled_async: Notify::new() }
+    }
+
+    /// Adds; returns how many were lost for it.
+    pub fn push(&self, line: Arc<Line>) -> u64 {
+        let mut state = self.lock();
+        if state.closed {
+            return 1;
+        }
+        let mut lost = 0;
+        while state.lines.len() >= self.capacity {
+            state.lines.pop_front();
+            lost += 1;
+        }
+        state.lost += lost;
+        state.lines.push_back(line);
+        drop(state);
+        self.wake();
+        lost
+    }
+
+    /// Waits for something, on a thread that may wait.
+    pub fn take_blocking(&self, most: usize) -> Batch {
+        let mut state = self.lock();
+        while state.lines.is_empty() && !state.closed {
+            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.take(most)
+    }
+
+    /// Waits for something, in a task.
+    pub async fn take(&self, most: usize) -> Batch {
+        loop {
+            let filled = self.filled_async.notified();
+            let ready = {
+                let mut state = self.lock();
+                (!state.lines.is_empty() || state.closed).then(|| state.take(most))
+            };
+            match ready {
+                Some(batch) => return batch,
+                None => filled.await,
+            }
+        }
+    }
+
+    /// No more is taken; what waits may still be read.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.wake();
+    }
+
+    /// Whether it was closed.
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.lock().lines.len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn wake(&self) {
+        self.filled.notify_one();
+        self.filled_async.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn take(&mut self, most: usize) -> Batch {
+        let count = self.lines.len().min(most);
+        Batch {
+            lines: self.lines.drain(..count).collect(),
+            lost: std::mem::take(&mut self.lost),
+            closed: self.closed && self.lines.is_empty(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::fixtures;
+
+    #[test]
+    fn a_full_queue_loses_the_oldest_and_says_how_many() {
+        let queue = Queue::new(3);
+        let lost: u64 = (1..=5).map(|count| queue.push(fixtures::line(count))).sum();
+        let batch = queue.take_blocking(10);
+        let first = serde_json::from_slice::<serde_json::Value>(&batch.lines[0].json).expect("JSON");
+        assert_eq!((lost, batch.lost, batch.lines.len()), (2, 2, 3));
+        assert_eq!(first["count"], 3);
+        assert!(!batch.closed);
+    }
+
+    #[test]
+    fn a_closed_queue_gives_what_waits_and_then_ends() {
+        let queue = Queue::new(3);
+        queue.push(fixtures::line(1));
+        queue.close();
+        assert_eq!(queue.push(fixtures::line(2)), 1, "counted as lost");
+        let batch = queue.take_blocking(10);
+        assert_eq!((batch.lines.len(), batch.closed), (1, true));
+    }
+}

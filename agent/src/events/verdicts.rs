@@ -1,0 +1,90 @@
+//! What a reason means to the people who read events: how severe, and which default it is.
+
+use agent_common::counters::Outcome;
+use agent_common::reason::DropReason;
+
+use super::schema::Severity;
+
+/// How much somebody should care. What was only audited stands one step lower.
+pub fn severity(reason: DropReason, outcome: Outcome) -> Severity {
+    use Severity::{Critical, High, Info, Low, Medium};
+    match (of_reason(reason), outcome == Outcome::Audited) {
+        (severity, false) => severity,
+        (Critical, true) => High,
+        (High, true) => Medium,
+        (Medium, true) => Low,
+        (Low | Info, true) => Info,
+    }
+}
+
+fn of_reason(reason: DropReason) -> Severity {
+    use DropReason as R;
+    match reason {
+        // Nobody sends these by mistake.
+        R::SpoofedSource
+        | R::SpoofedMac
+        | R::SpoofedNeighbor
+        | R::MetadataService
+        | R::IcmpRedirect
+        | R::RouterAdvertisement => Severity::High,
+        // The boundary was met, or a detour around it was tried, or we had to close for a fault of ours.
+        R::CrossTenant
+        | R::UnassignedDestination
+        | R::Node
+        | R::Vlan
+        | R::SourceRoute
+        | R::RoutingHeader
+        | R::Martian
+        | R::Internal => Severity::Medium,
+        R::OffSubnet
+        | R::PortDenied
+        | R::UnassignedSource
+        | R::Fragment
+        | R::Malformed
+        | R::Ethertype
+        | R::ExtensionHeader
+        | R::NotOwnAddress => Severity::Low,
+        // The ordinary noise of a pod that starts, or that looks for a printer.
+        R::NotReady | R::Multicast => Severity::Info,
+    }
+}
+
+/// The rule that denies where no named range does.
+pub fn default_rule(reason: DropReason) -> &'static str {
+    use DropReason as R;
+    match reason {
+        R::CrossTenant => "default-deny-cross-tenant",
+        R::OffSubnet => "default-deny-off-subnet",
+        R::UnassignedSource | R::UnassignedDestination => "default-deny-unassigned",
+        R::MetadataService => "default-deny-metadata-service",
+        R::Node => "default-deny-node",
+        R::PortDenied => "default-deny-port",
+        R::Multicast => "default-deny-multicast",
+        R::SpoofedSource | R::SpoofedMac | R::SpoofedNeighbor | R::NotOwnAddress => "guard-own-address",
+        R::IcmpRedirect | R::RouterAdvertisement => "guard-routing",
+        R::SourceRoute | R::RoutingHeader => "guard-source-routing",
+        R::Martian => "guard-martian",
+        R::Fragment | R::Malformed | R::Ethertype | R::Vlan | R::ExtensionHeader => "guard-headers",
+        R::NotReady | R::Internal => "fail-closed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_audited_violation_stands_one_step_lower_and_never_below_info() {
+        assert_eq!(severity(DropReason::SpoofedSource, Outcome::Dropped), Severity::High);
+        assert_eq!(severity(DropReason::SpoofedSource, Outcome::Audited), Severity::Medium);
+        assert_eq!(severity(DropReason::Multicast, Outcome::Audited), Severity::Info);
+    }
+
+    #[test]
+    fn every_reason_has_a_rule_that_can_be_searched_for() {
+        for reason in DropReason::ALL {
+            let rule = default_rule(*reason);
+            assert!(!rule.is_empty() && rule.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{rule}");
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Live and ready as pure functions of what is observed.
+//!
+//! Refuses to know how anything is found out, and reads no clock: "now" is part of what is observed.
+//! Live means "the loop turns"; a dead one is worth a restart. Ready means "every promise about this
+//! node's pods holds now"; it says why not.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// A loop that has not turned for this long is stuck.
+const STUCK: SignedDuration = SignedDuration::from_secs(60);
+/// Reasons listed by name; the rest are a number.
+const LISTED: usize = 20;
+
+/// What the rooms report of themselves.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Observed {
+    /// Programs and maps are in the kernel.
+    pub loaded: bool,
+    /// Every source was read completely once.
+    pub synced: bool,
+    /// The mode in force for tenants that name none is audit.
+    pub audit: bool,
+    /// Policy revision in the kernel.
+    pub revision: u64,
+    /// Writes that wait to be tried again.
+    pub pending: u64,
+    /// When the kernel was last brought up to date.
+    pub last_applied: Option<Timestamp>,
+    /// When the loop last turned.
+    pub last_turn: Option<Timestamp>,
+    /// Tenants by state.
+    pub tenants: Tenants,
+    /// Local pods by state.
+    pub endpoints: Endpoints,
+    /// What is wrong, each a sentence that names its object.
+    pub problems: Vec<String>,
+}
+
+/// Tenants by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tenants {
+    /// In force as written.
+    pub accepted: u64,
+    /// Part of it belongs to an older one.
+    pub conflicted: u64,
+    /// Not understood; the last good state is in force.
+    pub invalid: u64,
+}
+
+/// Local pods by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Endpoints {
+    /// Judged, and dropped if denied.
+    pub enforced: u64,
+    /// Judged, and let pass.
+    pub audited: u64,
+    /// Of no tenant.
+    pub unassigned: u64,
+    /// Of a Shared tenant.
+    pub shared: u64,
+    /// Should be enforced and is not, or not yet.
+    pub error: u64,
+}
+
+/// The latest observation, shared between its writer and its readers.
+pub type Shared = Arc<ArcSwap<Observed>>;
+
+impl Tenants {
+    /// In the words of the metrics.
+    pub fn by_state(self) -> [(&'static str, u64); 3] {
+        [("accepted", self.accepted), ("conflicted", self.conflicted), ("invalid", self.invalid)]
+    }
+
+    /// All of them.
+    pub fn total(self) -> u64 {
+        self.by_state().into_iter().map(|(_, count)| count).sum()
+    }
+}
+
+impl Endpoints {
+    /// In the words of the metrics.
+    pub fn by_state(self) -> [(&'static str, u64); 5] {
+        [
+            ("enforced", self.enforced),
+            ("audited", self.audited),
+            ("unassigned", self.unassigned),
+            ("shared", self.shared),
+            ("error", self.error),
+        ]
+    }
+
+    /// All of them.
+    pub fn total(self) -> u64 {
+        self.by_state().into_iter().map(|(_, count)| count).sum()
+    }
+}
+
+/// Why the agent is not alive; empty if it is. One that has not begun to turn is still starting.
+pub fn not_live(observed: &Observed, now: Timestamp) -> Vec<String> {
+    let silent = observed.last_turn.map(|turn| now.duration_since(turn)).filter(|silent| *silent > STUCK);
+    silent.map(|silent| format!("the reconcile loop has not turned for {} s", silent.as_secs())).into_iter().collect()
+}
+
+/// Why the agent is not ready; empty if it is.
+pub fn not_ready(observed: &Observed) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if !observed.loaded {
+        reasons.push("programs and maps are not in the kernel yet".into());
+    }
+    if !observed.synced {
+        reasons.push("objects have not been read completely yet".into());
+    }
+    if observed.endpoints.error > 0 {
+        reasons.push(format!("local pods denied everything until they can be enforced: {}", observed.endpoints.error));
+    }
+    if observed.pending > 0 {
+        reasons.push(format!("writes to the kernel waiting to be tried again: {}", observed.pending));
+    }
+    if !reasons.is_empty() {
+        reasons.extend(observed.problems.iter().take(LISTED).cloned());
+        let more = observed.problems.len().saturating_sub(LISTED);
+        reasons.extend((more > 0).then(|| format!("and {more} more problems")));
+    }
+    reasons
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn well() -> Observed {
+        Observed { loaded: true, synced: true, ..Observed::default() }
+    }
+
+    #[test]
+    fn the_zero_value_is_not_ready() {
+        assert_eq!(not_ready(&Observed::default()).len(), 2);
+        assert_eq!(not_ready(&well()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_broken_promise_alone_makes_it_not_ready_and_is_named() {
+        let pod = Observed { endpoints: Endpoints { error: 1, ..Endpoints::default() }, ..well() };
+        let reasons = not_ready(&Observed { problems: vec!["acme-web/shop: no interface".into()], ..pod });
+        assert_eq!(reasons.len(), 2);
+        assert!(reasons[1].contains("acme-web/shop"));
+        assert_eq!(not_ready(&Observed { pending: 3, ..well() }).len(), 1);
+    }
+
+    #[test]
+    fn an_invalid_tenant_spoils_itself_and_not_the_node() {
+        let tenants = Tenants { invalid: 1, ..Tenants::default() };
+        let observed = Observed { tenants, problems: vec!["NetworkTenant acme: no selector".into()], ..well() };
+        assert!(not_ready(&observed).is_empty());
+    }
+
+    #[test]
+    fn a_hundred_problems_are_a_page_and_not_a_book() {
+        let problems = (0..100).map(|n| format!("problem {n}")).collect();
+        assert_eq!(not_ready(&Observed { pending: 1, problems, ..well() }).len(), 1 + LISTED + 1);
+    }
+
+    #[test]
+    fn a_loop_that_stands_still_is_not_alive() {
+        let now = Timestamp::from_second(1000).expect("a time");
+        let turned = |ago: i64| Observed { last_turn: Timestamp::from_second(1000 - ago).ok(), ..well() };
+        assert!(not_live(&turned(10), now).is_empty());
+        assert_eq!(not_live(&turned(61), now).len(), 1);
+        assert!(not_live(&Observed::default(), now).is_empty(), "starting is not stuck");
+    }
+}

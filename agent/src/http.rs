@@ -1,0 +1,159 @@
+//! Metrics and health over HTTP, for Prometheus and the kubelet: `/metrics`, `/healthz`, `/readyz`.
+//!
+//! Reads only what others publish. Meant for loopback: nothing here is a secret between tenants of
+//! the node's root, but counters name tenants. Nobody can change anything through it.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use jiff::Timestamp;
+use tokio::net::TcpListener;
+
+use crate::health::{self, Shared};
+use crate::metrics::Metrics;
+
+/// Where we listen unless told otherwise.
+pub const LISTEN: &str = "127.0.0.1:9481";
+
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const PLAIN: &str = "text/plain; charset=utf-8";
+
+/// What the pages show.
+#[derive(Clone)]
+pub struct Pages {
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+    /// The state.
+    pub observed: Shared,
+}
+
+/// The address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen for metrics and health on {address}")]
+pub struct BindError {
+    address: SocketAddr,
+    #[source]
+    source: io::Error,
+}
+
+/// Listens.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
+    TcpListener::bind(address).await.map_err(|source| BindError { address, source })
+}
+
+/// Answers until `shutdown` is done.
+pub async fn serve(
+    listener: TcpListener,
+    pages: Pages,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    axum::serve(listener, router(pages)).with_graceful_shutdown(shutdown).await
+}
+
+/// The pages.
+pub fn router(pages: Pages) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .with_state(pages)
+}
+
+async fn metrics(State(pages): State<Pages>) -> Response {
+    // Reading the kernel's maps takes thousands of short system calls.
+    let scrape = tokio::task::spawn_blocking(move || pages.metrics.scrape(&pages.observed.load())).await;
+    match scrape {
+        Ok(text) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "the counters could not be read\n").into_response(),
+    }
+}
+
+async fn healthz(State(pages): State<Pages>) -> Response {
+    page(&health::not_live(&pages.observed.load(), Timestamp::now()))
+}
+
+async fn readyz(State(pages): State<Pages>) -> Response {
+    page(&health::not_ready(&pages.observed.load()))
+}
+
+fn page(reasons: &[String]) -> Response {
+    let header = [(header::CONTENT_TYPE, PLAIN)];
+    if reasons.is_empty() {
+        return (header, "ok\n".to_owned()).into_response();
+    }
+    let list: String = reasons.iter().map(|reason| format!("{}\n", reason.escape_debug())).collect();
+    (StatusCode::SERVICE_UNAVAILABLE, header, list).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::Observed;
+    use crate::metrics::{KernelCounters, MapUsage, Recorder, SlotCounters};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    struct NoMaps;
+
+    impl KernelCounters for NoMaps {
+        fn owners(&self) -> Vec<(u16, String)> {
+            Vec::new()
+        }
+        fn slot(&self, _: u16) -> io::Result<SlotCounters> {
+            Err(io::ErrorKind::NotFound.into())
+        }
+        fn maps(&self) -> Vec<MapUsage> {
+            Vec::new()
+        }
+        fn memory(&self) -> Vec<(&'static str, u64)> {
+            Vec::new()
+        }
+    }
+
+    async fn ask(address: SocketAddr, path: &str) -> String {
+        let mut stream = tokio::net::TcpStream::connect(address).await.expect("a connection");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an answer");
+        answer
+    }
+
+    #[tokio::test]
+    async fn the_three_pages_answer_and_ready_says_why_not() {
+        let metrics = Metrics::new(Box::new(NoMaps), Arc::default(), Arc::default(), 10);
+        let pages = Pages { metrics: Arc::new(metrics), observed: Shared::default() };
+        let observed = Arc::clone(&pages.observed);
+        let listener = bind("127.0.0.1:0".parse().expect("an address")).await.expect("a listener");
+        let address = listener.local_addr().expect("an address");
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let server = tokio::spawn(serve(listener, pages, async {
+            let _ = stopped.await;
+        }));
+
+        assert!(ask(address, "/healthz").await.starts_with("HTTP/1.1 200"));
+        let ready = ask(address, "/readyz").await;
+        assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("have not been read"), "{ready}");
+        observed.store(Arc::new(Observed { loaded: true, synced: true, ..Observed::default() }));
+        assert!(ask(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+        let page = ask(address, "/metrics").await;
+        assert!(page.contains("application/openmetrics-text") && page.ends_with("# EOF\n"), "{page}");
+        assert!(page.contains("map=\"counters\",operation=\"read\""), "a counter that cannot be read is counted");
+
+        stop.send(()).expect("the server still runs");
+        server.await.expect("no panic").expect("a clean end");
+    }
+
+    #[test]
+    fn recorder_and_metrics_can_be_shared() {
+        fn shared<T: Send + Sync>() {}
+        shared::<Recorder>();
+        shared::<Metrics>();
+    }
+}

@@ -1,0 +1,59 @@
+//! Findings as text for people and grep, or as JSON for programs.
+
+use std::io::{self, Write};
+
+use serde_json::json;
+
+use super::Format;
+use crate::api::finding::{Finding, Severity};
+
+/// Prints findings, then a summary on standard error.
+pub fn all(findings: &[Finding], format: Format) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match format {
+        Format::Text => findings.iter().try_for_each(|finding| writeln!(out, "{}", line(finding)))?,
+        Format::Json => writeln!(out, "{:#}", findings.iter().map(object).collect::<serde_json::Value>())?,
+    }
+    out.flush()?;
+    if !findings.is_empty() {
+        eprintln!("{}", summary(findings));
+    }
+    Ok(())
+}
+
+/// `file:line  error  BH012  message`; no line where the file as a whole is meant.
+pub fn line(finding: &Finding) -> String {
+    let place = match finding.line {
+        0 => finding.file.display().to_string(),
+        line => format!("{}:{line}", finding.file.display()),
+    };
+    let severity = word(finding);
+    format!("{place}  {severity:<5}  {}  {finding}", finding.code.as_str())
+}
+
+/// `1 error, 2 warnings`.
+pub fn summary(findings: &[Finding]) -> String {
+    let errors = findings.iter().filter(|finding| finding.code.severity() == Severity::Error).count();
+    let many = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    format!("{}, {}", many(errors, "error"), many(findings.len() - errors, "warning"))
+}
+
+fn word(finding: &Finding) -> &'static str {
+    match finding.code.severity() {
+        Severity::Error => "error",
+        Severity::Warn => "warn",
+    }
+}
+
+fn object(finding: &Finding) -> serde_json::Value {
+    json!({
+        "file": finding.file.to_string_lossy(),
+        "line": finding.line,
+        "severity": word(finding),
+        "code": finding.code.as_str(),
+        "object": finding.object,
+        "field": finding.field,
+        "problem": finding.problem,
+        "remedy": finding.remedy,
+    })
+}

@@ -1,0 +1,111 @@
+//! All good objects of all files, each with the place where it stands.
+//!
+//! Of two documents of one name only the first counts, as in the agent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::select;
+use crate::api::document::Object;
+use crate::api::finding::{Code, Finding};
+use crate::api::yaml::Node;
+use crate::model::input::{Age, Endpoint, Namespace, Tenant};
+use crate::source::load::{Document, Documents};
+
+/// An object and where it stands.
+pub struct Placed<'a, T> {
+    /// The object.
+    pub object: &'a T,
+    /// `Kind/name`.
+    name: &'a str,
+    file: &'a Path,
+    node: &'a Node,
+}
+
+/// All objects, by name.
+#[derive(Default)]
+pub struct World<'a> {
+    /// Tenants.
+    pub tenants: BTreeMap<&'a str, Placed<'a, Tenant>>,
+    /// Namespaces.
+    pub namespaces: BTreeMap<&'a str, Placed<'a, Namespace>>,
+    /// Endpoints, in the order of their documents.
+    pub endpoints: Vec<Placed<'a, Endpoint>>,
+}
+
+impl<'a> World<'a> {
+    /// The good objects of these documents.
+    pub fn of(loaded: &'a [(&'a Path, Documents)]) -> Self {
+        let (mut world, mut seen) = (Self::default(), BTreeSet::new());
+        for (file, documents) in loaded {
+            for document in &documents.documents {
+                let Document { key: Some(key), object: Some(object), node: Some(node), .. } = document else {
+                    continue;
+                };
+                if seen.insert(key) {
+                    world.add(object, &key.name, file, node);
+                }
+            }
+        }
+        world
+    }
+
+    /// The tenants that claim a namespace, the one that gets it first.
+    pub fn claims(&self, namespace: &Namespace) -> Vec<Placed<'a, Tenant>> {
+        let matching =
+            self.tenants.values().filter(|tenant| select::matches(&tenant.object.namespaces, &namespace.labels));
+        let mut claims: Vec<_> = matching.copied().collect();
+        claims.sort_by_key(|tenant| &tenant.object.age);
+        claims
+    }
+
+    fn add(&mut self, object: &'a Object, name: &'a str, file: &'a Path, node: &'a Node) {
+        match object {
+            Object::Tenant(object) => drop(self.tenants.insert(name, Placed { object, name, file, node })),
+            Object::Namespace(object) => drop(self.namespaces.insert(name, Placed { object, name, file, node })),
+            Object::Endpoint(object) => self.endpoints.push(Placed { object, name, file, node }),
+        }
+    }
+}
+
+// Derived, these would ask the same of `T`.
+impl<T> Copy for Placed<'_, T> {}
+
+impl<T> Clone for Placed<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<'a, T> Placed<'a, T> {
+    /// Its name.
+    pub fn name(&self) -> &'a str {
+        self.name
+    }
+
+    /// `file:line` of the object.
+    pub fn place(&self) -> String {
+        format!("{}:{}", self.file.display(), self.node.line)
+    }
+
+    /// Something wrong at a field of it.
+    pub fn finding(&self, code: Code, field: &str, problem: String, remedy: &str) -> Finding {
+        let kind = self.node.text("kind").unwrap_or_default();
+        let namespace = self.node.get("metadata").and_then(|meta| meta.text("namespace"));
+        let namespace = namespace.filter(|_| kind == "Endpoint").map(|ns| format!("{ns}/")).unwrap_or_default();
+        Finding {
+            file: self.file.to_owned(),
+            line: self.node.line_of(field),
+            object: Some(format!("{kind}/{namespace}{}", self.name)),
+            field: field.to_owned(),
+            code,
+            problem,
+            remedy: remedy.to_owned(),
+        }
+    }
+}
+
+/// How the winner of a conflict is described to the loser.
+pub fn because(winner: &Age, loser: &Age) -> &'static str {
+    if winner.created == loser.created { "comes first by name" } else { "is older" }
+}

@@ -1,0 +1,279 @@
+//! Kernel counters by slot become counters by tenant that never go backwards.
+//!
+//! A slot is lent to a tenant and may be lent again; the kernel's numbers belong to the slot. Here
+//! growth is added to whoever owned the slot when it was read before. Pure but for the trait.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+
+use agent_common::counters::{Counter, Outcome, TENANT_SLOTS};
+use agent_common::flow::Direction;
+use agent_common::reason::DropReason;
+
+/// Reads the kernel's maps.
+pub trait KernelCounters: Send {
+    /// Whose each slot in use is. Slot 0 is everybody's who has none, and is not listed.
+    fn owners(&self) -> Vec<(u16, String)>;
+    /// All counters of a slot, summed over CPUs, since the maps were made.
+    fn slot(&self, slot: u16) -> io::Result<SlotCounters>;
+    /// How full the maps are.
+    fn maps(&self) -> Vec<MapUsage>;
+    /// Bytes of kernel memory by kind: `maps`, `programs`.
+    fn memory(&self) -> Vec<(&'static str, u64)>;
+}
+
+/// The counters of one slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotCounters {
+    /// By direction.
+    pub allowed: [Counter; 2],
+    /// By direction, then dropped and audited, then reason number.
+    pub denied: [[[Counter; DropReason::ROW as usize]; 2]; 2],
+}
+
+impl Default for SlotCounters {
+    fn default() -> Self {
+        Self { allowed: [Counter::default(); 2], denied: [[[Counter::default(); DropReason::ROW as usize]; 2]; 2] }
+    }
+}
+
+/// How full a map is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapUsage {
+    /// Its name.
+    pub name: String,
+    /// Entries in use, where somebody counts them.
+    pub entries: Option<u64>,
+    /// Entries it can hold.
+    pub max_entries: u64,
+}
+
+/// What a packet counter is about, but for the tenant.
+pub type Cell = (Outcome, Direction, Option<DropReason>);
+
+/// The label of everybody without a series of their own.
+pub const OTHER: &str = "other";
+
+/// Sums by cell, and denied packets by tenant.
+#[derive(Debug, Default)]
+pub struct Accounts {
+    max_tenants: usize,
+    slots: HashMap<u16, Slot>,
+    totals: BTreeMap<Cell, Counter>,
+    tenants: BTreeMap<String, BTreeMap<Cell, u64>>,
+    other: BTreeMap<Cell, u64>,
+    read_all: bool,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    owner: Option<String>,
+    last: SlotCounters,
+}
+
+impl Accounts {
+    /// Keeps this many tenants apart.
+    pub fn new(max_tenants: usize) -> Self {
+        Self { max_tenants, ..Self::default() }
+    }
+
+    /// Which slots to read, with their owners of now: all of them once, so that what was counted
+    /// under an earlier agent is not forgotten; then those in use, those that were, and slot 0.
+    pub fn slots_to_read(&mut self, owners: Vec<(u16, String)>) -> Vec<(u16, Option<String>)> {
+        let mut owners: BTreeMap<u16, String> = owners.into_iter().filter(|(slot, _)| *slot != 0).collect();
+        let mut slots: BTreeSet<u16> = owners.keys().copied().chain([0]).collect();
+        slots.extend(self.slots.iter().filter(|(_, slot)| slot.owner.is_some()).map(|(number, _)| *number));
+        if !std::mem::replace(&mut self.read_all, true) {
+            slots.extend(0..TENANT_SLOTS as u16);
+        }
+        slots.into_iter().map(|slot| (slot, owners.remove(&slot))).collect()
+    }
+
+    /// Takes what a slot shows now. Growth since the reading before belongs to the owner of then;
+    /// at the first reading, to the owner of now.
+    pub fn read(&mut self, number: u16, owner: Option<&str>, now: &SlotCounters) {
+        let first = !self.slots.contains_key(&number);
+        let mut slot = self.slots.remove(&number).unwrap_or_default();
+        if first {
+            slot.owner = owner.map(Into::into);
+        }
+        for (cell, before, after) in cells(&slot.last, now) {
+            let grown = grown(before, after);
+            if grown.packets > 0 || grown.bytes > 0 {
+                self.add(slot.owner.as_deref(), cell, grown);
+            }
+        }
+        slot.owner = owner.map(Into::into);
+        slot.last = now.clone();
+        self.slots.insert(number, slot);
+    }
+
+    /// Sums over all slots.
+    pub fn totals(&self) -> &BTreeMap<Cell, Counter> {
+        &self.totals
+    }
+
+    /// Denied packets by tenant; `other` last.
+    pub fn tenants(&self) -> impl Iterator<Item = (&str, &BTreeMap<Cell, u64>)> {
+        let named = self.tenants.iter().filter(|(name, _)| *name != OTHER);
+        named.map(|(name, cells)| (name.as_str(), cells)).chain([(OTHER, &self.other)])
+    }
+
+    /// Packets dropped, all together.
+    pub fn dropped(&self) -> u64 {
+        self.sum(Outcome::Dropped)
+    }
+
+    /// Packets audited, all together.
+    pub fn audited(&self) -> u64 {
+        self.sum(Outcome::Audited)
+    }
+
+    fn sum(&self, outcome: Outcome) -> u64 {
+        self.totals.iter().filter(|((found, ..), _)| *found == outcome).map(|(_, counter)| counter.packets).sum()
+    }
+
+    fn add(&mut self, owner: Option<&str>, cell: Cell, grown: Counter) {
+        let total = self.totals.entry(cell).or_default();
+        total.packets += grown.packets;
+        total.bytes += grown.bytes;
+        if cell.0 != Outcome::Allowed {
+            *self.series(owner).entry(cell).or_default() += grown.packets;
+        }
+    }
+
+    /// The series of a tenant. When all are taken, that of a tenant that has left goes into
+    /// `other`, which only grows by it; when nobody has left, the newcomer counts there.
+    fn series(&mut self, owner: Option<&str>) -> &mut BTreeMap<Cell, u64> {
+        // A tenant of that very name shares the series.
+        let Some(owner) = owner.filter(|owner| *owner != OTHER) else { return &mut self.other };
+        if !self.tenants.contains_key(owner) && self.tenants.len() >= self.max_tenants {
+            let here: BTreeSet<&str> = self.slots.values().filter_map(|slot| slot.owner.as_deref()).collect();
+            let Some(gone) = self.tenants.keys().find(|name| !here.contains(name.as_str())).cloned() else {
+                return &mut self.other;
+            };
+            for (cell, count) in self.tenants.remove(&gone).unwrap_or_default() {
+                *self.other.entry(cell).or_default() += count;
+            }
+        }
+        self.tenants.entry(owner.into()).or_default()
+    }
+}
+
+/// A counter that shows less than before began anew.
+fn grown(before: Counter, after: Counter) -> Counter {
+    if after.packets < before.packets || after.bytes < before.bytes {
+        return after;
+    }
+    Counter { packets: after.packets - before.packets, bytes: after.bytes - before.bytes }
+}
+
+fn cells<'a>(before: &'a SlotCounters, after: &'a SlotCounters) -> impl Iterator<Item = (Cell, Counter, Counter)> + 'a {
+    Direction::ALL.into_iter().flat_map(move |direction| {
+        let way = direction as usize;
+        let allowed = ((Outcome::Allowed, direction, None), before.allowed[way], after.allowed[way]);
+        let denied = [(0, Outcome::Dropped), (1, Outcome::Audited)].into_iter().flat_map(move |(row, outcome)| {
+            DropReason::ALL.iter().map(move |reason| {
+                let column = usize::from(reason.number());
+                let cell = (outcome, direction, Some(*reason));
+                (cell, before.denied[way][row][column], after.denied[way][row][column])
+            })
+        });
+        [allowed].into_iter().chain(denied)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const CELL: Cell = (Outcome::Dropped, Direction::Egress, Some(DropReason::CrossTenant));
+
+    fn showing(packets: u64) -> SlotCounters {
+        let mut counters = SlotCounters::default();
+        counters.denied[0][0][1] = Counter { packets, bytes: packets * 60 };
+        counters
+    }
+
+    fn of(accounts: &Accounts, tenant: &str) -> u64 {
+        accounts
+            .tenants()
+            .find(|(name, _)| *name == tenant)
+            .and_then(|(_, cells)| cells.get(&CELL))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    #[test]
+    fn a_slot_that_changes_hands_keeps_what_each_tenant_sent_apart() {
+        let mut accounts = Accounts::new(10);
+        accounts.read(1, Some("acme"), &showing(5));
+        accounts.read(1, Some("globex"), &showing(7));
+        accounts.read(1, Some("globex"), &showing(8));
+        assert_eq!((of(&accounts, "acme"), of(&accounts, "globex"), accounts.dropped()), (7, 1, 8));
+    }
+
+    #[test]
+    fn a_slot_that_is_zeroed_takes_nothing_back() {
+        let mut accounts = Accounts::new(10);
+        accounts.read(1, Some("acme"), &showing(5));
+        accounts.read(1, Some("acme"), &showing(2));
+        assert_eq!((of(&accounts, "acme"), accounts.dropped()), (7, 7));
+    }
+
+    #[test]
+    fn a_restarted_agent_goes_on_counting_where_the_kernel_stands() {
+        let mut accounts = Accounts::new(10);
+        let slots = accounts.slots_to_read(vec![(3, "acme".into())]);
+        assert_eq!(slots.len(), TENANT_SLOTS as usize, "the first reading is of all slots");
+        for (slot, owner) in slots {
+            accounts.read(slot, owner.as_deref(), &showing(2));
+        }
+        assert_eq!(accounts.dropped(), 2 * u64::from(TENANT_SLOTS));
+        assert_eq!(of(&accounts, "acme"), 2);
+        assert_eq!(accounts.slots_to_read(vec![(4, "globex".into())]).len(), 3, "slot 0, the new and the left one");
+    }
+
+    #[test]
+    fn tenants_beyond_the_limit_are_other_until_somebody_leaves() {
+        let mut accounts = Accounts::new(2);
+        accounts.read(1, Some("acme"), &showing(1));
+        accounts.read(2, Some("globex"), &showing(2));
+        accounts.read(3, Some("initech"), &showing(3));
+        assert_eq!((of(&accounts, "initech"), of(&accounts, OTHER)), (0, 3));
+        accounts.read(1, None, &showing(1));
+        accounts.read(3, Some("initech"), &showing(7));
+        assert_eq!((of(&accounts, "initech"), of(&accounts, OTHER), of(&accounts, "acme")), (4, 4, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn no_counter_ever_goes_backwards_and_the_parts_are_the_whole(
+            steps in prop::collection::vec((0..4_u16, prop::option::of(0..6_u8), 0..9_u64, any::<bool>()), 1..200),
+        ) {
+            let mut accounts = Accounts::new(2);
+            let mut raw = [0_u64; 4];
+            let mut counted = 0;
+            let mut other_before = 0;
+            for (slot, owner, more, zero) in steps {
+                let raw = &mut raw[usize::from(slot)];
+                // A slot is zeroed only right after it was read.
+                if zero {
+                    accounts.read(slot, owner.map(|o| o.to_string()).as_deref(), &showing(*raw));
+                    *raw = 0;
+                    accounts.read(slot, owner.map(|o| o.to_string()).as_deref(), &showing(*raw));
+                }
+                *raw += more;
+                counted += more;
+                accounts.read(slot, owner.map(|o| o.to_string()).as_deref(), &showing(*raw));
+                prop_assert_eq!(accounts.dropped(), counted);
+                let parts: u64 = accounts.tenants().flat_map(|(_, cells)| cells.values()).sum();
+                prop_assert_eq!(parts, counted);
+                prop_assert!(of(&accounts, OTHER) >= other_before);
+                other_before = of(&accounts, OTHER);
+                prop_assert!(accounts.tenants().count() <= 3);
+            }
+        }
+    }
+}

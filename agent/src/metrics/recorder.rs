@@ -1,0 +1,197 @@
+//! What only the agent knows as it happens: attempts, durations, failures.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+
+use super::table::{self, Metric};
+
+/// Label names and values.
+pub type Labels = Vec<(&'static str, String)>;
+
+type Counters = Family<Labels, Counter>;
+
+/// A float gauge.
+type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
+
+/// What is told to the metrics. Cheap, and never waits.
+#[derive(Debug)]
+pub struct Recorder {
+    attach: Counters,
+    exposure: Histogram,
+    propagation: Family<Labels, Histogram>,
+    policy_errors: Counters,
+    map_errors: Counters,
+    bootstrap: Family<Labels, Seconds>,
+    watch_synced: Family<Labels, Gauge>,
+    watch_errors: Counters,
+    watch_last: Family<Labels, Seconds>,
+}
+
+/// What a policy change came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are the documentation")]
+pub enum ChangeSource {
+    Tenant,
+    Namespace,
+    Pod,
+}
+
+/// Where a policy failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PolicyStage {
+    /// An object could not be understood.
+    Build,
+    /// An entry could not be written.
+    Apply,
+    /// An entry could not be removed.
+    Prune,
+}
+
+/// A phase of the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are the documentation")]
+pub enum Phase {
+    Load,
+    Sync,
+    Attach,
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        let recorder = Self {
+            attach: Family::default(),
+            // From a millisecond to half a minute.
+            exposure: Histogram::new([0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0]),
+            propagation: Family::new_with_constructor(propagation_histogram),
+            policy_errors: Family::default(),
+            map_errors: Family::default(),
+            bootstrap: Family::default(),
+            watch_synced: Family::default(),
+            watch_errors: Family::default(),
+            watch_last: Family::default(),
+        };
+        // A counter that is there from the beginning can be alerted on when it first grows.
+        for result in ["success", "error"] {
+            recorder.attach.get_or_create(&labels(&table::ENDPOINT_ATTACH, &[result])).inc_by(0);
+        }
+        for stage in [PolicyStage::Build, PolicyStage::Apply, PolicyStage::Prune] {
+            recorder.policy_errors.get_or_create(&labels(&table::POLICY_ERRORS, &[stage.as_str()])).inc_by(0);
+        }
+        recorder
+    }
+}
+
+/// From a tenth of a millisecond to ten seconds.
+fn propagation_histogram() -> Histogram {
+    Histogram::new([0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0])
+}
+
+impl Recorder {
+    /// An attempt to attach to a pod interface.
+    pub fn attached(&self, success: bool) {
+        let result = if success { "success" } else { "error" };
+        self.attach.get_or_create(&labels(&table::ENDPOINT_ATTACH, &[result])).inc();
+    }
+
+    /// From first sight of an interface to the right policy on it.
+    pub fn exposed(&self, time: Duration) {
+        self.exposure.observe(time.as_secs_f64());
+    }
+
+    /// From a change seen to the maps written.
+    pub fn propagated(&self, source: ChangeSource, time: Duration) {
+        let labels = labels(&table::POLICY_PROPAGATION, &[source.as_str()]);
+        self.propagation.get_or_create(&labels).observe(time.as_secs_f64());
+    }
+
+    /// A policy could not be read, built or applied.
+    pub fn policy_error(&self, stage: PolicyStage) {
+        self.policy_errors.get_or_create(&labels(&table::POLICY_ERRORS, &[stage.as_str()])).inc();
+    }
+
+    /// An operation on a map failed.
+    pub fn map_error(&self, map: &str, operation: &str) {
+        self.map_errors.get_or_create(&labels(&table::MAP_ERRORS, &[map, operation])).inc();
+    }
+
+    /// How long a phase of the start took.
+    pub fn started(&self, phase: Phase, time: Duration) {
+        self.bootstrap.get_or_create(&labels(&table::BOOTSTRAP, &[phase.as_str()])).set(time.as_secs_f64());
+    }
+
+    /// Whether every watch of a resource is established and complete.
+    pub fn watch_synced(&self, resource: &str, synced: bool) {
+        self.watch_synced.get_or_create(&labels(&table::WATCH_SYNCED, &[resource])).set(i64::from(synced));
+        self.watch_errors.get_or_create(&labels(&table::WATCH_ERRORS, &[resource])).inc_by(0);
+    }
+
+    /// A watch failed, or told of an object that could not be read.
+    pub fn watch_error(&self, resource: &str) {
+        self.watch_errors.get_or_create(&labels(&table::WATCH_ERRORS, &[resource])).inc();
+    }
+
+    /// A watch told of an object, this many seconds after 1970.
+    pub fn watch_event(&self, resource: &str, at: f64) {
+        self.watch_last.get_or_create(&labels(&table::WATCH_LAST_EVENT, &[resource])).set(at);
+    }
+
+    /// Writes the samples of a metric that is kept here; false if it is not.
+    pub(super) fn encode(&self, metric: &Metric, encoder: MetricEncoder) -> Result<bool, std::fmt::Error> {
+        let kept: [(&Metric, &dyn EncodeMetric); 9] = [
+            (&table::ENDPOINT_ATTACH, &self.attach),
+            (&table::ENDPOINT_EXPOSURE, &self.exposure),
+            (&table::POLICY_PROPAGATION, &self.propagation),
+            (&table::POLICY_ERRORS, &self.policy_errors),
+            (&table::MAP_ERRORS, &self.map_errors),
+            (&table::BOOTSTRAP, &self.bootstrap),
+            (&table::WATCH_SYNCED, &self.watch_synced),
+            (&table::WATCH_ERRORS, &self.watch_errors),
+            (&table::WATCH_LAST_EVENT, &self.watch_last),
+        ];
+        match kept.into_iter().find(|(kept, _)| kept.name == metric.name) {
+            Some((_, values)) => values.encode(encoder).map(|()| true),
+            None => Ok(false),
+        }
+    }
+}
+
+impl ChangeSource {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tenant => "tenant",
+            Self::Namespace => "namespace",
+            Self::Pod => "pod",
+        }
+    }
+}
+
+impl PolicyStage {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Build => "build",
+            Self::Apply => "apply",
+            Self::Prune => "prune",
+        }
+    }
+}
+
+impl Phase {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Load => "load",
+            Self::Sync => "sync",
+            Self::Attach => "attach",
+        }
+    }
+}
+
+/// The labels of a metric with these values.
+pub(super) fn labels(metric: &Metric, values: &[&str]) -> Labels {
+    debug_assert_eq!(metric.labels.len(), values.len(), "{}", metric.name);
+    metric.labels.iter().copied().zip(values.iter().map(|value| (*value).to_owned())).collect()
+}

@@ -1,0 +1,201 @@
+//! Readings to OpenMetrics text. Pure: what was read comes in, text goes out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use agent_common::counters::{Counter, Outcome};
+use agent_common::flow::Direction;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::registry::Registry;
+
+use super::BuildInfo;
+use super::kernel::{Accounts, MapUsage};
+use super::process::Process;
+use super::recorder::{Labels, Recorder, labels};
+use super::table::{self, Metric};
+use crate::events::stats::{EventStats, Stage};
+use crate::health::{self, Observed};
+
+/// One reading.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Value {
+    Count(u64),
+    Seconds(f64),
+    Integer(i64),
+    Float(f64),
+}
+
+/// Readings by metric.
+#[derive(Debug, Default)]
+pub struct Samples(HashMap<&'static str, Vec<(Labels, Value)>>);
+
+impl Samples {
+    fn add(&mut self, metric: &'static Metric, values: &[&str], value: Value) {
+        self.0.entry(metric.name).or_default().push((labels(metric, values), value));
+    }
+
+    fn count(&mut self, metric: &'static Metric, values: &[&str], value: u64) {
+        self.add(metric, values, Value::Count(value));
+    }
+
+    fn gauge(&mut self, metric: &'static Metric, values: &[&str], value: u64) {
+        self.add(metric, values, Value::Integer(i64::try_from(value).unwrap_or(i64::MAX)));
+    }
+}
+
+/// The packet counters.
+pub fn packets(accounts: &Accounts, samples: &mut Samples) {
+    let totals = accounts.totals();
+    for outcome in Outcome::ALL {
+        for direction in Direction::ALL {
+            let of = totals.iter().filter(|((o, d, _), _)| (*o, *d) == (outcome, direction));
+            let sum = of.fold(Counter::default(), |sum, (_, more)| Counter {
+                packets: sum.packets + more.packets,
+                bytes: sum.bytes + more.bytes,
+            });
+            let values = [outcome.as_str(), direction.as_str()];
+            samples.count(&table::PACKETS, &values, sum.packets);
+            samples.count(&table::PACKET_BYTES, &values, sum.bytes);
+        }
+    }
+    for ((outcome, direction, reason), counter) in totals {
+        let Some(reason) = reason else { continue };
+        let values = [reason.as_str(), direction.as_str()];
+        match outcome {
+            Outcome::Allowed => {}
+            Outcome::Dropped => {
+                samples.count(&table::DROP_PACKETS, &values, counter.packets);
+                samples.count(&table::DROP_BYTES, &values, counter.bytes);
+            }
+            Outcome::Audited => samples.count(&table::AUDIT_PACKETS, &values, counter.packets),
+        }
+    }
+    for (tenant, cells) in accounts.tenants() {
+        for ((outcome, direction, reason), packets) in cells {
+            let Some(reason) = reason else { continue };
+            let metric = match (outcome, direction) {
+                (Outcome::Dropped, Direction::Egress) => &table::TENANT_DROP_PACKETS,
+                (Outcome::Dropped, Direction::Ingress) => &table::TENANT_INGRESS_DROP_PACKETS,
+                (Outcome::Audited, Direction::Egress) => &table::TENANT_AUDIT_PACKETS,
+                _ => continue,
+            };
+            samples.count(metric, &[tenant, reason.as_str()], *packets);
+        }
+    }
+}
+
+/// The maps.
+pub fn maps(maps: &[MapUsage], memory: Vec<(&'static str, u64)>, samples: &mut Samples) {
+    for map in maps {
+        if let Some(entries) = map.entries {
+            samples.gauge(&table::MAP_ENTRIES, &[&map.name], entries);
+        }
+        samples.gauge(&table::MAP_MAX_ENTRIES, &[&map.name], map.max_entries);
+    }
+    for (kind, bytes) in memory {
+        samples.gauge(&table::MEMORY, &[kind], bytes);
+    }
+}
+
+/// The agent's state.
+pub fn observed(observed: &Observed, samples: &mut Samples) {
+    for (state, count) in observed.tenants.by_state() {
+        samples.gauge(&table::TENANTS, &[state], count);
+    }
+    for (state, count) in observed.endpoints.by_state() {
+        samples.gauge(&table::ENDPOINTS, &[state], count);
+    }
+    samples.gauge(&table::POLICY_REVISION, &[], observed.revision);
+    samples.gauge(&table::POLICY_PENDING, &[], u64::from(observed.pending > 0));
+    if let Some(at) = observed.last_applied {
+        samples.add(&table::POLICY_LAST_APPLIED, &[], Value::Float(at.as_duration().as_secs_f64()));
+    }
+    for (mode, in_force) in [("enforce", !observed.audit), ("audit", observed.audit)] {
+        samples.gauge(&table::ENFORCEMENT_MODE, &[mode], u64::from(in_force));
+    }
+    samples.gauge(&table::AGENT_READY, &[], u64::from(health::not_ready(observed).is_empty()));
+}
+
+/// The event path.
+pub fn events(stats: &Arc<EventStats>, samples: &mut Samples) {
+    samples.count(&table::EVENTS_RECEIVED, &[], stats.received.get());
+    samples.count(&table::EVENTS_SUPPRESSED, &[], stats.folded.get());
+    for stage in Stage::ALL {
+        samples.count(&table::EVENTS_LOST, &[stage.as_str()], stats.lost(stage).get());
+    }
+    for (sink, own) in stats.sinks() {
+        samples.count(&table::EVENTS_EXPORTED, &[sink, "success"], own.taken.get());
+        samples.count(&table::EVENTS_EXPORTED, &[sink, "error"], own.refused.get());
+        samples.gauge(&table::EVENTS_QUEUE, &[sink], own.queued.load(Ordering::Relaxed));
+        if own.last_ns.get() > 0 {
+            samples.add(&table::EVENTS_LAST, &[sink], Value::Float(own.last_ns.get() as f64 / 1e9));
+        }
+    }
+}
+
+/// What was built.
+pub fn build(build: &BuildInfo, samples: &mut Samples) {
+    let values = [&build.version, &build.revision, &build.rustc, &build.kernel, &build.arch].map(String::as_str);
+    samples.gauge(&table::BUILD_INFO, &values, 1);
+}
+
+/// The process.
+pub fn process(process: &Process, samples: &mut Samples) {
+    if let Some(seconds) = process.cpu_seconds {
+        samples.add(&table::PROCESS_CPU, &[], Value::Seconds(seconds));
+    }
+    let gauges = [
+        (&table::PROCESS_FDS, process.open_fds),
+        (&table::PROCESS_MAX_FDS, process.max_fds),
+        (&table::PROCESS_VIRTUAL, process.virtual_bytes),
+        (&table::PROCESS_RESIDENT, process.resident_bytes),
+    ];
+    for (metric, value) in gauges {
+        value.into_iter().for_each(|value| samples.gauge(metric, &[], value));
+    }
+    if let Some(start) = process.start_seconds {
+        samples.add(&table::PROCESS_START, &[], Value::Float(start));
+    }
+}
+
+/// The whole table as text.
+pub fn text(samples: Samples, recorder: &Arc<Recorder>) -> String {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Page { samples, recorder: Arc::clone(recorder) }));
+    let mut text = String::with_capacity(32 * 1024);
+    // Writing to a string does not fail.
+    let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
+    text
+}
+
+#[derive(Debug)]
+struct Page {
+    samples: Samples,
+    recorder: Arc<Recorder>,
+}
+
+impl Collector for Page {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        for metric in table::ALL {
+            let mut family = encoder.encode_descriptor(metric.name, metric.help, None, metric.kind)?;
+            for (labels, value) in self.samples.0.get(metric.name).into_iter().flatten() {
+                let mut sample = family.encode_family(labels)?;
+                match value {
+                    Value::Count(count) => {
+                        prometheus_client::encoding::EncodeMetric::encode(&ConstCounter::new(*count), sample)?;
+                    }
+                    Value::Seconds(seconds) => {
+                        prometheus_client::encoding::EncodeMetric::encode(&ConstCounter::new(*seconds), sample)?;
+                    }
+                    Value::Integer(integer) => sample.encode_gauge(integer)?,
+                    Value::Float(float) => sample.encode_gauge(float)?,
+                }
+            }
+            self.recorder.encode(metric, family)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,253 @@
+//! Wiring: builds every room, connects them, waits for the end. No logic of its own.
+
+mod counters;
+mod names;
+mod observed;
+mod timed;
+
+pub use names::addresses;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aya::maps::MapError;
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+
+use crate::config::{Config, Source};
+use crate::dataplane::DataplaneError;
+use crate::dataplane::kernel::{Kernel, OpenError};
+use crate::events::enrich::Enricher;
+use crate::events::history::History;
+use crate::events::intake::Bounds;
+use crate::events::limit::Rates;
+use crate::events::pipeline::{Notice, Pipeline};
+use crate::events::ring::{Ring, RingError};
+use crate::events::schema::{Mode, StateChange};
+use crate::events::sink::Sink;
+use crate::events::sink::hub::Hub;
+use crate::events::sink::writer::WriterSink;
+use crate::events::stats::EventStats;
+use crate::events::{self, Clock};
+use crate::health::Observed;
+use crate::http::{self, Pages};
+use crate::metrics::recorder::Phase;
+use crate::metrics::{Metrics, Recorder};
+use crate::model::input::Change;
+use crate::reconcile::{self, Now, Snapshot, State};
+use crate::socket::{self, Shown};
+use crate::{links, sandboxes, source, watch as cluster};
+
+/// Changes that wait for the loop.
+const CHANGES: usize = 1024;
+/// How often counters are read without a scrape, so that a slot's last packets are its owner's.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// What ends the agent before it began, one message each.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Programs, maps, pins.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// What an earlier agent left could not be read.
+    #[error("cannot read what is in the kernel")]
+    Load(#[from] DataplaneError),
+    /// The event maps.
+    #[error("cannot read events")]
+    Ring(#[from] RingError),
+    /// A map is missing.
+    #[error("cannot take a map of the object")]
+    Map(#[from] MapError),
+    /// The pages.
+    #[error(transparent)]
+    Http(#[from] http::BindError),
+    /// The socket.
+    #[error(transparent)]
+    Socket(#[from] socket::SocketError),
+    /// The interfaces.
+    #[error(transparent)]
+    Links(#[from] links::LinksError),
+    /// The cluster.
+    #[error("cannot tell which cluster to ask")]
+    Cluster(#[from] Box<kube::Error>),
+    /// Its configuration.
+    #[error("cannot read the cluster's configuration")]
+    Kubeconfig(#[from] Box<kube::config::InferConfigError>),
+    /// A thread or a stream.
+    #[error("cannot {operation}")]
+    System {
+        /// What was tried.
+        operation: &'static str,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+fn system(operation: &'static str) -> impl Fn(std::io::Error) -> RunError {
+    move |source| RunError::System { operation, source }
+}
+
+/// Runs the agent until `shutdown` is done. Enforcement goes on after that: nothing is detached.
+///
+/// # Errors
+/// Only what prevents the start.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+    let started = Timestamp::now();
+    let begun = Instant::now();
+    // Before anything is attached: records that are older than this clock are an earlier agent's.
+    let clock = Clock::now();
+    let recorder = Arc::new(Recorder::default());
+    let mut kernel = Kernel::open(&config.pins, &config.sizes)?;
+    #[cfg(feature = "ebpf-log")]
+    if let Err(error) = kernel.forward_log() {
+        tracing::warn!(%error, "the programs of this build log nothing");
+    }
+    recorder.started(Phase::Load, begun.elapsed());
+    tracing::info!(pins = %config.pins.display(), attach = ?kernel.method(), "programs and maps are in the kernel");
+
+    let stats = Arc::<EventStats>::default();
+    let hub = Arc::new(Hub::new(&stats));
+    let stdout = WriterSink::start("stdout", std::io::stdout(), &stats).map_err(system("start the stdout sink"))?;
+    let history = Arc::new(History::<Snapshot>::default());
+    let enricher = Enricher::new(config.node.clone(), config.cluster.clone(), Arc::clone(&history) as _);
+    let mut ring = ring(&mut kernel)?;
+    let sinks: Vec<Arc<dyn Sink>> = vec![Arc::new(stdout), Arc::clone(&hub) as _];
+    let bounds = Bounds { windows: 16_384, seen: 4 * 1024 * aya::util::nr_cpus().unwrap_or(1) };
+    let pipeline =
+        Pipeline::new(enricher, sinks, Arc::clone(&stats), (bounds, Rates::default()), ring.all_held_back()?, clock);
+
+    let state = State::start(&mut kernel, config.settings.clone())?;
+    let (snapshots, latest) = watch::channel(Arc::clone(state.snapshot()));
+    let counters = counters::Counters::new(&mut kernel, latest.clone(), &config.sizes)?;
+    let metrics = Arc::new(Metrics::new(
+        Box::new(counters),
+        Arc::clone(&recorder),
+        Arc::clone(&stats),
+        config.metrics_max_tenants,
+    ));
+    let (changes, news) = mpsc::channel(CHANGES);
+    let findings = Arc::<source::Counters>::default();
+    let observed = crate::health::Shared::from(Arc::new(arc_swap::ArcSwap::from_pointee(Observed {
+        loaded: true,
+        ..Observed::default()
+    })));
+    let (notices, told) = mpsc::channel(64);
+
+    let pages = http::bind(config.listen).await?;
+    let bound = socket::bind(&config.socket).await?;
+    let status = status(&config, started, &observed, &metrics, &stats);
+    tokio::spawn(http::serve(
+        pages,
+        Pages { metrics: Arc::clone(&metrics), observed: Arc::clone(&observed) },
+        std::future::pending(),
+    ));
+    tokio::spawn(socket::serve(bound, Shown { hub, status }, std::future::pending()));
+    tokio::spawn(links::follow(config.netns_dir.clone(), changes.clone()));
+    follow(&config, changes, &findings, &recorder).await?;
+    tokio::spawn(settle(Arc::clone(&metrics)));
+    let watcher = observed::Watcher::new(observed, history, findings, Arc::clone(&recorder), begun);
+    tokio::spawn(watcher.follow(latest));
+    let loop_thread = spawn_loop(state, timed::Timed::new(kernel, recorder), news, snapshots)?;
+    let events = tokio::spawn(events::run(ring, pipeline, told));
+    let _ = notices.send(hello(&config)).await;
+
+    shutdown.await;
+    tracing::info!("stopping; what is attached goes on enforcing (`bulkhead cleanup` removes it)");
+    drop(notices);
+    let _ = events.await;
+    drop(loop_thread);
+    Ok(())
+}
+
+/// Where objects come from: the one place that chooses.
+async fn follow(
+    config: &Config,
+    changes: mpsc::Sender<Change>,
+    findings: &Arc<source::Counters>,
+    recorder: &Arc<Recorder>,
+) -> Result<(), RunError> {
+    let cni_cache = match &config.source {
+        Source::Files(path) => {
+            tokio::spawn(source::follow(path.clone(), changes, Arc::clone(findings)));
+            return Ok(());
+        }
+        Source::Kubernetes { cni_cache } => cni_cache.clone(),
+    };
+    if config.settings.pod_cidrs.is_empty() {
+        tracing::warn!("without --pod-cidr, addresses of pods that this node does not know count as outside");
+    }
+    let inferred = kube::Config::infer().await.map_err(Box::new)?;
+    let asker = cluster::Asker {
+        client: kube::Client::try_from(inferred).map_err(Box::new)?,
+        node: config.node.clone(),
+        settings: config.settings.clone(),
+        recorder: Arc::clone(recorder),
+    };
+    let (to, told) = watch::channel(None);
+    tokio::spawn(sandboxes::follow(cni_cache, config.netns_dir.clone(), to));
+    tokio::spawn(cluster::follow(asker, told, changes));
+    Ok(())
+}
+
+fn hello(config: &Config) -> Notice {
+    Notice {
+        state: StateChange::AgentStarted,
+        mode: Some(if config.settings.audit { Mode::Audit } else { Mode::Enforce }),
+        tenant: None,
+        revision: None,
+        message: format!("agent started on {}", config.node),
+    }
+}
+
+fn ring(kernel: &mut Kernel) -> Result<Ring, RunError> {
+    Ok(Ring::new(
+        kernel.take("EVENTS")?.try_into()?,
+        kernel.take("FOLD")?.try_into()?,
+        kernel.take("LIMITS")?.try_into()?,
+        kernel.take("LOSS")?.try_into()?,
+    )?)
+}
+
+fn status(
+    config: &Config,
+    started: Timestamp,
+    observed: &crate::health::Shared,
+    metrics: &Arc<Metrics>,
+    stats: &Arc<EventStats>,
+) -> Arc<dyn Fn() -> socket::protocol::Status + Send + Sync> {
+    let (node, cluster) = (config.node.clone(), config.cluster.clone());
+    let (observed, metrics, stats) = (Arc::clone(observed), Arc::clone(metrics), Arc::clone(stats));
+    Arc::new(move || {
+        let totals = metrics.settle();
+        let now = Observed::clone(&observed.load());
+        let mut status = socket::protocol::Status::of(node.clone(), cluster.clone(), started, now);
+        (status.dropped, status.audited) = (totals.dropped, totals.audited);
+        status.events_lost = stats.lost_total();
+        status
+    })
+}
+
+async fn settle(metrics: Arc<Metrics>) {
+    loop {
+        tokio::time::sleep(SETTLE).await;
+        let metrics = Arc::clone(&metrics);
+        let _ = tokio::task::spawn_blocking(move || metrics.settle()).await;
+    }
+}
+
+/// The loop blocks in system calls, so it has a thread of its own.
+fn spawn_loop(
+    state: State,
+    kernel: timed::Timed,
+    news: mpsc::Receiver<Change>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+) -> Result<std::thread::JoinHandle<()>, RunError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(system("build a runtime"))?;
+    let start = Instant::now();
+    let clock = move || Now { unix: Timestamp::now().as_second(), tick: start.elapsed() };
+    let run = move || drop(runtime.block_on(reconcile::run(state, kernel, news, snapshots, clock)));
+    std::thread::Builder::new().name("reconcile".into()).spawn(run).map_err(system("start the reconcile thread"))
+}

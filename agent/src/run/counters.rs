@@ -1,0 +1,107 @@
+//! The kernel's packet counters for the metrics: per-CPU values, summed.
+
+use std::fs;
+use std::io;
+use std::sync::Arc;
+
+use agent_common::counters::{Counter, allowed_index, denied_index};
+use agent_common::flow::Direction;
+use agent_common::reason::DropReason;
+use aya::maps::{MapData, MapError, PerCpuArray};
+use tokio::sync::watch;
+
+use crate::dataplane::kernel::Kernel;
+use crate::dataplane::object;
+use crate::metrics::{KernelCounters, MapUsage, SlotCounters};
+use crate::plan::Table;
+use crate::reconcile::Snapshot;
+
+/// Handles of the counter maps, and who owns which slot.
+pub struct Counters {
+    allowed: PerCpuArray<MapData, Counter>,
+    denied: PerCpuArray<MapData, Counter>,
+    latest: watch::Receiver<Arc<Snapshot>>,
+    sizes: object::Limits,
+}
+
+impl Counters {
+    /// Takes the counter maps.
+    ///
+    /// # Errors
+    /// They were taken before.
+    pub fn new(
+        kernel: &mut Kernel,
+        latest: watch::Receiver<Arc<Snapshot>>,
+        sizes: &object::Limits,
+    ) -> Result<Self, MapError> {
+        let (allowed, denied) = (kernel.take("ALLOWED")?.try_into()?, kernel.take("DENIED")?.try_into()?);
+        Ok(Self { allowed, denied, latest, sizes: *sizes })
+    }
+}
+
+fn sum(map: &PerCpuArray<MapData, Counter>, index: u32) -> io::Result<Counter> {
+    let values = map.get(&index, 0).map_err(io::Error::other)?;
+    Ok(values.iter().fold(Counter::default(), |sum, value| Counter {
+        packets: sum.packets + value.packets,
+        bytes: sum.bytes + value.bytes,
+    }))
+}
+
+impl KernelCounters for Counters {
+    fn owners(&self) -> Vec<(u16, String)> {
+        let snapshot = self.latest.borrow();
+        let slots = snapshot.tenants.values().filter(|tenant| tenant.state.slot != 0);
+        slots.map(|tenant| (tenant.state.slot, tenant.name.to_string())).collect()
+    }
+
+    fn slot(&self, slot: u16) -> io::Result<SlotCounters> {
+        let mut counters = SlotCounters::default();
+        for direction in Direction::ALL {
+            counters.allowed[direction as usize] = sum(&self.allowed, allowed_index(slot, direction))?;
+            for audited in [false, true] {
+                for reason in DropReason::ALL {
+                    let cell = &mut counters.denied[direction as usize][usize::from(audited)];
+                    cell[usize::from(reason.number())] =
+                        sum(&self.denied, denied_index(slot, direction, audited, *reason))?;
+                }
+            }
+        }
+        Ok(counters)
+    }
+
+    fn maps(&self) -> Vec<MapUsage> {
+        let snapshot = self.latest.borrow();
+        let used = |name: &str| {
+            let fill = snapshot.tables.iter().find(|fill| map_of(fill.table) == name)?;
+            Some(fill.used as u64)
+        };
+        let usage = |shape: object::Shape| MapUsage {
+            name: shape.name.to_lowercase(),
+            entries: used(shape.name),
+            max_entries: u64::from(shape.max_entries()),
+        };
+        object::shapes(&self.sizes).into_iter().map(usage).collect()
+    }
+
+    fn memory(&self) -> Vec<(&'static str, u64)> {
+        let (mut maps, mut programs) = (0, 0);
+        for entry in fs::read_dir("/proc/self/fdinfo").into_iter().flatten().flatten() {
+            let Ok(text) = fs::read_to_string(entry.path()) else { continue };
+            let field = |name: &str| {
+                let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+                line.trim_start_matches(':').trim().parse::<u64>().ok()
+            };
+            match (field("map_id"), field("prog_id")) {
+                (Some(_), _) => maps += field("memlock").unwrap_or(0),
+                (_, Some(_)) => programs += field("memlock").unwrap_or(0),
+                _ => {}
+            }
+        }
+        vec![("maps", maps), ("programs", programs)]
+    }
+}
+
+/// The map behind a table of the plan.
+fn map_of(table: Table) -> String {
+    table.as_str().to_uppercase()
+}

@@ -1,0 +1,87 @@
+//! Names from a snapshot.
+
+use std::net::IpAddr;
+
+use agent_common::addr::V6;
+use agent_common::layout::EndpointEntry;
+use agent_common::tenant::TenantId;
+
+use crate::events::enrich::{Named, Names, TenantNamed};
+use crate::events::schema::{PartyKind, Workload};
+use crate::model::input::Range;
+use crate::model::pod::Pod;
+use crate::reconcile::Snapshot;
+
+impl Names for Snapshot {
+    fn endpoint(&self, ifindex: u32, _cookie: u32) -> Option<Named> {
+        self.endpoint_on(ifindex).map(|view| pod(self, &view.standing.pod))
+    }
+
+    fn address(&self, address: IpAddr, _at_ns: u64) -> Option<Named> {
+        if let Some(found) = self.pod(address) {
+            return Some(pod(self, found));
+        }
+        if self.nodes.contains(&address) {
+            return Some(Named { kind: PartyKind::Host, ..Named::default() });
+        }
+        let (tenant, range) = self.subnet(address)?;
+        Some(Named {
+            kind: PartyKind::External,
+            tenant: Some(tenant),
+            subnet: Some(range.name.clone()),
+            ..Named::default()
+        })
+    }
+
+    fn tenant(&self, id: TenantId) -> Option<TenantNamed> {
+        let tenant = self.tenants.get(&id)?;
+        Some(TenantNamed { name: tenant.name.to_string(), audit: tenant.member.is_audited(&self.settings) })
+    }
+
+    fn rule(&self, tenant: TenantId, address: IpAddr) -> Option<String> {
+        let object = self.tenants.get(&tenant)?.member.object.as_ref()?;
+        let covers = |range: &&Range| range.cidr.contains(&address);
+        let subnet = object.subnets.iter().filter(covers).max_by_key(|range| range.cidr.prefix_len());
+        let egress = object.egress.iter().filter(covers).max_by_key(|range| range.cidr.prefix_len());
+        match (subnet, egress) {
+            (Some(subnet), _) => Some(format!("subnets/{}", subnet.name)),
+            (None, Some(egress)) => Some(format!("egress/{}", egress.name)),
+            (None, None) => None,
+        }
+    }
+}
+
+impl Snapshot {
+    /// The tenant whose own subnet holds an address.
+    fn subnet(&self, address: IpAddr) -> Option<(String, &Range)> {
+        self.tenants.values().find_map(|tenant| {
+            let object = tenant.member.object.as_ref()?;
+            let range = object.subnets.iter().find(|range| range.cidr.contains(&address))?;
+            Some((tenant.name.to_string(), range))
+        })
+    }
+}
+
+fn pod(snapshot: &Snapshot, pod: &Pod) -> Named {
+    let key = pod.key();
+    let text = |text: String| (!text.is_empty()).then_some(text);
+    Named {
+        kind: PartyKind::Pod,
+        tenant: snapshot.tenant_of(&key.namespace).map(ToString::to_string),
+        namespace: text(key.namespace),
+        pod: text(key.name),
+        uid: text(pod.uid.to_string()),
+        workload: pod
+            .workload
+            .as_ref()
+            .map(|workload| Workload { kind: workload.kind.to_string(), name: workload.name.to_string() }),
+        ..Named::default()
+    }
+}
+
+/// Addresses of an endpoint's entry, for people.
+pub fn addresses(entry: &EndpointEntry) -> Vec<IpAddr> {
+    let v4 = (entry.v4.0 != 0).then(|| IpAddr::from(entry.v4.octets()));
+    let v6 = (entry.v6 != V6::UNSPECIFIED).then(|| IpAddr::from(entry.v6.octets()));
+    v4.into_iter().chain(v6).collect()
+}

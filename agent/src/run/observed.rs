@@ -1,0 +1,156 @@
+//! Snapshots to what health, metrics and status show, and to what the log must say once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use crate::events::Clock;
+use crate::events::history::History;
+use crate::health::{Endpoints, Observed, Shared, Tenants};
+use crate::metrics::Recorder;
+use crate::metrics::recorder::Phase;
+use crate::model::input::EndpointKey;
+use crate::reconcile::Snapshot;
+use crate::reconcile::snapshot::{Condition, EndpointView};
+use crate::source;
+
+/// The health page must not go stale where nothing changes.
+const PULSE: Duration = Duration::from_secs(2);
+/// What time alone may cure is worth a word only after a while: every new pod lacks something at first.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Keeps what is shown true.
+pub struct Watcher {
+    shared: Shared,
+    history: Arc<History<Snapshot>>,
+    findings: Arc<source::Counters>,
+    recorder: Arc<Recorder>,
+    begun: Instant,
+    /// Problems, since when they stand, and whether the log has them.
+    standing: BTreeMap<String, (Instant, bool)>,
+    ready_once: bool,
+}
+
+impl Watcher {
+    /// Shows into `shared`, remembers names in `history`.
+    pub fn new(
+        shared: Shared,
+        history: Arc<History<Snapshot>>,
+        findings: Arc<source::Counters>,
+        recorder: Arc<Recorder>,
+        begun: Instant,
+    ) -> Self {
+        Self { shared, history, findings, recorder, begun, standing: BTreeMap::new(), ready_once: false }
+    }
+
+    /// Follows until the loop is gone.
+    pub async fn follow(mut self, mut latest: watch::Receiver<Arc<Snapshot>>) {
+        loop {
+            let snapshot = Arc::clone(&latest.borrow_and_update());
+            self.show(&snapshot);
+            tokio::select! {
+                changed = latest.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(PULSE) => {}
+            }
+        }
+    }
+
+    fn show(&mut self, snapshot: &Arc<Snapshot>) {
+        self.history.push(Arc::clone(snapshot), Clock::now().monotonic_ns);
+        let pending = pending(snapshot);
+        let mut problems = problems(snapshot);
+        self.stand(problems.iter().chain(&pending));
+        let lasting =
+            |problem: &String| self.standing.get(problem).is_some_and(|(since, _)| since.elapsed() >= PATIENCE);
+        problems.extend(pending.iter().filter(|problem| lasting(problem)).cloned());
+        for problem in &problems {
+            if let Some((_, said)) = self.standing.get_mut(problem)
+                && !std::mem::replace(said, true)
+            {
+                tracing::warn!("{problem}");
+            }
+        }
+        if snapshot.ready && !self.ready_once {
+            self.ready_once = true;
+            self.recorder.started(Phase::Sync, self.begun.elapsed());
+            tracing::info!(
+                pods = snapshot.endpoints.len(),
+                tenants = snapshot.tenants.len(),
+                generation = snapshot.generation,
+                "the kernel enforces what the objects say"
+            );
+        }
+        self.shared.store(Arc::new(observed(snapshot, self.findings.standing(), problems)));
+    }
+}
+
+impl Watcher {
+    /// Notes what stands now, and forgets what does not.
+    fn stand<'a>(&mut self, problems: impl Iterator<Item = &'a String>) {
+        let now = Instant::now();
+        let mut before = std::mem::take(&mut self.standing);
+        let stood = problems.map(|problem| (problem.clone(), before.remove(problem).unwrap_or((now, false))));
+        self.standing = stood.collect();
+    }
+}
+
+fn observed(snapshot: &Snapshot, invalid: u64, problems: Vec<String>) -> Observed {
+    Observed {
+        loaded: true,
+        synced: snapshot.ready,
+        audit: snapshot.settings.audit,
+        revision: snapshot.generation,
+        pending: snapshot.pending as u64,
+        last_applied: snapshot.applied_at.and_then(|seconds| Timestamp::from_second(seconds).ok()),
+        last_turn: Some(Timestamp::now()),
+        tenants: tenants(snapshot, invalid),
+        endpoints: endpoints(snapshot),
+        problems,
+    }
+}
+
+fn tenants(snapshot: &Snapshot, invalid: u64) -> Tenants {
+    let conflicted: BTreeSet<_> = snapshot.conflicts.iter().map(|conflict| &conflict.tenant).collect();
+    let conflicted = conflicted.len() as u64;
+    Tenants { accepted: (snapshot.tenants.len() as u64).saturating_sub(conflicted), conflicted, invalid }
+}
+
+fn endpoints(snapshot: &Snapshot) -> Endpoints {
+    let mut counts = Endpoints::default();
+    for view in snapshot.endpoints.values() {
+        match view.condition {
+            Condition::Enforced => counts.enforced += 1,
+            Condition::Audited => counts.audited += 1,
+            Condition::Unassigned => counts.unassigned += 1,
+            Condition::Shared => counts.shared += 1,
+            // A pod whose interface is not there yet has nothing to enforce.
+            Condition::Pending if view.standing.ifindex.is_none() => {}
+            Condition::Pending | Condition::Error => counts.error += 1,
+        }
+    }
+    counts
+}
+
+/// What local pods wait for.
+fn pending(snapshot: &Snapshot) -> Vec<String> {
+    let of_pod = |(key, view): (&EndpointKey, &EndpointView)| {
+        let troubles = view.standing.troubles.iter().filter(|trouble| trouble.is_pending());
+        troubles.map(|trouble| format!("{}/{}: {trouble}", key.namespace, key.name)).collect::<Vec<_>>()
+    };
+    snapshot.endpoints.iter().flat_map(of_pod).collect()
+}
+
+fn problems(snapshot: &Snapshot) -> Vec<String> {
+    let of_pods = snapshot.endpoints.iter().flat_map(|(key, view)| {
+        let name = format!("{}/{}", key.namespace, key.name);
+        let troubles = view.standing.troubles.iter().filter(|trouble| !trouble.is_pending()).map(ToString::to_string);
+        troubles.chain(view.error.clone()).map(move |trouble| format!("{name}: {trouble}")).collect::<Vec<_>>()
+    });
+    let conflicts =
+        snapshot.conflicts.iter().map(|conflict| format!("tenant {}: {}", conflict.tenant, conflict.message));
+    let overflows = snapshot.overflows.iter().map(ToString::to_string);
+    of_pods.chain(conflicts).chain(overflows).collect()
+}

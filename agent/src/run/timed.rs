@@ -1,0 +1,72 @@
+//! The kernel, as the loop sees it: told the time of day, and timed.
+//!
+//! An interface is first seen when programs are attached to it, and has its policy when its entry is
+//! written; between the two it is denied. Knows neither why.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use agent_common::layout::EndpointEntry;
+
+use crate::dataplane::kernel::Kernel;
+use crate::dataplane::{Dataplane, DataplaneError, Port};
+use crate::events::Clock;
+use crate::metrics::Recorder;
+use crate::plan::{Actual, Op};
+
+/// The kernel with a watch in its hand.
+pub struct Timed {
+    kernel: Kernel,
+    recorder: Arc<Recorder>,
+    /// Interfaces that wait for their first policy, and since when.
+    exposed: HashMap<u32, Instant>,
+}
+
+impl Timed {
+    /// Of this kernel, telling times to `recorder`.
+    pub fn new(kernel: Kernel, recorder: Arc<Recorder>) -> Self {
+        Self { kernel, recorder, exposed: HashMap::new() }
+    }
+}
+
+impl Dataplane for Timed {
+    fn load(&mut self) -> Result<Actual, DataplaneError> {
+        self.kernel.load()
+    }
+
+    fn apply(&mut self, op: &Op) -> Result<(), DataplaneError> {
+        if matches!(op, Op::Generation(_)) {
+            // Grants end by the time of day.
+            self.kernel.set_clock_offset(Clock::now().offset_ns)?;
+        }
+        self.kernel.apply(op)?;
+        if let Op::Endpoint(ifindex, entry) = op
+            && *entry != EndpointEntry::default()
+            && let Some(since) = self.exposed.remove(ifindex)
+        {
+            self.recorder.exposed(since.elapsed());
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, port: &Port) -> Result<(), DataplaneError> {
+        self.exposed.entry(port.ifindex).or_insert_with(Instant::now);
+        let attached = self.kernel.attach(port);
+        self.recorder.attached(attached.is_ok());
+        attached
+    }
+
+    fn detach(&mut self, port: &Port) -> Result<(), DataplaneError> {
+        self.exposed.remove(&port.ifindex);
+        self.kernel.detach(port)
+    }
+
+    fn is_intact(&mut self, port: &Port) -> bool {
+        self.kernel.is_intact(port)
+    }
+
+    fn attached(&mut self) -> Result<Vec<Port>, DataplaneError> {
+        self.kernel.attached()
+    }
+}

@@ -1,0 +1,225 @@
+//! Which pod has which network namespace, as the container runtime's CNI library wrote it down.
+//!
+//! The library keeps the result of each ADD in a file: the pod's UID, its namespace, its addresses.
+//! Only root can write there, no pod can. Observes and believes nothing else: whether the pod exists,
+//! and which interface leads to the namespace, others know. A file that cannot be read is read again.
+
+use std::collections::HashMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use ipnet::IpNet;
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, RecursiveMode, Watcher};
+use serde::Deserialize;
+use tokio::sync::{Notify, watch};
+
+/// How often the folder is read without notice: a lost notice costs no more.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// A pod's network, as its runtime made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sandbox {
+    /// UID of the pod.
+    pub uid: String,
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Name of the pod.
+    pub name: String,
+    /// Name of its network namespace.
+    pub netns: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// When this was written; a pod whose sandbox died has two for a while, and the later counts.
+    pub written: SystemTime,
+}
+
+/// All of them; `None` until the folder was read.
+pub type Sandboxes = Option<Arc<Vec<Sandbox>>>;
+
+/// Tells all sandboxes, and again whenever they change, until nobody listens. `namespaces` is where
+/// network namespaces have names: without one there, a result is a leftover.
+pub async fn follow(cache: PathBuf, namespaces: PathBuf, to: watch::Sender<Sandboxes>) {
+    let news = Arc::new(Notify::new());
+    let mut eyes = Eyes { watcher: watcher(&news), watches: false };
+    let mut known = Known::default();
+    loop {
+        eyes.watch(&cache);
+        let (folder, names) = (cache.clone(), namespaces.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            let sandboxes = known.look(&folder, &names);
+            (known, sandboxes)
+        });
+        let Ok((kept, sandboxes)) = looked.await else { return };
+        known = kept;
+        to.send_if_modified(|told| {
+            let differs = told.as_deref() != Some(&sandboxes);
+            if differs {
+                *told = Some(Arc::new(sandboxes));
+            }
+            differs
+        });
+        tokio::select! {
+            () = news.notified() => {}
+            () = tokio::time::sleep(AGAIN) => {}
+            () = to.closed() => return,
+        }
+    }
+}
+
+struct Eyes {
+    watcher: Option<notify::RecommendedWatcher>,
+    watches: bool,
+}
+
+impl Eyes {
+    /// The folder may appear after us: the runtime makes it with the first pod.
+    fn watch(&mut self, folder: &Path) {
+        let Some(watcher) = self.watcher.as_mut().filter(|_| !self.watches) else { return };
+        match watcher.watch(folder, RecursiveMode::NonRecursive) {
+            Ok(()) => self.watches = true,
+            Err(error) => {
+                let folder = folder.display();
+                tracing::debug!(%folder, %error, "no notices of new pods: looking every two seconds");
+            }
+        }
+    }
+}
+
+fn watcher(news: &Arc<Notify>) -> Option<notify::RecommendedWatcher> {
+    let bell = Arc::clone(news);
+    let ring = move |event: notify::Result<notify::Event>| {
+        // Our own reading is an event too; the end of somebody's writing is the one that counts.
+        let is_news = event.map_or(true, |event| match event.kind {
+            EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
+            _ => true,
+        });
+        if is_news {
+            bell.notify_one();
+        }
+    };
+    notify::recommended_watcher(ring)
+        .inspect_err(|error| tracing::warn!(%error, "no notices of new pods: looking every two seconds"))
+        .ok()
+}
+
+/// Files that were read: a result does not change once it is written.
+#[derive(Default)]
+struct Known {
+    files: HashMap<PathBuf, (SystemTime, u64, Option<Sandbox>)>,
+}
+
+impl Known {
+    fn look(&mut self, folder: &Path, namespaces: &Path) -> Vec<Sandbox> {
+        let mut files = HashMap::new();
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let Ok(metadata) = entry.metadata() else { continue };
+            let Ok(written) = metadata.modified() else { continue };
+            let stamp = (written, metadata.len());
+            let sandbox = match self.files.remove(&path) {
+                Some((written, len, sandbox)) if (written, len) == stamp => sandbox,
+                _ => match fs::read(&path).map(|text| read(&text, written)) {
+                    Ok(Ok(sandbox)) => sandbox,
+                    // Half written, or gone again: next time.
+                    Ok(Err(_)) | Err(_) => continue,
+                },
+            };
+            files.insert(path, (stamp.0, stamp.1, sandbox));
+        }
+        self.files = files;
+        let read = self.files.values().filter_map(|(.., sandbox)| sandbox.clone());
+        let mut all: Vec<Sandbox> = read.filter(|sandbox| namespaces.join(&sandbox.netns).exists()).collect();
+        all.sort_by(|a, b| (&a.uid, a.written, &a.netns).cmp(&(&b.uid, b.written, &b.netns)));
+        all
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Cached {
+    kind: String,
+    if_name: Option<String>,
+    #[serde(default)]
+    netns: String,
+    #[serde(default)]
+    cni_args: Option<Vec<(String, String)>>,
+    result: Option<CachedResult>,
+}
+
+#[derive(Deserialize)]
+struct CachedResult {
+    #[serde(default)]
+    ips: Option<Vec<CachedIp>>,
+}
+
+#[derive(Deserialize)]
+struct CachedIp {
+    address: String,
+}
+
+/// What a file says; `None` where it speaks of no pod's main interface.
+fn read(text: &[u8], written: SystemTime) -> Result<Option<Sandbox>, serde_json::Error> {
+    let cached: Cached = serde_json::from_slice(text)?;
+    let args = cached.cni_args.unwrap_or_default();
+    let arg = |name: &str| args.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+    // Further interfaces of a pod are held and stay denied: one endpoint has one interface.
+    let is_main = cached.kind == "cniCacheV1" && cached.if_name.as_deref() == Some("eth0");
+    let netns = Path::new(&cached.netns).file_name().map(|name| name.to_string_lossy().into_owned());
+    let (Some(uid), Some(netns), true) = (arg("K8S_POD_UID"), netns, is_main) else { return Ok(None) };
+    let ips = cached.result.and_then(|result| result.ips).unwrap_or_default();
+    let addresses = ips.iter().filter_map(|ip| address(&ip.address)).collect();
+    let namespace = arg("K8S_POD_NAMESPACE").unwrap_or_default();
+    let name = arg("K8S_POD_NAME").unwrap_or_default();
+    Ok(Some(Sandbox { uid, namespace, name, netns, addresses, written }))
+}
+
+fn address(text: &str) -> Option<IpAddr> {
+    let net: Option<IpNet> = text.parse().ok();
+    net.map(|net| net.addr()).or_else(|| text.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r#"{"kind":"cniCacheV1","containerId":"c1","config":"e30=","ifName":"eth0","networkName":"pods",
+        "netns":"/var/run/netns/cni-1","cniArgs":[["IgnoreUnknown","1"],["K8S_POD_NAMESPACE","shop"],
+        ["K8S_POD_NAME","web-0"],["K8S_POD_UID","u1"]],
+        "result":{"cniVersion":"1.0.0","ips":[{"address":"10.244.0.5/24","gateway":"10.244.0.1"},{"address":"fd00::5/64"}]}}"#;
+
+    #[test]
+    fn a_result_names_the_pod_its_namespace_and_its_addresses() {
+        let sandbox = read(FILE.as_bytes(), SystemTime::UNIX_EPOCH).expect("JSON").expect("a pod");
+        assert_eq!((&*sandbox.uid, &*sandbox.namespace, &*sandbox.netns), ("u1", "shop", "cni-1"));
+        let addresses: Vec<String> = sandbox.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["10.244.0.5", "fd00::5"]);
+    }
+
+    #[test]
+    fn loopback_and_other_interfaces_are_not_the_pod_s() {
+        for text in [FILE.replace("eth0", "lo"), FILE.replace("cniCacheV1", "v0"), FILE.replace("K8S_POD_UID", "X")] {
+            assert_eq!(read(text.as_bytes(), SystemTime::UNIX_EPOCH).expect("JSON"), None);
+        }
+    }
+
+    #[test]
+    fn a_half_written_file_is_read_again_and_a_leftover_is_none() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (cache, names) = (folder.path().join("results"), folder.path().join("netns"));
+        let mut known = Known::default();
+        assert!(known.look(&cache, &names).is_empty());
+        fs::create_dir_all(&cache).and_then(|()| fs::create_dir_all(&names)).expect("folders");
+        fs::write(cache.join("pods-c1-eth0"), &FILE[..40]).expect("a file");
+        assert!(known.look(&cache, &names).is_empty());
+        fs::write(cache.join("pods-c1-eth0"), FILE).expect("a file");
+        assert!(known.look(&cache, &names).is_empty(), "nobody has that namespace");
+        fs::write(names.join("cni-1"), "").expect("a name");
+        assert_eq!(known.look(&cache, &names).len(), 1);
+        fs::remove_file(cache.join("pods-c1-eth0")).expect("it is there");
+        assert!(known.look(&cache, &names).is_empty());
+    }
+}

@@ -1,0 +1,124 @@
+//! Both sides of the socket in one process.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::client::{ClientError, Heard};
+use super::*;
+use crate::events::filter::Filter;
+use crate::events::fixtures;
+use crate::events::sink::Sink as _;
+
+fn shown() -> Shown {
+    let status = || Status { node: "ip-10-0-1-23".into(), dropped: 37, ..Status::default() };
+    Shown { hub: Arc::new(Hub::new(&Arc::default())), status: Arc::new(status) }
+}
+
+async fn start(path: &Path, shown: &Shown) -> tokio::task::JoinHandle<()> {
+    let bound = bind(path).await.expect("a socket");
+    tokio::spawn(serve(bound, shown.clone(), std::future::pending()))
+}
+
+async fn counts(observation: &mut client::Observation, most: usize) -> Vec<u64> {
+    let mut counts = Vec::new();
+    while counts.len() < most
+        && let Some(heard) = observation.next().await.expect("a line")
+    {
+        if let Heard::Event(_, line) = heard {
+            let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+            counts.push(value["count"].as_u64().expect("a count"));
+        }
+    }
+    counts
+}
+
+#[tokio::test]
+async fn a_reader_gets_the_last_events_and_what_comes() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (path, shown) = (directory.path().join("run/agent.sock"), shown());
+    let _server = start(&path, &shown).await;
+    (1..=5).for_each(|count| shown.hub.offer(&fixtures::line(count)));
+
+    let mut once = client::observe(&path, false, 2, Filter::default()).await.expect("an answer");
+    assert_eq!(counts(&mut once, 10).await, [4, 5]);
+
+    let mut following = client::observe(&path, true, 1, Filter::default()).await.expect("an answer");
+    assert_eq!(counts(&mut following, 1).await, [5]);
+    shown.hub.offer(&fixtures::line(6));
+    assert_eq!(counts(&mut following, 1).await, [6]);
+
+    drop(following);
+    for _ in 0..200 {
+        if shown.hub.readers() == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(shown.hub.readers(), 0, "a reader that left is forgotten");
+}
+
+#[tokio::test]
+async fn a_slow_reader_is_told_how_much_it_missed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (path, shown) = (directory.path().join("agent.sock"), shown());
+    let _server = start(&path, &shown).await;
+    let mut slow = client::observe(&path, true, 0, Filter::default()).await.expect("an answer");
+    while shown.hub.readers() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    const SENT: u64 = 20_000;
+    let line = fixtures::line(1);
+    (0..SENT).for_each(|_| shown.hub.offer(&line));
+    let (mut seen, mut lost) = (0, 0);
+    while seen + lost < SENT {
+        match slow.next().await.expect("a line").expect("not the end") {
+            Heard::Event(..) => seen += 1,
+            Heard::Lost(count) => lost += count,
+        }
+    }
+    assert_eq!(seen + lost, SENT);
+    assert!(lost > 0);
+}
+
+#[tokio::test]
+async fn the_status_comes_over_the_socket_and_rubbish_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("agent.sock");
+    let _server = start(&path, &shown()).await;
+    let status = client::status(&path).await.expect("a status");
+    assert_eq!((status.node.as_str(), status.dropped), ("ip-10-0-1-23", 37));
+
+    let mut stream = UnixStream::connect(&path).await.expect("a connection");
+    stream.write_all(b"{\"command\":\"reboot\"}\n").await.expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    assert!(answer.contains("not a request"), "{answer}");
+}
+
+#[tokio::test]
+async fn only_root_may_read_and_a_stale_socket_is_replaced() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("agent.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).expect("what a dead agent leaves"));
+    let bound = bind(&path).await.expect("a socket");
+    let mode = std::fs::metadata(&path).expect("a file").permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
+    assert!(matches!(bind(&path).await, Err(SocketError::InUse { .. })), "a living agent keeps its socket");
+    drop(bound);
+    assert!(!path.exists(), "nothing is left behind");
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_socket_is_not_removed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("agent.sock");
+    std::fs::write(&path, "precious").expect("a file");
+    assert!(matches!(bind(&path).await, Err(SocketError::NoSocket { .. })));
+    assert!(path.exists());
+}
+
+#[tokio::test]
+async fn without_an_agent_the_error_says_where_it_looked() {
+    let error = client::status(Path::new("/nonexistent/agent.sock")).await.expect_err("nobody is there");
+    assert!(matches!(error, ClientError::Connect { .. }));
+    assert!(error.to_string().contains("/nonexistent/agent.sock"));
+}

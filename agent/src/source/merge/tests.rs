@@ -1,0 +1,186 @@
+//! What stays in force, what goes, and that the end does not depend on the way.
+
+use super::*;
+use crate::api::document::Kind;
+
+const TENANT: &str = "apiVersion: bulkhead.dev/v1alpha1\nkind: NetworkTenant\nmetadata: {name: NAME}\nspec: {namespaceSelector: {matchLabels: {t: NAME}}, subnets: [{name: a, cidr: CIDR}]}\n";
+
+fn tenant(name: &str, cidr: &str) -> String {
+    TENANT.replace("NAME", name).replace("CIDR", cidr)
+}
+
+fn file(texts: &[String]) -> Look {
+    files(&[("a.yaml", &texts.join("---\n"))])
+}
+
+fn files(files: &[(&str, &str)]) -> Look {
+    let files = files.iter().map(|(path, text)| (path.into(), Ok(text.as_bytes().to_vec()))).collect();
+    Look { files, listing: None }
+}
+
+fn unlistable() -> Look {
+    Look { listing: Some(unreadable(Path::new("."), 0, "gone")), ..Look::default() }
+}
+
+/// Tenants in force with their first subnet.
+fn in_force(merge: &Merge) -> Vec<String> {
+    let one = |(key, object): (Key, Object)| match object {
+        Object::Tenant(tenant) => format!("{} {}", key.name, tenant.subnets[0].cidr),
+        _ => key.to_string(),
+    };
+    merge.in_force().into_iter().map(one).collect()
+}
+
+fn codes(outcome: &Outcome) -> Vec<Code> {
+    outcome.findings.iter().map(|finding| finding.code).collect()
+}
+
+#[test]
+fn the_first_look_sends_everything_and_the_same_again_sends_nothing() {
+    let mut merge = Merge::default();
+    let look =
+        file(&[tenant("acme", "10.1.0.0/24"), "apiVersion: v1\nkind: Namespace\nmetadata: {name: web}\n".into()]);
+    let outcome = merge.take(&look);
+    let [Change::Tenants(tenants), Change::Namespaces(namespaces), Change::Endpoints(endpoints)] =
+        outcome.changes.as_slice()
+    else {
+        panic!("a full resync: {outcome:?}")
+    };
+    assert_eq!((tenants.len(), namespaces.len(), endpoints.len()), (1, 1, 0));
+    assert_eq!(outcome.objects, [1, 1, 0]);
+    assert!(merge.take(&look).changes.is_empty());
+}
+
+#[test]
+fn a_bad_document_keeps_its_last_good_version_and_nothing_else() {
+    let mut merge = Merge::default();
+    merge.take(&file(&[tenant("acme", "10.1.0.0/24"), tenant("globex", "10.2.0.0/24")]));
+    let outcome = merge.take(&file(&[tenant("acme", "10.1.0.5/24"), tenant("globex", "10.3.0.0/24")]));
+    assert_eq!(in_force(&merge), ["acme 10.1.0.0/24", "globex 10.3.0.0/24"]);
+    assert_eq!((codes(&outcome), outcome.kept), (vec![Code::Rule], 1));
+    assert!(!outcome.changes.is_empty());
+}
+
+#[test]
+fn a_bad_document_that_was_never_good_grants_nothing() {
+    let mut merge = Merge::default();
+    let outcome = merge.take(&file(&[tenant("acme", "10.1.0.5/24")]));
+    assert!(in_force(&merge).is_empty());
+    assert_eq!((outcome.kept, outcome.changes.len()), (0, 3));
+}
+
+#[test]
+fn deleting_a_document_removes_its_object() {
+    let mut merge = Merge::default();
+    merge.take(&file(&[tenant("acme", "10.1.0.0/24"), tenant("globex", "10.2.0.0/24")]));
+    merge.take(&file(&[tenant("globex", "10.2.0.0/24")]));
+    assert_eq!(in_force(&merge), ["globex 10.2.0.0/24"]);
+}
+
+#[test]
+fn deleting_what_was_bad_removes_the_last_good_version_too() {
+    let mut merge = Merge::default();
+    merge.take(&file(&[tenant("acme", "10.1.0.0/24"), tenant("globex", "10.2.0.0/24")]));
+    merge.take(&file(&[tenant("acme", "bad"), tenant("globex", "10.2.0.0/24")]));
+    merge.take(&file(&[tenant("globex", "10.2.0.0/24")]));
+    assert_eq!(in_force(&merge), ["globex 10.2.0.0/24"]);
+}
+
+#[test]
+fn a_document_that_lost_its_name_may_be_any_that_is_missing() {
+    let mut merge = Merge::default();
+    let (acme, globex) = (tenant("acme", "10.1.0.0/24"), tenant("globex", "10.2.0.0/24"));
+    merge.take(&file(&[acme, globex.clone()]));
+    let outcome = merge.take(&file(&["{{{\n".into(), globex.clone()]));
+    assert_eq!(in_force(&merge), ["acme 10.1.0.0/24", "globex 10.2.0.0/24"]);
+    assert_eq!((codes(&outcome), outcome.kept), (vec![Code::Syntax], 1));
+    merge.take(&file(&[globex]));
+    assert_eq!(in_force(&merge), ["globex 10.2.0.0/24"]);
+}
+
+#[test]
+fn what_cannot_be_read_changes_nothing() {
+    let mut merge = Merge::default();
+    merge.take(&file(&[tenant("acme", "10.1.0.0/24")]));
+    let unreadable = Look { files: BTreeMap::from([("a.yaml".into(), Err("denied".into()))]), listing: None };
+    for look in [unreadable, unlistable(), files(&[("a.yaml", "\u{0}")])] {
+        for _ in 0..3 {
+            let outcome = merge.take(&look);
+            assert!(outcome.changes.is_empty() && outcome.kept == 1 && outcome.findings.len() == 1, "{outcome:?}");
+        }
+    }
+    assert_eq!(in_force(&merge), ["acme 10.1.0.0/24"]);
+}
+
+#[test]
+fn nothing_is_sent_before_anything_was_read() {
+    let mut merge = Merge::default();
+    assert!(merge.take(&unlistable()).changes.is_empty());
+    assert_eq!(merge.take(&file(&[tenant("acme", "10.1.0.0/24")])).changes.len(), 3);
+}
+
+#[test]
+fn a_file_that_is_gone_or_empty_must_be_so_twice() {
+    let both = files(&[("a.yaml", &tenant("acme", "10.1.0.0/24")), ("b.yaml", &tenant("globex", "10.2.0.0/24"))]);
+    let without = files(&[("b.yaml", &tenant("globex", "10.2.0.0/24"))]);
+    let truncated = files(&[("a.yaml", ""), ("b.yaml", &tenant("globex", "10.2.0.0/24"))]);
+    for less in [without, truncated] {
+        let mut merge = Merge::default();
+        merge.take(&both);
+        let first = merge.take(&less);
+        assert!(first.look_again && first.changes.is_empty() && first.findings.len() == 1, "{first:?}");
+        assert!(merge.take(&both).changes.is_empty(), "back in time");
+        merge.take(&less);
+        let second = merge.take(&less);
+        assert!(!second.look_again && second.findings.is_empty(), "{second:?}");
+        assert_eq!(in_force(&merge), ["globex 10.2.0.0/24"]);
+    }
+}
+
+#[test]
+fn of_two_documents_of_one_name_the_first_stays() {
+    let mut merge = Merge::default();
+    let outcome = merge.take(&file(&[tenant("acme", "10.1.0.0/24"), tenant("acme", "10.2.0.0/24")]));
+    assert_eq!(in_force(&merge), ["acme 10.1.0.0/24"]);
+    assert_eq!(codes(&outcome), [Code::Duplicate]);
+    assert!(outcome.findings[0].problem.contains("a.yaml:1"), "{:?}", outcome.findings);
+    let across = files(&[("b.yaml", &tenant("acme", "10.3.0.0/24")), ("a.yaml", &tenant("acme", "10.2.0.0/24"))]);
+    merge.take(&across);
+    assert_eq!(in_force(&merge), ["acme 10.2.0.0/24"], "the order is that of the names");
+}
+
+#[test]
+fn a_bad_first_document_does_not_let_the_second_in() {
+    let mut merge = Merge::default();
+    let outcome = merge.take(&file(&[tenant("acme", "bad"), tenant("acme", "10.2.0.0/24")]));
+    assert!(in_force(&merge).is_empty());
+    assert_eq!(codes(&outcome), [Code::Rule, Code::Duplicate]);
+}
+
+#[test]
+fn a_document_may_move_to_another_file() {
+    let mut merge = Merge::default();
+    merge.take(&files(&[("a.yaml", "# none\n"), ("b.yaml", &tenant("acme", "10.1.0.0/24"))]));
+    merge.take(&files(&[("a.yaml", &tenant("acme", "10.1.0.9/24")), ("b.yaml", &tenant("globex", "10.2.0.0/24"))]));
+    assert_eq!(in_force(&merge), ["acme 10.1.0.0/24", "globex 10.2.0.0/24"], "its last good version moves along");
+}
+
+#[test]
+fn the_end_does_not_depend_on_the_way() {
+    let steps = [
+        file(&[tenant("acme", "10.1.0.0/24")]),
+        file(&[tenant("globex", "10.2.0.0/24"), tenant("acme", "10.4.0.0/24")]),
+        unlistable(),
+        file(&[tenant("initech", "10.3.0.0/24")]),
+    ];
+    let end = file(&[tenant("acme", "10.1.0.0/24"), tenant("globex", "10.9.0.0/24")]);
+    for order in [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1], [1, 1, 2, 2]] {
+        let mut merge = Merge::default();
+        for step in order {
+            merge.take(&steps[step]);
+        }
+        let outcome = merge.take(&end);
+        assert_eq!(in_force(&merge), ["acme 10.1.0.0/24", "globex 10.9.0.0/24"]);
+        assert_eq!(outcome.objects[Kind::NetworkTenant as usize], 2);
+    }
+}

@@ -1,0 +1,196 @@
+//! The cluster's cgroups: one folder of its own in every hierarchy, and everything the cluster runs below it.
+//!
+//! So the answer to "which processes are ours" never rests on a pid somebody else may have by now. The root and
+//! other people's cgroups are only read.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// One mounted hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// Where the machine has it.
+    pub path: PathBuf,
+    /// `cgroup` (version 1) or `cgroup2`.
+    pub kind: String,
+    /// What to mount it with again: its controllers, or its name.
+    pub options: String,
+}
+
+/// The hierarchies of this machine, in the order they are mounted.
+pub fn hierarchies() -> Result<Vec<Hierarchy>> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read the mounts")?;
+    let found: Vec<_> = mounts.lines().filter_map(hierarchy).collect();
+    let unified = found.iter().any(|hierarchy| hierarchy.kind == "cgroup2");
+    ensure!(unified, "no cgroup2 hierarchy is mounted on this machine");
+    Ok(found)
+}
+
+/// Reads a line of mountinfo: `31 23 0:28 / /sys/fs/cgroup/cpu rw shared:1 - cgroup cgroup rw,cpu`.
+fn hierarchy(line: &str) -> Option<Hierarchy> {
+    let (mount, filesystem) = line.split_once(" - ")?;
+    let path = PathBuf::from(mount.split(' ').nth(4)?);
+    let [kind, _source, options] = filesystem.split(' ').collect::<Vec<_>>()[..] else { return None };
+    let ours = matches!(kind, "cgroup" | "cgroup2") && path.starts_with("/sys/fs/cgroup");
+    ours.then(|| Hierarchy { path, kind: kind.into(), options: again(kind, options) })
+}
+
+/// A named hierarchy without controllers must be mounted with `none`; version 2 takes no options at all.
+fn again(kind: &str, options: &str) -> String {
+    let dull = |option: &&str| !matches!(*option, "rw" | "ro" | "xattr") && !option.starts_with("release_agent=");
+    let kept: Vec<_> = options.split(',').filter(dull).collect();
+    match kept[..] {
+        _ if kind == "cgroup2" => String::new(),
+        [name] if name.starts_with("name=") => format!("none,{name}"),
+        _ => kept.join(","),
+    }
+}
+
+/// Makes a cgroup in every hierarchy and returns the files that let a process in.
+pub fn create(cgroup: &Path) -> Result<Vec<PathBuf>> {
+    let mut doors = Vec::new();
+    for Hierarchy { path: root, .. } in hierarchies()? {
+        let mut folder = root;
+        for level in cgroup {
+            folder.push(level);
+            make(&folder).with_context(|| format!("cannot make cgroup {}", folder.display()))?;
+        }
+        doors.push(folder.join("cgroup.procs"));
+    }
+    Ok(doors)
+}
+
+/// A version 1 cpuset starts empty and lets nobody in; it takes what its parent has.
+fn make(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    let parent = folder.parent().unwrap_or(folder);
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let own = fs::read_to_string(folder.join(file)).unwrap_or_default();
+        // In version 2 an empty cpuset means "as the parent", and there is nothing to do.
+        if own.trim().is_empty() && folder.join("cgroup.clone_children").exists() && folder.join(file).exists() {
+            fs::write(folder.join(file), fs::read(parent.join(file))?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Hands all controllers on to the cgroups below, where version 2 offers them.
+pub fn delegate(cgroup: &Path) -> Result<()> {
+    for folder in folders(cgroup)? {
+        let offered = fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
+        for controller in offered.split_whitespace() {
+            let file = folder.join("cgroup.subtree_control");
+            fs::write(&file, format!("+{controller}")).with_context(|| format!("cannot delegate {controller}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Moves every process of one cgroup to another.
+pub fn transfer(from: &Path, doors: &[PathBuf]) -> Result<()> {
+    for pid in members(from)? {
+        for door in doors {
+            fs::write(door, pid.as_raw_nonzero().to_string())
+                .with_context(|| format!("cannot move process {pid:?} into {}", door.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Ends everything in a cgroup and below; returns how many processes that were.
+pub fn kill(cgroup: &Path) -> Result<usize> {
+    let start = Instant::now();
+    let mut ended = std::collections::HashSet::new();
+    loop {
+        let living = tree(cgroup)?.iter().map(|folder| pids(folder)).collect::<Vec<_>>().concat();
+        if living.is_empty() {
+            return Ok(ended.len());
+        }
+        ensure!(start.elapsed() < Duration::from_secs(20), "processes {living:?} do not end");
+        for pid in living {
+            // It may have gone by itself since it was listed.
+            let _ = kill_process(pid, Signal::KILL);
+            ended.insert(pid);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Removes a cgroup and everything below it; returns how many folders that were.
+pub fn remove(cgroup: &Path) -> Result<usize> {
+    let folders = tree(cgroup)?;
+    for folder in &folders {
+        fs::remove_dir(folder).with_context(|| format!("cannot remove cgroup {}", folder.display()))?;
+    }
+    Ok(folders.len())
+}
+
+/// The processes of a cgroup itself, whatever the hierarchy.
+pub fn members(cgroup: &Path) -> Result<Vec<Pid>> {
+    let mut all: Vec<_> = folders(cgroup)?.iter().flat_map(|folder| pids(folder)).collect();
+    all.sort_by_key(|pid| pid.as_raw_nonzero());
+    all.dedup();
+    Ok(all)
+}
+
+/// The folders of a cgroup that exist, one per hierarchy at most.
+fn folders(cgroup: &Path) -> Result<Vec<PathBuf>> {
+    let all = hierarchies()?.into_iter().map(|hierarchy| hierarchy.path.join(cgroup));
+    Ok(all.filter(|folder| folder.is_dir()).collect())
+}
+
+/// The same with all below, the deepest first.
+fn tree(cgroup: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    folders(cgroup)?.into_iter().for_each(|folder| walk(folder, &mut found));
+    Ok(found)
+}
+
+fn walk(folder: PathBuf, found: &mut Vec<PathBuf>) {
+    let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+    let below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    below.for_each(|entry| walk(entry.path(), found));
+    found.push(folder);
+}
+
+fn pids(folder: &Path) -> Vec<Pid> {
+    let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok().and_then(Pid::from_raw)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(line: &str) -> Option<(String, String)> {
+        hierarchy(line).map(|found| (found.path.display().to_string(), found.options))
+    }
+
+    #[test]
+    fn a_hierarchy_is_mounted_again_with_its_controllers_or_its_name() {
+        let cpu = "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct";
+        assert_eq!(options(cpu), Some(("/sys/fs/cgroup/cpu,cpuacct".into(), "cpu,cpuacct".into())));
+        let systemd = "40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,release_agent=/x,name=systemd";
+        assert_eq!(options(systemd), Some(("/sys/fs/cgroup/systemd".into(), "none,name=systemd".into())));
+    }
+
+    #[test]
+    fn version_two_needs_no_options() {
+        let unified = "41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate";
+        assert_eq!(options(unified), Some(("/sys/fs/cgroup/unified".into(), String::new())));
+    }
+
+    #[test]
+    fn other_mounts_are_not_ours_to_look_at() {
+        assert_eq!(options("31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755"), None);
+        assert_eq!(options("50 23 0:38 / /mnt/elsewhere rw - cgroup2 cgroup2 rw"), None);
+        assert_eq!(options("nonsense"), None);
+    }
+}

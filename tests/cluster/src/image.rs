@@ -1,0 +1,214 @@
+//! Container images without a container tool: an OCI layout is a few JSON files and some tars in a tar.
+//!
+//! Same input, same bytes: times, owners and order are fixed, and blobs are named by their digest.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::command::{command, run};
+
+/// One image to write.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// The full name by which pods ask for it, such as `localhost/agnhost:1`.
+    pub name: String,
+    /// What it is made of, the lowest first.
+    pub layers: Vec<Layer>,
+    /// What is started.
+    pub entrypoint: Vec<String>,
+    /// Its arguments, unless the pod has others.
+    pub arguments: Vec<String>,
+    /// User id and group id; root if none.
+    pub user: Option<String>,
+}
+
+/// Something of a folder, or all of it (`.`), as it will lie at the root of the image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// Where it is now.
+    pub folder: PathBuf,
+    /// The file or folder in it.
+    pub member: String,
+}
+
+impl Layer {
+    /// One file, at the image's root.
+    pub fn file(path: &Path) -> Result<Self> {
+        let folder = path.parent().with_context(|| format!("{} has no folder", path.display()))?;
+        let member = path.file_name().and_then(|name| name.to_str());
+        let member = member.with_context(|| format!("{} has no name", path.display()))?;
+        Ok(Self { folder: folder.into(), member: member.into() })
+    }
+
+    /// All that is in a folder.
+    pub fn folder(path: &Path) -> Self {
+        Self { folder: path.into(), member: ".".into() }
+    }
+}
+
+/// Writes all images into one archive, layers they share only once. `scratch` must not exist; it is removed again.
+pub fn write(images: &[Image], scratch: &Path, archive: &Path) -> Result<()> {
+    let layout = Layout { folder: scratch.into() };
+    fs::create_dir_all(layout.blobs()).context("cannot make room for an image")?;
+    let manifests = images.iter().map(|image| layout.add(image)).collect::<Result<Vec<_>>>()?;
+    let index = json!({"schemaVersion": 2, "mediaType": media("image.index.v1+json"), "manifests": manifests});
+    fs::write(scratch.join("index.json"), index.to_string())?;
+    fs::write(scratch.join("oci-layout"), json!({"imageLayoutVersion": "1.0.0"}).to_string())?;
+    tar(&Layer::folder(scratch), archive)?;
+    fs::remove_dir_all(scratch).context("cannot clean up after an image")
+}
+
+/// A layout in the making.
+struct Layout {
+    folder: PathBuf,
+}
+
+impl Layout {
+    fn blobs(&self) -> PathBuf {
+        self.folder.join("blobs/sha256")
+    }
+
+    /// Adds an image and returns its entry for the index.
+    fn add(&self, image: &Image) -> Result<Value> {
+        let layers = image.layers.iter().map(|layer| self.layer(layer)).collect::<Result<Vec<_>>>()?;
+        let config = self.json("image.config.v1+json", &config(image, &layers))?;
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": media("image.manifest.v1+json"),
+            "config": config,
+            "layers": layers,
+        });
+        let mut entry = self.json("image.manifest.v1+json", &manifest)?;
+        entry["platform"] = json!({"architecture": architecture(), "os": "linux"});
+        entry["annotations"] = json!({"io.containerd.image.name": image.name});
+        Ok(entry)
+    }
+
+    fn layer(&self, layer: &Layer) -> Result<Value> {
+        let file = self.folder.join("layer.tar");
+        tar(layer, &file)?;
+        self.keep("image.layer.v1.tar", &file)
+    }
+
+    fn json(&self, kind: &str, content: &Value) -> Result<Value> {
+        let file = self.folder.join("blob.json");
+        fs::write(&file, content.to_string())?;
+        self.keep(kind, &file)
+    }
+
+    /// Moves a file to where its digest says and returns its descriptor.
+    fn keep(&self, kind: &str, file: &Path) -> Result<Value> {
+        let size = fs::metadata(file)?.len();
+        let digest = sha256(file)?;
+        fs::rename(file, self.blobs().join(&digest))?;
+        Ok(json!({"mediaType": media(kind), "digest": format!("sha256:{digest}"), "size": size}))
+    }
+}
+
+/// Layers are not compressed, so their digests are those of their content.
+fn config(image: &Image, layers: &[Value]) -> Value {
+    let digests: Vec<_> = layers.iter().map(|layer| &layer["digest"]).collect();
+    json!({
+        "architecture": architecture(),
+        "os": "linux",
+        "config": {
+            "Env": ["PATH=/bin:/usr/bin:/"],
+            "Entrypoint": image.entrypoint,
+            "Cmd": image.arguments,
+            "User": image.user.as_deref().unwrap_or_default(),
+        },
+        "rootfs": {"type": "layers", "diff_ids": digests},
+    })
+}
+
+fn media(kind: &str) -> String {
+    format!("application/vnd.oci.{kind}")
+}
+
+/// The registries' word for what we run on.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn tar(layer: &Layer, archive: &Path) -> Result<()> {
+    let fixed = ["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner", "--format=gnu"];
+    let mut tar = command("tar", fixed);
+    // A single file is what its link leads to; within a folder, links lead to each other and stay.
+    if layer.member != "." {
+        tar.arg("--dereference");
+    }
+    run(tar.arg("-C").arg(&layer.folder).arg("-cf").arg(archive).arg(&layer.member))?;
+    Ok(())
+}
+
+fn sha256(file: &Path) -> Result<String> {
+    let line = run(command("sha256sum", ["--"]).arg(file))?;
+    Ok(line.split(' ').next().unwrap_or_default().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(folder: &Path) -> Image {
+        fs::create_dir_all(folder.join("root/bin")).unwrap();
+        fs::write(folder.join("root/bin/hello"), "hello").unwrap();
+        Image {
+            name: "localhost/hello:1".into(),
+            layers: vec![Layer::folder(&folder.join("root"))],
+            entrypoint: vec!["/bin/hello".into()],
+            arguments: vec![],
+            user: Some("65532:65532".into()),
+        }
+    }
+
+    #[test]
+    fn the_same_files_make_the_same_archive() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, two) = (folder.path().join("one.tar"), folder.path().join("two.tar"));
+        for archive in [&one, &two] {
+            write(&[sample(folder.path())], &folder.path().join("scratch"), archive).unwrap();
+        }
+        assert_eq!(fs::read(one).unwrap(), fs::read(two).unwrap());
+        assert!(!folder.path().join("scratch").exists());
+    }
+
+    #[test]
+    fn every_blob_is_named_by_its_digest() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = folder.path().join("image.tar");
+        write(&[sample(folder.path())], &folder.path().join("scratch"), &archive).unwrap();
+        run(command("tar", ["-C"]).arg(folder.path()).arg("-xf").arg(&archive)).unwrap();
+        let blobs: Vec<_> = fs::read_dir(folder.path().join("blobs/sha256")).unwrap().flatten().collect();
+        assert_eq!(blobs.len(), 3);
+        assert!(blobs.iter().all(|blob| *blob.file_name() == *sha256(&blob.path()).unwrap()));
+    }
+
+    #[test]
+    fn a_file_given_by_a_link_is_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (link, archive) = (folder.path().join("link"), folder.path().join("layer.tar"));
+        std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
+        tar(&Layer::file(&link).unwrap(), &archive).unwrap();
+        let list = run(command("tar", ["-tvf"]).arg(&archive)).unwrap();
+        assert!(list.starts_with('-') && list.trim().ends_with(" link"), "{list}");
+    }
+
+    #[test]
+    fn the_index_says_how_pods_call_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout { folder: folder.path().join("layout") };
+        fs::create_dir_all(layout.blobs()).unwrap();
+        let entry = layout.add(&sample(folder.path())).unwrap();
+        assert_eq!(entry["annotations"]["io.containerd.image.name"], "localhost/hello:1");
+    }
+}

@@ -1,0 +1,130 @@
+//! The images a test cluster needs, from programs that are already here; nothing is ever pulled.
+//!
+//! - `localhost/agnhost:1`: Kubernetes' own test server and client, with busybox' tools beside it
+//!   (mind that `wget -T` of busybox 1.35 crashes; say `timeout 3 wget`);
+//! - `localhost/coredns:1`: the cluster's DNS;
+//! - `localhost/pause:1`: what holds a pod's namespaces.
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::{Path, PathBuf},
+    time::UNIX_EPOCH,
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    command::{command, run},
+    image::{self, Image, Layer},
+    parts::{self, Parts},
+};
+
+/// The test image: `/agnhost` and busybox.
+pub const AGNHOST: &str = "localhost/agnhost:1";
+/// DNS.
+pub const COREDNS: &str = "localhost/coredns:1";
+/// The sandbox image.
+pub const PAUSE: &str = "localhost/pause:1";
+
+/// Raised when what this file makes of its input changes.
+const REVISION: u32 = 1;
+
+/// The archive with all of them; made again only if one of the programs is another.
+pub fn archive(parts: &Parts, cache: &Path) -> Result<PathBuf> {
+    let _alone = parts::lock(cache)?;
+    let busybox = parts.tool("busybox")?;
+    let programs = [busybox, parts.program("agnhost")?, parts.program("coredns")?];
+    let recipe = recipe(&programs)?;
+    let (archive, made_from) = (cache.join("images.tar"), cache.join("images.from"));
+    if archive.exists() && fs::read_to_string(&made_from).is_ok_and(|text| text == recipe) {
+        return Ok(archive);
+    }
+    make(&programs, cache, &archive).context("cannot make the test images")?;
+    fs::write(made_from, recipe)?;
+    Ok(archive)
+}
+
+/// A program is taken for the same while its path, size and time are.
+fn recipe(programs: &[PathBuf]) -> Result<String> {
+    let mut text = format!("{REVISION}\n");
+    for program in programs {
+        let about = fs::metadata(program)?;
+        let age = about.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+        text += &format!("{} {} {}\n", program.display(), about.len(), age.as_nanos());
+    }
+    Ok(text)
+}
+
+fn make([busybox, agnhost, coredns]: &[PathBuf; 3], cache: &Path, archive: &Path) -> Result<()> {
+    let (root, scratch) = (cache.join("busybox-root"), cache.join("images"));
+    for folder in [&root, &scratch] {
+        let _ = fs::remove_dir_all(folder);
+    }
+    root_of_busybox(busybox, &root)?;
+    let tools = Layer::folder(&root);
+    let images = [
+        image(AGNHOST, vec![tools.clone(), Layer::file(agnhost)?], &["/agnhost"], &["pause"]),
+        image(PAUSE, vec![tools], &["/bin/sleep"], &["2147483647"]),
+        image(COREDNS, vec![Layer::file(coredns)?], &["/coredns"], &[]),
+    ];
+    image::write(&images, &scratch, archive)?;
+    Ok(fs::remove_dir_all(root)?)
+}
+
+fn image(name: &str, layers: Vec<Layer>, entrypoint: &[&str], arguments: &[&str]) -> Image {
+    let owned = |words: &[&str]| words.iter().map(|word| String::from(*word)).collect();
+    Image { name: name.into(), layers, entrypoint: owned(entrypoint), arguments: owned(arguments), user: None }
+}
+
+/// Busybox under all its names, with the libraries it wants.
+///
+/// A dynamic one is preferred: Debian's static one crashes when it resolves a name.
+fn root_of_busybox(busybox: &Path, root: &Path) -> Result<()> {
+    for folder in ["bin", "etc", "tmp"] {
+        fs::create_dir_all(root.join(folder))?;
+    }
+    fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777))?;
+    fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")?;
+    fs::write(root.join("etc/group"), "root:x:0:\nnobody:x:65534:\n")?;
+    fs::copy(busybox, root.join("bin/busybox"))?;
+    for name in run(&mut command(busybox, ["--list"]))?.lines().filter(|name| *name != "busybox") {
+        symlink("busybox", root.join("bin").join(name))?;
+    }
+    libraries(busybox).iter().try_for_each(|library| copy_library(library, root))
+}
+
+/// The absolute paths in what `ldd` says; none for a static program, about which it complains.
+fn libraries(program: &Path) -> Vec<PathBuf> {
+    let text = run(command("ldd", ["--"]).arg(program)).unwrap_or_default();
+    text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect()
+}
+
+fn copy_library(library: &Path, root: &Path) -> Result<()> {
+    let place = root.join(library.strip_prefix("/")?);
+    fs::create_dir_all(place.parent().context("a library has a folder")?)?;
+    fs::copy(library, &place).with_context(|| format!("cannot copy {}", library.display()))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_program_makes_other_images() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("program");
+        fs::write(&program, "one").unwrap();
+        let before = recipe(std::slice::from_ref(&program)).unwrap();
+        assert_eq!(recipe(std::slice::from_ref(&program)).unwrap(), before);
+        fs::write(&program, "another").unwrap();
+        assert_ne!(recipe(&[program]).unwrap(), before);
+    }
+
+    #[test]
+    fn a_dynamic_program_brings_its_libraries_and_what_is_no_program_brings_none() {
+        assert!(libraries(Path::new("/bin/sh")).iter().any(|path| path.to_string_lossy().contains("libc.")));
+        assert_eq!(libraries(Path::new("/etc/passwd")), Vec::<PathBuf>::new());
+    }
+}

@@ -1,0 +1,77 @@
+//! kubectl, as the administrator of a cluster: one we made, or one somebody else did.
+
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::{
+    Cluster,
+    command::{command, run, run_with_input, wait},
+    network,
+    plan::CONTROL,
+};
+
+/// Runs kubectl against one API server.
+#[derive(Clone, Debug)]
+pub struct Kubectl {
+    /// What to start, up to kubectl itself.
+    prefix: Vec<PathBuf>,
+    kubeconfig: PathBuf,
+}
+
+impl Kubectl {
+    /// For a cluster of ours: its API server answers only inside its namespaces.
+    pub(crate) fn of(cluster: &Cluster) -> Self {
+        let netns = format!("--net={}", network::path(&cluster.id, CONTROL.name).display());
+        let prefix = vec!["nsenter".into(), netns.into(), cluster.program("kubectl")];
+        Self { prefix, kubeconfig: cluster.keys().kubeconfig("admin") }
+    }
+
+    /// For a cluster that exists already, by the kubectl of this machine.
+    pub fn existing(kubeconfig: &Path) -> Self {
+        Self { prefix: vec!["kubectl".into()], kubeconfig: kubeconfig.into() }
+    }
+
+    /// kubectl with these arguments, not yet started.
+    pub fn command<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Command {
+        let mut kubectl = command(&self.prefix[0], &self.prefix[1..]);
+        kubectl.arg("--kubeconfig").arg(&self.kubeconfig).args(args);
+        kubectl
+    }
+
+    /// Runs it and returns what it prints.
+    pub fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<String> {
+        run(&mut self.command(args))
+    }
+
+    /// Runs it and reads what it prints as JSON.
+    pub fn json<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<Value> {
+        let text = run(self.command(args).arg("--output=json"))?;
+        serde_json::from_str(&text).context("kubectl printed no JSON")
+    }
+
+    /// Applies objects from YAML or JSON text; the server keeps the fields' owners.
+    pub fn apply(&self, text: &str) -> Result<String> {
+        run_with_input(&mut self.command(["apply", "--server-side", "--force-conflicts", "-f", "-"]), text)
+    }
+
+    /// Makes a namespace and waits for its `default` service account, without which no pod is admitted.
+    pub fn namespace(&self, name: &str, labels: &[(&str, &str)]) -> Result<()> {
+        let labels: Value = labels.iter().map(|(key, value)| (String::from(*key), json!(value))).collect();
+        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
+        self.apply(&object.to_string())?;
+        let account = || self.run(["get", "serviceaccount", "default", "-n", name]);
+        wait("the service account", Duration::from_secs(30), account).map(drop)
+    }
+
+    /// Runs a command in a pod's first container.
+    pub fn exec(&self, namespace: &str, pod: &str, args: &[&str]) -> Result<String> {
+        self.run(["exec", "-n", namespace, pod, "--"].iter().chain(args))
+    }
+}

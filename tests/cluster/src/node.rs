@@ -1,0 +1,160 @@
+//! A node: namespaces of its own for everything a real node has of its own, then containerd, kubelet, kube-proxy.
+//!
+//! Its first process makes the mounts and stays as process 1 of the node; whoever enters, enters what that process
+//! has. With pid and cgroup namespaces too, a node sees no process and no cgroup but its own, as on a machine.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{
+    Cluster, Cni, cgroup,
+    command::{command, run, wait},
+    network,
+    plan::{Host, POD_RANGES},
+};
+
+pub(crate) mod config;
+pub(crate) mod mounts;
+
+/// What runs on a node, in this order.
+pub const DAEMONS: [&str; 3] = ["containerd", "kubelet", "kube-proxy"];
+
+/// One node of a cluster.
+#[derive(Clone, Copy, Debug)]
+pub struct Node<'a> {
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) host: Host,
+}
+
+impl Node<'_> {
+    /// Its name, in Kubernetes too.
+    pub fn name(&self) -> &'static str {
+        self.host.name
+    }
+
+    /// Its network namespace.
+    pub fn netns(&self) -> PathBuf {
+        network::path(&self.cluster.id, self.host.name)
+    }
+
+    /// Its cgroups on the machine, relative to a hierarchy's root; on the node itself this is `/`.
+    pub fn cgroup(&self) -> PathBuf {
+        Path::new(&self.cluster.id.cgroup()).join(self.host.name)
+    }
+
+    /// A command that runs as if typed on the node: its network, mounts, host name, cgroups and processes.
+    pub fn command(&self, program: &str) -> Result<Command> {
+        let init = self.daemon("node");
+        let init = self.cluster.daemons().find(&init).with_context(|| format!("node {} is not up", self.name()))?;
+        let mut enter = command("nsenter", ["--net", "--mount", "--uts", "--cgroup"]);
+        enter.arg(format!("--target={}", init.pid));
+        // The recorded process is the parent of the node's process 1, hence this file and not `pid`.
+        enter.arg(format!("--pid=/proc/{}/ns/pid_for_children", init.pid));
+        enter.arg(program).env("PATH", self.cluster.path());
+        Ok(enter)
+    }
+
+    /// Loads an OCI archive into the node's containerd, under the names it carries.
+    pub fn import(&self, archive: &Path) -> Result<()> {
+        let mut import = self.command("ctr")?;
+        // `--local` takes half the time of the transfer service.
+        run(import.args(["--namespace=k8s.io", "images", "import", "--local"]).arg(archive))
+            .with_context(|| format!("cannot load {} on node {}", archive.display(), self.name()))?;
+        Ok(())
+    }
+
+    /// Starts one of [`DAEMONS`]; returns when containerd answers, for a kubelet that does not find it gives up.
+    pub fn start(&self, daemon: &str) -> Result<()> {
+        let mut command = self.command(daemon)?;
+        command.args(self.arguments(daemon));
+        let doors = self.cluster.doors(self.host.name)?;
+        self.cluster.daemons().start(&self.daemon(daemon), &doors, &command)?;
+        if daemon == "containerd" { self.answers() } else { Ok(()) }
+    }
+
+    /// Stops one of [`DAEMONS`]; containers live on without it.
+    pub fn stop(&self, daemon: &str) -> Result<()> {
+        self.cluster.daemons().stop(&self.daemon(daemon))
+    }
+
+    /// The folder with its configuration and what must lie on a disk.
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.cluster.folder("nodes").join(self.host.name)
+    }
+
+    /// Makes the namespaces and mounts and starts containerd.
+    pub(crate) fn boot(&self, cni: Cni) -> Result<()> {
+        config::write(self, cni)?;
+        self.first_process()?;
+        self.start("containerd")
+    }
+
+    fn answers(&self) -> Result<()> {
+        let answers = || run(self.command("ctr")?.arg("version"));
+        let answer = wait("containerd", Duration::from_secs(20), answers);
+        answer.with_context(|| self.cluster.daemons().last_words(&self.daemon("containerd")))?;
+        Ok(())
+    }
+
+    /// Starts process 1 in the cgroup that becomes the root of the node's cgroup namespace, then moves it below.
+    fn first_process(&self) -> Result<()> {
+        let (name, ready) = (self.daemon("node"), self.folder().join("ready"));
+        let root = cgroup::create(&self.cgroup())?;
+        cgroup::delegate(Path::new(&self.cluster.id.cgroup()))?;
+        let mut unshare = network::enter(&self.cluster.id, self.host.name);
+        unshare.args(["unshare", "--mount", "--uts", "--cgroup", "--pid", "--fork", "--mount-proc"]);
+        unshare.args(["sh", "-ec", &mounts::script(self, &cgroup::hierarchies()?)]);
+        let process = self.cluster.daemons().start(&name, &root, &unshare)?;
+        let is_ready = || {
+            ensure!(process.lives() && ready.exists(), "node {} has no first process", self.name());
+            Ok(())
+        };
+        wait("the node's mounts", Duration::from_secs(10), is_ready)
+            .with_context(|| self.cluster.daemons().last_words(&name))?;
+        cgroup::transfer(&self.cgroup(), &self.cluster.doors(self.host.name)?)
+    }
+
+    /// The name of a daemon's record and log.
+    fn daemon(&self, daemon: &str) -> String {
+        format!("{daemon}-{}", self.host.name)
+    }
+
+    fn arguments(&self, daemon: &str) -> Vec<String> {
+        let file = |name: &str| self.folder().join(name).display().to_string();
+        let kubeconfig = |who: &str| format!("--kubeconfig={}", self.cluster.keys().kubeconfig(who).display());
+        let name = format!("--hostname-override={}", self.host.name);
+        match daemon {
+            "containerd" => vec!["--config".into(), file("containerd.toml")],
+            "kubelet" => vec![
+                format!("--config={}", file("kubelet.json")),
+                kubeconfig(self.host.name),
+                name,
+                format!("--node-ip={},{}", self.host.v4(), self.host.v6()),
+            ],
+            // The machine's connection table is not ours to resize.
+            _ => vec![
+                kubeconfig("proxy"),
+                name,
+                "--proxy-mode=nftables".into(),
+                format!("--cluster-cidr={POD_RANGES}"),
+                "--conntrack-max-per-core=0".into(),
+                "--conntrack-tcp-timeout-established=0".into(),
+                "--conntrack-tcp-timeout-close-wait=0".into(),
+            ],
+        }
+    }
+}
+
+/// Makes the folder a node keeps its things in.
+fn folders(folder: &Path) -> Result<()> {
+    for name in ["kubelet", "containerd", "cni", "log"] {
+        fs::create_dir_all(folder.join(name))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,66 @@
+//! The Debian packages a cluster needs. Installed when missing and we are root; otherwise named in the error.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::command::{command, run};
+
+/// A package, and a file or program that shows it is there.
+const PACKAGES: [(&str, &str); 12] = [
+    ("busybox", "busybox"),
+    ("conntrack", "conntrack"),
+    ("ethtool", "ethtool"),
+    ("gcc", "gcc"),
+    ("iproute2", "ip"),
+    ("iptables", "iptables"),
+    ("libseccomp-dev", "/usr/include/seccomp.h"),
+    ("nftables", "nft"),
+    ("openssl", "openssl"),
+    ("pkg-config", "pkg-config"),
+    ("tar", "tar"),
+    ("util-linux", "nsenter"),
+];
+
+/// The folders a daemon's programs are looked for in, after the cluster's own.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Makes sure that all of them are there.
+pub fn packages() -> Result<()> {
+    let missing = missing();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.join(" ");
+    ensure!(rustix::process::geteuid().is_root(), "not installed: {names}; as root: apt-get install {names}");
+    eprintln!("installing {names}");
+    let mut install = command("apt-get", ["install", "--yes", "--no-install-recommends"]);
+    // Somebody else may be installing something.
+    install.arg("--option=DPkg::Lock::Timeout=300").args(&missing).env("DEBIAN_FRONTEND", "noninteractive");
+    if run(&mut install).is_err() {
+        // The lists of available packages may be old, or none.
+        run(&mut command("apt-get", ["update"]))?;
+        run(&mut install).with_context(|| format!("cannot install {names}"))?;
+    }
+    Ok(())
+}
+
+fn missing() -> Vec<&'static str> {
+    PACKAGES.iter().filter(|(_, sign)| !present(sign)).map(|(package, _)| *package).collect()
+}
+
+fn present(sign: &str) -> bool {
+    sign.starts_with('/') && Path::new(sign).exists()
+        || PATH.split(':').any(|folder| Path::new(folder).join(sign).exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_found_in_the_usual_folders_and_a_file_by_its_path() {
+        assert!(present("sh") && present("/proc/self/stat"));
+        assert!(!present("no-such-program") && !present("/no/such/file"));
+    }
+}

@@ -1,0 +1,125 @@
+//! Brings a cluster up: first what a crashed run left goes, then everything that need not wait runs side by side.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::symlink,
+    path::Path,
+    thread,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::{Cluster, Node, Options, control, dns, down, images, network, parts::Parts, plan::NODES, setup};
+
+/// See [`Cluster::up`].
+pub fn up(cluster: &Cluster, parts: &Parts, options: Options) -> Result<()> {
+    ensure!(rustix::process::geteuid().is_root(), "namespaces and cgroups need root");
+    setup::packages()?;
+    let images = images::archive(parts, parts.cache())?;
+    let clock = Clock(Instant::now());
+    let _alone = lock(cluster)?;
+    let left = down::reclaim(cluster)?;
+    if left.anything() {
+        eprintln!("an earlier run had left {left}");
+    }
+    prepare(cluster, parts)?;
+    clock.tell("namespaces and keys");
+    if options.nodes { whole(cluster, options, &images, &clock) } else { control(cluster, &clock) }
+        .with_context(|| format!("cluster {} is not up; logs in {}", cluster.id, cluster.folder("log").display()))
+}
+
+/// Two runs with one id would take each other's cluster for leftovers.
+pub(crate) fn lock(cluster: &Cluster) -> Result<File> {
+    let path = Path::new("/run/lock").join(cluster.id.cgroup());
+    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    file.try_lock().with_context(|| format!("cluster {} is being brought up or down right now", cluster.id))?;
+    Ok(file)
+}
+
+fn prepare(cluster: &Cluster, parts: &Parts) -> Result<()> {
+    for folder in ["bin", "log", "pids"] {
+        fs::create_dir_all(cluster.folder(folder))?;
+    }
+    for program in parts.programs()? {
+        let name = program.file_name().context("a program has a name")?;
+        symlink(&program, cluster.folder("bin").join(name))?;
+    }
+    cluster.keys().make()?;
+    network::build(&cluster.id)
+}
+
+fn control(cluster: &Cluster, clock: &Clock) -> Result<()> {
+    control::up(cluster)?;
+    clock.tell("API server ready");
+    Ok(())
+}
+
+/// kubelets wait for the API server: when they do not find it, they pause for seconds. The first pods wait for the
+/// images: when kubelet does not find them, it pauses too.
+fn whole(cluster: &Cluster, options: Options, images: &Path, clock: &Clock) -> Result<()> {
+    thread::scope(|scope| {
+        let boot = |node: Node<'_>| node.boot(options.cni);
+        let boots = cluster
+            .nodes()
+            .map(|node| scope.spawn(move || boot(node).map(|()| scope.spawn(move || node.import(images)))));
+        control(cluster, clock)?;
+        register(cluster)?;
+        let imports = boots.map(|boot| boot.join().expect("booting a node does not panic"));
+        for node in cluster.nodes() {
+            node.start("kubelet")?;
+            node.start("kube-proxy")?;
+        }
+        imports.into_iter().try_for_each(|import| import?.join().expect("an import does not panic"))
+    })?;
+    clock.tell("containerd has the images");
+    dns::apply(&cluster.kubectl())?;
+    settle(cluster, clock)
+}
+
+fn register(cluster: &Cluster) -> Result<()> {
+    let nodes: Vec<_> = NODES.iter().map(|host| node(host.name, &host.pod_ranges())).collect();
+    cluster.kubectl().apply(&json!({"apiVersion": "v1", "kind": "List", "items": nodes}).to_string()).map(drop)
+}
+
+/// Made before its kubelet comes, because only then can the pod ranges be ours to choose. The label is what spreads
+/// pods over nodes; kubelet would set it too, after the first of them have been placed.
+fn node(name: &str, ranges: &[String]) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+        "spec": {"podCIDR": ranges[0], "podCIDRs": ranges},
+    })
+}
+
+fn settle(cluster: &Cluster, clock: &Clock) -> Result<()> {
+    let kubectl = cluster.kubectl();
+    kubectl.run(["wait", "node", "--all", "--for=condition=Ready", "--timeout=90s"])?;
+    clock.tell("both nodes ready");
+    kubectl.run(["-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=90s"])?;
+    clock.tell("DNS ready");
+    Ok(())
+}
+
+/// Says how far it is, and since when.
+struct Clock(Instant);
+
+impl Clock {
+    fn tell(&self, what: &str) {
+        eprintln!("{:5.1} s  {what}", self.0.elapsed().as_secs_f32());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nodes_first_range_is_the_one_old_clients_see() {
+        let object = node("a", &NODES[0].pod_ranges());
+        assert_eq!(object["spec"]["podCIDR"], "10.244.1.0/24");
+        assert_eq!(object["spec"]["podCIDRs"][1], "fd00:10:244:1::/64");
+    }
+}

@@ -1,0 +1,132 @@
+//! A demo that was kept: what it consists of, how it goes on serving, how it ends.
+
+use std::env;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::thread;
+
+use anyhow::{Context, Result, bail};
+use bench::agent::Agent;
+use bench::netns::Netns;
+use bench::place::{Family, Place};
+use bench::serve::Servers;
+use bench::world::{World, listening};
+use bench::{scope, tier};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::{Deserialize, Serialize};
+
+/// Everything of the demo is named after this; no process id is in it, because it may outlive its maker.
+pub const SCOPE: &str = "bh-demo";
+
+/// What a kept demo consists of beside its scope.
+#[derive(Serialize, Deserialize)]
+struct State {
+    agent: u32,
+    servers: u32,
+    pin_dir: PathBuf,
+}
+
+/// Where that is written down.
+fn state_path() -> PathBuf {
+    env::temp_dir().join("bulkhead-demo.json")
+}
+
+/// Refuses to build over a kept demo; removes what an interrupted one left.
+pub fn make_room() -> Result<()> {
+    if state_path().exists() {
+        bail!("a demo is being kept: end it with `cargo xtask demo down`");
+    }
+    if scope::exists(SCOPE) {
+        scope::remove(SCOPE);
+        eprintln!("  ... removed what an interrupted demo had left");
+    }
+    Ok(())
+}
+
+/// Hands world and agent over to processes that stay, and says what to try.
+pub fn keep(mut world: World, agent: Agent) -> Result<()> {
+    let events = world.scope.file("events.jsonl");
+    let log = world.scope.file("agent.log");
+    world.keep();
+    let servers = Command::new(env::current_exe()?)
+        .arg("serve")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .context("cannot start the servers")?;
+    let pin_dir = world.scope.pin_dir();
+    let agent = agent.stay(&events, &log)?;
+    let state = State { agent, servers: servers.id(), pin_dir };
+    fs::write(state_path(), serde_json::to_vec(&state)?)?;
+    hints(&world, &state.pin_dir, &events, &log);
+    Ok(())
+}
+
+fn hints(world: &World, pin_dir: &Path, events: &Path, log: &Path) {
+    let inside = |place: Place| format!("ip netns exec {}", world.netns(place).name());
+    let ask = |to: Place| format!("timeout 1 bash -c '</dev/tcp/{}/{}' && echo reached", to.v4(), to.port());
+    let binary = tier::agent_binary().unwrap_or_else(|| "bulkhead".into());
+    let agent = format!("{} {}", inside(Place::Node), binary.display());
+    let socket = world.scope.file("agent.sock");
+    let (web, other) = (Place::AcmeWeb.v4(), Place::GlobexWeb.server(Family::V4));
+    println!("  policy, edited live:  {}", world.config_path().display());
+    println!("  events as JSON:       tail -f {}", events.display());
+    println!("  events for people:    {agent} observe -f --socket {}", socket.display());
+    println!("  the agent's log:      {}", log.display());
+    println!("  a pod's shell:        {} bash", inside(Place::AcmeWeb));
+    println!("  ask across tenants:   {} {}", inside(Place::AcmeWeb), ask(Place::GlobexWeb));
+    println!("  ask inside a tenant:  {} {}", inside(Place::AcmeWeb), ask(Place::AcmeApi));
+    println!("  who decides:          {agent} explain --pin-dir {} {web} {other}", pin_dir.display());
+    println!("  state of the node:    {agent} status --socket {}", socket.display());
+    println!("  end it:               cargo xtask demo down");
+}
+
+/// Ends a kept demo.
+pub fn down() -> Result<ExitCode> {
+    let state = match fs::read(state_path()) {
+        Ok(bytes) => Some(serde_json::from_slice::<State>(&bytes).context("the demo's state cannot be read")?),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(error.into()),
+    };
+    if state.is_none() && !scope::exists(SCOPE) {
+        println!("There is no demo to end.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    for (pid, name) in state.iter().flat_map(|state| [(state.agent, "bulkhead"), (state.servers, "demo")]) {
+        end(pid, name);
+    }
+    let namespaces = scope::remove(SCOPE);
+    if state.is_some() {
+        fs::remove_file(state_path())?;
+    }
+    println!("Removed {namespaces} network namespaces with all their links, programs and pins. Nothing is left.");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ends a process of ours. Its number may be another's by now: the name decides.
+fn end(pid: u32, name: &str) {
+    let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw).filter(|_| comm.trim() == name) {
+        // It may have ended in this moment.
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
+/// Serves in the namespaces of a kept demo until it is killed.
+pub fn serve() -> Result<ExitCode> {
+    let open = |label: &str| Netns::open(&format!("{SCOPE}-{label}"));
+    let mut servers = Vec::new();
+    let beyond: Vec<_> = Place::OUTSIDE.into_iter().flat_map(listening).collect();
+    servers.push(Servers::start(&open("outside")?, &beyond)?);
+    for place in Place::PODS.into_iter().chain([Place::Node]) {
+        servers.push(Servers::start(&open(place.name())?, &listening(place))?);
+    }
+    loop {
+        thread::park();
+    }
+}

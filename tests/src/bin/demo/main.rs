@@ -1,0 +1,50 @@
+//! The main job on one machine, shown: who reaches whom, what the agent changes, that it holds.
+//!
+//! Results go to standard output, progress to standard error. Exit 0 only if every cell of every
+//! matrix was as expected and nothing was left.
+
+mod kept;
+mod play;
+mod show;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Shows two tenants on one machine, kept apart by the real agent.
+#[derive(Parser)]
+#[command(name = "demo")]
+struct Arguments {
+    /// Leave world and agent running, to play with.
+    #[arg(long)]
+    keep: bool,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// End a demo that was kept.
+    Down,
+    /// Serve in the namespaces of a kept demo.
+    #[command(hide = true)]
+    Serve,
+    /// Remove everything when standard input ends.
+    #[command(hide = true)]
+    Guard,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match arguments.action {
+        None => play::play(arguments.keep),
+        Some(Action::Down) => kept::down(),
+        Some(Action::Serve) => kept::serve(),
+        Some(Action::Guard) => watch::guard(),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

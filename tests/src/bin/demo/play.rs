@@ -1,0 +1,143 @@
+//! The play itself, scene by scene.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use bench::agent::Agent;
+use bench::matrix::{self, Cell, allowed, ask_all, mismatches, questions};
+use bench::place::Place;
+use bench::scope::Scope;
+use bench::world::{Layout, World};
+use bench::{scope, tier};
+use serde_json::Value;
+
+use crate::kept::{self, SCOPE};
+use crate::show::{counters, event, progress, remark, step, table};
+use crate::watch::Guard;
+
+/// Event lines shown at most.
+const EVENTS: usize = 16;
+
+/// Plays; returns how it ended.
+pub fn play(keep: bool) -> Result<ExitCode> {
+    ensure!(rustix::process::geteuid().is_root(), "namespaces and programs need root: use `sudo -E cargo xtask demo`");
+    ensure!(tier::agent_binary().is_some(), "there is no agent to show: use `cargo xtask demo`, which builds it");
+    kept::make_room()?;
+    let began = Instant::now();
+    let guard = Guard::start()?;
+    let outcome = scenes(keep);
+    if outcome.is_err() {
+        scope::remove(SCOPE);
+    }
+    guard.dismiss();
+    let wrong = outcome?;
+    let seconds = began.elapsed().as_secs_f32();
+    if wrong == 0 {
+        step(format!("Every cell was as expected ({seconds:.1} s)."));
+        return Ok(ExitCode::SUCCESS);
+    }
+    step(format!("{wrong} things were not as expected ({seconds:.1} s)."));
+    Ok(ExitCode::FAILURE)
+}
+
+/// All scenes; returns how many things were not as expected.
+fn scenes(keep: bool) -> Result<usize> {
+    step("1. A node, five pods, two tenants, and what lies beyond the node");
+    progress("building network namespaces");
+    let mut world = World::without_pods(Layout::Routed, Scope::named(SCOPE)?)?;
+    for place in Place::PODS {
+        world.add_pod(place)?;
+    }
+    remark("acme: acme-web, acme-api.  globex: globex-web, globex-api.  Shared: dns.  Each has IPv4 and IPv6.");
+    remark("acme-db and globex-db stand in data subnets; acme-far and globex-far are pods on another node.");
+
+    step("2. Before: who reaches whom, over TCP, UDP and ICMP");
+    let mut wrong = show_matrix(&world, |_| true);
+
+    step("3. The agent starts");
+    progress("loading programs");
+    let start = Instant::now();
+    let mut agent = Agent::ready(&world)?;
+    remark(format!("it enforces after {} ms; policy: {}", start.elapsed().as_millis(), world.config_path().display()));
+
+    step("4. After: the same questions");
+    wrong += show_matrix(&world, allowed);
+
+    step("5. What it told");
+    wrong += show_events(&agent)?;
+    counters(&agent.metrics()?);
+
+    step("6. The agent is killed (SIGKILL): the same questions to a node without agent");
+    agent.kill();
+    wrong += show_matrix(&world, allowed);
+
+    if keep {
+        step("7. Everything stays, with a new agent. Try:");
+        kept::keep(world, agent)?;
+        return Ok(wrong);
+    }
+    step("7. Cleanup");
+    wrong += clean_up(&world, &agent)?;
+    drop((agent, world));
+    if scope::exists(SCOPE) {
+        remark("something of the demo is left");
+        wrong += 1;
+    }
+    remark("all network namespaces, links and files of the demo are removed");
+    Ok(wrong)
+}
+
+/// Asks everything, shows the table and each cell that is wrong; returns how many are.
+fn show_matrix(world: &World, expected: impl Fn(Cell) -> bool) -> usize {
+    let asked = questions();
+    progress(format!("asking {} questions", asked.len()));
+    let answers = ask_all(world, &asked);
+    let wrong = mismatches(&answers, expected);
+    table(&answers, &wrong);
+    wrong.iter().for_each(|mismatch: &matrix::Mismatch| remark(mismatch));
+    wrong.len()
+}
+
+/// Shows some events of each kind; none at all, or one without names, is wrong.
+fn show_events(agent: &Agent) -> Result<usize> {
+    let named = |event: &Value| event["source"]["tenant"] == "acme" && event["destination"]["tenant"] == "globex";
+    let told = agent.wait_event(Duration::from_secs(5), named).is_some();
+    let events = agent.events();
+    // One of each kind: the reason and the two tenants.
+    let kind = |event: &Value| ["/reason", "/source/tenant", "/destination/tenant"].map(|p| event.pointer(p).cloned());
+    let mut kinds = Vec::new();
+    let mut lines = Vec::new();
+    for told in events.iter().filter(|told| told["direction"] == "egress" && told["source"]["pod"].is_string()) {
+        if !kinds.contains(&kind(told)) {
+            kinds.push(kind(told));
+            lines.extend(event(told));
+        }
+    }
+    lines.iter().take(EVENTS).for_each(remark);
+    remark(format!("({} events in all)", events.len()));
+    if !told {
+        remark("no event names acme as source and globex as destination");
+    }
+    Ok(usize::from(!told))
+}
+
+/// Runs `bulkhead cleanup`, and asks once more: nothing must be left of the agent.
+fn clean_up(world: &World, agent: &Agent) -> Result<usize> {
+    let output = agent.on_pins(&["cleanup"])?;
+    if !output.status.success() {
+        bail!("`bulkhead cleanup` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    let said = String::from_utf8(output.stdout).context("cleanup speaks UTF-8")?;
+    // A line for each map is more than a reader wants; the last one sums them up.
+    said.lines().filter(|line| !line.starts_with("removing /")).for_each(remark);
+    let pins = world.scope.pins();
+    pins.iter().for_each(|pin| remark(format!("left: {}", pin.display())));
+    let asked = questions();
+    let wrong = mismatches(&ask_all(world, &asked), |_| true);
+    wrong.iter().for_each(remark);
+    if wrong.is_empty() {
+        remark("without the agent everybody reaches everybody again");
+    }
+    Ok(pins.len() + wrong.len())
+}

@@ -1,0 +1,122 @@
+//! What the demo prints: steps, tables, events, counters. Aligned; coloured on a terminal only.
+
+use std::env;
+use std::fmt::Display;
+use std::io::{IsTerminal, stdout};
+
+use anstyle::{AnsiColor, Style};
+use bench::matrix::{Cell, Matrix, Mismatch};
+use bench::metrics::Metrics;
+use bench::place::{Family, Place};
+use bench::probe::{Outcome, Speech};
+use serde_json::Value;
+
+const GOOD: Style = AnsiColor::Green.on_default();
+const STOPPED: Style = AnsiColor::Red.on_default();
+const PARTLY: Style = AnsiColor::Yellow.on_default();
+const HEADING: Style = Style::new().bold();
+
+/// Width of a column, and of the first.
+const COLUMN: usize = 11;
+const FIRST: usize = 12;
+
+/// Text in a style, if anybody can see it.
+fn paint(style: Style, text: impl Display) -> String {
+    let plain = !stdout().is_terminal() || env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    if plain { text.to_string() } else { format!("{style}{text}{style:#}") }
+}
+
+/// What happens next, in one line.
+pub fn step(text: impl Display) {
+    println!("\n{}", paint(HEADING, text));
+}
+
+/// A remark under a step.
+pub fn remark(text: impl Display) {
+    println!("  {text}");
+}
+
+/// Something slow is under way.
+pub fn progress(text: impl Display) {
+    eprintln!("  ... {text}");
+}
+
+/// Who reaches whom: a column for each pod that asks, a row for each place that is asked.
+pub fn table(matrix: &Matrix, mismatches: &[Mismatch]) {
+    let heads: String = Place::PODS.map(|pod| format!("{:<COLUMN$}", pod.name())).concat();
+    println!("  {}", paint(HEADING, format!("{:<FIRST$}{heads}", "to \\ from").trim_end()));
+    for to in Place::ALL {
+        let cells = Place::PODS.map(|from| {
+            let unexpected = mismatches.iter().any(|m| m.cell.from == from && m.cell.to == to);
+            cell(matrix, from, to, unexpected)
+        });
+        println!("  {}", format!("{:<FIRST$}{}", to.name(), cells.concat()).trim_end());
+    }
+    others(matrix, mismatches);
+}
+
+/// One cell: all six questions between two places.
+fn cell(matrix: &Matrix, from: Place, to: Place, unexpected: bool) -> String {
+    if from == to {
+        return format!("{:<COLUMN$}", "-");
+    }
+    let (style, text) = summary(matrix, from, to);
+    let text = if unexpected { format!("{text} !") } else { text };
+    // Padding counts what is seen, not what colours it.
+    format!("{}{}", paint(style, &text), " ".repeat(COLUMN.saturating_sub(text.len())))
+}
+
+fn summary(matrix: &Matrix, from: Place, to: Place) -> (Style, String) {
+    let answered = |family, speech| matrix.get(&Cell { from, to, family, speech }) == Some(&Outcome::Answered);
+    let count = |speech| Family::ALL.into_iter().filter(|family| answered(*family, speech)).count();
+    let counts = Speech::ALL.map(|speech| (speech, count(speech)));
+    let names = counts.iter().filter(|(_, count)| *count == 2).map(|(speech, _)| speech.name());
+    match counts.map(|(_, count)| count) {
+        [2, 2, 2] => (GOOD, "yes".to_owned()),
+        [0, 0, 0] => (STOPPED, "no".to_owned()),
+        counts if counts.contains(&1) => (PARTLY, format!("{} of 6", counts.iter().sum::<usize>())),
+        _ => (PARTLY, names.collect::<Vec<_>>().join(" ")),
+    }
+}
+
+/// What others ask the pods, in one line.
+fn others(matrix: &Matrix, mismatches: &[Mismatch]) {
+    let asked = || matrix.iter().filter(|(cell, _)| !Place::PODS.contains(&cell.from));
+    let answered = asked().filter(|(_, outcome)| **outcome == Outcome::Answered).count();
+    let wrong = mismatches.iter().filter(|m| !Place::PODS.contains(&m.cell.from)).count();
+    let verdict = if wrong == 0 { "all as expected".to_owned() } else { format!("{wrong} not as expected") };
+    remark(format!("from elsewhere to the pods: {answered} of {} questions answered, {verdict}", asked().count()));
+}
+
+/// An event as one line for people.
+pub fn event(event: &Value) -> Option<String> {
+    let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str);
+    let side = |side: &str| {
+        let at = |key: &str| text(&format!("/{side}/{key}"));
+        match (at("tenant"), at("namespace"), at("pod")) {
+            (Some(tenant), Some(namespace), Some(pod)) => format!("{tenant}/{namespace}/{pod}"),
+            (Some(tenant), ..) => format!("{tenant} {}", at("ip").unwrap_or("?")),
+            _ => at("ip").unwrap_or("?").to_owned(),
+        }
+    };
+    let port = event.pointer("/destination/port").map_or(String::new(), |port| format!(":{port}"));
+    let reason = paint(STOPPED, format!("{:<17}", text("/reason")?));
+    let count = event.pointer("/count").and_then(Value::as_u64).unwrap_or(1);
+    let transport = text("/network/transport").unwrap_or("-");
+    let verdict = text("/verdict").unwrap_or("?");
+    Some(format!("{verdict} {count:>3} x {reason} {transport:<9} {} -> {}{port}", side("source"), side("destination")))
+}
+
+/// The counters that tell the story.
+pub fn counters(metrics: &Metrics) {
+    for verdict in ["allowed", "dropped"] {
+        let count = metrics.sum("bulkhead_packets_total", &[("verdict", verdict)]);
+        remark(format!("{:<44} {count:>8}", format!("bulkhead_packets_total{{verdict={verdict}}}")));
+    }
+    for sample in metrics.select("bulkhead_drop_packets_total", &[]).filter(|sample| sample.value > 0.0) {
+        let label = |key: &str| sample.labels.get(key).map_or("?", String::as_str);
+        let name = format!("bulkhead_drop_packets_total{{{},{}}}", label("reason"), label("direction"));
+        remark(format!("{name:<52} {:>8}", sample.value).replacen("bulkhead_drop_packets_total", "  dropped", 1));
+    }
+    remark(format!("{:<44} {:>8}", "bulkhead_events_lost_total", metrics.sum("bulkhead_events_lost_total", &[])));
+}

@@ -1,0 +1,173 @@
+//! Probes that last: something small every millisecond, and a record of what came through.
+//!
+//! What holds "throughout" a restart is asked of these: a `Drip` that is denied must have
+//! delivered nothing, a `Chat` that is allowed must have gone on.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::place::{Family, Place};
+use crate::probe::{PATIENCE, open_tcp};
+use crate::worker::Worker;
+use crate::world::World;
+
+/// Between two messages.
+const PACE: Duration = Duration::from_millis(1);
+/// Where a `Drip` falls.
+const PORT: u16 = 7000;
+
+/// Numbered datagrams, one way.
+#[derive(Debug)]
+pub struct Drip {
+    sender: Worker<Sent>,
+    receiver: Worker<Vec<Instant>>,
+}
+
+/// What the sender of a `Drip` saw.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sent {
+    sent: u64,
+    refused: u64,
+}
+
+/// What a `Drip` did.
+#[derive(Clone, Debug)]
+pub struct Dripped {
+    /// Datagrams the sender's kernel took.
+    pub sent: u64,
+    /// Datagrams the sender's kernel refused.
+    pub refused: u64,
+    /// When each of those that came arrived.
+    pub arrived: Vec<Instant>,
+}
+
+impl Drip {
+    /// Starts to drip from one place to a port of its own at another.
+    pub fn start(world: &World, from: Place, to: Place, family: Family) -> Result<Self> {
+        // A port for each pair, so that several may fall on one place.
+        let target = SocketAddr::new(to.address(family), PORT + from as u16);
+        let ear = world.netns(to).run(|| UdpSocket::bind(target)).context("cannot listen for drips")?;
+        ear.set_read_timeout(Some(Duration::from_millis(50)))?;
+        let mouth = world.netns(from).run(|| {
+            let socket = UdpSocket::bind(SocketAddr::new(from.address(family), 0))?;
+            socket.connect(target).map(|()| socket)
+        })?;
+        let receiver = Worker::start(world.netns(to), move |stop| listen(&ear, stop));
+        let sender = Worker::start(world.netns(from), move |stop| talk(&mouth, stop));
+        Ok(Self { sender, receiver })
+    }
+
+    /// Ends it and tells.
+    pub fn stop(self) -> Dripped {
+        let sent = self.sender.stop();
+        // What is under way may still arrive.
+        thread::sleep(Duration::from_millis(50));
+        let arrived = self.receiver.stop();
+        Dripped { sent: sent.sent, refused: sent.refused, arrived }
+    }
+}
+
+impl Dripped {
+    /// How many arrived after a moment.
+    pub fn arrived_after(&self, moment: Instant) -> usize {
+        self.arrived.iter().filter(|at| **at > moment).count()
+    }
+
+    /// The longest time between two arrivals.
+    pub fn longest_gap(&self) -> Duration {
+        longest_gap(&self.arrived)
+    }
+}
+
+fn talk(mouth: &UdpSocket, stop: &AtomicBool) -> Sent {
+    let mut sent = Sent::default();
+    while !stop.load(Ordering::Relaxed) {
+        match mouth.send(&sent.sent.to_be_bytes()) {
+            Ok(_) => sent.sent += 1,
+            Err(_) => sent.refused += 1,
+        }
+        thread::sleep(PACE);
+    }
+    sent
+}
+
+fn listen(ear: &UdpSocket, stop: &AtomicBool) -> Vec<Instant> {
+    let mut arrived = Vec::new();
+    let mut buffer = [0; 64];
+    while !stop.load(Ordering::Relaxed) {
+        if ear.recv(&mut buffer).is_ok() {
+            arrived.push(Instant::now());
+        }
+    }
+    arrived
+}
+
+/// One connection on which a question follows each answer.
+#[derive(Debug)]
+pub struct Chat {
+    worker: Worker<Chatted>,
+}
+
+/// What a `Chat` did.
+#[derive(Clone, Debug, Default)]
+pub struct Chatted {
+    /// When each answer came.
+    pub answers: Vec<Instant>,
+    /// Why it ended, if not because it was stopped.
+    pub error: Option<String>,
+}
+
+impl Chat {
+    /// Opens a connection to the server of a place and starts to talk.
+    pub fn start(world: &World, from: Place, to: Place, family: Family) -> Result<Self> {
+        let source = (from != Place::Node).then(|| from.address(family));
+        let mut stream = world.netns(from).run(|| open_tcp(source, to.server(family), PATIENCE))?;
+        // Longer than a few retransmissions.
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let worker = Worker::start(world.netns(from), move |stop| {
+            let mut chatted = Chatted::default();
+            while !stop.load(Ordering::Relaxed) {
+                let mut answer = [0; 8];
+                let question = (chatted.answers.len() as u64).to_be_bytes();
+                let exchange = stream.write_all(&question).and_then(|()| stream.read_exact(&mut answer));
+                match exchange {
+                    Ok(()) if answer == question => chatted.answers.push(Instant::now()),
+                    Ok(()) => chatted.error = Some("a wrong answer came".to_owned()),
+                    Err(error) => chatted.error = Some(error.to_string()),
+                }
+                if chatted.error.is_some() {
+                    break;
+                }
+                thread::sleep(PACE);
+            }
+            chatted
+        });
+        Ok(Self { worker })
+    }
+
+    /// Ends it and tells. Waits for an answer under way.
+    pub fn stop(self) -> Chatted {
+        self.worker.stop()
+    }
+}
+
+impl Chatted {
+    /// How many answers came after a moment.
+    pub fn answers_after(&self, moment: Instant) -> usize {
+        self.answers.iter().filter(|at| **at > moment).count()
+    }
+
+    /// The longest time between two answers.
+    pub fn longest_gap(&self) -> Duration {
+        longest_gap(&self.answers)
+    }
+}
+
+fn longest_gap(moments: &[Instant]) -> Duration {
+    moments.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(Duration::MAX)
+}

@@ -1,0 +1,233 @@
+//! The loaded programs, run on single frames without being attached to anything.
+//!
+//! `BPF_PROG_TEST_RUN` hands a frame to a program as if it had come from an interface. The tables are
+//! those of a `Memory`, written into private maps, so that the host can judge the same frame by the
+//! same tables; whoever asks compares the two. Knows no case and no expectation.
+
+mod fill;
+pub mod reasons;
+pub mod replay;
+pub mod stage;
+
+use std::io;
+
+use agent_common::addr::{V4, V6};
+use agent_common::conntrack::{ReplyEntry, ReplyKey};
+use agent_common::counters::{Counter, Outcome, allowed_index, denied_index};
+use agent_common::flow::Direction;
+use agent_common::memory::{Judged, Memory};
+use agent_common::reason::DropReason;
+use agent_common::tenant::TenantState;
+use anyhow::{Context, Result, bail, ensure};
+use aya::maps::{HashMap, MapData, PerCpuArray};
+use aya::programs::{ProgramError, SchedClassifier};
+use aya::{Ebpf, TestRun, TestRunOptions};
+use bulkhead::dataplane::object::{self, Limits};
+
+/// The interface a frame comes from unless a context says otherwise: the namespace's loopback.
+pub const LOOPBACK: u32 = 1;
+
+/// What the programs return for a frame that goes on, to whoever is next on the hook.
+const PASS: i32 = -1;
+/// What they return for one that does not.
+const DROP: i32 = 2;
+
+/// Loaded programs, their maps, and the tables these hold.
+pub struct Engine {
+    ebpf: Ebpf,
+    tables: Memory,
+}
+
+/// What a loaded program made of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// Passed, dropped or audited, as it was counted.
+    pub outcome: Outcome,
+    /// Why not, as it was counted.
+    pub reason: Option<DropReason>,
+}
+
+impl Ran {
+    /// Whether program and host say the same.
+    pub fn agrees(&self, host: &Judged) -> bool {
+        self.outcome == host.outcome && self.reason == host.reason()
+    }
+}
+
+/// The program of a direction.
+pub fn program_name(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Egress => "from_pod",
+        Direction::Ingress => "to_pod",
+    }
+}
+
+impl Engine {
+    /// Loads the programs and fills their maps.
+    pub fn new(tables: Memory) -> Result<Self> {
+        Self::with_limits(tables, &Limits::default())
+    }
+
+    /// As `new`, with maps of another size.
+    pub fn with_limits(tables: Memory, limits: &Limits) -> Result<Self> {
+        let mut ebpf = object::open(None, limits)?;
+        for direction in Direction::ALL {
+            let name = program_name(direction);
+            let program: &mut SchedClassifier =
+                ebpf.program_mut(name).context("a program of the object")?.try_into()?;
+            program.load().with_context(|| format!("the kernel refuses {name}"))?;
+        }
+        fill::write(&mut ebpf, &tables)?;
+        Ok(Self { ebpf, tables })
+    }
+
+    /// The tables that the maps hold.
+    pub fn tables(&self) -> &Memory {
+        &self.tables
+    }
+
+    /// Programs and maps, to look at.
+    pub fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// Writes other tables over those there are. What only the old ones held stays, except connections.
+    pub fn refill(&mut self, tables: Memory) -> Result<()> {
+        fill::write(&mut self.ebpf, &tables)?;
+        self.tables = tables;
+        self.forget()
+    }
+
+    /// The loaded program of a direction.
+    pub fn program(&self, direction: Direction) -> Result<&SchedClassifier> {
+        Ok(self.ebpf.program(program_name(direction)).context("a program of the object")?.try_into()?)
+    }
+
+    /// What the program returns for a frame; `None` where the kernel will not run it on such a frame.
+    pub fn run(&self, direction: Direction, frame: &[u8], repeat: u32) -> Result<Option<i32>> {
+        self.run_in(direction, frame, repeat, None)
+    }
+
+    /// As `run`, on behalf of a device of this namespace.
+    pub fn run_on(&self, direction: Direction, frame: &[u8], ifindex: u32) -> Result<Option<i32>> {
+        // `struct __sk_buff`, all zero but for the index of the interface (offset 40).
+        let mut context = [0_u8; 192];
+        context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
+        self.run_in(direction, frame, 1, Some(&context))
+    }
+
+    fn run_in(&self, direction: Direction, frame: &[u8], repeat: u32, context: Option<&[u8]>) -> Result<Option<i32>> {
+        let options = TestRunOptions { data_in: Some(frame), ctx_in: context, repeat, ..TestRunOptions::new() };
+        match self.program(direction)?.test_run(options) {
+            Ok(result) => Ok(Some(result.return_value.cast_signed())),
+            Err(error) if refuses_frame(&error) => Ok(None),
+            Err(error) => Err(error).context("the kernel cannot run the program"),
+        }
+    }
+
+    /// Runs the program on a frame of the interface `LOOPBACK` and reads from its counters what it made of it.
+    /// `None` where the kernel will not run it on such a frame. `guess` only saves time.
+    pub fn judge(&self, direction: Direction, frame: &[u8], guess: Option<DropReason>) -> Result<Option<Ran>> {
+        let entry = self.tables.endpoints.get(&LOOPBACK).copied().unwrap_or_default();
+        let state = self.tables.tenants.get(&entry.tenant).copied().unwrap_or_default();
+        let audited = state.has(TenantState::AUDIT);
+        let cell = |reason| denied_index(state.slot, direction, audited, reason);
+        let guessed = guess.map(|reason| self.counter("DENIED", cell(reason))).transpose()?;
+        let allowed = self.counter("ALLOWED", allowed_index(state.slot, direction))?;
+        let all = match guess {
+            Some(_) => None,
+            None => Some(self.reasons(cell)?),
+        };
+        let Some(returned) = self.run(direction, frame, 1)? else { return Ok(None) };
+        if self.counter("ALLOWED", allowed_index(state.slot, direction))?.packets == allowed.packets + 1 {
+            ensure!(returned == PASS, "counted as allowed, but returned {returned}");
+            return Ok(Some(Ran { outcome: Outcome::Allowed, reason: None }));
+        }
+        let outcome = match returned {
+            PASS if audited => Outcome::Audited,
+            DROP if !audited => Outcome::Dropped,
+            other => bail!("returned {other} without counting a packet that passed"),
+        };
+        let reason = match (guess, guessed, all) {
+            (Some(guess), Some(before), _) if self.counter("DENIED", cell(guess))?.packets == before.packets + 1 => {
+                guess
+            }
+            (_, _, Some(before)) => self.risen(&before, cell)?,
+            // Guessed wrong: whoever asks for less speed gets the name.
+            _ => return Ok(Some(Ran { outcome, reason: None })),
+        };
+        Ok(Some(Ran { outcome, reason: Some(reason) }))
+    }
+
+    fn reasons(&self, cell: impl Fn(DropReason) -> u32) -> Result<Vec<u64>> {
+        DropReason::ALL.iter().map(|reason| Ok(self.counter("DENIED", cell(*reason))?.packets)).collect()
+    }
+
+    fn risen(&self, before: &[u64], cell: impl Fn(DropReason) -> u32) -> Result<DropReason> {
+        let after = self.reasons(cell)?;
+        let risen = DropReason::ALL.iter().zip(before.iter().zip(&after)).find(|(_, (before, after))| before < after);
+        risen.map(|(reason, _)| *reason).context("dropped without being counted")
+    }
+
+    /// A counter, summed over the CPUs.
+    pub fn counter(&self, map: &str, index: u32) -> Result<Counter> {
+        let counters: PerCpuArray<_, Counter> = self.map(map)?.try_into()?;
+        let each = counters.get(&index, 0)?;
+        let sum =
+            |sum: Counter, one: &Counter| Counter { packets: sum.packets + one.packets, bytes: sum.bytes + one.bytes };
+        Ok(each.iter().fold(Counter::default(), sum))
+    }
+
+    /// What could not be told, summed over the CPUs.
+    pub fn lost(&self, what: agent_common::counters::Loss) -> Result<u64> {
+        let lost: PerCpuArray<_, u64> = self.map("LOSS")?.try_into()?;
+        Ok(lost.get(&(what as u32), 0)?.iter().sum())
+    }
+
+    /// A map of the object.
+    pub fn map(&self, name: &str) -> Result<&aya::maps::Map> {
+        self.ebpf.map(name).with_context(|| format!("the object has no map {name}"))
+    }
+
+    /// Forgets every connection, in the maps and in memory.
+    pub fn forget(&mut self) -> Result<()> {
+        self.tables.forget();
+        empty::<ReplyKey<V4>>(&mut self.ebpf, "REPLIES_V4")?;
+        empty::<ReplyKey<V6>>(&mut self.ebpf, "REPLIES_V6")
+    }
+
+    /// The host's verdict about the same frame, by the same tables.
+    pub fn host(&self, direction: Direction, frame: &[u8]) -> Judged {
+        self.tables.now_ns.set(now_ns());
+        self.tables.judge(LOOPBACK, direction, frame)
+    }
+}
+
+fn empty<K: aya::Pod>(ebpf: &mut Ebpf, name: &str) -> Result<()> {
+    let mut map: HashMap<&mut MapData, K, ReplyEntry> =
+        ebpf.map_mut(name).context("a map of connections")?.try_into()?;
+    let keys: Vec<K> = map.keys().collect::<Result<_, _>>()?;
+    for key in keys {
+        map.remove(&key)?;
+    }
+    Ok(())
+}
+
+/// The kernel makes a socket buffer of the frame first, and will not for every length.
+fn refuses_frame(error: &ProgramError) -> bool {
+    let ProgramError::SyscallError(error) = error else { return false };
+    matches!(error.io_error.raw_os_error(), Some(libc::EINVAL | libc::EMSGSIZE | libc::EFAULT))
+}
+
+/// The monotonic clock, which the programs read too.
+fn now_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(time.tv_sec).unwrap_or_default() * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or_default()
+}
+
+/// Keeps the calling thread on one CPU, so that one per-CPU value counts what it does.
+pub fn stay_on_one_cpu() -> io::Result<()> {
+    let mut one = rustix::thread::CpuSet::new();
+    one.set(rustix::thread::sched_getcpu());
+    Ok(rustix::thread::sched_setaffinity(None, &one)?)
+}

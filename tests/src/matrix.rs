@@ -1,0 +1,166 @@
+//! Who reaches whom: asked of the world by sockets, and expected from a table written down here.
+//!
+//! The table knows the policy of `Config::two_tenants` as a person would say it. It shares no
+//! line with the agent.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::mpsc;
+use std::thread;
+
+use crate::place::{Family, Place};
+use crate::probe::{Outcome, Speech, ask};
+use crate::world::World;
+
+/// One question: who asks whom, how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cell {
+    /// Who asks.
+    pub from: Place,
+    /// Who is asked.
+    pub to: Place,
+    /// Over which family.
+    pub family: Family,
+    /// What is spoken.
+    pub speech: Speech,
+}
+
+/// Answers by question.
+pub type Matrix = BTreeMap<Cell, Outcome>;
+
+/// Everything a pod of this node may ask, and what others may ask it.
+pub fn questions() -> Vec<Cell> {
+    let from_pods = pairs(&Place::PODS, &Place::ALL);
+    let others = [Place::AcmeFar, Place::GlobexFar, Place::AcmeDb, Place::GlobexDb, Place::Internet, Place::Node];
+    let to_pods = pairs(&others, &Place::PODS);
+    from_pods.into_iter().chain(to_pods).flat_map(|(from, to)| spoken(from, to)).collect()
+}
+
+/// Every family and speech between two places.
+pub fn spoken(from: Place, to: Place) -> Vec<Cell> {
+    let all = Family::ALL.into_iter().flat_map(|family| Speech::ALL.map(|speech| (family, speech)));
+    all.map(|(family, speech)| Cell { from, to, family, speech }).collect()
+}
+
+fn pairs(from: &[Place], to: &[Place]) -> Vec<(Place, Place)> {
+    let all = from.iter().flat_map(|from| to.iter().map(|to| (*from, *to)));
+    all.filter(|(from, to)| from != to).collect()
+}
+
+/// Asks all questions at once.
+pub fn ask_all(world: &World, questions: &[Cell]) -> Matrix {
+    let (sender, answers) = mpsc::channel();
+    thread::scope(|scope| {
+        for from in Place::ALL {
+            let cells: Vec<Cell> = questions.iter().copied().filter(|cell| cell.from == from).collect();
+            let sender = sender.clone();
+            scope.spawn(move || {
+                // Threads started inside stay inside.
+                world.netns(from).run(|| {
+                    thread::scope(|inside| {
+                        for cell in cells {
+                            let sender = sender.clone();
+                            let asker = thread::Builder::new().stack_size(128 << 10);
+                            let spawned = asker.spawn_scoped(inside, move || sender.send((cell, ask_one(cell))));
+                            spawned.expect("a thread can be started");
+                        }
+                    });
+                });
+            });
+        }
+        drop(sender);
+        answers.into_iter().collect()
+    })
+}
+
+/// Asks one question.
+pub fn ask_in(world: &World, cell: Cell) -> Outcome {
+    world.netns(cell.from).run(|| ask_one(cell))
+}
+
+fn ask_one(cell: Cell) -> Outcome {
+    // The node asks with the address its routes choose, as a kubelet does.
+    let source = (cell.from != Place::Node).then(|| cell.from.address(cell.family));
+    ask(cell.speech, source, SocketAddr::new(cell.to.address(cell.family), cell.to.port()))
+}
+
+/// Whether the policy of `Config::two_tenants` lets this question and its answer through.
+pub fn allowed(cell: Cell) -> bool {
+    use Place::*;
+    match (cell.from, cell.to) {
+        // Pods ask.
+        (AcmeWeb | AcmeApi, AcmeWeb | AcmeApi | AcmeFar | Dns) => true,
+        (GlobexWeb | GlobexApi, GlobexWeb | GlobexApi | GlobexFar | Dns) => true,
+        // Shared reaches all, the node's own services included, but no tenant's subnet.
+        (Dns, AcmeWeb | AcmeApi | AcmeFar | GlobexWeb | GlobexApi | GlobexFar | Internet | Node) => true,
+        (AcmeWeb | AcmeApi, AcmeDb) => cell.speech == Speech::Tcp,
+        (GlobexWeb | GlobexApi, GlobexDb) => true,
+        // Others ask pods.
+        (AcmeFar | AcmeDb, AcmeWeb | AcmeApi) => true,
+        (GlobexFar | GlobexDb, GlobexWeb | GlobexApi) => true,
+        (AcmeFar | GlobexFar, Dns) => true,
+        // The Shared tenant is reached by all, but a tenant's subnet is not a tenant's pod.
+        (AcmeDb | GlobexDb, Dns) => false,
+        (Internet | Node, AcmeWeb | AcmeApi | GlobexWeb | GlobexApi | Dns) => true,
+        _ => false,
+    }
+}
+
+/// A cell that is not as expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// Which.
+    pub cell: Cell,
+    /// Whether an answer should have come.
+    pub expected: bool,
+    /// What came.
+    pub got: Outcome,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Cell { from, to, family, speech } = self.cell;
+        let expected = if self.expected { "an answer" } else { "silence" };
+        write!(
+            f,
+            "{} -> {} {} {family:?}: expected {expected}, got {:?}",
+            from.name(),
+            to.name(),
+            speech.name(),
+            self.got
+        )
+    }
+}
+
+/// The cells that are not as `expected` says. Where no answer is expected, silence is the only
+/// right outcome: a refusal would mean that somebody was reached.
+pub fn mismatches(matrix: &Matrix, expected: impl Fn(Cell) -> bool) -> Vec<Mismatch> {
+    let judged = matrix.iter().map(|(cell, got)| Mismatch { cell: *cell, expected: expected(*cell), got: *got });
+    judged.filter(|m| m.got != if m.expected { Outcome::Answered } else { Outcome::Silence }).collect()
+}
+
+/// Asks, judges and panics with every cell that is not as expected.
+pub fn assert_matrix(world: &World, expected: impl Fn(Cell) -> bool) {
+    let asked: Vec<Cell> = questions();
+    let wrong = mismatches(&ask_all(world, &asked), expected);
+    let lines: Vec<String> = wrong.iter().map(Mismatch::to_string).collect();
+    assert!(wrong.is_empty(), "{} of {} cells are not as expected:\n{}", wrong.len(), asked.len(), lines.join("\n"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_both_answers_for_every_place_and_speech() {
+        let questions = questions();
+        for place in Place::PODS {
+            for speech in Speech::ALL {
+                let row: Vec<bool> =
+                    questions.iter().filter(|c| c.from == place && c.speech == speech).map(|c| allowed(*c)).collect();
+                assert!(row.contains(&true) && row.contains(&false), "{place:?} {speech:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What a verdict costs, beside a program that does nothing.
+//!
+//! All cases take turns, round after round, so that a noisy moment falls on all of them; a figure is
+//! the CPU time of the calling thread over a million runs, and what counts is its ratio to the empty
+//! program's in the same round. One frame repeated keeps every line of memory near: good for ratios,
+//! low for absolutes; the cases with random destinations show the difference.
+
+mod cases;
+pub mod report;
+mod sys;
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+pub use cases::{Bench, Case};
+pub use sys::Sizes;
+
+/// How long to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// Turns of each case.
+    pub rounds: usize,
+    /// Frames in one turn.
+    pub repeat: u32,
+}
+
+impl Effort {
+    /// What the figures in documents are made with.
+    pub const FULL: Self = Self { rounds: 11, repeat: 1_000_000 };
+    /// A first look.
+    pub const QUICK: Self = Self { rounds: 5, repeat: 200_000 };
+}
+
+/// What one case cost.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    /// Nanoseconds a frame, one for each round.
+    pub nanoseconds: Vec<f64>,
+    /// The same over the case's baseline in the same round.
+    pub ratios: Vec<f64>,
+}
+
+/// The middle one.
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Runs every case of a bench in turns.
+pub fn measure(bench: &Bench, effort: Effort) -> Result<Vec<Figures>> {
+    let cases = bench.cases();
+    let mut figures = vec![Figures { nanoseconds: Vec::new(), ratios: Vec::new() }; cases.len()];
+    for round in 0..=effort.rounds {
+        // The first round only warms up.
+        let repeat = if round == 0 { effort.repeat / 10 } else { effort.repeat };
+        for (index, case) in cases.iter().enumerate() {
+            let spent = case.run(repeat)?;
+            if round == 0 {
+                continue;
+            }
+            let nanoseconds = per_frame(spent, repeat);
+            figures[index].nanoseconds.push(nanoseconds);
+            let baseline = figures[case.baseline].nanoseconds[round - 1];
+            figures[index].ratios.push(nanoseconds / baseline);
+        }
+    }
+    Ok(figures)
+}
+
+fn per_frame(spent: Duration, repeat: u32) -> f64 {
+    spent.as_secs_f64() * 1e9 / f64::from(repeat)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_one() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert!(median(&[]).is_nan());
+    }
+}

@@ -1,0 +1,323 @@
+//! What is measured: the cases of the table of goals, and the tables behind them.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use agent_common::addr::V4;
+use agent_common::flow::Direction::{self, Egress, Ingress};
+use agent_common::headers::TCP;
+use agent_common::layout::{PORTS_ANY, PeerEntry, PeerKeyV4};
+use agent_common::memory::Memory;
+use anyhow::{Context, Result, ensure};
+use aya::maps::{HashMap, MapData};
+use bulkhead::dataplane::object::Limits;
+use etherparse::PacketBuilder;
+
+use super::sys::{self, Instruction, Sizes};
+use crate::engine::{Engine, stage};
+use crate::frames::topology;
+
+/// Pods known in the cases that say so.
+const KNOWN: [(u32, &str, &str); 3] = [
+    (10, "pod to pod, 10 pods known", "random of 10 pods"),
+    (10_000, "pod to pod, 10 k pods known", "random of 10 k pods"),
+    (1_000_000, "pod to pod, 1 M pods known", "random of 1 M pods"),
+];
+/// Destinations of the goals' random case.
+const RANDOM: u32 = 60_000;
+/// First of the pods known, far from those of the stage.
+const FIRST: Ipv4Addr = Ipv4Addr::new(10, 128, 0, 0);
+
+const PASS: i32 = -1;
+const DROP: i32 = 2;
+
+/// Loaded programs and the frames they get.
+pub struct Bench {
+    empty: OwnedFd,
+    /// Draws a destination of so many, then goes on to a program.
+    drawers: Vec<OwnedFd>,
+    _arrays: Vec<OwnedFd>,
+    engines: Vec<Engine>,
+    plans: Vec<Plan>,
+}
+
+/// A case before it is bound to descriptors.
+struct Plan {
+    label: String,
+    goal: Option<f64>,
+    target: Target,
+    frame: Vec<u8>,
+    returns: i32,
+    baseline: usize,
+}
+
+enum Target {
+    Empty,
+    Drawer(usize),
+    Program(usize, Direction),
+}
+
+/// A case, ready to run.
+pub struct Case<'a> {
+    /// What it is called.
+    pub label: &'a str,
+    /// Times the empty program's cost that it may take.
+    pub goal: Option<f64>,
+    /// Index of the case it is compared with.
+    pub baseline: usize,
+    program: BorrowedFd<'a>,
+    frame: &'a [u8],
+    returns: i32,
+}
+
+impl Case<'_> {
+    /// Runs it so many times. A verdict that is not the expected one makes every figure worthless.
+    pub fn run(&self, repeat: u32) -> Result<Duration> {
+        let (returned, spent) = sys::run(self.program, self.frame, repeat).context(self.label.to_owned())?;
+        ensure!(returned == self.returns, "{}: returned {returned}, not {}", self.label, self.returns);
+        Ok(spent)
+    }
+}
+
+impl Bench {
+    /// Loads what is needed.
+    pub fn new() -> Result<Self> {
+        let empty = sys::load(&empty()).context("the empty program")?;
+        let plan = Plan {
+            label: "empty".to_owned(),
+            goal: None,
+            target: Target::Empty,
+            frame: udp(topology::PEER, 9000),
+            returns: PASS,
+            baseline: 0,
+        };
+        let mut bench =
+            Self { empty, drawers: Vec::new(), _arrays: Vec::new(), engines: Vec::new(), plans: vec![plan] };
+        bench.add_hot()?;
+        for (pods, same, random) in KNOWN {
+            bench.add_known(pods, Some(same), random, None)?;
+        }
+        bench.add_known(RANDOM, None, "random of 60 k pods", Some(10.0))?;
+        Ok(bench)
+    }
+
+    fn add_hot(&mut self) -> Result<()> {
+        let engine = self.engine(Engine::new(tables())?);
+        let program = |direction| Target::Program(engine, direction);
+        let denied = Ipv4Addr::new(198, 51, 100, 9);
+        self.add("pod to pod", 2.5, program(Egress), udp(topology::PEER, 9000), PASS);
+        self.add("pod to pod, arriving", 2.5, program(Ingress), udp_from(topology::PEER), PASS);
+        self.add("own subnet, last of 16 with ports", 3.0, program(Egress), tcp(SUBNET, 5432), PASS);
+        self.add("denied, other tenant's pod", 5.0, program(Egress), udp(topology::B, 9000), DROP);
+        self.add("denied, off subnet", 5.0, program(Egress), udp(denied, 9000), DROP);
+        self.add("denied, arriving", 5.0, program(Ingress), udp_from(topology::B), DROP);
+        self.add("IPv6 pod to pod", 3.0, program(Egress), udp6(topology::PEER6), PASS);
+        self.add("IPv6 pod to pod, arriving", 3.0, program(Ingress), udp6_from(topology::PEER6), PASS);
+        self.add("reply to the world", 8.0, program(Egress), reply(denied), PASS);
+        self.add("request from the world", 8.0, program(Ingress), request(denied), PASS);
+        self.add("reply to a node", 8.0, program(Egress), reply(topology::NODE), PASS);
+        self.engines[engine].run(Ingress, &request(denied), 1)?;
+        self.engines[engine].run(Ingress, &request(topology::NODE), 1)?;
+        Ok(())
+    }
+
+    /// The same case with so many pods known: always the same destination, and another each time.
+    fn add_known(&mut self, pods: u32, same: Option<&str>, random: &str, goal: Option<f64>) -> Result<()> {
+        let limits = Limits { peers: pods + 1_000, ..Limits::default() };
+        let mut engine = Engine::with_limits(tables(), &limits)?;
+        know(&mut engine, pods)?;
+        let engine = self.engine(engine);
+        let first = u32::from(FIRST);
+        if let Some(label) = same {
+            let frame = udp(Ipv4Addr::from(first + pods / 2), 9000);
+            self.add(label, 2.5, Target::Program(engine, Egress), frame, PASS);
+        }
+        let frame = udp(Ipv4Addr::UNSPECIFIED, 9000);
+        let to_empty = self.drawer(pods, None)?;
+        let baseline = self.plans.len();
+        let label = format!("  ({random}: drawing alone)");
+        self.plans.push(Plan { label, goal: None, target: to_empty, frame: frame.clone(), returns: PASS, baseline });
+        let target = self.drawer(pods, Some(engine))?;
+        self.plans.push(Plan { label: random.to_owned(), goal, target, frame, returns: PASS, baseline });
+        Ok(())
+    }
+
+    fn add(&mut self, label: &str, goal: f64, target: Target, frame: Vec<u8>, returns: i32) {
+        self.plans.push(Plan { label: label.to_owned(), goal: Some(goal), target, frame, returns, baseline: 0 });
+    }
+
+    fn engine(&mut self, engine: Engine) -> usize {
+        self.engines.push(engine);
+        self.engines.len() - 1
+    }
+
+    fn drawer(&mut self, of: u32, then: Option<usize>) -> Result<Target> {
+        let program = match then {
+            None => self.empty.as_fd(),
+            Some(engine) => self.engines[engine].program(Egress)?.fd()?.as_fd(),
+        };
+        let array = sys::program_array(program)?;
+        self.drawers.push(sys::load(&draw(of, &array)).context("the program that draws destinations")?);
+        self._arrays.push(array);
+        Ok(Target::Drawer(self.drawers.len() - 1))
+    }
+
+    /// The cases, in the order in which they take turns.
+    pub fn cases(&self) -> Vec<Case<'_>> {
+        self.plans
+            .iter()
+            .map(|plan| Case {
+                label: &plan.label,
+                goal: plan.goal,
+                baseline: plan.baseline,
+                program: match plan.target {
+                    Target::Empty => self.empty.as_fd(),
+                    Target::Drawer(drawer) => self.drawers[drawer].as_fd(),
+                    Target::Program(engine, direction) => self.program(engine, direction),
+                },
+                frame: &plan.frame,
+                returns: plan.returns,
+            })
+            .collect()
+    }
+
+    fn program(&self, engine: usize, direction: Direction) -> BorrowedFd<'_> {
+        let program = self.engines[engine].program(direction).expect("a program of the object");
+        program.fd().expect("it is loaded").as_fd()
+    }
+
+    /// How large the programs are.
+    pub fn sizes(&self) -> Result<Vec<(&'static str, Sizes)>> {
+        let size = |direction| Ok((crate::engine::program_name(direction), sys::sizes(self.program(0, direction))?));
+        Direction::ALL.into_iter().map(size).collect()
+    }
+}
+
+/// In the last of tenant A's sixteen prefixes.
+const SUBNET: Ipv4Addr = Ipv4Addr::new(10, 200, 15, 9);
+
+/// The stage, with tenant A's row full to the last place.
+fn tables() -> Memory {
+    let mut tables = stage::tables();
+    tables.port_sets.insert(9, stage::ports(&[(TCP, 5432, 5432), (TCP, 6379, 6379)]));
+    let subnets: Vec<_> = (0..16).map(|i| (Ipv4Addr::new(10, 200, i, 0), 24, 9)).collect();
+    tables.rows_v4.insert(1, stage::row_v4(&subnets));
+    let subnets: Vec<_> = (0..16).map(|i| (Ipv6Addr::new(0xfd00, 0xc8, i, 0, 0, 0, 0, 0), 48, PORTS_ANY)).collect();
+    tables.rows_v6.insert(1, stage::row_v6(&subnets));
+    tables
+}
+
+/// Adds pods of tenant A.
+fn know(engine: &mut Engine, pods: u32) -> Result<()> {
+    let map = engine.ebpf().map_mut("PEERS_V4").context("the map of peers")?;
+    let mut peers: HashMap<&mut MapData, PeerKeyV4, PeerEntry> = map.try_into()?;
+    for pod in 0..pods {
+        let address = V4::new((u32::from(FIRST) + pod).to_be_bytes());
+        peers.insert(PeerKeyV4 { network: 0, address }, stage::pod_of(stage::A), 0)?;
+    }
+    Ok(())
+}
+
+fn from_a(other: Ipv4Addr) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
+    PacketBuilder::ethernet2(topology::A_MAC, topology::GATEWAY_MAC).ipv4(topology::A.octets(), other.octets(), 64)
+}
+
+fn to_a(other: Ipv4Addr) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
+    PacketBuilder::ethernet2(topology::GATEWAY_MAC, topology::A_MAC).ipv4(other.octets(), topology::A.octets(), 64)
+}
+
+fn built(write: impl FnOnce(&mut Vec<u8>) -> Result<(), etherparse::err::packet::BuildWriteError>) -> Vec<u8> {
+    let mut frame = Vec::new();
+    write(&mut frame).expect("a frame in memory");
+    frame
+}
+
+fn udp(to: Ipv4Addr, port: u16) -> Vec<u8> {
+    built(|frame| from_a(to).udp(40_000, port).write(frame, &[0; 22]))
+}
+
+fn udp_from(from: Ipv4Addr) -> Vec<u8> {
+    built(|frame| to_a(from).udp(9000, 40_000).write(frame, &[0; 22]))
+}
+
+fn tcp(to: Ipv4Addr, port: u16) -> Vec<u8> {
+    built(|frame| from_a(to).tcp(40_000, port, 1, 64_000).ack(1).write(frame, &[0; 22]))
+}
+
+fn reply(to: Ipv4Addr) -> Vec<u8> {
+    built(|frame| from_a(to).tcp(80, 50_000, 1, 64_000).ack(1).write(frame, &[0; 22]))
+}
+
+fn request(from: Ipv4Addr) -> Vec<u8> {
+    built(|frame| to_a(from).tcp(50_000, 80, 1, 64_000).ack(1).write(frame, &[0; 22]))
+}
+
+fn udp6(to: Ipv6Addr) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(topology::A_MAC, topology::GATEWAY_MAC);
+    built(|frame| builder.ipv6(topology::A6.octets(), to.octets(), 64).udp(40_000, 9000).write(frame, &[0; 22]))
+}
+
+fn udp6_from(from: Ipv6Addr) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(topology::GATEWAY_MAC, topology::A_MAC);
+    built(|frame| builder.ipv6(from.octets(), topology::A6.octets(), 64).udp(9000, 40_000).write(frame, &[0; 22]))
+}
+
+/// `return PASS`.
+fn empty() -> [Instruction; 2] {
+    [Instruction(0xb7, 0, 0, PASS), Instruction(0x95, 0, 0, 0)]
+}
+
+/// Writes a random destination of so many, starting at `FIRST`, then goes on to the program in `array`.
+///
+/// The header's checksum must stay right at no cost: the identification takes up whatever the address
+/// adds. Both halves of a sum are kept in wire order, which one's complement does not care about.
+fn draw(of: u32, array: &OwnedFd) -> Vec<Instruction> {
+    use std::os::fd::AsRawFd;
+    const MOV: u8 = 0xbf;
+    const MOV_IMM: u8 = 0xb7;
+    const ADD: u8 = 0x0f;
+    const ADD_IMM: u8 = 0x07;
+    const AND_IMM: u8 = 0x57;
+    const RSH_IMM: u8 = 0x77;
+    const XOR_IMM: u8 = 0xa7;
+    const CALL: u8 = 0x85;
+    let registers = |destination: u8, source: u8| destination | source << 4;
+    let op = |code, destination, source, immediate| Instruction(code, registers(destination, source), 0, immediate);
+    vec![
+        op(MOV, 6, 1, 0),
+        op(CALL, 0, 0, 7),
+        // 32-bit remainder: the register holds a 32-bit number.
+        op(0x94, 0, 0, of.cast_signed()),
+        op(MOV, 7, 0, 0),
+        op(ADD_IMM, 7, 0, u32::from(FIRST).cast_signed()),
+        // To wire order.
+        op(0xdc, 7, 0, 32),
+        // Data and its end.
+        Instruction(0x61, registers(2, 6), 76, 0),
+        Instruction(0x61, registers(3, 6), 80, 0),
+        op(MOV, 4, 2, 0),
+        op(ADD_IMM, 4, 0, 34),
+        Instruction(0x2d, registers(4, 3), 16, 0),
+        // Destination.
+        Instruction(0x63, registers(2, 7), 30, 0),
+        // Its halves, folded twice, inverted: the identification.
+        op(MOV, 5, 7, 0),
+        op(RSH_IMM, 5, 0, 16),
+        op(AND_IMM, 7, 0, 0xffff),
+        op(ADD, 5, 7, 0),
+        op(MOV, 7, 5, 0),
+        op(RSH_IMM, 7, 0, 16),
+        op(AND_IMM, 5, 0, 0xffff),
+        op(ADD, 5, 7, 0),
+        op(XOR_IMM, 5, 0, 0xffff),
+        Instruction(0x6b, registers(2, 5), 18, 0),
+        op(MOV, 1, 6, 0),
+        Instruction(0x18, registers(2, 1), 0, array.as_raw_fd()),
+        Instruction(0, 0, 0, 0),
+        op(MOV_IMM, 3, 0, 0),
+        op(CALL, 0, 0, 12),
+        op(MOV_IMM, 0, 0, 99),
+        Instruction(0x95, 0, 0, 0),
+    ]
+}

@@ -1,0 +1,149 @@
+//! Frames and datagrams as ordinary sockets do not send them: whatever bytes, with next to none of
+//! them in linear memory, or many segments in one.
+//!
+//! The only file of this crate with `unsafe`: these socket options have no safe wrapper.
+
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::ptr;
+
+use anyhow::{Context, Result, ensure};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::net::addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque};
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, bind, send, socket_with};
+
+use crate::netns::Netns;
+
+/// Slots of a transmit ring, and bytes of each.
+const SLOTS: usize = 64;
+const SLOT: usize = 2048;
+/// Where the kernel looks for the frame in a slot: behind `tpacket2_hdr` (packet_mmap.rst).
+const FRAME_AT: usize = size_of::<libc::tpacket2_hdr>();
+
+/// An interface as packet sockets name it.
+struct LinkAddress(libc::sockaddr_ll);
+
+// SAFETY: the closure gets a pointer to a whole `sockaddr_ll`, alive for the call, and its size.
+unsafe impl SocketAddrArg for LinkAddress {
+    unsafe fn with_sockaddr<R>(&self, f: impl FnOnce(*const SocketAddrOpaque, SocketAddrLen) -> R) -> R {
+        f(ptr::from_ref(&self.0).cast(), size_of::<libc::sockaddr_ll>() as SocketAddrLen)
+    }
+}
+
+/// Sends frames out of an interface of a namespace, one system call each.
+pub fn send_frames(netns: &Netns, interface: &str, frames: &[Vec<u8>]) -> Result<()> {
+    netns.run(|| {
+        let socket = open(interface)?;
+        for frame in frames {
+            send(&socket, frame, SendFlags::empty()).with_context(|| format!("cannot send {} bytes", frame.len()))?;
+        }
+        Ok(())
+    })
+}
+
+/// Sends frames through a transmit ring: the kernel copies the 14 bytes of the Ethernet header and
+/// leaves the rest where it is, so that a program finds nothing else in linear memory.
+pub fn send_through_ring(netns: &Netns, interface: &str, frames: &[Vec<u8>]) -> Result<()> {
+    netns.run(|| {
+        let ring = Ring::new(open(interface)?)?;
+        for train in frames.chunks(SLOTS) {
+            ring.send(train)?;
+        }
+        Ok(())
+    })
+}
+
+/// Lets a socket send many datagrams of `segment` bytes in one call; the kernel cuts them apart as
+/// late as it can (UDP generic segmentation offload, since 4.18).
+pub fn segment_datagrams(socket: &UdpSocket, segment: u16) -> io::Result<()> {
+    set_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, &i32::from(segment))
+}
+
+/// Sets the mark of what a socket sends.
+pub fn mark(socket: &UdpSocket, mark: u32) -> io::Result<()> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_MARK, &mark)
+}
+
+/// A packet socket that sends out of an interface and receives nothing.
+fn open(interface: &str) -> Result<OwnedFd> {
+    let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    let index = name_to_index(&socket, interface).with_context(|| format!("no interface {interface}"))?;
+    let address = LinkAddress(libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: 0,
+        sll_ifindex: i32::try_from(index)?,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    });
+    bind(&socket, &address)?;
+    Ok(socket)
+}
+
+/// A transmit ring.
+struct Ring {
+    socket: OwnedFd,
+    memory: *mut u8,
+}
+
+impl Ring {
+    fn new(socket: OwnedFd) -> Result<Self> {
+        let version = libc::tpacket_versions::TPACKET_V2 as i32;
+        set_option(&socket, libc::SOL_PACKET, libc::PACKET_VERSION, &version)?;
+        let request = libc::tpacket_req {
+            tp_block_size: (SLOTS * SLOT) as u32,
+            tp_block_nr: 1,
+            tp_frame_size: SLOT as u32,
+            tp_frame_nr: SLOTS as u32,
+        };
+        set_option(&socket, libc::SOL_PACKET, libc::PACKET_TX_RING, &request)?;
+        // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
+        let memory = unsafe {
+            mmap(ptr::null_mut(), SLOTS * SLOT, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &socket, 0)?
+        };
+        Ok(Self { socket, memory: memory.cast() })
+    }
+
+    /// Fills a slot for each frame and waits until the kernel has sent them all.
+    fn send(&self, frames: &[Vec<u8>]) -> Result<()> {
+        for (slot, frame) in frames.iter().enumerate() {
+            ensure!(slot < SLOTS && frame.len() <= SLOT - FRAME_AT, "a frame of {} bytes fits no slot", frame.len());
+            // `tpacket2_hdr` begins with status and length; the kernel sets the rest.
+            let mut image = [libc::TP_STATUS_SEND_REQUEST, frame.len() as u32].map(u32::to_ne_bytes).concat();
+            image.resize(FRAME_AT, 0);
+            image.extend(frame);
+            let start = self.memory.wrapping_add(slot * SLOT);
+            // SAFETY: slot and image lie inside the mapping and the image fits the slot; the kernel
+            // reads it in the call below and not before.
+            unsafe { ptr::copy_nonoverlapping(image.as_ptr(), start, image.len()) };
+        }
+        // Blocks until the ring is empty; starts at the slot where it stopped, which is the first
+        // one only if all were used.
+        send(&self.socket, &[], SendFlags::empty()).context("the ring was refused")?;
+        Ok(())
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own and nobody else points into it.
+        let _ = unsafe { munmap(self.memory.cast(), SLOTS * SLOT) };
+    }
+}
+
+fn set_option<T>(socket: &impl AsRawFd, level: i32, name: i32, value: &T) -> io::Result<()> {
+    // SAFETY: the pointer is to a value of the size given, alive for the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            ptr::from_ref(value).cast(),
+            size_of::<T>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,40 @@
+//! A thread in a network namespace that works until it is told to stop, at the latest when its
+//! owner is dropped: a failed test leaves nobody sending.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use crate::netns::Netns;
+
+/// A thread and the flag that ends it.
+#[derive(Debug)]
+pub struct Worker<T> {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<T>>,
+}
+
+impl<T: Send + 'static> Worker<T> {
+    /// Starts work that looks at its flag often.
+    pub fn start(netns: &Netns, work: impl FnOnce(&AtomicBool) -> T + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&stop);
+        Self { stop, thread: Some(netns.spawn(move || work(&flag))) }
+    }
+
+    /// Ends it and returns what it found.
+    pub fn stop(mut self) -> T {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().expect("it is stopped once");
+        thread.join().expect("workers do not panic")
+    }
+}
+
+impl<T> Drop for Worker<T> {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Real sockets, real frames, the real agent: what passes, what does not, what is told of it.
+
+#[path = "isolation/frames.rs"]
+mod frames;
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bench::agent::{Agent, NODE_NAME};
+use bench::capture::Capture;
+use bench::matrix::{Cell, allowed, ask_in, assert_matrix};
+use bench::place::{BRIDGED_GATEWAYS, Family, Place};
+use bench::probe::{Outcome, Speech, ask};
+use bench::tier;
+use bench::world::{Layout, World};
+
+const DROPS: &str = "bulkhead_drop_packets_total";
+
+#[test]
+fn tenants_are_kept_apart_in_both_layouts_and_families() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    for layout in [Layout::Routed, Layout::Bridged] {
+        let world = World::new(layout).expect("a world");
+        // The control: whatever does not pass later, the agent has stopped.
+        assert_matrix(&world, |_| true);
+        let agent = Agent::ready(&world).expect("an agent");
+        assert_matrix(&world, allowed);
+        world.introduce().expect("neighbours");
+        assert_matrix(&world, allowed);
+        let metrics = agent.metrics().expect("metrics");
+        for reason in ["cross_tenant", "off_subnet", "metadata_service", "node", "port_denied"] {
+            assert!(metrics.sum(DROPS, &[("reason", reason)]) > 0.0, "{layout:?}: nothing was dropped as {reason}");
+        }
+        assert!(metrics.sum("bulkhead_packets_total", &[("verdict", "allowed")]) > 0.0);
+    }
+}
+
+#[test]
+fn the_gateway_gives_a_way_and_not_a_service() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    let world = World::new(Layout::Bridged).expect("a world");
+    let gateways = [IpAddr::V4(BRIDGED_GATEWAYS.0), IpAddr::V6(BRIDGED_GATEWAYS.1)];
+    let asked = |speech| {
+        let ask = |gateway| ask(speech, None, SocketAddr::new(gateway, 10250));
+        world.netns(Place::AcmeWeb).run(|| gateways.map(ask))
+    };
+    assert_eq!(asked(Speech::Tcp), [Outcome::Refused; 2]);
+    assert_eq!(asked(Speech::Icmp), [Outcome::Answered; 2]);
+    let agent = Agent::ready(&world).expect("an agent");
+    for speech in Speech::ALL {
+        assert_eq!(asked(speech), [Outcome::Silence; 2], "{speech:?}");
+    }
+    let metrics = agent.metrics().expect("metrics");
+    assert!(metrics.sum(DROPS, &[("reason", "node"), ("direction", "egress")]) > 0.0);
+    let beyond = Cell { from: Place::AcmeWeb, to: Place::AcmeDb, family: Family::V4, speech: Speech::Tcp };
+    assert_eq!(ask_in(&world, beyond), Outcome::Answered);
+}
+
+#[test]
+fn a_flood_is_counted_to_the_packet_and_told_in_few_words() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    const COUNT: u64 = 20_000;
+    let world = World::new(Layout::Routed).expect("a world");
+    let agent = Agent::ready(&world).expect("an agent");
+    let flooded = Instant::now();
+    world.netns(Place::AcmeWeb).run(|| {
+        let socket = UdpSocket::bind(SocketAddr::new(IpAddr::V4(Place::AcmeWeb.v4()), 0)).expect("a socket");
+        socket.connect(Place::GlobexWeb.server(Family::V4)).expect("a target");
+        for index in 0..COUNT {
+            socket.send(&index.to_be_bytes()).expect("it is taken");
+            if index % 200 == 0 {
+                // A veth's queue holds a thousand packets; what it loses is not ours to count.
+                thread::sleep(Duration::from_micros(500));
+            }
+        }
+    });
+    let counted = |labels: &[(&str, &str)], name| agent.metrics().expect("metrics").sum(name, labels);
+    let egress = [("reason", "cross_tenant"), ("direction", "egress")];
+    let same = agent.wait(Duration::from_secs(3), "exact", || counted(&egress, DROPS) >= COUNT as f64);
+    same.expect("every packet is counted");
+    assert_eq!(counted(&egress, DROPS), COUNT as f64);
+    let by_tenant = [("source_tenant", "acme"), ("reason", "cross_tenant")];
+    assert_eq!(counted(&by_tenant, "bulkhead_tenant_drop_packets_total"), COUNT as f64);
+    let first = agent.wait_event(Duration::from_secs(2), |event| event["reason"] == "cross_tenant");
+    assert!(first.is_some(), "nothing was told {:?} after the flood began", flooded.elapsed());
+    thread::sleep(Duration::from_secs(2));
+    let events = agent.events();
+    let told: u64 = events.iter().filter_map(|event| event["count"].as_u64()).sum();
+    assert!(events.len() < 200, "{} events for one flow", events.len());
+    assert!(told <= COUNT, "{told} packets were told of, {COUNT} were sent");
+}
+
+#[test]
+fn an_event_names_both_pods_and_both_tenants() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    let world = World::new(Layout::Routed).expect("a world");
+    let agent = Agent::ready(&world).expect("an agent");
+    for (family, speech) in [(Family::V4, Speech::Tcp), (Family::V6, Speech::Udp), (Family::V4, Speech::Icmp)] {
+        let (from, to) = (Place::AcmeWeb, Place::GlobexApi);
+        assert_eq!(ask_in(&world, Cell { from, to, family, speech }), Outcome::Silence);
+        let destination = to.address(family).to_string();
+        let about = |event: &serde_json::Value| {
+            event["destination"]["ip"] == *destination
+                && event["network"]["transport"].as_str().is_some_and(|t| t.contains(speech.name()))
+        };
+        let event = agent.wait_event(Duration::from_secs(2), about).unwrap_or_else(|| {
+            panic!("{speech:?} {family:?} is not told; events: {:#?}", agent.events());
+        });
+        for (pointer, expected) in [
+            ("/schema", "bulkhead.dev/violation/v1"),
+            ("/type", "violation"),
+            ("/verdict", "dropped"),
+            ("/reason", "cross_tenant"),
+            ("/direction", "egress"),
+            ("/node", NODE_NAME),
+            ("/source/kind", "pod"),
+            ("/source/ip", &from.address(family).to_string()),
+            ("/source/tenant", "acme"),
+            ("/source/namespace", "acme-prod"),
+            ("/source/pod", "acme-web"),
+            ("/destination/kind", "pod"),
+            ("/destination/tenant", "globex"),
+            ("/destination/namespace", "globex-prod"),
+            ("/destination/pod", "globex-api"),
+        ] {
+            assert_eq!(event.pointer(pointer).and_then(|v| v.as_str()), Some(expected), "{pointer} of {event:#}");
+        }
+        assert!(event["count"].as_u64().is_some_and(|count| count >= 1), "{event:#}");
+        if speech != Speech::Icmp {
+            assert_eq!(event["destination"]["port"], to.port(), "{event:#}");
+            assert!(event["source"]["port"].is_u64(), "{event:#}");
+        }
+        for key in ["time", "id", "severity", "first_seen", "last_seen", "message", "policy"] {
+            assert!(!event[key].is_null(), "{key} of {event:#}");
+        }
+    }
+}
+
+#[test]
+fn audit_lets_pass_and_tells_and_does_not_open_other_tenants_doors() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    let world = World::new(Layout::Routed).expect("a world");
+    let mut config = world.config();
+    config.tenant("acme").audit = true;
+    config.write(&world.config_path()).expect("a configuration");
+    let agent = Agent::start_with(&world).expect("an agent");
+    agent.wait_ready(Duration::from_secs(15)).expect("it gets ready");
+    let ask = |from, to| ask_in(&world, Cell { from, to, family: Family::V4, speech: Speech::Tcp });
+    assert_eq!(ask(Place::AcmeWeb, Place::Internet), Outcome::Answered);
+    assert_eq!(ask(Place::GlobexWeb, Place::Internet), Outcome::Silence);
+    // globex is not in audit mode: its own lock holds.
+    assert_eq!(ask(Place::AcmeWeb, Place::GlobexWeb), Outcome::Silence);
+    let internet = Place::Internet.v4().to_string();
+    let event = agent.wait_event(Duration::from_secs(2), |event| {
+        event["destination"]["ip"] == *internet && event["source"]["tenant"] == "acme"
+    });
+    assert_eq!(event.expect("what would be dropped is told")["verdict"], "audited");
+    let metrics = agent.metrics().expect("metrics");
+    assert!(metrics.sum("bulkhead_audit_packets_total", &[("reason", "off_subnet"), ("direction", "egress")]) > 0.0);
+    assert!(metrics.sum("bulkhead_packets_total", &[("verdict", "audited")]) > 0.0);
+}
+
+#[test]
+fn what_is_denied_never_shows_on_the_other_side() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    let world = World::new(Layout::Bridged).expect("a world");
+    let _agent = Agent::ready(&world).expect("an agent");
+    let source = Place::AcmeWeb.v4().octets();
+    let from_acme = move |bytes: &[u8]| bytes.get(26..30) == Some(&source[..]) && bytes[12..14] == [8, 0];
+    let there = Capture::start(world.netns(Place::GlobexWeb), from_acme).expect("a capture");
+    let here = Capture::start(world.netns(Place::AcmeApi), from_acme).expect("a capture");
+    for speech in Speech::ALL {
+        let ask = |to| ask_in(&world, Cell { from: Place::AcmeWeb, to, family: Family::V4, speech });
+        assert_eq!((ask(Place::GlobexWeb), ask(Place::AcmeApi)), (Outcome::Silence, Outcome::Answered));
+    }
+    assert!(!here.stop().is_empty());
+    assert_eq!(there.stop(), Vec::<Vec<u8>>::new());
+}

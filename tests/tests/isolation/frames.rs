@@ -1,0 +1,172 @@
+//! Frames and datagrams that no well-behaved pod sends.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use bench::agent::Agent;
+use bench::capture::Capture;
+use bench::frames::craft::{Frame, Payload};
+use bench::place::{Family, Place};
+use bench::world::{Layout, World};
+use bench::{raw, tier};
+
+use crate::DROPS;
+
+/// A UDP frame from a pod, as its own kernel would send it to another pod of this node.
+fn frame(world: &World, from: Place, to: Place, family: Family) -> Frame {
+    let (own, gateway) = from.macs();
+    let payload = Payload::udp(40000, to.port());
+    let frame = match family {
+        Family::V4 => Frame::v4(to.v4(), payload).ip(|ip| ip.source = from.v4()),
+        Family::V6 => Frame::v6(to.v6(), payload).ip6(|ip| ip.source = from.v6()),
+    };
+    let next_hop = if world.layout == Layout::Routed { gateway } else { to.macs().0 };
+    frame.with(|f| (f.from, f.to) = (own, next_hop))
+}
+
+/// Changes the source address of a frame's packet.
+fn pretend(frame: Frame, source: Place) -> Frame {
+    frame.ip(|ip| ip.source = source.v4()).ip6(|ip| ip.source = source.v6())
+}
+
+/// Sends frames from a pod, both ways there are, and counts those with this marker that arrive.
+fn arrivals(world: &World, from: Place, to: Place, frames: &[Frame], marker: &'static str) -> usize {
+    let holds = move |bytes: &[u8]| bytes.windows(marker.len()).any(|window| window == marker.as_bytes());
+    let capture = Capture::start(world.netns(to), holds).expect("a capture");
+    let bytes: Vec<Vec<u8>> = frames.iter().map(|frame| frame.build(marker.as_bytes())).collect();
+    raw::send_frames(world.netns(from), "eth0", &bytes).expect("frames are sent");
+    raw::send_through_ring(world.netns(from), "eth0", &bytes).expect("a ring of frames is sent");
+    // Servers answer, and errors about their answers quote the marker: only UDP that comes counts.
+    let came = |bytes: &Vec<u8>| bytes[..6] == to.macs().0 && (bytes[23] == 17 || bytes[20] == 17);
+    capture.stop().iter().filter(|bytes| came(bytes)).count()
+}
+
+#[test]
+fn raw_frames_with_a_header_in_linear_memory_are_judged_like_any_other() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    for layout in [Layout::Routed, Layout::Bridged] {
+        let world = World::new(layout).expect("a world");
+        let sent = |to| Family::ALL.map(|family| frame(&world, Place::AcmeWeb, to, family));
+        // Two frames, each by send and by ring.
+        assert_eq!(
+            arrivals(&world, Place::AcmeWeb, Place::GlobexWeb, &sent(Place::GlobexWeb), "before"),
+            4,
+            "{layout:?}"
+        );
+        let _agent = Agent::ready(&world).expect("an agent");
+        assert_eq!(arrivals(&world, Place::AcmeWeb, Place::AcmeApi, &sent(Place::AcmeApi), "peer"), 4, "{layout:?}");
+        assert_eq!(
+            arrivals(&world, Place::AcmeWeb, Place::GlobexWeb, &sent(Place::GlobexWeb), "cross"),
+            0,
+            "{layout:?}"
+        );
+    }
+}
+
+#[test]
+fn a_pod_speaks_for_nobody_but_itself() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    for layout in [Layout::Routed, Layout::Bridged] {
+        let world = World::new(layout).expect("a world");
+        let own = Family::ALL.map(|family| frame(&world, Place::AcmeWeb, Place::Dns, family));
+        let as_peer = own.clone().map(|frame| pretend(frame, Place::AcmeApi));
+        let as_other = own.clone().map(|frame| pretend(frame, Place::GlobexApi));
+        let other_mac = own.clone().map(|frame| frame.with(|f| f.from = Place::AcmeApi.macs().0));
+        let to_dns = |frames: &[Frame], marker| arrivals(&world, Place::AcmeWeb, Place::Dns, frames, marker);
+        assert_eq!(to_dns(&as_peer, "before"), 4, "{layout:?}");
+        let agent = Agent::ready(&world).expect("an agent");
+        assert_eq!(to_dns(&own, "own"), 4, "{layout:?}");
+        assert_eq!(to_dns(&as_peer, "peer"), 0, "{layout:?}");
+        assert_eq!(to_dns(&as_other, "other"), 0, "{layout:?}");
+        assert_eq!(to_dns(&other_mac, "mac"), 0, "{layout:?}");
+        let metrics = agent.metrics().expect("metrics");
+        assert_eq!(metrics.sum(DROPS, &[("reason", "spoofed_source"), ("direction", "egress")]), 8.0);
+        assert_eq!(metrics.sum(DROPS, &[("reason", "spoofed_mac"), ("direction", "egress")]), 4.0);
+        let event = agent.wait_event(Duration::from_secs(2), |event| event["reason"] == "spoofed_source");
+        assert_eq!(event.expect("a spoofed source is told")["severity"], "high");
+    }
+}
+
+#[test]
+fn on_a_bridge_an_allowed_address_at_another_pods_mac_reaches_nobody() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    let world = World::new(Layout::Bridged).expect("a world");
+    let aside = |marker| {
+        let frames = Family::ALL.map(|family| {
+            frame(&world, Place::AcmeWeb, Place::AcmeApi, family).with(|f| f.to = Place::GlobexWeb.macs().0)
+        });
+        arrivals(&world, Place::AcmeWeb, Place::GlobexWeb, &frames, marker)
+    };
+    assert_eq!(aside("before"), 4);
+    let _agent = Agent::ready(&world).expect("an agent");
+    assert_eq!(aside("after"), 0);
+}
+
+#[test]
+fn large_sends_and_marks_change_no_verdict() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    let world = World::new(Layout::Routed).expect("a world");
+    let _agent = Agent::ready(&world).expect("an agent");
+    for family in Family::ALL {
+        // 30 datagrams of 1000 bytes in one call.
+        assert_eq!(segmented(&world, Place::AcmeApi, family), 30, "{family:?}");
+        assert_eq!(segmented(&world, Place::GlobexWeb, family), 0, "{family:?}");
+        for mark in [0x4000, 0x8000, 0x200, 0xf00, u32::MAX] {
+            assert_eq!(marked(&world, Place::AcmeApi, family, mark), 1, "{family:?} {mark:#x}");
+            assert_eq!(marked(&world, Place::GlobexWeb, family, mark), 0, "{family:?} {mark:#x}");
+        }
+    }
+}
+
+#[test]
+fn fragments_of_an_allowed_datagram_arrive_and_of_a_denied_one_do_not() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    let world = World::new(Layout::Routed).expect("a world");
+    let large = |socket: &UdpSocket| {
+        socket.send(&[0x5a; 9000]).expect("it is taken");
+    };
+    assert_eq!(received(&world, Place::GlobexWeb, Family::V4, large), 1, "before");
+    let _agent = Agent::ready(&world).expect("an agent");
+    for family in Family::ALL {
+        assert_eq!(received(&world, Place::AcmeApi, family, large), 1, "{family:?}");
+        assert_eq!(received(&world, Place::GlobexWeb, family, large), 0, "{family:?}");
+    }
+}
+
+fn segmented(world: &World, to: Place, family: Family) -> usize {
+    received(world, to, family, |socket| {
+        raw::segment_datagrams(socket, 1000).expect("UDP_SEGMENT");
+        socket.send(&[0x5a; 30_000]).expect("it is taken");
+    })
+}
+
+fn marked(world: &World, to: Place, family: Family, mark: u32) -> usize {
+    received(world, to, family, |socket| {
+        raw::mark(socket, mark).expect("SO_MARK");
+        socket.send(b"marked").expect("it is taken");
+    })
+}
+
+/// Datagrams that a socket of `to` receives within a moment after acme-web has sent.
+fn received(world: &World, to: Place, family: Family, send: impl FnOnce(&UdpSocket) + Send) -> usize {
+    let target = SocketAddr::new(to.address(family), 7777);
+    let ear = world.netns(to).run(|| UdpSocket::bind(target)).expect("a port is free");
+    ear.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+    world.netns(Place::AcmeWeb).run(|| {
+        let socket = UdpSocket::bind(SocketAddr::new(Place::AcmeWeb.address(family), 0)).expect("a socket");
+        socket.connect(target).expect("a target");
+        send(&socket);
+    });
+    let mut buffer = [0; 2048];
+    std::iter::from_fn(|| ear.recv(&mut buffer).ok()).count()
+}

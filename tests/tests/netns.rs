@@ -1,0 +1,149 @@
+//! The world itself, and the agent's way into it and out again.
+
+use std::process::Output;
+use std::thread;
+use std::time::Duration;
+
+use bench::agent::{Agent, NODE_NAME};
+use bench::drip::{Chat, Drip};
+use bench::matrix::{allowed, ask_in, assert_matrix, spoken};
+use bench::place::{Family, Place};
+use bench::probe::Outcome;
+use bench::scope::Scope;
+use bench::tier;
+use bench::world::{Layout, World};
+use bench::{netns, scope};
+
+/// How long the agent may take to notice an interface.
+const SOON: Duration = Duration::from_secs(2);
+
+#[test]
+fn without_an_agent_everybody_reaches_everybody() {
+    if !tier::can_build_worlds() {
+        return;
+    }
+    for layout in [Layout::Routed, Layout::Bridged] {
+        let world = World::new(layout).expect("a world");
+        assert_matrix(&world, |_| true);
+    }
+}
+
+#[test]
+fn a_world_leaves_nothing_behind_even_after_a_panic() {
+    if !tier::can_build_worlds() {
+        return;
+    }
+    let world = World::new(Layout::Routed).expect("a world");
+    let name = world.scope.name().to_owned();
+    assert!(scope::exists(&name) && netns::list().contains(&world.scope.netns_name("node")));
+    let panicked = std::thread::spawn(move || -> () {
+        let world = world;
+        panic!("a test fails in {}", world.scope.name());
+    });
+    assert!(panicked.join().is_err());
+    assert!(!scope::exists(&name));
+}
+
+#[test]
+fn lasting_probes_deliver_what_they_send() {
+    if !tier::can_build_worlds() {
+        return;
+    }
+    let world = World::new(Layout::Bridged).expect("a world");
+    for family in Family::ALL {
+        let drip = Drip::start(&world, Place::AcmeWeb, Place::GlobexWeb, family).expect("a drip");
+        let chat = Chat::start(&world, Place::AcmeWeb, Place::AcmeDb, family).expect("a chat");
+        thread::sleep(Duration::from_millis(300));
+        let (drip, chat) = (drip.stop(), chat.stop());
+        assert!(drip.sent > 100 && drip.refused == 0, "{} sent, {} refused", drip.sent, drip.refused);
+        assert!(drip.arrived.len() as u64 == drip.sent, "{} of {}", drip.arrived.len(), drip.sent);
+        assert!(chat.answers.len() > 50 && chat.error.is_none(), "{} answers, {:?}", chat.answers.len(), chat.error);
+    }
+}
+
+#[test]
+fn an_interface_that_appears_is_enforced_and_one_that_vanishes_leaves_nothing() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    for layout in [Layout::Routed, Layout::Bridged] {
+        let mut world = World::without_pods(layout, Scope::new().expect("a scope")).expect("a world");
+        for place in [Place::GlobexWeb, Place::Dns] {
+            world.add_pod(place).expect("a pod");
+        }
+        let agent = Agent::ready(&world).expect("an agent");
+        let enforced = |agent: &Agent| {
+            let metrics = agent.metrics().expect("metrics");
+            metrics.sum("bulkhead_endpoints", &[("state", "enforced")])
+                + metrics.sum("bulkhead_endpoints", &[("state", "shared")])
+        };
+        assert_eq!(enforced(&agent), 2.0);
+        let pins = world.scope.pins();
+        world.add_pod(Place::AcmeWeb).expect("a pod");
+        world.introduce().expect("neighbours");
+        let drip = |to| Drip::start(&world, Place::AcmeWeb, to, Family::V4).expect("a drip");
+        let drips = [Place::GlobexWeb, Place::Internet].map(drip);
+        agent.wait(SOON, "attached", || enforced(&agent) == 3.0).expect("it notices");
+        for cell in spoken(Place::AcmeWeb, Place::Dns).into_iter().chain(spoken(Place::Dns, Place::AcmeWeb)) {
+            assert_eq!(ask_in(&world, cell), Outcome::Answered, "{layout:?} {cell:?}");
+        }
+        for (index, drip) in drips.into_iter().enumerate() {
+            let drip = drip.stop();
+            assert_eq!(drip.arrived.len(), 0, "{layout:?} {index}: of {} sent", drip.sent);
+        }
+        world.remove_pod(Place::AcmeWeb).expect("it goes");
+        agent.wait(SOON, "detached", || enforced(&agent) == 2.0).expect("it notices");
+        agent.wait(SOON, "clean", || world.scope.pins().len() == pins.len()).expect("no pin is left");
+    }
+}
+
+#[test]
+fn cleanup_removes_everything_and_says_so() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    for layout in [Layout::Routed, Layout::Bridged] {
+        let world = World::new(layout).expect("a world");
+        let mut agent = Agent::ready(&world).expect("an agent");
+        agent.kill();
+        let pins = world.scope.pins();
+        assert!(!pins.is_empty());
+        let dry = agent.on_pins(&["cleanup", "--dry-run"]).expect("it runs");
+        assert!(dry.status.success() && !dry.stdout.is_empty(), "{dry:?}");
+        assert_eq!(world.scope.pins(), pins);
+        assert_matrix(&world, allowed);
+        let clean = agent.on_pins(&["cleanup"]).expect("it runs");
+        assert!(clean.status.success() && !clean.stdout.is_empty(), "{clean:?}");
+        assert_eq!(world.scope.pins(), Vec::<std::path::PathBuf>::new());
+        // The control of everything: it was the agent that stopped the traffic.
+        assert_matrix(&world, |_| true);
+        let again = agent.on_pins(&["cleanup"]).expect("it runs");
+        assert!(again.status.success(), "nothing to do is no failure: {again:?}");
+    }
+}
+
+#[test]
+fn explain_reads_the_kernel_and_status_the_agent() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    let world = World::new(Layout::Routed).expect("a world");
+    let mut agent = Agent::ready(&world).expect("an agent");
+    let said = |output: anyhow::Result<Output>| {
+        let output = output.expect("it runs");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let status = said(agent.ask(&["status"]));
+    assert!(status.contains(NODE_NAME), "{status}");
+    agent.kill();
+    let asked_of_nobody = agent.ask(&["status"]).expect("it runs");
+    assert_eq!(asked_of_nobody.status.code(), Some(1), "{asked_of_nobody:?}");
+    let web = Place::AcmeWeb.v4().to_string();
+    let denied = said(agent.on_pins(&["explain", &web, &format!("{}:8080", Place::GlobexWeb.v4())]));
+    assert!(denied.contains("cross_tenant") && denied.contains("globex"), "{denied}");
+    let granted = said(agent.on_pins(&["explain", &web, &format!("{}:5432", Place::AcmeDb.v4())]));
+    assert!(granted.contains("ALLOWED") && granted.contains("TCP 5432"), "{granted}");
+    let found = agent.on_pins(&["explain", "--exit-code", &web, &Place::Internet.v4().to_string()]).expect("it runs");
+    assert_eq!(found.status.code(), Some(3), "{found:?}");
+}

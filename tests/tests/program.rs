@@ -1,0 +1,360 @@
+//! The loaded programs, without a network: the verifier accepts them, they say what the host says, and
+//! they count and tell what they did.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use agent_common::addr::Mac;
+use agent_common::counters::{Counter, Loss, Outcome, allowed_index, denied_index};
+use agent_common::event::FlowEvent;
+use agent_common::flow::Direction::{self, Egress, Ingress};
+use agent_common::fold::POD_RECORDS_PER_SECOND;
+use agent_common::layout::EndpointEntry;
+use agent_common::reason::DropReason;
+use agent_common::tenant::TenantState;
+use aya::maps::RingBuf;
+use bench::engine::{Engine, LOOPBACK, replay::replay, stage, stay_on_one_cpu};
+use bench::frames::{self, FrameCase, Hook};
+use bench::netns::Netns;
+use bulkhead::dataplane::object::Limits;
+
+const PASS: Option<i32> = Some(-1);
+const DROP: Option<i32> = Some(2);
+/// Where the counters of the stage's tenant A are.
+const SLOT: u16 = 1;
+
+fn engine() -> Engine {
+    stay_on_one_cpu().expect("a CPU of our own");
+    Engine::new(stage::tables()).expect("the programs load")
+}
+
+fn corpus() -> &'static [FrameCase] {
+    static CORPUS: LazyLock<Vec<FrameCase>> = LazyLock::new(frames::generate);
+    &CORPUS
+}
+
+fn direction(case: &FrameCase) -> Direction {
+    match case.hook {
+        Hook::FromPod => Egress,
+        Hook::ToPod => Ingress,
+    }
+}
+
+/// A frame of the corpus by its name.
+fn frame(name: &str) -> Vec<u8> {
+    let case = corpus().iter().find(|case| case.name == name);
+    case.unwrap_or_else(|| panic!("{name} is not in the corpus")).frame.clone()
+}
+
+fn denied(engine: &Engine, direction: Direction, audited: bool, reason: DropReason) -> Counter {
+    engine.counter("DENIED", denied_index(SLOT, direction, audited, reason)).expect("a counter")
+}
+
+fn allowed(engine: &Engine, direction: Direction) -> Counter {
+    engine.counter("ALLOWED", allowed_index(SLOT, direction)).expect("a counter")
+}
+
+fn records(engine: &mut Engine) -> Vec<FlowEvent> {
+    let mut ring: RingBuf<_> = engine.ebpf().map_mut("EVENTS").expect("the ring").try_into().expect("a ring buffer");
+    let mut records = Vec::new();
+    while let Some(item) = ring.next() {
+        records.push(FlowEvent::decode(&item).expect("a record of ours").event);
+    }
+    records
+}
+
+/// Numbers that look random and are the same each time.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % bound as u64) as usize
+    }
+}
+
+#[test]
+fn every_frame_of_the_corpus_gets_its_verdict() {
+    let text = std::fs::read_to_string(frames::corpus_path()).expect("the corpus is committed");
+    let mut wrong = Vec::new();
+    let (passed, failed) = replay(&mut engine(), &text, |line| {
+        if !line.ok {
+            wrong.push(format!("{line:?}"));
+        }
+    })
+    .expect("a replay");
+    assert!(failed == 0 && passed > 300, "{passed} passed, {failed} failed:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn program_and_host_agree_on_frames_nobody_thought_of() {
+    const CASES: usize = 20_000;
+    let mut engine = engine();
+    let corpus = corpus();
+    let mut dice = Dice(0x2545_f491_4f6c_dd1d);
+    let mut seen: BTreeMap<Option<DropReason>, usize> = BTreeMap::new();
+    let mut refused = 0;
+    for round in 0..CASES {
+        if round % 256 == 0 {
+            engine.forget().expect("connections can be removed");
+        }
+        let case = &corpus[dice.below(corpus.len())];
+        let bytes = mutated(&case.frame, &mut dice);
+        let way = direction(case);
+        let remembered = engine.tables().clone();
+        let host = engine.host(way, &bytes);
+        let Some(ran) = engine.judge(way, &bytes, host.reason()).expect("a run") else {
+            // No packet, no state on either side.
+            *engine.tables().replies_v4.borrow_mut() = remembered.replies_v4.into_inner();
+            *engine.tables().replies_v6.borrow_mut() = remembered.replies_v6.into_inner();
+            refused += 1;
+            continue;
+        };
+        assert!(ran.agrees(&host), "round {round}, {way:?}: the kernel says {ran:?}, the host {host:?}: {bytes:02x?}");
+        *seen.entry(host.reason()).or_default() += 1;
+    }
+    assert!(refused < CASES / 4, "{refused} frames were not run");
+    assert!(seen.len() >= 20 && seen[&None] > CASES / 100, "not enough of each: {seen:?}");
+}
+
+/// A few bytes changed, often where headers are; cut or extended at times; the IPv4 checksum mended at others.
+fn mutated(frame: &[u8], dice: &mut Dice) -> Vec<u8> {
+    let mut bytes = frame.to_vec();
+    for _ in 0..dice.below(4) {
+        let at = dice.below(bytes.len().min(90));
+        bytes[at] = match dice.below(4) {
+            0 => bytes[at] ^ (1 << dice.below(8)),
+            1 => [0, 1, 4, 6, 17, 44, 58, 60, 64, 132, 135, 255][dice.below(12)],
+            _ => dice.below(256) as u8,
+        };
+    }
+    match dice.below(8) {
+        0 => bytes.truncate(14 + dice.below(bytes.len().saturating_sub(13))),
+        1 => bytes.resize(bytes.len() + dice.below(40), 0x5a),
+        _ => {}
+    }
+    if dice.below(2) == 0 {
+        mend_checksum(&mut bytes);
+    }
+    bytes
+}
+
+fn mend_checksum(frame: &mut [u8]) {
+    let Some(end) = frame.get(14).map(|byte| 14 + usize::from(byte & 0x0f) * 4) else { return };
+    if frame[12..14] != [8, 0] || end < 34 || end > frame.len() {
+        return;
+    }
+    frame[24..26].fill(0);
+    let sum: u32 = frame[14..end].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+}
+
+#[test]
+fn counters_are_exact_in_packets_and_bytes() {
+    let engine = engine();
+    let mut packets: BTreeMap<(Direction, Option<DropReason>), Counter> = BTreeMap::new();
+    for case in corpus().iter().filter(|case| case.group.is_none()) {
+        let way = direction(case);
+        let host = engine.host(way, &case.frame);
+        if engine.run(way, &case.frame, 3).expect("a run").is_some() {
+            let sum = packets.entry((way, host.reason())).or_default();
+            sum.packets += 3;
+            sum.bytes += 3 * case.frame.len() as u64;
+        }
+    }
+    for way in Direction::ALL {
+        assert_eq!(allowed(&engine, way), packets[&(way, None)], "{way:?} allowed");
+        for reason in DropReason::ALL {
+            let expected = packets.get(&(way, Some(*reason))).copied().unwrap_or_default();
+            assert_eq!(denied(&engine, way, false, *reason), expected, "{way:?} {reason:?}");
+            assert_eq!(denied(&engine, way, true, *reason), Counter::default(), "{way:?} {reason:?} audited");
+        }
+    }
+}
+
+#[test]
+fn audit_lets_pass_and_counts_apart() {
+    let mut tables = stage::tables();
+    tables.tenants.get_mut(&stage::A).expect("tenant A").flags |= TenantState::AUDIT;
+    let mut engine = engine();
+    engine.refill(tables).expect("tables can be written");
+    let cross = frame("cross4-udp");
+    assert_eq!(engine.run(Egress, &cross, 5).expect("a run"), PASS);
+    assert_eq!(denied(&engine, Egress, true, DropReason::CrossTenant).packets, 5);
+    assert_eq!(denied(&engine, Egress, false, DropReason::CrossTenant).packets, 0);
+    assert_eq!(allowed(&engine, Egress).packets, 0);
+    let told = records(&mut engine);
+    assert_eq!(told.iter().map(|event| event.outcome).collect::<Vec<_>>(), [Outcome::Audited as u8]);
+}
+
+#[test]
+fn a_flow_is_told_at_once_and_then_once_a_second_with_its_count() {
+    let mut engine = engine();
+    let cross = frame("cross4-tcp-syn");
+    assert_eq!(engine.run(Egress, &cross, 1).expect("a run"), DROP);
+    let first = records(&mut engine);
+    assert_eq!(first.len(), 1, "the first packet at once");
+    let event = first[0];
+    assert_eq!((event.count, event.ifindex, event.cookie), (1, LOOPBACK, stage::pod_a().cookie));
+    assert_eq!((event.tenant, event.peer_tenant), (stage::A, stage::B));
+    assert_eq!((event.source_port, event.destination_port, event.protocol, event.tcp_flags), (40001, 9000, 6, 2));
+    assert_eq!(event.source[10..], [0xff, 0xff, 10, 10, 1, 5]);
+    assert_eq!(event.destination[10..], [0xff, 0xff, 10, 20, 1, 7]);
+    assert_eq!(event.length as usize, cross.len());
+    let runs = 20_000;
+    assert_eq!(engine.run(Egress, &cross, runs).expect("a run"), DROP);
+    assert!(records(&mut engine).len() <= 1, "the rest is folded");
+    std::thread::sleep(std::time::Duration::from_millis(1_050));
+    assert_eq!(engine.run(Egress, &cross, 1).expect("a run"), DROP);
+    let last = records(&mut engine);
+    assert_eq!(last.len(), 1, "a second later");
+    assert_eq!(last[0].count, u64::from(runs) + 2, "with all of them");
+    assert_eq!(last[0].first_ns, event.first_ns);
+    assert_eq!(denied(&engine, Egress, false, DropReason::CrossTenant).packets, u64::from(runs) + 2);
+}
+
+#[test]
+fn a_loud_pod_is_limited_and_still_counted() {
+    let mut engine = engine();
+    let flows = 2_000_u16;
+    for port in 0..flows {
+        let mut cross = frame("cross4-udp");
+        cross[36..38].copy_from_slice(&(10_000 + port).to_be_bytes());
+        assert_eq!(engine.run(Egress, &cross, 1).expect("a run"), DROP);
+    }
+    let told = records(&mut engine).len() as u32;
+    assert!((1..=3 * POD_RECORDS_PER_SECOND).contains(&told), "{told} records");
+    assert_eq!(denied(&engine, Egress, false, DropReason::CrossTenant).packets, u64::from(flows));
+    let unreported = engine.lost(Loss::Unreported).expect("a counter");
+    assert!(unreported > 0, "flows that lost their place untold are counted");
+    // Another pod still has a budget of its own.
+    let mut tables = stage::tables();
+    tables.endpoints.insert(LOOPBACK, EndpointEntry { slot: 2, cookie: 0x0b05, ..stage::pod_a() });
+    engine.refill(tables).expect("tables can be written");
+    assert_eq!(engine.run(Egress, &frame("cross4-udp"), 1).expect("a run"), DROP);
+    assert_eq!(records(&mut engine).len(), 1);
+}
+
+#[test]
+fn records_lost_to_a_full_ring_are_counted() {
+    let mut engine = engine();
+    let (mut pods, mut packets) = (0_u32, 0);
+    // Each pod has a budget; enough pods fill a ring that nobody reads.
+    while engine.lost(Loss::RingFull).expect("a counter") == 0 && pods < 2_000 {
+        let mut tables = stage::tables();
+        let entry = EndpointEntry { slot: pods as u16 % 4_096, cookie: 0x1000 + pods, ..stage::pod_a() };
+        tables.endpoints.insert(LOOPBACK, entry);
+        tables.peers_v4.clear();
+        engine.refill(tables).expect("tables can be written");
+        for port in 0..100_u16 {
+            let mut cross = frame("cross4-udp");
+            cross[36..38].copy_from_slice(&(10_000 + port).to_be_bytes());
+            assert_eq!(engine.run(Egress, &cross, 1).expect("a run"), DROP);
+            packets += 1;
+        }
+        pods += 1;
+    }
+    assert!(engine.lost(Loss::RingFull).expect("a counter") > 0, "{packets} records fit");
+    let room = (1 << 20) / (size_of::<FlowEvent>() + 8);
+    let told = records(&mut engine).len();
+    assert!(told <= room && told > room / 2, "{told} records of {room}");
+    assert_eq!(denied(&engine, Egress, false, DropReason::CrossTenant).packets, packets, "none was not counted");
+}
+
+#[test]
+fn nothing_half_written_passes() {
+    let mut engine = engine();
+    let peer = frame("peer4-udp");
+    assert_eq!(engine.run(Egress, &peer, 1).expect("a run"), PASS);
+    let not_ready = |engine: &Engine, way| {
+        let index = denied_index(0, way, false, DropReason::NotReady);
+        engine.counter("DENIED", index).expect("a counter").packets
+    };
+    let mut tables = stage::tables();
+    tables.tenants.get_mut(&stage::A).expect("tenant A").flags &= !TenantState::VALID;
+    engine.refill(tables).expect("tables can be written");
+    for way in Direction::ALL {
+        assert_eq!(engine.run(way, &peer, 1).expect("a run"), DROP);
+    }
+    let mut tables = stage::tables();
+    tables.endpoints.insert(LOOPBACK, EndpointEntry { mac: Mac::default(), ..EndpointEntry::default() });
+    engine.refill(tables).expect("tables can be written");
+    for way in Direction::ALL {
+        assert_eq!(engine.run(way, &peer, 1).expect("a run"), DROP);
+        assert_eq!(not_ready(&engine, way), 2, "{way:?}");
+    }
+    // An interface that nobody has heard of.
+    let engine = engine_on_stage_without_pod();
+    assert_eq!(engine.run(Egress, &peer, 1).expect("a run"), DROP);
+    assert_eq!(not_ready(&engine, Egress), 1);
+}
+
+fn engine_on_stage_without_pod() -> Engine {
+    let mut tables = stage::tables();
+    tables.endpoints.clear();
+    Engine::new(tables).expect("the programs load")
+}
+
+#[test]
+fn what_does_not_fit_a_map_stays_closed() {
+    let mut tables = stage::tables();
+    let pods = tables.peers_v4.len() as u32;
+    // Room for everything but one peer: writing it fails, and it stays unreachable.
+    let limits = Limits { peers: pods, connections: 64 };
+    let mut engine = Engine::with_limits(tables.clone(), &limits).expect("they just fit");
+    stage::peer(&mut tables, [10, 99, 0, 1].into(), stage::pod_of(stage::A));
+    let error = engine.refill(tables).expect_err("one too many");
+    assert!(format!("{error:#}").contains("PEERS_V4"), "{error:#}");
+    let mut to_it = frame("peer4-udp");
+    to_it[30..34].copy_from_slice(&[10, 99, 0, 1]);
+    mend_checksum(&mut to_it);
+    assert_eq!(engine.run(Egress, &to_it, 1).expect("a run"), DROP);
+    assert_eq!(engine.run(Egress, &frame("peer4-udp"), 1).expect("a run"), PASS);
+    // More connections than are remembered: the oldest are forgotten, and nothing passes for it.
+    let mut answer = frame("in-external4-udp-unasked");
+    for port in 0..1_000_u16 {
+        answer[34..36].copy_from_slice(&(20_000 + port).to_be_bytes());
+        assert_eq!(engine.run(Ingress, &answer, 1).expect("a run"), PASS);
+    }
+    let reply = |port: u16| {
+        let mut reply = frame("peer4-udp");
+        reply[30..34].copy_from_slice(&answer[26..30]);
+        reply[34..36].copy_from_slice(&answer[36..38]);
+        reply[36..38].copy_from_slice(&port.to_be_bytes());
+        mend_checksum(&mut reply);
+        engine.run(Egress, &reply, 1).expect("a run")
+    };
+    assert_eq!(reply(20_999), PASS, "the last is remembered");
+    assert_eq!(reply(20_000), DROP, "the first is not");
+    assert_eq!(reply(30_000), DROP, "and what never was is not");
+}
+
+#[test]
+fn interfaces_beyond_the_array_are_found() {
+    // An index of its own choice needs a namespace of its own.
+    let far = 70_001;
+    let netns = Netns::create("bh-far").expect("a namespace of our own");
+    netns.ip(&format!("link add far index {far} type veth peer name near\n")).expect("an interface");
+    let verdicts = netns.run(|| {
+        let mut tables = stage::tables();
+        tables.endpoints.insert(far, EndpointEntry { cookie: 0x7001, ..stage::pod_a() });
+        let engine = Engine::new(tables).expect("the programs load");
+        ["peer4-udp", "cross4-udp"].map(|name| engine.run_on(Egress, &frame(name), far).expect("a run"))
+    });
+    assert_eq!(verdicts, [PASS, DROP]);
+}
+
+#[test]
+fn a_long_frame_is_judged_like_a_short_one() {
+    let engine = engine();
+    let mut long = frame("peer4-udp-1500-bytes");
+    assert_eq!(engine.run(Egress, &long, 1).expect("a run"), PASS);
+    long[30..34].copy_from_slice(&[10, 20, 1, 7]);
+    mend_checksum(&mut long);
+    assert_eq!(engine.run(Egress, &long, 1).expect("a run"), DROP);
+    assert_eq!(denied(&engine, Egress, false, DropReason::CrossTenant).bytes, long.len() as u64);
+}

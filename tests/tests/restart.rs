@@ -1,0 +1,130 @@
+//! While the agent comes, goes and learns: denied stays denied, allowed goes on.
+
+#[path = "restart/edits.rs"]
+mod edits;
+#[path = "restart/traffic.rs"]
+mod traffic;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bench::agent::Agent;
+use bench::drip::{Chat, Drip};
+use bench::matrix::{Cell, allowed, ask_in, assert_matrix};
+use bench::place::{Family, Place};
+use bench::probe::{Outcome, Speech};
+use bench::tier;
+use bench::world::{Layout, World};
+use traffic::{SOON, Traffic, assert_cut, pause};
+
+#[test]
+fn killed_and_restarted_under_traffic_nothing_denied_passes_and_nothing_allowed_breaks() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    for layout in [Layout::Routed, Layout::Bridged] {
+        let world = World::new(layout).expect("a world");
+        let mut agent = Agent::ready(&world).expect("an agent");
+        let traffic = Traffic::start(&world);
+        for _ in 0..2 {
+            pause();
+            agent.kill();
+            pause();
+            agent.start_again().expect("it starts again");
+            agent.wait_ready(Duration::from_secs(15)).expect("it gets ready again");
+        }
+        pause();
+        traffic.assert_undisturbed();
+        assert_matrix(&world, allowed);
+    }
+}
+
+#[test]
+fn terminated_it_goes_in_peace_and_enforcement_stays() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    let world = World::new(Layout::Routed).expect("a world");
+    let mut agent = Agent::ready(&world).expect("an agent");
+    let traffic = Traffic::start(&world);
+    pause();
+    let status = agent.terminate().expect("it ends");
+    assert!(status.success(), "{status}; its log:\n{}", agent.log().join("\n"));
+    pause();
+    traffic.assert_undisturbed();
+    assert_matrix(&world, allowed);
+}
+
+#[test]
+fn counters_and_links_survive_a_restart_and_are_not_doubled() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    let world = World::new(Layout::Routed).expect("a world");
+    let mut agent = Agent::ready(&world).expect("an agent");
+    let denied = Cell { from: Place::AcmeWeb, to: Place::GlobexWeb, family: Family::V4, speech: Speech::Udp };
+    assert_eq!(ask_in(&world, denied), Outcome::Silence);
+    let drops = |agent: &Agent| {
+        agent.metrics().expect("metrics").sum("bulkhead_drop_packets_total", &[("reason", "cross_tenant")])
+    };
+    let (before, pins) = (drops(&agent), world.scope.pins());
+    assert!(before > 0.0);
+    agent.kill();
+    assert_eq!(ask_in(&world, denied), Outcome::Silence);
+    agent.start_again().expect("it starts again");
+    agent.wait_ready(Duration::from_secs(15)).expect("it gets ready again");
+    // What was dropped while nobody counted is counted.
+    assert!(drops(&agent) > before);
+    assert_eq!(world.scope.pins().len(), pins.len());
+}
+
+#[test]
+fn what_was_dropped_while_nobody_listened_is_told_with_names() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    let world = World::new(Layout::Routed).expect("a world");
+    let mut agent = Agent::ready(&world).expect("an agent");
+    agent.kill();
+    let denied = Cell { from: Place::AcmeApi, to: Place::GlobexApi, family: Family::V6, speech: Speech::Udp };
+    assert_eq!(ask_in(&world, denied), Outcome::Silence);
+    agent.start_again().expect("it starts again");
+    agent.wait_ready(Duration::from_secs(15)).expect("it gets ready again");
+    let target = denied.to.v6().to_string();
+    let event = agent.wait_event(SOON, |event| event["destination"]["ip"] == *target);
+    let event = event.expect("it is told, late");
+    assert_eq!(
+        (&event["source"]["pod"], &event["destination"]["tenant"]),
+        (&"acme-api".into(), &"globex".into()),
+        "{event:#}"
+    );
+}
+
+#[test]
+fn a_file_changed_while_the_agent_was_away_counts_when_it_is_back() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    let world = World::new(Layout::Routed).expect("a world");
+    let mut agent = Agent::ready(&world).expect("an agent");
+    let denied = Drip::start(&world, Place::AcmeWeb, Place::GlobexWeb, Family::V4).expect("a drip");
+    let victim = Chat::start(&world, Place::AcmeWeb, Place::AcmeDb, Family::V4).expect("a connection");
+    let granted = Drip::start(&world, Place::AcmeApi, Place::Internet, Family::V4).expect("a drip");
+    pause();
+    agent.kill();
+    let mut config = world.config();
+    config.tenant("acme").subnets.clear();
+    config.tenant("acme").egress.push(("web".into(), vec!["198.51.100.0/24".into()], vec![]));
+    config.write(&world.config_path()).expect("an edit");
+    pause();
+    let back = Instant::now();
+    agent.start_again().expect("it starts again");
+    agent.wait_ready(Duration::from_secs(15)).expect("it gets ready again");
+    let moment = Instant::now();
+    thread::sleep(SOON + Duration::from_secs(1));
+    assert_eq!(denied.stop().arrived.len(), 0);
+    let granted = granted.stop();
+    assert!(granted.arrived.iter().all(|at| *at > back), "granted before it was");
+    assert!(granted.arrived_after(moment) > 500, "only {} came", granted.arrived_after(moment));
+    assert_cut(victim, moment);
+}

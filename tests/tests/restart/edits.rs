@@ -1,0 +1,153 @@
+//! The policy is edited while the agent runs.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bench::agent::Agent;
+use bench::config::Tenant;
+use bench::drip::Chat;
+use bench::matrix::{Cell, allowed, ask_in, assert_matrix};
+use bench::place::{Family, Place};
+use bench::probe::{Outcome, Speech};
+use bench::tier;
+use bench::world::{Layout, World};
+
+use crate::traffic::{SOON, assert_cut, pause};
+
+#[test]
+fn a_revoked_permission_cuts_the_connections_that_live_on_it() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    let world = World::new(Layout::Routed).expect("a world");
+    let agent = Agent::ready(&world).expect("an agent");
+    let victims =
+        Family::ALL.map(|family| Chat::start(&world, Place::AcmeWeb, Place::AcmeDb, family).expect("a connection"));
+    let bystander = Chat::start(&world, Place::GlobexWeb, Place::GlobexDb, Family::V4).expect("a connection");
+    pause();
+    let mut config = world.config();
+    config.tenant("acme").subnets.clear();
+    config.write(&world.config_path()).expect("an edit");
+    let moment = Instant::now();
+    thread::sleep(SOON + Duration::from_secs(1));
+    victims.into_iter().for_each(|chat| assert_cut(chat, moment));
+    let bystander = bystander.stop();
+    assert_eq!(bystander.error, None);
+    assert!(bystander.longest_gap() < Duration::from_millis(150), "{:?}", bystander.longest_gap());
+    drop(agent);
+}
+
+/// Both halves of a permission from acme to globex.
+fn agree(acme: Option<&mut Tenant>, globex: Option<&mut Tenant>) {
+    acme.into_iter().for_each(|tenant| tenant.peers.push(("globex".into(), "Egress".into())));
+    globex.into_iter().for_each(|tenant| tenant.peers.push(("acme".into(), "Ingress".into())));
+}
+
+#[test]
+fn a_permission_between_tenants_needs_both_and_has_a_direction() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    let world = World::new(Layout::Routed).expect("a world");
+    let agent = Agent::ready(&world).expect("an agent");
+    let mut config = world.config();
+    agree(Some(config.tenant("acme")), None);
+    config.write(&world.config_path()).expect("an edit");
+    thread::sleep(SOON);
+    assert_matrix(&world, allowed);
+
+    agree(None, Some(config.tenant("globex")));
+    config.write(&world.config_path()).expect("an edit");
+    let probe = Cell { from: Place::AcmeWeb, to: Place::GlobexWeb, family: Family::V4, speech: Speech::Tcp };
+    agent.wait(SOON * 2, "granted", || ask_in(&world, probe) == Outcome::Answered).expect("both agree now");
+    let acme = [Place::AcmeWeb, Place::AcmeApi, Place::AcmeFar];
+    let globex = [Place::GlobexWeb, Place::GlobexApi, Place::GlobexFar];
+    assert_matrix(&world, |cell| allowed(cell) || (acme.contains(&cell.from) && globex.contains(&cell.to)));
+
+    config.tenant("globex").peers.clear();
+    config.write(&world.config_path()).expect("an edit");
+    agent.wait(SOON * 2, "revoked", || ask_in(&world, probe) == Outcome::Silence).expect("one does not agree any more");
+    assert_matrix(&world, allowed);
+}
+
+#[test]
+fn a_bad_document_is_named_and_the_last_good_state_holds() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    let world = World::new(Layout::Routed).expect("a world");
+    let agent = Agent::ready(&world).expect("an agent");
+    let good = world.config();
+    let mut bad = good.clone();
+    bad.tenant("acme").subnets[0].1 = "10.40.0.0/33".into();
+    bad.write(&world.config_path()).expect("an edit");
+    let said = agent.wait_log(SOON, "spec.subnets[0].cidr");
+    let said = said.unwrap_or_else(|| panic!("nothing was said:\n{}", agent.log().join("\n")));
+    for expected in ["NetworkTenant/acme", "bulkhead.yaml", "line", "such as 10.40.0.0/24"] {
+        assert!(said.contains(expected), "no {expected} in: {said}");
+    }
+    assert!(!said.contains('\u{1b}'), "colours in a pipe: {said:?}");
+    assert_matrix(&world, allowed);
+    // It spoils only itself: another document of the same file is followed.
+    bad.tenant("globex").egress.push(("web".into(), vec!["198.51.100.0/24".into()], vec![]));
+    bad.write(&world.config_path()).expect("an edit");
+    let probe = Cell { from: Place::GlobexWeb, to: Place::Internet, family: Family::V4, speech: Speech::Tcp };
+    agent.wait(SOON * 2, "granted", || ask_in(&world, probe) == Outcome::Answered).expect("the good document counts");
+    let asked = Cell { from: Place::AcmeWeb, to: Place::AcmeDb, ..probe };
+    assert_eq!(ask_in(&world, asked), Outcome::Answered, "the last good state of the bad one holds");
+    // Not even YAML.
+    fs::write(world.config_path(), "kind: [NetworkTenant\n  - {").expect("an edit");
+    thread::sleep(SOON);
+    assert_eq!(ask_in(&world, asked), Outcome::Answered);
+    assert_eq!(ask_in(&world, Cell { to: Place::GlobexWeb, ..asked }), Outcome::Silence);
+    good.write(&world.config_path()).expect("an edit");
+    agent.wait(SOON * 2, "as before", || ask_in(&world, probe) == Outcome::Silence).expect("the file counts again");
+    assert_matrix(&world, allowed);
+}
+
+#[test]
+fn a_namespace_that_changes_hands_takes_its_pods_along() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    let world = World::new(Layout::Routed).expect("a world");
+    let agent = Agent::ready(&world).expect("an agent");
+    let ask = |from, to| ask_in(&world, Cell { from, to, family: Family::V4, speech: Speech::Tcp });
+    assert_eq!(ask(Place::AcmeWeb, Place::AcmeDb), Outcome::Answered);
+    let mut config = world.config();
+    config.namespaces[0].1 = "globex".into();
+    config.write(&world.config_path()).expect("an edit");
+    let moved = || ask(Place::AcmeWeb, Place::GlobexWeb) == Outcome::Answered;
+    agent.wait(SOON * 2, "moved", moved).expect("it is globex's now");
+    assert_eq!(ask(Place::AcmeWeb, Place::GlobexDb), Outcome::Answered);
+    assert_eq!(ask(Place::AcmeWeb, Place::AcmeDb), Outcome::Silence);
+}
+
+#[test]
+fn pods_of_a_deleted_tenant_or_namespace_reach_nobody() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    let world = World::new(Layout::Routed).expect("a world");
+    let agent = Agent::ready(&world).expect("an agent");
+    let good = world.config();
+    let ask = |to| ask_in(&world, Cell { from: Place::AcmeWeb, to, family: Family::V4, speech: Speech::Tcp });
+    for what in ["tenant", "namespace"] {
+        let mut config = good.clone();
+        match what {
+            "tenant" => drop(config.tenants.remove(0)),
+            _ => drop(config.namespaces.remove(0)),
+        }
+        config.write(&world.config_path()).expect("an edit");
+        let cut = || ask(Place::AcmeDb) == Outcome::Silence;
+        agent.wait(SOON * 2, "cut off", cut).unwrap_or_else(|error| panic!("no {what}: {error:#}"));
+        // Pods of the same namespace are left out: they are of no other tenant, whatever that one is.
+        for to in [Place::GlobexWeb, Place::GlobexFar, Place::GlobexDb, Place::Internet, Place::Metadata] {
+            assert_eq!(ask(to), Outcome::Silence, "no {what}: {to:?}");
+        }
+        good.write(&world.config_path()).expect("an edit");
+        let back = || ask(Place::AcmeDb) == Outcome::Answered;
+        agent.wait(SOON * 2, "restored", back).expect("it is back");
+    }
+}

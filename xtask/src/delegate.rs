@@ -1,0 +1,85 @@
+//! Verbs whose work is done by a binary of the `tests` crate: set-up, build, then that binary's output and exit code.
+//!
+//! Nothing is printed to standard output here: all of it belongs to the binary.
+
+use std::{
+    ffi::{OsStr, OsString},
+    path::Path,
+    process::{Command, ExitCode, ExitStatus},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    ebpf::{self, Variant},
+    setup, step, workspace,
+};
+
+/// Plays the demo, or ends one that was kept.
+pub fn demo(keep: bool, action: Option<&str>) -> Result<ExitCode> {
+    let mut arguments: Vec<OsString> = Vec::new();
+    arguments.extend(keep.then(|| "--keep".into()));
+    arguments.extend(action.map(Into::into));
+    run("demo", &arguments)
+}
+
+/// Replays a file of frames.
+pub fn frames(file: &Path) -> Result<ExitCode> {
+    run("frames", &[file.into()])
+}
+
+/// Measures.
+pub fn bench(json: Option<&Path>, quick: bool) -> Result<ExitCode> {
+    let mut arguments: Vec<OsString> = Vec::new();
+    if let Some(file) = json {
+        arguments.extend(["--json".into(), file.into()]);
+    }
+    arguments.extend(quick.then(|| "--quick".into()));
+    run("bench", &arguments)
+}
+
+/// Loads every program and compares instruction counts with the budget.
+pub fn verify() -> Result<ExitCode> {
+    run("verify", &[])
+}
+
+fn run(binary: &str, arguments: &[OsString]) -> Result<ExitCode> {
+    setup::all()?;
+    ebpf::build(Variant::Plain)?;
+    build(binary)?;
+    let mut cargo = workspace::cargo("run");
+    cargo.args(["--quiet", "-p", "bulkhead-tests", "--bin", binary, "--"]).args(arguments);
+    let status = with_agent(&mut cargo).status().context("cannot start cargo")?;
+    Ok(exit_code(status))
+}
+
+/// Builds the agent and a binary of the tests in one go, so that both share their dependencies.
+fn build(binary: &str) -> Result<()> {
+    let mut cargo = workspace::cargo("build");
+    cargo.args(["-p", "bulkhead", "-p", "bulkhead-tests", "--bin", "bulkhead", "--bin", binary]);
+    step::run("build the agent", &mut cargo)
+}
+
+/// Tells the command where the agent's binary lies.
+pub fn with_agent(command: &mut Command) -> &mut Command {
+    command.env(OsStr::new("BULKHEAD_BIN"), workspace::agent_binary())
+}
+
+/// Passes a child's exit code on; one that was killed counts as failed.
+fn exit_code(status: ExitStatus) -> ExitCode {
+    status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    #[test]
+    fn exit_codes_pass_and_a_killed_child_failed() {
+        assert_eq!(exit_code(ExitStatus::from_raw(3 << 8)), ExitCode::from(3));
+        assert_eq!(exit_code(ExitStatus::from_raw(0)), ExitCode::SUCCESS);
+        assert_eq!(exit_code(ExitStatus::from_raw(9)), ExitCode::FAILURE);
+    }
+}

@@ -1,0 +1,114 @@
+//! What this machine is and what we may do on it.
+//!
+//! Reads, never changes anything; what to do about a finding is for `setup` and `test` to decide.
+
+use std::{fs, path::Path};
+
+use crate::workspace;
+
+/// Where the kernel mounts its BPF file system.
+pub const BPFFS: &str = "/sys/fs/bpf";
+const BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// The capabilities the kernel tests need, by bit number.
+const CAPABILITIES: [(u32, &str); 4] =
+    [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
+
+/// Facts about this machine.
+pub struct Host {
+    /// The effective user is root.
+    pub root: bool,
+    /// Packages can be installed with apt.
+    pub apt: bool,
+    /// The kernel describes its own types.
+    pub btf: bool,
+    /// The BPF file system is mounted at its usual place.
+    pub bpffs: bool,
+    /// Capabilities we lack.
+    pub lacking: Vec<&'static str>,
+}
+
+impl Host {
+    /// Looks at the machine we run on.
+    pub fn look() -> Self {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        Self {
+            root: effective_user(&status) == Some(0),
+            apt: workspace::on_path("apt-get").is_some() && workspace::on_path("dpkg-query").is_some(),
+            btf: Path::new(BTF).exists(),
+            bpffs: has_bpffs(&mounts),
+            lacking: lacking(&status),
+        }
+    }
+
+    /// Why programs cannot be loaded and attached here, each with its remedy; empty when they can.
+    pub fn obstacles(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        if !self.root {
+            found.push("not root: run it again with sudo".to_owned());
+        } else if !self.lacking.is_empty() {
+            found.push(format!("root without {}: grant them to this container", self.lacking.join(", ")));
+        }
+        if !self.btf {
+            found.push(format!("no {BTF}: use a kernel built with CONFIG_DEBUG_INFO_BTF=y (5.10 or later)"));
+        }
+        if !self.bpffs {
+            found.push(format!("no BPF file system: mount -t bpf bpf {BPFFS}"));
+        }
+        found
+    }
+}
+
+fn effective_user(status: &str) -> Option<u32> {
+    field(status, "Uid:")?.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn lacking(status: &str) -> Vec<&'static str> {
+    let effective = field(status, "CapEff:").and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
+    CAPABILITIES.iter().filter(|(bit, _)| effective & (1 << bit) == 0).map(|(_, name)| *name).collect()
+}
+
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name))
+}
+
+fn has_bpffs(mounts: &str) -> bool {
+    mounts.lines().any(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        words.next() == Some(BPFFS) && words.next() == Some("bpf")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_effective_user_counts_not_the_real_one() {
+        assert_eq!(effective_user("Name:\tx\nUid:\t1000\t0\t0\t0\n"), Some(0));
+        assert_eq!(effective_user("Uid:\t0\t1000\t0\t0\n"), Some(1000));
+        assert_eq!(effective_user(""), None);
+    }
+
+    #[test]
+    fn an_unreadable_status_grants_nothing() {
+        assert_eq!(lacking("").len(), CAPABILITIES.len());
+        assert_eq!(lacking("CapEff:\t000001ffffffffff\n"), Vec::<&str>::new());
+        assert_eq!(lacking("CapEff:\t000001bfffffffff\n"), ["CAP_PERFMON"]);
+    }
+
+    #[test]
+    fn only_a_bpf_mount_at_the_usual_place_counts() {
+        assert!(has_bpffs("bpf /sys/fs/bpf bpf rw,nosuid 0 0\n"));
+        assert!(!has_bpffs("tmpfs /sys/fs/bpf tmpfs rw 0 0\nbpf /mnt/bpf bpf rw 0 0\n"));
+    }
+
+    #[test]
+    fn every_obstacle_names_a_remedy() {
+        let bare = Host { root: false, apt: false, btf: false, bpffs: false, lacking: vec!["CAP_BPF"] };
+        assert_eq!(bare.obstacles().len(), 3);
+        let ready = Host { root: true, apt: true, btf: true, bpffs: true, lacking: Vec::new() };
+        assert!(ready.obstacles().is_empty());
+    }
+}

@@ -1,0 +1,95 @@
+//! Gets the machine ready: what builds the kernel side, and what loads it.
+//!
+//! Looks first and touches only what is missing, so a second run takes a moment. What it may not or cannot do itself it
+//! spells out as commands. It changes nothing outside the package manager, `target/tools` and the mount of bpffs.
+
+mod apt;
+mod linker;
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    host::{BPFFS, Host},
+    step,
+    toolchain::{self, Compiler, Toolchain},
+    workspace::on_path,
+};
+
+/// Programs that the demo and the tests call, and the packages they come in.
+const PROGRAMS: [(&str, &str); 2] = [("ip", "iproute2"), ("cc", "gcc")];
+/// Debian's compiler for browsers, the only one it ships with `core` for BPF.
+const COMPILER: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
+
+/// The verb: everything, with a report of what is there.
+pub fn run() -> Result<()> {
+    let tools = build_tools()?;
+    eprintln!(
+        "compiler  {} ({}), because {}",
+        tools.compiler.rustc.display(),
+        tools.compiler.version,
+        tools.compiler.why
+    );
+    eprintln!("linker    {}", tools.linker.display());
+    eprintln!("strip     {}", tools.strip.display());
+    let obstacles = kernel();
+    if !obstacles.is_empty() {
+        bail!("the programs can be built here, but not loaded:\n  {}", obstacles.join("\n  "));
+    }
+    eprintln!("kernel    loads and attaches programs");
+    Ok(())
+}
+
+/// What the demo needs: tools to build with and a kernel to load into.
+pub fn all() -> Result<()> {
+    build_tools()?;
+    let obstacles = kernel();
+    if !obstacles.is_empty() {
+        bail!("this machine cannot load the programs:\n  {}", obstacles.join("\n  "));
+    }
+    Ok(())
+}
+
+/// Installs what is missing to build the kernel side and to run the tiers.
+pub fn build_tools() -> Result<Toolchain> {
+    let host = Host::look();
+    let programs: Vec<String> = PROGRAMS
+        .iter()
+        .filter(|(program, _)| on_path(program).is_none())
+        .map(|(_, package)| package.to_string())
+        .collect();
+    apt::install(&host, "install programs", &programs)?;
+    let compiler = ensure_compiler(&host)?;
+    if toolchain::strip(compiler.llvm).is_none() {
+        apt::install(&host, "install LLVM", &[format!("llvm-{}", compiler.llvm)])?;
+    }
+    if toolchain::linker(compiler.llvm).is_none() {
+        linker::build(&host, compiler.llvm)?;
+    }
+    Toolchain::find()
+}
+
+fn ensure_compiler(host: &Host) -> Result<Compiler> {
+    if let Some(compiler) = toolchain::compiler()? {
+        return Ok(compiler);
+    }
+    apt::install(host, "install the compiler for BPF", &COMPILER.map(str::to_owned)).context(
+        "no Rust compiler for BPF, and Debian's cannot be installed; another way is\n  \
+         rustup toolchain install nightly --component rust-src",
+    )?;
+    toolchain::compiler()?.context("the compiler was installed, but cannot be found; BULKHEAD_BPF_RUSTC can name one")
+}
+
+/// Mounts the BPF file system if it may, and says what else keeps programs from being loaded.
+pub fn kernel() -> Vec<String> {
+    let host = Host::look();
+    if host.bpffs || !host.root {
+        return host.obstacles();
+    }
+    let mount = step::run("mount bpffs", Command::new("mount").args(["-t", "bpf", "bpf", BPFFS]));
+    if let Err(error) = mount {
+        eprintln!("{error:#}");
+    }
+    Host::look().obstacles()
+}

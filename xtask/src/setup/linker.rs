@@ -1,0 +1,71 @@
+//! Builds bpf-linker against the LLVM of the compiler it will work with.
+//!
+//! The result lies in `target/tools`, so nothing of the user's own cargo is touched.
+
+use std::{
+    env, fs,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::apt;
+use crate::{
+    host::Host,
+    step,
+    workspace::{self, on_path, output_of},
+};
+
+const VERSION: &str = "0.13.0";
+/// The versions of LLVM that this bpf-linker can be built with.
+const LLVM: RangeInclusive<u32> = 21..=23;
+
+/// Installs what the build needs, then builds.
+pub fn build(host: &Host, llvm: u32) -> Result<()> {
+    let llvm = llvm.max(*LLVM.start());
+    if !LLVM.contains(&llvm) {
+        bail!("bpf-linker {VERSION} is for LLVM {LLVM:?}, the compiler has {llvm}: raise the version in {}", file!());
+    }
+    if prefix(llvm).is_none() {
+        apt::install(host, "install LLVM", &packages(llvm))?;
+    }
+    let prefix =
+        prefix(llvm).with_context(|| format!("LLVM {llvm} is installed, but its llvm-config cannot be found"))?;
+    eprintln!("building bpf-linker {VERSION} with LLVM {llvm}; this happens once and takes some minutes");
+    let scratch = workspace::tools().join("build");
+    step::run("build bpf-linker", cargo_install(llvm, &prefix, &scratch).current_dir(env::temp_dir()))?;
+    fs::remove_dir_all(&scratch).with_context(|| format!("cannot remove {}", scratch.display()))
+}
+
+fn packages(llvm: u32) -> Vec<String> {
+    let mut packages = vec![format!("llvm-{llvm}"), format!("llvm-{llvm}-dev")];
+    packages.extend(["zlib1g-dev", "libzstd-dev"].map(str::to_owned));
+    if on_path("c++").is_none() {
+        packages.push("g++".to_owned());
+    }
+    packages
+}
+
+/// Where this LLVM with its headers is installed.
+fn prefix(llvm: u32) -> Option<PathBuf> {
+    let debian = Path::new("/usr/lib").join(format!("llvm-{llvm}"));
+    if debian.join("bin/llvm-config").is_file() && debian.join("include/llvm-c").is_dir() {
+        return Some(debian);
+    }
+    let config = on_path(&format!("llvm-config-{llvm}"))?;
+    output_of(Command::new(config).arg("--prefix")).map(PathBuf::from)
+}
+
+fn cargo_install(llvm: u32, prefix: &Path, scratch: &Path) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(["install", "bpf-linker", "--version", VERSION, "--locked", "--no-default-features"]);
+    command.args(["--features", &format!("llvm-{llvm}")]);
+    command.arg("--root").arg(workspace::tools()).arg("--target-dir").arg(scratch);
+    command.env("LLVM_PREFIX", prefix);
+    for inherited in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC", "RUSTC_BOOTSTRAP"] {
+        command.env_remove(inherited);
+    }
+    command
+}

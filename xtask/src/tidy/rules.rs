@@ -1,0 +1,287 @@
+//! The rooms and what they may import, as one table.
+//!
+//! A new room gets a row here. A room not listed may import what its crate may.
+
+use super::{
+    Finding,
+    source::{Named, Source},
+};
+
+/// A row: some files and what they may name.
+struct Room {
+    /// How a finding calls it.
+    name: &'static str,
+    /// `agent/src/model` means that file and everything below.
+    files: &'static [&'static str],
+    /// Files that are not meant, though they lie there.
+    except: &'static [&'static str],
+    /// The other crates it may name.
+    crates: Crates,
+    /// Paths it must not name: other rooms, clocks, sockets.
+    never: &'static [&'static str],
+    /// What is allowed of them nevertheless.
+    but: &'static [&'static str],
+}
+
+/// The other crates a room may name.
+enum Crates {
+    /// These and no more.
+    Only(&'static [&'static str]),
+    /// All but these.
+    AllBut(&'static [&'static str]),
+}
+
+const KUBERNETES: [&str; 2] = ["kube", "k8s_openapi"];
+
+const ROOMS: [Room; 9] = [
+    Room {
+        name: "agent-common",
+        files: &["agent-common/src"],
+        except: &["agent-common/src/memory.rs", "agent-common/src/pod.rs"],
+        crates: Crates::Only(&["core", "zerocopy"]),
+        never: &[],
+        but: &[],
+    },
+    Room {
+        name: "the tables in memory",
+        files: &["agent-common/src/memory.rs"],
+        except: &[],
+        crates: Crates::Only(&["core", "std"]),
+        never: &[],
+        but: &[],
+    },
+    Room {
+        name: "the Pod promises",
+        files: &["agent-common/src/pod.rs"],
+        except: &[],
+        crates: Crates::Only(&["core", "zerocopy", "aya"]),
+        never: &[],
+        but: &[],
+    },
+    Room {
+        name: "agent-ebpf",
+        files: &["agent-ebpf/src"],
+        except: &[],
+        crates: Crates::Only(&["core", "agent_common", "aya_ebpf", "aya_log_ebpf"]),
+        never: &[],
+        but: &[],
+    },
+    Room {
+        name: "the pure core",
+        files: &["agent/src/model", "agent/src/plan"],
+        except: &[],
+        // uuid parses and keeps a pod's UID in sixteen bytes; it is never asked for a new one.
+        crates: Crates::Only(&["std", "core", "ipnet", "uuid", "agent_common"]),
+        never: &[
+            "std::env",
+            "std::fs",
+            "std::io",
+            "std::net",
+            "std::os",
+            "std::process",
+            "std::thread",
+            "std::time",
+            "crate::config",
+            "crate::dataplane",
+            "crate::events",
+            "crate::metrics",
+            "crate::reconcile",
+            "crate::run",
+            "crate::watch",
+        ],
+        but: &[
+            "std::net::AddrParseError",
+            "std::net::IpAddr",
+            "std::net::Ipv4Addr",
+            "std::net::Ipv6Addr",
+            "std::time::Duration",
+        ],
+    },
+    Room {
+        name: "the watch",
+        files: &["agent/src/watch"],
+        except: &[],
+        crates: Crates::AllBut(&["aya", "libc", "rtnetlink"]),
+        never: &["crate::dataplane", "crate::plan", "crate::reconcile"],
+        but: &[],
+    },
+    Room {
+        name: "the controller",
+        files: &["agent/src/controller"],
+        except: &[],
+        crates: Crates::AllBut(&["aya", "libc", "rtnetlink"]),
+        never: &["crate::dataplane", "crate::events", "crate::plan", "crate::reconcile", "crate::run"],
+        but: &[],
+    },
+    Room {
+        name: "the data plane",
+        files: &["agent/src/dataplane"],
+        except: &[],
+        crates: Crates::AllBut(&KUBERNETES),
+        never: &["crate::config", "crate::reconcile", "crate::run", "crate::watch"],
+        but: &[],
+    },
+    Room {
+        name: "the reconcile loop",
+        files: &["agent/src/reconcile"],
+        except: &[],
+        crates: Crates::AllBut(&["aya", "kube", "k8s_openapi", "libc", "rtnetlink"]),
+        never: &["crate::config", "crate::run", "crate::watch"],
+        but: &[],
+    },
+];
+
+/// The only files that may say `unsafe`, each for a reason its blocks explain.
+const UNSAFE: [&str; 9] = [
+    "agent-common/src/pod.rs",
+    "agent-ebpf/src/main.rs",
+    "agent-ebpf/src/packet.rs",
+    "agent-ebpf/src/report.rs",
+    "agent-ebpf/src/tables.rs",
+    "agent-ebpf/src/waist.rs",
+    "agent/src/dataplane/sys.rs",
+    "tests/src/measure/sys.rs",
+    "tests/src/raw.rs",
+];
+
+/// The agent reads flags and the environment at one place; what prints asks for `NO_COLOR`.
+const READS_ENVIRONMENT: [&str; 3] = ["agent/src/config", "agent/src/main.rs", "agent/src/cli/output.rs"];
+
+/// Everything in this file that a rule forbids; `crates` are the names that mean another crate.
+pub fn check(source: &Source, crates: &[String]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for named in &source.paths {
+        let broken = ROOMS.iter().filter(|room| room.holds(&source.file)).find_map(|room| room.refuses(named, crates));
+        let message = broken.or_else(|| reads_environment(&source.file, named));
+        findings.extend(message.map(|message| finding(source, named.line, message)));
+    }
+    if !UNSAFE.contains(&source.file.as_str()) {
+        let refused = || "unsafe does not live here; see UNSAFE in xtask/src/tidy/rules.rs".to_owned();
+        findings.extend(source.unsafe_lines.iter().map(|line| finding(source, *line, refused())));
+    }
+    findings
+}
+
+fn finding(source: &Source, line: usize, message: String) -> Finding {
+    Finding { file: source.file.clone(), line, message }
+}
+
+fn reads_environment(file: &str, named: &Named) -> Option<String> {
+    let forbidden = file.starts_with("agent/src/")
+        && !READS_ENVIRONMENT.iter().any(|reader| is_in(file, reader))
+        && (is_under(&named.path, "std::env::var") || is_under(&named.path, "std::env::var_os"));
+    forbidden.then(|| format!("only config reads the environment, this names {}", named.path))
+}
+
+impl Room {
+    fn holds(&self, file: &str) -> bool {
+        self.files.iter().any(|prefix| is_in(file, prefix)) && !self.except.contains(&file)
+    }
+
+    /// Why this room must not name this path.
+    fn refuses(&self, named: &Named, crates: &[String]) -> Option<String> {
+        let path = named.path.as_str();
+        let first = path.split("::").next().unwrap_or(path);
+        if crates.iter().any(|known| known == first) && !self.may_name(first) {
+            return Some(format!("{} must not name the crate {first} ({path})", self.name));
+        }
+        let forbidden = self.never.iter().any(|never| is_under(path, never));
+        let allowed = self.but.iter().any(|but| is_under(path, but));
+        (forbidden && !allowed).then(|| format!("{} must not name {path}", self.name))
+    }
+
+    fn may_name(&self, other: &str) -> bool {
+        match self.crates {
+            Crates::Only(allowed) => allowed.contains(&other),
+            Crates::AllBut(refused) => !refused.contains(&other),
+        }
+    }
+}
+
+/// True for `agent/src/model.rs` and `agent/src/model/cluster.rs` in `agent/src/model`.
+fn is_in(file: &str, prefix: &str) -> bool {
+    file.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest == ".rs" || rest.starts_with('/'))
+}
+
+/// True for `std::time` and `std::time::Instant` under `std::time`.
+fn is_under(path: &str, prefix: &str) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The messages for a file with this content in a crate that knows these names.
+    fn messages(file: &str, text: &str) -> Vec<String> {
+        let crates = ["std", "core", "alloc", "kube", "aya", "tokio", "ipnet", "agent_common", "aya_ebpf"];
+        let source = Source::parse(file, text).expect("valid tokens");
+        check(&source, &crates.map(str::to_owned)).into_iter().map(|finding| finding.message).collect()
+    }
+
+    fn is_clean(file: &str, text: &str) -> bool {
+        messages(file, text).is_empty()
+    }
+
+    #[test]
+    fn the_pure_core_takes_values_only() {
+        let model = "agent/src/model/cluster.rs";
+        assert!(is_clean(model, "use std::{collections::BTreeMap, net::IpAddr, time::Duration}; use ipnet::IpNet;"));
+        assert!(is_clean(model, "use crate::plan::Op; use super::grants::Grant; use agent_common::TenantId;"));
+        for stranger in [
+            "use kube::Client;",
+            "use aya::maps::HashMap;",
+            "use tokio::sync::mpsc;",
+            "use std::time::Instant;",
+            "use std::{collections::BTreeMap, env};",
+            "use std::net::{IpAddr, TcpStream};",
+            "use std::time::*;",
+            "fn f() { std::fs::read(x); }",
+            "fn f() -> kube::Result<()> {}",
+        ] {
+            assert_eq!(messages(model, stranger).len(), 1, "{stranger}");
+            assert_eq!(messages("agent/src/plan.rs", stranger).len(), 1, "{stranger}");
+        }
+    }
+
+    #[test]
+    fn climbing_out_of_the_room_is_noticed() {
+        assert!(!is_clean("agent/src/model/cluster.rs", "use super::super::dataplane::Kernel;"));
+        assert!(!is_clean("agent/src/plan.rs", "use super::dataplane::Kernel;"));
+        assert!(is_clean("agent/src/plan.rs", "use super::model::Desired;"));
+    }
+
+    #[test]
+    fn the_shared_crate_has_no_std_outside_tests() {
+        let file = "agent-common/src/verdict.rs";
+        assert!(is_clean(file, "use core::fmt; #[cfg(test)] mod tests { use std::vec::Vec; extern crate alloc; }"));
+        assert!(!is_clean(file, "use std::vec::Vec;"));
+        assert!(!is_clean(file, "extern crate alloc;"));
+        assert!(!is_clean(file, "use aya::Pod;"));
+        assert!(is_clean("agent-common/src/pod.rs", "use aya::Pod;"));
+    }
+
+    #[test]
+    fn each_outer_room_has_its_strangers() {
+        assert!(!is_clean("agent-ebpf/src/tables.rs", "use aya::Ebpf;"));
+        assert!(is_clean("agent-ebpf/src/tables.rs", "use aya_ebpf::macros::map;"));
+        assert!(!is_clean("agent/src/watch/convert.rs", "use crate::plan::Plan;"));
+        assert!(!is_clean("agent/src/dataplane/maps.rs", "use kube::Client;"));
+        assert!(is_clean("agent/src/dataplane/maps.rs", "use aya::Ebpf;"));
+        assert!(!is_clean("agent/src/reconcile.rs", "use aya::Ebpf;"));
+        assert!(is_clean("agent/src/reconcile.rs", "use tokio::sync::mpsc;"));
+    }
+
+    #[test]
+    fn only_config_reads_the_environment() {
+        assert!(!is_clean("agent/src/events/sink.rs", "fn f() { std::env::var(NAME); }"));
+        assert!(is_clean("agent/src/config.rs", "fn f() { std::env::var(NAME); }"));
+    }
+
+    #[test]
+    fn unsafe_lives_in_the_listed_files_only() {
+        assert!(is_clean("agent-ebpf/src/packet.rs", "fn f() { unsafe { g() } }"));
+        assert_eq!(messages("agent/src/run.rs", "fn f() { unsafe { g() } }").len(), 1);
+        assert_eq!(messages("xtask/src/main.rs", "#[cfg(test)] mod t { fn f() { unsafe { g() } } }").len(), 1);
+    }
+}

@@ -1,0 +1,104 @@
+//! Where things lie, and how to call cargo on them.
+//!
+//! The one place that knows paths inside the repository. It builds nothing.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result};
+
+/// The top of the repository.
+pub fn root() -> PathBuf {
+    let xtask = env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    xtask.parent().map_or(xtask.clone(), Path::to_path_buf)
+}
+
+/// Where cargo puts what it builds for this machine.
+pub fn cargo_target() -> PathBuf {
+    match env::var_os("CARGO_TARGET_DIR") {
+        Some(chosen) => env::current_dir().unwrap_or_default().join(chosen),
+        None => root().join("target"),
+    }
+}
+
+/// Where xtask's own products go: tools, logs, the eBPF object.
+///
+/// Not under `CARGO_TARGET_DIR`: `agent/build.rs` must find the object without knowing who built it.
+pub fn products() -> PathBuf {
+    root().join("target")
+}
+
+/// The tools that xtask builds for itself.
+pub fn tools() -> PathBuf {
+    products().join("tools")
+}
+
+/// The eBPF objects and the directory in which they are built.
+pub fn ebpf() -> PathBuf {
+    products().join("ebpf")
+}
+
+/// The agent's binary, once built.
+pub fn agent_binary() -> PathBuf {
+    cargo_target().join("debug/bulkhead")
+}
+
+/// Cargo on this workspace with the committed lock file, from whichever directory the user stands in.
+///
+/// What the outer `cargo run` says about the xtask package is taken away again: build scripts would read it as a change.
+pub fn cargo(verb: &str) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.arg(verb).arg("--locked").arg("--manifest-path").arg(root().join("Cargo.toml"));
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") || text.starts_with("CARGO_BIN_") {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+/// What makes rustc forget where the tree at `root` and cargo's sources lie on this machine.
+pub fn remaps(root: &Path) -> Result<Vec<String>> {
+    let mut flags = Vec::new();
+    let mut remap = |from: &Path, to: &str| flags.push(format!("--remap-path-prefix={}={to}", from.display()));
+    let home = cargo_home()?;
+    remap(root, "/src");
+    remap(&home, "/cargo");
+    // The last match counts, and the directory's name tells which registry or mirror was used.
+    for registry in fs::read_dir(home.join("registry/src")).into_iter().flatten().flatten() {
+        remap(&registry.path(), "/cargo/registry");
+    }
+    Ok(flags)
+}
+
+fn cargo_home() -> Result<PathBuf> {
+    if let Some(home) = env::var_os("CARGO_HOME") {
+        return Ok(PathBuf::from(home));
+    }
+    Ok(env::home_dir().context("no home directory, and CARGO_HOME is not set")?.join(".cargo"))
+}
+
+/// The first file of this name on the search path.
+pub fn on_path(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    // Administrators' tools (ip, tc) hide from some users' paths.
+    let extra = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&path).chain(extra).map(|dir| dir.join(program)).find(|file| file.is_file())
+}
+
+/// What a program says on its standard output, if it exists and succeeds.
+pub fn output_of(command: &mut Command) -> Option<String> {
+    let output = command.output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// The commit the tree stands on, marked when files differ from it.
+pub fn revision() -> String {
+    let mut git = Command::new("git");
+    git.arg("-C").arg(root()).args(["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]);
+    output_of(&mut git).unwrap_or_else(|| "unknown".to_owned())
+}
