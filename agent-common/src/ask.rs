@@ -5,7 +5,7 @@
 
 use crate::conntrack::{Opener, ReplyEntry, ReplyKey, icmp};
 use crate::flow::{Flow, Kind, tcp};
-use crate::headers::{ICMP, ICMPV6};
+use crate::headers::{ICMP, ICMPV6, TCP};
 use crate::reach::Party;
 
 /// A packet between a local pod and a remote address.
@@ -32,6 +32,8 @@ impl<A> Ask<A> {
     pub const KNOWN: u8 = 1;
     /// May open a connection that is answered.
     pub const OPENS: u8 = 1 << 1;
+    /// May belong to a connection that its sender opened, but opens none.
+    pub const CONTINUES: u8 = 1 << 6;
     /// May be an answer.
     pub const ANSWERS: u8 = 1 << 2;
     /// Carries a FIN or RST.
@@ -87,14 +89,14 @@ impl<A> Ask<A> {
     }
 }
 
-/// A RST opens nothing, an error is no answer, and a later fragment is neither; an echo *request*
+/// An error is no answer, and a later fragment is neither; an echo *request*
 /// is never an answer, whatever identifier it carries.
 #[inline(always)]
 fn bits<A>(flow: &Flow<A>) -> u8 {
     type Bits = Ask<()>;
     match flow.kind {
         Kind::Ports => {
-            let opens = if flow.tcp_flags & tcp::RST == 0 { Bits::OPENS } else { 0 };
+            let opens = if may_open(flow) { Bits::OPENS } else { Bits::CONTINUES };
             let closes = if flow.tcp_flags & (tcp::FIN | tcp::RST) != 0 { Bits::CLOSES } else { 0 };
             Bits::KNOWN | Bits::ANSWERS | opens | closes
         }
@@ -102,6 +104,13 @@ fn bits<A>(flow: &Flow<A>) -> u8 {
         Kind::Portless => Bits::KNOWN | Bits::OPENS | Bits::ANSWERS,
         Kind::LaterFragment => 0,
     }
+}
+
+/// TCP opens with a SYN alone. Were any segment enough, the other end's next one would bring a
+/// connection back whose permission has just been withdrawn.
+#[inline(always)]
+fn may_open<A>(flow: &Flow<A>) -> bool {
+    flow.protocol != TCP || flow.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN
 }
 
 #[inline(always)]
@@ -119,7 +128,7 @@ fn icmp_bits<A>(flow: &Flow<A>) -> u8 {
 mod tests {
     use super::*;
     use crate::addr::V4;
-    use crate::headers::{TCP, UDP};
+    use crate::headers::UDP;
     use crate::tenant::{TenantId, TenantState};
 
     const ME: Party = Party { tenant: TenantId(1), state: TenantState { flags: 1, row: 0, slot: 0 } };
@@ -131,7 +140,7 @@ mod tests {
     }
 
     fn ports(protocol: u8, source_port: u16, destination_port: u16) -> Flow<V4> {
-        Flow { source_port, destination_port, ..flow(protocol, Kind::Ports) }
+        Flow { source_port, destination_port, tcp_flags: tcp::SYN, ..flow(protocol, Kind::Ports) }
     }
 
     fn echo(protocol: u8, icmp_type: u8) -> Flow<V4> {
@@ -178,7 +187,9 @@ mod tests {
         assert_eq!(answer(&turned(request), 7), None);
         assert_eq!(opening(&echo(ICMP, icmp::UNREACHABLE)), None);
         assert_eq!(opening(&flow(UDP, Kind::LaterFragment)), None);
-        assert_eq!(opening(&Flow { tcp_flags: tcp::RST, ..ports(TCP, 1, 2) }), None);
+        for flags in [0, tcp::ACK, tcp::SYN | tcp::ACK, tcp::RST, tcp::FIN, tcp::SYN | tcp::RST] {
+            assert_eq!(opening(&Flow { tcp_flags: flags, ..ports(TCP, 1, 2) }), None, "{flags:#x}");
+        }
         // ICMPv4 numbers under ICMPv6's protocol, and the reverse, mean nothing.
         assert_eq!(opening(&echo(ICMPV6, icmp::ECHO)), None);
         assert_eq!(answer(&echo(ICMP, icmp::ECHO_REPLY_V6), 7), None);

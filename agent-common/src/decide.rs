@@ -136,7 +136,8 @@ fn from_world<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Verdict {
     }
     let generation = tables.runtime().generation;
     let key = ask.key(Opener::Remote);
-    let entry = if ask.has(Ask::<A>::OPENS) { live(tables, &key) } else { ReplyEntry::default() };
+    let tracked = ask.has(Ask::<A>::OPENS | Ask::<A>::CONTINUES);
+    let entry = if tracked { live(tables, &key) } else { ReplyEntry::default() };
     if entry.seen_ns != 0 && entry.generation == generation {
         keep(tables, &key, entry, ask.mark(false), generation);
         return Verdict::ALLOW;
@@ -146,7 +147,9 @@ fn from_world<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Verdict {
     {
         return Verdict::because(Denied { reason: DropReason::CrossTenant, ..denied });
     }
-    if ask.has(Ask::<A>::OPENS) {
+    if entry.seen_ns != 0 {
+        keep(tables, &key, entry, ask.mark(false), generation);
+    } else if ask.has(Ask::<A>::OPENS) {
         begin(tables, &key, ask.mark(false), generation);
     }
     Verdict::ALLOW
@@ -174,16 +177,16 @@ fn is_answer<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> bool {
 /// Remembers, or refreshes, the connection that this packet opens or continues.
 #[inline(never)]
 fn open<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, opener: Opener) {
-    if !ask.has(Ask::<A>::OPENS) {
+    if !ask.has(Ask::<A>::OPENS | Ask::<A>::CONTINUES) {
         return;
     }
     let key = ask.key(opener);
     let entry = live(tables, &key);
     let generation = tables.runtime().generation;
-    if entry.seen_ns == 0 {
-        begin(tables, &key, ask.mark(false), generation);
-    } else {
+    if entry.seen_ns != 0 {
         keep(tables, &key, entry, ask.mark(false), generation);
+    } else if ask.has(Ask::<A>::OPENS) {
+        begin(tables, &key, ask.mark(false), generation);
     }
 }
 

@@ -41,6 +41,8 @@ use crate::{links, sandboxes, source, watch as cluster};
 
 /// Changes that wait for the loop.
 const CHANGES: usize = 1024;
+/// How long records wait for names at the start.
+const NAMES_WITHIN: Duration = Duration::from_secs(10);
 /// How often counters are read without a scrape, so that a slot's last packets are its owner's.
 const SETTLE: Duration = Duration::from_secs(5);
 
@@ -147,10 +149,14 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     tokio::spawn(links::follow(config.netns_dir.clone(), changes.clone()));
     follow(&config, changes, &findings, &recorder).await?;
     tokio::spawn(settle(Arc::clone(&metrics)));
+    let named = names_known(Arc::clone(&observed));
     let watcher = observed::Watcher::new(observed, history, findings, Arc::clone(&recorder), begun);
     tokio::spawn(watcher.follow(latest));
     let loop_thread = spawn_loop(state, timed::Timed::new(kernel, recorder), news, snapshots)?;
-    let events = tokio::spawn(events::run(ring, pipeline, told));
+    let events = tokio::spawn(async move {
+        named.await;
+        events::run(ring, pipeline, told).await;
+    });
     let _ = notices.send(hello(&config)).await;
 
     shutdown.await;
@@ -159,6 +165,17 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let _ = events.await;
     drop(loop_thread);
     Ok(())
+}
+
+/// Done once the first names are there, or after as long as they may take: records that waited in the
+/// ring buffer while no agent ran can wait a little longer, and lose nothing but their names if not.
+async fn names_known(observed: crate::health::Shared) {
+    for _ in 0..NAMES_WITHIN.as_millis() / 20 {
+        if observed.load().synced {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Where objects come from: the one place that chooses.
