@@ -250,7 +250,7 @@ fn reply(to: Ipv4Addr) -> Vec<u8> {
 }
 
 fn request(from: Ipv4Addr) -> Vec<u8> {
-    built(|frame| to_a(from).tcp(50_000, 80, 1, 64_000).ack(1).write(frame, &[0; 22]))
+    built(|frame| to_a(from).tcp(50_000, 80, 1, 64_000).syn().write(frame, &[0; 22]))
 }
 
 fn udp6(to: Ipv6Addr) -> Vec<u8> {
