@@ -55,7 +55,7 @@ pub async fn follow(namespaces: PathBuf, changes: mpsc::Sender<Change>) -> Resul
     connection.socket_mut().socket_mut().set_rx_buf_sz(NEWS_BYTES).map_err(LinksError::Socket)?;
     tokio::spawn(connection);
     let mut observer = Observer::new(namespaces)?;
-    let mut last = (Vec::new(), Vec::new());
+    let mut last = None;
     loop {
         match observer.observe().await {
             Ok(now) => {
@@ -79,16 +79,18 @@ pub async fn follow(namespaces: PathBuf, changes: mpsc::Sender<Change>) -> Resul
 
 type Seen = (Vec<Link>, Vec<IpAddr>);
 
-/// Sends what differs. False once nobody listens.
-async fn tell(changes: &mpsc::Sender<Change>, last: &mut Seen, now: Seen) -> bool {
+/// Sends what differs, and everything the first time: nothing is enforced before every kind was told,
+/// an empty one too. False once nobody listens.
+async fn tell(changes: &mpsc::Sender<Change>, last: &mut Option<Seen>, now: Seen) -> bool {
+    let before = last.as_ref();
     let mut open = true;
-    if now.1 != last.1 {
+    if before.is_none_or(|(_, nodes)| *nodes != now.1) {
         open &= changes.send(Change::Nodes(now.1.clone())).await.is_ok();
     }
-    if now.0 != last.0 {
+    if before.is_none_or(|(links, _)| *links != now.0) {
         open &= changes.send(Change::Links(now.0.clone())).await.is_ok();
     }
-    *last = now;
+    *last = Some(now);
     open
 }
 
@@ -279,4 +281,24 @@ fn is_routable(address: &IpAddr) -> bool {
 fn files(directory: &Path) -> Vec<(String, PathBuf)> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     entries.flatten().map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn everything_is_told_once_and_then_only_what_differs() {
+        let (changes, mut told) = mpsc::channel(8);
+        let mut last = None;
+        assert!(tell(&changes, &mut last, Seen::default()).await);
+        assert_eq!(told.try_recv(), Ok(Change::Nodes(Vec::new())), "a node without addresses is told too");
+        assert_eq!(told.try_recv(), Ok(Change::Links(Vec::new())));
+        assert!(tell(&changes, &mut last, Seen::default()).await);
+        assert!(told.try_recv().is_err(), "nothing differs");
+        let links = vec![Link { ifindex: 7, ..Link::default() }];
+        assert!(tell(&changes, &mut last, (links.clone(), Vec::new())).await);
+        assert_eq!(told.try_recv(), Ok(Change::Links(links)));
+        assert!(told.try_recv().is_err());
+    }
 }
