@@ -140,6 +140,11 @@ pub fn members(cgroup: &Path) -> Result<Vec<Pid>> {
     Ok(all)
 }
 
+/// The processes of those cgroups below one whose path is as wished, whatever the hierarchy.
+pub fn processes(cgroup: &Path, wished: impl Fn(&Path) -> bool) -> Result<Vec<Pid>> {
+    Ok(tree(cgroup)?.iter().filter(|folder| wished(folder)).flat_map(|folder| pids(folder)).collect())
+}
+
 /// The folders of a cgroup that exist, one per hierarchy at most.
 fn folders(cgroup: &Path) -> Result<Vec<PathBuf>> {
     let all = hierarchies()?.into_iter().map(|hierarchy| hierarchy.path.join(cgroup));

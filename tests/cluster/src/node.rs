@@ -21,6 +21,7 @@ use crate::{
 
 pub(crate) mod config;
 pub(crate) mod mounts;
+mod pods;
 
 /// What runs on a node, in this order.
 pub const DAEMONS: [&str; 3] = ["containerd", "kubelet", "kube-proxy"];

@@ -1,0 +1,25 @@
+//! A node's pods as the kernel has them: found by their cgroups, which carry the pod's UID whatever runtime and
+//! network plugin there are.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::Node;
+use crate::cgroup;
+
+impl Node<'_> {
+    /// The network namespace of a pod, as a path that leads to it while the pod's first container lives.
+    pub fn pod_netns(&self, uid: &str) -> Result<PathBuf> {
+        let pid = self.pod_process(uid).with_context(|| format!("no process of pod {uid} on node {}", self.name()))?;
+        Ok(Path::new("/proc").join(pid.to_string()).join("ns/net"))
+    }
+
+    /// Some process of a pod, by its number on the machine.
+    fn pod_process(&self, uid: &str) -> Result<i32> {
+        let folder = format!("pod{uid}");
+        let inside = |path: &Path| path.iter().any(|level| level.to_str() == Some(&folder));
+        let processes = cgroup::processes(&self.cgroup(), inside)?;
+        processes.first().map(|pid| pid.as_raw_nonzero().get()).context("its cgroup is empty, or not there")
+    }
+}
