@@ -24,7 +24,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::{ebpf::Variant, test::Tier};
+use crate::{ebpf::Variant, image::Profile, test::Tier};
 
 /// Builds, shows, tests and measures Bulkhead.
 #[derive(Parser)]
@@ -93,7 +93,11 @@ enum Verb {
         check: bool,
     },
     /// Build the agent's image, target/image/bulkhead.tar: one static binary.
-    Image,
+    Image {
+        /// The debug build that the cluster tier uses, in seconds: target/image-quick/bulkhead.tar.
+        #[arg(long)]
+        quick: bool,
+    },
     /// A real Kubernetes on this machine.
     #[command(subcommand)]
     Cluster(cluster::Command),
@@ -125,7 +129,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Verify => delegate::verify(),
         Verb::Crds { check } => crds::run(check).map(done),
         Verb::Manifests { check } => manifests::run(check).map(done),
-        Verb::Image => image::run().map(done),
+        Verb::Image { quick } => image::run(if quick { Profile::Quick } else { Profile::Release }).map(done),
         Verb::Cluster(command) => cluster::run(command).map(done),
         Verb::Lint => lint::run(),
         Verb::Tidy => tidy::run(),
