@@ -4,8 +4,8 @@
 //! not get ready.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use crate::metrics::Metrics;
 use crate::netns::Netns;
+use crate::page;
 use crate::tier;
 use crate::world::World;
 
@@ -190,17 +191,7 @@ impl Agent {
 
     /// Status and body of a path.
     pub fn get(&self, path: &str) -> Result<(u16, String)> {
-        let text = self.node.run(|| -> Result<String> {
-            let mut stream = TcpStream::connect_timeout(&LISTEN.into(), Duration::from_secs(1))?;
-            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-            write!(stream, "GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text)?;
-            Ok(text)
-        })?;
-        let (head, body) = text.split_once("\r\n\r\n").context("no HTTP answer")?;
-        let status = head.split(' ').nth(1).context("no status line")?.parse()?;
-        Ok((status, body.to_owned()))
+        page::get(&self.node, LISTEN.into(), path)
     }
 
     /// Runs a command that reads or removes pins, in the same namespace.

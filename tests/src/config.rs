@@ -116,7 +116,8 @@ impl Config {
 }
 
 impl Tenant {
-    fn to_yaml(&self) -> String {
+    /// Its document.
+    pub fn to_yaml(&self) -> String {
         let mut text = format!(
             "apiVersion: bulkhead.dev/v1alpha1\nkind: NetworkTenant\nmetadata: {{name: {0}}}\nspec:\n  \
              namespaceSelector: {{matchLabels: {{{TENANT_LABEL}: {0}}}}}\n",

@@ -4,13 +4,14 @@
 //! delivered nothing, a `Chat` that is allowed must have gone on.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::netns::Netns;
 use crate::place::{Family, Place};
 use crate::probe::{PATIENCE, open_tcp};
 use crate::worker::Worker;
@@ -51,14 +52,19 @@ impl Drip {
     pub fn start(world: &World, from: Place, to: Place, family: Family) -> Result<Self> {
         // A port for each pair, so that several may fall on one place.
         let target = SocketAddr::new(to.address(family), PORT + from as u16);
-        let ear = world.netns(to).run(|| UdpSocket::bind(target)).context("cannot listen for drips")?;
+        Self::between(world.netns(from), from.address(family), world.netns(to), target)
+    }
+
+    /// Starts to drip from an address in one namespace to a port in another, where nobody listens yet.
+    pub fn between(from: &Netns, source: IpAddr, to: &Netns, target: SocketAddr) -> Result<Self> {
+        let ear = to.run(|| UdpSocket::bind(target)).context("cannot listen for drips")?;
         ear.set_read_timeout(Some(Duration::from_millis(50)))?;
-        let mouth = world.netns(from).run(|| {
-            let socket = UdpSocket::bind(SocketAddr::new(from.address(family), 0))?;
+        let mouth = from.run(|| {
+            let socket = UdpSocket::bind(SocketAddr::new(source, 0))?;
             socket.connect(target).map(|()| socket)
         })?;
-        let receiver = Worker::start(world.netns(to), move |stop| listen(&ear, stop));
-        let sender = Worker::start(world.netns(from), move |stop| talk(&mouth, stop));
+        let receiver = Worker::start(to, move |stop| listen(&ear, stop));
+        let sender = Worker::start(from, move |stop| talk(&mouth, stop));
         Ok(Self { sender, receiver })
     }
 
@@ -73,6 +79,16 @@ impl Drip {
 }
 
 impl Dripped {
+    /// The first that arrived after a moment, and how long after.
+    pub fn first_after(&self, moment: Instant) -> Option<Duration> {
+        self.arrived.iter().find(|at| **at > moment).map(|at| *at - moment)
+    }
+
+    /// The last that arrived after a moment, and how long after.
+    pub fn last_after(&self, moment: Instant) -> Option<Duration> {
+        self.arrived.iter().rfind(|at| **at > moment).map(|at| *at - moment)
+    }
+
     /// How many arrived after a moment.
     pub fn arrived_after(&self, moment: Instant) -> usize {
         self.arrived.iter().filter(|at| **at > moment).count()
@@ -126,10 +142,15 @@ impl Chat {
     /// Opens a connection to the server of a place and starts to talk.
     pub fn start(world: &World, from: Place, to: Place, family: Family) -> Result<Self> {
         let source = (from != Place::Node).then(|| from.address(family));
-        let mut stream = world.netns(from).run(|| open_tcp(source, to.server(family), PATIENCE))?;
+        Self::between(world.netns(from), source, to.server(family))
+    }
+
+    /// Opens a connection from a namespace to an echo server and starts to talk.
+    pub fn between(from: &Netns, source: Option<IpAddr>, target: SocketAddr) -> Result<Self> {
+        let mut stream = from.run(|| open_tcp(source, target, PATIENCE))?;
         // Longer than a few retransmissions.
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        let worker = Worker::start(world.netns(from), move |stop| {
+        let worker = Worker::start(from, move |stop| {
             let mut chatted = Chatted::default();
             while !stop.load(Ordering::Relaxed) {
                 let mut answer = [0; 8];

@@ -56,7 +56,13 @@ impl Netns {
         Ok(Self { name: name.to_owned(), file, owned: false })
     }
 
-    /// Its name under `/run/netns`.
+    /// Opens one by a path that leads to it, such as `/proc/PID/ns/net`; `name` is for people.
+    pub fn at(path: &Path, name: &str) -> Result<Self> {
+        let file = File::open(path).with_context(|| format!("cannot open {}, of {name}", path.display()))?;
+        Ok(Self { name: name.to_owned(), file, owned: false })
+    }
+
+    /// Its name under `/run/netns`, if it has one there.
     pub fn name(&self) -> &str {
         &self.name
     }

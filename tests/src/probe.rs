@@ -68,6 +68,10 @@ pub fn ask(speech: Speech, source: Option<IpAddr>, target: SocketAddr) -> Outcom
         Speech::Udp => datagram(socket(SocketType::DGRAM, target, ipproto::UDP), source, target, b"bulkhead"),
         Speech::Icmp => icmp(source, target),
     };
+    outcome(result)
+}
+
+fn outcome(result: Result<bool, Errno>) -> Outcome {
     match result {
         Ok(true) => Outcome::Answered,
         Ok(false) => Outcome::Silence,
@@ -77,6 +81,11 @@ pub fn ask(speech: Speech, source: Option<IpAddr>, target: SocketAddr) -> Outcom
         Err(Errno::PERM) => Outcome::Denied,
         Err(error) => Outcome::Broken(error),
     }
+}
+
+/// Whether a connection opens, to a server that speaks something else than an echo.
+pub fn connects(source: Option<IpAddr>, target: SocketAddr) -> Outcome {
+    outcome(open_tcp(source, target, PATIENCE).map(|_| true).map_err(errno))
 }
 
 /// Opens a connection that is bound to `source`, within `patience`.

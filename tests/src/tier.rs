@@ -25,6 +25,11 @@ pub fn can_run_agent() -> bool {
     env::var_os("BULKHEAD_BIN").is_some() || skip("it needs the agent: `cargo xtask test`, or set BULKHEAD_BIN")
 }
 
+/// The archive with the agent's image, where somebody has built one.
+pub fn agent_image() -> Option<PathBuf> {
+    env::var_os("BULKHEAD_IMAGE").map(PathBuf::from)
+}
+
 /// Says so past the capture of test output.
 fn skip(reason: &str) -> bool {
     let test = std::thread::current().name().unwrap_or("a test").to_owned();

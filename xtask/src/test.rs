@@ -12,12 +12,14 @@ use std::{
     time::Instant,
 };
 
+use ::cluster::{Parts, Source};
 use anyhow::{Context, Result};
 
 use self::tally::{Outcome, Report, Tally};
 pub use self::tier::Tier;
 use crate::{
     ebpf::{self, Variant},
+    image::{self, Profile},
     lint, setup, step,
 };
 
@@ -71,11 +73,34 @@ fn kernel_tier(tier: Tier, ground: &mut Ground) -> Result<Outcome, Outcome> {
     if matches!(ground, Ground::Unknown) {
         *ground = prepare();
     }
+    if tier == Tier::Cluster && matches!(ground, Ground::Ready) {
+        return cluster_tier();
+    }
     match ground {
         Ground::Ready => Ok(commands(&tier.commands())),
         Ground::Missing(reason) => Err(Outcome::Skipped(reason.clone())),
         Ground::Unknown | Ground::Broken => Ok(Outcome::Ran(Tally::one_failure())),
     }
+}
+
+/// Where Kubernetes can be had: its parts and the agent's image are built before the scenarios are, and kept.
+fn cluster_tier() -> Result<Outcome, Outcome> {
+    if let source @ (Source::Kubeconfig(_) | Source::Missing(_)) = Source::find() {
+        return Err(Outcome::Skipped(match source {
+            Source::Missing(reason) => reason,
+            _ => "its scenarios enter nodes, and KUBECONFIG names a cluster that is not our own".to_owned(),
+        }));
+    }
+    let built = ::cluster::packages()
+        .and_then(|()| Parts::ready(&::cluster::cache()))
+        .and_then(|_| image::build(Profile::Quick));
+    Ok(match built {
+        Ok(_) => commands(&Tier::Cluster.commands()),
+        Err(error) => {
+            println!("error: {error:#}");
+            Outcome::Ran(Tally::one_failure())
+        }
+    })
 }
 
 /// Somebody who names a tier wants it to run, and must not take a skip for a pass.

@@ -2,7 +2,11 @@
 
 use std::process::Command;
 
-use crate::{delegate, workspace};
+use crate::{
+    delegate,
+    image::{self, Profile},
+    workspace,
+};
 
 /// One tier of tests, in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -45,7 +49,7 @@ impl Tier {
             Self::Unit => "parsing, verdicts, compile and diff, without a kernel",
             Self::Program => "the verifier accepts the programs; frames in, verdicts out",
             Self::Netns => "real traffic, attachment, restart",
-            Self::Cluster => "two tenants on a real Kubernetes",
+            Self::Cluster => "two tenants on a real two-node Kubernetes",
         }
     }
 
@@ -56,7 +60,7 @@ impl Tier {
             Self::Tidy | Self::Unit => "nothing",
             Self::Program => "root, BTF and bpffs",
             Self::Netns => "root, BTF, bpffs and iproute2",
-            Self::Cluster => "root, BTF, bpffs and Go",
+            Self::Cluster => "root, BTF, bpffs, Go and a C compiler",
         }
     }
 
@@ -129,6 +133,7 @@ impl TestCommand {
         let mut command = workspace::cargo("test");
         command.arg("--no-fail-fast").args(&self.selection).arg("--").args(self.harness);
         delegate::with_agent(&mut command);
+        command.env("BULKHEAD_IMAGE", image::archive(Profile::Quick));
         command
     }
 }

@@ -1,0 +1,279 @@
+//! A real Kubernetes with the product in it, for the scenarios of `tests/tests/cluster`.
+//!
+//! ```text
+//! cluster (crate) ── up ──▶ Site { world of pods, policy } ──▶ scenarios, one after the other ──▶ down, whatever happened
+//! ```
+//!
+//! Installs as an administrator does: the image is loaded on the nodes, `deploy/bulkhead.yaml` is edited where its
+//! comments say and applied with kubectl. Looks at agents from outside only: their pods, pages and logs. What should
+//! pass is computed in `expect`, from the same objects that are applied and from nothing of the agent.
+
+pub mod ask;
+pub mod expect;
+pub mod kernel;
+mod manifest;
+pub mod run;
+pub mod world;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use cluster::{Cluster, Cni, Kubectl, Options, Parts, wait};
+use serde_json::Value;
+
+use crate::metrics::Metrics;
+use crate::page;
+use ask::{Mismatch, Question, ask_all, mismatches, questions};
+use expect::{Policy, Unassigned};
+use world::{World, items, text};
+
+/// Where agents and controller live.
+pub const SYSTEM: &str = "bulkhead-system";
+/// Where an agent's pages are, on its node's loopback.
+const PAGES: ([u8; 4], u16) = ([127, 0, 0, 1], 9481);
+/// How long everything may take that is not measured.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long until all answers must be right: whoever loses packets for longer than this has lost them.
+const SETTLED: Duration = Duration::from_secs(20);
+
+/// A cluster, its pods, and the policy that is meant to be in force. Dropping it ends the cluster.
+#[derive(Debug)]
+pub struct Site {
+    /// The cluster.
+    pub cluster: Cluster,
+    /// How its pods are connected.
+    pub cni: Cni,
+    /// Who lives there.
+    pub world: World,
+    /// The objects and settings that were applied last.
+    pub policy: Policy,
+    _down: Down,
+}
+
+/// Ends the cluster, also when a scenario or its set-up panics.
+#[derive(Debug)]
+struct Down(Cluster);
+
+impl Drop for Down {
+    fn drop(&mut self) {
+        match self.0.down() {
+            Ok(removed) => eprintln!("cluster {}: removed {removed}", self.0.id()),
+            Err(error) => eprintln!("warning: cluster {} is not down: {error:#}", self.0.id()),
+        }
+    }
+}
+
+impl Site {
+    /// Brings up a cluster that is full of pods and has no agent.
+    pub fn build(cni: Cni, image: &Path) -> Result<Self> {
+        let parts = Parts::ready(&cluster::cache())?;
+        let cluster = Cluster::of_checkout("test")?;
+        let down = Down(cluster.clone());
+        cluster.up(&parts, Options { cni, nodes: true })?;
+        cluster.import(image)?;
+        let world = World::build(&cluster)?;
+        Ok(Self { cluster, cni, world, policy: Policy::new(), _down: down })
+    }
+
+    /// kubectl as the administrator.
+    pub fn kubectl(&self) -> Kubectl {
+        self.cluster.kubectl()
+    }
+
+    /// Applies the manifests, and waits until agents and controller are ready.
+    pub fn install(&self) -> Result<()> {
+        self.kubectl().apply(&self.manifest()?)?;
+        self.rolled_out()
+    }
+
+    /// The manifests, with what an administrator of this cluster sets.
+    pub fn manifest(&self) -> Result<String> {
+        let lan = "198.18.0.0/24,fd00:198:18::/64";
+        let unassigned = match self.policy.unassigned {
+            Unassigned::Isolate => "isolate",
+            Unassigned::Audit => "audit",
+            Unassigned::Allow => "allow",
+        };
+        let settings = [
+            ("BULKHEAD_POD_CIDR", cluster::plan::POD_RANGES),
+            ("BULKHEAD_SERVICE_CIDR", cluster::plan::SERVICE_RANGES),
+            ("BULKHEAD_NODE_CIDR", lan),
+            ("BULKHEAD_UNASSIGNED", unassigned),
+        ];
+        manifest::with_settings(&deploy().join("bulkhead.yaml"), &settings)
+    }
+
+    /// Waits until every pod of agents and controller is of the current version, and ready.
+    pub fn rolled_out(&self) -> Result<()> {
+        for what in ["daemonset/bulkhead", "deployment/bulkhead-controller"] {
+            self.kubectl().run(["-n", SYSTEM, "rollout", "status", what, "--timeout=120s"])?;
+        }
+        Ok(())
+    }
+
+    /// Changes the setting for namespaces in no tenant, as the comment in `deploy/config.yaml` says.
+    pub fn set_unassigned(&mut self, unassigned: Unassigned) -> Result<()> {
+        self.policy.unassigned = unassigned;
+        self.kubectl().apply(&self.manifest()?)?;
+        let restart = ["-n", SYSTEM, "rollout", "restart", "daemonset/bulkhead", "deployment/bulkhead-controller"];
+        self.kubectl().run(restart)?;
+        self.rolled_out()
+    }
+
+    /// Applies the policy's objects: NetworkTenants, and the labels of namespaces.
+    pub fn apply_policy(&self) -> Result<()> {
+        self.kubectl().apply(&self.policy.objects.to_yaml()).map(drop)
+    }
+
+    /// Waits until every question is answered as the policy says; the last answers tell why not.
+    pub fn settle(&self) -> Result<()> {
+        self.until(|question| self.policy.allows(&self.world, question)).map(drop)
+    }
+
+    /// The control: without an agent everybody reaches everybody, once kube-proxy has heard of every Service. Returns
+    /// how many questions that were.
+    pub fn settle_open(&self) -> Result<usize> {
+        self.until(|_| true)
+    }
+
+    fn until(&self, expected: impl Fn(&Question) -> bool) -> Result<usize> {
+        let asked = questions(&self.world);
+        let start = Instant::now();
+        loop {
+            let wrong = mismatches(&self.world, &ask_all(&self.world, &asked), &expected);
+            if wrong.is_empty() {
+                return Ok(asked.len());
+            }
+            ensure!(start.elapsed() < SETTLED, "{}", tell(&wrong, asked.len()));
+        }
+    }
+
+    /// Asks everything once; what is not as the policy says is an error.
+    pub fn check(&self) -> Result<()> {
+        let asked = questions(&self.world);
+        let wrong = self.wrong(&asked);
+        ensure!(wrong.is_empty(), "{}", tell(&wrong, asked.len()));
+        Ok(())
+    }
+
+    /// The answers to these questions that are not as the policy says.
+    pub fn wrong(&self, asked: &[Question]) -> Vec<Mismatch> {
+        mismatches(&self.world, &ask_all(&self.world, asked), |question| self.policy.allows(&self.world, question))
+    }
+
+    /// The pod of a node's agent.
+    pub fn agent(&self, node: &str) -> Result<String> {
+        let here = format!("spec.nodeName={node}");
+        let agents = "app.kubernetes.io/component=agent";
+        let pods = self.kubectl().json(["get", "pods", "-n", SYSTEM, "-l", agents, "--field-selector", &here])?;
+        let living = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
+        let pod = items(&pods).find(living).with_context(|| format!("node {node} has no agent"))?;
+        Ok(text(pod, "/metadata/name"))
+    }
+
+    /// What a node's agent has said, log and events.
+    pub fn agent_lines(&self, node: &str) -> Result<Vec<String>> {
+        let said = self.kubectl().run(["-n", SYSTEM, "logs", &self.agent(node)?])?;
+        Ok(said.lines().map(str::to_owned).collect())
+    }
+
+    /// The violations that a node's agent has told on its standard output.
+    pub fn violations(&self, node: &str) -> Result<Vec<Value>> {
+        let lines = self.agent_lines(node)?;
+        let events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        Ok(events.filter(|event| event["type"] == "violation").collect())
+    }
+
+    /// One of the pages of a node's agent: `/metrics`, `/readyz`.
+    pub fn agent_page(&self, node: &str, path: &str) -> Result<(u16, String)> {
+        let (_, netns, _) = self.world.nodes.iter().find(|(name, ..)| *name == node).context("a node")?;
+        page::get(netns, PAGES.into(), path)
+    }
+
+    /// The metrics of a node's agent.
+    pub fn agent_metrics(&self, node: &str) -> Result<Metrics> {
+        let (status, body) = self.agent_page(node, "/metrics")?;
+        ensure!(status == 200, "/metrics answers {status}");
+        Ok(Metrics::parse(&body))
+    }
+
+    /// Nodes are Ready, and no pod of the cluster has restarted or is anything but ready.
+    pub fn healthy(&self) -> Result<()> {
+        wait("a healthy cluster", PATIENCE, || {
+            let nodes = self.kubectl().json(["get", "nodes"])?;
+            let ill: Vec<String> =
+                items(&nodes).filter(|node| !world::is_ready(node)).map(|n| text(n, "/metadata/name")).collect();
+            ensure!(ill.is_empty(), "nodes {ill:?} are not ready");
+            let pods = self.kubectl().json(["get", "pods", "-A"])?;
+            let ill: Vec<String> =
+                items(&pods).filter(|pod| !world::is_ready(pod)).map(|p| text(p, "/metadata/name")).collect();
+            ensure!(ill.is_empty(), "pods {ill:?} are not ready");
+            Ok(())
+        })?;
+        let restarted: Vec<String> = self.restarts()?.into_iter().filter(|line| !line.ends_with(" 0")).collect();
+        ensure!(restarted.is_empty(), "containers have restarted: {restarted:?}");
+        Ok(())
+    }
+
+    /// Every container of the cluster: namespace, pod, UID, how often it was started again.
+    pub fn restarts(&self) -> Result<Vec<String>> {
+        let pods = self.kubectl().json(["get", "pods", "-A"])?;
+        let line = |pod: &Value| {
+            let statuses = pod["status"]["containerStatuses"].as_array().into_iter().flatten();
+            let count: u64 = statuses.filter_map(|status| status["restartCount"].as_u64()).sum();
+            let [namespace, name, uid] =
+                ["namespace", "name", "uid"].map(|field| text(pod, &format!("/metadata/{field}")));
+            format!("{namespace}/{name} {uid} {count}")
+        };
+        Ok(items(&pods).map(line).collect())
+    }
+
+    /// Since when every pod but ours, and every node, is ready: a line that changed was not ready in between.
+    pub fn readiness(&self) -> Result<Vec<String>> {
+        let mut lines = Vec::new();
+        for kind in ["nodes", "pods"] {
+            let list = self.kubectl().json(["get", kind, "-A"])?;
+            for object in items(&list).filter(|object| object["metadata"]["namespace"] != SYSTEM) {
+                let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+                let ready = conditions.find(|condition| condition["type"] == "Ready").cloned().unwrap_or_default();
+                let (status, since) = (text(&ready, "/status"), text(&ready, "/lastTransitionTime"));
+                lines.push(format!("{kind}/{} {status} since {since}", text(object, "/metadata/name")));
+            }
+        }
+        Ok(lines)
+    }
+
+    /// What an engineer wants to see when something failed.
+    pub fn describe(&self) -> String {
+        let mut told = String::new();
+        let mut add = |title: &str, said: Result<String>| {
+            told += &format!("--- {title}\n{}\n", said.unwrap_or_else(|error| format!("{error:#}")).trim_end());
+        };
+        add("pods", self.kubectl().run(["get", "pods", "-A", "-o", "wide"]));
+        add("tenants", self.kubectl().run(["get", "networktenants", "-o", "wide"]));
+        add("namespaces", self.kubectl().run(["get", "namespaces", "--show-labels"]));
+        for node in ["a", "b"] {
+            add(
+                &format!("agent on {node}, /readyz"),
+                self.agent_page(node, "/readyz").map(|(status, body)| format!("{status} {body}")),
+            );
+            let log = self.agent_lines(node).map(|lines| {
+                let log: Vec<_> = lines.into_iter().filter(|line| !line.contains("\"bulkhead.dev/violation")).collect();
+                log[log.len().saturating_sub(30)..].join("\n")
+            });
+            add(&format!("agent on {node}, log without violations"), log);
+        }
+        told
+    }
+}
+
+/// The folder with the manifests.
+pub fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
+}
+
+fn tell(wrong: &[Mismatch], of: usize) -> String {
+    let lines: Vec<String> = wrong.iter().take(40).map(Mismatch::to_string).collect();
+    format!("{} of {of} answers are not as expected:\n{}", wrong.len(), lines.join("\n"))
+}

@@ -1,0 +1,243 @@
+//! Who reaches whom in the world: questions, and the answers that sockets give.
+//!
+//! Each question is asked with a socket in the asker's own network namespace; many at a time, since most of the time is
+//! spent waiting for answers that must not come.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Mutex;
+use std::thread;
+
+use super::world::{NODE_PORT, OTHER_PORT, OUTSIDE, PORT, SERVICE_PORT, SHOP_NODE_PORT, World, of_family};
+use crate::netns::Netns;
+use crate::place::Family;
+use crate::probe::{self, Outcome, Speech};
+
+/// How many questions are under way at once: more, and two cores answer late.
+const AT_ONCE: usize = 400;
+/// A thread that waits for a socket needs little.
+const STACK: usize = 128 << 10;
+
+/// A party to a conversation: an index into the world's lists, or a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Party {
+    /// A pod.
+    Pod(usize),
+    /// A Service's own address.
+    Service(usize),
+    /// A node.
+    Node(usize),
+    /// The port of acme's shop on a node.
+    NodePort(usize),
+    /// An address on the database host.
+    Outside(usize),
+    /// The API server's own Service; IPv4 only.
+    ApiService,
+    /// The API server at its host.
+    ApiServer,
+    /// The cluster's DNS, by its Service.
+    Dns,
+}
+
+/// What is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// A message and its echo.
+    Echo(Speech),
+    /// A TCP connection, and nothing is said.
+    Connect,
+}
+
+/// One question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Who asks.
+    pub from: Party,
+    /// Who is asked.
+    pub to: Party,
+    /// Over which family.
+    pub family: Family,
+    /// What is spoken.
+    pub how: How,
+    /// At which port.
+    pub port: u16,
+}
+
+/// Everything that is worth asking.
+pub fn questions(world: &World) -> Vec<Question> {
+    let pods = (0..world.pods.len()).map(Party::Pod);
+    let outside = (0..OUTSIDE.len()).map(Party::Outside);
+    let nodes = (0..world.nodes.len()).map(Party::Node);
+    let mut targets: Vec<Party> = pods.clone().chain(outside.clone()).chain(nodes.clone()).collect();
+    targets.extend((0..world.services.len()).map(Party::Service));
+    targets.extend((0..world.nodes.len()).map(Party::NodePort));
+    targets.extend([Party::ApiService, Party::ApiServer, Party::Dns]);
+    let from_pods = pods.clone().flat_map(|from| targets.iter().map(move |to| (from, *to)));
+    let to_pods = outside.chain(nodes).flat_map(|from| pods.clone().map(move |to| (from, to)));
+    from_pods.chain(to_pods).filter(|(from, to)| from != to).flat_map(|(from, to)| spoken(world, from, to)).collect()
+}
+
+/// Every family, speech and port between two parties.
+pub fn spoken(world: &World, from: Party, to: Party) -> Vec<Question> {
+    let speeches =
+        |speeches: &[Speech], port| speeches.iter().map(|speech| (How::Echo(*speech), port)).collect::<Vec<_>>();
+    let mut ways = match to {
+        Party::Pod(_) => speeches(&Speech::ALL, PORT),
+        Party::Outside(_) => speeches(&Speech::ALL, PORT),
+        Party::Node(_) => speeches(&Speech::ALL, NODE_PORT),
+        // A Service address has no ICMP.
+        Party::Service(_) => speeches(&[Speech::Tcp, Speech::Udp], SERVICE_PORT),
+        Party::NodePort(_) => speeches(&[Speech::Tcp, Speech::Udp], SHOP_NODE_PORT),
+        Party::ApiService => vec![(How::Connect, 443)],
+        Party::ApiServer => vec![(How::Connect, 6443)],
+        Party::Dns => vec![(How::Connect, 53)],
+    };
+    if matches!(to, Party::Outside(_)) {
+        ways.extend(speeches(&[Speech::Tcp, Speech::Udp], OTHER_PORT));
+    }
+    let all = Family::ALL.into_iter().flat_map(|family| ways.iter().map(move |(how, port)| (family, *how, *port)));
+    let questions = all.map(|(family, how, port)| Question { from, to, family, how, port });
+    questions.filter(|q| q.target(world).is_some() && from.address(world, q.family).is_some()).collect()
+}
+
+impl Party {
+    /// Its address of a family, if it has one.
+    pub fn address(self, world: &World, family: Family) -> Option<IpAddr> {
+        match self {
+            Self::Pod(index) => of_family(&world.pods[index].addresses, family),
+            Self::Service(index) => of_family(&world.services[index].addresses, family),
+            Self::Node(index) | Self::NodePort(index) => of_family(&world.nodes[index].2, family),
+            Self::Outside(index) => {
+                let (_, v4, v6) = OUTSIDE[index];
+                if family == Family::V4 { v4.parse().ok() } else { v6.parse().ok() }
+            }
+            Self::ApiService => (family == Family::V4).then_some(IpAddr::V4(cluster::plan::API_SERVICE)),
+            Self::ApiServer => {
+                let host = cluster::plan::CONTROL;
+                of_family(&[host.v4().into(), host.v6().into()], family)
+            }
+            Self::Dns => {
+                let (v4, v6) = cluster::plan::DNS_SERVICE;
+                of_family(&[v4.into(), v6.into()], family)
+            }
+        }
+    }
+
+    /// How tables call it.
+    pub fn label(self, world: &World) -> String {
+        match self {
+            Self::Pod(index) => world.pods[index].label(),
+            Self::Service(index) => format!("service {}", world.services[index].name),
+            Self::Node(index) => format!("node {}", world.nodes[index].0),
+            Self::NodePort(index) => format!("shop's port on node {}", world.nodes[index].0),
+            Self::Outside(index) => OUTSIDE[index].0.to_owned(),
+            Self::ApiService => "service kubernetes".to_owned(),
+            Self::ApiServer => "API server".to_owned(),
+            Self::Dns => "service kube-dns".to_owned(),
+        }
+    }
+
+    /// Where its sockets are made.
+    fn netns(self, world: &World) -> &Netns {
+        match self {
+            Self::Pod(index) => &world.pods[index].netns,
+            Self::Node(index) => &world.nodes[index].1,
+            Self::ApiServer => &world.control,
+            _ => &world.outside,
+        }
+    }
+}
+
+impl Question {
+    fn target(&self, world: &World) -> Option<SocketAddr> {
+        Some(SocketAddr::new(self.to.address(world, self.family)?, self.port))
+    }
+
+    /// For people.
+    pub fn text(&self, world: &World) -> String {
+        let how = match self.how {
+            How::Echo(speech) => speech.name(),
+            How::Connect => "connect",
+        };
+        let (from, to) = (self.from.label(world), self.to.label(world));
+        format!("{from} -> {to} {how} {} {:?}", self.port, self.family)
+    }
+
+    /// Asks, in the namespace of the calling thread. A node asks with the address its routes choose, as a kubelet does.
+    fn ask_here(&self, world: &World) -> Outcome {
+        let source = match self.from {
+            Party::Node(_) => None,
+            from => from.address(world, self.family),
+        };
+        let target = self.target(world).expect("questions without an address are not asked");
+        match self.how {
+            How::Echo(speech) => probe::ask(speech, source, target),
+            How::Connect => probe::connects(source, target),
+        }
+    }
+
+    /// Asks.
+    pub fn ask(&self, world: &World) -> Outcome {
+        self.from.netns(world).run(|| self.ask_here(world))
+    }
+}
+
+/// Asks all of them, and returns each with its answer.
+pub fn ask_all(world: &World, questions: &[Question]) -> Vec<(Question, Outcome)> {
+    let answers = Mutex::new(Vec::with_capacity(questions.len()));
+    for some in questions.chunks(AT_ONCE) {
+        thread::scope(|scope| {
+            for asked in some.chunk_by(|one, other| one.from == other.from) {
+                let answers = &answers;
+                // Threads started inside stay inside.
+                scope.spawn(move || asked[0].from.netns(world).run(|| ask_here(world, asked, answers)));
+            }
+        });
+    }
+    answers.into_inner().expect("no asker panics")
+}
+
+fn ask_here(world: &World, questions: &[Question], answers: &Mutex<Vec<(Question, Outcome)>>) {
+    thread::scope(|inside| {
+        for question in questions {
+            let asker = thread::Builder::new().stack_size(STACK);
+            let spawned = asker.spawn_scoped(inside, move || {
+                let answer = question.ask_here(world);
+                answers.lock().expect("no asker panics").push((*question, answer));
+            });
+            spawned.expect("a thread can be started");
+        }
+    });
+}
+
+/// An answer that is not as expected.
+#[derive(Clone, Debug)]
+pub struct Mismatch {
+    /// Who asked whom.
+    pub question: String,
+    /// Whether an answer should have come.
+    pub expected: bool,
+    /// What came.
+    pub got: Outcome,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let expected = if self.expected { "an answer" } else { "silence" };
+        write!(f, "{}: expected {expected}, got {:?}", self.question, self.got)
+    }
+}
+
+/// The answers that are not as `expected` says. Where none is expected, a refusal is one too: it would mean that
+/// somebody was reached. "No way" is not: where neighbours are asked for first, the kernel says it when none answers.
+pub fn mismatches(
+    world: &World,
+    answers: &[(Question, Outcome)],
+    expected: impl Fn(&Question) -> bool,
+) -> Vec<Mismatch> {
+    let wrong = answers.iter().filter(|(question, got)| {
+        let closed = matches!(got, Outcome::Silence | Outcome::Unreachable | Outcome::Denied);
+        if expected(question) { *got != Outcome::Answered } else { !closed }
+    });
+    wrong.map(|(q, got)| Mismatch { question: q.text(world), expected: expected(q), got: *got }).collect()
+}

@@ -1,0 +1,209 @@
+//! Who should reach whom, computed from the objects: the second time that the policy is written down.
+//!
+//! Knows what the README says and nothing of the agent. It is slow, and says each rule in the words of an
+//! administrator.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::ask::{How, Party, Question};
+use super::world::{NAMESPACES, OTHER_PORT, PORT, SHARED, World};
+use crate::config::{Config, Port, Tenant};
+use crate::place::Family;
+use crate::probe::Speech;
+
+/// What becomes of namespaces in no tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unassigned {
+    /// Each is a tenant of its own.
+    Isolate,
+    /// What that would drop is told, and passes.
+    Audit,
+    /// Its destinations are not judged.
+    Allow,
+}
+
+/// The objects in force, and the administrator's settings.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// NetworkTenants, and which namespace is labelled as whose.
+    pub objects: Config,
+    /// The setting for all other namespaces.
+    pub unassigned: Unassigned,
+}
+
+/// Whose a namespace is.
+#[derive(Clone, Copy, Debug)]
+enum Owner<'a> {
+    Tenant(&'a Tenant),
+    /// The cluster's own services.
+    Shared,
+    Nobody,
+}
+
+impl Policy {
+    /// What every scenario finds: acme with two data subnets, one of them for PostgreSQL only; globex with one, and
+    /// with the internet.
+    pub fn new() -> Self {
+        let range = |name: &str, cidr: &str, ports: &[Port]| (name.to_owned(), cidr.to_owned(), ports.to_vec());
+        let (postgres, all) = ([("TCP", PORT)], []);
+        let acme = Tenant {
+            name: "acme".into(),
+            subnets: vec![
+                range("rds-a", "10.40.0.0/24", &postgres),
+                range("rds-b", "fd00:40::/64", &postgres),
+                range("efs-a", "10.41.0.0/24", &all),
+                range("efs-b", "fd00:41::/64", &all),
+            ],
+            ..Tenant::default()
+        };
+        let everywhere = vec!["0.0.0.0/0".to_owned(), "::/0".to_owned()];
+        let web = vec![("TCP", OTHER_PORT), ("UDP", OTHER_PORT)];
+        let globex = Tenant {
+            name: "globex".into(),
+            subnets: vec![range("db-a", "10.42.0.0/24", &all), range("db-b", "fd00:42::/64", &all)],
+            egress: vec![("internet".to_owned(), everywhere, web)],
+            ..Tenant::default()
+        };
+        let labelled =
+            NAMESPACES.iter().filter_map(|(name, tenant)| Some((String::from(*name), (*tenant)?.to_owned())));
+        let objects = Config { tenants: vec![acme, globex], namespaces: labelled.collect(), ..Config::default() };
+        Self { objects, unassigned: Unassigned::Isolate }
+    }
+
+    /// The tenant of this name.
+    pub fn tenant(&mut self, name: &str) -> &mut Tenant {
+        self.objects.tenant(name)
+    }
+
+    /// Whether a question should be answered.
+    pub fn allows(&self, world: &World, question: &Question) -> bool {
+        match question.from {
+            Party::Pod(pod) => self.pod_may(world, pod, question),
+            Party::Outside(_) => self.outside_may(world, question),
+            // Probes and exec come from nodes.
+            _ => true,
+        }
+    }
+
+    fn owner(&self, namespace: &str) -> Owner<'_> {
+        let label = self.objects.namespaces.iter().find(|(name, _)| name == namespace);
+        let tenant = label.and_then(|(_, tenant)| self.objects.tenants.iter().find(|t| t.name == *tenant));
+        match tenant {
+            Some(tenant) => Owner::Tenant(tenant),
+            None if namespace == SHARED => Owner::Shared,
+            None => Owner::Nobody,
+        }
+    }
+
+    fn pod_may(&self, world: &World, pod: usize, question: &Question) -> bool {
+        let namespace = &world.pods[pod].namespace;
+        let own = self.owner(namespace);
+        match question.to {
+            Party::Pod(to) => self.pods_meet(namespace, &world.pods[to].namespace),
+            Party::Service(to) => self.pods_meet(namespace, &world.services[to].namespace),
+            Party::Dns => self.pods_meet(namespace, SHARED),
+            // The address of a node comes before what stands behind it.
+            Party::Node(_) | Party::NodePort(_) | Party::ApiService => self.may_ask_nodes(own, true),
+            // Known by the addresses that its own Service tells, which are IPv4 here.
+            Party::ApiServer => self.may_ask_nodes(own, question.family == Family::V4),
+            Party::Outside(_) => question
+                .to
+                .address(world, question.family)
+                .is_some_and(|address| self.may_leave(own, address, question)),
+        }
+    }
+
+    /// An address in the nodes' range that nobody has named is closed to Shared tenants too.
+    fn may_ask_nodes(&self, own: Owner<'_>, named: bool) -> bool {
+        match own {
+            Owner::Shared => named,
+            Owner::Tenant(tenant) => tenant.shared && named || tenant.audit,
+            Owner::Nobody => self.unassigned != Unassigned::Isolate,
+        }
+    }
+
+    fn pods_meet(&self, from: &str, to: &str) -> bool {
+        from == to
+            || match (self.owner(from), self.owner(to)) {
+                (Owner::Shared, _) | (_, Owner::Shared) => true,
+                (Owner::Tenant(one), Owner::Tenant(other)) => {
+                    one.name == other.name || one.shared || other.shared || agreed(one, other)
+                }
+                (Owner::Nobody, Owner::Nobody) => self.unassigned != Unassigned::Isolate,
+                // Whoever is enforced does not take part in it.
+                (Owner::Tenant(tenant), Owner::Nobody) | (Owner::Nobody, Owner::Tenant(tenant)) => tenant.shared,
+            }
+    }
+
+    fn may_leave(&self, own: Owner<'_>, address: IpAddr, question: &Question) -> bool {
+        let others = |name: &str| {
+            let mut subnets = self.objects.tenants.iter().filter(|t| t.name != name).flat_map(|t| &t.subnets);
+            subnets.any(|(_, cidr, _)| covers(cidr, address))
+        };
+        match own {
+            Owner::Shared => false,
+            Owner::Nobody => match self.unassigned {
+                Unassigned::Isolate => false,
+                Unassigned::Audit => true,
+                Unassigned::Allow => !is_metadata(address) && !others(""),
+            },
+            Owner::Tenant(tenant) => {
+                let subnets =
+                    tenant.subnets.iter().any(|(_, cidr, ports)| covers(cidr, address) && fits(ports, question));
+                let ranges = tenant.egress.iter().filter(|(_, _, ports)| fits(ports, question));
+                let egress = ranges.flat_map(|(_, cidrs, _)| cidrs).any(|cidr| covers(cidr, address));
+                tenant.audit || !is_metadata(address) && (subnets || egress && !others(&tenant.name))
+            }
+        }
+    }
+
+    /// Everything may enter but what comes from a tenant's data subnet and asks for somebody else. A metadata address
+    /// may too, and gets no answer: nothing leaves for it that its tenant does not list.
+    fn outside_may(&self, world: &World, question: &Question) -> bool {
+        let Party::Pod(pod) = question.to else { return true };
+        let Some(address) = question.from.address(world, question.family) else { return false };
+        let owner = self.owner(&world.pods[pod].namespace);
+        let reported = match owner {
+            Owner::Shared => false,
+            Owner::Tenant(tenant) => tenant.audit,
+            Owner::Nobody => self.unassigned == Unassigned::Audit,
+        };
+        let is = |tenant: &Tenant| matches!(owner, Owner::Tenant(own) if own.name == tenant.name);
+        let owns = |tenant: &&Tenant| tenant.subnets.iter().any(|(_, cidr, _)| covers(cidr, address));
+        reported || !is_metadata(address) && self.objects.tenants.iter().filter(owns).all(is)
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Both list each other, in the direction from the first to the second.
+fn agreed(from: &Tenant, to: &Tenant) -> bool {
+    let lists = |own: &Tenant, other: &Tenant, direction: &str| {
+        own.peers.iter().any(|(tenant, d)| *tenant == other.name && (d == direction || d == "Both"))
+    };
+    lists(from, to, "Egress") && lists(to, from, "Ingress")
+}
+
+fn covers(cidr: &str, address: IpAddr) -> bool {
+    cidr.parse::<IpNet>().is_ok_and(|net| net.contains(&address))
+}
+
+/// No ports are all ports; ICMP passes where there are none.
+fn fits(ports: &[Port], question: &Question) -> bool {
+    let protocol = match question.how {
+        How::Echo(Speech::Tcp) | How::Connect => "TCP",
+        How::Echo(Speech::Udp) => "UDP",
+        How::Echo(Speech::Icmp) => "ICMP",
+    };
+    ports.is_empty() || ports.contains(&(protocol, question.port))
+}
+
+fn is_metadata(address: IpAddr) -> bool {
+    address == IpAddr::from([169, 254, 169, 254])
+}

@@ -1,0 +1,37 @@
+//! Edits `deploy/bulkhead.yaml` as its comments tell an administrator to: a setting's line gets a value.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+/// The manifests with these keys of the ConfigMap set, whether the file only mentions them in a comment or not.
+pub fn with_settings(file: &Path, settings: &[(&str, &str)]) -> Result<String> {
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    settings.iter().try_fold(text, |text, (key, value)| set(&text, key, value))
+}
+
+fn set(text: &str, key: &str, value: &str) -> Result<String> {
+    let is_setting = |line: &str| {
+        line.trim_start().trim_start_matches("# ").strip_prefix(key).is_some_and(|rest| rest.starts_with(": "))
+    };
+    let count = text.lines().filter(|line| is_setting(line)).count();
+    ensure!(count == 1, "{count} lines of the manifests could set {key}");
+    let lines =
+        text.lines().map(|line| if is_setting(line) { format!("  {key}: {value}\n") } else { format!("{line}\n") });
+    Ok(lines.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_is_set_whether_it_was_a_comment_or_not() {
+        let text = "data:\n  # BULKHEAD_POD_CIDR: 10.0.0.0/8\n  BULKHEAD_UNASSIGNED: audit\n";
+        let text =
+            set(text, "BULKHEAD_POD_CIDR", "10.1.0.0/16").and_then(|text| set(&text, "BULKHEAD_UNASSIGNED", "allow"));
+        assert_eq!(text.expect("settings"), "data:\n  BULKHEAD_POD_CIDR: 10.1.0.0/16\n  BULKHEAD_UNASSIGNED: allow\n");
+        assert!(set("data:\n", "BULKHEAD_POD_CIDR", "x").is_err());
+    }
+}

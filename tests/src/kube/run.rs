@@ -1,0 +1,174 @@
+//! The tier's own `main`: one cluster for many scenarios, taken down whatever becomes of them.
+//!
+//! `cargo test` has no place for something that is made before the first test and ended after the last, a panic
+//! included; so the scenarios are a list, and this prints what `cargo test` would.
+
+use std::env;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, anyhow};
+use cluster::{Cni, Source};
+
+use super::Site;
+use super::expect::Policy;
+use crate::tier;
+
+/// Something that should hold on a cluster where the product is installed.
+pub struct Scenario {
+    /// A sentence about behaviour.
+    pub name: &'static str,
+    /// How pods are connected where it runs.
+    pub on: &'static [Cni],
+    /// Does it. The policy that it finds is put back afterwards.
+    pub run: fn(&mut Site) -> Result<()>,
+    /// Whether the others cannot do without it, so that no filter leaves it out.
+    pub always: bool,
+}
+
+/// With either network plugin.
+pub const BOTH: &[Cni] = &[Cni::Ptp, Cni::Bridge];
+/// Where the network plugin makes no difference to what is asked.
+pub const PTP: &[Cni] = &[Cni::Ptp];
+
+impl Scenario {
+    /// An ordinary one.
+    pub const fn new(name: &'static str, on: &'static [Cni], run: fn(&mut Site) -> Result<()>) -> Self {
+        Self { name, on, run, always: false }
+    }
+
+    /// One that the others stand on, or that ends them.
+    pub const fn always(name: &'static str, on: &'static [Cni], run: fn(&mut Site) -> Result<()>) -> Self {
+        Self { name, on, run, always: true }
+    }
+
+    fn title(&self, cni: Cni) -> String {
+        format!("{cni}::{}", self.name)
+    }
+}
+
+/// What became of them.
+#[derive(Default)]
+struct Count {
+    passed: usize,
+    failed: Vec<String>,
+    left_out: usize,
+}
+
+/// Runs those that the command line names, or all: on a cluster with routed pods, then on one with a bridge.
+pub fn main(scenarios: &[Scenario]) -> ExitCode {
+    let words: Vec<String> = env::args().skip(1).collect();
+    if words.iter().any(|word| word == "--list") {
+        scenarios.iter().flat_map(|s| s.on.iter().map(|cni| s.title(*cni))).for_each(|title| println!("{title}: test"));
+        return ExitCode::SUCCESS;
+    }
+    let filters: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
+    let Some(image) = tier::agent_image() else {
+        return skipped("it needs the agent's image: `cargo xtask test cluster`, or set BULKHEAD_IMAGE");
+    };
+    if let source @ (Source::Kubeconfig(_) | Source::Missing(_)) = Source::find() {
+        return skipped(&format!("no cluster whose nodes can be entered: {source:?}"));
+    }
+    let mut count = Count::default();
+    for cni in [Cni::Ptp, Cni::Bridge] {
+        let named = |s: &Scenario| filters.is_empty() || filters.iter().any(|f| s.title(cni).contains(f.as_str()));
+        let here: Vec<&Scenario> = scenarios.iter().filter(|scenario| scenario.on.contains(&cni)).collect();
+        let wanted: Vec<&&Scenario> = here.iter().filter(|scenario| scenario.always || named(scenario)).collect();
+        count.left_out += here.len() - wanted.len();
+        if here.iter().any(|scenario| named(scenario)) {
+            on_cluster(cni, &image, &wanted, &mut count);
+        } else {
+            count.left_out += wanted.len();
+        }
+    }
+    finish(&count)
+}
+
+fn skipped(reason: &str) -> ExitCode {
+    println!("SKIPPED cluster: {reason}");
+    println!("test result: ok. 0 passed; 0 failed; 1 ignored");
+    ExitCode::SUCCESS
+}
+
+fn on_cluster(cni: Cni, image: &Path, scenarios: &[&&Scenario], count: &mut Count) {
+    let start = Instant::now();
+    let mut site = match guarded(|| Site::build(cni, image)) {
+        Ok(site) => site,
+        Err(error) => {
+            println!("no cluster ({cni}): {error:#}");
+            count.failed.extend(scenarios.iter().map(|scenario| scenario.title(cni)));
+            return;
+        }
+    };
+    println!(
+        "cluster {} ({cni}) and its {} pods are up: {:.1} s",
+        site.cluster.id(),
+        site.world.pods.len(),
+        start.elapsed().as_secs_f32()
+    );
+    for (done, scenario) in scenarios.iter().enumerate() {
+        let (title, start) = (scenario.title(cni), Instant::now());
+        let outcome = guarded(|| (scenario.run)(&mut site));
+        let failed = outcome.is_err();
+        match outcome {
+            Ok(()) => {
+                println!("test {title} ... ok ({:.1} s)", start.elapsed().as_secs_f32());
+                count.passed += 1;
+            }
+            Err(error) => {
+                println!(
+                    "test {title} ... FAILED ({:.1} s)\n{error:#}\n{}",
+                    start.elapsed().as_secs_f32(),
+                    site.describe()
+                );
+                count.failed.push(title);
+                if scenario.always {
+                    println!("the others were not run, for they stand on it");
+                    count.failed.extend(scenarios[done + 1..].iter().map(|scenario| scenario.title(cni)));
+                    return;
+                }
+            }
+        }
+        if let Err(error) = restore(&mut site, scenario, failed) {
+            println!("warning: the policy could not be put back after {}: {error:#}", scenario.name);
+        }
+    }
+}
+
+/// The next scenario finds the policy that the first one found, in force.
+fn restore(site: &mut Site, scenario: &Scenario, failed: bool) -> Result<()> {
+    let usual = Policy::new();
+    let same = site.policy.objects.to_yaml() == usual.objects.to_yaml();
+    if scenario.always || same && !failed && site.policy.unassigned == usual.unassigned {
+        return Ok(());
+    }
+    if site.policy.unassigned != usual.unassigned {
+        site.set_unassigned(usual.unassigned)?;
+    }
+    site.policy = usual;
+    site.apply_policy()?;
+    site.settle()
+}
+
+/// A panic is a failure like any other: the cluster must still be taken down.
+fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(anyhow!("it panicked: {}", text.unwrap_or("without a word")))
+    })
+}
+
+fn finish(count: &Count) -> ExitCode {
+    let Count { passed, failed, left_out } = count;
+    if !failed.is_empty() {
+        println!("\nfailures:\n    {}", failed.join("\n    "));
+    }
+    let word = if failed.is_empty() { "ok" } else { "FAILED" };
+    println!(
+        "\ntest result: {word}. {passed} passed; {} failed; 0 ignored; 0 measured; {left_out} filtered out",
+        failed.len()
+    );
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

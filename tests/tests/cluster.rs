@@ -1,0 +1,59 @@
+//! The product on a real two-node Kubernetes: image, manifests and agents as a user has them.
+//!
+//! One subject a file in `cluster/`; a scenario is a function of a `Site` and a line in this list. They run in this order
+//! on one cluster with routed pods, those for both also on a second one with a bridge.
+
+#[path = "cluster/arrival.rs"]
+mod arrival;
+#[path = "cluster/control_plane.rs"]
+mod control_plane;
+#[path = "cluster/departure.rs"]
+mod departure;
+#[path = "cluster/edits.rs"]
+mod edits;
+#[path = "cluster/events.rs"]
+mod events;
+#[path = "cluster/matrix.rs"]
+mod matrix;
+#[path = "cluster/unassigned.rs"]
+mod unassigned;
+
+use std::process::ExitCode;
+
+use bench::kube::run::{self, BOTH, PTP, Scenario};
+
+const SCENARIOS: [Scenario; 17] = [
+    Scenario::always("a_busy_cluster_is_enforced_without_restarting_a_pod", BOTH, arrival::enforces),
+    Scenario::new("good_tenants_are_taken_and_bad_ones_refused", PTP, |site| {
+        control_plane::good_tenants_are_taken_and_bad_ones_refused(&site.kubectl())
+    }),
+    Scenario::new("service_accounts_have_the_least_verbs", PTP, |site| {
+        control_plane::service_accounts_have_the_least_verbs(&site.kubectl())
+    }),
+    Scenario::new("a_tenancy_key_needs_the_verb_assign", PTP, |site| {
+        control_plane::a_tenancy_key_needs_the_verb_assign(&site.kubectl())
+    }),
+    Scenario::new("tenants_become_ready_and_the_newer_one_tells_of_a_conflict", PTP, |site| {
+        control_plane::tenants_become_ready_and_the_newer_one_tells_of_a_conflict_by_the_controller(&site.kubectl())
+    }),
+    Scenario::new("a_peer_resolves_once_it_is_mutual", PTP, |site| {
+        control_plane::a_peer_resolves_once_it_is_mutual_by_the_controller(&site.kubectl())
+    }),
+    Scenario::new("a_node_is_freed_when_its_agent_is_ready", PTP, |site| {
+        control_plane::a_node_is_freed_when_its_agent_is_ready_by_the_controller(&site.kubectl())
+    }),
+    Scenario::new("who_reaches_whom_is_as_the_objects_say", BOTH, matrix::as_the_objects_say),
+    Scenario::new("names_lead_to_the_same_answers", PTP, matrix::names_lead_there_too),
+    Scenario::new("events_name_both_sides", BOTH, events::name_both_sides),
+    Scenario::new("events_name_the_reason", PTP, events::name_the_reason),
+    Scenario::new("a_subnet_is_added_and_removed", BOTH, edits::a_subnet),
+    Scenario::new("peers_agree_and_withdraw", PTP, edits::peers),
+    Scenario::new("a_namespace_moves_between_tenants", PTP, edits::a_namespace),
+    Scenario::new("a_namespace_loses_its_label", PTP, edits::a_label),
+    Scenario::new("namespaces_in_no_tenant_follow_the_setting", PTP, unassigned::each_setting),
+    Scenario::always("leaving_restores_the_nodes", BOTH, departure::restores),
+];
+
+fn main() -> ExitCode {
+    run::main(&SCENARIOS)
+}

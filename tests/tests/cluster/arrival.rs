@@ -1,0 +1,31 @@
+//! The manifests come to a cluster that is full of running pods.
+
+use anyhow::{Result, ensure};
+use bench::kube::{Site, kernel};
+
+/// Before: everybody reaches everybody, and nothing of ours is in the kernel. After: the policy holds for every pod,
+/// and each is the same container of the same pod as before.
+pub fn enforces(site: &mut Site) -> Result<()> {
+    for node in site.cluster.nodes() {
+        let traces = kernel::look(&node)?;
+        ensure!(traces.is_empty(), "node {} is not empty: {traces:?}", node.name());
+    }
+    let asked = site.settle_open()?;
+    let before = site.restarts()?;
+    site.install()?;
+    site.apply_policy()?;
+    site.settle()?;
+    site.check()?;
+    println!("{asked} questions: all answered before, as the policy says after");
+    let after = site.restarts()?;
+    let missing: Vec<_> = before.iter().filter(|pod| !after.contains(pod)).collect();
+    ensure!(missing.is_empty(), "these pods are not the same any more: {missing:?}\nnow: {after:#?}");
+    for node in site.cluster.nodes() {
+        let traces = kernel::look(&node)?;
+        println!("node {}: {traces}", node.name());
+        // Two directions a pod that is not on the host's network.
+        let pods = site.world.pods.iter().filter(|pod| pod.node == node.name()).count() + 1;
+        ensure!(traces.hooks.len() == 2 * pods, "{} pods, and programs at {:?}", pods, traces.hooks);
+    }
+    site.healthy()
+}

@@ -1,0 +1,48 @@
+//! The way out, as `deploy/cleanup` documents it.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bench::kube::{SYSTEM, Site, deploy, kernel};
+use cluster::wait;
+
+/// Deleting the agents opens nothing; the clean-up leaves no program, map, filter or pin on a node; what remains is a
+/// cluster where everybody reaches everybody, and no pod was restarted.
+pub fn restores(site: &mut Site) -> Result<()> {
+    let before = site.restarts()?;
+    let nodes = site.cluster.nodes();
+    let traces: Vec<_> = nodes.iter().map(kernel::look).collect::<Result<_>>()?;
+    ensure!(traces.iter().all(|t| !t.programs.is_empty() && !t.maps.is_empty() && !t.pins.is_empty()), "{traces:?}");
+
+    site.kubectl().run(["-n", SYSTEM, "delete", "daemonset", "bulkhead", "--timeout=60s"])?;
+    wait("no agent", Duration::from_secs(30), || {
+        ensure!(["a", "b"].iter().all(|node| site.agent(node).is_err()), "an agent is still there");
+        Ok(())
+    })?;
+    site.check().context("with no agent at all, the last policy holds")?;
+
+    let cleanup = fs::read_to_string(deploy().join("cleanup/daemonset.yaml"))?;
+    site.kubectl().apply(&cleanup)?;
+    site.kubectl().run(["-n", SYSTEM, "rollout", "status", "daemonset/bulkhead-cleanup", "--timeout=60s"])?;
+    for (node, before) in nodes.iter().zip(&traces) {
+        let left = kernel::look(node)?;
+        ensure!(left.is_empty(), "node {} still has {left:?}", node.name());
+        wait("freed programs and maps", Duration::from_secs(10), || {
+            let (programs, maps) = kernel::remaining(before);
+            ensure!(programs.is_empty() && maps.is_empty(), "still loaded: programs {programs:?}, maps {maps:?}");
+            Ok(())
+        })?;
+        println!("node {}: {before} are gone", node.name());
+    }
+    site.settle_open().context("nothing is denied any more")?;
+
+    let manifest = deploy().join("bulkhead.yaml");
+    site.kubectl().run(["delete", "-f", &manifest.display().to_string(), "--ignore-not-found", "--timeout=90s"])?;
+    ensure!(site.kubectl().run(["get", "networktenants"]).is_err(), "the custom resource is still defined");
+    let after = site.restarts()?;
+    let ours = |line: &&String| !line.starts_with(SYSTEM);
+    let missing: Vec<_> = before.iter().filter(ours).filter(|pod| !after.contains(pod)).collect();
+    ensure!(missing.is_empty(), "these pods are not the same any more: {missing:?}");
+    site.healthy()
+}

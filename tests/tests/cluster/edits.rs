@@ -1,0 +1,180 @@
+//! Edits of objects while pods talk: how long until the kernel agrees, and that what is taken away ends what is open.
+//!
+//! Each edit is watched by datagrams, one a millisecond, from a pod to somewhere that the edit opens or closes, and by
+//! a TCP connection that is open when it closes. Afterwards every question of the world is asked.
+
+use std::net::{IpAddr, SocketAddr};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use bench::config::TENANT_LABEL;
+use bench::drip::{Chat, Chatted, Drip, Dripped};
+use bench::kube::Site;
+use bench::kube::world::{OUTSIDE, PORT, Pod, World, of_family};
+use bench::netns::Netns;
+use bench::place::Family;
+
+/// Where datagrams fall: a port that nobody else uses.
+const EAR: u16 = 7100;
+/// An edit must be in force within this, on a machine that does other things too.
+const SOON: Duration = Duration::from_secs(2);
+/// Answers that were under way when the permission ended.
+const UNDER_WAY: Duration = Duration::from_millis(200);
+
+/// Something that an edit opens or closes.
+struct Way<'a> {
+    from: &'a Pod,
+    to: &'a Netns,
+    address: SocketAddr,
+}
+
+impl<'a> Way<'a> {
+    fn to_pod(world: &'a World, from: (&str, &str), to: (&str, &str), family: Family) -> Result<Self> {
+        let (from, to) = (world.pod(from.0, from.1)?, world.pod(to.0, to.1)?);
+        Ok(Self { from, to: &to.netns, address: SocketAddr::new(to.address(family)?, PORT) })
+    }
+
+    fn outside(world: &'a World, from: (&str, &str), to: &str) -> Result<Self> {
+        let (_, address, _) = OUTSIDE.iter().find(|(name, ..)| *name == to).context("a place outside")?;
+        let from = world.pod(from.0, from.1)?;
+        Ok(Self { from, to: &world.outside, address: SocketAddr::new(address.parse()?, PORT) })
+    }
+
+    fn drip(&self) -> Result<Drip> {
+        let source = self.source()?;
+        Drip::between(&self.from.netns, source, self.to, SocketAddr::new(self.address.ip(), EAR))
+    }
+
+    fn source(&self) -> Result<IpAddr> {
+        let family = if self.address.is_ipv4() { Family::V4 } else { Family::V6 };
+        of_family(&self.from.addresses, family).context("an address")
+    }
+
+    fn chat(&self) -> Result<Chat> {
+        Chat::between(&self.from.netns, Some(self.source()?), self.address)
+    }
+}
+
+/// When kubectl was started for an edit, and how long it took.
+struct Edited {
+    at: Instant,
+    kubectl: Duration,
+}
+
+/// Makes an edit amid traffic, and waits until whatever it changes has changed.
+fn amid_traffic(edit: impl FnOnce() -> Result<()>) -> Result<Edited> {
+    thread::sleep(Duration::from_millis(200));
+    let at = Instant::now();
+    edit()?;
+    let kubectl = at.elapsed();
+    thread::sleep(SOON);
+    Ok(Edited { at, kubectl })
+}
+
+impl Edited {
+    fn tell(&self, what: &str, took: Duration) {
+        println!(
+            "{what} {} ms after kubectl was started, which took {} ms",
+            took.as_millis(),
+            self.kubectl.as_millis()
+        );
+    }
+
+    /// Nothing came before, and soon something did.
+    fn opened(&self, what: &str, dripped: &Dripped) -> Result<()> {
+        let early = dripped.arrived.iter().filter(|at| **at < self.at).count();
+        ensure!(early == 0, "{what}: {early} of {} datagrams came before it was allowed", dripped.sent);
+        let Some(took) = dripped.first_after(self.at) else { bail!("{what}: of {} none came", dripped.sent) };
+        self.tell(&format!("{what}: open"), took);
+        Ok(())
+    }
+
+    /// The last datagram tells when, and the connection must have ended with it.
+    fn closed(&self, what: &str, dripped: &Dripped, chatted: &Chatted) -> Result<()> {
+        ensure!(dripped.arrived.iter().any(|at| *at < self.at), "{what}: it was not open before");
+        let took = dripped.last_after(self.at).unwrap_or_default();
+        ensure!(took < SOON - Duration::from_millis(100), "{what}: datagrams still come");
+        ensure!(chatted.answers.iter().any(|at| *at < self.at), "{what}: the connection was not used");
+        let lived = chatted.answers_after(self.at + took + UNDER_WAY);
+        ensure!(lived == 0, "{what}: the connection brought {lived} answers after datagrams had stopped");
+        self.tell(&format!("{what}: closed"), took);
+        Ok(())
+    }
+}
+
+fn opens(what: &str, way: &Way<'_>, edit: impl FnOnce() -> Result<()>) -> Result<()> {
+    let drip = way.drip()?;
+    let edited = amid_traffic(edit)?;
+    edited.opened(what, &drip.stop())
+}
+
+fn closes(what: &str, way: &Way<'_>, edit: impl FnOnce() -> Result<()>) -> Result<()> {
+    let (drip, chat) = (way.drip()?, way.chat().with_context(|| format!("{what}: a connection before"))?);
+    let edited = amid_traffic(edit)?;
+    edited.closed(what, &drip.stop(), &chat.stop())
+}
+
+/// A tenant gets a data subnet, and loses it again.
+pub fn a_subnet(site: &mut Site) -> Result<()> {
+    let old = site.policy.clone();
+    let mut new = old.clone();
+    new.tenant("acme").subnets.push(("extra".into(), "10.50.0.0/24".into(), Vec::new()));
+    site.policy = new;
+    let way = Way::outside(&site.world, ("shop", "a"), "nobodys")?;
+    opens("subnet added", &way, || site.apply_policy())?;
+    site.settle()?;
+    site.check()?;
+    site.policy = old;
+    let way = Way::outside(&site.world, ("shop", "a"), "nobodys")?;
+    closes("subnet removed", &way, || site.apply_policy())?;
+    site.check()
+}
+
+/// Two tenants agree on one direction; either half alone is nothing.
+pub fn peers(site: &mut Site) -> Result<()> {
+    let old = site.policy.clone();
+    site.policy.tenant("acme").peers.push(("globex".into(), "Egress".into()));
+    site.apply_policy()?;
+    thread::sleep(Duration::from_secs(1));
+    site.check().context("one half is no permission")?;
+    let half = site.policy.clone();
+    site.policy.tenant("globex").peers.push(("acme".into(), "Ingress".into()));
+    let way = Way::to_pod(&site.world, ("shop", "a"), ("store", "b"), Family::V6)?;
+    opens("peer agreed", &way, || site.apply_policy())?;
+    site.settle()?;
+    site.check()?;
+    site.policy = half;
+    let way = Way::to_pod(&site.world, ("shop", "a"), ("store", "b"), Family::V6)?;
+    closes("peer withdrawn", &way, || site.apply_policy())?;
+    site.check()?;
+    site.policy = old;
+    site.apply_policy()
+}
+
+/// A namespace moves from one tenant to another: it finds new company and loses the old.
+pub fn a_namespace(site: &mut Site) -> Result<()> {
+    for (name, owner) in &mut site.policy.objects.namespaces {
+        if name == "acme-jobs" {
+            *owner = "globex".to_owned();
+        }
+    }
+    let old = Way::to_pod(&site.world, ("batch", "a"), ("shop", "b"), Family::V4)?;
+    let new = Way::to_pod(&site.world, ("batch", "a"), ("store", "b"), Family::V4)?;
+    let (leaving, talk, joining) = (old.drip()?, old.chat()?, new.drip()?);
+    let edited = amid_traffic(|| site.apply_policy())?;
+    edited.closed("namespace left its tenant", &leaving.stop(), &talk.stop())?;
+    edited.opened("namespace joined another", &joining.stop())?;
+    site.settle()?;
+    site.check()
+}
+
+/// A namespace loses its label, and with it everything.
+pub fn a_label(site: &mut Site) -> Result<()> {
+    site.policy.objects.namespaces.retain(|(name, _)| name != "acme-jobs");
+    let way = Way::to_pod(&site.world, ("batch", "a"), ("shop", "a"), Family::V4)?;
+    let label = format!("{TENANT_LABEL}-");
+    closes("label removed", &way, || site.kubectl().run(["label", "namespace", "acme-jobs", &label]).map(drop))?;
+    site.settle()?;
+    site.check()
+}

@@ -1,0 +1,91 @@
+//! Violation events, from the agents' standard output: both sides by their right names.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bench::kube::world::{OUTSIDE, Pod};
+use bench::kube::{Site, world};
+use bench::place::Family;
+use bench::probe::{Outcome, Speech, ask};
+use cluster::wait;
+use serde_json::Value;
+
+/// A port that no other scenario asks at, so that what is told of it is ours.
+const PORT: u16 = 6100;
+
+/// Pods of DaemonSets, a Deployment and a StatefulSet, on the same node and on the other, in both families.
+pub fn name_both_sides(site: &mut Site) -> Result<()> {
+    // Budgets of what came before are used up.
+    std::thread::sleep(Duration::from_secs(2));
+    let pairs = [
+        (("shop", "a"), ("store", "b"), Family::V4),
+        (("shop", "a"), ("store", "a"), Family::V6),
+        (("batch", "a"), ("ledger", "b"), Family::V4),
+        (("ledger", "b"), ("batch", "a"), Family::V6),
+    ];
+    for ((from, node), (to, far), family) in pairs {
+        let (from, to) = (site.world.pod(from, node)?, site.world.pod(to, far)?);
+        let event = provoked(site, from, to.address(family)?, Speech::Tcp)?;
+        ensure!(event["reason"] == "cross_tenant" && event["verdict"] == "dropped", "{event}");
+        ensure!(event["direction"] == "egress" && event["node"] == *from.node, "{event}");
+        is_pod(&event["source"], from).with_context(|| event.to_string())?;
+        is_pod(&event["destination"], to).with_context(|| event.to_string())?;
+        ensure!(event["network"]["transport"] == "tcp" && event["count"].as_u64() > Some(0), "{event}");
+    }
+    Ok(())
+}
+
+/// What is not a pod has no pod's name, and the reason says what is wrong with it.
+pub fn name_the_reason(site: &mut Site) -> Result<()> {
+    let outside = |name: &str| -> Result<IpAddr> {
+        let found = OUTSIDE.iter().find(|(known, ..)| *known == name).context("a place outside")?;
+        Ok(found.1.parse()?)
+    };
+    let node = world::of_family(&site.world.nodes[1].2, Family::V4).context("an address")?;
+    let cases = [
+        ("shop", outside("globex-db")?, "cross_tenant"),
+        ("shop", outside("nobodys")?, "off_subnet"),
+        ("shop", outside("internet")?, "off_subnet"),
+        ("shop", outside("acme-rds")?, "port_denied"),
+        ("shop", outside("metadata")?, "metadata_service"),
+        ("store", node, "node"),
+    ];
+    for (from, to, reason) in cases {
+        let from = site.world.pod(from, "b")?;
+        let event = provoked(site, from, to, Speech::Udp)?;
+        ensure!(event["reason"] == reason, "wanted {reason}: {event}");
+        is_pod(&event["source"], from).with_context(|| event.to_string())?;
+        let other = &event["destination"];
+        ensure!(other["ip"] == to.to_string() && other["pod"].is_null() && other["kind"] != "pod", "{event}");
+    }
+    let owned = provoked(site, site.world.pod("shop", "a")?, outside("globex-db")?, Speech::Udp)?;
+    ensure!(owned["destination"]["tenant"] == "globex", "the subnet's owner is not named: {owned}");
+    Ok(())
+}
+
+/// Asks what must not be answered, and returns what the agent of the asker's node tells of it.
+fn provoked(site: &Site, from: &Pod, to: IpAddr, speech: Speech) -> Result<Value> {
+    let answer = from.netns.run(|| ask(speech, None, SocketAddr::new(to, PORT)));
+    ensure!(matches!(answer, Outcome::Silence | Outcome::Unreachable), "{} to {to}: {answer:?}", from.label());
+    wait("an event", Duration::from_secs(10), || {
+        let ours = |event: &Value| {
+            event["destination"]["ip"] == to.to_string()
+                && event["destination"]["port"] == PORT
+                && event["source"]["pod_uid"] == *from.uid
+        };
+        site.violations(&from.node)?.into_iter().rfind(ours).context("nobody has told of it")
+    })
+}
+
+fn is_pod(side: &Value, pod: &Pod) -> Result<()> {
+    let tenant = if pod.namespace.starts_with("acme") { "acme" } else { "globex" };
+    let expected =
+        [("kind", "pod"), ("tenant", tenant), ("namespace", &pod.namespace), ("pod", &pod.name), ("pod_uid", &pod.uid)];
+    for (field, value) in expected {
+        ensure!(side[field] == value, "{field} should be {value}: {side}");
+    }
+    let workload = &side["workload"];
+    ensure!(workload["kind"] == *pod.kind && workload["name"] == *pod.app, "{} {}: {side}", pod.kind, pod.app);
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! Who reaches whom, asked of every pod, node and outside address at once, and of names.
+
+use anyhow::{Result, ensure};
+use bench::kube::Site;
+use bench::kube::ask::{Question, questions};
+
+/// Everything, several times: the second time, neighbours and connections are known, and still nothing passes. The table
+/// has both answers in it for every kind of asker.
+pub fn as_the_objects_say(site: &mut Site) -> Result<()> {
+    let asked = questions(&site.world);
+    let (open, closed): (Vec<Question>, Vec<Question>) = asked.iter().partition(|q| site.policy.allows(&site.world, q));
+    println!("{} questions, of which {} should be answered", asked.len(), open.len());
+    for pod in 0..site.world.pods.len() {
+        let asks = |questions: &[Question]| questions.iter().any(|q| q.from == bench::kube::ask::Party::Pod(pod));
+        ensure!(asks(&open) && asks(&closed), "{} has no control", site.world.pods[pod].label());
+    }
+    for _ in 0..2 {
+        site.check()?;
+    }
+    let drops = |node| Ok::<_, anyhow::Error>(site.agent_metrics(node)?.sum("bulkhead_drop_packets_total", &[]));
+    ensure!(drops("a")? > 0.0 && drops("b")? > 0.0, "nothing was dropped, so what was it that did not answer?");
+    Ok(())
+}
+
+/// Names lead to the same answers: a process in the pod asks the cluster's DNS, then whom it named, by a Service with an
+/// address of its own and by a headless one.
+pub fn names_lead_there_too(site: &mut Site) -> Result<()> {
+    let names = [
+        ("shop.acme-web", 80, "acme"),
+        ("shop-headless.acme-web", 5432, "acme"),
+        ("store.globex-web", 80, "globex"),
+        ("tool.kube-system", 80, "all"),
+    ];
+    let askers = [("shop", "a", "acme"), ("batch", "a", "acme"), ("store", "b", "globex"), ("ledger", "b", "globex")];
+    std::thread::scope(|scope| {
+        let all = askers.iter().flat_map(|asker| names.iter().map(move |name| (asker, name)));
+        let site = &*site;
+        let asked: Vec<_> = all.map(|(asker, name)| scope.spawn(move || by_name(site, asker, name))).collect();
+        asked.into_iter().try_for_each(|asked| asked.join().expect("asking does not panic"))
+    })
+}
+
+fn by_name(site: &Site, asker: &(&str, &str, &str), name: &(&str, u16, &str)) -> Result<()> {
+    let (app, node, tenant) = *asker;
+    let (name, port, owner) = *name;
+    let pod = site.world.pod(app, node)?;
+    let target = format!("{name}.svc.cluster.local:{port}");
+    let result = site.kubectl().exec(&pod.namespace, &pod.name, &["/agnhost", "connect", "--timeout=1500ms", &target]);
+    match result {
+        Ok(_) => ensure!(owner == tenant || owner == "all", "{app} of {tenant} reached {target}"),
+        Err(error) => {
+            let text = format!("{error:#}");
+            ensure!(owner != tenant && owner != "all", "{app} of {tenant} did not reach {target}: {text}");
+            // The name was found, and nobody answered there.
+            ensure!(text.contains("TIMEOUT"), "{app} to {target} failed otherwise: {text}");
+        }
+    }
+    Ok(())
+}

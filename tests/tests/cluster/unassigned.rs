@@ -1,0 +1,20 @@
+//! A namespace in no tenant, under each of the three settings; and nodes and system pods stay healthy throughout.
+
+use anyhow::{Context, Result, ensure};
+use bench::kube::Site;
+use bench::kube::expect::Unassigned;
+
+/// Isolate is what the others found; then Audit, then Allow, and back.
+pub fn each_setting(site: &mut Site) -> Result<()> {
+    let before = site.readiness()?;
+    for unassigned in [Unassigned::Audit, Unassigned::Allow, Unassigned::Isolate] {
+        site.set_unassigned(unassigned)?;
+        site.settle().with_context(|| format!("{unassigned:?}"))?;
+        site.check().with_context(|| format!("{unassigned:?}"))?;
+        site.healthy().with_context(|| format!("{unassigned:?}"))?;
+    }
+    let after = site.readiness()?;
+    let changed: Vec<_> = before.iter().filter(|line| !after.contains(line)).collect();
+    ensure!(changed.is_empty(), "these were not ready all the time: {changed:#?}\nnow: {after:#?}");
+    Ok(())
+}
