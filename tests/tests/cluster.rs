@@ -15,6 +15,10 @@ mod edits;
 mod events;
 #[path = "cluster/matrix.rs"]
 mod matrix;
+#[path = "cluster/strangers.rs"]
+mod strangers;
+#[path = "cluster/successor.rs"]
+mod successor;
 #[path = "cluster/unassigned.rs"]
 mod unassigned;
 
@@ -22,7 +26,7 @@ use std::process::ExitCode;
 
 use bench::kube::run::{self, BOTH, PTP, Scenario};
 
-const SCENARIOS: [Scenario; 17] = [
+const SCENARIOS: [Scenario; 21] = [
     Scenario::always("a_busy_cluster_is_enforced_without_restarting_a_pod", BOTH, arrival::enforces),
     Scenario::new("good_tenants_are_taken_and_bad_ones_refused", PTP, |site| {
         control_plane::good_tenants_are_taken_and_bad_ones_refused(&site.kubectl())
@@ -46,10 +50,14 @@ const SCENARIOS: [Scenario; 17] = [
     Scenario::new("names_lead_to_the_same_answers", PTP, matrix::names_lead_there_too),
     Scenario::new("events_name_both_sides", BOTH, events::name_both_sides),
     Scenario::new("events_name_the_reason", PTP, events::name_the_reason),
+    Scenario::new("events_name_both_sides_where_it_arrives", PTP, events::name_both_sides_where_it_arrives),
+    Scenario::new("an_interface_that_no_pod_claims_is_denied", PTP, strangers::are_denied),
+    Scenario::new("an_address_that_changes_hands_changes_tenants", BOTH, successor::inherits_nothing),
     Scenario::new("a_subnet_is_added_and_removed", BOTH, edits::a_subnet),
     Scenario::new("peers_agree_and_withdraw", PTP, edits::peers),
     Scenario::new("a_namespace_moves_between_tenants", PTP, edits::a_namespace),
     Scenario::new("a_namespace_loses_its_label", PTP, edits::a_label),
+    Scenario::new("a_tenant_is_audited_for_a_while", PTP, edits::a_mode),
     Scenario::new("namespaces_in_no_tenant_follow_the_setting", PTP, unassigned::each_setting),
     Scenario::always("leaving_restores_the_nodes", BOTH, departure::restores),
 ];

@@ -61,6 +61,13 @@ impl Node<'_> {
         Ok(enter)
     }
 
+    /// A path of the node, as the machine reaches it.
+    pub fn path(&self, path: &str) -> Result<PathBuf> {
+        let init = self.daemon("node");
+        let init = self.cluster.daemons().find(&init).with_context(|| format!("node {} is not up", self.name()))?;
+        Ok(Path::new("/proc").join(init.pid.to_string()).join("root").join(path.trim_start_matches('/')))
+    }
+
     /// Loads an OCI archive into the node's containerd, under the names it carries.
     pub fn import(&self, archive: &Path) -> Result<()> {
         let mut import = self.command("ctr")?;

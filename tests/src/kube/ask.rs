@@ -73,7 +73,12 @@ pub fn questions(world: &World) -> Vec<Question> {
     targets.extend((0..world.nodes.len()).map(Party::NodePort));
     targets.extend([Party::ApiService, Party::ApiServer, Party::Dns]);
     let from_pods = pods.clone().flat_map(|from| targets.iter().map(move |to| (from, *to)));
-    let to_pods = outside.chain(nodes).flat_map(|from| pods.clone().map(move |to| (from, to)));
+    let published: Vec<Party> = targets.iter().copied().filter(|to| matches!(to, Party::NodePort(_))).collect();
+    let services: Vec<Party> = targets.iter().copied().filter(|to| matches!(to, Party::Service(_))).collect();
+    let to_pods = outside.clone().chain(nodes.clone()).flat_map(|from| pods.clone().map(move |to| (from, to)));
+    let to_ports = outside.flat_map(|from| published.iter().map(move |to| (from, *to)));
+    let to_services = nodes.flat_map(|from| services.iter().map(move |to| (from, *to)));
+    let to_pods = to_pods.chain(to_ports).chain(to_services);
     from_pods.chain(to_pods).filter(|(from, to)| from != to).flat_map(|(from, to)| spoken(world, from, to)).collect()
 }
 

@@ -162,6 +162,7 @@ impl Policy {
     /// Everything may enter but what comes from a tenant's data subnet and asks for somebody else. A metadata address
     /// may too, and gets no answer: nothing leaves for it that its tenant does not list.
     fn outside_may(&self, world: &World, question: &Question) -> bool {
+        // At a node's port kube-proxy puts the node's address in place of the asker's, and nodes may ask.
         let Party::Pod(pod) = question.to else { return true };
         let Some(address) = question.from.address(world, question.family) else { return false };
         let owner = self.owner(&world.pods[pod].namespace);

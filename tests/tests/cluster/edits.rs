@@ -178,3 +178,16 @@ pub fn a_label(site: &mut Site) -> Result<()> {
     site.settle()?;
     site.check()
 }
+
+/// A tenant is only watched for a while: its own packets pass, and other tenants' pods still refuse them.
+pub fn a_mode(site: &mut Site) -> Result<()> {
+    site.policy.tenant("acme").audit = true;
+    let way = Way::outside(&site.world, ("shop", "b"), "nobodys")?;
+    opens("mode Audit", &way, || site.apply_policy())?;
+    site.settle()?;
+    site.check()?;
+    site.policy.tenant("acme").audit = false;
+    let way = Way::outside(&site.world, ("shop", "b"), "nobodys")?;
+    closes("mode Enforce", &way, || site.apply_policy())?;
+    site.check()
+}

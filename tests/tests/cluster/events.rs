@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use bench::kube::expect::Unassigned;
 use bench::kube::world::{OUTSIDE, Pod};
 use bench::kube::{Site, world};
 use bench::place::Family;
@@ -64,17 +65,44 @@ pub fn name_the_reason(site: &mut Site) -> Result<()> {
     Ok(())
 }
 
+/// What a pod in no tenant sends is told where it leaves, as audited, and where it arrives, as dropped: each agent
+/// names both sides.
+pub fn name_both_sides_where_it_arrives(site: &mut Site) -> Result<()> {
+    site.set_unassigned(Unassigned::Audit)?;
+    let (from, to) = (site.world.pod("stray", "a")?, site.world.pod("shop", "b")?);
+    let address = to.address(Family::V4)?;
+    let left = provoked(site, from, address, Speech::Tcp)?;
+    ensure!(left["verdict"] == "audited" && left["direction"] == "egress", "{left}");
+    let arrived = told(site, "b", from, address)?;
+    ensure!(arrived["verdict"] == "dropped" && arrived["direction"] == "ingress", "{arrived}");
+    for event in [&left, &arrived] {
+        let source = &event["source"];
+        ensure!(
+            source["namespace"] == "stray" && source["pod"] == *from.name && source["pod_uid"] == *from.uid,
+            "{event}"
+        );
+        ensure!(source["workload"]["kind"] == "DaemonSet" && source["workload"]["name"] == "stray", "{event}");
+        is_pod(&event["destination"], to).with_context(|| event.to_string())?;
+    }
+    Ok(())
+}
+
 /// Asks what must not be answered, and returns what the agent of the asker's node tells of it.
 fn provoked(site: &Site, from: &Pod, to: IpAddr, speech: Speech) -> Result<Value> {
     let answer = from.netns.run(|| ask(speech, None, SocketAddr::new(to, PORT)));
     ensure!(matches!(answer, Outcome::Silence | Outcome::Unreachable), "{} to {to}: {answer:?}", from.label());
+    told(site, &from.node, from, to)
+}
+
+/// What a node's agent tells of it.
+fn told(site: &Site, node: &str, from: &Pod, to: IpAddr) -> Result<Value> {
     wait("an event", Duration::from_secs(10), || {
         let ours = |event: &Value| {
             event["destination"]["ip"] == to.to_string()
                 && event["destination"]["port"] == PORT
                 && event["source"]["pod_uid"] == *from.uid
         };
-        site.violations(&from.node)?.into_iter().rfind(ours).context("nobody has told of it")
+        site.violations(node)?.into_iter().rfind(ours).context("nobody has told of it")
     })
 }
 

@@ -1,0 +1,87 @@
+//! Interfaces on a node that belong to no pod anybody has told of.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bench::kube::Site;
+use bench::kube::world::{PORT, Pod};
+use bench::netns::Netns;
+use bench::place::Family;
+use bench::probe::{Outcome, Speech, ask};
+use cluster::Node;
+
+/// A namespace with a name on the node, as network plugins make them, and a wire to it.
+const NAMED: &str = "ip netns add stranger
+ip link add wire1 type veth peer name eth0 netns stranger
+ip addr add 10.99.1.1/30 dev wire1
+ip link set wire1 up
+ip -n stranger addr add 10.99.1.2/30 dev eth0
+ip -n stranger link set eth0 up
+ip -n stranger route add default via 10.99.1.1
+ip netns exec stranger sh -c 'echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range'";
+
+/// The same wire to a namespace that has no name there: something of the node's own.
+const UNNAMED: &str = "addr add 10.99.2.1/30 dev wire2
+link set wire2 up";
+
+/// What looks like a pod and is none is denied for as long as it is there; the node's own links are left alone.
+pub fn are_denied(site: &mut Site) -> Result<()> {
+    let node = site.cluster.node("a")?;
+    let shop = site.world.pod("shop", "a")?;
+    let own = Netns::create(&format!("bh-{}-own", site.cluster.id()))?;
+    let path = node.netns();
+    let host = Netns::open(path.file_name().and_then(|name| name.to_str()).context("a name")?)?;
+    host.ip(&format!("link add wire2 type veth peer name eth0 netns {}\n{UNNAMED}", own.name()))?;
+    own.ip("addr add 10.99.2.2/30 dev eth0\nlink set eth0 up\nroute add default via 10.99.2.1")?;
+    let denied = || {
+        Ok::<_, anyhow::Error>(site.agent_metrics("a")?.sum("bulkhead_drop_packets_total", &[("reason", "not_ready")]))
+    };
+    let before = denied()?;
+
+    let _stranger = Stranger::arrive(node)?;
+    let stranger = Netns::at(&node.path("/run/netns/stranger")?, "stranger")?;
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(3) {
+        for speech in Speech::ALL {
+            let [theirs, ours] = [&stranger, &own].map(|netns| asked(netns, shop, speech));
+            ensure!(ours? == Outcome::Answered, "the control got no answer over {}", speech.name());
+            let theirs = theirs?;
+            ensure!(
+                matches!(theirs, Outcome::Silence | Outcome::Unreachable),
+                "a stranger got {theirs:?} over {}",
+                speech.name()
+            );
+        }
+    }
+    ensure!(denied()? > before, "nothing was counted as not_ready");
+    Ok(())
+}
+
+fn asked(from: &Netns, to: &Pod, speech: Speech) -> Result<Outcome> {
+    let target = SocketAddr::new(to.address(Family::V4)?, PORT);
+    Ok(from.run(|| ask(speech, None, target)))
+}
+
+/// Leaves again when the value is dropped.
+struct Stranger<'a>(Node<'a>);
+
+impl<'a> Stranger<'a> {
+    fn arrive(node: Node<'a>) -> Result<Self> {
+        let stranger = Self(node);
+        stranger.run(NAMED)?;
+        Ok(stranger)
+    }
+
+    fn run(&self, script: &str) -> Result<()> {
+        let output = self.0.command("sh")?.args(["-ec", script]).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+}
+
+impl Drop for Stranger<'_> {
+    fn drop(&mut self) {
+        let _ = self.run("ip netns del stranger");
+    }
+}

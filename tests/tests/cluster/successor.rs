@@ -1,0 +1,133 @@
+//! An address that one tenant's pod had is another's a moment later.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bench::drip::Drip;
+use bench::kube::world::{OUTSIDE, PORT, Pod, is_ready, pod_spec};
+use bench::kube::{PATIENCE, Site};
+use bench::place::Family;
+use bench::probe::{Outcome, Speech, ask};
+use cluster::wait;
+use serde_json::json;
+
+const NODE: &str = "b";
+/// Where datagrams fall: a port that nobody else uses.
+const EAR: u16 = 7200;
+/// How long until the new owner's friends must reach it.
+const SOON: Duration = Duration::from_secs(5);
+
+/// Three pods in a row have the same addresses: globex's, acme's, and globex's again. Each has the company of its own
+/// tenant, on the other node too, and nothing of its predecessor's.
+pub fn inherits_nothing(site: &mut Site) -> Result<()> {
+    let mut before: Option<Vec<IpAddr>> = None;
+    for (generation, own) in ["globex", "acme", "globex"].into_iter().enumerate() {
+        let namespace = format!("{own}-web");
+        if let Some(addresses) = &before {
+            next_is(site, addresses)?;
+        }
+        let pod = start(site, &namespace, &format!("heir-{generation}"))?;
+        if let Some(addresses) = &before {
+            ensure!(pod.addresses == *addresses, "it has {:?}, not its predecessor's {addresses:?}", pod.addresses);
+        }
+        has_company_of(site, &pod, own).with_context(|| format!("number {generation}, of {own}"))?;
+        let (namespace, name) = (pod.namespace.as_str(), pod.name.as_str());
+        site.kubectl().run(["delete", "pod", "-n", namespace, name, "--grace-period=0", "--force", "--timeout=30s"])?;
+        before = Some(pod.addresses.clone());
+        drop(pod);
+    }
+    Ok(())
+}
+
+/// Makes the address plugin believe that it gave the ones before these last, and waits until they are free.
+fn next_is(site: &Site, addresses: &[IpAddr]) -> Result<()> {
+    let folder = site.cluster.node(NODE)?.path("/var/lib/cni/networks/pods")?;
+    for (range, address) in addresses.iter().enumerate() {
+        wait("a free address", PATIENCE, || {
+            ensure!(!folder.join(address.to_string()).exists(), "{address} is still taken");
+            Ok(())
+        })?;
+        let previous = match address {
+            IpAddr::V4(address) => IpAddr::V4((u32::from(*address) - 1).into()),
+            IpAddr::V6(address) => IpAddr::V6((u128::from(*address) - 1).into()),
+        };
+        fs::write(folder.join(format!("last_reserved_ip.{range}")), previous.to_string())?;
+        forget(site, *address)?;
+    }
+    Ok(())
+}
+
+/// On a bridge, neighbours would look for the new pod at the old one's hardware address for up to a minute, whoever
+/// judges their packets: pods come back to an address less soon than here.
+fn forget(site: &Site, address: IpAddr) -> Result<()> {
+    let pods = site.world.pods.iter().filter(|pod| pod.node == NODE).map(|pod| &pod.netns);
+    let node = site.world.nodes.iter().filter(|(name, ..)| *name == NODE).map(|(_, netns, _)| netns);
+    for netns in pods.chain(node) {
+        let mut flush = Command::new("ip");
+        flush.args(["neigh", "flush", "to", &address.to_string()]).stderr(Stdio::null());
+        ensure!(netns.start(&mut flush)?.wait()?.success(), "cannot flush the neighbours of {}", netns.name());
+    }
+    Ok(())
+}
+
+fn start(site: &Site, namespace: &str, name: &str) -> Result<Pod> {
+    let mut spec = pod_spec();
+    spec["nodeName"] = json!(NODE);
+    let metadata = json!({"name": name, "namespace": namespace});
+    site.kubectl()
+        .apply(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}).to_string())?;
+    let object = wait("a ready pod", PATIENCE, || {
+        let object = site.kubectl().json(["get", "pod", "-n", namespace, name])?;
+        ensure!(is_ready(&object), "{}", object["status"]);
+        Ok(object)
+    })?;
+    Pod::find(&site.cluster, &object, &[PORT])
+}
+
+fn has_company_of(site: &Site, pod: &Pod, own: &str) -> Result<()> {
+    let other = if own == "acme" { "globex" } else { "acme" };
+    let friend = |tenant: &str, node: &str| site.world.pod(if tenant == "acme" { "shop" } else { "store" }, node);
+    for family in Family::ALL {
+        let address = pod.address(family)?;
+        let stranger = friend(other, "a")?;
+        let drip =
+            Drip::between(&stranger.netns, stranger.address(family)?, &pod.netns, SocketAddr::new(address, EAR))?;
+        for node in ["a", "b"] {
+            reaches(friend(own, node)?, address).with_context(|| format!("{own}'s pod on {node} to {address}"))?;
+            reaches(pod, friend(own, node)?.address(family)?).with_context(|| format!("to {own}'s pod on {node}"))?;
+            let theirs = ask_from(pod, friend(other, node)?.address(family)?);
+            ensure!(matches!(theirs, Outcome::Silence | Outcome::Unreachable), "{other}'s pod on {node}: {theirs:?}");
+        }
+        let dripped = drip.stop();
+        ensure!(
+            dripped.sent > 0 && dripped.arrived.is_empty(),
+            "{} of {other}'s datagrams came",
+            dripped.arrived.len()
+        );
+    }
+    let outside = |name: &str| OUTSIDE.iter().find(|(known, ..)| *known == name).context("a place outside");
+    let (own, other) = if own == "acme" { ("acme-rds", "globex-db") } else { ("globex-db", "acme-efs") };
+    reaches(pod, outside(own)?.1.parse()?).with_context(|| format!("to {own}"))?;
+    let theirs = ask_from(pod, outside(other)?.1.parse()?);
+    ensure!(matches!(theirs, Outcome::Silence), "{other}: {theirs:?}");
+    Ok(())
+}
+
+fn ask_from(from: &Pod, to: IpAddr) -> Outcome {
+    from.netns.run(|| ask(Speech::Tcp, None, SocketAddr::new(to, PORT)))
+}
+
+/// The other node may hear of the pod a moment later than the API server says that it is ready.
+fn reaches(from: &Pod, to: IpAddr) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let answer = ask_from(from, to);
+        if answer == Outcome::Answered {
+            return Ok(());
+        }
+        ensure!(start.elapsed() < SOON, "{answer:?}");
+    }
+}
