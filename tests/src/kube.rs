@@ -24,6 +24,7 @@ use serde_json::Value;
 
 use crate::metrics::Metrics;
 use crate::page;
+use crate::probe::Outcome;
 use ask::{Mismatch, Question, ask_all, mismatches, questions};
 use expect::{Policy, Unassigned};
 use world::{World, items, text};
@@ -34,6 +35,8 @@ pub const SYSTEM: &str = "bulkhead-system";
 const PAGES: ([u8; 4], u16) = ([127, 0, 0, 1], 9481);
 /// How long everything may take that is not measured.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How many answers of one round may be late.
+const LATE: usize = 4;
 /// How long until all answers must be right: whoever loses packets for longer than this has lost them.
 const SETTLED: Duration = Duration::from_secs(20);
 
@@ -150,9 +153,18 @@ impl Site {
     }
 
     /// Asks everything once; what is not as the policy says is an error.
+    ///
+    /// A few answers that should come and do not are asked for again, alone: hundreds of questions at once make some
+    /// late on a busy machine. An answer that must not come is never asked for twice.
     pub fn check(&self) -> Result<()> {
         let asked = questions(&self.world);
-        let wrong = self.wrong(&asked);
+        let mut wrong = self.wrong(&asked);
+        if wrong.len() <= LATE && wrong.iter().all(|mismatch| mismatch.expected) {
+            wrong.retain(|mismatch| {
+                println!("late: {mismatch}");
+                mismatch.asked.ask(&self.world) != Outcome::Answered
+            });
+        }
         ensure!(wrong.is_empty(), "{}", tell(&wrong, asked.len()));
         Ok(())
     }
@@ -253,6 +265,12 @@ impl Site {
         add("pods", self.kubectl().run(["get", "pods", "-A", "-o", "wide"]));
         add("tenants", self.kubectl().run(["get", "networktenants", "-o", "wide"]));
         add("namespaces", self.kubectl().run(["get", "namespaces", "--show-labels"]));
+        add(
+            "warnings",
+            self.kubectl().run(["get", "events", "-A", "--field-selector=type=Warning", "--sort-by=.lastTimestamp"]),
+        );
+        let controller = ["-n", SYSTEM, "logs", "-l", "app.kubernetes.io/component=controller", "--tail=10"];
+        add("controller", self.kubectl().run(controller));
         for node in ["a", "b"] {
             add(
                 &format!("agent on {node}, /readyz"),

@@ -218,7 +218,9 @@ fn ask_here(world: &World, questions: &[Question], answers: &Mutex<Vec<(Question
 /// An answer that is not as expected.
 #[derive(Clone, Debug)]
 pub struct Mismatch {
-    /// Who asked whom.
+    /// What was asked.
+    pub asked: Question,
+    /// The same for people.
     pub question: String,
     /// Whether an answer should have come.
     pub expected: bool,
@@ -244,5 +246,5 @@ pub fn mismatches(
         let closed = matches!(got, Outcome::Silence | Outcome::Unreachable | Outcome::Denied);
         if expected(question) { *got != Outcome::Answered } else { !closed }
     });
-    wrong.map(|(q, got)| Mismatch { question: q.text(world), expected: expected(q), got: *got }).collect()
+    wrong.map(|(q, got)| Mismatch { asked: *q, question: q.text(world), expected: expected(q), got: *got }).collect()
 }

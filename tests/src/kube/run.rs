@@ -68,8 +68,10 @@ pub fn main(scenarios: &[Scenario]) -> ExitCode {
     let Some(image) = tier::agent_image() else {
         return skipped("it needs the agent's image: `cargo xtask test cluster`, or set BULKHEAD_IMAGE");
     };
-    if let source @ (Source::Kubeconfig(_) | Source::Missing(_)) = Source::find() {
-        return skipped(&format!("no cluster whose nodes can be entered: {source:?}"));
+    match Source::find() {
+        Source::Parts => {}
+        Source::Missing(reason) => return skipped(&reason),
+        Source::Kubeconfig(_) => return skipped("it enters nodes, and KUBECONFIG names a cluster that is not our own"),
     }
     let mut count = Count::default();
     for cni in [Cni::Ptp, Cni::Bridge] {

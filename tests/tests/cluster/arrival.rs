@@ -1,7 +1,17 @@
 //! The manifests come to a cluster that is full of running pods.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
+use bench::drip::Drip;
 use bench::kube::{Site, kernel};
+use bench::place::Family;
+
+/// Where datagrams fall: a port that nobody else uses.
+const EAR: u16 = 7300;
+/// Pods are denied until they are known, and tenants are nobody's until they are applied.
+const TOLERABLE: Duration = Duration::from_secs(15);
 
 /// Before: everybody reaches everybody, and nothing of ours is in the kernel. After: the policy holds for every pod,
 /// and each is the same container of the same pod as before.
@@ -12,11 +22,17 @@ pub fn enforces(site: &mut Site) -> Result<()> {
     }
     let asked = site.settle_open()?;
     let before = site.restarts()?;
+    let (from, to) = (site.world.pod("shop", "a")?, site.world.pod("shop", "b")?);
+    let (source, target) = (from.address(Family::V4)?, to.address(Family::V4)?);
+    let drip = Drip::between(&from.netns, source, &to.netns, SocketAddr::new(target, EAR))?;
     site.install()?;
     site.apply_policy()?;
     site.settle()?;
     site.check()?;
     println!("{asked} questions: all answered before, as the policy says after");
+    let gap = drip.stop().longest_gap();
+    ensure!(gap < TOLERABLE, "a tenant's own pods did not hear each other for {gap:?}");
+    println!("a tenant's own pods did not hear each other for {} ms", gap.as_millis());
     let after = site.restarts()?;
     let missing: Vec<_> = before.iter().filter(|pod| !after.contains(pod)).collect();
     ensure!(missing.is_empty(), "these pods are not the same any more: {missing:?}\nnow: {after:#?}");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use bench::kube::Site;
 use bench::kube::world::{PORT, Pod};
-use bench::netns::Netns;
+use bench::netns::{self, Netns};
 use bench::place::Family;
 use bench::probe::{Outcome, Speech, ask};
 use cluster::Node;
@@ -29,7 +29,10 @@ link set wire2 up";
 pub fn are_denied(site: &mut Site) -> Result<()> {
     let node = site.cluster.node("a")?;
     let shop = site.world.pod("shop", "a")?;
-    let own = Netns::create(&format!("bh-{}-own", site.cluster.id()))?;
+    let name = format!("bh-{}-own", site.cluster.id());
+    // A run that was killed may have left it.
+    netns::remove(&name);
+    let own = Netns::create(&name)?;
     let path = node.netns();
     let host = Netns::open(path.file_name().and_then(|name| name.to_str()).context("a name")?)?;
     host.ip(&format!("link add wire2 type veth peer name eth0 netns {}\n{UNNAMED}", own.name()))?;
@@ -44,7 +47,7 @@ pub fn are_denied(site: &mut Site) -> Result<()> {
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(3) {
         for speech in Speech::ALL {
-            let [theirs, ours] = [&stranger, &own].map(|netns| asked(netns, shop, speech));
+            let [theirs, ours] = [&stranger, &own].map(|from| asked(from, shop, speech));
             ensure!(ours? == Outcome::Answered, "the control got no answer over {}", speech.name());
             let theirs = theirs?;
             ensure!(
