@@ -391,22 +391,17 @@ pub fn plainly<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Standing {
 /// Rules 5 to 11 of the verdict, for connections that the pod opens.
 #[inline(always)]
 pub fn reach<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, standing: Standing) -> Reach {
-    match standing.peer() {
-        Some(peer) => reach_known(tables, ask, peer),
-        None => reach_range(tables, ask, standing),
-    }
-}
-
-#[inline(always)]
-fn reach_known<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, peer: PeerEntry) -> Reach {
     let me = &ask.me;
+    let peer = standing.peer().unwrap_or_default();
     match peer.kind {
         PeerEntry::POD | PeerEntry::SERVICE => between(tables, me, peer),
         PeerEntry::NODE if me.state.has(TenantState::NODES_ALLOWED | TenantState::SHARED) => Reach::YES,
         PeerEntry::NODE => Reach::answer(DropReason::Node, TenantId::UNKNOWN),
-        PeerEntry::METADATA => listed(tables, ask, DropReason::MetadataService),
-        PeerEntry::SERVICE_LISTED => listed(tables, ask, DropReason::CrossTenant),
-        _ => Reach::never(DropReason::Internal, peer.tenant),
+        PeerEntry::METADATA | PeerEntry::SERVICE_LISTED => listed(standing.range(tables, ask), A::BITS, peer),
+        _ if standing.peer().is_some() => Reach::never(DropReason::Internal, peer.tenant),
+        _ if ask.remote.is_multicast() => Reach::never(DropReason::Multicast, TenantId::UNKNOWN),
+        _ if ask.remote.is_martian() => Reach::never(DropReason::Martian, TenantId::UNKNOWN),
+        _ => reach_range(tables, ask, standing.range(tables, ask)),
     }
 }
 
@@ -462,23 +457,16 @@ fn granted<A: Family, T: Tables<A>>(tables: &T, from: TenantId, to: TenantId) ->
 
 /// Addresses that a wide range must not be taken to mean: only an entry for exactly this one.
 #[inline(always)]
-fn listed<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, reason: DropReason) -> Reach {
-    let range = tables.range(ask);
-    if range.grant().length == A::BITS && range.fits() {
+fn listed(range: Range, length: u8, peer: PeerEntry) -> Reach {
+    if range.grant().length == length && range.fits() {
         return Reach::YES;
     }
-    Reach::never(reason, TenantId::UNKNOWN)
+    let metadata = peer.kind == PeerEntry::METADATA;
+    Reach::never(if metadata { DropReason::MetadataService } else { DropReason::CrossTenant }, TenantId::UNKNOWN)
 }
 
 #[inline(always)]
-fn reach_range<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, standing: Standing) -> Reach {
-    if ask.remote.is_multicast() {
-        return Reach::never(DropReason::Multicast, TenantId::UNKNOWN);
-    }
-    if ask.remote.is_martian() {
-        return Reach::never(DropReason::Martian, TenantId::UNKNOWN);
-    }
-    let range = standing.range(tables, ask);
+fn reach_range<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, range: Range) -> Reach {
     let grant = range.grant();
     if !grant.is_some() {
         return Reach::answer(DropReason::OffSubnet, TenantId::UNKNOWN);

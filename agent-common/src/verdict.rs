@@ -91,15 +91,9 @@ impl<'a> Endpoint<'a> {
     /// `None` where the interface is unclaimed or its tenant not written: `not_ready`.
     #[inline(always)]
     pub fn new(entry: &'a EndpointEntry, state: TenantState) -> Option<Self> {
-        let ready = is_ready(entry.tenant, entry.cookie, state);
+        let ready = entry.tenant.is_known() && entry.cookie != 0 && state.has(TenantState::VALID);
         ready.then_some(Self { entry, party: Party { tenant: entry.tenant, state } })
     }
-}
-
-/// Whether an interface is claimed and its tenant written.
-#[inline(always)]
-pub fn is_ready(tenant: TenantId, cookie: u32, state: TenantState) -> bool {
-    tenant.is_known() && cookie != 0 && state.has(TenantState::VALID)
 }
 
 /// Judges a frame that a pod sent.

@@ -1,20 +1,18 @@
 //! Verdict to return code: the only place those constants appear.
 
-use agent_common::addr::{V4, V6};
-use agent_common::ask::Ask;
 use agent_common::counters::{Loss, Outcome, allowed_index};
+use agent_common::decide;
 use agent_common::flow::Direction;
 use agent_common::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
-use agent_common::reach::Family;
+use agent_common::reach::{Family, Tables};
 use agent_common::reason::DropReason;
 use agent_common::tenant::TenantState;
 use agent_common::verdict::{self, Endpoint, Verdict};
-use agent_common::{decide, reach::Tables};
 use aya_ebpf::programs::TcContext;
 
 use crate::packet::Frame;
 use crate::tables::Maps;
-use crate::{maps, report, waist};
+use crate::{report, waist};
 
 /// "Next": the same number for TCX (`TCX_NEXT`) and for a direct-action filter (`TC_ACT_UNSPEC`).
 /// We only subtract: whoever comes after us may still drop.
@@ -22,47 +20,44 @@ const PASS: i32 = -1;
 /// `TC_ACT_SHOT`, `TCX_DROP`.
 const DROP: i32 = 2;
 
-/// Judges a packet and does what the verdict says: plain packets here, with as few steps as there
-/// can be, all others in a function that the verifier judges apart.
+/// Not a return code: the packet is not plain.
+const ODD: i32 = i32::MIN;
+
+/// Judges a packet and does what the verdict says. Plain IPv4 is settled here, with as few steps as
+/// there can be; plain IPv6, and everything odd, in functions that the verifier judges apart.
 #[inline(always)]
 pub fn enforce(ctx: &TcContext, direction: Direction) -> i32 {
-    match plain(ctx, direction) {
-        Some(code) => code,
-        None => match direction {
-            Direction::Egress => waist::call_odd_from_pod(ctx),
-            Direction::Ingress => waist::call_odd_to_pod(ctx),
-        },
+    let code = match (verdict::ethertype(&Frame::linear(ctx)), direction) {
+        (Some(ETHERTYPE_IPV4), Direction::Egress) => waist::call_plain_v4_from_pod(ctx),
+        (Some(ETHERTYPE_IPV4), Direction::Ingress) => waist::call_plain_v4_to_pod(ctx),
+        (Some(ETHERTYPE_IPV6), Direction::Egress) => waist::call_plain_v6_from_pod(ctx),
+        (Some(ETHERTYPE_IPV6), Direction::Ingress) => waist::call_plain_v6_to_pod(ctx),
+        _ => ODD,
+    };
+    match (code, direction) {
+        (ODD, Direction::Egress) => waist::call_odd_from_pod(ctx),
+        (ODD, Direction::Ingress) => waist::call_odd_to_pod(ctx),
+        (code, _) => code,
     }
 }
 
+/// Settles a plain packet, or says that it is odd.
 #[inline(always)]
-fn plain(ctx: &TcContext, direction: Direction) -> Option<i32> {
-    let entry = maps::ENDPOINTS.get(report::ifindex(ctx))?;
-    let endpoint = Endpoint::new(entry, Maps::tenant(entry.tenant))?;
-    if report::vlan_present(ctx) {
-        return None;
-    }
-    let frame = Frame::linear(ctx);
-    match verdict::ethertype(&frame)? {
-        ETHERTYPE_IPV4 => settle::<V4>(ctx, &frame, &endpoint, direction),
-        ETHERTYPE_IPV6 => settle::<V6>(ctx, &frame, &endpoint, direction),
-        _ => None,
-    }
-}
-
-#[inline(always)]
-fn settle<A: Family>(ctx: &TcContext, frame: &Frame, endpoint: &Endpoint<'_>, direction: Direction) -> Option<i32>
+pub fn plain<A: Family>(ctx: &TcContext, direction: Direction) -> i32
 where
     Maps: Tables<A>,
 {
-    let ask: Ask<A> = verdict::plain(frame, endpoint, direction)?;
+    let entry = Maps::endpoint(report::ifindex(ctx));
+    let endpoint = entry.and_then(|entry| Endpoint::new(entry, Maps::tenant(entry.tenant)));
+    let Some(endpoint) = endpoint.filter(|_| !report::vlan_present(ctx)) else { return ODD };
+    let Some(ask) = verdict::plain(&Frame::linear(ctx), &endpoint, direction) else { return ODD };
     let verdict = match direction {
         Direction::Egress => decide::from_pod(&Maps, &ask),
         Direction::Ingress => decide::to_pod(&Maps, &ask),
     };
     let state = endpoint.party.state;
     let told = verdict.denied().is_some_and(|denied| report::folded(ctx, &ask, direction, denied.reason));
-    Some(if told { denial(state) } else { conclude(ctx, direction, state, verdict) })
+    if told { denial(state) } else { conclude(ctx, direction, state, verdict) }
 }
 
 /// Counts, tells, and says what the kernel shall do.
@@ -89,16 +84,16 @@ fn denial(state: TenantState) -> i32 {
 /// Judges any frame, and does what the verdict says.
 #[inline(always)]
 pub fn odd(ctx: &TcContext, direction: Direction) -> i32 {
-    let (tenant, cookie) = Maps::endpoint(report::ifindex(ctx), |entry| (entry.tenant, entry.cookie));
-    let state = Maps::tenant(tenant);
-    if !verdict::is_ready(tenant, cookie, state) {
+    let entry = Maps::endpoint(report::ifindex(ctx));
+    let endpoint = entry.and_then(|entry| Endpoint::new(entry, Maps::tenant(entry.tenant)));
+    let Some(endpoint) = endpoint else {
         return conclude(ctx, direction, TenantState::default(), Verdict::deny(DropReason::NotReady));
-    }
-    conclude(ctx, direction, state, judge(ctx, direction))
+    };
+    conclude(ctx, direction, endpoint.party.state, judge(ctx, direction, &endpoint))
 }
 
 #[inline(always)]
-fn judge(ctx: &TcContext, direction: Direction) -> Verdict {
+fn judge(ctx: &TcContext, direction: Direction, endpoint: &Endpoint<'_>) -> Verdict {
     // The kernel takes the outer tag out of the frame before the hook.
     if report::vlan_present(ctx) {
         return Verdict::deny(DropReason::Vlan);
@@ -108,9 +103,8 @@ fn judge(ctx: &TcContext, direction: Direction) -> Verdict {
         return Verdict::deny(DropReason::Internal);
     }
     let frame = Frame::linear(ctx);
-    let own = || Maps::endpoint(report::ifindex(ctx), |entry| entry.mac);
     match direction {
-        Direction::Egress if !verdict::owns_mac(&frame, own()) => Verdict::deny(DropReason::SpoofedMac),
+        Direction::Egress if !verdict::owns_mac(&frame, endpoint.entry.mac) => Verdict::deny(DropReason::SpoofedMac),
         Direction::Egress => verdict::branch(
             &frame,
             || waist::call_ipv4_from_pod(ctx),

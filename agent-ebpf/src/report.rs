@@ -126,7 +126,9 @@ pub fn denied(ctx: &TcContext, direction: Direction, denied: Denied, outcome: Ou
 #[inline(never)]
 extern "C" fn tell_denied(skb: *mut __sk_buff, reason: u8, peer: u32, direction: u8, outcome: u8) -> u32 {
     let ctx = TcContext::new(skb);
-    let (tenant, cookie, slot) = Maps::endpoint(ifindex(&ctx), |entry| (entry.tenant, entry.cookie, entry.slot));
+    let entry = Maps::endpoint(ifindex(&ctx));
+    let (tenant, cookie, slot) =
+        entry.map_or((TenantId::UNKNOWN, 0, 0), |entry| (entry.tenant, entry.cookie, entry.slot));
     let denial = Denial {
         direction: Direction::from_number(direction).unwrap_or(Direction::Egress),
         cookie,
@@ -144,15 +146,18 @@ extern "C" fn tell_denied(skb: *mut __sk_buff, reason: u8, peer: u32, direction:
 
 #[inline(always)]
 fn record(ctx: &TcContext, denial: &Denial) {
-    let seen = if Frame::pull(ctx) { describe(&Frame::linear(ctx)) } else { Sighting::default() };
+    let Some(seen) = maps::SIGHTING.get_ptr_mut(0) else { return };
+    see(ctx.skb.skb);
+    // SAFETY: as for `add`.
+    let seen = unsafe { &*seen };
     let key = seen.key(denial.direction, denial.cookie, denial.denied.reason);
     let generation = <Maps as Tables<V4>>::runtime(&Maps).generation;
     let Some(place) = maps::FOLD.get_ptr_mut(key.place()) else { return };
     // SAFETY: as for `add`.
     let place = unsafe { &mut *place };
     if !place.is_of(&key, generation) {
-        let denied = attribute(&Maps, &denial.party, &seen, denial.direction, denial.denied);
-        replace(place, key, denial, denied, &seen, generation, ifindex(ctx));
+        let denied = attribute(&Maps, &denial.party, seen, denial.direction, denial.denied);
+        replace(place, key, denial, denied, seen, generation, ifindex(ctx));
     }
     let reason = DropReason::from_number(place.event.reason).unwrap_or(denial.denied.reason);
     let audited = denial.outcome == Outcome::Audited;
@@ -163,6 +168,20 @@ fn record(ctx: &TcContext, denial: &Denial) {
     if place.is_due(now) {
         tell(place, denial.slot, now);
     }
+}
+
+/// Reads what can be told of a packet into this CPU's `SIGHTING`: through a map, because the verifier
+/// would follow every way to read a packet through everything that is told of it.
+// SAFETY: the name is taken by nothing else in the object.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn see(skb: *mut __sk_buff) -> u32 {
+    let ctx = TcContext::new(skb);
+    let Some(seen) = maps::SIGHTING.get_ptr_mut(0) else { return 0 };
+    // SAFETY: as for `add`.
+    let seen = unsafe { &mut *seen };
+    *seen = if Frame::pull(&ctx) { describe(&Frame::linear(&ctx)) } else { Sighting::default() };
+    0
 }
 
 /// Gives a place to a new flow. The old one's untold packets are counted as such.
@@ -182,9 +201,9 @@ fn replace(
     }
     place.key = key;
     place.sent_ns = 0;
-    place.sent_count = 0;
     let event = &mut place.event;
     event.first_ns = Maps::now();
+    place.sent_count = 0;
     event.count = 0;
     event.generation = generation;
     event.ifindex = ifindex;
@@ -209,11 +228,8 @@ fn tell(place: &mut FoldEntry, slot: u16, now: u64) {
     if !unsafe { &mut *limit }.take(now) {
         return;
     }
-    let Some(mut record) = maps::EVENTS.reserve::<FlowEvent>(0) else {
-        lose(Loss::RingFull, 1);
-        return;
-    };
-    record.write(place.event);
-    record.submit(0);
-    place.told();
+    match maps::EVENTS.output::<FlowEvent>(&place.event, 0) {
+        Ok(()) => place.told(),
+        Err(_) => lose(Loss::RingFull, 1),
+    }
 }

@@ -26,15 +26,15 @@ static COARSE_CLOCK: u32 = 0;
 pub struct Maps;
 
 impl Maps {
-    /// Something of the local pod behind an interface; zero if there is none. Not a pointer to all of
-    /// it: the verifier would follow what comes after once for each map that it may point into.
+    /// The local pod behind an interface. The verifier follows what comes after once for each of the
+    /// two maps; a copy would cost a stack that is short.
     #[inline(always)]
-    pub fn endpoint<T: Default>(ifindex: u32, pick: impl Fn(&EndpointEntry) -> T) -> T {
+    pub fn endpoint(ifindex: u32) -> Option<&'static EndpointEntry> {
         match maps::ENDPOINTS.get(ifindex) {
-            Some(entry) => pick(entry),
+            Some(entry) => Some(entry),
             // SAFETY: values are replaced whole, never edited in place, and freed after a grace
             // period that cannot end while this program runs.
-            None => unsafe { maps::ENDPOINTS_FAR.get(ifindex) }.map(pick).unwrap_or_default(),
+            None => unsafe { maps::ENDPOINTS_FAR.get(ifindex) },
         }
     }
 

@@ -161,16 +161,16 @@ macro_rules! memory {
     };
 }
 
-macro_rules! odd {
-    ($function:ident, $call:ident, $direction:expr) => {
+macro_rules! whole {
+    ($function:ident, $call:ident, $action:path, $direction:expr) => {
         // SAFETY: the name is taken by nothing else in the object.
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $function(skb: *mut __sk_buff) -> i32 {
-            action::odd(&TcContext::new(skb), $direction)
+            $action(&TcContext::new(skb), $direction)
         }
 
-        /// Does all that is to be done with a frame that is not plain.
+        /// Does all that is to be done with such a frame.
         #[inline(always)]
         pub fn $call(ctx: &TcContext) -> i32 {
             $function(ctx.skb.skb)
@@ -185,8 +185,8 @@ macro_rules! branch {
         #[inline(never)]
         extern "C" fn $function(skb: *mut __sk_buff) -> u64 {
             let ctx = TcContext::new(skb);
-            let entry = Maps::endpoint(report::ifindex(&ctx), |entry| *entry);
-            let Some(endpoint) = Endpoint::new(&entry, Maps::tenant(entry.tenant)) else {
+            let entry = Maps::endpoint(report::ifindex(&ctx));
+            let Some(endpoint) = entry.and_then(|entry| Endpoint::new(entry, Maps::tenant(entry.tenant))) else {
                 return Verdict::deny(DropReason::NotReady).bits();
             };
             $path(&Frame::linear(&ctx), &endpoint, &Maps).bits()
@@ -200,8 +200,12 @@ macro_rules! branch {
     };
 }
 
-odd!(odd_from_pod, call_odd_from_pod, Direction::Egress);
-odd!(odd_to_pod, call_odd_to_pod, Direction::Ingress);
+whole!(plain_v4_from_pod, call_plain_v4_from_pod, action::plain::<V4>, Direction::Egress);
+whole!(plain_v4_to_pod, call_plain_v4_to_pod, action::plain::<V4>, Direction::Ingress);
+whole!(plain_v6_from_pod, call_plain_v6_from_pod, action::plain::<V6>, Direction::Egress);
+whole!(plain_v6_to_pod, call_plain_v6_to_pod, action::plain::<V6>, Direction::Ingress);
+whole!(odd_from_pod, call_odd_from_pod, action::odd, Direction::Egress);
+whole!(odd_to_pod, call_odd_to_pod, action::odd, Direction::Ingress);
 branch!(ipv4_from_pod, call_ipv4_from_pod, verdict::ipv4_from_pod);
 branch!(ipv4_to_pod, call_ipv4_to_pod, verdict::ipv4_to_pod);
 branch!(ipv6_from_pod, call_ipv6_from_pod, verdict::ipv6_from_pod);
