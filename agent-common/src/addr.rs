@@ -60,6 +60,13 @@ pub trait Address: Copy + Eq {
     /// Whether the address carries an IPv4 address inside (mapped, compatible, 6to4, NAT64), so
     /// that a wide IPv6 range must not be taken to mean it.
     fn embeds_v4(self) -> bool;
+    /// Whether any of the three is so: no wide range means this address.
+    #[inline(always)]
+    fn is_special(self) -> bool {
+        self.is_multicast() || self.is_martian() || self.embeds_v4()
+    }
+    /// As two halves, IPv4 in the second.
+    fn halves(self) -> (u64, u64);
     /// As 16 bytes; IPv4 in mapped form, for events.
     fn to_octets16(self) -> [u8; 16];
 }
@@ -101,6 +108,11 @@ impl Address for V4 {
     #[inline(always)]
     fn embeds_v4(self) -> bool {
         false
+    }
+
+    #[inline(always)]
+    fn halves(self) -> (u64, u64) {
+        (0, self.0 as u64)
     }
 
     fn to_octets16(self) -> [u8; 16] {
@@ -186,6 +198,11 @@ impl Address for V6 {
         // ::/96 and ::ffff:0:0/96 (RFC 4291), 2002::/16 (RFC 3056), 64:ff9b::/96 and
         // 64:ff9b:1::/48 (RFC 6052, RFC 8215), 2001::/32 (Teredo, RFC 4380).
         hi == 0 || hi >> 48 == 0x2002 || hi >> 32 == 0x0064_ff9b || hi >> 32 == 0x2001_0000
+    }
+
+    #[inline(always)]
+    fn halves(self) -> (u64, u64) {
+        (self.hi, self.lo)
     }
 
     fn to_octets16(self) -> [u8; 16] {

@@ -3,10 +3,13 @@
 //! This is the waist of the verdict. Above it, code looks at bytes; below it, at tables. The kernel
 //! verifies the two sides apart, so that their paths add up instead of multiplying.
 
+use crate::addr::Address;
 use crate::conntrack::{Opener, ReplyEntry, ReplyKey, icmp};
-use crate::flow::{Flow, Kind, tcp};
+use crate::flow::{Direction, Flow, Kind, tcp};
+use crate::fold::FoldKey;
 use crate::headers::{ICMP, ICMPV6, TCP};
 use crate::reach::Party;
+use crate::reason::DropReason;
 
 /// A packet between a local pod and a remote address.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +28,8 @@ pub struct Ask<A> {
     pub protocol: u8,
     /// `Ask::KNOWN` and so on.
     pub bits: u8,
+    /// TCP flags, else 0: no rule asks for them, records tell them.
+    pub tcp_flags: u8,
 }
 
 impl<A> Ask<A> {
@@ -60,7 +65,8 @@ impl<A> Ask<A> {
         } else {
             (flow.source, flow.source_port, flow.destination_port)
         };
-        Self { me, cookie, remote, remote_port, local_port, protocol: flow.protocol, bits: bits(flow) }
+        let (protocol, tcp_flags) = (flow.protocol, flow.tcp_flags);
+        Self { me, cookie, remote, remote_port, local_port, protocol, bits: bits(flow), tcp_flags }
     }
 
     /// Where the connection is remembered that this packet opens (or answers).
@@ -81,6 +87,22 @@ impl<A> Ask<A> {
         }
     }
 
+    /// What makes further packets that are denied the same story: what `Sighting::key` reads from the
+    /// frame.
+    #[inline(always)]
+    pub fn fold_key(&self, direction: Direction, cause: DropReason) -> FoldKey
+    where
+        A: Address,
+    {
+        let (remote_hi, remote_lo) = self.remote.halves();
+        let port = match direction {
+            Direction::Egress => self.remote_port,
+            Direction::Ingress => self.local_port,
+        };
+        let cause = FoldKey::cause(direction, cause);
+        FoldKey { remote_hi, remote_lo, cookie: self.cookie, port, protocol: self.protocol, cause }
+    }
+
     /// What the packet adds to its connection's flags.
     #[inline(always)]
     pub fn mark(&self, reply: bool) -> u32 {
@@ -96,9 +118,8 @@ fn bits<A>(flow: &Flow<A>) -> u8 {
     type Bits = Ask<()>;
     match flow.kind {
         Kind::Ports => {
-            let opens = if may_open(flow) { Bits::OPENS } else { Bits::CONTINUES };
             let closes = if flow.tcp_flags & (tcp::FIN | tcp::RST) != 0 { Bits::CLOSES } else { 0 };
-            Bits::KNOWN | Bits::ANSWERS | opens | closes
+            Bits::KNOWN | place(flow) | closes
         }
         Kind::Icmp => Bits::KNOWN | icmp_bits(flow),
         Kind::Portless => Bits::KNOWN | Bits::OPENS | Bits::ANSWERS,
@@ -106,11 +127,19 @@ fn bits<A>(flow: &Flow<A>) -> u8 {
     }
 }
 
-/// TCP opens with a SYN alone. Were any segment enough, the other end's next one would bring a
-/// connection back whose permission has just been withdrawn.
+/// Where in a connection a packet may stand. TCP opens with a SYN alone, which answers nothing. Were
+/// any segment enough, the other end's next one would bring a connection back whose permission has
+/// just been withdrawn.
 #[inline(always)]
-fn may_open<A>(flow: &Flow<A>) -> bool {
-    flow.protocol != TCP || flow.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN
+fn place<A>(flow: &Flow<A>) -> u8 {
+    type Bits = Ask<()>;
+    if flow.protocol != TCP {
+        Bits::OPENS | Bits::ANSWERS
+    } else if flow.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN {
+        Bits::OPENS
+    } else {
+        Bits::CONTINUES | Bits::ANSWERS
+    }
 }
 
 #[inline(always)]
@@ -153,6 +182,7 @@ mod tests {
             destination: flow.source,
             source_port: flow.destination_port,
             destination_port: flow.source_port,
+            tcp_flags: flow.tcp_flags | tcp::ACK,
             ..flow
         }
     }
@@ -175,6 +205,7 @@ mod tests {
         assert_eq!(answer(&turned(request), 7), stored);
         assert_ne!(answer(&turned(request), 8), stored, "another claim of the address");
         assert_ne!(answer(&request, 7), stored, "the same direction is no reply");
+        assert_eq!(answer(&Flow { tcp_flags: tcp::SYN, ..turned(request) }, 7), None, "a SYN alone answers nothing");
         assert_ne!(answer(&turned(ports(TCP, 40001, 80)), 7), stored, "another port");
         assert_ne!(answer(&turned(ports(UDP, 40000, 80)), 7), stored, "another protocol");
         assert_ne!(Some(Ask::new(ME, 7, &turned(request), true).key(Opener::Pod)), stored, "the other opener");

@@ -19,6 +19,29 @@ pub enum Opener {
     Pod = 2,
 }
 
+/// What is remembered of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// Nothing that counts.
+    Nothing = 0,
+    /// The policy of this moment allowed it.
+    Current = 1,
+    /// An earlier policy allowed it: judge it again.
+    Dated = 2,
+}
+
+impl Memory {
+    /// From a register: any other value is nothing.
+    #[inline(always)]
+    pub const fn from_number(number: u64) -> Self {
+        match number {
+            1 => Self::Current,
+            2 => Self::Dated,
+            _ => Self::Nothing,
+        }
+    }
+}
+
 /// A connection from the pod's view.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -89,7 +112,7 @@ impl ReplyEntry {
         self.seen_ns != 0 && now_ns.saturating_sub(self.seen_ns) < self.timeout(protocol)
     }
 
-    /// The entry after one more packet; `None` where nothing worth a store changed.
+    /// The entry after one more packet under a policy that allows it; `None` where nothing worth a store changed.
     #[inline(always)]
     pub fn touched(self, flags: u32, generation: u64, now_ns: u64) -> Option<Self> {
         let next = Self { seen_ns: now_ns, generation, flags: self.flags | flags, _pad: 0 };

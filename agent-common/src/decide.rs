@@ -1,23 +1,40 @@
 //! The rules below the waist: tenant, address, ports and memory to a verdict. No packet in sight.
+//!
+//! `from_pod` and `to_pod` settle at once what identity alone justifies, and ask `egress` and
+//! `ingress` for the rest. Those two are complete: they need no answer to have been given before.
 
 use crate::ask::Ask;
-use crate::conntrack::{Opener, ReplyEntry, ReplyKey};
-use crate::layout::{PeerEntry, PrefixGrant};
-use crate::reach::{Denied, Family, Party, Reach, Service, Tables, between, fits, foreign, prefix, reach};
+use crate::conntrack::{Memory, Opener, ReplyEntry};
+use crate::layout::PeerEntry;
+use crate::reach::{Denied, Family, Party, Reach, Standing, Tables, between, foreign, plainly};
 use crate::reason::DropReason;
 use crate::tenant::TenantState;
 use crate::verdict::Verdict;
 
-/// What is asked for at the other end, or would be by an answer to it.
+/// Judges what a pod sends.
 #[inline(always)]
-fn service<A: Family>(ask: &Ask<A>) -> Service {
-    Service { protocol: ask.protocol, port: ask.remote_port, known: ask.has(Ask::<A>::KNOWN) }
+pub fn from_pod<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Verdict {
+    let standing = plainly(tables, ask);
+    if standing.is_plain() {
+        return Verdict::ALLOW;
+    }
+    tables.egress(ask, standing)
 }
 
-/// Judges what a pod sends to an address that is not its own.
+/// Judges what is on its way to a pod.
 #[inline(always)]
-pub fn egress<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Verdict {
-    let reached = reach(tables, &ask.me, ask.remote, service(ask));
+pub fn to_pod<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Verdict {
+    let standing = plainly(tables, ask);
+    if standing.is_plain() {
+        return Verdict::ALLOW;
+    }
+    tables.ingress(ask, standing)
+}
+
+/// Judges what a pod sends, of whose destination that much is known.
+#[inline(always)]
+pub fn egress<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, standing: Standing) -> Verdict {
+    let reached = tables.reach(ask, standing);
     if reached == Reach::YES {
         return Verdict::ALLOW;
     }
@@ -51,32 +68,31 @@ fn resolves<A: Family>(ask: &Ask<A>, denied: Denied) -> bool {
 }
 
 /// Rule 3: whether the packet answers a connection that the other side opened and still may open.
-#[inline(never)]
+#[inline(always)]
 fn answers<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, denied: Denied) -> bool {
     if !ask.has(Ask::<A>::ANSWERS) {
         return false;
     }
-    let key = ask.key(Opener::Remote);
-    let entry = live(tables, &key);
-    if entry.seen_ns == 0 {
+    match tables.recall(ask, Opener::Remote, true) {
+        Memory::Nothing => return false,
+        Memory::Current => return true,
+        Memory::Dated => {}
+    }
+    // The world might be somebody's subnet by now. `reach` has just said that a pod or node may still
+    // open.
+    let judged_now = denied.reason == DropReason::Node || denied.peer.is_known();
+    if !judged_now && foreign(tables, &ask.me, ask.remote).is_some_and(|owner| !may_enter(owner)) {
         return false;
     }
-    // Of another generation: the world might be somebody's subnet by now. `reach` has just said
-    // that a pod or node may still open.
-    let generation = tables.runtime().generation;
-    let judged_before = entry.generation == generation || denied.reason == DropReason::Node || denied.peer.is_known();
-    if !judged_before && foreign(tables, &ask.me, ask.remote).is_some_and(|owner| !may_enter(owner)) {
-        return false;
-    }
-    keep(tables, &key, entry, ask.mark(true), generation);
+    tables.note(ask, Opener::Remote, true);
     true
 }
 
-/// Judges what is on its way to a pod from an address that is not the pod's.
+/// Judges what is on its way to a pod from an address that is not the pod's, of which that much is known.
 #[inline(always)]
-pub fn ingress<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Verdict {
-    match tables.peer(ask.remote) {
-        Some(peer) if peer.kind == PeerEntry::POD || peer.kind == PeerEntry::SERVICE => from_peer(tables, ask, peer),
+pub fn ingress<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, standing: Standing) -> Verdict {
+    match standing.peer() {
+        Some(peer) if peer.is_pods() => from_peer(tables, ask, peer),
         Some(peer) if peer.kind == PeerEntry::NODE => {
             // Answers need no memory where the pod may open to nodes itself.
             if !ask.me.state.has(TenantState::NODES_ALLOWED | TenantState::SHARED) {
@@ -87,7 +103,7 @@ pub fn ingress<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Verdict {
         // Answers, where the pod may ask; asking is judged at the pod.
         Some(peer) if peer.kind == PeerEntry::METADATA || peer.kind == PeerEntry::SERVICE_LISTED => Verdict::ALLOW,
         Some(peer) => Verdict::because(Denied { reason: DropReason::Internal, peer: peer.tenant }),
-        None => from_world(tables, ask),
+        None => from_world(tables, ask, standing),
     }
 }
 
@@ -124,22 +140,17 @@ fn seen_from_inside(denied: Denied) -> Denied {
 }
 
 #[inline(always)]
-fn from_world<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Verdict {
+fn from_world<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, standing: Standing) -> Verdict {
     if ask.remote.is_multicast() || ask.remote.is_martian() {
         return Verdict::deny(DropReason::Martian);
     }
     // What the pod may open itself needs no memory: answers are justified by identity.
-    let grant = prefix(tables, &ask.me, ask.remote);
-    let clear = grant.is_some() && grant.flags & PrefixGrant::CONTESTED == 0;
-    if clear && fits(tables, grant.ports, service(ask)) {
+    if standing.range(tables, ask).is_clear() {
         return Verdict::ALLOW;
     }
-    let generation = tables.runtime().generation;
-    let key = ask.key(Opener::Remote);
     let tracked = ask.has(Ask::<A>::OPENS | Ask::<A>::CONTINUES);
-    let entry = if tracked { live(tables, &key) } else { ReplyEntry::default() };
-    if entry.seen_ns != 0 && entry.generation == generation {
-        keep(tables, &key, entry, ask.mark(false), generation);
+    let memory = if tracked { tables.recall(ask, Opener::Remote, false) } else { Memory::Nothing };
+    if memory == Memory::Current {
         return Verdict::ALLOW;
     }
     if let Some(denied) = foreign(tables, &ask.me, ask.remote)
@@ -147,10 +158,8 @@ fn from_world<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Verdict {
     {
         return Verdict::because(Denied { reason: DropReason::CrossTenant, ..denied });
     }
-    if entry.seen_ns != 0 {
-        keep(tables, &key, entry, ask.mark(false), generation);
-    } else if ask.has(Ask::<A>::OPENS) {
-        begin(tables, &key, ask.mark(false), generation);
+    if memory == Memory::Dated || ask.has(Ask::<A>::OPENS) {
+        tables.note(ask, Opener::Remote, false);
     }
     Verdict::ALLOW
 }
@@ -162,53 +171,64 @@ fn may_enter(owner: Denied) -> bool {
     owner.reason == DropReason::Node
 }
 
-/// Whether a packet to the pod answers a connection the pod opened.
-#[inline(never)]
+/// Whether a packet to the pod answers a connection the pod opened, which it still may.
+#[inline(always)]
 fn is_answer<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> bool {
-    let key = ask.key(Opener::Pod);
-    let entry = live(tables, &key);
-    if entry.seen_ns == 0 || !ask.has(Ask::<A>::ANSWERS) {
+    if !ask.has(Ask::<A>::ANSWERS) {
         return false;
     }
-    keep(tables, &key, entry, ask.mark(true), tables.runtime().generation);
+    match tables.recall(ask, Opener::Pod, true) {
+        Memory::Nothing => return false,
+        Memory::Current => {}
+        Memory::Dated => tables.note(ask, Opener::Pod, true),
+    }
     true
 }
 
-/// Remembers, or refreshes, the connection that this packet opens or continues.
-#[inline(never)]
+/// Remembers, or refreshes, the connection that this packet opens or continues, which it may.
+#[inline(always)]
 fn open<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, opener: Opener) {
     if !ask.has(Ask::<A>::OPENS | Ask::<A>::CONTINUES) {
         return;
     }
+    match tables.recall(ask, opener, false) {
+        Memory::Current => {}
+        Memory::Nothing if !ask.has(Ask::<A>::OPENS) => {}
+        Memory::Nothing | Memory::Dated => tables.note(ask, opener, false),
+    }
+}
+
+/// What is remembered of a connection that `opener` opened. Where the policy is still the one that
+/// allowed it, this packet is noted at once; else it is for the caller to judge, and to `note`.
+#[inline(always)]
+pub fn recall<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, opener: Opener, reply: bool) -> Memory {
     let key = ask.key(opener);
-    let entry = live(tables, &key);
+    let Some(entry) = tables.reply(&key) else { return Memory::Nothing };
+    let now = tables.now_ns();
+    if !entry.is_live(key.protocol, now) {
+        return Memory::Nothing;
+    }
     let generation = tables.runtime().generation;
-    if entry.seen_ns != 0 {
-        keep(tables, &key, entry, ask.mark(false), generation);
-    } else if ask.has(Ask::<A>::OPENS) {
-        begin(tables, &key, ask.mark(false), generation);
+    if entry.generation != generation {
+        return Memory::Dated;
     }
+    if let Some(next) = entry.touched(ask.mark(reply), generation, now) {
+        tables.remember(&key, next);
+    }
+    Memory::Current
 }
 
-/// The entry if it still counts, else the zero entry.
+/// Remembers that the policy of this moment allows the connection, and this packet of it.
 #[inline(always)]
-fn live<A: Family, T: Tables<A>>(tables: &T, key: &ReplyKey<A>) -> ReplyEntry {
-    match tables.reply(key) {
-        Some(entry) if entry.is_live(key.protocol, tables.now_ns()) => entry,
-        _ => ReplyEntry::default(),
-    }
-}
-
-#[inline(always)]
-fn keep<A: Family, T: Tables<A>>(tables: &T, key: &ReplyKey<A>, entry: ReplyEntry, flags: u32, generation: u64) {
-    if let Some(next) = entry.touched(flags, generation, tables.now_ns()) {
-        tables.remember(key, next);
-    }
-}
-
-#[inline(always)]
-fn begin<A: Family, T: Tables<A>>(tables: &T, key: &ReplyKey<A>, flags: u32, generation: u64) {
-    tables.remember(key, ReplyEntry { seen_ns: tables.now_ns(), generation, flags, _pad: 0 });
+pub fn note<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, opener: Opener, reply: bool) {
+    let key = ask.key(opener);
+    let now = tables.now_ns();
+    let flags = match tables.reply(&key) {
+        Some(entry) if entry.is_live(key.protocol, now) => entry.flags,
+        _ => 0,
+    };
+    let generation = tables.runtime().generation;
+    tables.remember(&key, ReplyEntry { seen_ns: now, generation, flags: flags | ask.mark(reply), _pad: 0 });
 }
 
 /// Names the owner of an address that no rule allowed: `off_subnet` becomes `cross_tenant` where it

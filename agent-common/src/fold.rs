@@ -8,6 +8,8 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::event::FlowEvent;
+use crate::flow::Direction;
+use crate::reason::DropReason;
 
 /// Places in the table of one CPU. A power of two.
 pub const FOLD_LEN: u32 = 1024;
@@ -37,6 +39,12 @@ pub struct FoldKey {
 }
 
 impl FoldKey {
+    /// Reason and direction in a byte.
+    #[inline(always)]
+    pub const fn cause(direction: Direction, reason: DropReason) -> u8 {
+        reason.number() | (direction as u8) << 7
+    }
+
     /// Place in the table. Attackers may choose it; they only push out their own node's records,
     /// and each one is counted.
     #[inline(always)]
@@ -101,13 +109,24 @@ impl FoldEntry {
         self.event.count.saturating_sub(self.sent_count)
     }
 
-    /// One more packet of the same flow. True if a record is due.
+    /// Whether this is the flow, under the same policy.
     #[inline(always)]
-    pub fn again(&mut self, now_ns: u64, length: u32, tcp_flags: u8) -> bool {
+    pub fn is_of(&self, key: &FoldKey, generation: u64) -> bool {
+        self.key == *key && self.event.generation == generation && self.event.count != 0
+    }
+
+    /// One more packet of the same flow.
+    #[inline(always)]
+    pub fn again(&mut self, now_ns: u64, length: u32, tcp_flags: u8) {
         self.event.count += 1;
         self.event.last_ns = now_ns;
         self.event.length = length;
         self.event.tcp_flags = tcp_flags;
+    }
+
+    /// Whether it is time for a record.
+    #[inline(always)]
+    pub fn is_due(&self, now_ns: u64) -> bool {
         now_ns.wrapping_sub(self.sent_ns) >= FOLD_INTERVAL_NS
     }
 
@@ -138,7 +157,8 @@ mod tests {
         entry.told();
         let due = (1..2500_u64).filter(|ms| {
             let now = 10 * SECOND + ms * 1_000_000;
-            let due = entry.again(now, 60, 2);
+            entry.again(now, 60, 2);
+            let due = entry.is_due(now);
             if due {
                 entry.tried(now);
                 entry.told();

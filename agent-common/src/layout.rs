@@ -87,6 +87,11 @@ impl PeerEntry {
     pub const SHARED: u8 = 1;
     /// The tenant is an implicit one.
     pub const UNASSIGNED: u8 = 1 << 1;
+
+    /// Whether pods stand here, or behind it.
+    pub const fn is_pods(self) -> bool {
+        matches!(self.kind, Self::POD | Self::SERVICE)
+    }
 }
 
 /// Key of the grants: `from` may open connections to `to`.

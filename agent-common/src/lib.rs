@@ -25,6 +25,7 @@ pub mod layout;
 pub mod memory;
 pub mod neighbor;
 pub mod parse;
+pub mod plain;
 #[cfg(feature = "user")]
 mod pod;
 pub mod reach;

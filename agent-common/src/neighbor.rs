@@ -10,10 +10,11 @@ use crate::conntrack::icmp;
 use crate::flow::{Flow, Kind};
 use crate::headers::{
     Arp, ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, Ethernet, ICMPV6, Ipv6, Neighbor, NeighborOption, Octet,
+    Transport,
 };
 use crate::layout::EndpointEntry;
 use crate::parse::{self, Packet};
-use crate::reach::{Family, Tables};
+use crate::reach::{Family, Tables, standing};
 use crate::reason::DropReason;
 use crate::verdict::{Endpoint, Verdict};
 
@@ -33,9 +34,15 @@ const DISCOVERY: core::ops::RangeInclusive<u8> = icmp::ROUTER_SOLICITATION..=icm
 /// Whether an IPv6 frame carries ICMPv6 of types 133 to 137 (RFC 4861) right behind its header.
 #[inline(always)]
 pub fn is_discovery<P: Packet + ?Sized>(packet: &P) -> bool {
-    let next_header = packet.read::<Octet>(ETHERNET_LEN + 6);
-    next_header.is_some_and(|octet| octet.value == ICMPV6)
-        && packet.read::<Octet>(MESSAGE).is_some_and(|octet| DISCOVERY.contains(&octet.value))
+    // Whole headers, not single bytes: an option of a byte is two in one register, of which verifiers
+    // refuse to copy one that was never written.
+    let Some(ip) = packet.read::<Ipv6>(ETHERNET_LEN) else { return false };
+    if ip.next_header != ICMPV6 {
+        return false;
+    }
+    let Some(message) = packet.read::<Transport>(MESSAGE) else { return false };
+    let [kind, _] = message.first_be.to_ne_bytes();
+    DISCOVERY.contains(&kind)
 }
 
 /// Whether a packet carries discovery where nobody may put it: behind extension headers.
@@ -215,7 +222,7 @@ where
 /// Whether the pod may know where an address is: if it may talk to it at all, or be talked to.
 #[inline(always)]
 fn resolve<A: Family, T: Tables<A>>(endpoint: &Endpoint<'_>, tables: &T, remote: A) -> Verdict {
-    tables.egress(&Ask {
+    let ask = Ask {
         me: endpoint.party,
         cookie: endpoint.entry.cookie,
         remote,
@@ -223,7 +230,9 @@ fn resolve<A: Family, T: Tables<A>>(endpoint: &Endpoint<'_>, tables: &T, remote:
         local_port: 0,
         protocol: 0,
         bits: Ask::<A>::RESOLVES,
-    })
+        tcp_flags: 0,
+    };
+    tables.egress(&ask, standing(tables, &ask))
 }
 
 #[inline(always)]

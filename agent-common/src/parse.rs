@@ -381,16 +381,16 @@ pub fn options<P: Packet + ?Sized>(packet: &P, header_len: usize) -> Options {
     const MALFORMED: Options = Options::refuse(DropReason::Malformed);
     let mut sum = 0;
     let mut skip = 0_usize;
-    let mut ended = false;
     let mut at = 0;
     while at < 40 && 20 + at < header_len {
         let Some(octet) = packet.read::<Octet>(START + at) else { return MALFORMED };
         // The checksum adds 16-bit words in wire order; which byte is first depends on the CPU.
         let first = cfg!(target_endian = "little") == (at & 1 == 0);
         sum += if first { u64::from(octet.value) } else { u64::from(octet.value) << 8 };
-        if skip == 0 && !ended {
+        if skip == 0 {
             match octet.value {
-                0 => ended = true,
+                // What follows the end is padding: longer than any header.
+                0 => skip = 64,
                 1 => skip = 1,
                 131 | 137 => return Options::refuse(DropReason::SourceRoute),
                 _ => {

@@ -5,14 +5,16 @@
 
 use crate::addr::{Address, V4, V6};
 use crate::ask::Ask;
-use crate::conntrack::{ReplyEntry, ReplyKey};
+use crate::conntrack::{Memory, Opener, ReplyEntry, ReplyKey};
 use crate::decide;
 use crate::flow::Flow;
 use crate::headers::{ICMP, ICMPV6};
 use crate::layout::{
-    Grant, GrantKey, PORT_RANGES, PORTS_ANY, PeerEntry, PortSet, PrefixGrant, ROW_PREFIXES, RowV4, RowV6, Runtime,
+    EndpointEntry, Grant, GrantKey, PORT_RANGES, PORTS_ANY, PeerEntry, PortSet, PrefixGrant, ROW_PREFIXES, RowV4,
+    RowV6, Runtime,
 };
 use crate::parse::{self, Packet};
+use crate::plain;
 use crate::reason::DropReason;
 use crate::tenant::{TenantId, TenantState};
 use crate::verdict::Verdict;
@@ -41,20 +43,52 @@ pub trait Tables<A: Family> {
     /// Monotonic clock; coarse will do.
     fn now_ns(&self) -> u64;
 
-    /// `decide::egress`; the kernel calls it as a function that is verified on its own.
-    fn egress(&self, ask: &Ask<A>) -> Verdict
+    /// `range`; the kernel calls it as a function that is verified on its own.
+    fn range(&self, ask: &Ask<A>) -> Range
     where
         Self: Sized,
     {
-        decide::egress(self, ask)
+        range(self, ask)
+    }
+
+    /// `reach`, as above.
+    fn reach(&self, ask: &Ask<A>, standing: Standing) -> Reach
+    where
+        Self: Sized,
+    {
+        reach(self, ask, standing)
+    }
+
+    /// `decide::egress`, as above.
+    fn egress(&self, ask: &Ask<A>, standing: Standing) -> Verdict
+    where
+        Self: Sized,
+    {
+        decide::egress(self, ask, standing)
     }
 
     /// `decide::ingress`, as above.
-    fn ingress(&self, ask: &Ask<A>) -> Verdict
+    fn ingress(&self, ask: &Ask<A>, standing: Standing) -> Verdict
     where
         Self: Sized,
     {
-        decide::ingress(self, ask)
+        decide::ingress(self, ask, standing)
+    }
+
+    /// `decide::recall`, as above.
+    fn recall(&self, ask: &Ask<A>, opener: Opener, reply: bool) -> Memory
+    where
+        Self: Sized,
+    {
+        decide::recall(self, ask, opener, reply)
+    }
+
+    /// `decide::note`, as above.
+    fn note(&self, ask: &Ask<A>, opener: Opener, reply: bool)
+    where
+        Self: Sized,
+    {
+        decide::note(self, ask, opener, reply)
     }
 }
 
@@ -72,6 +106,10 @@ pub trait Family: Address {
     /// none: an option of four bytes is two registers, of which one may be undefined, and verifiers
     /// refuse to copy that.
     fn find(self, row: &Self::Row) -> PrefixGrant;
+    /// The pod's own address, or `NONE`.
+    fn own(entry: &EndpointEntry) -> Self;
+    /// The short way to read a packet.
+    fn plain<P: Packet + ?Sized>(packet: &P) -> Option<Flow<Self>>;
     /// The packet that an ICMP error quotes at `offset`.
     fn quoted<P: Packet + ?Sized>(packet: &P, offset: usize) -> Option<Flow<Self>>;
 }
@@ -96,6 +134,16 @@ impl Family for V4 {
             i += 1;
         }
         PrefixGrant::default()
+    }
+
+    #[inline(always)]
+    fn own(entry: &EndpointEntry) -> Self {
+        entry.v4
+    }
+
+    #[inline(always)]
+    fn plain<P: Packet + ?Sized>(packet: &P) -> Option<Flow<Self>> {
+        plain::ipv4(packet)
     }
 
     #[inline(always)]
@@ -127,6 +175,16 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn own(entry: &EndpointEntry) -> Self {
+        entry.v6
+    }
+
+    #[inline(always)]
+    fn plain<P: Packet + ?Sized>(packet: &P) -> Option<Flow<Self>> {
+        plain::ipv6(packet)
+    }
+
+    #[inline(always)]
     fn quoted<P: Packet + ?Sized>(packet: &P, offset: usize) -> Option<Flow<Self>> {
         parse::quoted_v6(packet, offset)
     }
@@ -141,15 +199,50 @@ pub struct Party {
     pub state: TenantState,
 }
 
-/// What is asked for at the remote side.
-#[derive(Clone, Copy, Debug)]
-pub struct Service {
-    /// IANA protocol number.
-    pub protocol: u8,
-    /// Port in host order, if `known`.
-    pub port: u16,
-    /// Whether the packet says; if it does not, only "all ports" will do.
-    pub known: bool,
+/// The prefix of a tenant that holds an address, and whether it allows what is asked for; in one
+/// register, the zero value being none.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range(u64);
+
+impl Range {
+    const FITS: u64 = 1 << 32;
+
+    /// What was found.
+    #[inline(always)]
+    const fn new(grant: PrefixGrant, fits: bool) -> Self {
+        let PrefixGrant { ports, flags, length } = grant;
+        let fits = if fits { Self::FITS } else { 0 };
+        Self(ports as u64 | (flags as u64) << 16 | (length as u64) << 24 | fits)
+    }
+
+    /// As a register.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// From a register.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// The prefix.
+    #[inline(always)]
+    pub const fn grant(self) -> PrefixGrant {
+        PrefixGrant { ports: self.0 as u16, flags: (self.0 >> 16) as u8, length: (self.0 >> 24) as u8 }
+    }
+
+    /// Whether its ports allow what is asked for.
+    #[inline(always)]
+    pub const fn fits(self) -> bool {
+        self.0 & Self::FITS != 0
+    }
+
+    /// Whether it does, and nobody else may claim the address.
+    #[inline(always)]
+    pub const fn is_clear(self) -> bool {
+        self.fits() && self.grant().flags & PrefixGrant::CONTESTED == 0
+    }
 }
 
 /// Why not, and whose the other side is, if known.
@@ -174,6 +267,16 @@ impl Reach {
     pub const YES: Self = Self(1 << 9);
     /// Yes, but the other side may only answer.
     pub const ONE_WAY: Self = Self(1 << 10);
+
+    /// As a register.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// From a register: any value that is neither `YES` nor `ONE_WAY` is a denial.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
 
     /// No.
     #[inline(always)]
@@ -214,36 +317,109 @@ impl core::fmt::Debug for Reach {
     }
 }
 
-/// Rules 5 to 11 of the verdict, for connections that `me` opens to `remote`.
-#[inline(always)]
-pub fn reach<A: Family, T: Tables<A>>(tables: &T, me: &Party, remote: A, service: Service) -> Reach {
-    match tables.peer(remote) {
-        Some(peer) => reach_known(tables, me, peer, remote, service),
-        None => reach_range(tables, me, remote, service),
+/// What is known of an address before the rules are asked, in one register; the zero value is nothing.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Standing(u64);
+
+impl Standing {
+    /// No pod, Service, node or metadata service; ranges have not been asked.
+    const NOBODY: Self = Self(0);
+    /// Identity alone justifies packets both ways.
+    const PLAIN: Self = Self(1 << 61);
+    const IN_RANGE: u64 = 1 << 62;
+    const PEER: u64 = 1 << 63;
+
+    #[inline(always)]
+    const fn of(PeerEntry { tenant, kind, flags, .. }: PeerEntry) -> Self {
+        Self(Self::PEER | tenant.0 as u64 | (kind as u64) << 32 | (flags as u64) << 40)
+    }
+
+    /// As a register.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// From a register.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// Whether nothing more need be asked.
+    #[inline(always)]
+    pub const fn is_plain(self) -> bool {
+        self.0 == Self::PLAIN.0
+    }
+
+    /// What stands at exactly this address.
+    #[inline(always)]
+    pub const fn peer(self) -> Option<PeerEntry> {
+        let (tenant, kind, flags) = (TenantId(self.0 as u32), (self.0 >> 32) as u8, (self.0 >> 40) as u8);
+        if self.0 & Self::PEER == 0 { None } else { Some(PeerEntry { tenant, kind, flags, _pad: 0 }) }
+    }
+
+    /// The tenant's range that holds the address, asked for only if that has not been done.
+    #[inline(always)]
+    pub fn range<A: Family, T: Tables<A>>(self, tables: &T, ask: &Ask<A>) -> Range {
+        if self.0 & Self::IN_RANGE != 0 { Range(self.0 & !Self::IN_RANGE) } else { tables.range(ask) }
     }
 }
 
+/// What stands at the address that is asked for.
 #[inline(always)]
-fn reach_known<A: Family, T: Tables<A>>(tables: &T, me: &Party, peer: PeerEntry, remote: A, service: Service) -> Reach {
+pub fn standing<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Standing {
+    tables.peer(ask.remote).map_or(Standing::NOBODY, Standing::of)
+}
+
+/// The same, and whether it is plain, as it is for nearly all packets: the same tenant or a Shared one
+/// stands there, or it lies in a range of the pod's tenant that nobody disputes. No rule says otherwise
+/// where this says plain; where it does not, the rules have not been asked yet.
+#[inline(always)]
+pub fn plainly<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Standing {
+    match tables.peer(ask.remote) {
+        Some(peer) if peer.is_pods() && are_kin(&ask.me, peer) => Standing::PLAIN,
+        Some(peer) => Standing::of(peer),
+        None if ask.me.state.has(A::TRIE) || ask.remote.is_special() => Standing::NOBODY,
+        None => {
+            let range = range(tables, ask);
+            if range.is_clear() { Standing::PLAIN } else { Standing(Standing::IN_RANGE | range.0) }
+        }
+    }
+}
+
+/// Rules 5 to 11 of the verdict, for connections that the pod opens.
+#[inline(always)]
+pub fn reach<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, standing: Standing) -> Reach {
+    let me = &ask.me;
+    let peer = standing.peer().unwrap_or_default();
     match peer.kind {
         PeerEntry::POD | PeerEntry::SERVICE => between(tables, me, peer),
         PeerEntry::NODE if me.state.has(TenantState::NODES_ALLOWED | TenantState::SHARED) => Reach::YES,
         PeerEntry::NODE => Reach::answer(DropReason::Node, TenantId::UNKNOWN),
-        PeerEntry::METADATA => listed(tables, me, remote, service, DropReason::MetadataService),
-        PeerEntry::SERVICE_LISTED => listed(tables, me, remote, service, DropReason::CrossTenant),
-        _ => Reach::never(DropReason::Internal, peer.tenant),
+        PeerEntry::METADATA | PeerEntry::SERVICE_LISTED => listed(standing.range(tables, ask), A::BITS, peer),
+        _ if standing.peer().is_some() => Reach::never(DropReason::Internal, peer.tenant),
+        _ if ask.remote.is_multicast() => Reach::never(DropReason::Multicast, TenantId::UNKNOWN),
+        _ if ask.remote.is_martian() => Reach::never(DropReason::Martian, TenantId::UNKNOWN),
+        _ => reach_range(tables, ask, standing.range(tables, ask)),
     }
 }
 
 /// Pod to pod, or to a Service of pods.
 #[inline(always)]
 pub fn between<A: Family, T: Tables<A>>(tables: &T, me: &Party, peer: PeerEntry) -> Reach {
-    let same = peer.tenant.0 == me.tenant.0;
-    let shared = peer.flags & PeerEntry::SHARED != 0 || me.state.has(TenantState::SHARED);
-    if (same || shared) && peer.tenant.is_known() {
+    if are_kin(me, peer) {
         return Reach::YES;
     }
     between_strangers(tables, me, peer)
+}
+
+/// Whether both are of one tenant, or one of them is Shared.
+#[inline(always)]
+fn are_kin(me: &Party, peer: PeerEntry) -> bool {
+    let same = peer.tenant.0 == me.tenant.0;
+    let shared = peer.flags & PeerEntry::SHARED != 0 || me.state.has(TenantState::SHARED);
+    (same || shared) && peer.tenant.is_known()
 }
 
 #[inline(always)]
@@ -280,44 +456,45 @@ fn granted<A: Family, T: Tables<A>>(tables: &T, from: TenantId, to: TenantId) ->
 }
 
 /// Addresses that a wide range must not be taken to mean: only an entry for exactly this one.
-#[inline(never)]
-fn listed<A: Family, T: Tables<A>>(tables: &T, me: &Party, remote: A, service: Service, reason: DropReason) -> Reach {
-    let grant = prefix(tables, me, remote);
-    if grant.is_some() && grant.length == A::BITS && fits(tables, grant.ports, service) {
+#[inline(always)]
+fn listed(range: Range, length: u8, peer: PeerEntry) -> Reach {
+    if range.grant().length == length && range.fits() {
         return Reach::YES;
     }
-    Reach::never(reason, TenantId::UNKNOWN)
+    let metadata = peer.kind == PeerEntry::METADATA;
+    Reach::never(if metadata { DropReason::MetadataService } else { DropReason::CrossTenant }, TenantId::UNKNOWN)
 }
 
 #[inline(always)]
-fn reach_range<A: Family, T: Tables<A>>(tables: &T, me: &Party, remote: A, service: Service) -> Reach {
-    if remote.is_multicast() {
-        return Reach::never(DropReason::Multicast, TenantId::UNKNOWN);
-    }
-    if remote.is_martian() {
-        return Reach::never(DropReason::Martian, TenantId::UNKNOWN);
-    }
-    let grant = prefix(tables, me, remote);
+fn reach_range<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, range: Range) -> Reach {
+    let grant = range.grant();
     if !grant.is_some() {
         return Reach::answer(DropReason::OffSubnet, TenantId::UNKNOWN);
     }
     // ::/0 means IPv6, not every IPv4 address again through a translator.
-    if remote.embeds_v4() && grant.length < 16 {
+    if ask.remote.embeds_v4() && grant.length < 16 {
         return Reach::never(DropReason::Martian, TenantId::UNKNOWN);
     }
     if grant.flags & PrefixGrant::CONTESTED != 0
-        && let Some(denied) = foreign(tables, me, remote)
+        && let Some(denied) = foreign(tables, &ask.me, ask.remote)
     {
         return match denied.reason {
             DropReason::Node => Reach::answer(denied.reason, denied.peer),
             reason => Reach::never(reason, denied.peer),
         };
     }
-    if fits(tables, grant.ports, service) {
+    if range.fits() {
         return Reach::YES;
     }
-    let reason = if service.known { DropReason::PortDenied } else { DropReason::Fragment };
+    let reason = if ask.has(Ask::<A>::KNOWN) { DropReason::PortDenied } else { DropReason::Fragment };
     Reach::answer(reason, TenantId::UNKNOWN)
+}
+
+/// The pod's tenant's range at the address that is asked for.
+#[inline(always)]
+pub fn range<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Range {
+    let grant = prefix(tables, &ask.me, ask.remote);
+    Range::new(grant, grant.is_some() && fits(tables, grant.ports, ask))
 }
 
 /// The prefix of `me` that holds the address; zero for none.
@@ -344,25 +521,27 @@ pub fn foreign<A: Family, T: Tables<A>>(tables: &T, me: &Party, remote: A) -> Op
     }
 }
 
-/// Whether a port set allows the service.
+/// Whether a port set allows what is asked for.
 #[inline(always)]
-pub fn fits<A: Family, T: Tables<A>>(tables: &T, set: u16, service: Service) -> bool {
-    set == PORTS_ANY || fits_set(tables, set, service)
+pub fn fits<A: Family, T: Tables<A>>(tables: &T, set: u16, ask: &Ask<A>) -> bool {
+    set == PORTS_ANY || fits_set(tables, set, ask)
 }
 
-#[inline(never)]
-fn fits_set<A: Family, T: Tables<A>>(tables: &T, set: u16, service: Service) -> bool {
+#[inline(always)]
+fn fits_set<A: Family, T: Tables<A>>(tables: &T, set: u16, ask: &Ask<A>) -> bool {
     let Some(set) = tables.port_set(set) else { return false };
+    let known = ask.has(Ask::<A>::KNOWN);
     let mut i = 0;
     while i < PORT_RANGES {
         let range = &set.ranges[i];
         if range.protocol == 0 {
             return false;
         }
-        if range.protocol == service.protocol {
-            let inside = range.low <= service.port && service.port <= range.high;
+        if range.protocol == ask.protocol {
+            let inside = range.low <= ask.remote_port && ask.remote_port <= range.high;
             let all = range.low == 0 && range.high == u16::MAX;
-            if all || (service.known && inside) {
+            // A packet that does not tell its port needs all of them.
+            if all || (known && inside) {
                 return true;
             }
         }

@@ -139,7 +139,7 @@ impl Sighting {
             cookie,
             port: self.destination_port,
             protocol: self.protocol,
-            cause: cause.number() | (direction as u8) << 7,
+            cause: FoldKey::cause(direction, cause),
         }
     }
 

@@ -1,12 +1,14 @@
 //! The one verdict: `from_pod` and `to_pod`, generic over a packet and tables.
 //!
 //! The order of the rules is the order of the code. Everything that is not allowed by a rule is
-//! denied by the last one; nothing here has a default that passes.
+//! denied by the last one; nothing here has a default that passes. Plain packets take a short way to
+//! the same rules; everything else, and everything suspicious, is *odd* and read with care.
 
-use crate::addr::{Address, V4, V6};
+use crate::addr::{Address, Mac, V4, V6};
 use crate::ask::Ask;
 use crate::conntrack::icmp;
-use crate::flow::{Flow, Kind};
+use crate::decide;
+use crate::flow::{Direction, Flow, Kind};
 use crate::headers::{
     ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_QINQ_OLD, ETHERTYPE_VLAN, Ethernet, ICMP,
     ICMPV6,
@@ -14,7 +16,7 @@ use crate::headers::{
 use crate::layout::EndpointEntry;
 use crate::neighbor;
 use crate::parse::{self, Packet};
-use crate::reach::{Denied, Family, Party, Tables};
+use crate::reach::{Denied, Family, Party, Tables, standing};
 use crate::reason::DropReason;
 use crate::tenant::{TenantId, TenantState};
 
@@ -95,13 +97,74 @@ impl<'a> Endpoint<'a> {
 }
 
 /// Judges a frame that a pod sent.
-#[inline(always)]
 pub fn from_pod<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
 where
     P: Packet + ?Sized,
     T: Tables<V4> + Tables<V6>,
 {
-    if !owns_mac(packet, endpoint.entry) {
+    let plain = match ethertype(packet) {
+        Some(ETHERTYPE_IPV4) => {
+            plain(packet, endpoint, Direction::Egress).map(|ask: Ask<V4>| decide::from_pod(tables, &ask))
+        }
+        Some(ETHERTYPE_IPV6) => {
+            plain(packet, endpoint, Direction::Egress).map(|ask: Ask<V6>| decide::from_pod(tables, &ask))
+        }
+        _ => None,
+    };
+    plain.unwrap_or_else(|| odd_from_pod(packet, endpoint, tables))
+}
+
+/// Judges a frame on its way to a pod: the second lock on the same door.
+pub fn to_pod<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
+where
+    P: Packet + ?Sized,
+    T: Tables<V4> + Tables<V6>,
+{
+    let plain = match ethertype(packet) {
+        Some(ETHERTYPE_IPV4) => {
+            plain(packet, endpoint, Direction::Ingress).map(|ask: Ask<V4>| decide::to_pod(tables, &ask))
+        }
+        Some(ETHERTYPE_IPV6) => {
+            plain(packet, endpoint, Direction::Ingress).map(|ask: Ask<V6>| decide::to_pod(tables, &ask))
+        }
+        _ => None,
+    };
+    plain.unwrap_or_else(|| odd_to_pod(packet, endpoint, tables))
+}
+
+/// What a plain packet asks, if the end that should be the pod is. `None` refuses nothing: the packet
+/// is odd, and judged as such.
+#[inline(always)]
+pub fn plain<A: Family, P: Packet + ?Sized>(
+    packet: &P,
+    endpoint: &Endpoint<'_>,
+    direction: Direction,
+) -> Option<Ask<A>> {
+    let flow = A::plain(packet)?;
+    let own = A::own(endpoint.entry);
+    let outbound = direction == Direction::Egress;
+    let (ours, theirs) = if outbound { (flow.source, flow.destination) } else { (flow.destination, flow.source) };
+    let genuine = !outbound || owns_mac(packet, endpoint.entry.mac);
+    if !owns(own, ours) || (theirs == own && !outbound) || !genuine {
+        return None;
+    }
+    Some(Ask::new(endpoint.party, endpoint.entry.cookie, &flow, outbound))
+}
+
+/// The frame's EtherType in host order; `None` where it is too short for one.
+#[inline(always)]
+pub fn ethertype<P: Packet + ?Sized>(packet: &P) -> Option<u16> {
+    packet.read::<Ethernet>(0).map(|ethernet| u16::from_be(ethernet.ethertype_be))
+}
+
+/// Judges a frame that a pod sent, whatever it is.
+#[inline(always)]
+pub fn odd_from_pod<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
+where
+    P: Packet + ?Sized,
+    T: Tables<V4> + Tables<V6>,
+{
+    if !owns_mac(packet, endpoint.entry.mac) {
         return Verdict::deny(DropReason::SpoofedMac);
     }
     branch(
@@ -112,9 +175,9 @@ where
     )
 }
 
-/// Judges a frame on its way to a pod: the second lock on the same door.
+/// Judges a frame on its way to a pod, whatever it is.
 #[inline(always)]
-pub fn to_pod<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
+pub fn odd_to_pod<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
 where
     P: Packet + ?Sized,
     T: Tables<V4> + Tables<V6>,
@@ -127,8 +190,7 @@ where
     )
 }
 
-/// Goes the way of a frame's EtherType. The kernel's branches are functions of their own; only IPv4
-/// is judged in place.
+/// Goes the way of a frame's EtherType. The kernel's branches are functions of their own.
 #[inline(always)]
 pub fn branch<P: Packet + ?Sized>(
     packet: &P,
@@ -149,9 +211,9 @@ pub fn branch<P: Packet + ?Sized>(
 /// Whether the Ethernet source is the pod's, as far as that is known. A frame without one is left to
 /// `branch`.
 #[inline(always)]
-pub fn owns_mac<P: Packet + ?Sized>(packet: &P, entry: &EndpointEntry) -> bool {
+pub fn owns_mac<P: Packet + ?Sized>(packet: &P, own: Mac) -> bool {
     let source = packet.read::<Ethernet>(0).map(|ethernet| ethernet.source);
-    entry.mac.is_unknown() || source.is_none_or(|source| source == entry.mac)
+    source.is_none_or(|source| source == own) || own.is_unknown()
 }
 
 /// An IPv4 packet from a pod.
@@ -224,7 +286,8 @@ fn delivered<A: Family, T: Tables<A>>(flow: &Flow<A>, own: A, endpoint: &Endpoin
     if flow.source == own {
         return Verdict::deny(DropReason::Martian);
     }
-    tables.ingress(&Ask::new(endpoint.party, endpoint.entry.cookie, flow, false))
+    let ask = Ask::new(endpoint.party, endpoint.entry.cookie, flow, false);
+    tables.ingress(&ask, standing(tables, &ask))
 }
 
 /// The reason for an EtherType that is none of ours.
@@ -263,7 +326,7 @@ fn egress<A: Family, P: Packet + ?Sized, T: Tables<A>>(
         return Verdict::deny(DropReason::IcmpRedirect);
     }
     let ask = Ask::new(endpoint.party, endpoint.entry.cookie, flow, true);
-    let verdict = tables.egress(&ask);
+    let verdict = tables.egress(&ask, standing(tables, &ask));
     if ask.has(Ask::<A>::QUOTES) && !verdict.is_allow() && quotes(packet, flow, &ask, tables) {
         return Verdict::ALLOW;
     }
@@ -284,5 +347,5 @@ fn quotes<A: Family, P: Packet + ?Sized, T: Tables<A>>(packet: &P, flow: &Flow<A
     let about_us = quoted.source == flow.destination && quoted.destination == flow.source;
     // The answer to the quoted packet: judged like any other, it is allowed or it is not.
     let answer = Ask { bits: Ask::<A>::ANSWERS | Ask::<A>::KNOWN, ..Ask::new(ask.me, ask.cookie, &quoted, false) };
-    about_us && tables.egress(&answer).is_allow()
+    about_us && tables.egress(&answer, standing(tables, &answer)).is_allow()
 }

@@ -8,7 +8,10 @@ use agent_common::flow::Direction::{self, Egress, Ingress};
 use agent_common::layout::{PORTS_ANY, PeerEntry, PrefixGrant, PrefixV4, PrefixV6, ROW_PREFIXES, RowV4, RowV6};
 use agent_common::memory::Memory;
 use agent_common::reach::{Family, Tables};
+use agent_common::reason::DropReason;
 use agent_common::tenant::TenantId;
+use agent_common::verdict::{self, Endpoint};
+use agent_common::{parse, plain, sighting};
 use proptest::prelude::*;
 use world::*;
 
@@ -110,6 +113,22 @@ fn mend_checksum(frame: &mut [u8]) {
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
 }
 
+/// Sets the other end of a TCP or UDP frame.
+fn aim(frame: &mut [u8], direction: Direction, remote: Host, port: u16) {
+    let out = direction == Egress;
+    let (at, body, address) = match frame.get(12..14) {
+        Some([8, 0]) => (if out { 30 } else { 26 }, 34, remote.to_vec()),
+        Some([0x86, 0xdd]) => (if out { 38 } else { 22 }, 54, six(remote).octets().to_vec()),
+        _ => return,
+    };
+    if frame.len() < body + 4 {
+        return;
+    }
+    frame[at..at + address.len()].copy_from_slice(&address);
+    frame[body + 2 * usize::from(out)..][..2].copy_from_slice(&port.to_be_bytes());
+    mend_checksum(frame);
+}
+
 /// A network, its length, and an address that is often inside or just outside.
 fn near_v4() -> impl Strategy<Value = (u32, u8)> {
     (prop_oneof![Just(0x0a28_0000_u32), Just(0x0a28_0100), any::<u32>()], 0_u8..=32, 0_u32..4)
@@ -144,6 +163,51 @@ proptest! {
             prop_assert!(claims_the_pod(&bytes), "{bytes:02x?}");
             let ethertype = &bytes[12..14];
             prop_assert!(ethertype == [8, 0] || ethertype == [8, 6] || ethertype == [0x86, 0xdd]);
+        }
+    }
+
+    #[test]
+    fn the_short_way_leads_where_the_long_one_does(
+        (direction, mut bytes) in nearly(),
+        remote in prop::sample::select(vec![FRIEND, STRANGER, SHARED, NO_POD, DATABASE, FILES, THEIR_DATABASE, NODE, WORLD]),
+        port in prop::sample::select(vec![80_u16, 5432, 40_000]),
+    ) {
+        aim(&mut bytes, direction, remote, port);
+        let (short, long) = (World::default(), World::default());
+        let entry = short.tables.endpoints.values().copied().find(|entry| entry.v4 == V4::new(ME)).expect("the pod");
+        let endpoint = Endpoint::new(&entry, short.tables.tenants[&MINE]).expect("it is ready");
+        let verdict = short.tables.verdict(&endpoint, direction, &bytes[..]);
+        let odd = match direction {
+            Egress => verdict::odd_from_pod(&bytes[..], &endpoint, &long.tables),
+            Ingress => verdict::odd_to_pod(&bytes[..], &endpoint, &long.tables),
+        };
+        prop_assert_eq!(verdict, odd, "{:02x?}", bytes);
+        prop_assert_eq!(&short.tables.replies_v4, &long.tables.replies_v4, "what is remembered");
+        prop_assert_eq!(&short.tables.replies_v6, &long.tables.replies_v6, "what is remembered");
+    }
+
+    #[test]
+    fn what_is_plain_is_read_and_told_as_by_the_careful((direction, bytes) in nearly()) {
+        let bytes = &bytes[..];
+        if let Some(flow) = plain::ipv4(bytes) {
+            prop_assert_eq!(parse::ipv4(bytes), Ok(flow));
+        }
+        if let Some(flow) = plain::ipv6(bytes) {
+            prop_assert_eq!(parse::ipv6(bytes), Ok(flow));
+        }
+        let world = World::default();
+        let entry = world.tables.endpoints.values().copied().find(|entry| entry.v4 == V4::new(ME)).expect("the pod");
+        let endpoint = Endpoint::new(&entry, world.tables.tenants[&MINE]).expect("it is ready");
+        let key = match verdict::ethertype(bytes) {
+            Some(0x0800) => verdict::plain::<V4, _>(bytes, &endpoint, direction)
+                .map(|ask| (ask.fold_key(direction, DropReason::OffSubnet), ask.tcp_flags)),
+            Some(0x86dd) => verdict::plain::<V6, _>(bytes, &endpoint, direction)
+                .map(|ask| (ask.fold_key(direction, DropReason::OffSubnet), ask.tcp_flags)),
+            _ => None,
+        };
+        if let Some((key, flags)) = key {
+            let seen = sighting::describe(bytes);
+            prop_assert_eq!((key, flags), (seen.key(direction, entry.cookie, DropReason::OffSubnet), seen.tcp_flags));
         }
     }
 

@@ -1,17 +1,18 @@
 //! Verdict to return code: the only place those constants appear.
 
 use agent_common::counters::{Loss, Outcome, allowed_index};
+use agent_common::decide;
 use agent_common::flow::Direction;
-use agent_common::layout::EndpointEntry;
+use agent_common::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
+use agent_common::reach::{Family, Tables};
 use agent_common::reason::DropReason;
 use agent_common::tenant::TenantState;
 use agent_common::verdict::{self, Endpoint, Verdict};
 use aya_ebpf::programs::TcContext;
 
 use crate::packet::Frame;
-use crate::report;
 use crate::tables::Maps;
-use crate::waist;
+use crate::{report, waist};
 
 /// "Next": the same number for TCX (`TCX_NEXT`) and for a direct-action filter (`TC_ACT_UNSPEC`).
 /// We only subtract: whoever comes after us may still drop.
@@ -19,35 +20,76 @@ const PASS: i32 = -1;
 /// `TC_ACT_SHOT`, `TCX_DROP`.
 const DROP: i32 = 2;
 
-/// What an unclaimed interface reads as.
-pub const NOBODY: EndpointEntry = EndpointEntry {
-    tenant: agent_common::tenant::TenantId::UNKNOWN,
-    cookie: 0,
-    v4: agent_common::addr::V4(0),
-    mac: agent_common::addr::Mac([0; 3]),
-    slot: 0,
-    gateway_mac: agent_common::addr::Mac([0; 3]),
-    _pad: 0,
-    gateway_v4: agent_common::addr::V4(0),
-    v6: agent_common::addr::V6::UNSPECIFIED,
-    link_local: agent_common::addr::V6::UNSPECIFIED,
-    gateway_v6: agent_common::addr::V6::UNSPECIFIED,
-};
+/// Not a return code: the packet is not plain.
+const ODD: i32 = i32::MIN;
 
-/// Judges a packet and does what the verdict says.
+/// Judges a packet and does what the verdict says. Plain IPv4 is settled here, with as few steps as
+/// there can be; plain IPv6, and everything odd, in functions that the verifier judges apart.
 #[inline(always)]
 pub fn enforce(ctx: &TcContext, direction: Direction) -> i32 {
-    let entry = Maps::endpoint(report::ifindex(ctx)).unwrap_or(&NOBODY);
-    let state = Maps::tenant(entry.tenant);
-    let Some(endpoint) = Endpoint::new(entry, state) else {
-        return deny(ctx, direction, TenantState::default(), Verdict::deny(DropReason::NotReady));
+    let code = match (verdict::ethertype(&Frame::linear(ctx)), direction) {
+        (Some(ETHERTYPE_IPV4), Direction::Egress) => waist::call_plain_v4_from_pod(ctx),
+        (Some(ETHERTYPE_IPV4), Direction::Ingress) => waist::call_plain_v4_to_pod(ctx),
+        (Some(ETHERTYPE_IPV6), Direction::Egress) => waist::call_plain_v6_from_pod(ctx),
+        (Some(ETHERTYPE_IPV6), Direction::Ingress) => waist::call_plain_v6_to_pod(ctx),
+        _ => ODD,
     };
-    let verdict = judge(ctx, direction, &endpoint);
-    if verdict.is_allow() {
+    match (code, direction) {
+        (ODD, Direction::Egress) => waist::call_odd_from_pod(ctx),
+        (ODD, Direction::Ingress) => waist::call_odd_to_pod(ctx),
+        (code, _) => code,
+    }
+}
+
+/// Settles a plain packet, or says that it is odd.
+#[inline(always)]
+pub fn plain<A: Family>(ctx: &TcContext, direction: Direction) -> i32
+where
+    Maps: Tables<A>,
+{
+    let entry = Maps::endpoint(report::ifindex(ctx));
+    let endpoint = entry.and_then(|entry| Endpoint::new(entry, Maps::tenant(entry.tenant)));
+    let Some(endpoint) = endpoint.filter(|_| !report::vlan_present(ctx)) else { return ODD };
+    let Some(ask) = verdict::plain(&Frame::linear(ctx), &endpoint, direction) else { return ODD };
+    let verdict = match direction {
+        Direction::Egress => decide::from_pod(&Maps, &ask),
+        Direction::Ingress => decide::to_pod(&Maps, &ask),
+    };
+    let state = endpoint.party.state;
+    let told = verdict.denied().is_some_and(|denied| report::folded(ctx, &ask, direction, denied.reason));
+    if told { denial(state) } else { conclude(ctx, direction, state, verdict) }
+}
+
+/// Counts, tells, and says what the kernel shall do.
+#[inline(always)]
+fn conclude(ctx: &TcContext, direction: Direction, state: TenantState, verdict: Verdict) -> i32 {
+    let Some(denied) = verdict.denied() else {
         report::count_allowed(allowed_index(state.slot, direction), ctx.len());
         return PASS;
-    }
-    deny(ctx, direction, state, verdict)
+    };
+    let audited = state.has(TenantState::AUDIT);
+    let outcome = if audited { Outcome::Audited } else { Outcome::Dropped };
+    report::denied(ctx, direction, denied, outcome);
+    #[cfg(feature = "log")]
+    aya_log_ebpf::debug!(ctx, "direction {} reason {}", direction as u8, denied.reason.number());
+    denial(state)
+}
+
+/// What becomes of a packet that is denied.
+#[inline(always)]
+fn denial(state: TenantState) -> i32 {
+    if state.has(TenantState::AUDIT) { PASS } else { DROP }
+}
+
+/// Judges any frame, and does what the verdict says.
+#[inline(always)]
+pub fn odd(ctx: &TcContext, direction: Direction) -> i32 {
+    let entry = Maps::endpoint(report::ifindex(ctx));
+    let endpoint = entry.and_then(|entry| Endpoint::new(entry, Maps::tenant(entry.tenant)));
+    let Some(endpoint) = endpoint else {
+        return conclude(ctx, direction, TenantState::default(), Verdict::deny(DropReason::NotReady));
+    };
+    conclude(ctx, direction, endpoint.party.state, judge(ctx, direction, &endpoint))
 }
 
 #[inline(always)]
@@ -56,34 +98,24 @@ fn judge(ctx: &TcContext, direction: Direction, endpoint: &Endpoint<'_>) -> Verd
     if report::vlan_present(ctx) {
         return Verdict::deny(DropReason::Vlan);
     }
-    let Some(frame) = Frame::of(ctx) else {
+    if !Frame::pull(ctx) {
         report::lose(Loss::Pull, 1);
         return Verdict::deny(DropReason::Internal);
-    };
+    }
+    let frame = Frame::linear(ctx);
     match direction {
-        Direction::Egress if !verdict::owns_mac(&frame, endpoint.entry) => Verdict::deny(DropReason::SpoofedMac),
+        Direction::Egress if !verdict::owns_mac(&frame, endpoint.entry.mac) => Verdict::deny(DropReason::SpoofedMac),
         Direction::Egress => verdict::branch(
             &frame,
-            || verdict::ipv4_from_pod(&frame, endpoint, &Maps),
+            || waist::call_ipv4_from_pod(ctx),
             || waist::call_ipv6_from_pod(ctx),
             || waist::call_neighbor_from_pod(ctx),
         ),
         Direction::Ingress => verdict::branch(
             &frame,
-            || verdict::ipv4_to_pod(&frame, endpoint, &Maps),
+            || waist::call_ipv4_to_pod(ctx),
             || waist::call_ipv6_to_pod(ctx),
             || waist::call_neighbor_to_pod(ctx),
         ),
     }
-}
-
-#[inline(always)]
-fn deny(ctx: &TcContext, direction: Direction, state: TenantState, verdict: Verdict) -> i32 {
-    let Some(denied) = verdict.denied() else { return PASS };
-    let audited = state.has(TenantState::AUDIT);
-    let outcome = if audited { Outcome::Audited } else { Outcome::Dropped };
-    report::denied(ctx, direction, denied, outcome);
-    #[cfg(feature = "log")]
-    aya_log_ebpf::debug!(ctx, "direction {} reason {}", direction as u8, denied.reason.number());
-    if audited { PASS } else { DROP }
 }

@@ -11,6 +11,7 @@ use agent_common::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,
 };
+use agent_common::sighting::Sighting;
 use agent_common::tenant::{TenantId, TenantName, TenantState};
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
@@ -104,6 +105,10 @@ pub static FOLD: PerCpuArray<FoldEntry> = PerCpuArray::with_max_entries(FOLD_LEN
 /// Budgets of records, by endpoint slot.
 #[map]
 pub static LIMITS: PerCpuArray<Limit> = PerCpuArray::with_max_entries(LIMIT_SLOTS, 0);
+
+/// What is being told of the packet at hand. The programs' own; nobody else reads it.
+#[map]
+pub static SIGHTING: PerCpuArray<Sighting> = PerCpuArray::with_max_entries(1, 0);
 
 /// Records on their way to the agent. Full: the record is lost and counted; its packets are in the
 /// counters and in the fold table.

@@ -19,18 +19,14 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Makes the headers readable and borrows them. Packets of user space may have as few as 14
-    /// linear bytes (a packet socket's transmit ring); those are pulled, the others cost a
-    /// comparison. `None`: the kernel could not.
+    /// Makes the headers readable, whatever was borrowed of them before. Packets of user space may
+    /// have as few as 14 linear bytes (a packet socket's transmit ring); those are pulled, the others
+    /// cost a comparison. False: the kernel could not.
     #[inline(always)]
-    pub fn of(ctx: &TcContext) -> Option<Self> {
+    pub fn pull(ctx: &TcContext) -> bool {
         let frame = Self::linear(ctx);
         let wanted = frame.wanted().min(ctx.len());
-        if (frame.end - frame.data) as u32 >= wanted {
-            return Some(frame);
-        }
-        ctx.skb.pull_data(wanted).ok()?;
-        Some(Self::linear(ctx))
+        (frame.end - frame.data) as u32 >= wanted || ctx.skb.pull_data(wanted).is_ok()
     }
 
     /// Borrows what is readable now.

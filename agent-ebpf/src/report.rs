@@ -4,12 +4,12 @@
 
 #![allow(unsafe_code)]
 
-use agent_common::addr::V4;
+use agent_common::addr::{Address, V4};
+use agent_common::ask::Ask;
 use agent_common::counters::{Counter, Loss, Outcome, denied_index};
 use agent_common::event::FlowEvent;
 use agent_common::flow::Direction;
 use agent_common::fold::{FoldEntry, FoldKey};
-use agent_common::layout::EndpointEntry;
 use agent_common::reach::{Denied, Party, Tables};
 use agent_common::reason::DropReason;
 use agent_common::sighting::{Sighting, attribute, describe};
@@ -17,19 +17,20 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::programs::TcContext;
 
-use agent_common::tenant::TenantId;
+use agent_common::tenant::{TenantId, TenantState};
 
-use crate::action::NOBODY;
 use crate::maps;
 use crate::packet::Frame;
 use crate::tables::Maps;
 
 /// A denied packet.
-struct Denial<'a> {
+struct Denial {
     /// Which way it went.
     direction: Direction,
-    /// The local pod's entry, zero if there is none.
-    entry: &'a EndpointEntry,
+    /// The local pod's claim, zero if there is none.
+    cookie: u32,
+    /// Slot of its budget.
+    slot: u16,
     /// Its tenant.
     party: Party,
     /// Why.
@@ -78,24 +79,61 @@ pub fn lose(what: Loss, amount: u64) {
     }
 }
 
+/// Counts a denied packet of a flow that was told a moment ago, without reading the packet again.
+/// False, and nothing is done, where there is more to do.
+#[inline(always)]
+pub fn folded<A: Address>(ctx: &TcContext, ask: &Ask<A>, direction: Direction, reason: DropReason) -> bool {
+    let key = ask.fold_key(direction, reason);
+    let state = ask.me.state;
+    let who = u64::from(key.cookie) | u64::from(key.port) << 32 | u64::from(key.protocol) << 48;
+    let who = who | u64::from(key.cause) << 56;
+    let what = u64::from(state.slot) | u64::from(state.has(TenantState::AUDIT)) << 16;
+    let what = what | u64::from(ask.tcp_flags) << 24;
+    fold_again(ctx.skb.skb, key.remote_hi, key.remote_lo, who, what) != 0
+}
+
+/// A function of its own for the verifier, as those of the waist: a context, and all else in registers.
+// SAFETY: the name is taken by nothing else in the object.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn fold_again(skb: *mut __sk_buff, remote_hi: u64, remote_lo: u64, who: u64, what: u64) -> u64 {
+    let (cookie, port, protocol, cause) = (who as u32, (who >> 32) as u16, (who >> 48) as u8, (who >> 56) as u8);
+    let key = FoldKey { remote_hi, remote_lo, cookie, port, protocol, cause };
+    let Some(place) = maps::FOLD.get_ptr_mut(key.place()) else { return 0 };
+    // SAFETY: as for `add`.
+    let place = unsafe { &mut *place };
+    let now = Maps::now();
+    if !place.is_of(&key, <Maps as Tables<V4>>::runtime(&Maps).generation) || place.is_due(now) {
+        return 0;
+    }
+    let ctx = TcContext::new(skb);
+    place.again(now, ctx.len(), (what >> 24) as u8);
+    let reason = DropReason::from_number(place.event.reason).unwrap_or(DropReason::Internal);
+    let direction = if cause >> 7 == 0 { Direction::Egress } else { Direction::Ingress };
+    add(maps::DENIED.get_ptr_mut(denied_index(what as u16, direction, what >> 16 & 1 != 0, reason)), ctx.len());
+    1
+}
+
 /// Counts a denied packet and tells of it, or folds it into what was told.
 #[inline(always)]
 pub fn denied(ctx: &TcContext, direction: Direction, denied: Denied, outcome: Outcome) {
     tell_denied(ctx.skb.skb, denied.reason.number(), denied.peer.0, direction as u8, outcome as u8);
 }
 
-/// A function of its own for the verifier, as those of the waist; its arguments are a context and
-/// registers for that reason.
+/// A function of its own for the verifier, as above.
 // SAFETY: the name is taken by nothing else in the object.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn tell_denied(skb: *mut __sk_buff, reason: u8, peer: u32, direction: u8, outcome: u8) -> u32 {
     let ctx = TcContext::new(skb);
-    let entry = Maps::endpoint(ifindex(&ctx)).unwrap_or(&NOBODY);
+    let entry = Maps::endpoint(ifindex(&ctx));
+    let (tenant, cookie, slot) =
+        entry.map_or((TenantId::UNKNOWN, 0, 0), |entry| (entry.tenant, entry.cookie, entry.slot));
     let denial = Denial {
         direction: Direction::from_number(direction).unwrap_or(Direction::Egress),
-        entry,
-        party: Party { tenant: entry.tenant, state: Maps::tenant(entry.tenant) },
+        cookie,
+        slot,
+        party: Party { tenant, state: Maps::tenant(tenant) },
         denied: Denied {
             reason: DropReason::from_number(reason).unwrap_or(DropReason::Internal),
             peer: TenantId(peer),
@@ -107,26 +145,43 @@ extern "C" fn tell_denied(skb: *mut __sk_buff, reason: u8, peer: u32, direction:
 }
 
 #[inline(always)]
-fn record(ctx: &TcContext, denial: &Denial<'_>) {
-    let seen = Frame::of(ctx).map_or(Sighting::default(), |frame| describe(&frame));
-    let key = seen.key(denial.direction, denial.entry.cookie, denial.denied.reason);
+fn record(ctx: &TcContext, denial: &Denial) {
+    let Some(seen) = maps::SIGHTING.get_ptr_mut(0) else { return };
+    see(ctx.skb.skb);
+    // SAFETY: as for `add`.
+    let seen = unsafe { &*seen };
+    let key = seen.key(denial.direction, denial.cookie, denial.denied.reason);
     let generation = <Maps as Tables<V4>>::runtime(&Maps).generation;
     let Some(place) = maps::FOLD.get_ptr_mut(key.place()) else { return };
     // SAFETY: as for `add`.
     let place = unsafe { &mut *place };
-    let known = place.key == key && place.event.generation == generation && place.event.count != 0;
-    if !known {
-        let denied = attribute(&Maps, &denial.party, &seen, denial.direction, denial.denied);
-        replace(place, key, denial, denied, &seen, generation, ifindex(ctx));
+    if !place.is_of(&key, generation) {
+        let denied = attribute(&Maps, &denial.party, seen, denial.direction, denial.denied);
+        replace(place, key, denial, denied, seen, generation, ifindex(ctx));
     }
     let reason = DropReason::from_number(place.event.reason).unwrap_or(denial.denied.reason);
     let audited = denial.outcome == Outcome::Audited;
     let slot = denial.party.state.slot;
     add(maps::DENIED.get_ptr_mut(denied_index(slot, denial.direction, audited, reason)), ctx.len());
     let now = Maps::now();
-    if place.again(now, ctx.len(), seen.tcp_flags) {
-        tell(place, denial.entry.slot, now);
+    place.again(now, ctx.len(), seen.tcp_flags);
+    if place.is_due(now) {
+        tell(place, denial.slot, now);
     }
+}
+
+/// Reads what can be told of a packet into this CPU's `SIGHTING`: through a map, because the verifier
+/// would follow every way to read a packet through everything that is told of it.
+// SAFETY: the name is taken by nothing else in the object.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn see(skb: *mut __sk_buff) -> u32 {
+    let ctx = TcContext::new(skb);
+    let Some(seen) = maps::SIGHTING.get_ptr_mut(0) else { return 0 };
+    // SAFETY: as for `add`.
+    let seen = unsafe { &mut *seen };
+    *seen = if Frame::pull(&ctx) { describe(&Frame::linear(&ctx)) } else { Sighting::default() };
+    0
 }
 
 /// Gives a place to a new flow. The old one's untold packets are counted as such.
@@ -134,7 +189,7 @@ fn record(ctx: &TcContext, denial: &Denial<'_>) {
 fn replace(
     place: &mut FoldEntry,
     key: FoldKey,
-    denial: &Denial<'_>,
+    denial: &Denial,
     denied: Denied,
     seen: &Sighting,
     generation: u64,
@@ -146,19 +201,19 @@ fn replace(
     }
     place.key = key;
     place.sent_ns = 0;
-    place.sent_count = 0;
     let event = &mut place.event;
     event.first_ns = Maps::now();
+    place.sent_count = 0;
     event.count = 0;
     event.generation = generation;
     event.ifindex = ifindex;
-    event.cookie = denial.entry.cookie;
+    event.cookie = denial.cookie;
     event.tenant = denial.party.tenant;
     event.peer_tenant = denied.peer;
     event.reason = denied.reason.number();
     event.direction = denial.direction as u8;
     event.outcome = denial.outcome as u8;
-    event.slot = denial.entry.slot;
+    event.slot = denial.slot;
     // SAFETY: no arguments.
     event.cpu = unsafe { bpf_get_smp_processor_id() };
     seen.fill(event);
@@ -173,11 +228,8 @@ fn tell(place: &mut FoldEntry, slot: u16, now: u64) {
     if !unsafe { &mut *limit }.take(now) {
         return;
     }
-    let Some(mut record) = maps::EVENTS.reserve::<FlowEvent>(0) else {
-        lose(Loss::RingFull, 1);
-        return;
-    };
-    record.write(place.event);
-    record.submit(0);
-    place.told();
+    match maps::EVENTS.output::<FlowEvent>(&place.event, 0) {
+        Ok(()) => place.told(),
+        Err(_) => lose(Loss::RingFull, 1),
+    }
 }

@@ -4,13 +4,13 @@
 
 use agent_common::addr::{V4, V6};
 use agent_common::ask::Ask;
-use agent_common::conntrack::{ReplyEntry, ReplyKey};
+use agent_common::conntrack::{Memory, Opener, ReplyEntry, ReplyKey};
 use agent_common::counters::Loss;
 use agent_common::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,
 };
-use agent_common::reach::Tables;
+use agent_common::reach::{Range, Reach, Standing, Tables};
 use agent_common::tenant::{TenantId, TenantState};
 use agent_common::verdict::Verdict;
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_ktime_get_coarse_ns};
@@ -26,7 +26,8 @@ static COARSE_CLOCK: u32 = 0;
 pub struct Maps;
 
 impl Maps {
-    /// The local pod behind an interface.
+    /// The local pod behind an interface. The verifier follows what comes after once for each of the
+    /// two maps; a copy would cost a stack that is short.
     #[inline(always)]
     pub fn endpoint(ifindex: u32) -> Option<&'static EndpointEntry> {
         match maps::ENDPOINTS.get(ifindex) {
@@ -134,13 +135,33 @@ impl Tables<V4> for Maps {
     }
 
     #[inline(always)]
-    fn egress(&self, ask: &Ask<V4>) -> Verdict {
-        waist::call_egress_v4(ask)
+    fn range(&self, ask: &Ask<V4>) -> Range {
+        waist::call_range_v4(ask)
     }
 
     #[inline(always)]
-    fn ingress(&self, ask: &Ask<V4>) -> Verdict {
-        waist::call_ingress_v4(ask)
+    fn reach(&self, ask: &Ask<V4>, standing: Standing) -> Reach {
+        waist::call_reach_v4(ask, standing)
+    }
+
+    #[inline(always)]
+    fn egress(&self, ask: &Ask<V4>, standing: Standing) -> Verdict {
+        waist::call_egress_v4(ask, standing)
+    }
+
+    #[inline(always)]
+    fn ingress(&self, ask: &Ask<V4>, standing: Standing) -> Verdict {
+        waist::call_ingress_v4(ask, standing)
+    }
+
+    #[inline(always)]
+    fn recall(&self, ask: &Ask<V4>, opener: Opener, reply: bool) -> Memory {
+        waist::call_recall_v4(ask, opener, reply)
+    }
+
+    #[inline(always)]
+    fn note(&self, ask: &Ask<V4>, opener: Opener, reply: bool) {
+        waist::call_note_v4(ask, opener, reply);
     }
 
     shared!();
@@ -182,13 +203,33 @@ impl Tables<V6> for Maps {
     }
 
     #[inline(always)]
-    fn egress(&self, ask: &Ask<V6>) -> Verdict {
-        waist::call_egress_v6(ask)
+    fn range(&self, ask: &Ask<V6>) -> Range {
+        waist::call_range_v6(ask)
     }
 
     #[inline(always)]
-    fn ingress(&self, ask: &Ask<V6>) -> Verdict {
-        waist::call_ingress_v6(ask)
+    fn reach(&self, ask: &Ask<V6>, standing: Standing) -> Reach {
+        waist::call_reach_v6(ask, standing)
+    }
+
+    #[inline(always)]
+    fn egress(&self, ask: &Ask<V6>, standing: Standing) -> Verdict {
+        waist::call_egress_v6(ask, standing)
+    }
+
+    #[inline(always)]
+    fn ingress(&self, ask: &Ask<V6>, standing: Standing) -> Verdict {
+        waist::call_ingress_v6(ask, standing)
+    }
+
+    #[inline(always)]
+    fn recall(&self, ask: &Ask<V6>, opener: Opener, reply: bool) -> Memory {
+        waist::call_recall_v6(ask, opener, reply)
+    }
+
+    #[inline(always)]
+    fn note(&self, ask: &Ask<V6>, opener: Opener, reply: bool) {
+        waist::call_note_v6(ask, opener, reply);
     }
 
     shared!();

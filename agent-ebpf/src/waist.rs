@@ -1,5 +1,5 @@
 //! The parts of the verdict that the verifier judges on their own, once each: the rules below the
-//! waist, and what is neither IPv4 nor often.
+//! waist, and frames that are not plain.
 //!
 //! They take a context or plain registers and return one: that is what makes a function of the
 //! kernel's "global" (5.6). Inlined, every way through the parser would be followed through every rule again, some
@@ -9,16 +9,18 @@
 
 use agent_common::addr::{V4, V6};
 use agent_common::ask::Ask;
+use agent_common::conntrack::{Memory, Opener};
 use agent_common::decide;
+use agent_common::flow::Direction;
 use agent_common::neighbor;
-use agent_common::reach::Party;
+use agent_common::reach::{self, Party, Range, Reach, Standing};
 use agent_common::reason::DropReason;
 use agent_common::tenant::{TenantId, TenantState};
 use agent_common::verdict::{self, Endpoint, Verdict};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 
-use crate::action::NOBODY;
+use crate::action;
 use crate::packet::Frame;
 use crate::report;
 use crate::tables::Maps;
@@ -27,12 +29,6 @@ use crate::tables::Maps;
 #[inline(always)]
 fn who<A>(ask: &Ask<A>) -> u64 {
     u64::from(ask.me.tenant.0) | u64::from(ask.cookie) << 32
-}
-
-#[inline(always)]
-fn state<A>(ask: &Ask<A>) -> u64 {
-    let TenantState { flags, row, slot } = ask.me.state;
-    u64::from(flags) | u64::from(row) << 32 | u64::from(slot) << 48
 }
 
 /// Ports, protocol and bits.
@@ -44,46 +40,140 @@ fn what<A>(ask: &Ask<A>) -> u64 {
         | u64::from(ask.bits) << 40
 }
 
+/// The question again. The tenant's state is read anew: that is one load, and registers are few.
 #[inline(always)]
-fn ask<A>(who: u64, state: u64, remote: A, what: u64) -> Ask<A> {
-    let state = TenantState { flags: state as u32, row: (state >> 32) as u16, slot: (state >> 48) as u16 };
+fn ask<A>(who: u64, remote: A, what: u64) -> Ask<A> {
+    let tenant = TenantId(who as u32);
+    let state = Maps::tenant(tenant);
+    Ask { me: Party { tenant, state }, ..claim(who, remote, what) }
+}
+
+/// As far as memory needs it: without the tenant's state.
+#[inline(always)]
+fn claim<A>(who: u64, remote: A, what: u64) -> Ask<A> {
     Ask {
-        me: Party { tenant: TenantId(who as u32), state },
+        me: Party { tenant: TenantId(who as u32), state: TenantState::default() },
         cookie: (who >> 32) as u32,
         remote,
         remote_port: what as u16,
         local_port: (what >> 16) as u16,
         protocol: (what >> 32) as u8,
         bits: (what >> 40) as u8,
+        tcp_flags: 0,
     }
 }
 
 macro_rules! rule {
-    ($rule:ident, $v4:ident, $v6:ident, $call_v4:ident, $call_v6:ident) => {
+    ($rule:path, $answer:ident, $v4:ident, $v6:ident, $call_v4:ident, $call_v6:ident) => {
         // SAFETY: the name is taken by nothing else in the object.
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $v4(who: u64, state: u64, remote: u32, what: u64) -> u64 {
-            decide::$rule(&Maps, &ask(who, state, V4(remote), what)).bits()
+        extern "C" fn $v4(who: u64, remote: u32, what: u64, standing: u64) -> u64 {
+            $rule(&Maps, &ask(who, V4(remote), what), Standing::from_bits(standing)).bits()
         }
 
         // SAFETY: as above.
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $v6(who: u64, state: u64, remote_hi: u64, remote_lo: u64, what: u64) -> u64 {
-            decide::$rule(&Maps, &ask(who, state, V6 { hi: remote_hi, lo: remote_lo }, what)).bits()
+        extern "C" fn $v6(who: u64, remote_hi: u64, remote_lo: u64, what: u64, standing: u64) -> u64 {
+            let remote = V6 { hi: remote_hi, lo: remote_lo };
+            $rule(&Maps, &ask(who, remote, what), Standing::from_bits(standing)).bits()
         }
 
         /// Calls the rule for IPv4.
         #[inline(always)]
-        pub fn $call_v4(ask: &Ask<V4>) -> Verdict {
-            Verdict::from_bits($v4(who(ask), state(ask), ask.remote.0, what(ask)))
+        pub fn $call_v4(ask: &Ask<V4>, standing: Standing) -> $answer {
+            $answer::from_bits($v4(who(ask), ask.remote.0, what(ask), standing.bits()))
         }
 
         /// Calls the rule for IPv6.
         #[inline(always)]
-        pub fn $call_v6(ask: &Ask<V6>) -> Verdict {
-            Verdict::from_bits($v6(who(ask), state(ask), ask.remote.hi, ask.remote.lo, what(ask)))
+        pub fn $call_v6(ask: &Ask<V6>, standing: Standing) -> $answer {
+            let V6 { hi, lo } = ask.remote;
+            $answer::from_bits($v6(who(ask), hi, lo, what(ask), standing.bits()))
+        }
+    };
+}
+
+// SAFETY: as above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn range_v4(who: u64, remote: u32, what: u64) -> u64 {
+    reach::range(&Maps, &ask(who, V4(remote), what)).bits()
+}
+
+// SAFETY: as above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn range_v6(who: u64, remote_hi: u64, remote_lo: u64, what: u64) -> u64 {
+    reach::range(&Maps, &ask(who, V6 { hi: remote_hi, lo: remote_lo }, what)).bits()
+}
+
+/// Looks for an IPv4 range.
+#[inline(always)]
+pub fn call_range_v4(ask: &Ask<V4>) -> Range {
+    Range::from_bits(range_v4(who(ask), ask.remote.0, what(ask)))
+}
+
+/// Looks for an IPv6 range.
+#[inline(always)]
+pub fn call_range_v6(ask: &Ask<V6>) -> Range {
+    Range::from_bits(range_v6(who(ask), ask.remote.hi, ask.remote.lo, what(ask)))
+}
+
+/// Ports, protocol, bits, and which side of which connection.
+#[inline(always)]
+fn side<A>(ask: &Ask<A>, opener: Opener, reply: bool) -> u64 {
+    what(ask) | u64::from(opener == Opener::Pod) << 48 | u64::from(reply) << 49
+}
+
+macro_rules! memory {
+    ($rule:ident, $v4:ident, $v6:ident, $call_v4:ident, $call_v6:ident, $output:ty, $to:expr, $from:expr) => {
+        // SAFETY: the name is taken by nothing else in the object.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $v4(who: u64, remote: u32, side: u64) -> u64 {
+            let opener = if side >> 48 & 1 != 0 { Opener::Pod } else { Opener::Remote };
+            $to(decide::$rule(&Maps, &claim(who, V4(remote), side), opener, side >> 49 & 1 != 0))
+        }
+
+        // SAFETY: as above.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $v6(who: u64, remote_hi: u64, remote_lo: u64, side: u64) -> u64 {
+            let opener = if side >> 48 & 1 != 0 { Opener::Pod } else { Opener::Remote };
+            let remote = V6 { hi: remote_hi, lo: remote_lo };
+            $to(decide::$rule(&Maps, &claim(who, remote, side), opener, side >> 49 & 1 != 0))
+        }
+
+        /// Calls it for IPv4.
+        #[inline(always)]
+        pub fn $call_v4(ask: &Ask<V4>, opener: Opener, reply: bool) -> $output {
+            $from($v4(who(ask), ask.remote.0, side(ask, opener, reply)))
+        }
+
+        /// Calls it for IPv6.
+        #[inline(always)]
+        pub fn $call_v6(ask: &Ask<V6>, opener: Opener, reply: bool) -> $output {
+            let V6 { hi, lo } = ask.remote;
+            $from($v6(who(ask), hi, lo, side(ask, opener, reply)))
+        }
+    };
+}
+
+macro_rules! whole {
+    ($function:ident, $call:ident, $action:path, $direction:expr) => {
+        // SAFETY: the name is taken by nothing else in the object.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $function(skb: *mut __sk_buff) -> i32 {
+            $action(&TcContext::new(skb), $direction)
+        }
+
+        /// Does all that is to be done with such a frame.
+        #[inline(always)]
+        pub fn $call(ctx: &TcContext) -> i32 {
+            $function(ctx.skb.skb)
         }
     };
 }
@@ -95,8 +185,8 @@ macro_rules! branch {
         #[inline(never)]
         extern "C" fn $function(skb: *mut __sk_buff) -> u64 {
             let ctx = TcContext::new(skb);
-            let entry = Maps::endpoint(report::ifindex(&ctx)).unwrap_or(&NOBODY);
-            let Some(endpoint) = Endpoint::new(entry, Maps::tenant(entry.tenant)) else {
+            let entry = Maps::endpoint(report::ifindex(&ctx));
+            let Some(endpoint) = entry.and_then(|entry| Endpoint::new(entry, Maps::tenant(entry.tenant))) else {
                 return Verdict::deny(DropReason::NotReady).bits();
             };
             $path(&Frame::linear(&ctx), &endpoint, &Maps).bits()
@@ -110,9 +200,29 @@ macro_rules! branch {
     };
 }
 
+whole!(plain_v4_from_pod, call_plain_v4_from_pod, action::plain::<V4>, Direction::Egress);
+whole!(plain_v4_to_pod, call_plain_v4_to_pod, action::plain::<V4>, Direction::Ingress);
+whole!(plain_v6_from_pod, call_plain_v6_from_pod, action::plain::<V6>, Direction::Egress);
+whole!(plain_v6_to_pod, call_plain_v6_to_pod, action::plain::<V6>, Direction::Ingress);
+whole!(odd_from_pod, call_odd_from_pod, action::odd, Direction::Egress);
+whole!(odd_to_pod, call_odd_to_pod, action::odd, Direction::Ingress);
+branch!(ipv4_from_pod, call_ipv4_from_pod, verdict::ipv4_from_pod);
+branch!(ipv4_to_pod, call_ipv4_to_pod, verdict::ipv4_to_pod);
 branch!(ipv6_from_pod, call_ipv6_from_pod, verdict::ipv6_from_pod);
 branch!(ipv6_to_pod, call_ipv6_to_pod, verdict::ipv6_to_pod);
 branch!(neighbor_from_pod, call_neighbor_from_pod, neighbor::from_pod);
 branch!(neighbor_to_pod, call_neighbor_to_pod, neighbor::to_pod);
-rule!(egress, egress_v4, egress_v6, call_egress_v4, call_egress_v6);
-rule!(ingress, ingress_v4, ingress_v6, call_ingress_v4, call_ingress_v6);
+rule!(reach::reach, Reach, reach_v4, reach_v6, call_reach_v4, call_reach_v6);
+rule!(decide::egress, Verdict, egress_v4, egress_v6, call_egress_v4, call_egress_v6);
+rule!(decide::ingress, Verdict, ingress_v4, ingress_v6, call_ingress_v4, call_ingress_v6);
+memory!(
+    recall,
+    recall_v4,
+    recall_v6,
+    call_recall_v4,
+    call_recall_v6,
+    Memory,
+    |memory| memory as u64,
+    Memory::from_number
+);
+memory!(note, note_v4, note_v6, call_note_v4, call_note_v6, (), |()| 0, |_: u64| ());

@@ -8,11 +8,12 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use agent_common::addr::{V4, V6};
+use agent_common::ask::Ask;
 use agent_common::conntrack::{ReplyEntry, ReplyKey};
-use agent_common::decide::blame;
+use agent_common::decide::{self, blame};
 use agent_common::layout::{EndpointEntry, Grant, GrantKey, PORTS_ANY, PeerEntry, PeerKeyV4, PortSet, PrefixGrant};
 use agent_common::layout::{RowV4, RowV6, Runtime};
-use agent_common::reach::{Family, Party, Reach, Service, Tables, prefix, reach};
+use agent_common::reach::{Denied, Family, Party, Tables, prefix};
 use agent_common::tenant::{TenantId, TenantState};
 use clap::Args;
 use serde::Serialize;
@@ -199,29 +200,37 @@ fn explain(
         Protocol::Icmp => 58,
     };
     let known = port.is_some() || protocol == Protocol::Icmp;
-    let service = |v4| Service { protocol: number(v4), port: port.unwrap_or(0), known };
-    let (reached, denied) = match (source, destination) {
-        (IpAddr::V4(_), IpAddr::V4(to)) => view.judge(&me, V4::new(to.octets()), service(true), &mut steps),
-        (IpAddr::V6(_), IpAddr::V6(to)) => view.judge(&me, V6::new(to.octets()), service(false), &mut steps),
+    let denied = match (source, destination) {
+        (IpAddr::V4(_), IpAddr::V4(to)) => {
+            view.judge(&opening(me, entry.cookie, V4::new(to.octets()), number(true), port, known), &mut steps)
+        }
+        (IpAddr::V6(_), IpAddr::V6(to)) => {
+            view.judge(&opening(me, entry.cookie, V6::new(to.octets()), number(false), port, known), &mut steps)
+        }
         _ => return Err(ExplainError::Families(source, destination)),
     };
-    let allowed = reached == Reach::YES || reached == Reach::ONE_WAY || state.has(TenantState::OPEN);
     Ok(Explanation {
         schema: "bulkhead.dev/explanation/v1",
         source,
         destination,
         port,
-        verdict: match (allowed, state.has(TenantState::AUDIT)) {
-            (true, _) => "allowed",
-            (false, true) => "audited",
-            (false, false) => "dropped",
+        verdict: match (denied, state.has(TenantState::AUDIT)) {
+            (None, _) => "allowed",
+            (Some(_), true) => "audited",
+            (Some(_), false) => "dropped",
         },
-        reason: (!allowed).then(|| denied.reason.as_str()),
+        reason: denied.map(|denied| denied.reason.as_str()),
         tenant: view.tenant(entry.tenant),
-        peer_tenant: (!allowed && denied.peer.is_known()).then(|| view.tenant(denied.peer)),
+        peer_tenant: denied.filter(|denied| denied.peer.is_known()).map(|denied| view.tenant(denied.peer)),
         generation: view.actual.generation,
         steps,
     })
+}
+
+/// The packet that would open the connection.
+fn opening<A>(me: Party, cookie: u32, remote: A, protocol: u8, port: Option<u16>, known: bool) -> Ask<A> {
+    let bits = Ask::<A>::OPENS | if known { Ask::<A>::KNOWN } else { 0 };
+    Ask { me, cookie, remote, remote_port: port.unwrap_or(0), local_port: 0, protocol, bits, tcp_flags: 0 }
 }
 
 fn flags(state: TenantState) -> String {
@@ -265,18 +274,13 @@ impl View {
         }
     }
 
-    fn judge<A: Family + Show>(
-        &self,
-        me: &Party,
-        remote: A,
-        service: Service,
-        steps: &mut Vec<String>,
-    ) -> (Reach, agent_common::reach::Denied)
+    /// Why it is denied, unless it is not.
+    fn judge<A: Family + Show>(&self, ask: &Ask<A>, steps: &mut Vec<String>) -> Option<Denied>
     where
         Self: Tables<A>,
     {
-        let reached = reach(self, me, remote, service);
-        let denied = blame(self, me, remote, reached.denied());
+        let (me, remote) = (&ask.me, ask.remote);
+        let denied = decide::from_pod(self, ask).denied().map(|denied| blame(self, me, remote, denied));
         match self.peer(remote) {
             Some(peer) => {
                 steps.push(format!("{}[{}] is {}", A::PEERS, remote.show(), self.peer_text(peer)));
@@ -289,7 +293,7 @@ impl View {
             }
             None => self.range_steps(me, remote, steps),
         }
-        (reached, denied)
+        denied
     }
 
     fn range_steps<A: Family + Show>(&self, me: &Party, remote: A, steps: &mut Vec<String>)
