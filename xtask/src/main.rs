@@ -11,6 +11,7 @@ mod delegate;
 mod ebpf;
 mod host;
 mod image;
+mod kernels;
 mod lint;
 mod manifests;
 mod setup;
