@@ -38,11 +38,6 @@ pub fn bench(json: Option<&Path>, quick: bool) -> Result<ExitCode> {
     run("bench", &arguments)
 }
 
-/// Loads every program and compares instruction counts with the budget.
-pub fn verify() -> Result<ExitCode> {
-    run("verify", &[])
-}
-
 fn run(binary: &str, arguments: &[OsString]) -> Result<ExitCode> {
     setup::all()?;
     ebpf::build(Variant::Plain)?;
