@@ -1,4 +1,5 @@
-//! The few `bpf(2)` commands aya does not offer: the interface of a link, and the programs of a hook.
+//! The few `bpf(2)` commands that aya offers otherwise or not at all: links by the index of their
+//! interface, and the programs of a hook.
 //!
 //! The only unsafe code of the agent. Layouts are those of `union bpf_attr` in the kernel's UAPI,
 //! which only ever grows; unused tails are zero.
@@ -26,23 +27,34 @@ pub const TCX_INGRESS: u32 = 46;
 /// TCX on the egress hook (`BPF_TCX_EGRESS`, kernel 6.6).
 pub const TCX_EGRESS: u32 = 47;
 
+/// A path in the BPF file system, and what is to be pinned there.
+#[repr(C)]
+#[derive(Default)]
+struct PinAttr {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
 /// Opens whatever is pinned at `path`.
 ///
 /// # Errors
 /// `ENOENT` where nothing is pinned; `EPERM` without `CAP_BPF` or on a directory that is not ours.
 pub fn obj_get(path: &Path) -> io::Result<OwnedFd> {
-    #[repr(C)]
-    #[derive(Default)]
-    struct Attr {
-        pathname: u64,
-        bpf_fd: u32,
-        file_flags: u32,
-    }
     let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
-    let mut attr = Attr { pathname: path.as_ptr() as u64, ..Attr::default() };
-    let fd = bpf(BPF_OBJ_GET, &mut attr)?;
+    let fd = bpf(BPF_OBJ_GET, &mut PinAttr { pathname: path.as_ptr() as u64, ..PinAttr::default() })?;
     // SAFETY: the kernel has just returned this descriptor and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Pins a descriptor at `path`, which must not exist.
+///
+/// # Errors
+/// `EEXIST` where something is pinned already.
+pub fn obj_pin(path: &Path, fd: BorrowedFd<'_>) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let attr = PinAttr { pathname: path.as_ptr() as u64, bpf_fd: fd.as_raw_fd() as u32, file_flags: 0 };
+    bpf(BPF_OBJ_PIN, &mut { attr }).map(drop)
 }
 
 /// What the kernel says of a link.
@@ -82,23 +94,6 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
         Attr { bpf_fd: link.as_raw_fd() as u32, info_len: size_of::<Info>() as u32, info: (&raw mut info) as u64 };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
     Ok(LinkInfo { program: info.program, ifindex: info.ifindex })
-}
-
-/// Pins a descriptor at `path`, which must not exist.
-///
-/// # Errors
-/// `EEXIST` where something is pinned already.
-pub fn obj_pin(path: &Path, fd: BorrowedFd<'_>) -> io::Result<()> {
-    #[repr(C)]
-    #[derive(Default)]
-    struct Attr {
-        pathname: u64,
-        bpf_fd: u32,
-        file_flags: u32,
-    }
-    let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
-    let mut attr = Attr { pathname: path.as_ptr() as u64, bpf_fd: fd.as_raw_fd() as u32, ..Attr::default() };
-    bpf(BPF_OBJ_PIN, &mut attr).map(drop)
 }
 
 /// Attaches a program to a TCX hook of an interface of this thread's namespace, before all others. It
