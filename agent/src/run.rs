@@ -30,14 +30,14 @@ use crate::events::sink::hub::Hub;
 use crate::events::sink::writer::WriterSink;
 use crate::events::stats::EventStats;
 use crate::events::{self, Clock};
-use crate::health::Observed;
+use crate::health::{Nri, Observed};
 use crate::http::{self, Pages};
 use crate::metrics::recorder::Phase;
 use crate::metrics::{Metrics, Recorder};
 use crate::model::input::Change;
 use crate::reconcile::{self, Now, Snapshot, State};
 use crate::socket::{self, Shown};
-use crate::{links, sandboxes, source, watch as cluster};
+use crate::{links, nri, sandboxes, source, watch as cluster};
 
 /// Changes that wait for the loop.
 const CHANGES: usize = 1024;
@@ -148,9 +148,13 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     tokio::spawn(socket::serve(bound, Shown { hub, status }, std::future::pending()));
     tokio::spawn(links::follow(config.netns_dir.clone(), changes.clone()));
     follow(&config, changes, &findings, &recorder).await?;
+    let (nri, held) = watch::channel(Nri::default());
+    if let Some(socket) = &config.nri {
+        tokio::spawn(nri::follow(socket.clone(), nri::Gate::new(latest.clone(), Arc::clone(&recorder)), nri));
+    }
     tokio::spawn(settle(Arc::clone(&metrics)));
     let named = names_known(Arc::clone(&observed));
-    let watcher = observed::Watcher::new(observed, history, findings, Arc::clone(&recorder), begun);
+    let watcher = observed::Watcher::new(observed, history, findings, Arc::clone(&recorder), held, begun);
     tokio::spawn(watcher.follow(latest));
     let loop_thread = spawn_loop(state, timed::Timed::new(kernel, recorder), news, snapshots)?;
     let events = tokio::spawn(async move {

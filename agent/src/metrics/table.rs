@@ -52,6 +52,10 @@ metrics! {
         "Attempts to attach to a pod interface.";
     ENDPOINT_EXPOSURE = Histogram "bulkhead_endpoint_exposure_seconds" []
         "Time from first sight of a pod interface to the right policy on it; until then it is denied.";
+    NRI_CONNECTED = Gauge "bulkhead_nri_connected" []
+        "1 while the container runtime lets the agent hold new sandboxes; absent unless that is asked for.";
+    NRI_HOLD = Histogram "bulkhead_nri_hold_seconds" ["result"]
+        "Time a new sandbox was held until its interface was enforced, or in vain.";
     POLICY_REVISION = Gauge "bulkhead_policy_revision" []
         "Policy revision now in the kernel, local to the node.";
     POLICY_PENDING = Gauge "bulkhead_policy_pending" []
