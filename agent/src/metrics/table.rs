@@ -63,7 +63,7 @@ metrics! {
     POLICY_LAST_APPLIED = Gauge "bulkhead_policy_last_applied_timestamp_seconds" []
         "When the policy in the kernel was applied.";
     POLICY_PROPAGATION = Histogram "bulkhead_policy_propagation_seconds" ["source"]
-        "Time from a change seen to the kernel maps written.";
+        "Time from a change seen to the kernel maps written; the oldest of a burst counts.";
     POLICY_ERRORS = Counter "bulkhead_policy_errors" ["stage"]
         "Failures to read, build or apply a policy.";
     ENFORCEMENT_MODE = Gauge "bulkhead_enforcement_mode" ["mode"]
