@@ -146,7 +146,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         std::future::pending(),
     ));
     tokio::spawn(socket::serve(bound, Shown { hub, status }, std::future::pending()));
-    tokio::spawn(links::follow(config.netns_dir.clone(), changes.clone()));
+    let sightings = links::Sightings::default();
+    tokio::spawn(links::follow(config.netns_dir.clone(), sightings.clone(), changes.clone()));
     follow(&config, changes, &findings, &recorder).await?;
     let (nri, held) = watch::channel(Nri::default());
     if let Some(socket) = &config.nri {
@@ -156,7 +157,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let named = names_known(Arc::clone(&observed));
     let watcher = observed::Watcher::new(observed, history, findings, Arc::clone(&recorder), held, begun);
     tokio::spawn(watcher.follow(latest));
-    let loop_thread = spawn_loop(state, kernel, recorder, news, snapshots)?;
+    let loop_thread =
+        spawn_loop(state, timed::Timed::new(kernel, Arc::clone(&recorder), sightings), recorder, news, snapshots)?;
     let events = tokio::spawn(async move {
         named.await;
         events::run(ring, pipeline, told).await;
@@ -278,7 +280,7 @@ const fn source(subject: Subject) -> ChangeSource {
 /// The loop blocks in system calls, so it has a thread of its own.
 fn spawn_loop(
     state: State,
-    kernel: Kernel,
+    kernel: timed::Timed,
     recorder: Arc<Recorder>,
     changes: mpsc::Receiver<Change>,
     snapshots: watch::Sender<Arc<Snapshot>>,
@@ -289,7 +291,6 @@ fn spawn_loop(
     let clock = move || Now { unix: Timestamp::now().as_second(), tick: start.elapsed() };
     let (stamped, news) = mpsc::channel(CHANGES);
     tokio::spawn(stamp(changes, stamped, clock));
-    let kernel = timed::Timed::new(kernel, Arc::clone(&recorder));
     let told = move |subject, took| recorder.propagated(source(subject), took);
     let run = move || drop(runtime.block_on(reconcile::run(state, kernel, news, snapshots, clock, told)));
     std::thread::Builder::new().name("reconcile".into()).spawn(run).map_err(system("start the reconcile thread"))
