@@ -19,6 +19,9 @@ pub fn judge<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, direction: Direc
     if standing.is_plain() {
         return Verdict::ALLOW;
     }
+    if standing.is_relayed() {
+        return if matches!(direction, Direction::Egress) { Verdict::RELAY } else { Verdict::ALLOW };
+    }
     match direction {
         Direction::Egress => tables.egress(ask, standing),
         Direction::Ingress => tables.ingress(ask, standing),
@@ -28,6 +31,13 @@ pub fn judge<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, direction: Direc
 /// Judges what a pod sends, of whose destination that much is known.
 #[inline(always)]
 pub fn egress<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, standing: Standing) -> Verdict {
+    let verdict = directly(tables, ask, standing);
+    if verdict.is_allow() && standing.is_service() { Verdict::RELAY } else { verdict }
+}
+
+/// As if the packet went where it says.
+#[inline(always)]
+fn directly<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, standing: Standing) -> Verdict {
     let reached = tables.reach(ask, standing);
     if reached == Reach::YES {
         return Verdict::ALLOW;

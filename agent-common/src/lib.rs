@@ -30,6 +30,7 @@ pub mod plain;
 mod pod;
 pub mod reach;
 pub mod reason;
+pub mod relay;
 pub mod sighting;
 pub mod tenant;
 pub mod verdict;

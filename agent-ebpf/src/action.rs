@@ -4,13 +4,13 @@ use agent_common::counters::{Loss, Outcome, allowed_index};
 use agent_common::decide;
 use agent_common::flow::Direction;
 use agent_common::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
-use agent_common::reach::{Family, Tables};
+use agent_common::reach::{Family, Party, Tables};
 use agent_common::reason::DropReason;
-use agent_common::tenant::TenantState;
+use agent_common::tenant::{TenantId, TenantState};
 use agent_common::verdict::{self, Endpoint, Verdict};
 use aya_ebpf::programs::TcContext;
 
-use crate::packet::Frame;
+use crate::packet::{self, Frame};
 use crate::tables::Maps;
 use crate::{report, waist};
 
@@ -52,15 +52,17 @@ where
     let Some(endpoint) = endpoint.filter(|_| !report::vlan_present(ctx)) else { return ODD };
     let Some(ask) = verdict::plain(&Frame::linear(ctx), &endpoint, direction) else { return ODD };
     let verdict = decide::judge(&Maps, &ask, direction);
-    let state = endpoint.party.state;
     let told = verdict.denied().is_some_and(|denied| report::folded(ctx, &ask, direction, denied.reason));
-    if told { denial(state) } else { conclude(ctx, direction, state, verdict) }
+    if told { denial(endpoint.party.state) } else { conclude(ctx, direction, endpoint.party, verdict) }
 }
 
 /// Counts, tells, and says what the kernel shall do.
 #[inline(always)]
-fn conclude(ctx: &TcContext, direction: Direction, state: TenantState, verdict: Verdict) -> i32 {
+fn conclude(ctx: &TcContext, direction: Direction, Party { tenant, state }: Party, verdict: Verdict) -> i32 {
     let Some(denied) = verdict.denied() else {
+        if verdict.is_relay() {
+            packet::note(ctx, tenant);
+        }
         report::count_allowed(allowed_index(state.slot, direction), ctx.len());
         return PASS;
     };
@@ -84,9 +86,10 @@ pub fn odd(ctx: &TcContext, direction: Direction) -> i32 {
     let entry = Maps::endpoint(report::ifindex(ctx));
     let endpoint = entry.and_then(|entry| Endpoint::new(entry, Maps::tenant(entry.tenant)));
     let Some(endpoint) = endpoint else {
-        return conclude(ctx, direction, TenantState::default(), Verdict::deny(DropReason::NotReady));
+        let nobody = Party { tenant: TenantId::UNKNOWN, state: TenantState::default() };
+        return conclude(ctx, direction, nobody, Verdict::deny(DropReason::NotReady));
     };
-    conclude(ctx, direction, endpoint.party.state, judge(ctx, direction, &endpoint))
+    conclude(ctx, direction, endpoint.party, judge(ctx, direction, &endpoint))
 }
 
 #[inline(always)]

@@ -4,6 +4,8 @@
 
 use agent_common::headers::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Header, Octet};
 use agent_common::parse::{self, Extensions, MAX_OFFSET, Options, Packet};
+use agent_common::relay;
+use agent_common::tenant::TenantId;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 
@@ -53,6 +55,14 @@ impl Frame {
             _ => 60,
         }
     }
+}
+
+/// Leaves a note on a packet to a Service, for the lock on the node's way out.
+#[inline(always)]
+pub fn note(ctx: &TcContext, tenant: TenantId) {
+    // SAFETY: the context is a valid `__sk_buff` for as long as the program runs, and this field one of
+    // those that programs may write.
+    unsafe { (*ctx.skb.skb).tc_index = relay::note(tenant) }
 }
 
 impl Packet for Frame {

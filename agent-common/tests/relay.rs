@@ -1,0 +1,111 @@
+//! A packet to a Service is judged twice: by whose pods stand behind it, and by where it really goes.
+
+mod world;
+
+use agent_common::addr::V4;
+use agent_common::flow::Direction::{Egress, Ingress};
+use agent_common::layout::PeerEntry;
+use agent_common::reach::Party;
+use agent_common::reason::DropReason::{self, CrossTenant, Fragment, MetadataService, NotReady, OffSubnet};
+use agent_common::relay::{judge, note, noted};
+use agent_common::tenant::{TenantId, TenantState};
+use agent_common::verdict::{Endpoint, Verdict};
+use world::*;
+
+const SERVICE: Host = [10, 96, 0, 10];
+
+fn serving(tenant: TenantId) -> World {
+    let mut world = World::default();
+    world.peer(SERVICE, PeerEntry { tenant, kind: PeerEntry::SERVICE, ..PeerEntry::default() });
+    world
+}
+
+/// The bare verdict, the same in both families.
+fn verdict(world: &World, direction: agent_common::flow::Direction, other: Host) -> Verdict {
+    let entry = world.tables.endpoints[&1];
+    let endpoint = Endpoint::new(&entry, world.tables.tenants[&entry.tenant]).expect("it is claimed");
+    let what = if direction == Egress { syn(80) } else { syn_to(80) };
+    let [four, six] =
+        [false, true].map(|six| world.tables.verdict(&endpoint, direction, &frame(six, direction, other, &what)[..]));
+    assert_eq!(four, six);
+    four
+}
+
+/// Where a noted packet of the pod's tenant may really go.
+fn relayed(world: &World, to: Host) -> Option<DropReason> {
+    let party = Party { tenant: MINE, state: world.tables.tenants.get(&MINE).copied().unwrap_or_default() };
+    let four = judge(&world.tables, party, V4::new(to), TCP);
+    assert_eq!(four, judge(&world.tables, party, six(to), TCP));
+    four
+}
+
+#[test]
+fn what_passes_to_a_service_is_noted_and_nothing_else() {
+    let mut world = serving(MINE);
+    assert_eq!(verdict(&world, Egress, SERVICE), Verdict::RELAY);
+    assert_eq!(verdict(&world, Ingress, SERVICE), Verdict::ALLOW);
+    for host in [FRIEND, SHARED, PROXY] {
+        assert!(!verdict(&world, Egress, host).is_relay(), "{host:?}");
+    }
+    // An administrator has named this very address: what stands behind it is meant.
+    assert_eq!(verdict(&world, Egress, LISTED), Verdict::ALLOW);
+    world = serving(THEIRS);
+    assert_eq!(verdict(&world, Egress, SERVICE).denied().map(|denied| denied.reason), Some(CrossTenant));
+    world.grant(MINE, THEIRS, u64::MAX);
+    assert_eq!(verdict(&world, Egress, SERVICE), Verdict::RELAY, "one way");
+    world.grant(THEIRS, MINE, u64::MAX);
+    assert_eq!(verdict(&world, Egress, SERVICE), Verdict::RELAY, "both ways");
+    world = serving(THEIRS).with(TenantState::OPEN);
+    assert_eq!(verdict(&world, Egress, SERVICE), Verdict::RELAY, "not judged yet");
+}
+
+#[test]
+fn it_must_end_where_the_pod_may_go_itself() {
+    let mut world = World::default();
+    for (to, fate) in [
+        (FRIEND, None),
+        (SHARED, None),
+        (FILES, None),
+        (NODE, None),
+        (STRANGER, Some(CrossTenant)),
+        (THEIR_DATABASE, Some(CrossTenant)),
+        (DATABASE, Some(Fragment)),
+        (METADATA, Some(MetadataService)),
+        (WORLD, Some(OffSubnet)),
+        (NO_POD, Some(OffSubnet)),
+    ] {
+        assert_eq!(relayed(&world, to), fate, "{to:?}");
+    }
+    world.grant(MINE, THEIRS, u64::MAX);
+    assert_eq!(relayed(&world, STRANGER), None);
+    assert_eq!(relayed(&world, THEIR_DATABASE), Some(CrossTenant));
+}
+
+#[test]
+fn a_tenant_that_is_not_judged_still_reaches_no_other_s_subnet() {
+    let world = World::default().with(TenantState::OPEN);
+    assert_eq!(relayed(&world, WORLD), None);
+    assert_eq!(relayed(&world, THEIR_DATABASE), Some(CrossTenant));
+    let world = World::default().with(TenantState::AUDIT);
+    assert_eq!(relayed(&world, THEIR_DATABASE), None, "audit stops nothing");
+}
+
+#[test]
+fn a_tenant_that_is_gone_goes_nowhere() {
+    let mut world = World::default();
+    world.tables.tenants.clear();
+    assert_eq!(relayed(&world, FRIEND), Some(NotReady));
+}
+
+#[test]
+fn a_note_names_its_tenant_and_other_numbers_nobody() {
+    for tenant in [1, 2, 511, 16_383].map(TenantId) {
+        assert_eq!(noted(note(tenant)), Some(tenant));
+        assert!(note(tenant) <= u32::from(u16::MAX));
+    }
+    for number in [0, 1, 0x7fff, 0xc000, 0xffff, 1 << 16 | 0x8001] {
+        assert_eq!(noted(number), None, "{number:x}");
+    }
+    // Nobody's is judged as nobody's: never.
+    assert_eq!(noted(note(TenantId::UNKNOWN)), Some(TenantId::UNKNOWN));
+}
