@@ -13,6 +13,7 @@ use crate::dataplane::kernel::Kernel;
 use crate::dataplane::{Dataplane, DataplaneError, Port};
 use crate::events::Clock;
 use crate::metrics::Recorder;
+use crate::model::locks::Locks;
 use crate::plan::{Actual, Op};
 
 /// The kernel with a watch in its hand.
@@ -64,6 +65,10 @@ impl Dataplane for Timed {
 
     fn is_intact(&mut self, port: &Port) -> bool {
         self.kernel.is_intact(port)
+    }
+
+    fn lock(&mut self, locks: &Locks, look: bool) -> Vec<DataplaneError> {
+        self.kernel.lock(locks, look)
     }
 
     fn attached(&mut self) -> Result<Vec<Port>, DataplaneError> {

@@ -69,7 +69,7 @@ impl Tier {
         match self {
             Self::Lint | Self::Tidy | Self::Unit => &[],
             Self::Program => &["program"],
-            Self::Netns => &["netns", "isolation", "restart"],
+            Self::Netns => &["netns", "isolation", "restart", "locks"],
             Self::Cluster => &["cluster"],
         }
     }
