@@ -1,34 +1,28 @@
 //! The rules below the waist: tenant, address, ports and memory to a verdict. No packet in sight.
 //!
-//! `from_pod` and `to_pod` settle at once what identity alone justifies, and ask `egress` and
-//! `ingress` for the rest. Those two are complete: they need no answer to have been given before.
+//! `judge` settles at once what identity alone justifies, and asks `egress` and `ingress` for the
+//! rest. Those two are complete: they need no answer to have been given before.
 
 use crate::ask::Ask;
 use crate::conntrack::{Memory, Opener, ReplyEntry};
+use crate::flow::Direction;
 use crate::layout::PeerEntry;
 use crate::reach::{Denied, Family, Party, Reach, Standing, Tables, between, foreign, plainly};
 use crate::reason::DropReason;
 use crate::tenant::TenantState;
 use crate::verdict::Verdict;
 
-/// Judges what a pod sends.
+/// Judges a packet: at once where identity alone justifies it, else by the rules.
 #[inline(always)]
-pub fn from_pod<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Verdict {
+pub fn judge<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, direction: Direction) -> Verdict {
     let standing = plainly(tables, ask);
     if standing.is_plain() {
         return Verdict::ALLOW;
     }
-    tables.egress(ask, standing)
-}
-
-/// Judges what is on its way to a pod.
-#[inline(always)]
-pub fn to_pod<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Verdict {
-    let standing = plainly(tables, ask);
-    if standing.is_plain() {
-        return Verdict::ALLOW;
+    match direction {
+        Direction::Egress => tables.egress(ask, standing),
+        Direction::Ingress => tables.ingress(ask, standing),
     }
-    tables.ingress(ask, standing)
 }
 
 /// Judges what a pod sends, of whose destination that much is known.

@@ -102,16 +102,8 @@ where
     P: Packet + ?Sized,
     T: Tables<V4> + Tables<V6>,
 {
-    let plain = match ethertype(packet) {
-        Some(ETHERTYPE_IPV4) => {
-            plain(packet, endpoint, Direction::Egress).map(|ask: Ask<V4>| decide::from_pod(tables, &ask))
-        }
-        Some(ETHERTYPE_IPV6) => {
-            plain(packet, endpoint, Direction::Egress).map(|ask: Ask<V6>| decide::from_pod(tables, &ask))
-        }
-        _ => None,
-    };
-    plain.unwrap_or_else(|| odd_from_pod(packet, endpoint, tables))
+    let settled = settle(packet, endpoint, tables, Direction::Egress);
+    settled.unwrap_or_else(|| odd_from_pod(packet, endpoint, tables))
 }
 
 /// Judges a frame on its way to a pod: the second lock on the same door.
@@ -120,16 +112,21 @@ where
     P: Packet + ?Sized,
     T: Tables<V4> + Tables<V6>,
 {
-    let plain = match ethertype(packet) {
-        Some(ETHERTYPE_IPV4) => {
-            plain(packet, endpoint, Direction::Ingress).map(|ask: Ask<V4>| decide::to_pod(tables, &ask))
-        }
-        Some(ETHERTYPE_IPV6) => {
-            plain(packet, endpoint, Direction::Ingress).map(|ask: Ask<V6>| decide::to_pod(tables, &ask))
-        }
+    let settled = settle(packet, endpoint, tables, Direction::Ingress);
+    settled.unwrap_or_else(|| odd_to_pod(packet, endpoint, tables))
+}
+
+/// The short way, for plain packets.
+fn settle<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T, direction: Direction) -> Option<Verdict>
+where
+    P: Packet + ?Sized,
+    T: Tables<V4> + Tables<V6>,
+{
+    match ethertype(packet)? {
+        ETHERTYPE_IPV4 => Some(decide::judge::<V4, _>(tables, &plain(packet, endpoint, direction)?, direction)),
+        ETHERTYPE_IPV6 => Some(decide::judge::<V6, _>(tables, &plain(packet, endpoint, direction)?, direction)),
         _ => None,
-    };
-    plain.unwrap_or_else(|| odd_to_pod(packet, endpoint, tables))
+    }
 }
 
 /// What a plain packet asks, if the end that should be the pod is. `None` refuses nothing: the packet

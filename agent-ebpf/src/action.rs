@@ -51,10 +51,7 @@ where
     let endpoint = entry.and_then(|entry| Endpoint::new(entry, Maps::tenant(entry.tenant)));
     let Some(endpoint) = endpoint.filter(|_| !report::vlan_present(ctx)) else { return ODD };
     let Some(ask) = verdict::plain(&Frame::linear(ctx), &endpoint, direction) else { return ODD };
-    let verdict = match direction {
-        Direction::Egress => decide::from_pod(&Maps, &ask),
-        Direction::Ingress => decide::to_pod(&Maps, &ask),
-    };
+    let verdict = decide::judge(&Maps, &ask, direction);
     let state = endpoint.party.state;
     let told = verdict.denied().is_some_and(|denied| report::folded(ctx, &ask, direction, denied.reason));
     if told { denial(state) } else { conclude(ctx, direction, state, verdict) }

@@ -80,7 +80,7 @@ impl Agent {
     /// Starts the agent and waits until it enforces.
     pub fn ready(world: &World) -> Result<Self> {
         let agent = Self::start(world)?;
-        agent.wait_ready(Duration::from_secs(15))?;
+        agent.wait_ready(Duration::from_secs(60))?;
         Ok(agent)
     }
 

@@ -4,7 +4,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode, ExitStatus},
 };
 
@@ -38,11 +38,6 @@ pub fn bench(json: Option<&Path>, quick: bool) -> Result<ExitCode> {
     run("bench", &arguments)
 }
 
-/// Loads every program and compares instruction counts with the budget.
-pub fn verify() -> Result<ExitCode> {
-    run("verify", &[])
-}
-
 fn run(binary: &str, arguments: &[OsString]) -> Result<ExitCode> {
     setup::all()?;
     ebpf::build(Variant::Plain)?;
@@ -51,6 +46,11 @@ fn run(binary: &str, arguments: &[OsString]) -> Result<ExitCode> {
     cargo.args(["--quiet", "-p", "bulkhead-tests", "--bin", binary, "--"]).args(arguments);
     let status = with_agent(&mut cargo).status().context("cannot start cargo")?;
     Ok(exit_code(status))
+}
+
+/// Where a binary of the tests lies, once built.
+pub fn binary(name: &str) -> PathBuf {
+    workspace::cargo_target().join("debug").join(name)
 }
 
 /// Builds the agent and a binary of the tests in one go, so that both share their dependencies.

@@ -11,6 +11,7 @@ mod delegate;
 mod ebpf;
 mod host;
 mod image;
+mod kernels;
 mod lint;
 mod manifests;
 mod setup;
@@ -78,8 +79,6 @@ enum Verb {
         #[arg(long)]
         quick: bool,
     },
-    /// Load every program on this kernel and compare its size with the recorded budget.
-    Verify,
     /// Write deploy/crd.yaml from the types.
     Crds {
         /// Only compare.
@@ -126,7 +125,6 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Test { tiers, .. } => test::run(&tiers),
         Verb::Frames { file } => delegate::frames(&file),
         Verb::Bench { json, quick } => delegate::bench(json.as_deref(), quick),
-        Verb::Verify => delegate::verify(),
         Verb::Crds { check } => crds::run(check).map(done),
         Verb::Manifests { check } => manifests::run(check).map(done),
         Verb::Image { quick } => image::run(if quick { Profile::Quick } else { Profile::Release }).map(done),

@@ -51,6 +51,11 @@ pub fn all() -> Result<()> {
     Ok(())
 }
 
+/// Installs packages that only some tier needs.
+pub fn packages(label: &str, names: &[&str]) -> Result<()> {
+    apt::install(&Host::look(), label, &names.iter().map(ToString::to_string).collect::<Vec<_>>())
+}
+
 /// Installs what is missing to build the kernel side and to run the tiers.
 pub fn build_tools() -> Result<Toolchain> {
     let host = Host::look();

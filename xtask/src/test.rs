@@ -15,12 +15,13 @@ use std::{
 use ::cluster::{Parts, Source};
 use anyhow::{Context, Result};
 
-use self::tally::{Outcome, Report, Tally};
+use self::tally::Report;
+pub use self::tally::{Outcome, Tally};
 pub use self::tier::Tier;
 use crate::{
     ebpf::{self, Variant},
     image::{self, Profile},
-    lint, setup, step,
+    kernels, lint, setup, step,
 };
 
 /// Names the tiers, what each proves and what it needs.
@@ -42,7 +43,7 @@ pub fn run(asked: &[Tier]) -> Result<ExitCode> {
         let outcome = match tier {
             Tier::Lint => lints(),
             Tier::Tidy | Tier::Unit => commands(&tier.commands()),
-            Tier::Program | Tier::Netns | Tier::Cluster => {
+            Tier::Program | Tier::Netns | Tier::Kernels | Tier::Cluster => {
                 kernel_tier(tier, &mut ground).unwrap_or_else(|skip| named_must_run(skip, !asked.is_empty()))
             }
         };
@@ -67,19 +68,36 @@ enum Ground {
 
 /// Runs a tier that loads programs; `Err` holds the outcome of one that did not run.
 fn kernel_tier(tier: Tier, ground: &mut Ground) -> Result<Outcome, Outcome> {
-    if tier.targets().is_empty() {
+    if tier != Tier::Kernels && tier.targets().is_empty() {
         return Err(Outcome::Absent("it has no tests yet".to_owned()));
     }
     if matches!(ground, Ground::Unknown) {
         *ground = prepare();
     }
-    if tier == Tier::Cluster && matches!(ground, Ground::Ready) {
-        return cluster_tier();
+    match (tier, &ground) {
+        (Tier::Cluster, Ground::Ready) => return cluster_tier(),
+        (Tier::Kernels, Ground::Ready) => return kernels_tier(),
+        _ => {}
     }
     match ground {
         Ground::Ready => Ok(commands(&tier.commands())),
         Ground::Missing(reason) => Err(Outcome::Skipped(reason.clone())),
         Ground::Unknown | Ground::Broken => Ok(Outcome::Ran(Tally::one_failure())),
+    }
+}
+
+/// Other kernels, where guests can be made.
+fn kernels_tier() -> Result<Outcome, Outcome> {
+    if let Some(reason) = kernels::obstacle() {
+        return Err(Outcome::Skipped(reason));
+    }
+    match kernels::run() {
+        Ok(skipped @ Outcome::Skipped(_)) => Err(skipped),
+        Ok(outcome) => Ok(outcome),
+        Err(error) => {
+            println!("error: {error:#}");
+            Ok(Outcome::Ran(Tally::one_failure()))
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use agent_common::addr::{V4, V6};
 use agent_common::ask::Ask;
 use agent_common::conntrack::{ReplyEntry, ReplyKey};
 use agent_common::decide::{self, blame};
+use agent_common::flow::Direction;
 use agent_common::layout::{EndpointEntry, Grant, GrantKey, PORTS_ANY, PeerEntry, PeerKeyV4, PortSet, PrefixGrant};
 use agent_common::layout::{RowV4, RowV6, Runtime};
 use agent_common::reach::{Denied, Family, Party, Tables, prefix};
@@ -280,7 +281,7 @@ impl View {
         Self: Tables<A>,
     {
         let (me, remote) = (&ask.me, ask.remote);
-        let denied = decide::from_pod(self, ask).denied().map(|denied| blame(self, me, remote, denied));
+        let denied = decide::judge(self, ask, Direction::Egress).denied().map(|denied| blame(self, me, remote, denied));
         match self.peer(remote) {
             Some(peer) => {
                 steps.push(format!("{}[{}] is {}", A::PEERS, remote.show(), self.peer_text(peer)));

@@ -8,15 +8,14 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
-use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact, qdisc_detach_program,
 };
-use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use aya::programs::{SchedClassifier, TcAttachType};
 
 use super::maps::{boxed, sentence};
 use super::{DataplaneError, Port, Source, sys};
@@ -41,7 +40,7 @@ const fn egress(program: &'static str) -> Hook {
     Hook { program, at: TcAttachType::Egress, tcx: sys::TCX_EGRESS }
 }
 
-/// What a pod's interface holds.
+/// What a pod's interface holds. What a pod sends is judged first: from there a tenant could leave.
 static PODS: [Hook; 2] = [ingress("from_pod"), egress("to_pod")];
 
 /// What an interface of the node's own may hold, one of the two.
@@ -140,7 +139,7 @@ pub fn put(ebpf: &mut Ebpf, notes: &Notes, port: &Port, method: Method, hook: &H
         return Err(DataplaneError::Gone(port.clone()));
     }
     let attached = match method {
-        Method::Tcx => attach_tcx(ebpf, notes, port, hook.program, hook.at),
+        Method::Tcx => attach_tcx(ebpf, notes, port, hook.program, hook.tcx),
         Method::Clsact => attach_clsact(ebpf, notes, port, hook.program, hook.at),
     };
     attached.map_err(|source| match name_of(port.ifindex) {
@@ -154,50 +153,33 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedCl
     Ok(program.try_into()?)
 }
 
-fn attach_tcx(
-    ebpf: &mut Ebpf,
-    notes: &Notes,
-    port: &Port,
-    name: &'static str,
-    hook: TcAttachType,
-) -> Result<(), Source> {
+/// By index, not by name: a name may go to another interface between a look and a call.
+fn attach_tcx(ebpf: &mut Ebpf, notes: &Notes, port: &Port, name: &'static str, attach_type: u32) -> Result<(), Source> {
     let pin = notes.link(port.ifindex, name);
     let program = program(ebpf, name)?;
-    if adopt(program, &pin, port.ifindex)? {
-        return Ok(());
-    }
-    let first = TcAttachOptions::TcxOrder(LinkOrder::first());
-    let id = program.attach_with_options(&port.name, hook, first)?;
-    let link: FdLink = program.take_link(id)?.try_into()?;
-    link.pin(&pin)?;
-    // aya attaches by name: make sure that the name still meant this interface.
-    if sys::link_info(sys::obj_get(&pin)?.as_fd())?.ifindex != port.ifindex {
-        fs::remove_file(&pin)?;
-        return Err(sentence("its name went to another interface meanwhile"));
+    let fd = program.fd()?.as_fd();
+    if !adopt(fd, program.info()?.id(), &pin, port.ifindex)? {
+        let link = sys::tcx_attach(fd, port.ifindex, attach_type)?;
+        sys::obj_pin(&pin, link.as_fd())?;
     }
     Ok(())
 }
 
 /// Makes a pinned link run `program`, in one step that no packet falls through. False where there
 /// is no such link, or its interface is gone and the index was given again.
-fn adopt(program: &mut SchedClassifier, pin: &Path, ifindex: u32) -> Result<bool, Source> {
-    let fd = match sys::obj_get(pin) {
+fn adopt(program: BorrowedFd<'_>, id: u32, pin: &Path, ifindex: u32) -> io::Result<bool> {
+    let link = match sys::obj_get(pin) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         other => other?,
     };
-    let info = sys::link_info(fd.as_fd())?;
+    let info = sys::link_info(link.as_fd())?;
     if info.ifindex != ifindex {
         fs::remove_file(pin)?;
         return Ok(false);
     }
-    if info.program == program.info()?.id() {
-        return Ok(true);
+    if info.program != id {
+        sys::link_update(link.as_fd(), program)?;
     }
-    let link = FdLink::from(PinnedLink::from_pin(pin)?);
-    let link = SchedClassifierLink::try_from(link)?;
-    let id = program.attach_to_link(link)?;
-    // The pin holds the link; our descriptor may go.
-    drop(program.take_link(id)?);
     Ok(true)
 }
 

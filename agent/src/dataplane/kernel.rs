@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use aya::Ebpf;
 use aya::maps::{Map, MapError};
 use aya::programs::{ProgramError, SchedClassifier};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::attach::{self, Method, Notes};
 use super::locks::LockBox;
@@ -72,6 +73,7 @@ impl Kernel {
     /// See `OpenError`. What was attached before stays attached and enforcing.
     pub fn open(pins: &Path, limits: &Limits) -> Result<Self, OpenError> {
         prepare(pins)?;
+        lift_memory_limit();
         let mut ebpf = object::open(Some(pins), limits)?;
         for name in ["from_pod", "to_pod", "uplink", "bridge"] {
             load(&mut ebpf, name)?;
@@ -155,6 +157,33 @@ fn prepare(pins: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// Before 5.11 the kernel counts maps against `RLIMIT_MEMLOCK`, 64 KiB by default; later it looks at the
+/// control group, and the limit means nothing to us.
+fn lift_memory_limit() {
+    let unlimited = Rlimit { current: None, maximum: None };
+    let own = getrlimit(Resource::Memlock);
+    let lifted = setrlimit(Resource::Memlock, unlimited)
+        .or_else(|_| setrlimit(Resource::Memlock, Rlimit { current: own.maximum, maximum: own.maximum }));
+    if let (Err(error), Some(limit)) = (lifted, own.current) {
+        tracing::debug!(error = &error as &dyn std::error::Error, limit, "locked memory stays limited");
+    }
+    if let Some(limit) = getrlimit(Resource::Memlock).current
+        && counts_maps(&rustix::system::uname().release().to_string_lossy())
+    {
+        tracing::warn!(
+            limit,
+            "this kernel counts maps as locked memory, and there is a limit to it: if loading fails with \"operation not \
+             permitted\", raise RLIMIT_MEMLOCK for the container runtime, or give the agent CAP_SYS_RESOURCE"
+        );
+    }
+}
+
+/// Whether a kernel of this release is older than 5.11.
+fn counts_maps(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < (5, 11)
+}
+
 /// Reads the policy maps pinned below `pins` without loading or changing anything: for `explain`
 /// and `status`.
 ///
@@ -195,5 +224,19 @@ impl Dataplane for Kernel {
         let noted = self.notes.noted().map_err(|error| DataplaneError::Attached(Box::new(error)))?;
         let port = |ifindex| Port { ifindex, name: attach::name_of(ifindex).unwrap_or_default() };
         Ok(noted.into_iter().map(port).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_before_5_11_count_maps_as_locked_memory() {
+        for (release, counts) in
+            [("5.10.0-46-cloud-amd64", true), ("4.19.1", true), ("5.11.0", false), ("6.1.0", false)]
+        {
+            assert_eq!(counts_maps(release), counts, "{release}");
+        }
     }
 }

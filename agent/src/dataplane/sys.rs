@@ -1,4 +1,5 @@
-//! The few `bpf(2)` commands aya does not offer: the interface of a link, and the programs of a hook.
+//! The few `bpf(2)` commands that aya offers otherwise or not at all: links by the index of their
+//! interface, and the programs of a hook.
 //!
 //! The only unsafe code of the agent. Layouts are those of `union bpf_attr` in the kernel's UAPI,
 //! which only ever grows; unused tails are zero.
@@ -11,33 +12,49 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_PROG_QUERY: libc::c_int = 16;
+const BPF_LINK_CREATE: libc::c_int = 28;
+const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_LINK_DETACH: libc::c_int = 34;
+/// Relative to nothing: before everybody (`BPF_F_BEFORE`, kernel 6.6).
+const BPF_F_BEFORE: u32 = 1 << 3;
 
 /// TCX on the ingress hook (`BPF_TCX_INGRESS`, kernel 6.6).
 pub const TCX_INGRESS: u32 = 46;
 /// TCX on the egress hook (`BPF_TCX_EGRESS`, kernel 6.6).
 pub const TCX_EGRESS: u32 = 47;
 
+/// A path in the BPF file system, and what is to be pinned there.
+#[repr(C)]
+#[derive(Default)]
+struct PinAttr {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
 /// Opens whatever is pinned at `path`.
 ///
 /// # Errors
 /// `ENOENT` where nothing is pinned; `EPERM` without `CAP_BPF` or on a directory that is not ours.
 pub fn obj_get(path: &Path) -> io::Result<OwnedFd> {
-    #[repr(C)]
-    #[derive(Default)]
-    struct Attr {
-        pathname: u64,
-        bpf_fd: u32,
-        file_flags: u32,
-    }
     let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
-    let mut attr = Attr { pathname: path.as_ptr() as u64, ..Attr::default() };
-    let fd = bpf(BPF_OBJ_GET, &mut attr)?;
+    let fd = bpf(BPF_OBJ_GET, &mut PinAttr { pathname: path.as_ptr() as u64, ..PinAttr::default() })?;
     // SAFETY: the kernel has just returned this descriptor and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Pins a descriptor at `path`, which must not exist.
+///
+/// # Errors
+/// `EEXIST` where something is pinned already.
+pub fn obj_pin(path: &Path, fd: BorrowedFd<'_>) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let attr = PinAttr { pathname: path.as_ptr() as u64, bpf_fd: fd.as_raw_fd() as u32, file_flags: 0 };
+    bpf(BPF_OBJ_PIN, &mut { attr }).map(drop)
 }
 
 /// What the kernel says of a link.
@@ -77,6 +94,54 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
         Attr { bpf_fd: link.as_raw_fd() as u32, info_len: size_of::<Info>() as u32, info: (&raw mut info) as u64 };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
     Ok(LinkInfo { program: info.program, ifindex: info.ifindex })
+}
+
+/// Attaches a program to a TCX hook of an interface of this thread's namespace, before all others. It
+/// runs from then on; the call returns only after an RCU grace period (some 15 ms), holding the lock
+/// that all changes to interfaces need: calls made at the same time wait for each other.
+///
+/// # Errors
+/// `EINVAL` before kernel 6.6; `ENODEV` where the interface is gone.
+pub fn tcx_attach(program: BorrowedFd<'_>, ifindex: u32, attach_type: u32) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attr {
+        prog_fd: u32,
+        target_ifindex: u32,
+        attach_type: u32,
+        flags: u32,
+        relative_fd: u32,
+        _pad: u32,
+        expected_revision: u64,
+    }
+    let mut attr = Attr {
+        prog_fd: program.as_raw_fd() as u32,
+        target_ifindex: ifindex,
+        attach_type,
+        flags: BPF_F_BEFORE,
+        ..Attr::default()
+    };
+    let fd = bpf(BPF_LINK_CREATE, &mut attr)?;
+    // SAFETY: the kernel has just returned this descriptor and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes a link run another program, in one step that no packet falls through (kernel 5.7).
+///
+/// # Errors
+/// `ENOLINK` where its interface is gone.
+pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attr {
+        link_fd: u32,
+        new_prog_fd: u32,
+        flags: u32,
+        old_prog_fd: u32,
+    }
+    let mut attr =
+        Attr { link_fd: link.as_raw_fd() as u32, new_prog_fd: program.as_raw_fd() as u32, ..Attr::default() };
+    bpf(BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
 /// Detaches a link at once (kernel 5.9).

@@ -37,6 +37,8 @@ pub struct State {
     doubtful: BTreeSet<u32>,
     /// Interfaces without programs that should have them, and why.
     pub(super) bare: BTreeMap<u32, String>,
+    /// Interfaces that nobody has tried to attach yet: the next step does.
+    waiting: BTreeSet<u32>,
     /// Endpoints' writes that failed, and why.
     pub(super) broken: BTreeMap<u32, String>,
     /// The locks as they should be, and what of it could not be done.
@@ -62,6 +64,10 @@ pub struct State {
     found: Option<BTreeSet<u32>>,
     snapshot: Arc<Snapshot>,
 }
+
+/// Interfaces attached in one step, before their pods are claimed. Each waits for a grace period or two
+/// (some 30 ms), in which those attached before it are denied.
+const AT_ONCE: usize = 8;
 
 /// What a step did and when the next is due without news.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +95,7 @@ impl State {
             attached: attached.into_iter().map(|port| (port.ifindex, port)).collect(),
             doubtful,
             bare: BTreeMap::new(),
+            waiting: BTreeSet::new(),
             broken: BTreeMap::new(),
             locks: Locks::default(),
             unlocked: Vec::new(),
@@ -161,6 +168,7 @@ impl State {
         if retry {
             touched.add(std::mem::take(&mut self.owed));
         }
+        touched.endpoints |= !self.waiting.is_empty();
         if self.look_at <= now.tick {
             self.look_at = now.tick + ROUND;
             self.look_at_ports(dataplane);
@@ -211,6 +219,9 @@ impl State {
     }
 
     fn wake(&self, now: Now) -> Duration {
+        if !self.waiting.is_empty() {
+            return now.tick;
+        }
         let expiry = self
             .desired
             .grants
@@ -228,7 +239,8 @@ impl State {
             self.attach(dataplane);
             self.broken.clear();
         }
-        let (applied, failures) = self.apply(dataplane, &mut touched, now);
+        let (applied, mut failures) = self.apply(dataplane, &mut touched, now);
+        failures.retain(|failure| !matches!(failure.op, Op::Endpoint(ifindex, _) if self.waiting.contains(&ifindex)));
         if touched.endpoints {
             self.lock(dataplane);
             self.detach(dataplane);
@@ -236,7 +248,7 @@ impl State {
         if applied > 0 {
             self.applied_at = Some(now.unix);
         }
-        self.ready |= !self.sweep.is_hurried();
+        self.ready |= !self.sweep.is_hurried() && self.waiting.is_empty();
         self.settle(failures, retried, now);
         applied
     }
@@ -244,7 +256,7 @@ impl State {
     fn apply(&mut self, dataplane: &mut impl Dataplane, touched: &mut Touched, now: Now) -> (usize, Vec<Failure>) {
         let mut applied = 0;
         let mut failures = Vec::new();
-        let bare: BTreeSet<u32> = self.bare.keys().copied().collect();
+        let bare: BTreeSet<u32> = self.bare.keys().chain(&self.waiting).copied().collect();
         for _ in 0..PLANS {
             let plan = diff(&self.cluster, &self.desired, &self.ledger, touched);
             let again = self.note_plan(&plan, touched, now);
@@ -325,14 +337,22 @@ impl State {
 
     fn attach(&mut self, dataplane: &mut impl Dataplane) {
         self.bare.clear();
-        for (ifindex, name) in &self.desired.endpoints.ports {
+        self.waiting.clear();
+        let mut room = AT_ONCE;
+        // The newest first: a pod that starts now must not wait for those that have run for days.
+        for (ifindex, name) in self.desired.endpoints.ports.iter().rev() {
             let port = Port { ifindex: *ifindex, name: name.clone() };
             let is_known = self.attached.get(ifindex) == Some(&port);
             if is_known && !self.doubtful.contains(ifindex) {
                 continue;
             }
+            if !is_known && room == 0 {
+                self.waiting.insert(*ifindex);
+                continue;
+            }
             match dataplane.attach(&port) {
                 Ok(()) => {
+                    room -= usize::from(!is_known);
                     self.doubtful.remove(ifindex);
                     self.attached.insert(*ifindex, port);
                 }

@@ -153,6 +153,32 @@ fn an_interface_is_attached_before_its_pod_is_claimed() {
 }
 
 #[test]
+fn many_interfaces_are_attached_and_claimed_a_few_at_a_time_the_newest_first() {
+    let mut bench = Bench::new(Settings::default());
+    let mut news = two_tenants();
+    let pods = 1..=20_u32;
+    let pod = |i: u32| local(&format!("web/p{i}"), &[&format!("10.0.1.{i}")], &format!("veth{i}"));
+    news[2] = Change::Endpoints(pods.clone().map(pod).collect());
+    news[3] = Change::Links(pods.clone().map(|i| link(i, &format!("veth{i}"))).collect());
+    // One that cannot be attached must not take the others' turn.
+    bench.kernel.fail_ports = [20].into();
+    let mut outcome = bench.tell(news);
+    let claimed = |bench: &Bench| pods.clone().filter(|i| bench.claimed_by(*i).is_some()).collect::<Vec<_>>();
+    assert_eq!(claimed(&bench), (12..=19).collect::<Vec<_>>());
+    assert_eq!(bench.condition("web/p1"), Condition::Pending);
+    let mut steps = 1;
+    while outcome.wake == bench.now.tick {
+        outcome = bench.tell(vec![]);
+        steps += 1;
+    }
+    assert_eq!((steps, claimed(&bench)), (3, (1..=19).collect::<Vec<_>>()));
+    assert_eq!(bench.condition("web/p20"), Condition::Error);
+    bench.kernel.fail_ports.clear();
+    assert_eq!(bench.wait(1).pending, 0);
+    assert_eq!(claimed(&bench).len(), 20);
+}
+
+#[test]
 fn an_interface_that_vanishes_leaves_nothing_behind() {
     let mut bench = Bench::new(Settings::default());
     bench.tell(two_tenants());

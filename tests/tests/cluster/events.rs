@@ -9,7 +9,7 @@ use bench::kube::world::{OUTSIDE, Pod};
 use bench::kube::{Site, world};
 use bench::place::Family;
 use bench::probe::{Outcome, Speech, ask};
-use cluster::wait;
+use cluster::{Cni, wait};
 use serde_json::Value;
 
 /// A port that no other scenario asks at, so that what is told of it is ours.
@@ -26,6 +26,10 @@ pub fn name_both_sides(site: &mut Site) -> Result<()> {
         (("ledger", "b"), ("batch", "a"), Family::V6),
     ];
     for ((from, node), (to, far), family) in pairs {
+        // On one bridge it ends with the question for the other's hardware address: no connection is ever tried.
+        if site.cni == Cni::Bridge && node == far {
+            continue;
+        }
         let (from, to) = (site.world.pod(from, node)?, site.world.pod(to, far)?);
         let event = provoked(site, from, to.address(family)?, Speech::Tcp)?;
         ensure!(event["reason"] == "cross_tenant" && event["verdict"] == "dropped", "{event}");
@@ -104,6 +108,7 @@ fn told(site: &Site, node: &str, from: &Pod, to: IpAddr) -> Result<Value> {
         };
         site.violations(node)?.into_iter().rfind(ours).context("nobody has told of it")
     })
+    .with_context(|| format!("{} to {to}, on node {node}", from.label()))
 }
 
 fn is_pod(side: &Value, pod: &Pod) -> Result<()> {

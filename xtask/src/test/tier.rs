@@ -21,13 +21,16 @@ pub enum Tier {
     Program,
     /// Real traffic between network namespaces.
     Netns,
+    /// Other kernels.
+    Kernels,
     /// A small Kubernetes.
     Cluster,
 }
 
 impl Tier {
     /// All of them, cheapest first.
-    pub const ALL: [Self; 6] = [Self::Lint, Self::Tidy, Self::Unit, Self::Program, Self::Netns, Self::Cluster];
+    pub const ALL: [Self; 7] =
+        [Self::Lint, Self::Tidy, Self::Unit, Self::Program, Self::Netns, Self::Kernels, Self::Cluster];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -37,6 +40,7 @@ impl Tier {
             Self::Unit => "unit",
             Self::Program => "program",
             Self::Netns => "netns",
+            Self::Kernels => "kernels",
             Self::Cluster => "cluster",
         }
     }
@@ -49,6 +53,7 @@ impl Tier {
             Self::Unit => "parsing, verdicts, compile and diff, without a kernel",
             Self::Program => "the verifier accepts the programs; frames in, verdicts out",
             Self::Netns => "real traffic, attachment, restart",
+            Self::Kernels => "the same frames and traffic on 5.10, 6.1, 6.12 and the newest kernel",
             Self::Cluster => "two tenants on a real two-node Kubernetes",
         }
     }
@@ -60,6 +65,7 @@ impl Tier {
             Self::Tidy | Self::Unit => "nothing",
             Self::Program => "root, BTF and bpffs",
             Self::Netns => "root, BTF, bpffs and iproute2",
+            Self::Kernels => "root, BTF, bpffs, apt and x86-64",
             Self::Cluster => "root, BTF, bpffs, Go and a C compiler",
         }
     }
@@ -67,7 +73,7 @@ impl Tier {
     /// The files of `tests/tests` that belong to this tier.
     pub fn files(self) -> &'static [&'static str] {
         match self {
-            Self::Lint | Self::Tidy | Self::Unit => &[],
+            Self::Lint | Self::Tidy | Self::Unit | Self::Kernels => &[],
             Self::Program => &["program"],
             Self::Netns => &["netns", "isolation", "restart", "locks"],
             Self::Cluster => &["cluster"],
@@ -83,7 +89,7 @@ impl Tier {
     /// What to run; nothing for `lint`, which is not a test.
     pub fn commands(self) -> Vec<TestCommand> {
         match self {
-            Self::Lint => Vec::new(),
+            Self::Lint | Self::Kernels => Vec::new(),
             Self::Tidy => vec![TestCommand::plain("build xtask's tests", &["-p", "xtask"])],
             Self::Unit => vec![
                 TestCommand::plain("build the unit tests", &["-p", "agent-common", "-p", "bulkhead"]),
