@@ -152,6 +152,35 @@ fn a_pod_that_appears_while_no_agent_runs_sends_nothing_out_until_it_is_claimed(
 }
 
 #[test]
+fn a_source_that_the_node_translates_hides_nobody() {
+    if !tier::can_run_agent() || !tier::can_translate() {
+        return;
+    }
+    let world = World::new(Layout::Routed).expect("a world");
+    let rules = "add table ip nat; add chain ip nat out { type nat hook postrouting priority srcnat; }; \
+                 add rule ip nat out oifname uplink masquerade";
+    let nft = world.node.start(std::process::Command::new("nft").arg(rules)).expect("nft runs").wait();
+    assert!(nft.expect("it ends").success());
+    let masked = |from: Place, marker: &'static str| {
+        let node = Place::Node.v4().octets();
+        let holds = move |bytes: &[u8]| {
+            bytes.get(26..30) == Some(&node[..])
+                && bytes[23] == 17
+                && bytes.windows(marker.len()).any(|window| window == marker.as_bytes())
+        };
+        let capture = Capture::start(world.outside(), holds).expect("a capture");
+        let (own, gateway) = from.macs();
+        let frame = Frame::v4(Place::Internet.v4(), Payload::udp(40000, Place::Internet.port()));
+        let frame = frame.ip(|ip| ip.source = from.v4()).with(|f| (f.from, f.to) = (own, gateway));
+        raw::send_frames(world.netns(from), "eth0", &[frame.build(marker.as_bytes())]).expect("it is sent");
+        capture.stop().len()
+    };
+    assert_eq!(masked(STRANGER, "before"), 1, "the control: it leaves under the node's address");
+    let _agent = agent(&world, true);
+    assert_eq!((masked(STRANGER, "stranger"), masked(Place::Dns, "claimed")), (0, 1));
+}
+
+#[test]
 fn locks_are_shown_survive_and_are_removed_by_cleanup() {
     if !tier::can_run_agent() {
         return;

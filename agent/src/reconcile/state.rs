@@ -368,8 +368,11 @@ impl State {
     }
 
     /// Brings the locks to what is known now. After the claims, so that a lock that is put in place
-    /// finds those of the pods that are there already.
+    /// finds those of the pods that are there already; the first time, of all of them.
     fn lock(&mut self, dataplane: &mut impl Dataplane) {
+        if self.locks == Locks::default() && !self.waiting.is_empty() {
+            return;
+        }
         let wanted = locks::compile(&self.cluster, &self.ledger.actual().endpoints);
         if wanted == self.locks && !self.look_at_locks && self.unlocked.is_empty() {
             return;
