@@ -6,13 +6,11 @@ use agent_common::layout::EndpointEntry;
 use agent_common::lock::{Lock, Sender, senders};
 use agent_common::reason::DropReason;
 use agent_common::tenant::TenantId;
-use aya::maps::{Array, HashMap, PerCpuArray};
-use aya::programs::SchedClassifier;
-use aya::{Ebpf, TestRun, TestRunOptions};
-use bench::engine::{LOOPBACK, stage, stay_on_one_cpu};
+use aya::maps::{Array, HashMap};
+use aya::{TestRun, TestRunOptions};
+use bench::engine::{Engine, LOOPBACK, stage, stay_on_one_cpu};
 use bench::frames::craft::{Frame, Payload};
 use bench::frames::topology;
-use bulkhead::dataplane::object::{self, Limits};
 
 const PASS: i32 = -1;
 const DROP: i32 = 2;
@@ -24,19 +22,13 @@ const OWN: u32 = 2;
 const FAR: u32 = 70_000;
 const STRANGER: u32 = 9;
 
-struct Locks(Ebpf);
+struct Locks(Engine);
 
 impl Locks {
     fn new() -> Self {
         stay_on_one_cpu().expect("a CPU of our own");
-        let mut ebpf = object::open(None, &Limits::default()).expect("the object");
-        for lock in Lock::ALL {
-            let program: &mut SchedClassifier =
-                ebpf.program_mut(lock.as_str()).expect("a program").try_into().expect("of this kind");
-            program.load().unwrap_or_else(|error| panic!("the kernel refuses {}: {error:?}", lock.as_str()));
-        }
-        let mut locks = Self(ebpf);
-        locks.claim(POD, stage::pod_a());
+        let mut locks = Self(Engine::new(stage::tables()).expect("the programs load"));
+        locks.know(POD, &stage::pod_a());
         let far = EndpointEntry { cookie: 7, tenant: stage::B, ..EndpointEntry::default() };
         let mut beyond: HashMap<_, u32, EndpointEntry> = locks.map("ENDPOINTS_FAR").try_into().expect("a map");
         beyond.insert(FAR, far, 0).expect("room");
@@ -46,7 +38,7 @@ impl Locks {
     }
 
     fn map(&mut self, name: &str) -> &mut aya::maps::Map {
-        self.0.map_mut(name).expect("a map of the object")
+        self.0.ebpf().map_mut(name).expect("a map of the object")
     }
 
     fn claim(&mut self, ifindex: u32, entry: EndpointEntry) {
@@ -65,20 +57,12 @@ impl Locks {
         // `struct __sk_buff`, all zero but for `ingress_ifindex` (offset 36).
         let mut context = [0_u8; 192];
         context[36..40].copy_from_slice(&ingress_ifindex.to_ne_bytes());
-        let program: &SchedClassifier =
-            self.0.program(lock.as_str()).expect("a program").try_into().expect("of this kind");
         let options = TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), ..TestRunOptions::new() };
-        program.test_run(options).expect("a run").return_value.cast_signed()
+        self.0.lock(lock).expect("it is loaded").test_run(options).expect("a run").return_value.cast_signed()
     }
 
     fn dropped(&self, lock: Lock) -> Counter {
-        let map = self.0.map("LOCK_DROPS").expect("a map of the object");
-        let counters: PerCpuArray<_, Counter> = map.try_into().expect("a map");
-        let each = counters.get(&lock.index(DropReason::NotReady), 0).expect("a counter");
-        each.iter().fold(Counter::default(), |sum, one| Counter {
-            packets: sum.packets + one.packets,
-            bytes: sum.bytes + one.bytes,
-        })
+        self.0.counter("LOCK_DROPS", lock.index(DropReason::NotReady)).expect("a counter")
     }
 }
 
