@@ -21,6 +21,7 @@ pub mod flow;
 pub mod fold;
 pub mod headers;
 pub mod layout;
+pub mod lock;
 #[cfg(feature = "memory")]
 pub mod memory;
 pub mod neighbor;

@@ -2,7 +2,9 @@
 //!
 //! One pair for all pods: `from_pod` sits on the ingress hook of a pod's host-side interface,
 //! `to_pod` on its egress hook. They lend `agent_common::verdict` a packet and tables, act on its
-//! verdict, count it, and tell of denials. They hold no policy of their own.
+//! verdict, count it, and tell of denials. They hold no policy of their own. `uplink` and `bridge` are
+//! the locks (`agent_common::lock`) on the egress hook of the node's own interfaces and on the ingress
+//! hook of bridges.
 
 #![no_std]
 #![no_main]
@@ -10,6 +12,7 @@
 #![allow(missing_docs, reason = "what `classifier` makes of a documented function is not")]
 
 mod action;
+mod lock;
 mod maps;
 mod packet;
 mod report;
@@ -30,6 +33,18 @@ pub fn from_pod(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn to_pod(ctx: TcContext) -> i32 {
     action::enforce(&ctx, Direction::Ingress)
+}
+
+/// Lets out of the node what it sends itself or a claimed pod sent.
+#[classifier]
+pub fn uplink(ctx: TcContext) -> i32 {
+    lock::uplink(&ctx)
+}
+
+/// Lets rise from a bridge of pods what a claimed pod sent.
+#[classifier]
+pub fn bridge(ctx: TcContext) -> i32 {
+    lock::bridge(&ctx)
 }
 
 #[cfg(not(test))]

@@ -11,6 +11,7 @@ use agent_common::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,
 };
+use agent_common::lock::{Lock, Sender};
 use agent_common::sighting::Sighting;
 use agent_common::tenant::{TenantId, TenantName, TenantState};
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
@@ -114,3 +115,17 @@ pub static SIGHTING: PerCpuArray<Sighting> = PerCpuArray::with_max_entries(1, 0)
 /// counters and in the fold table.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// The node's own interfaces, by index: what comes in by them may leave. The agent writes. Full: what
+/// comes in by the rest does not leave.
+#[map]
+pub static OWN: HashMap<u32, u32> = HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);
+
+/// Addresses of claimed pods, and the interface of each. The agent writes. Full: what the rest sends
+/// does not rise from their bridge.
+#[map]
+pub static SENDERS: HashMap<Sender, u32> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+
+/// Packets that a lock dropped, by `Lock::index`.
+#[map]
+pub static LOCK_DROPS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(Lock::LEN, 0);

@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
 use crate::dataplane::object;
-use crate::model::settings::{Limits, Settings, TenancyKey, Unassigned};
+use crate::model::settings::{Limits, Settings, TenancyKey, Unassigned, Uplinks};
 use crate::{http, socket};
 
 /// Where pins live unless told otherwise.
@@ -69,6 +69,11 @@ pub struct RunArgs {
     /// Named network namespaces that are no pods': their interfaces are left alone
     #[arg(long, env = "BULKHEAD_FOREIGN_NETNS", value_delimiter = ',', value_name = "NAME")]
     pub foreign_netns: Vec<String>,
+    /// Where the lock stands that lets only the node itself and claimed pods send out of the node: `auto`
+    /// (every interface of the node's own), names of interfaces, or `none`. With --config, `none` if not
+    /// given: there, an interface that nobody names is left alone
+    #[arg(long, env = "BULKHEAD_UPLINK", value_delimiter = ',', value_name = "NAME|auto|none")]
+    pub uplink: Vec<String>,
     /// Report what would be dropped and let it pass, whatever a tenant's mode says
     #[arg(long, env = "BULKHEAD_AUDIT")]
     pub audit: bool,
@@ -156,6 +161,9 @@ pub enum ConfigError {
     /// What a file names no runtime runs.
     #[error("--nri-socket goes without --config: a container runtime holds pods, and a file's endpoints are none")]
     NriWithFiles,
+    /// A word that stands for all or none, among names.
+    #[error("--uplink takes `auto`, `none`, or names of interfaces, and nothing beside the first two")]
+    Uplink,
 }
 
 /// What the flags mean.
@@ -219,6 +227,7 @@ impl RunArgs {
             release_unclaimed: is_static,
             hold_unknown: !is_static,
             foreign_netns: self.foreign_netns.into_iter().collect(),
+            uplinks: uplinks(self.uplink, is_static)?,
             limits: limits(&sizes),
             ..Settings::default()
         };
@@ -260,6 +269,17 @@ fn limits(sizes: &object::Limits) -> Limits {
         trie_v6: room("TRIE_V6"),
         counter_slots: agent_common::counters::TENANT_SLOTS as u16 - 1,
         event_slots: agent_common::fold::LIMIT_SLOTS as u16 - 1,
+    }
+}
+
+fn uplinks(words: Vec<String>, is_static: bool) -> Result<Uplinks, ConfigError> {
+    let words: Vec<&str> = words.iter().map(|word| word.trim()).filter(|word| !word.is_empty()).collect();
+    match words.as_slice() {
+        [] if is_static => Ok(Uplinks::None),
+        [] | ["auto"] => Ok(Uplinks::Auto),
+        ["none"] => Ok(Uplinks::None),
+        names if names.iter().any(|name| matches!(*name, "auto" | "none")) => Err(ConfigError::Uplink),
+        names => Ok(Uplinks::Named(names.iter().map(|name| (*name).to_owned()).collect())),
     }
 }
 
@@ -333,6 +353,16 @@ mod tests {
         assert_eq!(node.nri, Some(socket[1].into()));
         let files = config(&[&["run", "--config", "x"], &socket[..]].concat());
         assert_eq!(files.map(|config| config.nri), Err(ConfigError::NriWithFiles));
+    }
+
+    #[test]
+    fn a_cluster_s_agent_locks_by_itself_and_a_file_s_when_told() {
+        let uplinks = |words: &[&str], is_static| uplinks(words.iter().map(|w| (*w).to_owned()).collect(), is_static);
+        assert_eq!((uplinks(&[], false), uplinks(&[], true)), (Ok(Uplinks::Auto), Ok(Uplinks::None)));
+        assert_eq!((uplinks(&["none"], false), uplinks(&["auto"], true)), (Ok(Uplinks::None), Ok(Uplinks::Auto)));
+        let names = Uplinks::Named(["eth0".to_owned(), "eth1".to_owned()].into());
+        assert_eq!(uplinks(&["eth0", " eth1"], false), Ok(names));
+        assert_eq!(uplinks(&["eth0", "none"], false), Err(ConfigError::Uplink));
     }
 
     #[test]

@@ -3,11 +3,13 @@
 //! Knows tables, interfaces and bytes; knows neither Kubernetes nor a tenant's name. Nothing here
 //! decides: an implementation writes what it is told, or says why it could not.
 
+use crate::model::locks::Locks;
 use crate::plan::{Actual, Op, Table};
 
 pub mod attach;
 pub mod kernel;
 pub mod leave;
+pub mod locks;
 pub mod maps;
 pub mod memory;
 pub mod object;
@@ -67,6 +69,15 @@ pub enum DataplaneError {
         #[source]
         source: Source,
     },
+    /// A table of the locks could not be read or written.
+    #[error("cannot bring the locks' table {table} up to date")]
+    Lock {
+        /// Which.
+        table: &'static str,
+        /// Why.
+        #[source]
+        source: Source,
+    },
     /// What is attached could not be listed.
     #[error("cannot list attached programs")]
     Attached(#[source] Source),
@@ -85,6 +96,7 @@ impl DataplaneError {
             Self::Gone(_) => "gone",
             Self::Attach { .. } => "attach",
             Self::Detach { .. } => "detach",
+            Self::Lock { .. } => "lock",
             Self::Attached(_) => "attached",
         }
     }
@@ -120,6 +132,10 @@ pub trait Dataplane {
         let _ = port;
         true
     }
+
+    /// Brings the locks to this, and returns what could not be done; whoever is not known then stays
+    /// locked out. With `look`, what is in the kernel is read again first.
+    fn lock(&mut self, locks: &Locks, look: bool) -> Vec<DataplaneError>;
 
     /// What the kernel says is attached now, pins of vanished interfaces included: those are to be
     /// detached too.

@@ -4,6 +4,7 @@
 //! Live means "the loop turns"; a dead one is worth a restart. Ready means "every promise about this
 //! node's pods holds now"; it says why not.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -39,6 +40,8 @@ pub struct Observed {
     pub endpoints: Endpoints,
     /// Whether new sandboxes are held by the container runtime.
     pub nri: Nri,
+    /// The locks on what leaves the node.
+    pub locks: Locks,
     /// What is wrong, each a sentence that names its object.
     pub problems: Vec<String>,
 }
@@ -67,6 +70,16 @@ pub struct Tenants {
     pub conflicted: u64,
     /// Not understood; the last good state is in force.
     pub invalid: u64,
+}
+
+/// The locks on what leaves the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Locks {
+    /// Interfaces by the lock they should hold.
+    pub shut: BTreeMap<String, Vec<String>>,
+    /// Parts that could not be put in place; whom they concern is locked out or not locked.
+    pub broken: u64,
 }
 
 /// Local pods by state.
@@ -139,6 +152,9 @@ pub fn not_ready(observed: &Observed) -> Vec<String> {
     if observed.pending > 0 {
         reasons.push(format!("writes to the kernel waiting to be tried again: {}", observed.pending));
     }
+    if observed.locks.broken > 0 {
+        reasons.push(format!("parts of the locks that could not be put in place: {}", observed.locks.broken));
+    }
     if !reasons.is_empty() {
         reasons.extend(observed.problems.iter().take(LISTED).cloned());
         let more = observed.problems.len().saturating_sub(LISTED);
@@ -168,6 +184,8 @@ mod tests {
         assert_eq!(reasons.len(), 2);
         assert!(reasons[1].contains("acme-web/shop"));
         assert_eq!(not_ready(&Observed { pending: 3, ..well() }).len(), 1);
+        let locks = Locks { broken: 1, ..Locks::default() };
+        assert_eq!(not_ready(&Observed { locks, ..well() }).len(), 1);
     }
 
     #[test]

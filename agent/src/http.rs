@@ -108,6 +108,13 @@ mod tests {
         fn slot(&self, _: u16) -> io::Result<SlotCounters> {
             Err(io::ErrorKind::NotFound.into())
         }
+        fn locked_out(
+            &self,
+            _: agent_common::lock::Lock,
+            _: agent_common::reason::DropReason,
+        ) -> io::Result<agent_common::counters::Counter> {
+            Err(io::ErrorKind::NotFound.into())
+        }
         fn maps(&self) -> Vec<MapUsage> {
             Vec::new()
         }

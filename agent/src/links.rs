@@ -4,7 +4,7 @@
 //! a pair is asked for through its namespace's number (`IFLA_TARGET_NETNSID`, kernel 4.20), so no
 //! namespace is ever entered and no `CAP_SYS_ADMIN` is needed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsRawFd;
@@ -18,13 +18,14 @@ use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 use rtnetlink::sys::AsyncSocket as _;
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::mpsc;
 
-use crate::model::input::{Change, Link};
+use crate::model::input::{Change, Link, LinkKind};
 
 /// Without news, everything is read again after this long: a lost netlink message costs no more.
 const REFRESH: Duration = Duration::from_secs(5);
@@ -143,6 +144,9 @@ struct Observer {
     /// The other end's addresses as first seen while it was up, by interface and namespace: a pod
     /// that may change its own must not be believed a second time.
     ends: HashMap<(u32, i32), End>,
+    /// Ends of pairs behind which a gateway was seen once: routes come and go with an interface's
+    /// carrier, and what leads out of the node stays what it is.
+    gateways: HashSet<(u32, i32)>,
 }
 
 /// The other end of a pair.
@@ -158,7 +162,7 @@ impl Observer {
         tokio::spawn(connection);
         let (connection, strict, _) = rtnetlink::new_connection_with_strict_check().map_err(LinksError::Socket)?;
         tokio::spawn(connection);
-        Ok(Self { handle, strict, namespaces, numbers: HashMap::new(), ends: HashMap::new() })
+        Ok(Self { handle, strict, namespaces, numbers: HashMap::new(), ends: HashMap::new(), gateways: HashSet::new() })
     }
 
     async fn observe(&mut self) -> Result<Seen, LinksError> {
@@ -172,7 +176,9 @@ impl Observer {
             links.push(self.link(message, &macs, &names).await);
         }
         links.sort_by_key(|link| link.ifindex);
-        self.ends.retain(|(ifindex, _), _| links.binary_search_by_key(ifindex, |link| link.ifindex).is_ok());
+        let exists = |ifindex: &u32| links.binary_search_by_key(ifindex, |link| link.ifindex).is_ok();
+        self.ends.retain(|(ifindex, _), _| exists(ifindex));
+        self.gateways.retain(|(ifindex, _)| exists(ifindex));
         Ok((links, self.node_addresses().await?))
     }
 
@@ -186,15 +192,25 @@ impl Observer {
                 LinkAttribute::Controller(index) => controller = Some(*index),
                 LinkAttribute::Link(index) => peer = Some(*index),
                 LinkAttribute::LinkNetNsId(number) => netns = Some(*number),
+                LinkAttribute::LinkInfo(infos) => link.kind = kind(infos),
                 _ => {}
             }
         }
+        link.controller = controller.unwrap_or_default();
+        link.kind = match link.kind {
+            LinkKind::Pair if netns.is_none() => LinkKind::Other,
+            _ if message.header.flags.contains(LinkFlags::Loopback) => LinkKind::Loopback,
+            kind => kind,
+        };
         link.gateway_mac = macs.get(&controller.unwrap_or(ifindex)).copied().unwrap_or_default();
         if let (Some(peer), Some(netns)) = (peer, netns) {
             link.netns = names.get(&netns).cloned();
             let end = self.end(ifindex, netns, peer).await;
             link.peer_mac = end.mac;
             link.peer_link_local = end.link_local.map(IpAddr::V6);
+            if link.kind == LinkKind::Pair && link.netns.is_none() {
+                link.gateway = self.has_gateway(ifindex, netns).await;
+            }
         }
         link
     }
@@ -209,6 +225,25 @@ impl Observer {
         }
         self.ends.insert((ifindex, netns), end);
         end
+    }
+
+    /// Whether somebody on the node has set up a way out of it through this end of a pair.
+    async fn has_gateway(&mut self, ifindex: u32, netns: i32) -> bool {
+        if self.gateways.contains(&(ifindex, netns)) {
+            return true;
+        }
+        for family in [rtnetlink::packet_route::AddressFamily::Inet, rtnetlink::packet_route::AddressFamily::Inet6] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            // Answered exactly by a strict socket (5.0): a node may hold a million routes.
+            message.attributes.push(RouteAttribute::Oif(ifindex));
+            let routes: Result<Vec<RouteMessage>, _> = self.strict.route().get(message).execute().try_collect().await;
+            if routes.is_ok_and(|routes| routes.iter().any(|route| leads_out(route, ifindex))) {
+                self.gateways.insert((ifindex, netns));
+                return true;
+            }
+        }
+        false
     }
 
     /// The hardware address of an interface in another namespace, once it is up: before, whoever
@@ -278,6 +313,36 @@ impl Observer {
             _ => None,
         })
     }
+}
+
+fn kind(infos: &[LinkInfo]) -> LinkKind {
+    let kind = infos.iter().find_map(|info| match info {
+        LinkInfo::Kind(kind) => Some(kind),
+        _ => None,
+    });
+    match kind {
+        Some(InfoKind::Bridge) => LinkKind::Bridge,
+        Some(InfoKind::Veth | InfoKind::Netkit) => LinkKind::Pair,
+        _ => LinkKind::Other,
+    }
+}
+
+/// Whether a route has a gateway behind this interface, or takes everything there. What the other end
+/// may have brought about by itself, router advertisements and redirects, does not count.
+fn leads_out(route: &RouteMessage, ifindex: u32) -> bool {
+    if matches!(route.header.protocol, RouteProtocol::Ra | RouteProtocol::IcmpRedirect) {
+        return false;
+    }
+    let (mut there, mut gateway) = (false, route.header.destination_prefix_length == 0);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => there |= *index == ifindex,
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => gateway = true,
+            RouteAttribute::MultiPath(hops) => there |= hops.iter().any(|hop| hop.interface_index == ifindex),
+            _ => {}
+        }
+    }
+    there && gateway
 }
 
 fn mac(message: &LinkMessage) -> Option<Mac> {

@@ -9,6 +9,7 @@
 //!                                                   + grants     what two tenants agreed on
 //!                                                   + endpoints  who stands behind which interface
 //!                                                   + services   what an address stands for
+//!         cluster, and what the kernel holds -> locks           what may leave the node unjudged
 //! ```
 
 pub mod book;
@@ -17,6 +18,7 @@ pub mod desired;
 pub mod endpoints;
 pub mod grants;
 pub mod input;
+pub mod locks;
 pub mod numbers;
 pub mod pod;
 pub mod ports;

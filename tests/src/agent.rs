@@ -39,6 +39,8 @@ pub struct Agent {
     config: PathBuf,
     pin_dir: PathBuf,
     socket: PathBuf,
+    /// Further flags of `run`.
+    flags: Vec<String>,
     child: Mutex<Option<Child>>,
     /// Lines of standard output, of all its lives.
     out: Arc<Lines>,
@@ -55,12 +57,18 @@ impl Agent {
 
     /// Starts the agent on the configuration as it is, without waiting.
     pub fn start_with(world: &World) -> Result<Self> {
+        Self::start_flagged(world, &[])
+    }
+
+    /// As `start_with`, with further flags.
+    pub fn start_flagged(world: &World, flags: &[&str]) -> Result<Self> {
         let mut agent = Self {
             node: Netns::open(world.node.name())?,
             binary: tier::agent_binary().context("there is no agent to run: set BULKHEAD_BIN")?,
             config: world.config_path(),
             pin_dir: world.scope.pin_dir(),
             socket: world.scope.file("agent.sock"),
+            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
             child: Mutex::default(),
             out: Arc::default(),
             log: Arc::default(),
@@ -100,6 +108,7 @@ impl Agent {
             .arg("--socket")
             .arg(&self.socket)
             .args(["--listen", &SocketAddr::from(LISTEN).to_string()])
+            .args(&self.flags)
             .stdin(Stdio::null());
         command
     }

@@ -15,6 +15,7 @@ use agent_common::addr::{V4, V6};
 use agent_common::conntrack::{ReplyEntry, ReplyKey};
 use agent_common::counters::{Counter, Outcome, allowed_index, denied_index};
 use agent_common::flow::Direction;
+use agent_common::lock::Lock;
 use agent_common::memory::{Judged, Memory};
 use agent_common::reason::DropReason;
 use agent_common::tenant::TenantState;
@@ -77,6 +78,12 @@ impl Engine {
                 ebpf.program_mut(name).context("a program of the object")?.try_into()?;
             program.load().with_context(|| format!("the kernel refuses {name}"))?;
         }
+        for lock in Lock::ALL {
+            let name = lock.as_str();
+            let program: &mut SchedClassifier =
+                ebpf.program_mut(name).context("a program of the object")?.try_into()?;
+            program.load().with_context(|| format!("the kernel refuses {name}"))?;
+        }
         fill::write(&mut ebpf, &tables)?;
         Ok(Self { ebpf, tables })
     }
@@ -101,6 +108,11 @@ impl Engine {
     /// The loaded program of a direction.
     pub fn program(&self, direction: Direction) -> Result<&SchedClassifier> {
         Ok(self.ebpf.program(program_name(direction)).context("a program of the object")?.try_into()?)
+    }
+
+    /// The loaded program of a lock.
+    pub fn lock(&self, lock: Lock) -> Result<&SchedClassifier> {
+        Ok(self.ebpf.program(lock.as_str()).context("a program of the object")?.try_into()?)
     }
 
     /// What the program returns for a frame; `None` where the kernel will not run it on such a frame.

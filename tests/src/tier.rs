@@ -25,6 +25,11 @@ pub fn can_run_agent() -> bool {
     env::var_os("BULKHEAD_BIN").is_some() || skip("it needs the agent: `cargo xtask test`, or set BULKHEAD_BIN")
 }
 
+/// Whether a test that has the node translate addresses can run here.
+pub fn can_translate() -> bool {
+    std::process::Command::new("nft").arg("--version").output().is_ok() || skip("it needs nft: install nftables")
+}
+
 /// The archive with the agent's image, where somebody has built one.
 pub fn agent_image() -> Option<PathBuf> {
     env::var_os("BULKHEAD_IMAGE").map(PathBuf::from)

@@ -145,6 +145,11 @@ impl World {
         }
     }
 
+    /// The namespace beyond the node's uplink, which is nobody's pod.
+    pub fn outside(&self) -> &Netns {
+        &self.outside
+    }
+
     /// The pods there are.
     pub fn pods(&self) -> impl Iterator<Item = Place> {
         self.pods.iter().map(|(place, _)| *place)

@@ -1,6 +1,9 @@
 //! The loaded programs, without a network: the verifier accepts them, they say what the host says, and
 //! they count and tell what they did.
 
+#[path = "program/locks.rs"]
+mod locks;
+
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 

@@ -3,7 +3,8 @@
 //!
 //! What a pod sends enters the node by the *ingress* hook of its host-side interface. TCX links
 //! (6.6) are pinned below `links/`; clsact filters, on older kernels, live on the interface itself
-//! and leave an empty directory below `clsact/` as a note of where. Both outlive the agent.
+//! and leave an empty directory below `clsact/` as a note of where. Both outlive the agent. The locks
+//! on the node's own interfaces are noted apart, below `locks/` and `locks-clsact/`.
 
 use std::fs;
 use std::io;
@@ -22,10 +23,28 @@ use super::{DataplaneError, Port, Source, sys};
 /// Our filters' priority: the first, so that nothing before us can end the chain.
 const PRIORITY: u16 = 1;
 
-/// Programs by name, and the hook each belongs on. What a pod sends is judged first: from there a
-/// tenant could leave.
-const HOOKS: [(&str, TcAttachType, u32); 2] =
-    [("from_pod", TcAttachType::Ingress, sys::TCX_INGRESS), ("to_pod", TcAttachType::Egress, sys::TCX_EGRESS)];
+/// A program, and where it belongs.
+#[derive(Debug)]
+pub struct Hook {
+    /// Name.
+    pub program: &'static str,
+    at: TcAttachType,
+    tcx: u32,
+}
+
+const fn ingress(program: &'static str) -> Hook {
+    Hook { program, at: TcAttachType::Ingress, tcx: sys::TCX_INGRESS }
+}
+
+const fn egress(program: &'static str) -> Hook {
+    Hook { program, at: TcAttachType::Egress, tcx: sys::TCX_EGRESS }
+}
+
+/// What a pod's interface holds. What a pod sends is judged first: from there a tenant could leave.
+static PODS: [Hook; 2] = [ingress("from_pod"), egress("to_pod")];
+
+/// What an interface of the node's own may hold, one of the two.
+pub static LOCKS: [Hook; 2] = [egress("uplink"), ingress("bridge")];
 
 /// How this kernel attaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,17 +55,28 @@ pub enum Method {
     Clsact,
 }
 
-/// Where attachments are noted.
+/// Where attachments are noted, and of which programs.
 #[derive(Clone, Debug)]
 pub struct Notes {
     links: PathBuf,
     clsact: PathBuf,
+    hooks: &'static [Hook],
 }
 
 impl Notes {
-    /// Below a pin directory.
+    /// Of pods' interfaces, below a pin directory.
     pub fn below(pins: &Path) -> Self {
-        Self { links: pins.join("links"), clsact: pins.join("clsact") }
+        Self { links: pins.join("links"), clsact: pins.join("clsact"), hooks: &PODS }
+    }
+
+    /// Of the locks.
+    pub fn locks(pins: &Path) -> Self {
+        Self { links: pins.join("locks"), clsact: pins.join("locks-clsact"), hooks: &LOCKS }
+    }
+
+    /// The directories.
+    pub fn folders(&self) -> [&Path; 2] {
+        [&self.links, &self.clsact]
     }
 
     fn link(&self, ifindex: u32, program: &str) -> PathBuf {
@@ -97,20 +127,25 @@ pub fn name_of(ifindex: u32) -> Option<String> {
 /// `Gone` where the interface vanished meanwhile, `Attach` otherwise; a half-attached interface is
 /// fully attached by the next try.
 pub fn attach(ebpf: &mut Ebpf, notes: &Notes, port: &Port, method: Method) -> Result<(), DataplaneError> {
+    notes.hooks.iter().try_for_each(|hook| put(ebpf, notes, port, method, hook))
+}
+
+/// Puts one program on an interface, or makes the one that is there run ours.
+///
+/// # Errors
+/// As for `attach`.
+pub fn put(ebpf: &mut Ebpf, notes: &Notes, port: &Port, method: Method, hook: &Hook) -> Result<(), DataplaneError> {
     if name_of(port.ifindex).as_deref() != Some(port.name.as_str()) {
         return Err(DataplaneError::Gone(port.clone()));
     }
-    for (program, hook, attach_type) in HOOKS {
-        let attached = match method {
-            Method::Tcx => attach_tcx(ebpf, notes, port, program, attach_type),
-            Method::Clsact => attach_clsact(ebpf, notes, port, program, hook),
-        };
-        attached.map_err(|source| match name_of(port.ifindex) {
-            Some(_) => DataplaneError::Attach { port: port.clone(), source },
-            None => DataplaneError::Gone(port.clone()),
-        })?;
-    }
-    Ok(())
+    let attached = match method {
+        Method::Tcx => attach_tcx(ebpf, notes, port, hook.program, hook.tcx),
+        Method::Clsact => attach_clsact(ebpf, notes, port, hook.program, hook.at),
+    };
+    attached.map_err(|source| match name_of(port.ifindex) {
+        Some(_) => DataplaneError::Attach { port: port.clone(), source },
+        None => DataplaneError::Gone(port.clone()),
+    })
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, Source> {
@@ -193,25 +228,32 @@ fn missing(error: &TcError) -> bool {
     }
 }
 
-/// Removes both programs from an interface, and the notes. Works without the programs at hand.
+/// Removes all programs of these notes from an interface, and the notes. Works without the programs
+/// at hand.
 ///
 /// # Errors
 /// `Detach`; notes that could not be removed stay, and the next try finds them.
 pub fn detach(notes: &Notes, port: &Port) -> Result<(), DataplaneError> {
-    let failed = |source: Source| DataplaneError::Detach { port: port.clone(), source };
-    for (program, hook, _) in HOOKS {
-        unlink(&notes.link(port.ifindex, program)).map_err(|error| failed(boxed(error)))?;
-        let noted = notes.filter(port.ifindex).exists();
-        if let (true, Some(name)) = (noted, name_of(port.ifindex)) {
-            match qdisc_detach_program(&name, hook, program) {
-                Ok(()) => {}
-                Err(error) if missing(&error) => {}
-                Err(error) => return Err(failed(boxed(error))),
-            }
-        }
-    }
+    notes.hooks.iter().try_for_each(|hook| remove(notes, port, hook))?;
     match fs::remove_dir(notes.filter(port.ifindex)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(boxed(error))),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(DataplaneError::Detach { port: port.clone(), source: boxed(error) })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes one program from an interface; the note of a filter stays, for other filters may be there.
+///
+/// # Errors
+/// `Detach`.
+pub fn remove(notes: &Notes, port: &Port, hook: &Hook) -> Result<(), DataplaneError> {
+    let failed = |source: Source| DataplaneError::Detach { port: port.clone(), source };
+    unlink(&notes.link(port.ifindex, hook.program)).map_err(|error| failed(boxed(error)))?;
+    let noted = notes.filter(port.ifindex).exists();
+    let Some(name) = name_of(port.ifindex).filter(|_| noted) else { return Ok(()) };
+    match qdisc_detach_program(&name, hook.at, hook.program) {
+        Err(error) if !missing(&error) => Err(failed(boxed(error))),
         _ => Ok(()),
     }
 }
@@ -228,10 +270,10 @@ fn unlink(pin: &Path) -> io::Result<()> {
             other => other?,
         },
     }
-    remove(pin)
+    remove_file(pin)
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
@@ -245,10 +287,11 @@ pub fn is_intact(ebpf: &Ebpf, notes: &Notes, port: &Port, method: Method) -> boo
         // The kernel lists filters only through netlink: replacing them again costs less than asking.
         return false;
     }
-    HOOKS.iter().all(|(name, _, attach_type)| {
+    notes.hooks.iter().all(|hook| {
+        let name = hook.program;
         let ours = ebpf.program(name).and_then(|program| program.info().ok()).map(|info| info.id());
         let pinned = sys::obj_get(&notes.link(port.ifindex, name)).and_then(|fd| sys::link_info(fd.as_fd()));
-        let running = sys::tcx_programs(port.ifindex, *attach_type).unwrap_or_default();
+        let running = sys::tcx_programs(port.ifindex, hook.tcx).unwrap_or_default();
         let position = running.iter().position(|id| Some(*id) == ours);
         if position.is_some_and(|position| position > 0) {
             tracing::warn!(

@@ -12,9 +12,11 @@ use aya::programs::{ProgramError, SchedClassifier};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::attach::{self, Method, Notes};
+use super::locks::LockBox;
 use super::maps::Maps;
 use super::object::{self, Limits, ObjectError};
 use super::{Dataplane, DataplaneError, Port};
+use crate::model::locks::Locks;
 use crate::plan::{Actual, Op};
 
 /// The magic number of a BPF file system (`BPF_FS_MAGIC`).
@@ -59,6 +61,7 @@ pub enum OpenError {
 pub struct Kernel {
     ebpf: Ebpf,
     maps: Maps,
+    locks: LockBox,
     notes: Notes,
     method: Method,
 }
@@ -72,11 +75,13 @@ impl Kernel {
         prepare(pins)?;
         lift_memory_limit();
         let mut ebpf = object::open(Some(pins), limits)?;
-        for name in ["from_pod", "to_pod"] {
+        for name in ["from_pod", "to_pod", "uplink", "bridge"] {
             load(&mut ebpf, name)?;
         }
-        let maps = Maps::new(|name| ebpf.take_map(name).ok_or(absent(name)))?;
-        Ok(Self { ebpf, maps, notes: Notes::below(pins), method: attach::method() })
+        let mut take = |name| ebpf.take_map(name).ok_or(absent(name));
+        let maps = Maps::new(&mut take)?;
+        let locks = LockBox::new(&mut take, Notes::locks(pins))?;
+        Ok(Self { ebpf, maps, locks, notes: Notes::below(pins), method: attach::method() })
     }
 
     /// How this kernel attaches.
@@ -144,9 +149,10 @@ fn prepare(pins: &Path) -> Result<(), OpenError> {
     if filesystem.f_type as u64 != BPF_FS_MAGIC {
         return Err(OpenError::NoBpffs(pins.to_owned()));
     }
-    for path in [pins.to_owned(), pins.join("links"), pins.join("clsact")] {
-        fs::create_dir_all(&path).map_err(failed)?;
-        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(failed)?;
+    let (pods, locks) = (Notes::below(pins), Notes::locks(pins));
+    for path in [pins].into_iter().chain(pods.folders()).chain(locks.folders()) {
+        fs::create_dir_all(path).map_err(failed)?;
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(failed)?;
     }
     Ok(())
 }
@@ -208,6 +214,10 @@ impl Dataplane for Kernel {
 
     fn is_intact(&mut self, port: &Port) -> bool {
         attach::is_intact(&self.ebpf, &self.notes, port, self.method)
+    }
+
+    fn lock(&mut self, locks: &Locks, look: bool) -> Vec<DataplaneError> {
+        self.locks.bring(&mut self.ebpf, self.method, locks, look)
     }
 
     fn attached(&mut self) -> Result<Vec<Port>, DataplaneError> {

@@ -8,13 +8,13 @@ use super::attach::{self, Notes};
 use super::{DataplaneError, Port};
 
 /// What a node holds of Bulkhead.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Found {
     /// Interfaces with programs, or with notes of such.
     pub ports: Vec<Port>,
     /// Pinned maps and links, and the directories that held them, deepest first.
     pub pins: Vec<PathBuf>,
-    notes: Vec<PathBuf>,
+    notes: Vec<Notes>,
 }
 
 /// What could not be left.
@@ -65,11 +65,12 @@ pub fn find(root: &Path) -> Result<Found, LeaveError> {
         return Ok(found);
     }
     for version in entries(root)? {
-        let notes = Notes::below(&version);
-        let indices = notes.noted().map_err(|source| LeaveError::List { path: version.clone(), source })?;
-        let port = |ifindex| Port { ifindex, name: attach::name_of(ifindex).unwrap_or_default() };
-        found.ports.extend(indices.into_iter().map(port));
-        found.notes.push(version);
+        for notes in [Notes::below(&version), Notes::locks(&version)] {
+            let indices = notes.noted().map_err(|source| LeaveError::List { path: version.clone(), source })?;
+            let port = |ifindex| Port { ifindex, name: attach::name_of(ifindex).unwrap_or_default() };
+            found.ports.extend(indices.into_iter().map(port));
+            found.notes.push(notes);
+        }
     }
     walk(root, &mut found.pins)?;
     found.pins.push(root.to_owned());
@@ -81,9 +82,8 @@ pub fn find(root: &Path) -> Result<Found, LeaveError> {
 /// # Errors
 /// The first thing that could not be removed.
 pub fn remove(root: &Path, found: &Found) -> Result<(), LeaveError> {
-    for version in &found.notes {
-        let notes = Notes::below(version);
-        found.ports.iter().try_for_each(|port| attach::detach(&notes, port))?;
+    for notes in &found.notes {
+        found.ports.iter().try_for_each(|port| attach::detach(notes, port))?;
     }
     let mut left = Vec::new();
     walk(root, &mut left)?;

@@ -220,7 +220,8 @@ fn prefixes<K: Pod, V: Pod>(map: &LpmTrie<MapData, K, V>) -> Result<Vec<(u32, K,
     map.iter().map(|entry| entry.map(|(key, value)| (key.prefix_len(), key.data(), value))).collect()
 }
 
-fn put<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>, key: K, value: Option<V>) -> Written {
+/// Writes or removes one entry; removing what is not there succeeds.
+pub(super) fn put<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>, key: K, value: Option<V>) -> Written {
     match value {
         Some(value) => map.insert(key, value, 0),
         None => gone(map.remove(&key)),

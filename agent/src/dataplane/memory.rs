@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Dataplane, DataplaneError, Port};
+use crate::model::locks::Locks;
 use crate::plan::{Actual, Op, Table};
 
 /// Tables in memory.
@@ -20,6 +21,8 @@ pub struct MemoryDataplane {
     pub fail_tables: BTreeSet<Table>,
     /// Interfaces that nothing can be attached to.
     pub fail_ports: BTreeSet<u32>,
+    /// The locks as they were last brought.
+    pub locks: Locks,
     /// Every write that was tried, in order.
     pub log: Vec<Op>,
 }
@@ -73,6 +76,15 @@ impl Dataplane for MemoryDataplane {
     fn detach(&mut self, port: &Port) -> Result<(), DataplaneError> {
         self.ports.retain(|held| held.ifindex != port.ifindex);
         Ok(())
+    }
+
+    fn lock(&mut self, locks: &Locks, _look: bool) -> Vec<DataplaneError> {
+        let fails = |ifindex: &&u32| self.fail_ports.contains(ifindex);
+        let port = |ifindex: &u32| Port { ifindex: *ifindex, name: locks.doors[ifindex].1.clone() };
+        let refuse = |ifindex: &u32| DataplaneError::Attach { port: port(ifindex), source: "injected".into() };
+        let failed = locks.doors.keys().filter(fails).map(refuse).collect();
+        self.locks = locks.clone();
+        failed
     }
 
     fn attached(&mut self) -> Result<Vec<Port>, DataplaneError> {

@@ -12,6 +12,7 @@ use agent_common::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,
 };
+use agent_common::lock::{Lock, Sender};
 use agent_common::tenant::{TenantId, TenantName, TenantState};
 use aya::maps::{Map, MapData};
 use aya::programs::ProgramType;
@@ -126,6 +127,9 @@ pub fn shapes(limits: &Limits) -> Vec<Shape> {
         shape::<u32, u64>("LOSS", Loss::LEN),
         shape::<u32, FoldEntry>("FOLD", FOLD_LEN),
         shape::<u32, Limit>("LIMITS", LIMIT_SLOTS),
+        shape::<u32, u32>("OWN", 4_096),
+        shape::<Sender, u32>("SENDERS", 16_384),
+        shape::<u32, Counter>("LOCK_DROPS", Lock::LEN),
         Shape { name: "EVENTS", key: 0, value: 0, entries: 1 << 20 },
     ]
 }
@@ -142,6 +146,8 @@ pub fn open(pins: Option<&Path>, limits: &Limits) -> Result<Ebpf, ObjectError> {
     let coarse = u32::from(has_coarse_clock());
     let mut loader = EbpfLoader::new();
     loader.override_global("COARSE_CLOCK", &coarse, true);
+    let check_mtu = u32::from(has_check_mtu());
+    loader.override_global("CHECK_MTU", &check_mtu, true);
     let shapes = shapes(limits);
     for shape in &shapes {
         if shape.resizable() {
@@ -203,4 +209,9 @@ pub fn data(map: &Map) -> &MapData {
 /// `bpf_ktime_get_coarse_ns` exists since 5.11.
 fn has_coarse_clock() -> bool {
     is_helper_supported(ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_ktime_get_coarse_ns).unwrap_or(false)
+}
+
+/// `bpf_check_mtu` exists since 5.12.
+fn has_check_mtu() -> bool {
+    is_helper_supported(ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_check_mtu).unwrap_or(false)
 }

@@ -5,6 +5,8 @@ use std::io;
 use std::time::Duration;
 
 use agent_common::counters::Counter;
+use agent_common::lock::Lock;
+use agent_common::reason::DropReason;
 
 use super::recorder::{ChangeSource, Phase, PolicyStage};
 use super::*;
@@ -27,6 +29,11 @@ impl KernelCounters for Maps {
             counters.denied[1][1][2] = Counter { packets: 2, bytes: 120 };
         }
         Ok(counters)
+    }
+
+    fn locked_out(&self, lock: Lock, reason: DropReason) -> io::Result<Counter> {
+        let packets = u64::from(lock == Lock::Uplink && reason == DropReason::NotReady) * 5;
+        Ok(Counter { packets, bytes: packets * 60 })
     }
 
     fn maps(&self) -> Vec<MapUsage> {
@@ -187,6 +194,7 @@ fn packet_counters_are_the_kernels_and_strange_names_survive() {
     assert_eq!(value("bulkhead_audit_packets_total", &[("direction", "ingress")]), Some(6.0));
     assert_eq!(value("bulkhead_tenant_drop_packets_total", &[("source_tenant", "we\"ird\nname\\")]), Some(3.0));
     assert_eq!(value("bulkhead_tenant_drop_packets_total", &[("source_tenant", "other")]), Some(3.0));
+    assert_eq!(value("bulkhead_lock_drop_packets_total", &[("lock", "uplink")]), Some(5.0));
     assert_eq!(value("bulkhead_agent_ready", &[]), Some(0.0));
     assert_eq!(value("bulkhead_events_lost_total", &[("stage", "rate_limit")]), Some(5.0));
     assert_eq!(value("bulkhead_endpoint_exposure_seconds_count", &[]), Some(1.0));

@@ -6,13 +6,15 @@ use std::sync::atomic::Ordering;
 
 use agent_common::counters::{Counter, Outcome};
 use agent_common::flow::Direction;
+use agent_common::lock::Lock;
+use agent_common::reason::DropReason;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::registry::Registry;
 
 use super::BuildInfo;
-use super::kernel::{Accounts, MapUsage};
+use super::kernel::{Accounts, KernelCounters, MapUsage};
 use super::process::Process;
 use super::recorder::{Labels, Recorder, labels};
 use super::table::{self, Metric};
@@ -87,6 +89,18 @@ pub fn packets(accounts: &Accounts, samples: &mut Samples) {
     }
 }
 
+/// What the locks dropped. Reasons that never occurred are left out, but for the one they are for.
+pub fn locks(counters: &dyn KernelCounters, samples: &mut Samples) {
+    for lock in Lock::ALL {
+        for reason in DropReason::ALL {
+            let Ok(counter) = counters.locked_out(lock, *reason) else { continue };
+            if counter.packets > 0 || *reason == DropReason::NotReady {
+                samples.count(&table::LOCK_DROP_PACKETS, &[lock.as_str(), reason.as_str()], counter.packets);
+            }
+        }
+    }
+}
+
 /// The maps.
 pub fn maps(maps: &[MapUsage], memory: Vec<(&'static str, u64)>, samples: &mut Samples) {
     for map in maps {
@@ -119,6 +133,11 @@ pub fn observed(observed: &Observed, samples: &mut Samples) {
     for (mode, in_force) in [("enforce", !observed.audit), ("audit", observed.audit)] {
         samples.gauge(&table::ENFORCEMENT_MODE, &[mode], u64::from(in_force));
     }
+    for lock in Lock::ALL {
+        let interfaces = observed.locks.shut.get(lock.as_str()).map_or(0, Vec::len);
+        samples.gauge(&table::LOCK_INTERFACES, &[lock.as_str()], interfaces as u64);
+    }
+    samples.gauge(&table::LOCK_BROKEN, &[], observed.locks.broken);
     samples.gauge(&table::AGENT_READY, &[], u64::from(health::not_ready(observed).is_empty()));
 }
 

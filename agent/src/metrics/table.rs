@@ -44,6 +44,12 @@ metrics! {
         "Packets that would have been dropped in enforce mode, by the local tenant that sent them.";
     TENANT_INGRESS_DROP_PACKETS = Counter "bulkhead_tenant_ingress_drop_packets" ["destination_tenant", "reason"]
         "Packets dropped on their way to a local pod, by the tenant they were for.";
+    LOCK_DROP_PACKETS = Counter "bulkhead_lock_drop_packets" ["lock", "reason"]
+        "Packets of senders nobody has claimed, dropped by the locks on what leaves the node.";
+    LOCK_INTERFACES = Gauge "bulkhead_lock_interfaces" ["lock"]
+        "Interfaces that hold a lock, or should.";
+    LOCK_BROKEN = Gauge "bulkhead_lock_broken" []
+        "Parts of the locks that could not be put in place.";
     TENANTS = Gauge "bulkhead_tenants" ["state"]
         "Tenants the agent knows.";
     ENDPOINTS = Gauge "bulkhead_endpoints" ["state"]

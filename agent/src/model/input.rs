@@ -185,6 +185,27 @@ pub struct Link {
     pub peer_mac: Option<Mac>,
     /// The other end's link-local address.
     pub peer_link_local: Option<IpAddr>,
+    /// What it is.
+    pub kind: LinkKind,
+    /// Index of the bridge or bond that it is a port of; 0 for none.
+    pub controller: u32,
+    /// A way out of the node leads through it, set up by somebody on the node. Looked for only at an
+    /// end of a pair whose other end is in no namespace with a name.
+    pub gateway: bool,
+}
+
+/// What an interface is, as far as that matters here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LinkKind {
+    /// A card, a tunnel, an end of a pair within the node, anything else.
+    #[default]
+    Other,
+    /// The loopback interface.
+    Loopback,
+    /// A bridge.
+    Bridge,
+    /// An end of a pair (veth, netkit) whose other end is in another namespace.
+    Pair,
 }
 
 /// A Service: addresses that the nodes translate to others.

@@ -36,8 +36,22 @@ pub struct Settings {
     pub hold_unknown: bool,
     /// Named network namespaces that are not pods': their interfaces are left alone.
     pub foreign_netns: BTreeSet<String>,
+    /// Where packets leave the node and only those of claimed pods and of the node itself may.
+    pub uplinks: Uplinks,
     /// Sizes of the kernel's tables.
     pub limits: Limits,
+}
+
+/// Which interfaces hold the lock on what leaves the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Uplinks {
+    /// None: there are no locks.
+    #[default]
+    None,
+    /// All of the node's own, as observed.
+    Auto,
+    /// Those of these names, and no others.
+    Named(BTreeSet<String>),
 }
 
 /// What becomes of a namespace that no object and no key assigns.
@@ -216,6 +230,7 @@ impl Default for Settings {
             release_unclaimed: false,
             hold_unknown: false,
             foreign_netns: BTreeSet::new(),
+            uplinks: Uplinks::None,
             limits: Limits::default(),
         }
     }

@@ -38,6 +38,8 @@ pub(super) fn publish(state: &State) -> Option<Snapshot> {
         conflicts: conflicts(state, last),
         overflows: keep(&last.overflows, overflows(state)),
         tables: fills(state),
+        locks: keep(&last.locks, state.locks.clone()),
+        unlocked: keep(&last.unlocked, state.unlocked.clone()),
     };
     is_news(last, &snapshot).then_some(snapshot)
 }
@@ -61,6 +63,8 @@ fn is_news(old: &Snapshot, new: &Snapshot) -> bool {
         || !Arc::ptr_eq(&old.endpoints, &new.endpoints)
         || !Arc::ptr_eq(&old.conflicts, &new.conflicts)
         || !Arc::ptr_eq(&old.overflows, &new.overflows)
+        || !Arc::ptr_eq(&old.locks, &new.locks)
+        || !Arc::ptr_eq(&old.unlocked, &new.unlocked)
 }
 
 fn tenants(state: &State, last: &Snapshot) -> Arc<BTreeMap<TenantId, TenantView>> {

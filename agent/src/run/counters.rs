@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use agent_common::counters::{Counter, allowed_index, denied_index};
 use agent_common::flow::Direction;
+use agent_common::lock::Lock;
 use agent_common::reason::DropReason;
 use aya::maps::{MapData, MapError, PerCpuArray};
 use tokio::sync::watch;
@@ -20,6 +21,7 @@ use crate::reconcile::Snapshot;
 pub struct Counters {
     allowed: PerCpuArray<MapData, Counter>,
     denied: PerCpuArray<MapData, Counter>,
+    locked_out: PerCpuArray<MapData, Counter>,
     latest: watch::Receiver<Arc<Snapshot>>,
     sizes: object::Limits,
 }
@@ -35,7 +37,8 @@ impl Counters {
         sizes: &object::Limits,
     ) -> Result<Self, MapError> {
         let (allowed, denied) = (kernel.take("ALLOWED")?.try_into()?, kernel.take("DENIED")?.try_into()?);
-        Ok(Self { allowed, denied, latest, sizes: *sizes })
+        let locked_out = kernel.take("LOCK_DROPS")?.try_into()?;
+        Ok(Self { allowed, denied, locked_out, latest, sizes: *sizes })
     }
 }
 
@@ -67,6 +70,10 @@ impl KernelCounters for Counters {
             }
         }
         Ok(counters)
+    }
+
+    fn locked_out(&self, lock: Lock, reason: DropReason) -> io::Result<Counter> {
+        sum(&self.locked_out, lock.index(reason))
     }
 
     fn maps(&self) -> Vec<MapUsage> {

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::events::Clock;
 use crate::events::history::History;
-use crate::health::{Endpoints, Nri, Observed, Shared, Tenants};
+use crate::health::{Endpoints, Locks, Nri, Observed, Shared, Tenants};
 use crate::metrics::Recorder;
 use crate::metrics::recorder::Phase;
 use crate::model::input::EndpointKey;
@@ -111,6 +111,7 @@ fn observed(snapshot: &Snapshot, invalid: u64, problems: Vec<String>) -> Observe
         last_turn: Some(Timestamp::now()),
         tenants: tenants(snapshot, invalid),
         endpoints: endpoints(snapshot),
+        locks: locks(snapshot),
         problems,
         ..Observed::default()
     }
@@ -138,6 +139,14 @@ fn endpoints(snapshot: &Snapshot) -> Endpoints {
     counts
 }
 
+fn locks(snapshot: &Snapshot) -> Locks {
+    let mut shut: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (lock, name) in snapshot.locks.doors.values() {
+        shut.entry(lock.as_str().to_owned()).or_default().push(name.clone());
+    }
+    Locks { shut, broken: snapshot.unlocked.len() as u64 }
+}
+
 /// What local pods wait for.
 fn pending(snapshot: &Snapshot) -> Vec<String> {
     let of_pod = |(key, view): (&EndpointKey, &EndpointView)| {
@@ -156,5 +165,7 @@ fn problems(snapshot: &Snapshot) -> Vec<String> {
     let conflicts =
         snapshot.conflicts.iter().map(|conflict| format!("tenant {}: {}", conflict.tenant, conflict.message));
     let overflows = snapshot.overflows.iter().map(ToString::to_string);
-    of_pods.chain(conflicts).chain(overflows).collect()
+    let locks = snapshot.unlocked.iter().map(|why| format!("lock: {why}"));
+    let gaps = snapshot.locks.gaps.iter().cloned();
+    of_pods.chain(conflicts).chain(overflows).chain(locks).chain(gaps).collect()
 }

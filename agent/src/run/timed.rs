@@ -14,6 +14,7 @@ use crate::dataplane::{Dataplane, DataplaneError, Port};
 use crate::events::Clock;
 use crate::links::Sightings;
 use crate::metrics::Recorder;
+use crate::model::locks::Locks;
 use crate::plan::{Actual, Op};
 
 /// The kernel with a watch in its hand.
@@ -67,6 +68,10 @@ impl Dataplane for Timed {
 
     fn is_intact(&mut self, port: &Port) -> bool {
         self.kernel.is_intact(port)
+    }
+
+    fn lock(&mut self, locks: &Locks, look: bool) -> Vec<DataplaneError> {
+        self.kernel.lock(locks, look)
     }
 
     fn attached(&mut self) -> Result<Vec<Port>, DataplaneError> {

@@ -8,6 +8,7 @@ use agent_common::addr::V4;
 use agent_common::flow::Direction::{self, Egress, Ingress};
 use agent_common::headers::TCP;
 use agent_common::layout::{PORTS_ANY, PeerEntry, PeerKeyV4};
+use agent_common::lock::Lock;
 use agent_common::memory::Memory;
 use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, MapData};
@@ -15,7 +16,7 @@ use bulkhead::dataplane::object::Limits;
 use etherparse::PacketBuilder;
 
 use super::sys::{self, Instruction, Sizes};
-use crate::engine::{Engine, stage};
+use crate::engine::{Engine, LOOPBACK, stage};
 use crate::frames::topology;
 
 /// Pods known in the cases that say so.
@@ -56,6 +57,8 @@ enum Target {
     Empty,
     Drawer(usize),
     Program(usize, Direction),
+    /// The lock on what leaves the node, for a frame that came in by this interface.
+    Uplink(usize, u32),
 }
 
 /// A case, ready to run.
@@ -68,13 +71,15 @@ pub struct Case<'a> {
     pub baseline: usize,
     program: BorrowedFd<'a>,
     frame: &'a [u8],
+    came_in_by: u32,
     returns: i32,
 }
 
 impl Case<'_> {
     /// Runs it so many times. A verdict that is not the expected one makes every figure worthless.
     pub fn run(&self, repeat: u32) -> Result<Duration> {
-        let (returned, spent) = sys::run(self.program, self.frame, repeat).context(self.label.to_owned())?;
+        let (returned, spent) =
+            sys::run(self.program, self.frame, self.came_in_by, repeat).context(self.label.to_owned())?;
         ensure!(returned == self.returns, "{}: returned {returned}, not {}", self.label, self.returns);
         Ok(spent)
     }
@@ -117,6 +122,13 @@ impl Bench {
         self.add("reply to the world", 8.0, program(Egress), reply(denied), PASS);
         self.add("request from the world", 8.0, program(Ingress), request(denied), PASS);
         self.add("reply to a node", 8.0, program(Egress), reply(topology::NODE), PASS);
+        for (label, came_in_by, returns) in [
+            ("leaving the node, its own", 0, PASS),
+            ("leaving the node, a claimed pod's", LOOPBACK, PASS),
+            ("leaving the node, nobody's", 9, DROP),
+        ] {
+            self.add(label, 2.5, Target::Uplink(engine, came_in_by), udp(topology::PEER, 9000), returns);
+        }
         self.engines[engine].run(Ingress, &request(denied), 1)?;
         self.engines[engine].run(Ingress, &request(topology::NODE), 1)?;
         Ok(())
@@ -175,8 +187,13 @@ impl Bench {
                     Target::Empty => self.empty.as_fd(),
                     Target::Drawer(drawer) => self.drawers[drawer].as_fd(),
                     Target::Program(engine, direction) => self.program(engine, direction),
+                    Target::Uplink(engine, _) => self.lock(engine),
                 },
                 frame: &plan.frame,
+                came_in_by: match plan.target {
+                    Target::Uplink(_, came_in_by) => came_in_by,
+                    _ => 0,
+                },
                 returns: plan.returns,
             })
             .collect()
@@ -185,6 +202,10 @@ impl Bench {
     fn program(&self, engine: usize, direction: Direction) -> BorrowedFd<'_> {
         let program = self.engines[engine].program(direction).expect("a program of the object");
         program.fd().expect("it is loaded").as_fd()
+    }
+
+    fn lock(&self, engine: usize) -> BorrowedFd<'_> {
+        self.engines[engine].lock(Lock::Uplink).expect("it is loaded").fd().expect("it is loaded").as_fd()
     }
 
     /// How large the programs are.

@@ -75,7 +75,7 @@ impl Tier {
         match self {
             Self::Lint | Self::Tidy | Self::Unit | Self::Kernels => &[],
             Self::Program => &["program"],
-            Self::Netns => &["netns", "isolation", "restart"],
+            Self::Netns => &["netns", "isolation", "restart", "locks"],
             Self::Cluster => &["cluster"],
         }
     }

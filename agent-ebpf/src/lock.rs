@@ -1,0 +1,89 @@
+//! The locks over the maps: who came in by what is asked, a drop is counted, nothing is told.
+
+#![allow(unsafe_code)]
+
+use agent_common::counters::{Counter, Loss};
+use agent_common::layout::EndpointEntry;
+use agent_common::lock::{self, Claims, Lock, Sender};
+use agent_common::reason::DropReason;
+use aya_ebpf::helpers::generated::bpf_check_mtu;
+use aya_ebpf::programs::TcContext;
+
+use crate::packet::Frame;
+use crate::tables::Maps;
+use crate::{maps, report};
+
+/// As in `action`: the next program decides, or nobody does.
+const PASS: i32 = -1;
+const DROP: i32 = 2;
+
+/// Whether the kernel has `bpf_check_mtu` (5.12), which alone tells a program that an interface is
+/// gone. Set at load; without it a claim counts until an agent removes it.
+#[unsafe(no_mangle)]
+static CHECK_MTU: u32 = 0;
+
+/// The maps, and the interfaces of this packet's namespace.
+struct Here<'a>(&'a TcContext);
+
+impl Claims for Here<'_> {
+    #[inline(always)]
+    fn endpoint(&self, ifindex: u32) -> Option<&EndpointEntry> {
+        Maps::endpoint(ifindex)
+    }
+
+    #[inline(always)]
+    fn is_own(&self, ifindex: u32) -> bool {
+        // SAFETY: the value is only looked for, never read.
+        unsafe { maps::OWN.get(ifindex) }.is_some()
+    }
+
+    #[inline(always)]
+    fn sender(&self, sender: &Sender) -> Option<u32> {
+        // SAFETY: a value of four bytes is replaced in one store.
+        unsafe { maps::SENDERS.get(sender) }.copied()
+    }
+
+    #[inline(always)]
+    fn exists(&self, ifindex: u32) -> bool {
+        // SAFETY: reads a constant that the loader sets before the map is frozen; the volatile read
+        // keeps the compiler from assuming the value in the object.
+        if unsafe { core::ptr::read_volatile(&raw const CHECK_MTU) } == 0 {
+            return true;
+        }
+        let mut mtu = 0_u32;
+        // SAFETY: a valid context, and a place of four bytes that outlives the call. Positive: the
+        // interface is there and the packet too long for it, which is not asked here.
+        unsafe { bpf_check_mtu(self.0.skb.skb.cast(), ifindex, &raw mut mtu, 0, 0) >= 0 }
+    }
+}
+
+/// On the way out of the node.
+#[inline(always)]
+pub fn uplink(ctx: &TcContext) -> i32 {
+    // SAFETY: the context is a valid `__sk_buff` for as long as the program runs.
+    let ingress_ifindex = unsafe { (*ctx.skb.skb).ingress_ifindex };
+    enforce(ctx, Lock::Uplink, lock::leaves(&Here(ctx), ingress_ifindex))
+}
+
+/// On the way from a bridge of pods into the node.
+#[inline(always)]
+pub fn bridge(ctx: &TcContext) -> i32 {
+    if !Frame::pull(ctx) {
+        report::lose(Loss::Pull, 1);
+        return enforce(ctx, Lock::Bridge, Some(DropReason::Internal));
+    }
+    enforce(ctx, Lock::Bridge, lock::rises(&Here(ctx), &Frame::linear(ctx)))
+}
+
+#[inline(always)]
+fn enforce(ctx: &TcContext, lock: Lock, refused: Option<DropReason>) -> i32 {
+    let Some(reason) = refused else { return PASS };
+    if let Some(counter) = maps::LOCK_DROPS.get_ptr_mut(lock.index(reason)) {
+        // SAFETY: this CPU's own value of a per-CPU map; programs on one hook do not interrupt each
+        // other on a CPU.
+        let counter: &mut Counter = unsafe { &mut *counter };
+        counter.packets += 1;
+        counter.bytes += u64::from(ctx.len());
+    }
+    DROP
+}

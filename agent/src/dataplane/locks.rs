@@ -1,0 +1,181 @@
+//! The locks in the kernel: their programs on interfaces, and the two tables they ask.
+//!
+//! Brings what is there to what is wanted, in an order in which no step opens what the next must close:
+//! first whoever is no longer known, then whoever is new, and the node's own interfaces before the
+//! locks on them. Knows not why an interface is what it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use agent_common::lock::{Lock, Sender};
+use aya::Ebpf;
+use aya::maps::{HashMap, Map, MapData, MapError};
+
+use super::attach::{self, Hook, Method, Notes};
+use super::maps::{boxed, put};
+use super::{DataplaneError, Port};
+use crate::model::locks::Locks;
+
+/// Tables and notes of the locks, and what they were last brought to.
+pub struct LockBox {
+    own: HashMap<MapData, u32, u32>,
+    senders: HashMap<MapData, Sender, u32>,
+    notes: Notes,
+    held: Held,
+}
+
+/// What the kernel holds, as far as we wrote or read it.
+#[derive(Default)]
+struct Held {
+    known: bool,
+    own: BTreeSet<u32>,
+    senders: BTreeMap<Sender, u32>,
+    /// Interfaces whose program was put there or looked at.
+    doors: BTreeMap<u32, (Lock, String)>,
+    /// Interfaces with programs or notes of such.
+    noted: BTreeSet<u32>,
+}
+
+impl LockBox {
+    /// Takes the tables by name from `take`.
+    ///
+    /// # Errors
+    /// Those of `take`, and a map of another type under the name.
+    pub fn new(mut take: impl FnMut(&'static str) -> Result<Map, MapError>, notes: Notes) -> Result<Self, MapError> {
+        let (own, senders) = (take("OWN")?.try_into()?, take("SENDERS")?.try_into()?);
+        Ok(Self { own, senders, notes, held: Held::default() })
+    }
+
+    /// Brings the kernel to `wanted`; with `look`, what is there is read again first. Returns what
+    /// could not be done, which the next call tries again.
+    pub fn bring(&mut self, ebpf: &mut Ebpf, method: Method, wanted: &Locks, look: bool) -> Vec<DataplaneError> {
+        if (look || !self.held.known)
+            && let Err(error) = self.read()
+        {
+            return vec![error];
+        }
+        let mut failed = Vec::new();
+        self.withdraw(wanted, &mut failed);
+        self.admit(wanted, &mut failed);
+        // A bridge passes the uplinks because its own lock has judged what it brings: the lock first.
+        let unlocked = self.shut(ebpf, method, wanted, Lock::Bridge, &mut failed);
+        self.own(wanted, &unlocked, &mut failed);
+        self.shut(ebpf, method, wanted, Lock::Uplink, &mut failed);
+        self.open(wanted, &mut failed);
+        failed
+    }
+
+    fn read(&mut self) -> Result<(), DataplaneError> {
+        let own = self.own.keys().collect::<Result<_, _>>().map_err(|error| table("OWN", error))?;
+        let senders = self.senders.iter().collect::<Result<_, _>>().map_err(|error| table("SENDERS", error))?;
+        let noted = self.notes.noted().map_err(|error| DataplaneError::Attached(boxed(error)))?;
+        self.held = Held { known: true, own, senders, doors: BTreeMap::new(), noted: noted.into_iter().collect() };
+        Ok(())
+    }
+
+    /// Forgets whoever is no longer known.
+    fn withdraw(&mut self, wanted: &Locks, failed: &mut Vec<DataplaneError>) {
+        let strangers: Vec<u32> = self.held.own.difference(&wanted.own).copied().collect();
+        strangers.into_iter().for_each(|ifindex| self.set_own(ifindex, false, failed));
+        let gone: Vec<Sender> =
+            self.held.senders.keys().filter(|sender| !wanted.senders.contains_key(sender)).copied().collect();
+        for sender in gone {
+            match put(&mut self.senders, sender, None) {
+                Ok(()) => _ = self.held.senders.remove(&sender),
+                Err(error) => failed.push(table("SENDERS", error)),
+            }
+        }
+    }
+
+    /// Writes whose the addresses of claimed pods are.
+    fn admit(&mut self, wanted: &Locks, failed: &mut Vec<DataplaneError>) {
+        for (sender, ifindex) in &wanted.senders {
+            if self.held.senders.get(sender) == Some(ifindex) {
+                continue;
+            }
+            match put(&mut self.senders, *sender, Some(*ifindex)) {
+                Ok(()) => _ = self.held.senders.insert(*sender, *ifindex),
+                Err(error) => failed.push(table("SENDERS", error)),
+            }
+        }
+    }
+
+    /// Puts the programs of one lock in place, and returns the interfaces where that failed.
+    fn shut(
+        &mut self,
+        ebpf: &mut Ebpf,
+        method: Method,
+        wanted: &Locks,
+        lock: Lock,
+        failed: &mut Vec<DataplaneError>,
+    ) -> BTreeSet<u32> {
+        let mut unlocked = BTreeSet::new();
+        for (ifindex, door) in wanted.doors.iter().filter(|(_, (kind, _))| *kind == lock) {
+            if self.held.doors.get(ifindex) == Some(door) {
+                continue;
+            }
+            let port = Port { ifindex: *ifindex, name: door.1.clone() };
+            match attach::put(ebpf, &self.notes, &port, method, hook(lock)) {
+                Ok(()) => {
+                    self.held.doors.insert(*ifindex, door.clone());
+                    self.held.noted.insert(*ifindex);
+                    // What it was before, it is no more.
+                    let others = attach::LOCKS.iter().filter(|other| other.program != lock.as_str());
+                    let removed = others.map(|other| attach::remove(&self.notes, &port, other));
+                    failed.extend(removed.filter_map(Result::err));
+                }
+                // The next list of links will not have it.
+                Err(DataplaneError::Gone(_)) => _ = unlocked.insert(*ifindex),
+                Err(error) => {
+                    unlocked.insert(*ifindex);
+                    failed.push(error);
+                }
+            }
+        }
+        unlocked
+    }
+
+    /// Writes which interfaces are the node's own, without those that are nobody's until locked.
+    fn own(&mut self, wanted: &Locks, unlocked: &BTreeSet<u32>, failed: &mut Vec<DataplaneError>) {
+        for ifindex in wanted.own.iter().chain(unlocked) {
+            let (is, should) = (self.held.own.contains(ifindex), !unlocked.contains(ifindex));
+            if is != should {
+                self.set_own(*ifindex, should, failed);
+            }
+        }
+    }
+
+    /// Lets go of interfaces that hold no lock any more.
+    fn open(&mut self, wanted: &Locks, failed: &mut Vec<DataplaneError>) {
+        let idle: Vec<u32> = self.held.noted.iter().filter(|at| !wanted.doors.contains_key(at)).copied().collect();
+        for ifindex in idle {
+            let port = Port { ifindex, name: attach::name_of(ifindex).unwrap_or_default() };
+            match attach::detach(&self.notes, &port) {
+                Ok(()) => {
+                    self.held.noted.remove(&ifindex);
+                    self.held.doors.remove(&ifindex);
+                }
+                Err(error) => failed.push(error),
+            }
+        }
+    }
+
+    fn set_own(&mut self, ifindex: u32, own: bool, failed: &mut Vec<DataplaneError>) {
+        match put(&mut self.own, ifindex, own.then_some(1)) {
+            Ok(()) if own => _ = self.held.own.insert(ifindex),
+            Ok(()) => _ = self.held.own.remove(&ifindex),
+            Err(error) => failed.push(table("OWN", error)),
+        }
+    }
+}
+
+fn hook(lock: Lock) -> &'static Hook {
+    let at = match lock {
+        Lock::Uplink => 0,
+        Lock::Bridge => 1,
+    };
+    &attach::LOCKS[at]
+}
+
+fn table(name: &'static str, error: MapError) -> DataplaneError {
+    DataplaneError::Lock { table: name, source: boxed(error) }
+}

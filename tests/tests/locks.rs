@@ -1,0 +1,213 @@
+//! The locks, each alone: a pod that nobody claims has no program on its interface and still sends
+//! nothing out of the node, whoever runs or does not; claimed pods and the node itself do.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bench::agent::Agent;
+use bench::capture::Capture;
+use bench::drip::{Chat, Drip};
+use bench::frames::craft::{Frame, Payload};
+use bench::matrix::{Cell, ask_in};
+use bench::place::{Family, Place};
+use bench::probe::{Outcome, Speech};
+use bench::world::{Layout, World};
+use bench::{raw, tier};
+
+/// The pod that no endpoint names.
+const STRANGER: Place = Place::GlobexWeb;
+/// How long the agent may take to notice something.
+const SOON: Duration = Duration::from_secs(3);
+
+/// An agent on a configuration that leaves out the stranger; `locked` says whether it locks.
+fn agent(world: &World, locked: bool) -> Agent {
+    let mut config = world.config();
+    config.endpoints.retain(|endpoint| endpoint.name != STRANGER.name());
+    config.write(&world.config_path()).expect("a configuration");
+    let beyond = world.outside().name();
+    let flags = ["--foreign-netns", beyond, "--uplink", if locked { "auto" } else { "none" }];
+    let agent = Agent::start_flagged(world, &flags).expect("an agent");
+    agent.wait_ready(Duration::from_secs(15)).expect("it gets ready");
+    agent
+}
+
+/// Datagrams of the stranger that get out of the node within a moment, by family.
+fn drips_out(world: &World) -> [usize; 2] {
+    let drips = Family::ALL.map(|family| Drip::start(world, STRANGER, Place::Internet, family).expect("a drip"));
+    thread::sleep(Duration::from_millis(250));
+    drips.map(|drip| {
+        let drip = drip.stop();
+        assert!(drip.sent > 50, "only {} were sent", drip.sent);
+        drip.arrived.len()
+    })
+}
+
+/// Raw frames of the stranger that get out of the node, sent both ways there are, under the source
+/// addresses of `spoken_for`.
+fn frames_out(world: &World, spoken_for: Place, marker: &'static str) -> usize {
+    let (own, gateway) = STRANGER.macs();
+    let next_hop = if world.layout == Layout::Routed { gateway } else { [0x02, 0xfe, 0, 0, 1, 1] };
+    let payload = || Payload::udp(40000, Place::Internet.port());
+    let frames = [
+        Frame::v4(Place::Internet.v4(), payload()).ip(|ip| ip.source = spoken_for.v4()),
+        Frame::v6(Place::Internet.v6(), payload()).ip6(|ip| ip.source = spoken_for.v6()),
+    ];
+    let frames = frames.map(|frame| frame.with(|f| (f.from, f.to) = (own, next_hop)).build(marker.as_bytes()));
+    // Servers answer, and errors about their answers quote the marker: only UDP that goes there counts.
+    let holds = move |bytes: &[u8]| {
+        let (v4, v6) = (Place::Internet.v4().octets(), Place::Internet.v6().octets());
+        let goes_v4 = bytes.get(30..34) == Some(&v4[..]) && bytes[23] == 17;
+        let goes = goes_v4 || (bytes.get(38..54) == Some(&v6[..]) && bytes[20] == 17);
+        goes && bytes.windows(marker.len()).any(|window| window == marker.as_bytes())
+    };
+    let capture = Capture::start(world.outside(), holds).expect("a capture");
+    raw::send_frames(world.netns(STRANGER), "eth0", &frames).expect("frames are sent");
+    raw::send_through_ring(world.netns(STRANGER), "eth0", &frames).expect("a ring of frames is sent");
+    capture.stop().len()
+}
+
+fn assert_shut_to_the_stranger(world: &World, when: &'static str) {
+    let layout = world.layout;
+    assert_eq!(drips_out(world), [0, 0], "{layout:?} {when}");
+    assert_eq!(frames_out(world, STRANGER, when), 0, "{layout:?} {when}");
+    // An address of its own choice is no way out.
+    assert_eq!(frames_out(world, Place::Internet, when), 0, "{layout:?} {when}");
+    let tcp = Cell { from: STRANGER, to: Place::GlobexDb, family: Family::V4, speech: Speech::Tcp };
+    assert_eq!(ask_in(world, tcp), Outcome::Silence, "{layout:?} {when}");
+}
+
+/// What must go on: claimed pods, and the node, which sends and forwards.
+fn assert_open_to_the_rest(world: &World, when: &str) {
+    for (from, to) in [(Place::Dns, Place::Internet), (Place::AcmeWeb, Place::AcmeFar), (Place::Node, Place::Internet)]
+    {
+        for (family, speech) in [(Family::V4, Speech::Udp), (Family::V6, Speech::Tcp), (Family::V4, Speech::Icmp)] {
+            let cell = Cell { from, to, family, speech };
+            assert_eq!(ask_in(world, cell), Outcome::Answered, "{:?} {when}: {cell:?}", world.layout);
+        }
+    }
+    // From outside to a pod: in by the uplink, and the answer out by it.
+    let probe = Cell { from: Place::AcmeFar, to: Place::AcmeWeb, family: Family::V4, speech: Speech::Tcp };
+    assert_eq!(ask_in(world, probe), Outcome::Answered, "{:?} {when}: {probe:?}", world.layout);
+}
+
+#[test]
+fn only_claimed_pods_and_the_node_itself_send_out_of_the_node_agent_or_no_agent() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    for layout in [Layout::Routed, Layout::Bridged] {
+        let world = World::new(layout).expect("a world");
+        // The control: without the lock the stranger's interface, which nobody names, is left alone.
+        drop(agent(&world, false));
+        assert!(drips_out(&world).iter().all(|arrived| *arrived > 50), "{layout:?}");
+        assert_eq!(frames_out(&world, STRANGER, "before"), 4, "{layout:?}");
+
+        let mut agent = agent(&world, true);
+        assert_shut_to_the_stranger(&world, "locked");
+        assert_open_to_the_rest(&world, "locked");
+        let lock = if layout == Layout::Routed { "uplink" } else { "bridge" };
+        let drops = |agent: &Agent| {
+            agent.metrics().expect("metrics").sum("bulkhead_lock_drop_packets_total", &[("lock", lock)])
+        };
+        let before = drops(&agent);
+        assert!(before > 100.0, "{before} of {lock}");
+
+        let chat = Chat::start(&world, Place::AcmeWeb, Place::AcmeDb, Family::V4).expect("a connection");
+        agent.kill();
+        assert_shut_to_the_stranger(&world, "killed");
+        assert_open_to_the_rest(&world, "killed");
+        agent.start_again().expect("it starts again");
+        agent.wait_ready(Duration::from_secs(15)).expect("it gets ready again");
+        assert_shut_to_the_stranger(&world, "back");
+        assert_open_to_the_rest(&world, "back");
+        assert!(drops(&agent) > before, "what was dropped meanwhile is counted");
+        let chat = chat.stop();
+        assert!(chat.error.is_none() && chat.longest_gap() < Duration::from_secs(1), "{:?}", chat.error);
+    }
+}
+
+#[test]
+fn a_pod_that_appears_while_no_agent_runs_sends_nothing_out_until_it_is_claimed() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    for layout in [Layout::Routed, Layout::Bridged] {
+        let mut world = World::new(layout).expect("a world");
+        let mut agent = agent(&world, true);
+        agent.kill();
+        world.remove_pod(Place::Dns).expect("it goes");
+        world.add_pod(Place::Dns).expect("another comes");
+        world.introduce().expect("neighbours");
+        let drip = Drip::start(&world, Place::Dns, Place::Internet, Family::V4).expect("a drip");
+        thread::sleep(Duration::from_millis(300));
+        let back = Instant::now();
+        agent.start_again().expect("it starts again");
+        agent.wait_ready(Duration::from_secs(15)).expect("it gets ready again");
+        let ready = Instant::now();
+        thread::sleep(Duration::from_millis(1500));
+        let drip = drip.stop();
+        assert!(drip.arrived.iter().all(|at| *at > back), "{layout:?}: out before anybody claimed it");
+        assert!(drip.arrived_after(ready) > 100, "{layout:?}: only {} came", drip.arrived_after(ready));
+    }
+}
+
+#[test]
+fn a_source_that_the_node_translates_hides_nobody() {
+    if !tier::can_run_agent() || !tier::can_translate() {
+        return;
+    }
+    let world = World::new(Layout::Routed).expect("a world");
+    let rules = "add table ip nat; add chain ip nat out { type nat hook postrouting priority srcnat; }; \
+                 add rule ip nat out oifname uplink masquerade";
+    let nft = world.node.start(std::process::Command::new("nft").arg(rules)).expect("nft runs").wait();
+    assert!(nft.expect("it ends").success());
+    let masked = |from: Place, marker: &'static str| {
+        let node = Place::Node.v4().octets();
+        let holds = move |bytes: &[u8]| {
+            bytes.get(26..30) == Some(&node[..])
+                && bytes[23] == 17
+                && bytes.windows(marker.len()).any(|window| window == marker.as_bytes())
+        };
+        let capture = Capture::start(world.outside(), holds).expect("a capture");
+        let (own, gateway) = from.macs();
+        let frame = Frame::v4(Place::Internet.v4(), Payload::udp(40000, Place::Internet.port()));
+        let frame = frame.ip(|ip| ip.source = from.v4()).with(|f| (f.from, f.to) = (own, gateway));
+        raw::send_frames(world.netns(from), "eth0", &[frame.build(marker.as_bytes())]).expect("it is sent");
+        capture.stop().len()
+    };
+    assert_eq!(masked(STRANGER, "before"), 1, "the control: it leaves under the node's address");
+    let _agent = agent(&world, true);
+    assert_eq!((masked(STRANGER, "stranger"), masked(Place::Dns, "claimed")), (0, 1));
+}
+
+#[test]
+fn locks_are_shown_survive_and_are_removed_by_cleanup() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    let world = World::new(Layout::Bridged).expect("a world");
+    let mut agent = agent(&world, true);
+    let status = agent.ask(&["status"]).expect("it runs");
+    let status = String::from_utf8(status.stdout).expect("text");
+    assert!(status.contains("lock uplink: uplink\n") && status.contains("lock bridge: cni0\n"), "{status}");
+    agent.kill();
+    let dry = agent.on_pins(&["cleanup", "--dry-run"]).expect("it runs");
+    let dry = String::from_utf8(dry.stdout).expect("text");
+    assert!(dry.contains("programs on uplink ") && dry.contains("programs on cni0 "), "{dry}");
+    assert_eq!(drips_out(&world), [0, 0], "a dry run removes nothing");
+    assert!(agent.on_pins(&["cleanup"]).expect("it runs").status.success());
+    assert_eq!(world.scope.pins(), Vec::<std::path::PathBuf>::new());
+    assert!(drips_out(&world).iter().all(|arrived| *arrived > 50));
+}
+
+#[test]
+fn an_agent_that_is_told_so_takes_the_locks_away() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    let world = World::new(Layout::Routed).expect("a world");
+    drop(agent(&world, true));
+    assert_eq!(drips_out(&world), [0, 0]);
+    let unlocked = agent(&world, false);
+    unlocked.wait(SOON, "unlocked", || drips_out(&world).iter().all(|arrived| *arrived > 50)).expect("it lets go");
+}
