@@ -9,9 +9,12 @@
 //! The note can only close: nobody is asked about a packet because it has none. A pod that could write
 //! one would be judged by it.
 
+use crate::addr::{V4, V6};
 use crate::ask::Ask;
 use crate::decide;
 use crate::flow::Direction;
+use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Header, Ipv4, Ipv6};
+use crate::parse::words;
 use crate::reach::{Family, Party, Tables};
 use crate::reason::DropReason;
 use crate::tenant::{TenantId, TenantState};
@@ -32,6 +35,31 @@ pub const fn note(tenant: TenantId) -> u32 {
 #[inline(always)]
 pub const fn noted(note: u32) -> Option<TenantId> {
     if note >> TENANT_BITS != MARK >> TENANT_BITS { None } else { Some(TenantId(note & ((1 << TENANT_BITS) - 1))) }
+}
+
+/// A packet whose IP header can be read, wherever it stands: not every interface has a link header.
+pub trait Network {
+    /// The EtherType of what the header is.
+    fn ethertype(&self) -> u16;
+    /// The header; `None` if the packet is too short for it.
+    fn header<H: Header>(&self) -> Option<H>;
+}
+
+/// Judges a packet with a tenant's note where it leaves the node.
+#[inline(always)]
+pub fn leaves<N: Network, T: Tables<V4> + Tables<V6>>(tables: &T, me: Party, packet: &N) -> Option<DropReason> {
+    match packet.ethertype() {
+        ETHERTYPE_IPV4 => match packet.header::<Ipv4>() {
+            Some(ip) => judge(tables, me, V4(ip.destination), ip.protocol),
+            None => Some(DropReason::Malformed),
+        },
+        ETHERTYPE_IPV6 => match packet.header::<Ipv6>() {
+            Some(ip) => judge(tables, me, words(ip.destination), ip.next_header),
+            None => Some(DropReason::Malformed),
+        },
+        // From a pod came IP; whatever this is, nobody has judged it.
+        _ => Some(DropReason::Ethertype),
+    }
 }
 
 /// Judges where a packet with a tenant's note really goes. It must be a pod that the tenant may reach, or

@@ -2,11 +2,18 @@
 
 #![allow(unsafe_code)]
 
+use core::mem::MaybeUninit;
+
 use agent_common::counters::{Counter, Loss};
+use agent_common::headers::Header;
 use agent_common::layout::EndpointEntry;
 use agent_common::lock::{self, Claims, Lock, Sender};
+use agent_common::reach::Party;
 use agent_common::reason::DropReason;
-use aya_ebpf::helpers::generated::bpf_check_mtu;
+use agent_common::relay::{self, Network};
+use agent_common::tenant::TenantId;
+use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
+use aya_ebpf::helpers::generated::{bpf_check_mtu, bpf_skb_load_bytes_relative};
 use aya_ebpf::programs::TcContext;
 
 use crate::packet::Frame;
@@ -61,8 +68,46 @@ impl Claims for Here<'_> {
 #[inline(always)]
 pub fn uplink(ctx: &TcContext) -> i32 {
     // SAFETY: the context is a valid `__sk_buff` for as long as the program runs.
-    let ingress_ifindex = unsafe { (*ctx.skb.skb).ingress_ifindex };
-    enforce(ctx, Lock::Uplink, lock::leaves(&Here(ctx), ingress_ifindex))
+    let (ingress_ifindex, note) = unsafe { ((*ctx.skb.skb).ingress_ifindex, (*ctx.skb.skb).tc_index) };
+    let refused = lock::leaves(&Here(ctx), ingress_ifindex);
+    match relay::noted(note) {
+        Some(tenant) if ingress_ifindex != 0 && refused.is_none() => enforce(ctx, Lock::Uplink, relayed(ctx, tenant)),
+        _ => enforce(ctx, Lock::Uplink, refused),
+    }
+}
+
+/// What a pod sent to a Service is judged by where it now goes, once: a tunnel's own interface comes
+/// before the one that what it wraps up leaves by.
+#[inline(always)]
+fn relayed(ctx: &TcContext, tenant: TenantId) -> Option<DropReason> {
+    let me = Party { tenant, state: Maps::tenant(tenant) };
+    let refused = relay::leaves(&Maps, me, &Wire(ctx));
+    if refused.is_none() {
+        // SAFETY: as in `uplink`; programs may write this field.
+        unsafe { (*ctx.skb.skb).tc_index = 0 };
+    }
+    refused
+}
+
+/// The packet, from its network header on.
+struct Wire<'a>(&'a TcContext);
+
+impl Network for Wire<'_> {
+    #[inline(always)]
+    fn ethertype(&self) -> u16 {
+        // SAFETY: the context is a valid `__sk_buff` for as long as the program runs.
+        u16::from_be(unsafe { (*self.0.skb.skb).protocol } as u16)
+    }
+
+    #[inline(always)]
+    fn header<H: Header>(&self) -> Option<H> {
+        let mut header = MaybeUninit::<H>::zeroed();
+        let (to, room) = (header.as_mut_ptr(), size_of::<H>() as u32);
+        // SAFETY: a valid context, and a place of that size that outlives the call.
+        let read = unsafe { bpf_skb_load_bytes_relative(self.0.skb.skb.cast(), 0, to.cast(), room, BPF_HDR_START_NET) };
+        // SAFETY: `Header` promises that any bytes are a valid value, zeros among them.
+        (read == 0).then(|| unsafe { header.assume_init() })
+    }
 }
 
 /// On the way from a bridge of pods into the node.

@@ -45,7 +45,7 @@ metrics! {
     TENANT_INGRESS_DROP_PACKETS = Counter "bulkhead_tenant_ingress_drop_packets" ["destination_tenant", "reason"]
         "Packets dropped on their way to a local pod, by the tenant they were for.";
     LOCK_DROP_PACKETS = Counter "bulkhead_lock_drop_packets" ["lock", "reason"]
-        "Packets of senders nobody has claimed, dropped by the locks on what leaves the node.";
+        "Packets dropped by the locks on what leaves the node: their sender is not claimed, or a Service led them astray.";
     LOCK_INTERFACES = Gauge "bulkhead_lock_interfaces" ["lock"]
         "Interfaces that hold a lock, or should.";
     LOCK_BROKEN = Gauge "bulkhead_lock_broken" []
