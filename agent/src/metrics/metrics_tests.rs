@@ -58,7 +58,9 @@ fn page() -> String {
     recorder.started(Phase::Load, Duration::from_millis(120));
     events.lost(Stage::RateLimit).add(5);
     events.sink("stdout").last_ns.raise(1_795_288_946_000_000_000);
-    let observed = Observed { last_applied: jiff::Timestamp::from_second(1_795_288_946).ok(), ..Observed::default() };
+    let nri = crate::health::Nri::Connected;
+    let observed =
+        Observed { nri, last_applied: jiff::Timestamp::from_second(1_795_288_946).ok(), ..Observed::default() };
     let metrics = Metrics::new(Box::new(Maps), recorder, events, 200);
     assert_eq!(metrics.settle(), Totals { dropped: 12, audited: 9 });
     metrics.scrape(&observed)
