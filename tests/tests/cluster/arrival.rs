@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use bench::drip::Drip;
 use bench::kube::{Site, kernel};
 use bench::place::Family;
+use cluster::Cni;
 
 /// Where datagrams fall: a port that nobody else uses.
 const EAR: u16 = 7300;
@@ -39,9 +40,10 @@ pub fn enforces(site: &mut Site) -> Result<()> {
     for node in site.cluster.nodes() {
         let traces = kernel::look(&node)?;
         println!("node {}: {traces}", node.name());
-        // Two directions a pod that is not on the host's network.
+        // Two directions a pod that is not on the host's network, and the locks: the uplink, and the bridge if there is one.
         let pods = site.world.pods.iter().filter(|pod| pod.node == node.name()).count() + 1;
-        ensure!(traces.hooks.len() == 2 * pods, "{} pods, and programs at {:?}", pods, traces.hooks);
+        let locks = if site.cni == Cni::Bridge { 2 } else { 1 };
+        ensure!(traces.hooks.len() == 2 * pods + locks, "{} pods, and programs at {:?}", pods, traces.hooks);
     }
     site.healthy()
 }
