@@ -68,9 +68,12 @@ impl Claims for Here<'_> {
 #[inline(always)]
 pub fn uplink(ctx: &TcContext) -> i32 {
     // SAFETY: the context is a valid `__sk_buff` for as long as the program runs.
-    let (ingress_ifindex, note) = unsafe { ((*ctx.skb.skb).ingress_ifindex, (*ctx.skb.skb).tc_index) };
+    let ingress_ifindex = unsafe { (*ctx.skb.skb).ingress_ifindex };
     let refused = lock::leaves(&Here(ctx), ingress_ifindex);
-    match relay::noted(note) {
+    // SAFETY: as above.
+    let noted = relay::noted(unsafe { (*ctx.skb.skb).tc_index });
+    match noted {
+        // What the node sends itself was written by no pod's program.
         Some(tenant) if ingress_ifindex != 0 && refused.is_none() => enforce(ctx, Lock::Uplink, relayed(ctx, tenant)),
         _ => enforce(ctx, Lock::Uplink, refused),
     }
