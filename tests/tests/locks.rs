@@ -27,7 +27,7 @@ fn agent(world: &World, locked: bool) -> Agent {
     let beyond = world.outside().name();
     let flags = ["--foreign-netns", beyond, "--uplink", if locked { "auto" } else { "none" }];
     let agent = Agent::start_flagged(world, &flags).expect("an agent");
-    agent.wait_ready(Duration::from_secs(15)).expect("it gets ready");
+    agent.wait_ready(Duration::from_secs(60)).expect("it gets ready");
     agent
 }
 
@@ -117,7 +117,7 @@ fn only_claimed_pods_and_the_node_itself_send_out_of_the_node_agent_or_no_agent(
         assert_shut_to_the_stranger(&world, "killed");
         assert_open_to_the_rest(&world, "killed");
         agent.start_again().expect("it starts again");
-        agent.wait_ready(Duration::from_secs(15)).expect("it gets ready again");
+        agent.wait_ready(Duration::from_secs(60)).expect("it gets ready again");
         assert_shut_to_the_stranger(&world, "back");
         assert_open_to_the_rest(&world, "back");
         assert!(drops(&agent) > before, "what was dropped meanwhile is counted");
@@ -142,7 +142,7 @@ fn a_pod_that_appears_while_no_agent_runs_sends_nothing_out_until_it_is_claimed(
         thread::sleep(Duration::from_millis(300));
         let back = Instant::now();
         agent.start_again().expect("it starts again");
-        agent.wait_ready(Duration::from_secs(15)).expect("it gets ready again");
+        agent.wait_ready(Duration::from_secs(60)).expect("it gets ready again");
         let ready = Instant::now();
         thread::sleep(Duration::from_millis(1500));
         let drip = drip.stop();
