@@ -201,6 +201,21 @@ impl Site {
         Ok(text(pod, "/metadata/name"))
     }
 
+    /// The container of a node's agent, as containerd calls it.
+    pub fn agent_container(&self, node: &str) -> Result<String> {
+        let agent = self.kubectl().json(["get", "pod", "-n", SYSTEM, &self.agent(node)?])?;
+        let id = text(&agent, "/status/containerStatuses/0/containerID");
+        Ok(id.strip_prefix("containerd://").context("the agent has no container")?.to_owned())
+    }
+
+    /// Sends a container's first process a signal, as containerd does: no API server is asked.
+    pub fn signal(&self, node: &str, container: &str, signal: &str) -> Result<()> {
+        let mut ctr = self.cluster.node(node)?.command("ctr")?;
+        let output = ctr.args(["-n", "k8s.io", "tasks", "kill", "--signal", signal, container]).output()?;
+        ensure!(output.status.success(), "{signal}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
     /// What a node's agent has said, log and events.
     pub fn agent_lines(&self, node: &str) -> Result<Vec<String>> {
         let said = self.kubectl().run(["-n", SYSTEM, "logs", &self.agent(node)?])?;

@@ -5,6 +5,10 @@
 
 #[path = "cluster/arrival.rs"]
 mod arrival;
+#[path = "cluster/away.rs"]
+mod away;
+#[path = "cluster/churn.rs"]
+mod churn;
 #[path = "cluster/control_plane.rs"]
 mod control_plane;
 #[path = "cluster/departure.rs"]
@@ -30,7 +34,7 @@ use std::process::ExitCode;
 
 use bench::kube::run::{self, BOTH, PTP, Scenario};
 
-const SCENARIOS: [Scenario; 23] = [
+const SCENARIOS: [Scenario; 26] = [
     Scenario::always("a_busy_cluster_is_enforced_without_restarting_a_pod", BOTH, arrival::enforces),
     Scenario::new("good_tenants_are_taken_and_bad_ones_refused", PTP, |site| {
         control_plane::good_tenants_are_taken_and_bad_ones_refused(&site.kubectl())
@@ -65,6 +69,9 @@ const SCENARIOS: [Scenario; 23] = [
     Scenario::new("namespaces_in_no_tenant_follow_the_setting", PTP, unassigned::each_setting),
     Scenario::new("a_pod_s_first_command_finds_its_policy_in_force", BOTH, nri::holds_new_pods),
     Scenario::new("a_service_leads_nowhere_its_tenant_may_not_go", BOTH, services::lead_nowhere_else),
+    Scenario::new("short_lived_pods_reach_their_own_tenant_only", PTP, churn::of_short_lived_pods),
+    Scenario::new("an_outage_changes_nothing_and_the_next_edit_counts", PTP, away::without_an_api_server),
+    Scenario::new("agents_are_replaced_amid_traffic", BOTH, away::agents_are_replaced),
     Scenario::always("leaving_restores_the_nodes", BOTH, departure::restores),
 ];
 

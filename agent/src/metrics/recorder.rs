@@ -75,8 +75,10 @@ impl Default for Recorder {
     fn default() -> Self {
         let recorder = Self {
             attach: Family::default(),
-            // From a millisecond to half a minute.
-            exposure: Histogram::new([0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0]),
+            // From a millisecond to half a minute, finest around the 20 ms that are the goal.
+            exposure: Histogram::new([
+                0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0,
+            ]),
             nri_hold: Family::new_with_constructor(hold_histogram),
             propagation: Family::new_with_constructor(propagation_histogram),
             policy_errors: Family::default(),

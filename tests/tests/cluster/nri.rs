@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use bench::kube::world::{PORT, text};
-use bench::kube::{PATIENCE, SYSTEM, Site};
+use bench::kube::{PATIENCE, Site};
 use bench::place::Family;
 use cluster::{images::AGNHOST, wait};
 use serde_json::{Value, json};
@@ -127,15 +127,9 @@ fn holds(site: &Site) -> Result<(f64, f64, f64)> {
     Ok((count("enforced"), count("timed_out"), metrics.sum("bulkhead_nri_hold_seconds_sum", &[])))
 }
 
-/// Sends the agent's first process a signal, as containerd does.
+/// Sends the agent's first process a signal.
 fn signal(site: &Site, signal: &str) -> Result<()> {
-    let agent = site.kubectl().json(["get", "pod", "-n", SYSTEM, &site.agent(NODE)?])?;
-    let id = text(&agent, "/status/containerStatuses/0/containerID");
-    let id = id.strip_prefix("containerd://").context("the agent has a container")?;
-    let node = site.cluster.node(NODE)?;
-    let output = node.command("ctr")?.args(["-n", "k8s.io", "tasks", "kill", "--signal", signal, id]).output()?;
-    ensure!(output.status.success(), "{signal}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
+    site.signal(NODE, &site.agent_container(NODE)?, signal)
 }
 
 /// An agent that is stopped until this goes.

@@ -1,0 +1,126 @@
+//! Agents and the API server are away for a while, and traffic goes on as the policy says.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bench::drip::{Chat, Drip};
+use bench::kube::world::{OUTSIDE, PORT, Pod};
+use bench::kube::{PATIENCE, SYSTEM, Site};
+use bench::place::Family;
+use bench::probe::{Outcome, Speech, ask};
+use cluster::wait;
+
+use super::edits;
+
+/// Where datagrams fall: a port that nobody else uses.
+const EAR: u16 = 7400;
+/// How long each state of affairs is looked at.
+const WHILE: Duration = Duration::from_secs(3);
+/// A pause of a connection that nobody would notice.
+const TOLERABLE: Duration = Duration::from_millis(500);
+
+/// What goes on meanwhile: a connection of a tenant's own between the nodes, and datagrams of one tenant to a pod and to a
+/// database of another.
+struct Traffic {
+    chat: Chat,
+    drips: Vec<(&'static str, Drip)>,
+}
+
+impl Traffic {
+    fn start(site: &Site) -> Result<Self> {
+        let world = &site.world;
+        let (from, to) = (world.pod("shop", "a")?, world.pod("shop", "b")?);
+        let source = from.address(Family::V4)?;
+        let chat = Chat::between(&from.netns, Some(source), SocketAddr::new(to.address(Family::V4)?, PORT))?;
+        let mut drips = Vec::new();
+        for node in ["a", "b"] {
+            let stranger = world.pod("store", node)?;
+            let target = SocketAddr::new(stranger.address(Family::V4)?, EAR);
+            drips.push(("another tenant's pod", Drip::between(&from.netns, source, &stranger.netns, target)?));
+        }
+        let (_, database, _) = OUTSIDE.iter().find(|(name, ..)| *name == "globex-db").context("a database")?;
+        let target = SocketAddr::new(database.parse()?, EAR);
+        drips.push(("another tenant's database", Drip::between(&from.netns, source, &world.outside, target)?));
+        Ok(Self { chat, drips })
+    }
+
+    fn end(self, what: &str) -> Result<()> {
+        let chatted = self.chat.stop();
+        ensure!(chatted.error.is_none(), "{what}: a tenant's own connection ended: {:?}", chatted.error);
+        let gap = chatted.longest_gap();
+        ensure!(gap < TOLERABLE, "{what}: a tenant's own connection paused for {gap:?}");
+        println!("{what}: a tenant's own connection paused for {} ms at the most", gap.as_millis());
+        for (place, drip) in self.drips {
+            let dripped = drip.stop();
+            ensure!(dripped.sent > 0, "{what}: nothing was sent to {place}");
+            ensure!(dripped.arrived.is_empty(), "{what}: {} datagrams came to {place}", dripped.arrived.len());
+        }
+        Ok(())
+    }
+}
+
+/// The API server goes, then the agents are killed and start without it; nothing changes but what an edit says once it is
+/// back.
+pub fn without_an_api_server(site: &mut Site) -> Result<()> {
+    let agents = ["a", "b"].map(|node| site.agent_container(node).map(|container| (node, container)));
+    let traffic = Traffic::start(site)?;
+    site.cluster.stop_api_server()?;
+    thread::sleep(WHILE);
+    as_ever(site).context("without an API server")?;
+    for agent in agents {
+        let (node, container) = agent?;
+        site.signal(node, &container, "SIGKILL")?;
+    }
+    as_ever(site).context("without an API server and agents")?;
+    for node in ["a", "b"] {
+        wait("the next agent", PATIENCE, || {
+            let (status, page) = site.agent_page(node, "/readyz")?;
+            ensure!(status == 503, "without an API server, it says that it is ready: {page}");
+            Ok(())
+        })?;
+    }
+    as_ever(site).context("with agents that know nothing yet")?;
+    thread::sleep(WHILE);
+    site.cluster.start_api_server()?;
+    for node in ["a", "b"] {
+        wait("a ready agent", PATIENCE, || {
+            let (status, page) = site.agent_page(node, "/readyz")?;
+            ensure!(status == 200, "{page}");
+            Ok(())
+        })?;
+    }
+    traffic.end("while API server and agents were away")?;
+    edits::a_subnet(site).context("an edit after that")
+}
+
+/// New connections find what old ones do.
+fn as_ever(site: &Site) -> Result<()> {
+    let world = &site.world;
+    let asked = |from: &Pod, to: &Pod| -> Result<Outcome> {
+        let target = SocketAddr::new(to.address(Family::V4)?, PORT);
+        Ok(from.netns.run(|| ask(Speech::Tcp, None, target)))
+    };
+    for (from, to) in [("a", "b"), ("b", "a"), ("a", "a")] {
+        let own = asked(world.pod("store", from)?, world.pod("store", to)?)?;
+        ensure!(own == Outcome::Answered, "a tenant's own pods, {from} to {to}: {own:?}");
+        let other = asked(world.pod("store", from)?, world.pod("shop", to)?)?;
+        ensure!(other != Outcome::Answered, "two tenants' pods, {from} to {to}: {other:?}");
+    }
+    Ok(())
+}
+
+/// `kubectl rollout restart` of the DaemonSet, as an update does it.
+pub fn agents_are_replaced(site: &mut Site) -> Result<()> {
+    let traffic = Traffic::start(site)?;
+    let before = site.readiness()?;
+    site.kubectl().run(["-n", SYSTEM, "rollout", "restart", "daemonset/bulkhead"])?;
+    site.kubectl().run(["-n", SYSTEM, "rollout", "status", "daemonset/bulkhead", "--timeout=120s"])?;
+    traffic.end("while agents were replaced")?;
+    let changed: Vec<String> = site.readiness()?.into_iter().filter(|line| !before.contains(line)).collect();
+    ensure!(changed.is_empty(), "these were not ready in between: {changed:?}");
+    site.settle()?;
+    site.check()?;
+    site.healthy()
+}

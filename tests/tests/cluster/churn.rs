@@ -1,0 +1,269 @@
+//! Many short-lived pods of two tenants, wave after wave, at addresses that the other tenant's had a moment before.
+//!
+//! Each pod sends SYNs to the other tenant from its first instruction on, to ports that nobody else uses, and then has to
+//! reach its own tenant. What arrives is captured below every socket, so that one packet is one too many.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bench::capture::Capture;
+use bench::kube::world::{OUTSIDE, PORT, items, text};
+use bench::kube::{PATIENCE, Site};
+use bench::netns::Netns;
+use bench::place::Family;
+use bench::probe::open_tcp;
+use cluster::{images::AGNHOST, wait};
+use serde_json::{Value, json};
+
+const WAVES: usize = 10;
+/// Pods of a wave, on both nodes and of both tenants.
+const PODS: usize = 22;
+/// Addresses that must have gone from one tenant to the other, or this proved nothing.
+const PASSED_ON: usize = 50;
+const NODES: [&str; 2] = ["a", "b"];
+
+/// A tenant: whom its pods must reach, and the port at which they try the others.
+struct Side {
+    namespace: &'static str,
+    friends: &'static str,
+    database: &'static str,
+    knocks_at: u16,
+}
+
+const SIDES: [Side; 2] = [
+    Side { namespace: "acme-jobs", friends: "shop", database: "acme-rds", knocks_at: 7301 },
+    Side { namespace: "globex-jobs", friends: "store", database: "globex-db", knocks_at: 7302 },
+];
+
+/// No packet of a short-lived pod arrives at the other tenant, whoever had its address before, and each reaches its own.
+pub fn of_short_lived_pods(site: &mut Site) -> Result<()> {
+    let ears = Ears::open(site)?;
+    let (before, start) = (Exposure::of(site)?, Instant::now());
+    let mut owners: BTreeMap<IpAddr, BTreeSet<&str>> = BTreeMap::new();
+    for wave in 0..WAVES {
+        for (address, namespace) in Wave::start(site, wave)?.ends()? {
+            owners.entry(address).or_default().insert(namespace);
+        }
+    }
+    let took = start.elapsed();
+    let after = Exposure::of(site)?;
+    let passed_on = owners.values().filter(|namespaces| namespaces.len() > 1).count();
+    println!(
+        "{} pods in {:.0} s at {} addresses, {passed_on} of them both tenants'",
+        WAVES * PODS,
+        took.as_secs_f32(),
+        owners.len()
+    );
+    println!("from an interface's appearance to its policy: {}", after.since(&before));
+    ensure!(passed_on >= PASSED_ON, "only {passed_on} addresses went from one tenant to the other");
+    let dropped = after.dropped - before.dropped;
+    ensure!(dropped >= (WAVES * PODS) as f64, "only {dropped} packets were dropped: did they knock at all?");
+    ears.heard_nothing()
+}
+
+/// Pods that were started together; removed with the value.
+struct Wave<'a> {
+    site: &'a Site,
+    number: usize,
+}
+
+impl<'a> Wave<'a> {
+    fn start(site: &'a Site, number: usize) -> Result<Self> {
+        let wave = Self { site, number };
+        let pods = (0..PODS).map(|index| wave.pod(index)).collect::<Result<Vec<_>>>()?;
+        site.kubectl().apply(&json!({"apiVersion": "v1", "kind": "List", "items": pods}).to_string())?;
+        Ok(wave)
+    }
+
+    /// Neighbours in number are of different tenants, and in the next wave it is the other way round.
+    fn pod(&self, index: usize) -> Result<Value> {
+        let (node, other_node) = (NODES[index % 2], NODES[(index + 1) % 2]);
+        let side = (index / 2 + self.number) % 2;
+        let (own, other) = (&SIDES[side], &SIDES[1 - side]);
+        let world = &self.site.world;
+        // On the same node no uplink is passed, and the friend is on the other.
+        let stranger = world.pod(other.friends, node)?.address(Family::V4)?;
+        let friend = SocketAddr::new(world.pod(own.friends, other_node)?.address(Family::V4)?, PORT);
+        let (database, port) = (outside(other.database)?, own.knocks_at);
+        let script = format!(
+            "i=0; while [ $i -lt 12 ]; do nc -w 1 {stranger} {port} </dev/null & nc -w 1 {database} {port} </dev/null & \
+             i=$((i+1)); usleep 20000; done; exec /agnhost connect --timeout=10s {friend}"
+        );
+        let container = json!({
+            "name": "main",
+            "image": AGNHOST,
+            "imagePullPolicy": "Never",
+            "command": ["/bin/sh", "-c", script],
+        });
+        let metadata = json!({
+            "name": format!("churn-{}-{index}", self.number),
+            "namespace": own.namespace,
+            "labels": {"churn": "yes"},
+        });
+        let spec = json!({
+            "nodeName": node,
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 0,
+            "automountServiceAccountToken": false,
+            "containers": [container],
+        });
+        Ok(json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}))
+    }
+
+    fn pods(&self) -> Result<Vec<Value>> {
+        let list = self.site.kubectl().json(["get", "pods", "-A", "-l", "churn=yes"])?;
+        Ok(items(&list).cloned().collect())
+    }
+
+    /// Waits until all have ended well, removes them, and makes their addresses the next that are given. Returns
+    /// addresses and whose they were.
+    fn ends(self) -> Result<Vec<(IpAddr, &'static str)>> {
+        let pods = wait("the end of a wave", PATIENCE, || {
+            let pods = self.pods()?;
+            let ended = |pod: &&Value| matches!(text(pod, "/status/phase").as_str(), "Succeeded" | "Failed");
+            let count = pods.iter().filter(ended).count();
+            ensure!(count == PODS, "{count} of {PODS} have ended");
+            Ok(pods)
+        })?;
+        let failed: Vec<String> = pods
+            .iter()
+            .filter(|pod| pod["status"]["phase"] == "Failed")
+            .map(|pod| format!("{} {}", text(pod, "/metadata/name"), pod["status"]["containerStatuses"]))
+            .collect();
+        ensure!(failed.is_empty(), "{} pods did not reach their own tenant: {failed:#?}", failed.len());
+        let had: Vec<(String, IpAddr, &str)> = pods
+            .iter()
+            .flat_map(|pod| {
+                let side = SIDES.iter().find(|side| pod["metadata"]["namespace"] == side.namespace);
+                let addresses = pod["status"]["podIPs"].as_array().into_iter().flatten();
+                let addresses = addresses.filter_map(|ip| ip["ip"].as_str()?.parse().ok());
+                let node = text(pod, "/spec/nodeName");
+                addresses.filter_map(move |address| Some((node.clone(), address, side?.namespace)))
+            })
+            .collect();
+        let delete = ["delete", "pods", "-A", "-l", "churn=yes", "--grace-period=0", "--force", "--wait=false"];
+        self.site.kubectl().run(delete)?;
+        for node in NODES {
+            self.give_again(node, had.iter().filter(|(on, ..)| on == node).map(|(_, address, _)| *address))?;
+        }
+        Ok(had.into_iter().map(|(_, address, namespace)| (address, namespace)).collect())
+    }
+
+    /// Makes a node's address plugin believe that it gave the one before the first of these last, once they are free.
+    fn give_again(&self, node: &str, addresses: impl Iterator<Item = IpAddr>) -> Result<()> {
+        let folder = self.site.cluster.node(node)?.path("/var/lib/cni/networks/pods")?;
+        let addresses: BTreeSet<IpAddr> = addresses.collect();
+        wait("free addresses", PATIENCE, || {
+            let taken = addresses.iter().find(|address| folder.join(address.to_string()).exists());
+            ensure!(taken.is_none(), "{taken:?} is still taken");
+            Ok(())
+        })?;
+        let first = |is_v4: bool| addresses.iter().find(|address| address.is_ipv4() == is_v4);
+        for (range, address) in [first(true), first(false)].into_iter().enumerate() {
+            let previous: IpAddr = match address.context("a pod without addresses")? {
+                IpAddr::V4(address) => IpAddr::V4((u32::from(*address) - 1).into()),
+                IpAddr::V6(address) => IpAddr::V6((u128::from(*address) - 1).into()),
+            };
+            fs::write(folder.join(format!("last_reserved_ip.{range}")), previous.to_string())?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Wave<'_> {
+    fn drop(&mut self) {
+        let delete = ["delete", "pods", "-A", "-l", "churn=yes", "--grace-period=0", "--force", "--wait=false"];
+        let _ = self.site.kubectl().run(delete);
+    }
+}
+
+fn outside(name: &str) -> Result<Ipv4Addr> {
+    let (_, address, _) = OUTSIDE.iter().find(|(known, ..)| *known == name).context("a place outside")?;
+    Ok(address.parse()?)
+}
+
+/// Captures of what must not come, where it would.
+struct Ears(Vec<(String, Capture)>);
+
+impl Ears {
+    /// Opens them once each has been heard to hear.
+    fn open(site: &Site) -> Result<Self> {
+        let mut ears = Vec::new();
+        for (own, other) in [(&SIDES[0], &SIDES[1]), (&SIDES[1], &SIDES[0])] {
+            let friend = site.world.pod(own.friends, "a")?;
+            let mut places = vec![(own.database.to_owned(), &site.world.outside, IpAddr::V4(outside(own.database)?))];
+            for node in NODES {
+                let pod = site.world.pod(own.friends, node)?;
+                places.push((pod.label(), &pod.netns, pod.address(Family::V4)?));
+            }
+            for (name, netns, address) in places {
+                let asker = if name == friend.label() { site.world.pod(own.friends, "b")? } else { friend };
+                hears(netns, &asker.netns, SocketAddr::new(address, other.knocks_at))
+                    .with_context(|| format!("a friend's knock at {name}"))?;
+                ears.push((name, listen(netns, address, other.knocks_at)?));
+            }
+        }
+        Ok(Self(ears))
+    }
+
+    fn heard_nothing(self) -> Result<()> {
+        for (name, capture) in self.0 {
+            let heard = capture.stop();
+            ensure!(heard.is_empty(), "{} packets of the other tenant came to {name}: {:02x?}", heard.len(), heard[0]);
+        }
+        Ok(())
+    }
+}
+
+/// The control: what a friend sends to the same port is captured.
+fn hears(netns: &Netns, asker: &Netns, target: SocketAddr) -> Result<()> {
+    let ear = listen(netns, target.ip(), target.port())?;
+    // Refused or not taken, it was sent.
+    let _ = asker.run(|| open_tcp(None, target, Duration::from_millis(500)));
+    ensure!(!ear.stop().is_empty(), "it was not captured");
+    Ok(())
+}
+
+fn listen(netns: &Netns, address: IpAddr, port: u16) -> Result<Capture> {
+    let IpAddr::V4(address) = address else { anyhow::bail!("{address} is not IPv4") };
+    Capture::start(netns, move |frame| {
+        let at = |range: std::ops::Range<usize>| frame.get(range).unwrap_or_default();
+        at(12..14) == [8, 0] && at(30..34) == address.octets() && at(36..38) == port.to_be_bytes()
+    })
+}
+
+/// How long pods of both nodes were exposed, by bucket, and how many packets were dropped.
+struct Exposure {
+    buckets: BTreeMap<String, f64>,
+    dropped: f64,
+}
+
+impl Exposure {
+    fn of(site: &Site) -> Result<Self> {
+        let mut exposure = Self { buckets: BTreeMap::new(), dropped: 0.0 };
+        for node in NODES {
+            let metrics = site.agent_metrics(node)?;
+            for sample in metrics.select("bulkhead_endpoint_exposure_seconds_bucket", &[]) {
+                let bound = sample.labels.get("le").context("a bucket has a bound")?;
+                *exposure.buckets.entry(bound.clone()).or_default() += sample.value;
+            }
+            exposure.dropped += metrics.sum("bulkhead_drop_packets_total", &[("direction", "egress")]);
+        }
+        Ok(exposure)
+    }
+
+    /// The buckets in which the middle pod and the last of a hundred are.
+    fn since(&self, before: &Self) -> String {
+        let count = |bound: &str| self.buckets[bound] - before.buckets.get(bound).copied().unwrap_or_default();
+        let mut bounds: Vec<(f64, &String)> =
+            self.buckets.keys().filter_map(|bound| Some((bound.replace("+Inf", "inf").parse().ok()?, bound))).collect();
+        bounds.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let all = count("+Inf");
+        let quantile =
+            |part: f64| bounds.iter().find(|(_, bound)| count(bound) >= part * all).map_or(f64::NAN, |b| b.0);
+        format!("{all} pods, p50 <= {} ms, p99 <= {} ms", quantile(0.5) * 1e3, quantile(0.99) * 1e3)
+    }
+}
