@@ -62,6 +62,10 @@ pub struct RunArgs {
     /// Directory where the container runtime's CNI library keeps what it did
     #[arg(long, env = "BULKHEAD_CNI_CACHE_DIR", default_value = "/var/lib/cni/results", value_name = "DIR")]
     pub cni_cache_dir: PathBuf,
+    /// The container runtime's NRI socket, usually /var/run/nri/nri.sock: new pods are held there until
+    /// they are enforced. Off unless given
+    #[arg(long, env = "BULKHEAD_NRI_SOCKET", value_name = "PATH")]
+    pub nri_socket: Option<PathBuf>,
     /// Named network namespaces that are no pods': their interfaces are left alone
     #[arg(long, env = "BULKHEAD_FOREIGN_NETNS", value_delimiter = ',', value_name = "NAME")]
     pub foreign_netns: Vec<String>,
@@ -157,6 +161,9 @@ pub enum ConfigError {
     /// A word that stands for all or none, among names.
     #[error("--uplink takes `auto`, `none`, or names of interfaces, and nothing beside the first two")]
     Uplink,
+    /// What a file names no runtime runs.
+    #[error("--nri-socket goes without --config: a container runtime holds pods, and a file's endpoints are none")]
+    NriWithFiles,
 }
 
 /// What the flags mean.
@@ -176,6 +183,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// Directory of named network namespaces.
     pub netns_dir: PathBuf,
+    /// Socket of the container runtime where new pods are held, if they are.
+    pub nri: Option<PathBuf>,
     /// Sizes of the maps that can be chosen.
     pub sizes: object::Limits,
     /// Settings of the model.
@@ -196,6 +205,9 @@ impl RunArgs {
             None if is_static => host_name(),
             None => return Err(ConfigError::NodeName),
         };
+        if is_static && self.nri_socket.is_some() {
+            return Err(ConfigError::NriWithFiles);
+        }
         let sizes = object::Limits { peers: self.max_peers, connections: self.max_connections };
         let settings = Settings {
             pod_cidrs: self.pod_cidr,
@@ -228,6 +240,7 @@ impl RunArgs {
             listen: self.listen,
             socket: self.socket,
             netns_dir: self.netns_dir,
+            nri: self.nri_socket,
             sizes,
             settings,
             metrics_max_tenants: self.metrics_max_tenants,
@@ -312,14 +325,17 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_cluster_s_agent_must_be_told_its_node() {
+    fn config(typed: &[&str]) -> Result<Config, ConfigError> {
         #[derive(clap::Parser)]
         struct Typed {
             #[command(flatten)]
             run: RunArgs,
         }
-        let config = |typed: &[&str]| <Typed as clap::Parser>::parse_from(typed).run.config();
+        <Typed as clap::Parser>::parse_from(typed).run.config()
+    }
+
+    #[test]
+    fn a_cluster_s_agent_must_be_told_its_node() {
         assert_eq!(config(&["run"]).map(|config| config.node), Err(ConfigError::NodeName));
         let cluster = config(&["run", "--node-name", "a"]).expect("it is told");
         assert!(matches!(cluster.source, Source::Kubernetes { .. }));
@@ -336,6 +352,17 @@ mod tests {
         let names = Uplinks::Named(["eth0".to_owned(), "eth1".to_owned()].into());
         assert_eq!(uplinks(&["eth0", " eth1"], false), Ok(names));
         assert_eq!(uplinks(&["eth0", "none"], false), Err(ConfigError::Uplink));
+    }
+
+    #[test]
+    fn pods_are_held_only_where_asked_for_and_where_there_are_pods() {
+        let socket = ["--nri-socket", "/var/run/nri/nri.sock"];
+        let node = config(&["run", "--node-name", "a"]).expect("it is told");
+        assert_eq!(node.nri, None);
+        let node = config(&[&["run", "--node-name", "a"], &socket[..]].concat()).expect("it is told");
+        assert_eq!(node.nri, Some(socket[1].into()));
+        let files = config(&[&["run", "--config", "x"], &socket[..]].concat());
+        assert_eq!(files.map(|config| config.nri), Err(ConfigError::NriWithFiles));
     }
 
     #[test]

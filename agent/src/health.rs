@@ -40,8 +40,24 @@ pub struct Observed {
     pub endpoints: Endpoints,
     /// The locks on what leaves the node.
     pub locks: Locks,
+    /// Whether new sandboxes are held by the container runtime.
+    pub nri: Nri,
     /// What is wrong, each a sentence that names its object.
     pub problems: Vec<String>,
+}
+
+/// The hook that holds new sandboxes until they are enforced. Ready or not does not depend on it: what is
+/// not held is denied until it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Nri {
+    /// Nobody asked for it.
+    #[default]
+    Off,
+    /// The runtime does not offer it, or not now.
+    Waiting,
+    /// The runtime asks us.
+    Connected,
 }
 
 /// Tenants by state.

@@ -20,6 +20,7 @@ pub mod links;
 pub mod lint;
 pub mod metrics;
 pub mod model;
+pub mod nri;
 pub mod plan;
 pub mod reconcile;
 pub mod run;

@@ -10,7 +10,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use agent_common::addr::Mac;
 use futures_util::{StreamExt, TryStreamExt};
@@ -45,18 +46,50 @@ pub enum LinksError {
     List(#[source] rtnetlink::Error),
 }
 
+/// When the kernel told of each new interface, for whoever asks first.
+#[derive(Clone, Debug, Default)]
+pub struct Sightings(Arc<Mutex<HashMap<u32, Instant>>>);
+
+impl Sightings {
+    /// When this interface came; none for one that was there before us, and none the second time.
+    pub fn take(&self, ifindex: u32) -> Option<Instant> {
+        self.lock(|seen| seen.remove(&ifindex))
+    }
+
+    /// Takes in a message; `is_known` says whether an interface was told of before.
+    fn note(&self, message: &NetlinkPayload<RouteNetlinkMessage>, is_known: impl Fn(u32) -> bool) {
+        match message {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) if !is_known(link.header.index) => {
+                self.lock(|seen| _ = seen.entry(link.header.index).or_insert_with(Instant::now));
+            }
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => {
+                self.lock(|seen| _ = seen.remove(&link.header.index));
+            }
+            _ => {}
+        }
+    }
+
+    fn lock<T>(&self, work: impl FnOnce(&mut HashMap<u32, Instant>) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// Tells all interfaces and the node's addresses now, and again whenever they change, until the
 /// receiver is gone.
 ///
 /// # Errors
 /// The socket could not be opened. Later failures are logged and tried again.
-pub async fn follow(namespaces: PathBuf, changes: mpsc::Sender<Change>) -> Result<(), LinksError> {
+pub async fn follow(
+    namespaces: PathBuf,
+    sightings: Sightings,
+    changes: mpsc::Sender<Change>,
+) -> Result<(), LinksError> {
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
     let (mut connection, _, mut news) = rtnetlink::new_multicast_connection(&groups).map_err(LinksError::Socket)?;
     connection.socket_mut().socket_mut().set_rx_buf_sz(NEWS_BYTES).map_err(LinksError::Socket)?;
     tokio::spawn(connection);
     let mut observer = Observer::new(namespaces)?;
-    let mut last = None;
+    let mut last: Option<Seen> = None;
     loop {
         match observer.observe().await {
             Ok(now) => {
@@ -68,13 +101,18 @@ pub async fn follow(namespaces: PathBuf, changes: mpsc::Sender<Change>) -> Resul
                 tracing::warn!(error = &error as &dyn std::error::Error, "interfaces could not be read; trying again")
             }
         }
+        let is_known = |ifindex: u32| {
+            last.as_ref().is_some_and(|(links, _)| links.binary_search_by_key(&ifindex, |link| link.ifindex).is_ok())
+        };
         tokio::select! {
-            _ = news.next() => {}
+            Some((first, _)) = news.next() => sightings.note(&first.payload, is_known),
             () = tokio::time::sleep(REFRESH) => {}
             () = changes.closed() => return Ok(()),
         }
         tokio::time::sleep(SETTLE).await;
-        while news.try_recv().is_ok() {}
+        while let Ok((message, _)) = news.try_recv() {
+            sightings.note(&message.payload, is_known);
+        }
     }
 }
 
@@ -365,5 +403,25 @@ mod tests {
         assert!(tell(&changes, &mut last, (links.clone(), Vec::new())).await);
         assert_eq!(told.try_recv(), Ok(Change::Links(links)));
         assert!(told.try_recv().is_err());
+    }
+    fn link(ifindex: u32) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header.index = ifindex;
+        message
+    }
+
+    #[test]
+    fn only_an_interface_that_is_new_was_sighted_and_only_once() {
+        let sightings = Sightings::default();
+        let comes = |ifindex, is_known: bool| {
+            let message = NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link(ifindex)));
+            sightings.note(&message, |_| is_known);
+        };
+        comes(7, false);
+        comes(8, true);
+        comes(9, false);
+        sightings.note(&NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link(9))), |_| false);
+        let taken = [7, 8, 9].map(|ifindex| sightings.take(ifindex).is_some());
+        assert_eq!((taken, sightings.take(7)), ([true, false, false], None));
     }
 }

@@ -30,14 +30,14 @@ use crate::events::sink::hub::Hub;
 use crate::events::sink::writer::WriterSink;
 use crate::events::stats::EventStats;
 use crate::events::{self, Clock};
-use crate::health::Observed;
+use crate::health::{Nri, Observed};
 use crate::http::{self, Pages};
-use crate::metrics::recorder::Phase;
+use crate::metrics::recorder::{ChangeSource, Phase};
 use crate::metrics::{Metrics, Recorder};
-use crate::model::input::Change;
-use crate::reconcile::{self, Now, Snapshot, State};
+use crate::model::input::{Change, Subject};
+use crate::reconcile::{self, News, Now, Snapshot, State};
 use crate::socket::{self, Shown};
-use crate::{links, sandboxes, source, watch as cluster};
+use crate::{links, nri, sandboxes, source, watch as cluster};
 
 /// Changes that wait for the loop.
 const CHANGES: usize = 1024;
@@ -146,13 +146,19 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         std::future::pending(),
     ));
     tokio::spawn(socket::serve(bound, Shown { hub, status }, std::future::pending()));
-    tokio::spawn(links::follow(config.netns_dir.clone(), changes.clone()));
+    let sightings = links::Sightings::default();
+    tokio::spawn(links::follow(config.netns_dir.clone(), sightings.clone(), changes.clone()));
     follow(&config, changes, &findings, &recorder).await?;
+    let (nri, held) = watch::channel(Nri::default());
+    if let Some(socket) = &config.nri {
+        tokio::spawn(nri::follow(socket.clone(), nri::Gate::new(latest.clone(), Arc::clone(&recorder)), nri));
+    }
     tokio::spawn(settle(Arc::clone(&metrics)));
     let named = names_known(Arc::clone(&observed));
-    let watcher = observed::Watcher::new(observed, history, findings, Arc::clone(&recorder), begun);
+    let watcher = observed::Watcher::new(observed, history, findings, Arc::clone(&recorder), held, begun);
     tokio::spawn(watcher.follow(latest));
-    let loop_thread = spawn_loop(state, timed::Timed::new(kernel, recorder), news, snapshots)?;
+    let loop_thread =
+        spawn_loop(state, timed::Timed::new(kernel, Arc::clone(&recorder), sightings), recorder, news, snapshots)?;
     let events = tokio::spawn(async move {
         named.await;
         events::run(ring, pipeline, told).await;
@@ -254,17 +260,38 @@ async fn settle(metrics: Arc<Metrics>) {
     }
 }
 
+/// Notes when each change was seen: the loop may be busy, and takes them in later.
+async fn stamp(mut changes: mpsc::Receiver<Change>, news: mpsc::Sender<News>, clock: impl Fn() -> Now) {
+    while let Some(change) = changes.recv().await {
+        if news.send(News { change, seen: clock().tick }).await.is_err() {
+            return;
+        }
+    }
+}
+
+const fn source(subject: Subject) -> ChangeSource {
+    match subject {
+        Subject::Tenant => ChangeSource::Tenant,
+        Subject::Namespace => ChangeSource::Namespace,
+        Subject::Pod => ChangeSource::Pod,
+    }
+}
+
 /// The loop blocks in system calls, so it has a thread of its own.
 fn spawn_loop(
     state: State,
     kernel: timed::Timed,
-    news: mpsc::Receiver<Change>,
+    recorder: Arc<Recorder>,
+    changes: mpsc::Receiver<Change>,
     snapshots: watch::Sender<Arc<Snapshot>>,
 ) -> Result<std::thread::JoinHandle<()>, RunError> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(system("build a runtime"))?;
     let start = Instant::now();
     let clock = move || Now { unix: Timestamp::now().as_second(), tick: start.elapsed() };
-    let run = move || drop(runtime.block_on(reconcile::run(state, kernel, news, snapshots, clock)));
+    let (stamped, news) = mpsc::channel(CHANGES);
+    tokio::spawn(stamp(changes, stamped, clock));
+    let told = move |subject, took| recorder.propagated(source(subject), took);
+    let run = move || drop(runtime.block_on(reconcile::run(state, kernel, news, snapshots, clock, told)));
     std::thread::Builder::new().name("reconcile".into()).spawn(run).map_err(system("start the reconcile thread"))
 }

@@ -51,6 +51,8 @@ pub struct Site {
     pub world: World,
     /// The objects and settings that were applied last.
     pub policy: Policy,
+    /// Whether the container runtime holds new pods.
+    nri: bool,
     _down: Down,
 }
 
@@ -76,7 +78,7 @@ impl Site {
         cluster.up(&parts, Options { cni, nodes: true })?;
         cluster.import(image)?;
         let world = World::build(&cluster)?;
-        Ok(Self { cluster, cni, world, policy: Policy::new(), _down: down })
+        Ok(Self { cluster, cni, world, policy: Policy::new(), nri: false, _down: down })
     }
 
     /// kubectl as the administrator.
@@ -98,13 +100,18 @@ impl Site {
             Unassigned::Audit => "audit",
             Unassigned::Allow => "allow",
         };
-        let settings = [
+        let mut settings = vec![
             ("BULKHEAD_POD_CIDR", cluster::plan::POD_RANGES),
             ("BULKHEAD_SERVICE_CIDR", cluster::plan::SERVICE_RANGES),
             ("BULKHEAD_NODE_CIDR", lan),
             ("BULKHEAD_UNASSIGNED", unassigned),
         ];
-        manifest::with_settings(&deploy().join("bulkhead.yaml"), &settings)
+        let file = deploy().join("bulkhead.yaml");
+        if !self.nri {
+            return manifest::with_settings(&file, &settings);
+        }
+        settings.push(("BULKHEAD_NRI_SOCKET", "/var/run/nri/nri.sock"));
+        manifest::with_mount(&manifest::with_settings(&file, &settings)?, "nri")
     }
 
     /// Waits until every pod of agents and controller is of the current version, and ready.
@@ -118,6 +125,16 @@ impl Site {
     /// Changes the setting for namespaces in no tenant, as the comment in `deploy/config.yaml` says.
     pub fn set_unassigned(&mut self, unassigned: Unassigned) -> Result<()> {
         self.policy.unassigned = unassigned;
+        self.reinstall()
+    }
+
+    /// Lets the container runtime hold new pods, or not, as the comments in the manifests say.
+    pub fn set_nri(&mut self, on: bool) -> Result<()> {
+        self.nri = on;
+        self.reinstall()
+    }
+
+    fn reinstall(&self) -> Result<()> {
         self.kubectl().apply(&self.manifest()?)?;
         let restart = ["-n", SYSTEM, "rollout", "restart", "daemonset/bulkhead", "deployment/bulkhead-controller"];
         self.kubectl().run(restart)?;

@@ -4,6 +4,7 @@
 //! expect is written down here a second time and never asked of the code under test.
 
 pub mod agent;
+pub mod api;
 pub mod capture;
 pub mod config;
 pub mod drip;

@@ -140,10 +140,18 @@ pub fn mismatches(matrix: &Matrix, expected: impl Fn(Cell) -> bool) -> Vec<Misma
     judged.filter(|m| m.got != if m.expected { Outcome::Answered } else { Outcome::Silence }).collect()
 }
 
-/// Asks, judges and panics with every cell that is not as expected.
+/// How many answers of one round may be late: hundreds are asked at the same time.
+const LATE: usize = 8;
+
+/// Asks, judges and panics with every cell that is not as expected. A few answers that did not come in
+/// time are asked for again, alone; what must be silent is never asked twice.
 pub fn assert_matrix(world: &World, expected: impl Fn(Cell) -> bool) {
     let asked: Vec<Cell> = questions();
-    let wrong = mismatches(&ask_all(world, &asked), expected);
+    let mut wrong = mismatches(&ask_all(world, &asked), expected);
+    if wrong.len() <= LATE {
+        let late = |m: &Mismatch| m.expected && m.got == Outcome::Silence;
+        wrong.retain(|m| !(late(m) && ask_in(world, m.cell) == Outcome::Answered));
+    }
     let lines: Vec<String> = wrong.iter().map(Mismatch::to_string).collect();
     assert!(wrong.is_empty(), "{} of {} cells are not as expected:\n{}", wrong.len(), asked.len(), lines.join("\n"));
 }

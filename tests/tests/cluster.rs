@@ -15,6 +15,8 @@ mod edits;
 mod events;
 #[path = "cluster/matrix.rs"]
 mod matrix;
+#[path = "cluster/nri.rs"]
+mod nri;
 #[path = "cluster/strangers.rs"]
 mod strangers;
 #[path = "cluster/successor.rs"]
@@ -26,7 +28,7 @@ use std::process::ExitCode;
 
 use bench::kube::run::{self, BOTH, PTP, Scenario};
 
-const SCENARIOS: [Scenario; 21] = [
+const SCENARIOS: [Scenario; 22] = [
     Scenario::always("a_busy_cluster_is_enforced_without_restarting_a_pod", BOTH, arrival::enforces),
     Scenario::new("good_tenants_are_taken_and_bad_ones_refused", PTP, |site| {
         control_plane::good_tenants_are_taken_and_bad_ones_refused(&site.kubectl())
@@ -59,6 +61,7 @@ const SCENARIOS: [Scenario; 21] = [
     Scenario::new("a_namespace_loses_its_label", PTP, edits::a_label),
     Scenario::new("a_tenant_is_audited_for_a_while", PTP, edits::a_mode),
     Scenario::new("namespaces_in_no_tenant_follow_the_setting", PTP, unassigned::each_setting),
+    Scenario::new("a_pod_s_first_command_finds_its_policy_in_force", BOTH, nri::holds_new_pods),
     Scenario::always("leaving_restores_the_nodes", BOTH, departure::restores),
 ];
 

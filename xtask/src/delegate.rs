@@ -29,12 +29,13 @@ pub fn frames(file: &Path) -> Result<ExitCode> {
 }
 
 /// Measures.
-pub fn bench(json: Option<&Path>, quick: bool) -> Result<ExitCode> {
+pub fn bench(json: Option<&Path>, quick: bool, api: bool) -> Result<ExitCode> {
     let mut arguments: Vec<OsString> = Vec::new();
     if let Some(file) = json {
         arguments.extend(["--json".into(), file.into()]);
     }
     arguments.extend(quick.then(|| "--quick".into()));
+    arguments.extend(api.then(|| "--api".into()));
     run("bench", &arguments)
 }
 

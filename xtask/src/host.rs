@@ -60,6 +60,28 @@ impl Host {
     }
 }
 
+/// What a run of all tiers from nothing leaves on the disk, and some room to work.
+const ALL_TIERS: u64 = 12 << 30;
+
+/// What to say where all tiers may not find room, before a compiler says it in other words; `target` is where builds go.
+pub fn cramped(target: &Path) -> Option<String> {
+    let stat = target.ancestors().find_map(|path| rustix::fs::statvfs(path).ok())?;
+    let free = stat.f_bavail * stat.f_frsize;
+    // The last that a whole run makes.
+    let is_warm = target.join("image-quick").exists();
+    (!is_warm && free < ALL_TIERS).then(|| {
+        let (free, needed) = (gib(free), gib(ALL_TIERS));
+        format!(
+            "{} has {free:.1} GiB free and all tiers take up to {needed:.0} GiB: make room, or set CARGO_TARGET_DIR",
+            target.display()
+        )
+    })
+}
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}
+
 fn effective_user(status: &str) -> Option<u32> {
     field(status, "Uid:")?.split_whitespace().nth(1)?.parse().ok()
 }

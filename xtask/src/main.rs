@@ -70,14 +70,17 @@ enum Verb {
         /// Lines of JSON, each with a frame and the verdict it should get.
         file: PathBuf,
     },
-    /// Measure the loaded programs against an empty one.
+    /// Measure the loaded programs against an empty one, or what a start costs the API server.
     Bench {
         /// Write the figures to this file as JSON.
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
-        /// Fewer repetitions, for a first look.
+        /// Fewer repetitions or fewer pods, for a first look.
         #[arg(long)]
         quick: bool,
+        /// Instead: requests, watches, bytes and memory of the agent's start on a real API server.
+        #[arg(long)]
+        api: bool,
     },
     /// Write deploy/crd.yaml from the types.
     Crds {
@@ -124,7 +127,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Test { list: true, .. } => Ok(test::list()),
         Verb::Test { tiers, .. } => test::run(&tiers),
         Verb::Frames { file } => delegate::frames(&file),
-        Verb::Bench { json, quick } => delegate::bench(json.as_deref(), quick),
+        Verb::Bench { json, quick, api } => delegate::bench(json.as_deref(), quick, api),
         Verb::Crds { check } => crds::run(check).map(done),
         Verb::Manifests { check } => manifests::run(check).map(done),
         Verb::Image { quick } => image::run(if quick { Profile::Quick } else { Profile::Release }).map(done),

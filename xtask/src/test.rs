@@ -20,8 +20,9 @@ pub use self::tally::{Outcome, Tally};
 pub use self::tier::Tier;
 use crate::{
     ebpf::{self, Variant},
+    host,
     image::{self, Profile},
-    kernels, lint, setup, step,
+    kernels, lint, setup, step, workspace,
 };
 
 /// Names the tiers, what each proves and what it needs.
@@ -37,6 +38,9 @@ pub fn run(asked: &[Tier]) -> Result<ExitCode> {
     let tiers = Tier::ALL.into_iter().filter(|tier| asked.is_empty() || asked.contains(tier));
     let mut report = Report::default();
     let mut ground = Ground::Unknown;
+    if let Some(warning) = host::cramped(&workspace::cargo_target()) {
+        println!("warning: {warning}");
+    }
     for tier in tiers {
         println!("\n== {}: {}", tier.name(), tier.proves());
         let started = Instant::now();

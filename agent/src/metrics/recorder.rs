@@ -23,6 +23,7 @@ type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
 pub struct Recorder {
     attach: Counters,
     exposure: Histogram,
+    nri_hold: Family<Labels, Histogram>,
     propagation: Family<Labels, Histogram>,
     policy_errors: Counters,
     map_errors: Counters,
@@ -30,6 +31,15 @@ pub struct Recorder {
     watch_synced: Family<Labels, Gauge>,
     watch_errors: Counters,
     watch_last: Family<Labels, Seconds>,
+}
+
+/// How the hold of a sandbox ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// Its interface is enforced.
+    Enforced,
+    /// The time was up before.
+    TimedOut,
 }
 
 /// What a policy change came from.
@@ -67,6 +77,7 @@ impl Default for Recorder {
             attach: Family::default(),
             // From a millisecond to half a minute.
             exposure: Histogram::new([0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0]),
+            nri_hold: Family::new_with_constructor(hold_histogram),
             propagation: Family::new_with_constructor(propagation_histogram),
             policy_errors: Family::default(),
             map_errors: Family::default(),
@@ -86,6 +97,11 @@ impl Default for Recorder {
     }
 }
 
+/// From a millisecond to the longest hold.
+fn hold_histogram() -> Histogram {
+    Histogram::new([0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0])
+}
+
 /// From a tenth of a millisecond to ten seconds.
 fn propagation_histogram() -> Histogram {
     Histogram::new([0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0])
@@ -101,6 +117,11 @@ impl Recorder {
     /// From first sight of an interface to the right policy on it.
     pub fn exposed(&self, time: Duration) {
         self.exposure.observe(time.as_secs_f64());
+    }
+
+    /// A sandbox was held this long.
+    pub fn held(&self, hold: Hold, time: Duration) {
+        self.nri_hold.get_or_create(&labels(&table::NRI_HOLD, &[hold.as_str()])).observe(time.as_secs_f64());
     }
 
     /// From a change seen to the maps written.
@@ -142,9 +163,10 @@ impl Recorder {
 
     /// Writes the samples of a metric that is kept here; false if it is not.
     pub(super) fn encode(&self, metric: &Metric, encoder: MetricEncoder) -> Result<bool, std::fmt::Error> {
-        let kept: [(&Metric, &dyn EncodeMetric); 9] = [
+        let kept: [(&Metric, &dyn EncodeMetric); 10] = [
             (&table::ENDPOINT_ATTACH, &self.attach),
             (&table::ENDPOINT_EXPOSURE, &self.exposure),
+            (&table::NRI_HOLD, &self.nri_hold),
             (&table::POLICY_PROPAGATION, &self.propagation),
             (&table::POLICY_ERRORS, &self.policy_errors),
             (&table::MAP_ERRORS, &self.map_errors),
@@ -156,6 +178,15 @@ impl Recorder {
         match kept.into_iter().find(|(kept, _)| kept.name == metric.name) {
             Some((_, values)) => values.encode(encoder).map(|()| true),
             None => Ok(false),
+        }
+    }
+}
+
+impl Hold {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforced => "enforced",
+            Self::TimedOut => "timed_out",
         }
     }
 }

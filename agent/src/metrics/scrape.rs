@@ -19,7 +19,7 @@ use super::process::Process;
 use super::recorder::{Labels, Recorder, labels};
 use super::table::{self, Metric};
 use crate::events::stats::{EventStats, Stage};
-use crate::health::{self, Observed};
+use crate::health::{self, Nri, Observed};
 
 /// One reading.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -121,6 +121,9 @@ pub fn observed(observed: &Observed, samples: &mut Samples) {
     }
     for (state, count) in observed.endpoints.by_state() {
         samples.gauge(&table::ENDPOINTS, &[state], count);
+    }
+    if observed.nri != Nri::Off {
+        samples.gauge(&table::NRI_CONNECTED, &[], u64::from(observed.nri == Nri::Connected));
     }
     samples.gauge(&table::POLICY_REVISION, &[], observed.revision);
     samples.gauge(&table::POLICY_PENDING, &[], u64::from(observed.pending > 0));

@@ -58,6 +58,10 @@ metrics! {
         "Attempts to attach to a pod interface.";
     ENDPOINT_EXPOSURE = Histogram "bulkhead_endpoint_exposure_seconds" []
         "Time from first sight of a pod interface to the right policy on it; until then it is denied.";
+    NRI_CONNECTED = Gauge "bulkhead_nri_connected" []
+        "1 while the container runtime lets the agent hold new sandboxes; absent unless that is asked for.";
+    NRI_HOLD = Histogram "bulkhead_nri_hold_seconds" ["result"]
+        "Time a new sandbox was held until its interface was enforced, or in vain.";
     POLICY_REVISION = Gauge "bulkhead_policy_revision" []
         "Policy revision now in the kernel, local to the node.";
     POLICY_PENDING = Gauge "bulkhead_policy_pending" []
@@ -65,7 +69,7 @@ metrics! {
     POLICY_LAST_APPLIED = Gauge "bulkhead_policy_last_applied_timestamp_seconds" []
         "When the policy in the kernel was applied.";
     POLICY_PROPAGATION = Histogram "bulkhead_policy_propagation_seconds" ["source"]
-        "Time from a change seen to the kernel maps written.";
+        "Time from a change seen to the kernel maps written; the oldest of a burst counts.";
     POLICY_ERRORS = Counter "bulkhead_policy_errors" ["stage"]
         "Failures to read, build or apply a policy.";
     ENFORCEMENT_MODE = Gauge "bulkhead_enforcement_mode" ["mode"]

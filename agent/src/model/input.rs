@@ -220,6 +220,17 @@ pub struct Service {
     pub ends: Vec<IpAddr>,
 }
 
+/// What a piece of news is about, where people wait for it to be in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// Tenants.
+    Tenant,
+    /// Namespaces.
+    Namespace,
+    /// Pods, and endpoints of files.
+    Pod,
+}
+
 /// One piece of news. A resync replaces a whole kind at once, so what vanished meanwhile vanishes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -259,4 +270,21 @@ pub enum Change {
     Service(Service),
     /// One Service is gone.
     ServiceGone(EndpointKey),
+}
+
+impl Change {
+    /// What it is about; none for what the node and the cluster are made of.
+    pub const fn subject(&self) -> Option<Subject> {
+        match self {
+            Self::Tenants(_) | Self::Tenant(_) | Self::TenantGone(_) => Some(Subject::Tenant),
+            Self::Namespaces(_) | Self::Namespace(_) | Self::NamespaceGone(_) => Some(Subject::Namespace),
+            Self::Endpoints(_) | Self::Endpoint(_) | Self::EndpointGone { .. } => Some(Subject::Pod),
+            Self::Links(_)
+            | Self::Nodes(_)
+            | Self::ClusterNodes(_)
+            | Self::Services(_)
+            | Self::Service(_)
+            | Self::ServiceGone(_) => None,
+        }
+    }
 }

@@ -76,6 +76,8 @@ pub struct Outcome {
     pub applied: usize,
     /// Writes that were not.
     pub pending: usize,
+    /// Whether the kernel now holds all that was told, as far as it was told.
+    pub in_force: bool,
     /// When to step again at the latest.
     pub wake: Duration,
     /// Whether there is a new snapshot.
@@ -150,18 +152,23 @@ pub fn step(state: &mut State, dataplane: &mut impl Dataplane, changes: Vec<Chan
     if !state.cluster.is_complete() {
         state.hold_newcomers(dataplane);
         // Whatever was touched so far is part of the "everything" that is owed at start.
-        return Outcome { applied: 0, pending: 0, wake: now.tick + ROUND, published: false };
+        return Outcome { applied: 0, pending: 0, in_force: false, wake: now.tick + ROUND, published: false };
     }
     let retried = state.add_due(dataplane, &mut touched, now);
     if touched.is_nothing() && !state.is_expired(now) {
-        return Outcome { applied: 0, pending: state.pending, wake: state.wake(now), published: false };
+        return state.outcome(0, false, now);
     }
     let applied = state.reconcile(dataplane, touched, retried, now);
     let published = publish::publish(state).map(|snapshot| state.snapshot = Arc::new(snapshot)).is_some();
-    Outcome { applied, pending: state.pending, wake: state.wake(now), published }
+    state.outcome(applied, published, now)
 }
 
 impl State {
+    fn outcome(&self, applied: usize, published: bool, now: Now) -> Outcome {
+        let in_force = self.pending == 0 && self.waiting.is_empty();
+        Outcome { applied, pending: self.pending, in_force, wake: self.wake(now), published }
+    }
+
     /// Adds what is due without news; says whether that includes all that failed before.
     fn add_due(&mut self, dataplane: &mut impl Dataplane, touched: &mut Touched, now: Now) -> bool {
         let retry = self.backoff.due().is_none() || self.backoff.is_due(now.tick);

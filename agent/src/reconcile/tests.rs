@@ -10,11 +10,12 @@ use agent_common::layout::{EndpointEntry, Grant};
 use agent_common::tenant::TenantId;
 use tokio::sync::{mpsc, watch};
 
+use super::lag::News;
 use super::pace::{Now, ROUND};
 use super::snapshot::{Condition, Snapshot};
 use super::state::{Outcome, State, step};
 use crate::dataplane::memory::MemoryDataplane;
-use crate::model::input::{Change, Link, LinkKind, Tenant};
+use crate::model::input::{Change, Link, LinkKind, Subject, Tenant};
 use crate::model::locks::Locks;
 use crate::model::settings::{Limits, Settings, Uplinks};
 use crate::model::testing::{ip, key, link, local, namespace, nothing, peer, range, remote, tenant};
@@ -144,7 +145,7 @@ fn an_interface_is_attached_before_its_pod_is_claimed() {
     assert!(bench.kernel.ports.is_empty() && bench.claimed_by(7).is_none());
     bench.kernel.fail_ports = [7].into();
     let outcome = bench.tell(vec![Change::Links(vec![link(7, "veth7")])]);
-    assert!(outcome.pending > 0 && bench.claimed_by(7).is_none());
+    assert!(outcome.pending > 0 && !outcome.in_force && bench.claimed_by(7).is_none());
     assert_eq!(bench.condition("web/a"), Condition::Error);
     assert_eq!(bench.state.snapshot().attach_failures, 1);
     bench.kernel.fail_ports.clear();
@@ -169,6 +170,7 @@ fn many_interfaces_are_attached_and_claimed_a_few_at_a_time_the_newest_first() {
     assert_eq!(bench.condition("web/p1"), Condition::Pending);
     let mut steps = 1;
     while outcome.wake == bench.now.tick {
+        assert!(!outcome.in_force, "some still wait");
         outcome = bench.tell(vec![]);
         steps += 1;
     }
@@ -545,15 +547,19 @@ async fn the_loop_applies_a_burst_at_once_and_ends_with_its_senders() {
     let (snapshots, mut seen) = watch::channel(Arc::new(Snapshot::default()));
     let start = tokio::time::Instant::now();
     let clock = move || Now { unix: 1000, tick: start.elapsed() };
-    let running = tokio::spawn(super::run(state, kernel, inbox, snapshots, clock));
+    let (took, lags) = std::sync::mpsc::channel();
+    let told = move |subject, lag| took.send((subject, lag)).expect("the test listens");
+    let running = tokio::spawn(super::run(state, kernel, inbox, snapshots, clock, told));
     for change in two_tenants() {
-        changes.send(change).await.expect("the loop lives");
+        changes.send(News { change, seen: Duration::ZERO }).await.expect("the loop lives");
     }
     let snapshot = seen.wait_for(|snapshot| snapshot.ready).await.expect("the loop lives").clone();
     assert_eq!(snapshot.endpoints.len(), 1);
     drop(changes);
     let kernel = running.await.expect("no panic");
     assert_eq!(kernel.actual.endpoints.len(), 1);
+    let subjects: Vec<Subject> = lags.iter().map(|(subject, _)| subject).collect();
+    assert_eq!(subjects, [Subject::Tenant, Subject::Namespace, Subject::Pod]);
 }
 
 /// An interface whose other end is in a namespace of this name.

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::events::Clock;
 use crate::events::history::History;
-use crate::health::{Endpoints, Locks, Observed, Shared, Tenants};
+use crate::health::{Endpoints, Locks, Nri, Observed, Shared, Tenants};
 use crate::metrics::Recorder;
 use crate::metrics::recorder::Phase;
 use crate::model::input::EndpointKey;
@@ -28,6 +28,7 @@ pub struct Watcher {
     history: Arc<History<Snapshot>>,
     findings: Arc<source::Counters>,
     recorder: Arc<Recorder>,
+    nri: watch::Receiver<Nri>,
     begun: Instant,
     /// Problems, since when they stand, and whether the log has them.
     standing: BTreeMap<String, (Instant, bool)>,
@@ -41,9 +42,10 @@ impl Watcher {
         history: Arc<History<Snapshot>>,
         findings: Arc<source::Counters>,
         recorder: Arc<Recorder>,
+        nri: watch::Receiver<Nri>,
         begun: Instant,
     ) -> Self {
-        Self { shared, history, findings, recorder, begun, standing: BTreeMap::new(), ready_once: false }
+        Self { shared, history, findings, recorder, nri, begun, standing: BTreeMap::new(), ready_once: false }
     }
 
     /// Follows until the loop is gone.
@@ -83,7 +85,8 @@ impl Watcher {
                 "the kernel enforces what the objects say"
             );
         }
-        self.shared.store(Arc::new(observed(snapshot, self.findings.standing(), problems)));
+        let nri = *self.nri.borrow();
+        self.shared.store(Arc::new(Observed { nri, ..observed(snapshot, self.findings.standing(), problems) }));
     }
 }
 
@@ -110,6 +113,7 @@ fn observed(snapshot: &Snapshot, invalid: u64, problems: Vec<String>) -> Observe
         endpoints: endpoints(snapshot),
         locks: locks(snapshot),
         problems,
+        ..Observed::default()
     }
 }
 

@@ -1,7 +1,7 @@
 //! The kernel, as the loop sees it: told the time of day, and timed.
 //!
-//! An interface is first seen when programs are attached to it, and has its policy when its entry is
-//! written; between the two it is denied. Knows neither why.
+//! An interface is first seen when the kernel tells of it, or when programs are attached to it if it was
+//! there before, and has its policy when its entry is written. Knows neither why.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use agent_common::layout::EndpointEntry;
 use crate::dataplane::kernel::Kernel;
 use crate::dataplane::{Dataplane, DataplaneError, Port};
 use crate::events::Clock;
+use crate::links::Sightings;
 use crate::metrics::Recorder;
 use crate::model::locks::Locks;
 use crate::plan::{Actual, Op};
@@ -20,14 +21,15 @@ use crate::plan::{Actual, Op};
 pub struct Timed {
     kernel: Kernel,
     recorder: Arc<Recorder>,
+    sightings: Sightings,
     /// Interfaces that wait for their first policy, and since when.
     exposed: HashMap<u32, Instant>,
 }
 
 impl Timed {
     /// Of this kernel, telling times to `recorder`.
-    pub fn new(kernel: Kernel, recorder: Arc<Recorder>) -> Self {
-        Self { kernel, recorder, exposed: HashMap::new() }
+    pub fn new(kernel: Kernel, recorder: Arc<Recorder>, sightings: Sightings) -> Self {
+        Self { kernel, recorder, sightings, exposed: HashMap::new() }
     }
 }
 
@@ -52,7 +54,8 @@ impl Dataplane for Timed {
     }
 
     fn attach(&mut self, port: &Port) -> Result<(), DataplaneError> {
-        self.exposed.entry(port.ifindex).or_insert_with(Instant::now);
+        let seen = || self.sightings.take(port.ifindex).unwrap_or_else(Instant::now);
+        self.exposed.entry(port.ifindex).or_insert_with(seen);
         let attached = self.kernel.attach(port);
         self.recorder.attached(attached.is_ok());
         attached

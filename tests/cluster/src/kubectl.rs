@@ -58,7 +58,12 @@ impl Kubectl {
 
     /// Applies objects from YAML or JSON text; the server keeps the fields' owners.
     pub fn apply(&self, text: &str) -> Result<String> {
-        run_with_input(&mut self.command(["apply", "--server-side", "--force-conflicts", "-f", "-"]), text)
+        self.feed(["apply", "--server-side", "--force-conflicts", "-f", "-"], text)
+    }
+
+    /// Runs it with text on its standard input, and returns what it prints.
+    pub fn feed<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>, text: &str) -> Result<String> {
+        run_with_input(&mut self.command(args), text)
     }
 
     /// Makes a namespace and waits for its `default` service account, without which no pod is admitted.

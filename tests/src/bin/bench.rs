@@ -1,13 +1,16 @@
-//! `bench [--json FILE] [--quick]`: what a verdict costs, beside a program that does nothing.
+//! `bench [--json FILE] [--quick] [--api]`: what a verdict costs, beside a program that does nothing; or what a start
+//! costs the API server.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use bench::api;
 use bench::engine::stay_on_one_cpu;
 use bench::measure::{Bench, Effort, measure, report};
 use clap::Parser;
+use serde_json::Value;
 
-/// Measures the loaded programs against an empty one.
+/// Measures the loaded programs against an empty one, or a start.
 #[derive(Parser)]
 struct Arguments {
     /// Write the figures to this file as JSON.
@@ -16,18 +19,34 @@ struct Arguments {
     /// Fewer repetitions, for a first look.
     #[arg(long)]
     quick: bool,
+    /// What the agent's start asks of a real API server with 10, 1,000 and 10,000 other pods.
+    #[arg(long)]
+    api: bool,
 }
 
+/// Pods on other nodes.
+const OTHERS: [usize; 3] = [10, 1000, 10_000];
+
 fn main() -> Result<()> {
-    let Arguments { json, quick } = Arguments::parse();
+    let Arguments { json, quick, api } = Arguments::parse();
+    let (table, figures) = if api { start(quick)? } else { verdict(quick)? };
+    print!("{table}");
+    if let Some(file) = json {
+        let text = serde_json::to_string_pretty(&figures)? + "\n";
+        std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+fn verdict(quick: bool) -> Result<(String, Value)> {
     stay_on_one_cpu()?;
     let bench = Bench::new()?;
     let figures = measure(&bench, if quick { Effort::QUICK } else { Effort::FULL })?;
     let (cases, sizes) = (bench.cases(), bench.sizes()?);
-    print!("{}", report::table(&cases, &figures, &sizes));
-    if let Some(file) = json {
-        let text = serde_json::to_string_pretty(&report::json(&cases, &figures, &sizes))? + "\n";
-        std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
-    }
-    Ok(())
+    Ok((report::table(&cases, &figures, &sizes), report::json(&cases, &figures, &sizes)))
+}
+
+fn start(quick: bool) -> Result<(String, Value)> {
+    let starts = api::measure(if quick { &OTHERS[..2] } else { &OTHERS })?;
+    Ok((api::table(&starts), serde_json::to_value(&starts)?))
 }

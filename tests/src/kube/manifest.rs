@@ -11,6 +11,14 @@ pub fn with_settings(file: &Path, settings: &[(&str, &str)]) -> Result<String> {
     settings.iter().try_fold(text, |text, (key, value)| set(&text, key, value))
 }
 
+/// The manifests with a volume of this name and its mount, which the file has as comments.
+pub fn with_mount(text: &str, name: &str) -> Result<String> {
+    let comment = format!("# - {{name: {name}, ");
+    let count = text.lines().filter(|line| line.trim_start().starts_with(&comment)).count();
+    ensure!(count == 2, "{count} lines of the manifests are about {name}, not a mount and a volume");
+    Ok(text.replace(&comment, &comment[2..]))
+}
+
 fn set(text: &str, key: &str, value: &str) -> Result<String> {
     let is_setting = |line: &str| {
         line.trim_start().trim_start_matches("# ").strip_prefix(key).is_some_and(|rest| rest.starts_with(": "))
@@ -25,6 +33,14 @@ fn set(text: &str, key: &str, value: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mount_and_its_volume_are_uncommented() {
+        let text = "  # - {name: nri, mountPath: /x}\n  - {name: run, mountPath: /y}\n  # - {name: nri, hostPath: {path: /x}}\n";
+        let with = with_mount(text, "nri").expect("both are there");
+        assert_eq!(with, text.replace("# - ", "- "));
+        assert!(with_mount(&with, "nri").is_err());
+    }
 
     #[test]
     fn a_setting_is_set_whether_it_was_a_comment_or_not() {

@@ -33,7 +33,7 @@ enum Crates {
 
 const KUBERNETES: [&str; 2] = ["kube", "k8s_openapi"];
 
-const ROOMS: [Room; 9] = [
+const ROOMS: [Room; 10] = [
     Room {
         name: "agent-common",
         files: &["agent-common/src"],
@@ -119,6 +119,22 @@ const ROOMS: [Room; 9] = [
         except: &[],
         crates: Crates::AllBut(&KUBERNETES),
         never: &["crate::config", "crate::reconcile", "crate::run", "crate::watch"],
+        but: &[],
+    },
+    Room {
+        name: "the hold of new sandboxes",
+        files: &["agent/src/nri"],
+        except: &[],
+        crates: Crates::AllBut(&["aya", "kube", "k8s_openapi", "libc", "rtnetlink"]),
+        never: &[
+            "crate::config",
+            "crate::dataplane",
+            "crate::events",
+            "crate::plan",
+            "crate::run",
+            "crate::sandboxes",
+            "crate::watch",
+        ],
         but: &[],
     },
     Room {
@@ -271,6 +287,8 @@ mod tests {
         assert!(is_clean("agent/src/dataplane/maps.rs", "use aya::Ebpf;"));
         assert!(!is_clean("agent/src/reconcile.rs", "use aya::Ebpf;"));
         assert!(is_clean("agent/src/reconcile.rs", "use tokio::sync::mpsc;"));
+        assert!(!is_clean("agent/src/nri/hold.rs", "use crate::dataplane::Dataplane;"));
+        assert!(is_clean("agent/src/nri/hold.rs", "use crate::reconcile::Snapshot;"));
     }
 
     #[test]

@@ -1,0 +1,225 @@
+//! The container runtime holds a new pod until its interface is enforced, where the agent may ask it to.
+//!
+//! What a first command finds would depend on who is quicker, so the agent is stopped (SIGSTOP) while the pod is made:
+//! without the hold the command is denied, with it the command waits for the agent.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use bench::kube::world::{PORT, text};
+use bench::kube::{PATIENCE, SYSTEM, Site};
+use bench::place::Family;
+use cluster::{images::AGNHOST, wait};
+use serde_json::{Value, json};
+
+const NODE: &str = "b";
+const NAMESPACE: &str = "acme-jobs";
+/// Pods of the rush, all made at once.
+const RUSH: usize = 30;
+/// A runtime goes on without a plugin that is silent for two seconds, and a pod takes about two to start.
+const SOON: Duration = Duration::from_secs(15);
+
+/// A pod's first command finds its policy in force, whatever the agent is doing; and no agent keeps a pod from
+/// starting, stopped or killed.
+pub fn holds_new_pods(site: &mut Site) -> Result<()> {
+    first_commands_are_denied_while_the_agent_is_slow(site).context("without the hold")?;
+    site.set_nri(true)?;
+    let outcome = held(site);
+    site.set_nri(false)?;
+    outcome
+}
+
+fn held(site: &Site) -> Result<()> {
+    connected(site)?;
+    first_commands_wait_for_the_agent(site)?;
+    a_rush_of_pods_finds_its_policy(site)?;
+    an_agent_that_hangs_stops_no_pod(site)?;
+    a_killed_agent_stops_no_pod(site)
+}
+
+/// The control: the same command, the same delay.
+fn first_commands_are_denied_while_the_agent_is_slow(site: &Site) -> Result<()> {
+    let agent = Stopped::agent(site)?;
+    let pod = Job::start(site, "early", "shop")?;
+    ensure!(!pod.succeeds()?, "the command was allowed before the agent knew of its pod");
+    agent.goes_on()
+}
+
+fn first_commands_wait_for_the_agent(site: &Site) -> Result<()> {
+    let agent = Stopped::agent(site)?;
+    let pod = Job::start(site, "held", "shop")?;
+    pod.has_a_network()?;
+    std::thread::sleep(Duration::from_millis(400));
+    ensure!(!pod.began()?, "its container was started while nobody had let it go");
+    agent.goes_on()?;
+    ensure!(pod.succeeds()?, "its first command did not reach its own tenant");
+    // The paired denial: held or not, other tenants stay out of reach.
+    ensure!(!Job::start(site, "stranger", "store")?.succeeds()?, "another tenant's pod was reached");
+    Ok(())
+}
+
+fn a_rush_of_pods_finds_its_policy(site: &Site) -> Result<()> {
+    let before = holds(site)?;
+    let jobs: Vec<Job> = (0..RUSH).map(|n| Job::start(site, &format!("rush-{n}"), "shop")).collect::<Result<_>>()?;
+    let failed: Vec<&str> = jobs
+        .iter()
+        .filter_map(|job| job.succeeds().map(|good| (!good).then_some(&*job.name)).transpose())
+        .collect::<Result<_>>()?;
+    ensure!(failed.is_empty(), "{} of {RUSH} first commands were denied: {failed:?}", failed.len());
+    let after = holds(site)?;
+    let (enforced, in_vain, seconds) = (after.0 - before.0, after.1 - before.1, after.2 - before.2);
+    println!(
+        "{enforced} of {RUSH} pods at once were held for {:.0} ms on average, {in_vain} in vain",
+        seconds * 1e3 / enforced
+    );
+    ensure!(enforced as usize == RUSH && in_vain == 0.0, "{enforced} were held until enforced, {in_vain} in vain");
+    Ok(())
+}
+
+fn an_agent_that_hangs_stops_no_pod(site: &Site) -> Result<()> {
+    let agent = Stopped::agent(site)?;
+    for name in ["hang-0", "hang-1"] {
+        let (pod, start) = (Job::start(site, name, "shop")?, Instant::now());
+        ensure!(!pod.succeeds()?, "{name} was allowed before the agent knew of it");
+        println!("with an agent that hangs, {name} came and went in {:.1} s", start.elapsed().as_secs_f32());
+        ensure!(start.elapsed() < SOON, "{name} took {:?}", start.elapsed());
+    }
+    agent.goes_on()?;
+    connected(site).context("after the agent hung")?;
+    ensure!(Job::start(site, "hung", "shop")?.succeeds()?, "a pod after that was denied");
+    Ok(())
+}
+
+fn a_killed_agent_stops_no_pod(site: &Site) -> Result<()> {
+    let pod = Job::start(site, "killed-0", "shop")?;
+    pod.has_a_network()?;
+    signal(site, "SIGKILL")?;
+    let (next, start) = (Job::start(site, "killed-1", "shop")?, Instant::now());
+    for pod in [&pod, &next] {
+        // Whether the next agent is there in time is not the question.
+        let allowed = pod.succeeds()?;
+        println!(
+            "around the agent's end, {}'s first command was {}",
+            pod.name,
+            if allowed { "allowed" } else { "denied" }
+        );
+    }
+    ensure!(start.elapsed() < SOON, "a pod took {:?} to come and go", start.elapsed());
+    site.rolled_out()?;
+    connected(site).context("after the agent was killed")?;
+    ensure!(Job::start(site, "revived", "shop")?.succeeds()?, "a pod after that was denied");
+    Ok(())
+}
+
+/// The runtime asks the agent.
+fn connected(site: &Site) -> Result<()> {
+    wait("a connection to the runtime", PATIENCE, || {
+        let connected = site.agent_metrics(NODE)?.sum("bulkhead_nri_connected", &[]);
+        ensure!(connected == 1.0, "bulkhead_nri_connected is {connected}");
+        Ok(())
+    })
+}
+
+/// Pods held until enforced, pods held in vain, seconds of both.
+fn holds(site: &Site) -> Result<(f64, f64, f64)> {
+    let metrics = site.agent_metrics(NODE)?;
+    let count = |result| metrics.sum("bulkhead_nri_hold_seconds_count", &[("result", result)]);
+    Ok((count("enforced"), count("timed_out"), metrics.sum("bulkhead_nri_hold_seconds_sum", &[])))
+}
+
+/// Sends the agent's first process a signal, as containerd does.
+fn signal(site: &Site, signal: &str) -> Result<()> {
+    let agent = site.kubectl().json(["get", "pod", "-n", SYSTEM, &site.agent(NODE)?])?;
+    let id = text(&agent, "/status/containerStatuses/0/containerID");
+    let id = id.strip_prefix("containerd://").context("the agent has a container")?;
+    let node = site.cluster.node(NODE)?;
+    let output = node.command("ctr")?.args(["-n", "k8s.io", "tasks", "kill", "--signal", signal, id]).output()?;
+    ensure!(output.status.success(), "{signal}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// An agent that is stopped until this goes.
+struct Stopped<'a>(&'a Site);
+
+impl<'a> Stopped<'a> {
+    fn agent(site: &'a Site) -> Result<Self> {
+        let stopped = Self(site);
+        signal(site, "SIGSTOP")?;
+        Ok(stopped)
+    }
+
+    fn goes_on(self) -> Result<()> {
+        signal(self.0, "SIGCONT")
+    }
+}
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        // A second one does nothing.
+        let _ = signal(self.0, "SIGCONT");
+    }
+}
+
+/// A pod of acme's whose first and only command is to connect to a pod on the same node. Removed with the value.
+struct Job<'a> {
+    site: &'a Site,
+    name: String,
+}
+
+impl<'a> Job<'a> {
+    fn start(site: &'a Site, name: &str, to: &str) -> Result<Self> {
+        let job = Self { site, name: format!("first-{name}") };
+        // A second attempt of the kernel's comes after a second: too late to be taken for the first.
+        let target = format!("{}:{PORT}", site.world.pod(to, NODE)?.address(Family::V4)?);
+        let command = json!(["/agnhost", "connect", "--timeout=600ms", target]);
+        let container = json!({"name": "main", "image": AGNHOST, "imagePullPolicy": "Never", "command": command});
+        let spec = json!({"nodeName": NODE, "restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "containers": [container]});
+        let metadata = json!({"name": job.name, "namespace": NAMESPACE});
+        site.kubectl()
+            .apply(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}).to_string())?;
+        Ok(job)
+    }
+
+    fn object(&self) -> Result<Value> {
+        self.site.kubectl().json(["get", "pod", "-n", NAMESPACE, &self.name])
+    }
+
+    /// Waits until the network plugins are done with it.
+    fn has_a_network(&self) -> Result<()> {
+        let uid = text(&self.object()?, "/metadata/uid");
+        let folder = self.site.cluster.node(NODE)?.path("/var/lib/cni/results")?;
+        wait("the pod's network", SOON, || {
+            for file in std::fs::read_dir(&folder)? {
+                // It may be gone again.
+                if std::fs::read_to_string(file?.path()).is_ok_and(|text| text.contains(&uid) && text.contains("eth0"))
+                {
+                    return Ok(());
+                }
+            }
+            bail!("{} has none", self.name)
+        })
+    }
+
+    /// Whether its container was ever started.
+    fn began(&self) -> Result<bool> {
+        let object = self.object()?;
+        let state = &object["status"]["containerStatuses"][0]["state"];
+        Ok(!state["running"].is_null() || !state["terminated"].is_null())
+    }
+
+    /// Whether its command got its answer, once it has ended.
+    fn succeeds(&self) -> Result<bool> {
+        wait("the pod's end", PATIENCE, || match text(&self.object()?, "/status/phase").as_str() {
+            "Succeeded" => Ok(true),
+            "Failed" => Ok(false),
+            phase => bail!("{} is {phase}", self.name),
+        })
+    }
+}
+
+impl Drop for Job<'_> {
+    fn drop(&mut self) {
+        let delete = ["delete", "pod", "-n", NAMESPACE, &self.name, "--grace-period=0", "--force", "--wait=false"];
+        let _ = self.site.kubectl().run(delete);
+    }
+}
