@@ -158,12 +158,12 @@ pub enum ConfigError {
     /// Whose pods are ours would be a guess.
     #[error("--node-name is required without --config: the cluster must be asked for the pods of this node")]
     NodeName,
-    /// What a file names no runtime runs.
-    #[error("--nri-socket goes without --config: a container runtime holds pods, and a file's endpoints are none")]
-    NriWithFiles,
     /// A word that stands for all or none, among names.
     #[error("--uplink takes `auto`, `none`, or names of interfaces, and nothing beside the first two")]
     Uplink,
+    /// What a file names no runtime runs.
+    #[error("--nri-socket goes without --config: a container runtime holds pods, and a file's endpoints are none")]
+    NriWithFiles,
 }
 
 /// What the flags mean.
@@ -345,6 +345,16 @@ mod tests {
     }
 
     #[test]
+    fn a_cluster_s_agent_locks_by_itself_and_a_file_s_when_told() {
+        let uplinks = |words: &[&str], is_static| uplinks(words.iter().map(|w| (*w).to_owned()).collect(), is_static);
+        assert_eq!((uplinks(&[], false), uplinks(&[], true)), (Ok(Uplinks::Auto), Ok(Uplinks::None)));
+        assert_eq!((uplinks(&["none"], false), uplinks(&["auto"], true)), (Ok(Uplinks::None), Ok(Uplinks::Auto)));
+        let names = Uplinks::Named(["eth0".to_owned(), "eth1".to_owned()].into());
+        assert_eq!(uplinks(&["eth0", " eth1"], false), Ok(names));
+        assert_eq!(uplinks(&["eth0", "none"], false), Err(ConfigError::Uplink));
+    }
+
+    #[test]
     fn pods_are_held_only_where_asked_for_and_where_there_are_pods() {
         let socket = ["--nri-socket", "/var/run/nri/nri.sock"];
         let node = config(&["run", "--node-name", "a"]).expect("it is told");
@@ -353,16 +363,6 @@ mod tests {
         assert_eq!(node.nri, Some(socket[1].into()));
         let files = config(&[&["run", "--config", "x"], &socket[..]].concat());
         assert_eq!(files.map(|config| config.nri), Err(ConfigError::NriWithFiles));
-    }
-
-    #[test]
-    fn a_cluster_s_agent_locks_by_itself_and_a_file_s_when_told() {
-        let uplinks = |words: &[&str], is_static| uplinks(words.iter().map(|w| (*w).to_owned()).collect(), is_static);
-        assert_eq!((uplinks(&[], false), uplinks(&[], true)), (Ok(Uplinks::Auto), Ok(Uplinks::None)));
-        assert_eq!((uplinks(&["none"], false), uplinks(&["auto"], true)), (Ok(Uplinks::None), Ok(Uplinks::Auto)));
-        let names = Uplinks::Named(["eth0".to_owned(), "eth1".to_owned()].into());
-        assert_eq!(uplinks(&["eth0", " eth1"], false), Ok(names));
-        assert_eq!(uplinks(&["eth0", "none"], false), Err(ConfigError::Uplink));
     }
 
     #[test]

@@ -78,6 +78,9 @@ pub enum DataplaneError {
         #[source]
         source: Source,
     },
+    /// The kernel refused the program of a lock, so there is none.
+    #[error("there are no locks")]
+    NoLocks(#[source] std::sync::Arc<kernel::OpenError>),
     /// What is attached could not be listed.
     #[error("cannot list attached programs")]
     Attached(#[source] Source),
@@ -96,7 +99,7 @@ impl DataplaneError {
             Self::Gone(_) => "gone",
             Self::Attach { .. } => "attach",
             Self::Detach { .. } => "detach",
-            Self::Lock { .. } => "lock",
+            Self::Lock { .. } | Self::NoLocks(_) => "lock",
             Self::Attached(_) => "attached",
         }
     }

@@ -38,10 +38,10 @@ pub struct Observed {
     pub tenants: Tenants,
     /// Local pods by state.
     pub endpoints: Endpoints,
-    /// Whether new sandboxes are held by the container runtime.
-    pub nri: Nri,
     /// The locks on what leaves the node.
     pub locks: Locks,
+    /// Whether new sandboxes are held by the container runtime.
+    pub nri: Nri,
     /// What is wrong, each a sentence that names its object.
     pub problems: Vec<String>,
 }

@@ -107,13 +107,13 @@ fn screen(status: &Status, now: Timestamp, paint: Paint) -> String {
             text += &format!("  pods {state}: {count}\n");
         }
     }
+    for (lock, interfaces) in &observed.locks.shut {
+        text += &format!("  lock {}: {}\n", safe(lock), safe(&interfaces.join(" ")));
+    }
     match observed.nri {
         health::Nri::Off => {}
         health::Nri::Waiting => text += "  NRI: not connected; new pods are not held\n",
         health::Nri::Connected => text += "  NRI: connected\n",
-    }
-    for (lock, interfaces) in &observed.locks.shut {
-        text += &format!("  lock {}: {}\n", safe(lock), safe(&interfaces.join(" ")));
     }
     // Reasons repeat the problems when the agent is not ready; when it is, problems stand alone.
     let wrong = if status.ready { &observed.problems } else { &status.not_ready };
@@ -195,19 +195,19 @@ ip-10-0-1-40  ×      Enforce    12        11        1     37     0  40s
     }
 
     #[test]
-    fn whether_new_pods_are_held_is_said_where_that_was_asked_for() {
-        let of = |nri| screen_of(Observed { loaded: true, synced: true, nri, ..Observed::default() });
-        assert!(!of(health::Nri::Off).contains("NRI"));
-        assert!(of(health::Nri::Waiting).contains("  NRI: not connected"));
-        assert!(of(health::Nri::Connected).ends_with("  NRI: connected\n"));
-    }
-
-    #[test]
     fn locks_are_shown_by_interface() {
         let shut = [("uplink".to_owned(), vec!["eth0".to_owned(), "flannel.1".to_owned()])].into();
         let locks = crate::health::Locks { shut, broken: 0 };
         let text = screen_of(Observed { loaded: true, synced: true, locks, ..Observed::default() });
         assert!(text.contains("\n  lock uplink: eth0 flannel.1\n"), "{text}");
+    }
+
+    #[test]
+    fn whether_new_pods_are_held_is_said_where_that_was_asked_for() {
+        let of = |nri| screen_of(Observed { loaded: true, synced: true, nri, ..Observed::default() });
+        assert!(!of(health::Nri::Off).contains("NRI"));
+        assert!(of(health::Nri::Waiting).contains("  NRI: not connected"));
+        assert!(of(health::Nri::Connected).ends_with("  NRI: connected\n"));
     }
 
     #[test]

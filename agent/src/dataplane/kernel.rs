@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use agent_common::lock::Lock;
 use aya::Ebpf;
 use aya::maps::{Map, MapError};
 use aya::programs::{ProgramError, SchedClassifier};
@@ -75,12 +76,17 @@ impl Kernel {
         prepare(pins)?;
         lift_memory_limit();
         let mut ebpf = object::open(Some(pins), limits)?;
-        for name in ["from_pod", "to_pod", "uplink", "bridge"] {
+        for name in ["from_pod", "to_pod"] {
             load(&mut ebpf, name)?;
+        }
+        // A kernel that refuses a lock is no reason to leave pods unjudged.
+        let refused = Lock::ALL.into_iter().find_map(|lock| load(&mut ebpf, lock.as_str()).err());
+        if let Some(error) = &refused {
+            tracing::error!(error = error as &dyn std::error::Error, "the locks are left out");
         }
         let mut take = |name| ebpf.take_map(name).ok_or(absent(name));
         let maps = Maps::new(&mut take)?;
-        let locks = LockBox::new(&mut take, Notes::locks(pins))?;
+        let locks = LockBox::new(&mut take, Notes::locks(pins), refused)?;
         Ok(Self { ebpf, maps, locks, notes: Notes::below(pins), method: attach::method() })
     }
 

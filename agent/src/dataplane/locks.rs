@@ -5,12 +5,14 @@
 //! locks on them. Knows not why an interface is what it is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use agent_common::lock::{Lock, Sender};
 use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData, MapError};
 
 use super::attach::{self, Hook, Method, Notes};
+use super::kernel::OpenError;
 use super::maps::{boxed, put};
 use super::{DataplaneError, Port};
 use crate::model::locks::Locks;
@@ -21,6 +23,8 @@ pub struct LockBox {
     senders: HashMap<MapData, Sender, u32>,
     notes: Notes,
     held: Held,
+    /// Why the kernel can hold none.
+    refused: Option<Arc<OpenError>>,
 }
 
 /// What the kernel holds, as far as we wrote or read it.
@@ -40,14 +44,24 @@ impl LockBox {
     ///
     /// # Errors
     /// Those of `take`, and a map of another type under the name.
-    pub fn new(mut take: impl FnMut(&'static str) -> Result<Map, MapError>, notes: Notes) -> Result<Self, MapError> {
+    pub fn new(
+        mut take: impl FnMut(&'static str) -> Result<Map, MapError>,
+        notes: Notes,
+        refused: Option<OpenError>,
+    ) -> Result<Self, MapError> {
         let (own, senders) = (take("OWN")?.try_into()?, take("SENDERS")?.try_into()?);
-        Ok(Self { own, senders, notes, held: Held::default() })
+        Ok(Self { own, senders, notes, held: Held::default(), refused: refused.map(Arc::new) })
     }
 
     /// Brings the kernel to `wanted`; with `look`, what is there is read again first. Returns what
     /// could not be done, which the next call tries again.
     pub fn bring(&mut self, ebpf: &mut Ebpf, method: Method, wanted: &Locks, look: bool) -> Vec<DataplaneError> {
+        // One lock without the other would stop claimed pods, so all are opened.
+        if let Some(refused) = self.refused.clone().filter(|_| *wanted != Locks::default()) {
+            let mut failed = self.bring(ebpf, method, &Locks::default(), look);
+            failed.push(DataplaneError::NoLocks(refused));
+            return failed;
+        }
         if (look || !self.held.known)
             && let Err(error) = self.read()
         {
