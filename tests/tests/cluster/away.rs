@@ -111,12 +111,12 @@ fn as_ever(site: &Site) -> Result<()> {
     Ok(())
 }
 
-/// `kubectl rollout restart` of the DaemonSet, as an update does it.
+/// `kubectl rollout restart` of agents and controller, as an update does it.
 pub fn agents_are_replaced(site: &mut Site) -> Result<()> {
     let traffic = Traffic::start(site)?;
     let before = site.readiness()?;
-    site.kubectl().run(["-n", SYSTEM, "rollout", "restart", "daemonset/bulkhead"])?;
-    site.kubectl().run(["-n", SYSTEM, "rollout", "status", "daemonset/bulkhead", "--timeout=120s"])?;
+    site.kubectl().run(["-n", SYSTEM, "rollout", "restart", "daemonset/bulkhead", "deployment/bulkhead-controller"])?;
+    site.rolled_out()?;
     traffic.end("while agents were replaced")?;
     let changed: Vec<String> = site.readiness()?.into_iter().filter(|line| !before.contains(line)).collect();
     ensure!(changed.is_empty(), "these were not ready in between: {changed:?}");

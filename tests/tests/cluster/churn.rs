@@ -34,7 +34,7 @@ struct Side {
 }
 
 const SIDES: [Side; 2] = [
-    Side { namespace: "acme-jobs", friends: "shop", database: "acme-rds", knocks_at: 7301 },
+    Side { namespace: "acme-jobs", friends: "shop", database: "acme-efs", knocks_at: 7301 },
     Side { namespace: "globex-jobs", friends: "store", database: "globex-db", knocks_at: 7302 },
 ];
 
