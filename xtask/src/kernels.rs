@@ -80,6 +80,7 @@ pub fn run() -> Result<Outcome> {
 pub struct Binaries {
     frames: PathBuf,
     isolation: PathBuf,
+    locks: PathBuf,
     agent: PathBuf,
     ip: PathBuf,
 }
@@ -92,6 +93,7 @@ fn binaries() -> Result<Binaries> {
     Ok(Binaries {
         frames: delegate::binary("frames"),
         isolation: test_binary("isolation")?,
+        locks: test_binary("locks")?,
         agent: workspace::agent_binary(),
         ip,
     })

@@ -18,7 +18,8 @@ use crate::{test::Tally, workspace};
 const MODULES: [&str; 6] = ["llc", "stp", "bridge", "veth", "sch_ingress", "cls_bpf"];
 /// Seconds after which a guest is given up.
 const LIMIT: &str = "300";
-/// What runs in a guest: the frames of the corpus, then who reaches whom over both ways to attach pods.
+/// What runs in a guest: the frames of the corpus, then who reaches whom over both ways to attach pods,
+/// then the locks in place and gone.
 const SCRIPT: &str = r#"#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sysfs /sys
@@ -33,6 +34,7 @@ if frames /corpus.jsonl > /tmp/frames; then passed=1 failed=0; else passed=0 fai
 /bin/busybox grep -v '"ok":true' /tmp/frames
 echo "test result: frames. $passed passed; $failed failed; 0 ignored"
 isolation --test-threads=1 tenants_are_kept_apart an_event_names_both_pods
+locks --test-threads=1 locks_are_shown
 /bin/busybox poweroff -f
 "#;
 
@@ -60,7 +62,7 @@ pub fn run(kernel: &Kernel, binaries: &Binaries) -> Result<Tally> {
         }
     }
     let status = child.wait()?;
-    ensure!(results == 2, "it told {results} results instead of 2, and ended with {status}");
+    ensure!(results == 3, "it told {results} results instead of 3, and ended with {status}");
     fs::remove_dir_all(&folder)?;
     Ok(tally)
 }
@@ -74,6 +76,7 @@ fn build(kernel: &Kernel, binaries: &Binaries, root: &Path, initrd: &Path) -> Re
     let programs = [
         (&binaries.frames, "frames"),
         (&binaries.isolation, "isolation"),
+        (&binaries.locks, "locks"),
         (&binaries.agent, "bulkhead"),
         (&binaries.ip, "ip"),
     ];
