@@ -17,6 +17,8 @@ mod departure;
 mod edits;
 #[path = "cluster/events.rs"]
 mod events;
+#[path = "cluster/locks.rs"]
+mod locks;
 #[path = "cluster/matrix.rs"]
 mod matrix;
 #[path = "cluster/nri.rs"]
@@ -34,7 +36,7 @@ use std::process::ExitCode;
 
 use bench::kube::run::{self, BOTH, PTP, Scenario};
 
-const SCENARIOS: [Scenario; 26] = [
+const SCENARIOS: [Scenario; 27] = [
     Scenario::always("a_busy_cluster_is_enforced_without_restarting_a_pod", BOTH, arrival::enforces),
     Scenario::new("good_tenants_are_taken_and_bad_ones_refused", PTP, |site| {
         control_plane::good_tenants_are_taken_and_bad_ones_refused(&site.kubectl())
@@ -60,6 +62,7 @@ const SCENARIOS: [Scenario; 26] = [
     Scenario::new("events_name_the_reason", PTP, events::name_the_reason),
     Scenario::new("events_name_both_sides_where_it_arrives", PTP, events::name_both_sides_where_it_arrives),
     Scenario::new("an_interface_that_no_pod_claims_is_denied", PTP, strangers::are_denied),
+    Scenario::new("a_lock_alone_keeps_strangers_in", PTP, locks::stand_alone),
     Scenario::new("an_address_that_changes_hands_changes_tenants", BOTH, successor::inherits_nothing),
     Scenario::new("a_subnet_is_added_and_removed", BOTH, edits::a_subnet),
     Scenario::new("peers_agree_and_withdraw", PTP, edits::peers),
@@ -67,7 +70,7 @@ const SCENARIOS: [Scenario; 26] = [
     Scenario::new("a_namespace_loses_its_label", PTP, edits::a_label),
     Scenario::new("a_tenant_is_audited_for_a_while", PTP, edits::a_mode),
     Scenario::new("namespaces_in_no_tenant_follow_the_setting", PTP, unassigned::each_setting),
-    Scenario::new("a_pod_s_first_command_finds_its_policy_in_force", BOTH, nri::holds_new_pods),
+    Scenario::new("a_pod_s_first_command_finds_its_policy_in_force", PTP, nri::holds_new_pods),
     Scenario::new("a_service_leads_nowhere_its_tenant_may_not_go", BOTH, services::lead_nowhere_else),
     Scenario::new("short_lived_pods_reach_their_own_tenant_only", PTP, churn::of_short_lived_pods),
     Scenario::new("an_outage_changes_nothing_and_the_next_edit_counts", PTP, away::without_an_api_server),

@@ -39,14 +39,14 @@ fn held(site: &Site) -> Result<()> {
 
 /// The control: the same command, the same delay.
 fn first_commands_are_denied_while_the_agent_is_slow(site: &Site) -> Result<()> {
-    let agent = Stopped::agent(site)?;
+    let agent = Stopped::agent_of(site, NODE)?;
     let pod = Job::start(site, "early", "shop")?;
     ensure!(!pod.succeeds()?, "the command was allowed before the agent knew of its pod");
     agent.goes_on()
 }
 
 fn first_commands_wait_for_the_agent(site: &Site) -> Result<()> {
-    let agent = Stopped::agent(site)?;
+    let agent = Stopped::agent_of(site, NODE)?;
     let pod = Job::start(site, "held", "shop")?;
     pod.has_a_network()?;
     std::thread::sleep(Duration::from_millis(400));
@@ -77,7 +77,7 @@ fn a_rush_of_pods_finds_its_policy(site: &Site) -> Result<()> {
 }
 
 fn an_agent_that_hangs_stops_no_pod(site: &Site) -> Result<()> {
-    let agent = Stopped::agent(site)?;
+    let agent = Stopped::agent_of(site, NODE)?;
     for name in ["hang-0", "hang-1"] {
         let (pod, start) = (Job::start(site, name, "shop")?, Instant::now());
         ensure!(!pod.succeeds()?, "{name} was allowed before the agent knew of it");
@@ -93,7 +93,7 @@ fn an_agent_that_hangs_stops_no_pod(site: &Site) -> Result<()> {
 fn a_killed_agent_stops_no_pod(site: &Site) -> Result<()> {
     let pod = Job::start(site, "killed-0", "shop")?;
     pod.has_a_network()?;
-    signal(site, "SIGKILL")?;
+    signal(site, NODE, "SIGKILL")?;
     let (next, start) = (Job::start(site, "killed-1", "shop")?, Instant::now());
     for pod in [&pod, &next] {
         // Whether the next agent is there in time is not the question.
@@ -128,29 +128,31 @@ fn holds(site: &Site) -> Result<(f64, f64, f64)> {
 }
 
 /// Sends the agent's first process a signal.
-fn signal(site: &Site, signal: &str) -> Result<()> {
-    site.signal(NODE, &site.agent_container(NODE)?, signal)
+fn signal(site: &Site, node: &str, signal: &str) -> Result<()> {
+    site.signal(node, &site.agent_container(node)?, signal)
 }
 
 /// An agent that is stopped until this goes.
-struct Stopped<'a>(&'a Site);
+pub struct Stopped<'a>(&'a Site, &'a str);
 
 impl<'a> Stopped<'a> {
-    fn agent(site: &'a Site) -> Result<Self> {
-        let stopped = Self(site);
-        signal(site, "SIGSTOP")?;
+    /// Stops the agent of a node.
+    pub fn agent_of(site: &'a Site, node: &'a str) -> Result<Self> {
+        let stopped = Self(site, node);
+        signal(site, node, "SIGSTOP")?;
         Ok(stopped)
     }
 
-    fn goes_on(self) -> Result<()> {
-        signal(self.0, "SIGCONT")
+    /// Lets it go on.
+    pub fn goes_on(self) -> Result<()> {
+        signal(self.0, self.1, "SIGCONT")
     }
 }
 
 impl Drop for Stopped<'_> {
     fn drop(&mut self) {
         // A second one does nothing.
-        let _ = signal(self.0, "SIGCONT");
+        let _ = signal(self.0, self.1, "SIGCONT");
     }
 }
 

@@ -12,14 +12,20 @@ use bench::probe::{Outcome, Speech, ask};
 use cluster::Node;
 
 /// A namespace with a name on the node, as network plugins make them, and a wire to it.
-const NAMED: &str = "ip netns add stranger
+fn named(address: &str) -> String {
+    format!(
+        "ip netns add stranger
 ip link add wire1 type veth peer name eth0 netns stranger
-ip addr add 10.99.1.1/30 dev wire1
+ip addr add 10.99.1.1/32 dev wire1
 ip link set wire1 up
-ip -n stranger addr add 10.99.1.2/30 dev eth0
+ip route add {address} dev wire1
+ip -n stranger addr add {address}/32 dev eth0
 ip -n stranger link set eth0 up
+ip -n stranger route add 10.99.1.1 dev eth0
 ip -n stranger route add default via 10.99.1.1
-ip netns exec stranger sh -c 'echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range'";
+ip netns exec stranger sh -c 'echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range'"
+    )
+}
 
 /// The same wire to a namespace that has no name there: something of the node's own.
 const UNNAMED: &str = "addr add 10.99.2.1/30 dev wire2
@@ -42,7 +48,7 @@ pub fn are_denied(site: &mut Site) -> Result<()> {
     };
     let before = denied()?;
 
-    let _stranger = Stranger::arrive(node)?;
+    let _stranger = Stranger::arrive_with(node, "10.99.1.2")?;
     let stranger = Netns::at(&node.path("/run/netns/stranger")?, "stranger")?;
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(3) {
@@ -67,12 +73,13 @@ fn asked(from: &Netns, to: &Pod, speech: Speech) -> Result<Outcome> {
 }
 
 /// Leaves again when the value is dropped.
-struct Stranger<'a>(Node<'a>);
+pub struct Stranger<'a>(Node<'a>);
 
 impl<'a> Stranger<'a> {
-    fn arrive(node: Node<'a>) -> Result<Self> {
+    /// Makes it, with this address.
+    pub fn arrive_with(node: Node<'a>, address: &str) -> Result<Self> {
         let stranger = Self(node);
-        stranger.run(NAMED)?;
+        stranger.run(&named(address))?;
         Ok(stranger)
     }
 
