@@ -22,6 +22,7 @@ type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
 #[derive(Debug)]
 pub struct Recorder {
     attach: Counters,
+    denied: Histogram,
     exposure: Histogram,
     nri_hold: Family<Labels, Histogram>,
     propagation: Family<Labels, Histogram>,
@@ -75,10 +76,8 @@ impl Default for Recorder {
     fn default() -> Self {
         let recorder = Self {
             attach: Family::default(),
-            // From a millisecond to half a minute, finest around the 20 ms that are the goal.
-            exposure: Histogram::new([
-                0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0,
-            ]),
+            denied: exposure_histogram(),
+            exposure: exposure_histogram(),
             nri_hold: Family::new_with_constructor(hold_histogram),
             propagation: Family::new_with_constructor(propagation_histogram),
             policy_errors: Family::default(),
@@ -99,6 +98,11 @@ impl Default for Recorder {
     }
 }
 
+/// From a millisecond to half a minute, finest around the 20 ms that are the goal.
+fn exposure_histogram() -> Histogram {
+    Histogram::new([0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0])
+}
+
 /// From a millisecond to the longest hold.
 fn hold_histogram() -> Histogram {
     Histogram::new([0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0])
@@ -114,6 +118,11 @@ impl Recorder {
     pub fn attached(&self, success: bool) {
         let result = if success { "success" } else { "error" };
         self.attach.get_or_create(&labels(&table::ENDPOINT_ATTACH, &[result])).inc();
+    }
+
+    /// From first sight of an interface to both programs on it.
+    pub fn denied(&self, time: Duration) {
+        self.denied.observe(time.as_secs_f64());
     }
 
     /// From first sight of an interface to the right policy on it.
@@ -165,8 +174,9 @@ impl Recorder {
 
     /// Writes the samples of a metric that is kept here; false if it is not.
     pub(super) fn encode(&self, metric: &Metric, encoder: MetricEncoder) -> Result<bool, std::fmt::Error> {
-        let kept: [(&Metric, &dyn EncodeMetric); 10] = [
+        let kept: [(&Metric, &dyn EncodeMetric); 11] = [
             (&table::ENDPOINT_ATTACH, &self.attach),
+            (&table::ENDPOINT_DENIED, &self.denied),
             (&table::ENDPOINT_EXPOSURE, &self.exposure),
             (&table::NRI_HOLD, &self.nri_hold),
             (&table::POLICY_PROPAGATION, &self.propagation),

@@ -56,8 +56,10 @@ metrics! {
         "Pods on this node, by enforcement state.";
     ENDPOINT_ATTACH = Counter "bulkhead_endpoint_attach" ["result"]
         "Attempts to attach to a pod interface.";
+    ENDPOINT_DENIED = Histogram "bulkhead_endpoint_denied_seconds" []
+        "Time from first sight of a pod interface to both programs on it; from then on it is denied.";
     ENDPOINT_EXPOSURE = Histogram "bulkhead_endpoint_exposure_seconds" []
-        "Time from first sight of a pod interface to the right policy on it; until then it is denied.";
+        "Time from first sight of a pod interface to the right policy on it; the network plugins' own time is in it.";
     NRI_CONNECTED = Gauge "bulkhead_nri_connected" []
         "1 while the container runtime lets the agent hold new sandboxes; absent unless that is asked for.";
     NRI_HOLD = Histogram "bulkhead_nri_hold_seconds" ["result"]

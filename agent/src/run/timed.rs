@@ -22,8 +22,8 @@ pub struct Timed {
     kernel: Kernel,
     recorder: Arc<Recorder>,
     sightings: Sightings,
-    /// Interfaces that wait for their first policy, and since when.
-    exposed: HashMap<u32, Instant>,
+    /// Interfaces that wait for their first policy, since when, and whether they hold programs.
+    exposed: HashMap<u32, (Instant, bool)>,
 }
 
 impl Timed {
@@ -46,7 +46,7 @@ impl Dataplane for Timed {
         self.kernel.apply(op)?;
         if let Op::Endpoint(ifindex, entry) = op
             && *entry != EndpointEntry::default()
-            && let Some(since) = self.exposed.remove(ifindex)
+            && let Some((since, _)) = self.exposed.remove(ifindex)
         {
             self.recorder.exposed(since.elapsed());
         }
@@ -54,9 +54,12 @@ impl Dataplane for Timed {
     }
 
     fn attach(&mut self, port: &Port) -> Result<(), DataplaneError> {
-        let seen = || self.sightings.take(port.ifindex).unwrap_or_else(Instant::now);
-        self.exposed.entry(port.ifindex).or_insert_with(seen);
+        let seen = || (self.sightings.take(port.ifindex).unwrap_or_else(Instant::now), false);
+        let (since, is_denied) = self.exposed.entry(port.ifindex).or_insert_with(seen);
         let attached = self.kernel.attach(port);
+        if attached.is_ok() && !std::mem::replace(is_denied, true) {
+            self.recorder.denied(since.elapsed());
+        }
         self.recorder.attached(attached.is_ok());
         attached
     }
