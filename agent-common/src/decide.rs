@@ -16,13 +16,9 @@ use crate::verdict::Verdict;
 #[inline(always)]
 pub fn judge<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, direction: Direction) -> Verdict {
     let standing = plainly(tables, ask);
-    if standing.is_plain() {
-        return Verdict::ALLOW;
-    }
-    if standing.is_relayed() {
-        return if matches!(direction, Direction::Egress) { Verdict::RELAY } else { Verdict::ALLOW };
-    }
     match direction {
+        Direction::Egress if standing.is_plain() => Verdict::NOTED,
+        Direction::Ingress if standing.is_plain() => Verdict::ALLOW,
         Direction::Egress => tables.egress(ask, standing),
         Direction::Ingress => tables.ingress(ask, standing),
     }
@@ -31,20 +27,16 @@ pub fn judge<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, direction: Direc
 /// Judges what a pod sends, of whose destination that much is known.
 #[inline(always)]
 pub fn egress<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, standing: Standing) -> Verdict {
-    let verdict = directly(tables, ask, standing);
-    if verdict.is_allow() && standing.is_service() { Verdict::RELAY } else { verdict }
-}
-
-/// As if the packet went where it says.
-#[inline(always)]
-fn directly<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, standing: Standing) -> Verdict {
     let reached = tables.reach(ask, standing);
     if reached == Reach::YES {
-        return Verdict::ALLOW;
+        // What a node has sent to the pod under its own address, for somebody else, goes back to that one; and
+        // whoever lists the very address of a Service or of the metadata means what is behind it.
+        let ends_there = standing.peer().is_none_or(PeerEntry::is_pods);
+        return if ends_there { Verdict::NOTED } else { Verdict::ALLOW };
     }
     if reached == Reach::ONE_WAY {
         open(tables, ask, Opener::Pod);
-        return Verdict::ALLOW;
+        return Verdict::NOTED;
     }
     let denied = reached.denied();
     if reached.may_be_answer() && (answers(tables, ask, denied) || resolves(ask, denied)) {
@@ -61,7 +53,7 @@ fn directly<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, standing: Standin
 fn open_world<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Verdict {
     match foreign(tables, &ask.me, ask.remote) {
         Some(denied) if denied.peer.is_known() => Verdict::because(denied),
-        _ => Verdict::ALLOW,
+        _ => Verdict::NOTED,
     }
 }
 

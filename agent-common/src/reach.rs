@@ -328,8 +328,6 @@ impl Standing {
     const NOBODY: Self = Self(0);
     /// Identity alone justifies packets both ways.
     const PLAIN: Self = Self(1 << 61);
-    /// The same, to and from a Service: where a packet to it really goes is not decided yet.
-    const RELAYED: Self = Self(1 << 60);
     const IN_RANGE: u64 = 1 << 62;
     const PEER: u64 = 1 << 63;
 
@@ -348,22 +346,10 @@ impl Standing {
         Self(bits)
     }
 
-    /// Whether nothing more need be asked, here or later.
+    /// Whether nothing more need be asked.
     #[inline(always)]
     pub const fn is_plain(self) -> bool {
         self.0 == Self::PLAIN.0
-    }
-
-    /// Whether that is so because a Service stands there.
-    #[inline(always)]
-    pub const fn is_relayed(self) -> bool {
-        self.0 == Self::RELAYED.0
-    }
-
-    /// Whether what stands there is a Service of pods.
-    #[inline(always)]
-    pub fn is_service(self) -> bool {
-        self.peer().is_some_and(|peer| peer.kind == PeerEntry::SERVICE)
     }
 
     /// What stands at exactly this address.
@@ -392,13 +378,7 @@ pub fn standing<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Standing {
 #[inline(always)]
 pub fn plainly<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Standing {
     match tables.peer(ask.remote) {
-        Some(peer) if peer.is_pods() && are_kin(&ask.me, peer) => {
-            if peer.kind == PeerEntry::SERVICE {
-                Standing::RELAYED
-            } else {
-                Standing::PLAIN
-            }
-        }
+        Some(peer) if peer.is_pods() && are_kin(&ask.me, peer) => Standing::PLAIN,
         Some(peer) => Standing::of(peer),
         None if ask.me.state.has(A::TRIE) || ask.remote.is_special() => Standing::NOBODY,
         None => {

@@ -30,9 +30,10 @@ pub struct Verdict(u64);
 impl Verdict {
     /// Lets the next program on the hook decide.
     pub const ALLOW: Self = Self(1 << 8);
-    /// The same, to a Service: the node has yet to choose where the packet really goes (`relay`).
-    pub const RELAY: Self = Self(Self::ALLOW.0 | Self::TO_SERVICE);
-    const TO_SERVICE: u64 = 1 << 9;
+    /// The same, because of who sends and where to, and nothing that is remembered: judged once more
+    /// where it leaves the node or arrives, for the node may lead it elsewhere (`relay`).
+    pub const NOTED: Self = Self(Self::ALLOW.0 | Self::NOTE);
+    const NOTE: u64 = 1 << 9;
 
     /// A denial that names no other side.
     pub const fn deny(reason: DropReason) -> Self {
@@ -49,19 +50,19 @@ impl Verdict {
         self.0
     }
 
-    /// From a register: any value that is neither `ALLOW` nor `RELAY` is a denial.
+    /// From a register: any value that is neither `ALLOW` nor `NOTED` is a denial.
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 
     /// Whether the packet passes.
     pub const fn is_allow(self) -> bool {
-        self.0 & !Self::TO_SERVICE == Self::ALLOW.0
+        self.0 & !Self::NOTE == Self::ALLOW.0
     }
 
-    /// Whether it passes to a Service.
-    pub const fn is_relay(self) -> bool {
-        self.0 == Self::RELAY.0
+    /// Whether it passes and is judged once more.
+    pub const fn is_noted(self) -> bool {
+        self.0 == Self::NOTED.0
     }
 
     /// Why it does not; `None` if it does.
@@ -80,7 +81,7 @@ impl Verdict {
 impl core::fmt::Debug for Verdict {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self.denied() {
-            None if self.is_relay() => f.write_str("Relay"),
+            None if self.is_noted() => f.write_str("Noted"),
             None => f.write_str("Allow"),
             Some(denied) => write!(f, "{denied:?}"),
         }

@@ -2,12 +2,12 @@
 
 mod world;
 
-use agent_common::addr::V4;
+use agent_common::addr::{V4, V6};
 use agent_common::flow::Direction::{Egress, Ingress};
 use agent_common::layout::PeerEntry;
 use agent_common::reach::Party;
-use agent_common::reason::DropReason::{self, CrossTenant, Fragment, MetadataService, NotReady, OffSubnet};
-use agent_common::relay::{judge, note, noted};
+use agent_common::reason::DropReason::{self, CrossTenant, MetadataService, NotReady, OffSubnet, PortDenied};
+use agent_common::relay::{arrives, judge, note, noted};
 use agent_common::tenant::{TenantId, TenantState};
 use agent_common::verdict::{Endpoint, Verdict};
 use world::*;
@@ -31,32 +31,48 @@ fn verdict(world: &World, direction: agent_common::flow::Direction, other: Host)
     four
 }
 
-/// Where a noted packet of the pod's tenant may really go.
-fn relayed(world: &World, to: Host) -> Option<DropReason> {
+/// Where a noted packet of the pod's tenant may really go, at a port.
+fn relayed_at(world: &World, to: Host, port: Option<u16>) -> Option<DropReason> {
     let party = Party { tenant: MINE, state: world.tables.tenants.get(&MINE).copied().unwrap_or_default() };
-    let four = judge(&world.tables, party, V4::new(to), TCP);
-    assert_eq!(four, judge(&world.tables, party, six(to), TCP));
+    let four = judge(&world.tables, party, V4::new(to), TCP, port);
+    assert_eq!(four, judge(&world.tables, party, six(to), TCP, port));
     four
 }
 
+fn relayed(world: &World, to: Host) -> Option<DropReason> {
+    relayed_at(world, to, Some(80))
+}
+
 #[test]
-fn what_passes_to_a_service_is_noted_and_nothing_else() {
+fn what_passes_by_its_ends_alone_is_noted() {
     let mut world = serving(MINE);
-    assert_eq!(verdict(&world, Egress, SERVICE), Verdict::RELAY);
-    assert_eq!(verdict(&world, Ingress, SERVICE), Verdict::ALLOW);
-    for host in [FRIEND, SHARED, PROXY] {
-        assert!(!verdict(&world, Egress, host).is_relay(), "{host:?}");
+    for host in [SERVICE, FRIEND, SHARED] {
+        assert_eq!(verdict(&world, Egress, host), Verdict::NOTED, "{host:?}");
+        assert_eq!(verdict(&world, Ingress, host), Verdict::ALLOW, "{host:?}");
     }
-    // An administrator has named this very address: what stands behind it is meant.
-    assert_eq!(verdict(&world, Egress, LISTED), Verdict::ALLOW);
+    assert_eq!(verdict(&world, Egress, FILES), Verdict::NOTED);
     world = serving(THEIRS);
     assert_eq!(verdict(&world, Egress, SERVICE).denied().map(|denied| denied.reason), Some(CrossTenant));
     world.grant(MINE, THEIRS, u64::MAX);
-    assert_eq!(verdict(&world, Egress, SERVICE), Verdict::RELAY, "one way");
+    assert_eq!(verdict(&world, Egress, SERVICE), Verdict::NOTED, "one way");
     world.grant(THEIRS, MINE, u64::MAX);
-    assert_eq!(verdict(&world, Egress, SERVICE), Verdict::RELAY, "both ways");
+    assert_eq!(verdict(&world, Egress, SERVICE), Verdict::NOTED, "both ways");
     world = serving(THEIRS).with(TenantState::OPEN);
-    assert_eq!(verdict(&world, Egress, SERVICE), Verdict::RELAY, "not judged yet");
+    assert_eq!(verdict(&world, Egress, SERVICE), Verdict::NOTED, "not judged yet");
+}
+
+#[test]
+fn what_goes_back_or_is_meant_as_it_stands_is_not() {
+    // An administrator has named this very address: what stands behind it is meant.
+    assert_eq!(verdict(&World::default(), Egress, LISTED), Verdict::ALLOW);
+    // Under a node's address may be anybody, to whom the node sends it on.
+    assert_eq!(verdict(&World::default().with(TenantState::NODES_ALLOWED), Egress, NODE), Verdict::ALLOW);
+    let world = World::default();
+    assert_eq!(world.gets(WORLD, &syn_to(80)), None);
+    let answer = frame(false, Egress, WORLD, &syn_ack_from(80));
+    let entry = world.tables.endpoints[&1];
+    let endpoint = Endpoint::new(&entry, world.tables.tenants[&entry.tenant]).expect("it is claimed");
+    assert_eq!(world.tables.verdict(&endpoint, Egress, &answer[..]), Verdict::ALLOW);
 }
 
 #[test]
@@ -69,12 +85,16 @@ fn it_must_end_where_the_pod_may_go_itself() {
         (NODE, None),
         (STRANGER, Some(CrossTenant)),
         (THEIR_DATABASE, Some(CrossTenant)),
-        (DATABASE, Some(Fragment)),
+        (DATABASE, Some(PortDenied)),
         (METADATA, Some(MetadataService)),
         (WORLD, Some(OffSubnet)),
         (NO_POD, Some(OffSubnet)),
     ] {
         assert_eq!(relayed(&world, to), fate, "{to:?}");
+    }
+    assert_eq!(relayed_at(&world, DATABASE, Some(5432)), None);
+    for (to, fate) in [(DATABASE, None), (THEIR_DATABASE, Some(CrossTenant)), (WORLD, Some(OffSubnet))] {
+        assert_eq!(relayed_at(&world, to, None), fate, "a later fragment to {to:?}");
     }
     world.grant(MINE, THEIRS, u64::MAX);
     assert_eq!(relayed(&world, STRANGER), None);
@@ -95,6 +115,25 @@ fn a_tenant_that_is_gone_goes_nowhere() {
     let mut world = World::default();
     world.tables.tenants.clear();
     assert_eq!(relayed(&world, FRIEND), Some(NotReady));
+}
+
+#[test]
+fn who_arrives_under_another_address_is_known_by_the_note() {
+    let mut world = World::default();
+    let party = |world: &World, tenant| Party { tenant, state: world.tables.tenants[&tenant] };
+    let comes = |world: &World, from, to| {
+        let (from, to) = (party(world, from), party(world, to));
+        let four = arrives::<V4, _>(&world.tables, from, to);
+        assert_eq!(four, arrives::<V6, _>(&world.tables, from, to));
+        four
+    };
+    for (from, to, fate) in
+        [(MINE, MINE, true), (MINE, COMMON, true), (COMMON, MINE, true), (MINE, THEIRS, false), (THEIRS, MINE, false)]
+    {
+        assert_eq!(comes(&world, from, to), fate, "{from:?} to {to:?}");
+    }
+    world.grant(MINE, THEIRS, u64::MAX);
+    assert!(comes(&world, MINE, THEIRS) && comes(&world, THEIRS, MINE), "it asks, and is answered");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use agent_common::counters::{Loss, Outcome, allowed_index};
 use agent_common::decide;
 use agent_common::flow::Direction;
 use agent_common::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
-use agent_common::reach::{Family, Party, Tables};
+use agent_common::reach::{Denied, Family, Party, Tables};
 use agent_common::reason::DropReason;
 use agent_common::tenant::{TenantId, TenantState};
 use agent_common::verdict::{self, Endpoint, Verdict};
@@ -51,16 +51,31 @@ where
     let endpoint = entry.and_then(|entry| Endpoint::new(entry, Maps::tenant(entry.tenant)));
     let Some(endpoint) = endpoint.filter(|_| !report::vlan_present(ctx)) else { return ODD };
     let Some(ask) = verdict::plain(&Frame::linear(ctx), &endpoint, direction) else { return ODD };
-    let verdict = decide::judge(&Maps, &ask, direction);
+    let verdict = led(ctx, direction, endpoint.party.tenant, decide::judge(&Maps, &ask, direction));
     let told = verdict.denied().is_some_and(|denied| report::folded(ctx, &ask, direction, denied.reason));
     if told { denial(endpoint.party.state) } else { conclude(ctx, direction, endpoint.party, verdict) }
+}
+
+/// What a pod of this node sent may have been led here, and the node may have put its own address on it:
+/// then the note tells whose it is.
+#[inline(always)]
+fn led(ctx: &TcContext, direction: Direction, me: TenantId, verdict: Verdict) -> Verdict {
+    if matches!(direction, Direction::Egress) || !verdict.is_allow() {
+        return verdict;
+    }
+    match packet::noted(ctx) {
+        Some(sender) if sender.0 != me.0 && !waist::call_arrives(sender, me) => {
+            Verdict::because(Denied { reason: DropReason::CrossTenant, peer: sender })
+        }
+        _ => verdict,
+    }
 }
 
 /// Counts, tells, and says what the kernel shall do.
 #[inline(always)]
 fn conclude(ctx: &TcContext, direction: Direction, Party { tenant, state }: Party, verdict: Verdict) -> i32 {
     let Some(denied) = verdict.denied() else {
-        if verdict.is_relay() {
+        if verdict.is_noted() {
             packet::note(ctx, tenant);
         }
         report::count_allowed(allowed_index(state.slot, direction), ctx.len());
@@ -89,7 +104,8 @@ pub fn odd(ctx: &TcContext, direction: Direction) -> i32 {
         let nobody = Party { tenant: TenantId::UNKNOWN, state: TenantState::default() };
         return conclude(ctx, direction, nobody, Verdict::deny(DropReason::NotReady));
     };
-    conclude(ctx, direction, endpoint.party, judge(ctx, direction, &endpoint))
+    let verdict = led(ctx, direction, endpoint.party.tenant, judge(ctx, direction, &endpoint));
+    conclude(ctx, direction, endpoint.party, verdict)
 }
 
 #[inline(always)]

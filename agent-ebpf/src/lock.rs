@@ -16,7 +16,7 @@ use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
 use aya_ebpf::helpers::generated::{bpf_check_mtu, bpf_skb_load_bytes_relative};
 use aya_ebpf::programs::TcContext;
 
-use crate::packet::Frame;
+use crate::packet::{self, Frame};
 use crate::tables::Maps;
 use crate::{maps, report};
 
@@ -70,17 +70,15 @@ pub fn uplink(ctx: &TcContext) -> i32 {
     // SAFETY: the context is a valid `__sk_buff` for as long as the program runs.
     let ingress_ifindex = unsafe { (*ctx.skb.skb).ingress_ifindex };
     let refused = lock::leaves(&Here(ctx), ingress_ifindex);
-    // SAFETY: as above.
-    let noted = relay::noted(unsafe { (*ctx.skb.skb).tc_index });
-    match noted {
+    match packet::noted(ctx) {
         // What the node sends itself was written by no pod's program.
         Some(tenant) if ingress_ifindex != 0 && refused.is_none() => enforce(ctx, Lock::Uplink, relayed(ctx, tenant)),
         _ => enforce(ctx, Lock::Uplink, refused),
     }
 }
 
-/// What a pod sent to a Service is judged by where it now goes, once: a tunnel's own interface comes
-/// before the one that what it wraps up leaves by.
+/// What a pod sent is judged by where it now goes, once: a tunnel's own interface comes before the one
+/// that what it wraps up leaves by.
 #[inline(always)]
 fn relayed(ctx: &TcContext, tenant: TenantId) -> Option<DropReason> {
     let me = Party { tenant, state: Maps::tenant(tenant) };
@@ -103,11 +101,12 @@ impl Network for Wire<'_> {
     }
 
     #[inline(always)]
-    fn header<H: Header>(&self) -> Option<H> {
+    fn read<H: Header>(&self, offset: u32) -> Option<H> {
         let mut header = MaybeUninit::<H>::zeroed();
         let (to, room) = (header.as_mut_ptr(), size_of::<H>() as u32);
         // SAFETY: a valid context, and a place of that size that outlives the call.
-        let read = unsafe { bpf_skb_load_bytes_relative(self.0.skb.skb.cast(), 0, to.cast(), room, BPF_HDR_START_NET) };
+        let read =
+            unsafe { bpf_skb_load_bytes_relative(self.0.skb.skb.cast(), offset, to.cast(), room, BPF_HDR_START_NET) };
         // SAFETY: `Header` promises that any bytes are a valid value, zeros among them.
         (read == 0).then(|| unsafe { header.assume_init() })
     }

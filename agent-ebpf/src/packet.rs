@@ -57,12 +57,19 @@ impl Frame {
     }
 }
 
-/// Leaves a note on a packet to a Service, for the lock on the node's way out.
+/// Leaves a note on a packet, for the lock on the node's way out and for `to_pod`.
 #[inline(always)]
 pub fn note(ctx: &TcContext, tenant: TenantId) {
     // SAFETY: the context is a valid `__sk_buff` for as long as the program runs, and this field one of
     // those that programs may write.
     unsafe { (*ctx.skb.skb).tc_index = relay::note(tenant) }
+}
+
+/// Whose note is on a packet.
+#[inline(always)]
+pub fn noted(ctx: &TcContext) -> Option<TenantId> {
+    // SAFETY: as above.
+    relay::noted(unsafe { (*ctx.skb.skb).tc_index })
 }
 
 impl Packet for Frame {

@@ -15,6 +15,7 @@ use agent_common::flow::Direction;
 use agent_common::neighbor;
 use agent_common::reach::{self, Party, Range, Reach, Standing};
 use agent_common::reason::DropReason;
+use agent_common::relay;
 use agent_common::tenant::{TenantId, TenantState};
 use agent_common::verdict::{self, Endpoint, Verdict};
 use aya_ebpf::bindings::__sk_buff;
@@ -125,6 +126,20 @@ pub fn call_range_v6(ask: &Ask<V6>) -> Range {
 #[inline(always)]
 fn side<A>(ask: &Ask<A>, opener: Opener, reply: bool) -> u64 {
     what(ask) | u64::from(opener == Opener::Pod) << 48 | u64::from(reply) << 49
+}
+
+// SAFETY: as above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn relay_arrives(sender: u32, me: u32) -> u64 {
+    let party = |number| Party { tenant: TenantId(number), state: Maps::tenant(TenantId(number)) };
+    u64::from(relay::arrives::<V4, _>(&Maps, party(sender), party(me)))
+}
+
+/// Whether a tenant's pods may send to another's on this node, or answer.
+#[inline(always)]
+pub fn call_arrives(sender: TenantId, me: TenantId) -> bool {
+    relay_arrives(sender.0, me.0) != 0
 }
 
 macro_rules! memory {

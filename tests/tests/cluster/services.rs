@@ -1,7 +1,8 @@
 //! Services whose ends somebody wrote by hand: a name for what the writer may not reach himself.
 //!
-//! A node translates a Service's address after the pod's packet was judged by it, and kube-proxy and the agent hear of
-//! an edit at different times. So the ends are edited to and fro amid traffic, and whatever arrives counts.
+//! A node translates addresses after the pod's packet was judged by them: a Service's own, which kube-proxy and the agent
+//! hear of at different times, and any other that somebody calls its external one, which the pod may reach as what it is.
+//! So the ends are edited to and fro amid traffic to both, and whatever arrives counts.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,118 +26,129 @@ const PACE: Duration = Duration::from_millis(2);
 const STAY: Duration = Duration::from_millis(1700);
 /// How often the ends are foreign.
 const ROUNDS: usize = 4;
+/// An address in a subnet of acme's at which nobody is: its pods may send there, and the Service claims it.
+const EXTERNAL: &str = "10.41.0.99";
+/// What is sent to the Service's own address, and to that one.
+const WORDS: [&[u8; 3]; 2] = [b"own", b"ext"];
 
 /// Datagrams to a Service never come out at another tenant's database or pod, whatever its ends were or will be.
 pub fn lead_nowhere_else(site: &mut Site) -> Result<()> {
-    let own = &site.world.pod("shop", "b")?;
-    let foreign = &site.world.pod("store", "b")?;
+    let own = site.world.pod("shop", "b")?;
+    let own_ear = Ear::open("own pod", &own.netns, own.address(Family::V4)?)?;
     let (_, database, _) = OUTSIDE.iter().find(|(name, ..)| *name == "globex-db").context("a database")?;
-    let database: IpAddr = database.parse()?;
-    let ears = Ears {
-        own: Ear::open(&own.netns, own.address(Family::V4)?)?,
-        foreign: Ear::open(&foreign.netns, foreign.address(Family::V4)?)?,
-        database: Ear::open(&site.world.outside, database)?,
-    };
-    let ends = [own.address(Family::V4)?, foreign.address(Family::V4)?, database];
+    let mut foreign = vec![Ear::open("another tenant's database", &site.world.outside, database.parse()?)?];
+    for node in ["a", "b"] {
+        let pod = site.world.pod("store", node)?;
+        foreign.push(Ear::open(&format!("another tenant's pod on {node}"), &pod.netns, pod.address(Family::V4)?)?);
+    }
     let service = Service::new(site)?;
-    service.lead_to(&ends[..1])?;
+    service.lead_to(&[own_ear.address])?;
+    let targets = [service.address, EXTERNAL.parse()?].map(|address| SocketAddr::new(address, EAR));
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let asker = scope.spawn(|| site.world.pod("shop", "a").map(|pod| pod.netns.run(|| ask(service.target, &stop))));
-        let outcome = to_and_fro(&service, &ends, &ears);
+        let asker = scope.spawn(|| site.world.pod("shop", "a").map(|pod| pod.netns.run(|| ask(targets, &stop))));
+        let outcome = to_and_fro(&service, &own_ear, &foreign);
         stop.store(true, Ordering::Relaxed);
         asker.join().expect("the asker does not panic")??;
         outcome
     })?;
-    // How many the nodes did translate to where they may not go, and the lock on the way out stopped.
-    let stopped = site.agent_metrics("a")?.sum("bulkhead_lock_drop_packets_total", &[("reason", "cross_tenant")]);
+    // How many the nodes did translate to where they may not go, and somebody stopped there.
+    let metrics = site.agent_metrics("a")?;
+    let stopped = metrics.sum("bulkhead_lock_drop_packets_total", &[("reason", "cross_tenant")]);
     println!("{stopped} datagrams were stopped on the way out of the node");
+    ensure!(stopped > 0.0, "none was led astray: this proved nothing");
     Ok(())
 }
 
-fn to_and_fro(service: &Service<'_>, ends: &[IpAddr; 3], ears: &Ears) -> Result<()> {
-    let [own, foreign, database] = *ends;
-    ears.hear_own("at first")?;
+fn to_and_fro(service: &Service<'_>, own: &Ear, foreign: &[Ear]) -> Result<()> {
+    own.hears_both("at first")?;
     for round in 0..ROUNDS {
-        let others: &[IpAddr] = match round % 3 {
-            0 => &[database],
-            1 => &[foreign],
-            _ => &[own, database],
-        };
-        service.lead_to(others)?;
+        let other = foreign[round % foreign.len()].address;
+        let ends = [other, own.address];
+        // In the end beside its own.
+        service.lead_to(if round < foreign.len() { &ends[..1] } else { &ends })?;
         thread::sleep(STAY);
-        service.lead_to(&[own])?;
+        service.lead_to(&[own.address])?;
         thread::sleep(STAY);
-        ears.hear_own(&format!("after round {round}"))?;
+        own.hears_both(&format!("after round {round}"))?;
     }
-    let strays = (ears.database.heard(), ears.foreign.heard());
-    ensure!(strays == (0, 0), "{} datagrams came to another tenant's database and {} to its pod", strays.0, strays.1);
+    for ear in foreign {
+        let strays = ear.heard();
+        ensure!(strays == [0, 0], "{} and {} datagrams came to {}", strays[0], strays[1], ear.name);
+    }
     Ok(())
 }
 
 /// Asks until `stop`: by one socket, which the node goes on translating as it began, and by a new one each time.
-fn ask(target: SocketAddr, stop: &AtomicBool) -> Result<()> {
+fn ask(targets: [SocketAddr; 2], stop: &AtomicBool) -> Result<()> {
     let bind = || UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0));
     let lasting = bind()?;
     while !stop.load(Ordering::Relaxed) {
         for socket in [&lasting, &bind()?] {
-            // Refused or not, the next may pass.
-            let _ = socket.send_to(b"bulkhead", target);
+            for (target, word) in targets.iter().zip(WORDS) {
+                // Refused or not, the next may pass.
+                let _ = socket.send_to(word, target);
+            }
         }
         thread::sleep(PACE);
     }
     Ok(())
 }
 
-struct Ears {
-    own: Ear,
-    foreign: Ear,
-    database: Ear,
-}
-
-impl Ears {
-    /// The control: what is the tenant's own is reached by the same name.
-    fn hear_own(&self, when: &str) -> Result<()> {
-        self.own.heard();
-        wait("a datagram at the tenant's own pod", Duration::from_secs(90), || {
-            ensure!(self.own.heard() > 0, "{when}: none came");
-            Ok(())
-        })
-    }
-}
-
 /// A socket that listens.
-struct Ear(UdpSocket);
+struct Ear {
+    name: String,
+    address: IpAddr,
+    socket: UdpSocket,
+}
 
 impl Ear {
-    fn open(netns: &Netns, address: IpAddr) -> Result<Self> {
+    fn open(name: &str, netns: &Netns, address: IpAddr) -> Result<Self> {
         let socket = netns.run(|| UdpSocket::bind((address, EAR))).context("cannot listen")?;
         socket.set_nonblocking(true)?;
-        Ok(Self(socket))
+        Ok(Self { name: name.to_owned(), address, socket })
     }
 
-    /// Datagrams that came since the last question.
-    fn heard(&self) -> usize {
+    /// Datagrams of either kind that came since the last question.
+    fn heard(&self) -> [usize; 2] {
+        let mut heard = [0; 2];
         let mut buffer = [0; 64];
-        std::iter::from_fn(|| self.0.recv(&mut buffer).ok()).count()
+        while let Ok(length) = self.socket.recv(&mut buffer) {
+            for (count, word) in heard.iter_mut().zip(WORDS) {
+                *count += usize::from(buffer[..length] == word[..]);
+            }
+        }
+        heard
+    }
+
+    /// The control: what is the tenant's own is reached by the same two names.
+    fn hears_both(&self, when: &str) -> Result<()> {
+        self.heard();
+        let mut heard = [0; 2];
+        wait("datagrams at the tenant's own pod", Duration::from_secs(90), || {
+            let more = self.heard();
+            heard = [heard[0] + more[0], heard[1] + more[1]];
+            ensure!(heard.iter().all(|count| *count > 0), "{when}: {heard:?} came");
+            Ok(())
+        })
     }
 }
 
 /// A Service without a selector, removed with the value.
 struct Service<'a> {
     site: &'a Site,
-    target: SocketAddr,
+    address: IpAddr,
 }
 
 impl<'a> Service<'a> {
     fn new(site: &'a Site) -> Result<Self> {
         let port = json!({"name": "ear", "protocol": "UDP", "port": EAR});
         let metadata = json!({"name": "by-hand", "namespace": NAMESPACE});
-        let object = json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": [port]}});
+        let object = json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"externalIPs": [EXTERNAL], "ports": [port]}});
         site.kubectl().apply(&object.to_string())?;
         let object = site.kubectl().json(["get", "service", "by-hand", "-n", NAMESPACE])?;
-        let address: IpAddr = object["spec"]["clusterIP"].as_str().context("an address")?.parse()?;
-        Ok(Self { site, target: SocketAddr::new(address, EAR) })
+        let address = object["spec"]["clusterIP"].as_str().context("an address")?.parse()?;
+        Ok(Self { site, address })
     }
 
     /// Writes its ends, as whoever may write EndpointSlices can.
