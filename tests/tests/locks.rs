@@ -1,6 +1,7 @@
 //! The locks, each alone: a pod that nobody claims has no program on its interface and still sends
 //! nothing out of the node, whoever runs or does not; claimed pods and the node itself do.
 
+use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use bench::drip::{Chat, Drip};
 use bench::frames::craft::{Frame, Payload};
 use bench::matrix::{Cell, ask_in};
 use bench::place::{Family, Place};
-use bench::probe::{Outcome, Speech};
+use bench::probe::{Outcome, Speech, ask};
 use bench::world::{Layout, World};
 use bench::{raw, tier};
 
@@ -178,6 +179,57 @@ fn a_source_that_the_node_translates_hides_nobody() {
     assert_eq!(masked(STRANGER, "before"), 1, "the control: it leaves under the node's address");
     let _agent = agent(&world, true);
     assert_eq!((masked(STRANGER, "stranger"), masked(Place::Dns, "claimed")), (0, 1));
+}
+
+/// Ports of a friend's address that the node leads elsewhere.
+const TO_FOREIGN_DATABASE: u16 = 6000;
+const TO_OWN_DATABASE: u16 = 6001;
+const TO_FOREIGN_POD: u16 = 6002;
+
+/// As kube-proxy does with addresses that somebody calls a Service's; to the pod under the node's own address.
+fn lead_elsewhere(world: &World) {
+    let friend = Place::AcmeFar.v4();
+    let lead = |port: u16, to: Place| {
+        let target = SocketAddr::new(to.address(Family::V4), to.port());
+        format!("add rule ip nat in ip daddr {friend} tcp dport {port} dnat to {target}; ")
+    };
+    let rules = "add table ip nat; add chain ip nat in { type nat hook prerouting priority dstnat; }; \
+                 add chain ip nat out { type nat hook postrouting priority srcnat; }; "
+        .to_owned()
+        + &lead(TO_FOREIGN_DATABASE, Place::GlobexDb)
+        + &lead(TO_OWN_DATABASE, Place::AcmeDb)
+        + &lead(TO_FOREIGN_POD, Place::GlobexApi)
+        + &format!("add rule ip nat out ip daddr {} masquerade", Place::GlobexApi.v4());
+    let nft = world.node.start(std::process::Command::new("nft").arg(rules)).expect("nft runs").wait();
+    assert!(nft.expect("it ends").success());
+}
+
+#[test]
+fn what_the_node_leads_elsewhere_is_judged_by_where_it_goes() {
+    if !tier::can_run_agent() || !tier::can_translate() {
+        return;
+    }
+    for layout in [Layout::Routed, Layout::Bridged] {
+        let world = World::new(layout).expect("a world");
+        lead_elsewhere(&world);
+        let asks = |from: Place, port: u16| {
+            let target = SocketAddr::new(Place::AcmeFar.address(Family::V4), port);
+            world.netns(from).run(|| ask(Speech::Tcp, Some(from.address(Family::V4)), target))
+        };
+        // The control: without the lock nobody sees where it goes.
+        let unlocked = agent(&world, false);
+        assert_eq!(asks(Place::AcmeWeb, TO_FOREIGN_DATABASE), Outcome::Answered, "{layout:?}");
+        drop(unlocked);
+        let locked = agent(&world, true);
+        locked.wait(SOON, "locked", || asks(Place::AcmeWeb, TO_FOREIGN_DATABASE) == Outcome::Silence).expect("a lock");
+        assert_eq!(asks(Place::AcmeWeb, TO_OWN_DATABASE), Outcome::Answered, "{layout:?}: its own it may reach");
+        let drops = locked.metrics().expect("metrics");
+        let reason = [("lock", "uplink"), ("reason", "cross_tenant")];
+        assert!(drops.sum("bulkhead_lock_drop_packets_total", &reason) > 0.0, "{layout:?}");
+        // The receiver knows the sender under whatever address: what a Shared tenant's pod may ask, acme's may not.
+        assert_eq!(asks(Place::Dns, TO_FOREIGN_POD), Outcome::Answered, "{layout:?}");
+        assert_eq!(asks(Place::AcmeWeb, TO_FOREIGN_POD), Outcome::Silence, "{layout:?}");
+    }
 }
 
 #[test]
