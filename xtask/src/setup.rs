@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Programs that the demo and the tests call, and the packages they come in.
-const PROGRAMS: [(&str, &str); 2] = [("ip", "iproute2"), ("cc", "gcc")];
+const PROGRAMS: [(&str, &str); 3] = [("ip", "iproute2"), ("nft", "nftables"), ("cc", "gcc")];
 /// Debian's compiler for browsers, the only one it ships with `core` for BPF.
 const COMPILER: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 

@@ -64,7 +64,7 @@ impl Tier {
             Self::Lint => "rustfmt and clippy",
             Self::Tidy | Self::Unit => "nothing",
             Self::Program => "root, BTF and bpffs",
-            Self::Netns => "root, BTF, bpffs and iproute2",
+            Self::Netns => "root, BTF, bpffs, iproute2 and nftables",
             Self::Kernels => "root, BTF, bpffs, apt and x86-64",
             Self::Cluster => "root, BTF, bpffs, Go and a C compiler",
         }
