@@ -54,6 +54,7 @@ pub fn is_hidden(flow: &Flow<V6>) -> bool {
 /// A discovery message with the parts of its IPv6 header that matter.
 struct Message {
     source: V6,
+    destination: V6,
     target: V6,
     end: usize,
 }
@@ -162,27 +163,43 @@ where
         return Verdict::deny(reason);
     }
     let Some(message) = read_message(packet) else { return MALFORMED };
-    let Message { source, target, .. } = message;
+    let Message { source, destination, target, .. } = message;
     if !options_are_ours(packet, message.end, entry) {
         return CLAIM;
     }
     if kind == icmp::NEIGHBOR_ADVERTISEMENT {
         let own = own_v6(entry, target) && own_v6(entry, source);
-        return if own { Verdict::ALLOW } else { CLAIM };
+        return if own { heard(endpoint, tables, destination, target) } else { CLAIM };
     }
     if source == V6::UNSPECIFIED {
         // Duplicate address detection: only for addresses the pod was given. Another pod's would
         // deny it its own.
         let own = own_v6(entry, target) || (target.is_link_local() && entry.link_local == V6::UNSPECIFIED);
-        return if own { Verdict::ALLOW } else { CLAIM };
+        return if own { heard(endpoint, tables, destination, target) } else { CLAIM };
     }
     if !own_v6(entry, source) {
         return Verdict::deny(DropReason::SpoofedSource);
+    }
+    let heard = heard(endpoint, tables, destination, target);
+    if !heard.is_allow() {
+        return heard;
     }
     if target == entry.gateway_v6 || own_v6(entry, target) {
         return Verdict::ALLOW;
     }
     resolve(endpoint, tables, target)
+}
+
+/// Whether a message may go where it is sent. Routers forward discovery like anything else, and its
+/// options carry whatever the sender likes: only what stays on the link, and whom the pod may find anyway.
+#[inline(always)]
+fn heard<T: Tables<V6>>(endpoint: &Endpoint<'_>, tables: &T, destination: V6, target: V6) -> Verdict {
+    let entry = endpoint.entry;
+    let group = destination == V6::ALL_NODES || destination == target.solicited_node();
+    if group || destination.is_link_local() || destination == entry.gateway_v6 || own_v6(entry, destination) {
+        return Verdict::ALLOW;
+    }
+    resolve(endpoint, tables, destination)
 }
 
 /// A discovery message to a pod.
@@ -252,7 +269,8 @@ fn read_message<P: Packet + ?Sized>(packet: &P) -> Option<Message> {
     let target = parse::words(body.target);
     let fits = payload >= 24 && MESSAGE + payload <= packet.length();
     let valid = ip.version_class >> 4 == 6 && ip.hop_limit == 255 && body.code == 0 && !target.is_multicast();
-    let message = Message { source: parse::words(ip.source), target, end: MESSAGE + payload };
+    let (source, destination) = (parse::words(ip.source), parse::words(ip.destination));
+    let message = Message { source, destination, target, end: MESSAGE + payload };
     (fits && valid).then_some(message)
 }
 

@@ -436,6 +436,43 @@ fn discovery_from_a_pod_claims_only_itself() {
 }
 
 #[test]
+fn discovery_from_a_pod_is_sent_to_the_link_or_to_whom_it_may_find() {
+    let world = World::default();
+    let (me, link, gateway) = (six(ME), link_local(5), link_local(1));
+    let group = V6 { lo: 0x0101_u64.to_be(), ..V6::ALL_NODES };
+    for (destination, fate) in [
+        (gateway, ALLOWED),
+        (link_local(9), ALLOWED),
+        (V6::ALL_NODES, ALLOWED),
+        (six(FRIEND), ALLOWED),
+        (me, ALLOWED),
+        (six(WORLD), Some(OffSubnet)),
+        (six(THEIR_DATABASE), Some(CrossTenant)),
+        (six(STRANGER), Some(CrossTenant)),
+        (six(METADATA), Some(MetadataService)),
+        (group, Some(Multicast)),
+    ] {
+        for (kind, source, target, why) in [
+            (135, me, gateway, "asks for its gateway"),
+            (135, link, gateway, "from its link-local address"),
+            (135, me, six(FRIEND), "asks for a friend"),
+            (136, me, me, "answers for itself"),
+            (136, link, link, "and for its link-local address"),
+            (135, V6::UNSPECIFIED, me, "asks whether its address is taken"),
+        ] {
+            let frame = discovery(true, kind, source, destination, target, MAC);
+            assert_eq!(world.judge(Egress, &frame), fate, "{why}, of {:x?}", destination.octets());
+        }
+    }
+    for target in [gateway, six(FRIEND)] {
+        let frame = discovery(true, 135, me, target.solicited_node(), target, MAC);
+        assert_eq!(world.judge(Egress, &frame), ALLOWED, "those who may have the address");
+        let others = discovery(true, 135, me, six(STRANGER).solicited_node(), target, MAC);
+        assert_eq!(world.judge(Egress, &others), Some(Multicast), "another group of the link");
+    }
+}
+
+#[test]
 fn discovery_to_a_pod_is_its_neighbours_own() {
     let world = World::default();
     let (me, gateway) = (six(ME), link_local(1));
