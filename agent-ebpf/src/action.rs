@@ -6,6 +6,7 @@ use agent_common::flow::Direction;
 use agent_common::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use agent_common::reach::{Denied, Family, Party, Tables};
 use agent_common::reason::DropReason;
+use agent_common::relay;
 use agent_common::tenant::{TenantId, TenantState};
 use agent_common::verdict::{self, Endpoint, Verdict};
 use aya_ebpf::programs::TcContext;
@@ -76,7 +77,7 @@ fn led(ctx: &TcContext, direction: Direction, me: TenantId, verdict: Verdict) ->
 fn conclude(ctx: &TcContext, direction: Direction, Party { tenant, state }: Party, verdict: Verdict) -> i32 {
     let Some(denied) = verdict.denied() else {
         if verdict.is_noted() {
-            packet::note(ctx, tenant);
+            packet::set_note(ctx, relay::note(tenant));
         }
         report::count_allowed(allowed_index(state.slot, direction), ctx.len());
         return PASS;

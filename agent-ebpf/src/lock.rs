@@ -11,7 +11,6 @@ use agent_common::lock::{self, Claims, Lock, Sender};
 use agent_common::reach::Party;
 use agent_common::reason::DropReason;
 use agent_common::relay::{self, Network};
-use agent_common::tenant::TenantId;
 use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
 use aya_ebpf::helpers::generated::{bpf_check_mtu, bpf_skb_load_bytes_relative};
 use aya_ebpf::programs::TcContext;
@@ -69,23 +68,23 @@ impl Claims for Here<'_> {
 pub fn uplink(ctx: &TcContext) -> i32 {
     // SAFETY: the context is a valid `__sk_buff` for as long as the program runs.
     let ingress_ifindex = unsafe { (*ctx.skb.skb).ingress_ifindex };
-    let refused = lock::leaves(&Here(ctx), ingress_ifindex);
-    match packet::noted(ctx) {
-        // What the node sends itself was written by no pod's program.
-        Some(tenant) if ingress_ifindex != 0 && refused.is_none() => enforce(ctx, Lock::Uplink, relayed(ctx, tenant)),
-        _ => enforce(ctx, Lock::Uplink, refused),
-    }
+    let refused = lock::leaves(&Here(ctx), ingress_ifindex).or_else(|| relayed(ctx, ingress_ifindex));
+    enforce(ctx, Lock::Uplink, refused)
 }
 
 /// What a pod sent is judged by where it now goes, once: a tunnel's own interface comes before the one
 /// that what it wraps up leaves by.
 #[inline(always)]
-fn relayed(ctx: &TcContext, tenant: TenantId) -> Option<DropReason> {
+fn relayed(ctx: &TcContext, ingress_ifindex: u32) -> Option<DropReason> {
+    // What the node sends itself was noted by no pod's program.
+    if ingress_ifindex == 0 {
+        return None;
+    }
+    let tenant = packet::noted(ctx)?;
     let me = Party { tenant, state: Maps::tenant(tenant) };
     let refused = relay::leaves(&Maps, me, &Wire(ctx));
     if refused.is_none() {
-        // SAFETY: as in `uplink`; programs may write this field.
-        unsafe { (*ctx.skb.skb).tc_index = 0 };
+        packet::set_note(ctx, 0);
     }
     refused
 }

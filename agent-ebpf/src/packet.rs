@@ -57,12 +57,12 @@ impl Frame {
     }
 }
 
-/// Leaves a note on a packet, for the lock on the node's way out and for `to_pod`.
+/// Leaves a note on a packet, for the lock on the node's way out and for `to_pod`; 0 takes it off.
 #[inline(always)]
-pub fn note(ctx: &TcContext, tenant: TenantId) {
+pub fn set_note(ctx: &TcContext, note: u32) {
     // SAFETY: the context is a valid `__sk_buff` for as long as the program runs, and this field one of
     // those that programs may write.
-    unsafe { (*ctx.skb.skb).tc_index = relay::note(tenant) }
+    unsafe { (*ctx.skb.skb).tc_index = note }
 }
 
 /// Whose note is on a packet.
