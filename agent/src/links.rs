@@ -404,6 +404,7 @@ mod tests {
         assert_eq!(told.try_recv(), Ok(Change::Links(links)));
         assert!(told.try_recv().is_err());
     }
+
     fn link(ifindex: u32) -> LinkMessage {
         let mut message = LinkMessage::default();
         message.header.index = ifindex;

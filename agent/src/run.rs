@@ -32,9 +32,9 @@ use crate::events::stats::EventStats;
 use crate::events::{self, Clock};
 use crate::health::{Nri, Observed};
 use crate::http::{self, Pages};
-use crate::metrics::recorder::{ChangeSource, Phase};
+use crate::metrics::recorder::Phase;
 use crate::metrics::{Metrics, Recorder};
-use crate::model::input::{Change, Subject};
+use crate::model::input::Change;
 use crate::reconcile::{self, News, Now, Snapshot, State};
 use crate::socket::{self, Shown};
 use crate::{links, nri, sandboxes, source, watch as cluster};
@@ -269,14 +269,6 @@ async fn stamp(mut changes: mpsc::Receiver<Change>, news: mpsc::Sender<News>, cl
     }
 }
 
-const fn source(subject: Subject) -> ChangeSource {
-    match subject {
-        Subject::Tenant => ChangeSource::Tenant,
-        Subject::Namespace => ChangeSource::Namespace,
-        Subject::Pod => ChangeSource::Pod,
-    }
-}
-
 /// The loop blocks in system calls, so it has a thread of its own.
 fn spawn_loop(
     state: State,
@@ -291,7 +283,7 @@ fn spawn_loop(
     let clock = move || Now { unix: Timestamp::now().as_second(), tick: start.elapsed() };
     let (stamped, news) = mpsc::channel(CHANGES);
     tokio::spawn(stamp(changes, stamped, clock));
-    let told = move |subject, took| recorder.propagated(source(subject), took);
+    let told = move |subject, took| recorder.propagated(subject, took);
     let run = move || drop(runtime.block_on(reconcile::run(state, kernel, news, snapshots, clock, told)));
     std::thread::Builder::new().name("reconcile".into()).spawn(run).map_err(system("start the reconcile thread"))
 }

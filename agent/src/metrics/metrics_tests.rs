@@ -8,9 +8,10 @@ use agent_common::counters::Counter;
 use agent_common::lock::Lock;
 use agent_common::reason::DropReason;
 
-use super::recorder::{ChangeSource, Phase, PolicyStage};
+use super::recorder::{Phase, PolicyStage};
 use super::*;
 use crate::events::stats::Stage;
+use crate::model::input::Subject;
 
 struct Maps;
 
@@ -49,7 +50,7 @@ fn page() -> String {
     let (recorder, events) = (Arc::new(Recorder::default()), Arc::new(EventStats::default()));
     recorder.attached(true);
     recorder.exposed(Duration::from_millis(3));
-    recorder.propagated(ChangeSource::Tenant, Duration::from_micros(700));
+    recorder.propagated(Subject::Tenant, Duration::from_micros(700));
     recorder.policy_error(PolicyStage::Apply);
     recorder.map_error("PEERS_V4", "update");
     recorder.watch_synced("pods", true);

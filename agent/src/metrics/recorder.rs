@@ -9,6 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::table::{self, Metric};
+use crate::model::input::Subject;
 
 /// Label names and values.
 pub type Labels = Vec<(&'static str, String)>;
@@ -41,15 +42,6 @@ pub enum Hold {
     Enforced,
     /// The time was up before.
     TimedOut,
-}
-
-/// What a policy change came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names are the documentation")]
-pub enum ChangeSource {
-    Tenant,
-    Namespace,
-    Pod,
 }
 
 /// Where a policy failed.
@@ -136,7 +128,7 @@ impl Recorder {
     }
 
     /// From a change seen to the maps written.
-    pub fn propagated(&self, source: ChangeSource, time: Duration) {
+    pub fn propagated(&self, source: Subject, time: Duration) {
         let labels = labels(&table::POLICY_PROPAGATION, &[source.as_str()]);
         self.propagation.get_or_create(&labels).observe(time.as_secs_f64());
     }
@@ -199,16 +191,6 @@ impl Hold {
         match self {
             Self::Enforced => "enforced",
             Self::TimedOut => "timed_out",
-        }
-    }
-}
-
-impl ChangeSource {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Tenant => "tenant",
-            Self::Namespace => "namespace",
-            Self::Pod => "pod",
         }
     }
 }

@@ -272,6 +272,17 @@ pub enum Change {
     ServiceGone(EndpointKey),
 }
 
+impl Subject {
+    /// The word for it in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tenant => "tenant",
+            Self::Namespace => "namespace",
+            Self::Pod => "pod",
+        }
+    }
+}
+
 impl Change {
     /// What it is about; none for what the node and the cluster are made of.
     pub const fn subject(&self) -> Option<Subject> {

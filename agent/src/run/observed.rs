@@ -86,7 +86,7 @@ impl Watcher {
             );
         }
         let nri = *self.nri.borrow();
-        self.shared.store(Arc::new(Observed { nri, ..observed(snapshot, self.findings.standing(), problems) }));
+        self.shared.store(Arc::new(observed(snapshot, nri, self.findings.standing(), problems)));
     }
 }
 
@@ -100,7 +100,7 @@ impl Watcher {
     }
 }
 
-fn observed(snapshot: &Snapshot, invalid: u64, problems: Vec<String>) -> Observed {
+fn observed(snapshot: &Snapshot, nri: Nri, invalid: u64, problems: Vec<String>) -> Observed {
     Observed {
         loaded: true,
         synced: snapshot.ready,
@@ -112,8 +112,8 @@ fn observed(snapshot: &Snapshot, invalid: u64, problems: Vec<String>) -> Observe
         tenants: tenants(snapshot, invalid),
         endpoints: endpoints(snapshot),
         locks: locks(snapshot),
+        nri,
         problems,
-        ..Observed::default()
     }
 }
 
