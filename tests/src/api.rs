@@ -21,7 +21,7 @@ use cluster::{Cluster, Cni, Kubectl, Options, Parts, wait};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::kube::SYSTEM;
+use crate::kube::{Down, SYSTEM, deploy};
 use crate::metrics::Metrics;
 use crate::netns::Netns;
 use crate::{page, scope::Scope, tier};
@@ -91,17 +91,6 @@ pub fn measure(steps: &[usize]) -> Result<Vec<Start>> {
     Ok(starts)
 }
 
-/// Ends the cluster, whatever happened.
-struct Down(Cluster);
-
-impl Drop for Down {
-    fn drop(&mut self) {
-        if let Err(error) = self.0.down() {
-            eprintln!("warning: cluster {} is not down: {error:#}", self.0.id());
-        }
-    }
-}
-
 struct Server {
     cluster: Cluster,
     kubectl: Kubectl,
@@ -111,12 +100,10 @@ struct Server {
 impl Server {
     /// Everything but the other pods.
     fn fill(&self) -> Result<()> {
-        let deploy = |file: &str| -> Result<String> {
-            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/").to_owned() + file;
-            fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
-        };
         for file in ["namespace.yaml", "crd.yaml", "rbac.yaml"] {
-            self.kubectl.apply(&deploy(file)?)?;
+            let path = deploy().join(file);
+            let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            self.kubectl.apply(&text)?;
         }
         self.kubectl.run([
             "wait",
@@ -169,7 +156,8 @@ impl Server {
         let (audited, wire) = (self.audited()?.len(), bytes(&netns)?);
         let begun = Instant::now();
         let process = Process(netns.start(&mut self.command(&agent)?)?);
-        let expected = LOCAL + others.div_ceil(10);
+        let relevant = others.div_ceil(10);
+        let expected = LOCAL + relevant;
         wait("the agent to know every pod of its tenant", PATIENCE, || {
             let (_, text) = page::get(&netns, PAGES.into(), "/metrics")?;
             let known = Metrics::parse(&text).sum("bulkhead_bpf_map_entries", &[("map", "peers_v4")]);
@@ -185,16 +173,16 @@ impl Server {
         let memory_kib = process.memory()?;
         drop(process);
         fs::remove_dir_all(&agent.pin_dir)?;
-        let asked = asked(&events[audited..]);
-        let is_watch = |what: &&String| what.starts_with("watch ");
+        let asked = &events[audited..];
+        let watches = asked.iter().filter(|what| what.starts_with("watch ")).count();
         let pod = self.kubectl.run(["get", "--raw", &format!("/api/v1/namespaces/{}/pods/local-0", TENANT.1[0])])?;
         Ok(Start {
             others,
-            relevant: others.div_ceil(10),
+            relevant,
             pod_bytes: pod.len(),
-            requests: asked.iter().filter(|(what, _)| !is_watch(what)).map(|(_, count)| count).sum(),
-            watches: asked.iter().filter(|(what, _)| is_watch(what)).map(|(_, count)| count).sum(),
-            by_resource: asked,
+            requests: asked.len() - watches,
+            watches,
+            by_resource: count(asked),
             received: then.received - wire.received,
             sent: then.sent - wire.sent,
             seconds,
@@ -204,8 +192,8 @@ impl Server {
         })
     }
 
-    /// What the agent's account asked, in order, each request once.
-    fn audited(&self) -> Result<Vec<Asked>> {
+    /// What the agent's account asked, in order, each request once: verb and resource.
+    fn audited(&self) -> Result<Vec<String>> {
         let text = fs::read_to_string(self.cluster.audit_log())?;
         let agent = format!("system:serviceaccount:{SYSTEM}:bulkhead-agent");
         let mut seen = BTreeSet::new();
@@ -216,7 +204,7 @@ impl Server {
                 let field = |pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or("").to_owned();
                 let resource = field("/objectRef/resource");
                 let what = if resource.is_empty() { field("/requestURI") } else { resource };
-                asked.push(Asked(format!("{} {what}", field("/verb"))));
+                asked.push(format!("{} {what}", field("/verb")));
             }
         }
         Ok(asked)
@@ -257,13 +245,9 @@ struct Agent {
     log: std::path::PathBuf,
 }
 
-/// One request: verb and resource.
-#[derive(Clone, Debug)]
-struct Asked(String);
-
-fn asked(events: &[Asked]) -> BTreeMap<String, usize> {
+fn count(asked: &[String]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
-    for Asked(what) in events {
+    for what in asked {
         *counts.entry(what.clone()).or_default() += 1;
     }
     counts

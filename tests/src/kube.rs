@@ -8,6 +8,7 @@
 //! comments say and applied with kubectl. Looks at agents from outside only: their pods, pages and logs. What should
 //! pass is computed in `expect`, from the same objects that are applied and from nothing of the agent.
 
+pub mod addresses;
 pub mod ask;
 pub mod expect;
 pub mod kernel;
@@ -56,9 +57,9 @@ pub struct Site {
     _down: Down,
 }
 
-/// Ends the cluster, also when a scenario or its set-up panics.
+/// Ends a cluster when it is dropped, also by a panic.
 #[derive(Debug)]
-struct Down(Cluster);
+pub(crate) struct Down(pub(crate) Cluster);
 
 impl Drop for Down {
     fn drop(&mut self) {

@@ -152,16 +152,22 @@ fn a_pod_that_appears_while_no_agent_runs_sends_nothing_out_until_it_is_claimed(
     }
 }
 
+/// Has the node translate addresses: rules of the chains `in` and `out` of the table `nat`.
+fn translate(world: &World, rules: &str) {
+    let chains = "add table ip nat; add chain ip nat in { type nat hook prerouting priority dstnat; }; \
+                  add chain ip nat out { type nat hook postrouting priority srcnat; }; ";
+    let mut nft = std::process::Command::new("nft");
+    let nft = world.node.start(nft.arg(chains.to_owned() + rules)).expect("nft runs").wait();
+    assert!(nft.expect("it ends").success());
+}
+
 #[test]
 fn a_source_that_the_node_translates_hides_nobody() {
     if !tier::can_run_agent() || !tier::can_translate() {
         return;
     }
     let world = World::new(Layout::Routed).expect("a world");
-    let rules = "add table ip nat; add chain ip nat out { type nat hook postrouting priority srcnat; }; \
-                 add rule ip nat out oifname uplink masquerade";
-    let nft = world.node.start(std::process::Command::new("nft").arg(rules)).expect("nft runs").wait();
-    assert!(nft.expect("it ends").success());
+    translate(&world, "add rule ip nat out oifname uplink masquerade");
     let masked = |from: Place, marker: &'static str| {
         let node = Place::Node.v4().octets();
         let holds = move |bytes: &[u8]| {
@@ -193,15 +199,11 @@ fn lead_elsewhere(world: &World) {
         let target = SocketAddr::new(to.address(Family::V4), to.port());
         format!("add rule ip nat in ip daddr {friend} tcp dport {port} dnat to {target}; ")
     };
-    let rules = "add table ip nat; add chain ip nat in { type nat hook prerouting priority dstnat; }; \
-                 add chain ip nat out { type nat hook postrouting priority srcnat; }; "
-        .to_owned()
-        + &lead(TO_FOREIGN_DATABASE, Place::GlobexDb)
+    let rules = lead(TO_FOREIGN_DATABASE, Place::GlobexDb)
         + &lead(TO_OWN_DATABASE, Place::AcmeDb)
         + &lead(TO_FOREIGN_POD, Place::GlobexApi)
         + &format!("add rule ip nat out ip daddr {} masquerade", Place::GlobexApi.v4());
-    let nft = world.node.start(std::process::Command::new("nft").arg(rules)).expect("nft runs").wait();
-    assert!(nft.expect("it ends").success());
+    translate(world, &rules);
 }
 
 #[test]

@@ -45,6 +45,13 @@ pub const OUTSIDE: [(&str, &str, &str); 6] = [
     ("metadata", "169.254.169.254", ""),
 ];
 
+/// The IPv4 address of a place on the database host.
+pub fn outside(name: &str) -> Result<IpAddr> {
+    let (_, address, _) =
+        OUTSIDE.iter().find(|(known, ..)| *known == name).with_context(|| format!("{name} is no place outside"))?;
+    Ok(address.parse()?)
+}
+
 /// Namespaces of the world and the tenant each is labelled with; one is nobody's.
 pub const NAMESPACES: [(&str, Option<&str>); 5] = [
     ("acme-web", Some("acme")),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bench::drip::{Chat, Drip};
-use bench::kube::world::{OUTSIDE, PORT, Pod};
+use bench::kube::world::{PORT, Pod, outside};
 use bench::kube::{PATIENCE, SYSTEM, Site};
 use bench::place::Family;
 use bench::probe::{Outcome, Speech, ask};
@@ -43,8 +43,7 @@ impl Traffic {
             let target = SocketAddr::new(stranger.address(Family::V4)?, EAR);
             drips.push(("another tenant's pod", Drip::between(&from.netns, source, &stranger.netns, target)?));
         }
-        let (_, database, _) = OUTSIDE.iter().find(|(name, ..)| *name == "globex-db").context("a database")?;
-        let target = SocketAddr::new(database.parse()?, EAR);
+        let target = SocketAddr::new(outside("globex-db")?, EAR);
         drips.push(("another tenant's database", Drip::between(&from.netns, source, &world.outside, target)?));
         Ok(Self { chat, drips })
     }

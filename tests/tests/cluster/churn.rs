@@ -4,13 +4,13 @@
 //! reach its own tenant. What arrives is captured below every socket, so that one packet is one too many.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bench::capture::Capture;
-use bench::kube::world::{OUTSIDE, PORT, items, text};
+use bench::kube::addresses::give_again;
+use bench::kube::world::{PORT, items, outside, text};
 use bench::kube::{PATIENCE, Site};
 use bench::netns::Netns;
 use bench::place::Family;
@@ -145,45 +145,25 @@ impl<'a> Wave<'a> {
                 addresses.filter_map(move |address| Some((node.clone(), address, side?.namespace)))
             })
             .collect();
-        let delete = ["delete", "pods", "-A", "-l", "churn=yes", "--grace-period=0", "--force", "--wait=false"];
-        self.site.kubectl().run(delete)?;
+        self.remove()?;
         for node in NODES {
-            self.give_again(node, had.iter().filter(|(on, ..)| on == node).map(|(_, address, _)| *address))?;
+            let addresses = had.iter().filter(|(on, ..)| on == node).map(|(_, address, _)| *address);
+            give_again(self.site.cluster.node(node)?, addresses)?;
         }
         Ok(had.into_iter().map(|(_, address, namespace)| (address, namespace)).collect())
     }
 
-    /// Makes a node's address plugin believe that it gave the one before the first of these last, once they are free.
-    fn give_again(&self, node: &str, addresses: impl Iterator<Item = IpAddr>) -> Result<()> {
-        let folder = self.site.cluster.node(node)?.path("/var/lib/cni/networks/pods")?;
-        let addresses: BTreeSet<IpAddr> = addresses.collect();
-        wait("free addresses", PATIENCE, || {
-            let taken = addresses.iter().find(|address| folder.join(address.to_string()).exists());
-            ensure!(taken.is_none(), "{taken:?} is still taken");
-            Ok(())
-        })?;
-        let first = |is_v4: bool| addresses.iter().find(|address| address.is_ipv4() == is_v4);
-        for (range, address) in [first(true), first(false)].into_iter().enumerate() {
-            let previous: IpAddr = match address.context("a pod without addresses")? {
-                IpAddr::V4(address) => IpAddr::V4((u32::from(*address) - 1).into()),
-                IpAddr::V6(address) => IpAddr::V6((u128::from(*address) - 1).into()),
-            };
-            fs::write(folder.join(format!("last_reserved_ip.{range}")), previous.to_string())?;
-        }
-        Ok(())
+    fn remove(&self) -> Result<()> {
+        let delete = ["delete", "pods", "-A", "-l", "churn=yes", "--grace-period=0", "--force", "--wait=false"];
+        self.site.kubectl().run(delete).map(drop)
     }
 }
 
 impl Drop for Wave<'_> {
     fn drop(&mut self) {
-        let delete = ["delete", "pods", "-A", "-l", "churn=yes", "--grace-period=0", "--force", "--wait=false"];
-        let _ = self.site.kubectl().run(delete);
+        // Once more where it ended well.
+        let _ = self.remove();
     }
-}
-
-fn outside(name: &str) -> Result<Ipv4Addr> {
-    let (_, address, _) = OUTSIDE.iter().find(|(known, ..)| *known == name).context("a place outside")?;
-    Ok(address.parse()?)
 }
 
 /// Captures of what must not come, where it would.
@@ -195,7 +175,7 @@ impl Ears {
         let mut ears = Vec::new();
         for (own, other) in [(&SIDES[0], &SIDES[1]), (&SIDES[1], &SIDES[0])] {
             let friend = site.world.pod(own.friends, "a")?;
-            let mut places = vec![(own.database.to_owned(), &site.world.outside, IpAddr::V4(outside(own.database)?))];
+            let mut places = vec![(own.database.to_owned(), &site.world.outside, outside(own.database)?)];
             for node in NODES {
                 let pod = site.world.pod(own.friends, node)?;
                 places.push((pod.label(), &pod.netns, pod.address(Family::V4)?));

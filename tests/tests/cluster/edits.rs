@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bench::config::TENANT_LABEL;
 use bench::drip::{Chat, Chatted, Drip, Dripped};
 use bench::kube::Site;
-use bench::kube::world::{OUTSIDE, PORT, Pod, World, of_family};
+use bench::kube::world::{PORT, Pod, World, of_family, outside};
 use bench::netns::Netns;
 use bench::place::Family;
 
@@ -36,9 +36,8 @@ impl<'a> Way<'a> {
     }
 
     fn outside(world: &'a World, from: (&str, &str), to: &str) -> Result<Self> {
-        let (_, address, _) = OUTSIDE.iter().find(|(name, ..)| *name == to).context("a place outside")?;
         let from = world.pod(from.0, from.1)?;
-        Ok(Self { from, to: &world.outside, address: SocketAddr::new(address.parse()?, PORT) })
+        Ok(Self { from, to: &world.outside, address: SocketAddr::new(outside(to)?, PORT) })
     }
 
     fn drip(&self) -> Result<Drip> {

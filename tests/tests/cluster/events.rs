@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bench::kube::expect::Unassigned;
-use bench::kube::world::{OUTSIDE, Pod};
+use bench::kube::world::{Pod, outside};
 use bench::kube::{Site, world};
 use bench::place::Family;
 use bench::probe::{Outcome, Speech, ask};
@@ -43,10 +43,6 @@ pub fn name_both_sides(site: &mut Site) -> Result<()> {
 
 /// What is not a pod has no pod's name, and the reason says what is wrong with it.
 pub fn name_the_reason(site: &mut Site) -> Result<()> {
-    let outside = |name: &str| -> Result<IpAddr> {
-        let found = OUTSIDE.iter().find(|(known, ..)| *known == name).context("a place outside")?;
-        Ok(found.1.parse()?)
-    };
     let node = world::of_family(&site.world.nodes[1].2, Family::V4).context("an address")?;
     let cases = [
         ("shop", outside("globex-db")?, "cross_tenant"),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bench::kube::Site;
-use bench::kube::world::OUTSIDE;
+use bench::kube::world::outside;
 use bench::netns::Netns;
 use bench::place::Family;
 use cluster::wait;
@@ -35,8 +35,7 @@ const WORDS: [&[u8; 3]; 2] = [b"own", b"ext"];
 pub fn lead_nowhere_else(site: &mut Site) -> Result<()> {
     let own = site.world.pod("shop", "b")?;
     let own_ear = Ear::open("own pod", &own.netns, own.address(Family::V4)?)?;
-    let (_, database, _) = OUTSIDE.iter().find(|(name, ..)| *name == "globex-db").context("a database")?;
-    let mut foreign = vec![Ear::open("another tenant's database", &site.world.outside, database.parse()?)?];
+    let mut foreign = vec![Ear::open("another tenant's database", &site.world.outside, outside("globex-db")?)?];
     for node in ["a", "b"] {
         let pod = site.world.pod("store", node)?;
         foreign.push(Ear::open(&format!("another tenant's pod on {node}"), &pod.netns, pod.address(Family::V4)?)?);

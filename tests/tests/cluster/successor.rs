@@ -1,13 +1,13 @@
 //! An address that one tenant's pod had is another's a moment later.
 
-use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bench::drip::Drip;
-use bench::kube::world::{OUTSIDE, PORT, Pod, is_ready, pod_spec};
+use bench::kube::addresses::give_again;
+use bench::kube::world::{PORT, Pod, is_ready, outside, pod_spec};
 use bench::kube::{PATIENCE, Site};
 use bench::place::Family;
 use bench::probe::{Outcome, Speech, ask};
@@ -27,7 +27,8 @@ pub fn inherits_nothing(site: &mut Site) -> Result<()> {
     for (generation, own) in ["globex", "acme", "globex"].into_iter().enumerate() {
         let namespace = format!("{own}-web");
         if let Some(addresses) = &before {
-            next_is(site, addresses)?;
+            give_again(site.cluster.node(NODE)?, addresses.iter().copied())?;
+            addresses.iter().try_for_each(|address| forget(site, *address))?;
         }
         let pod = start(site, &namespace, &format!("heir-{generation}"))?;
         if let Some(addresses) = &before {
@@ -38,24 +39,6 @@ pub fn inherits_nothing(site: &mut Site) -> Result<()> {
         site.kubectl().run(["delete", "pod", "-n", namespace, name, "--grace-period=0", "--force", "--timeout=30s"])?;
         before = Some(pod.addresses.clone());
         drop(pod);
-    }
-    Ok(())
-}
-
-/// Makes the address plugin believe that it gave the ones before these last, and waits until they are free.
-fn next_is(site: &Site, addresses: &[IpAddr]) -> Result<()> {
-    let folder = site.cluster.node(NODE)?.path("/var/lib/cni/networks/pods")?;
-    for (range, address) in addresses.iter().enumerate() {
-        wait("a free address", PATIENCE, || {
-            ensure!(!folder.join(address.to_string()).exists(), "{address} is still taken");
-            Ok(())
-        })?;
-        let previous = match address {
-            IpAddr::V4(address) => IpAddr::V4((u32::from(*address) - 1).into()),
-            IpAddr::V6(address) => IpAddr::V6((u128::from(*address) - 1).into()),
-        };
-        fs::write(folder.join(format!("last_reserved_ip.{range}")), previous.to_string())?;
-        forget(site, *address)?;
     }
     Ok(())
 }
@@ -108,10 +91,9 @@ fn has_company_of(site: &Site, pod: &Pod, own: &str) -> Result<()> {
             dripped.arrived.len()
         );
     }
-    let outside = |name: &str| OUTSIDE.iter().find(|(known, ..)| *known == name).context("a place outside");
     let (own, other) = if own == "acme" { ("acme-rds", "globex-db") } else { ("globex-db", "acme-efs") };
-    reaches(pod, outside(own)?.1.parse()?).with_context(|| format!("to {own}"))?;
-    let theirs = ask_from(pod, outside(other)?.1.parse()?);
+    reaches(pod, outside(own)?).with_context(|| format!("to {own}"))?;
+    let theirs = ask_from(pod, outside(other)?);
     ensure!(matches!(theirs, Outcome::Silence), "{other}: {theirs:?}");
     Ok(())
 }

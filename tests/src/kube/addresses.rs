@@ -1,0 +1,47 @@
+//! Which addresses a node's pods get next, by the notes of the host-local address plugin.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, ensure};
+use cluster::{Node, wait};
+
+use super::PATIENCE;
+use super::world::of_family;
+use crate::place::Family;
+
+/// Waits until these addresses of earlier pods are free, and makes the plugin believe that it gave the one before the
+/// first of them last: the next pods of the node have them again.
+pub fn give_again(node: Node<'_>, addresses: impl IntoIterator<Item = IpAddr>) -> Result<()> {
+    let folder = node.path("/var/lib/cni/networks/pods")?;
+    let addresses: Vec<IpAddr> = addresses.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+    wait("free addresses", PATIENCE, || {
+        let taken = addresses.iter().find(|address| folder.join(address.to_string()).exists());
+        ensure!(taken.is_none(), "{taken:?} is still taken");
+        Ok(())
+    })?;
+    for (range, family) in [Family::V4, Family::V6].into_iter().enumerate() {
+        let previous = before(of_family(&addresses, family).context("a pod without an address of a family")?);
+        fs::write(folder.join(format!("last_reserved_ip.{range}")), previous.to_string())?;
+    }
+    Ok(())
+}
+
+fn before(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => IpAddr::V4((u32::from(address) - 1).into()),
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) - 1).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_one_before_may_end_in_255() {
+        let previous = ["10.244.2.0", "fd00::1:0"].map(|address| before(address.parse().expect("an address")));
+        assert_eq!(previous.map(|address| address.to_string()), ["10.244.1.255", "fd00::ffff"]);
+    }
+}
