@@ -449,8 +449,9 @@ fn granted<A: Family, T: Tables<A>>(tables: &T, from: TenantId, to: TenantId) ->
         None => false,
         Some(grant) if grant.until == Grant::FOREVER => true,
         Some(grant) => {
-            let today = tables.now_ns().wrapping_add(tables.runtime().clock_offset_ns);
-            today / 1_000_000_000 < grant.until
+            let offset = tables.runtime().clock_offset_ns;
+            // 0: nobody has told what day it is.
+            offset != 0 && tables.now_ns().wrapping_add(offset) / 1_000_000_000 < grant.until
         }
     }
 }

@@ -628,6 +628,10 @@ fn a_grant_ends_when_it_says() {
     assert_eq!(world.gets(STRANGER, &syn_to(80)), Some(CrossTenant));
     world.grant(MINE, THEIRS, 0);
     assert_eq!(world.sends(STRANGER, &syn(80)), Some(CrossTenant), "the zero value has ended");
+    world.grant(MINE, THEIRS, day + 3_600);
+    assert_eq!(world.sends(STRANGER, &syn(80)), ALLOWED);
+    world.tables.runtime.clock_offset_ns = 0;
+    assert_eq!(world.sends(STRANGER, &syn(80)), Some(CrossTenant), "nobody knows what day it is");
 }
 
 // Rule 7: Services.
