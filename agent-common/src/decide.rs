@@ -6,6 +6,7 @@
 use crate::ask::Ask;
 use crate::conntrack::{Memory, Opener, ReplyEntry};
 use crate::flow::Direction;
+use crate::headers::{ICMP, ICMPV6, SCTP, TCP, UDP};
 use crate::layout::PeerEntry;
 use crate::reach::{Denied, Family, Party, Reach, Standing, Tables, between, foreign, plainly};
 use crate::reason::DropReason;
@@ -24,23 +25,28 @@ pub fn judge<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, direction: Direc
     }
 }
 
-/// Judges what a pod sends, of whose destination that much is known.
+/// Judges what a pod sends, of whose destination that much is known. The generation is read before any
+/// rule is asked, so that nothing is remembered as judged by a later policy than the one that judged it.
 #[inline(always)]
 pub fn egress<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, standing: Standing) -> Verdict {
+    let generation = tables.runtime().generation;
     let reached = tables.reach(ask, standing);
     if reached == Reach::YES {
-        // What a node has sent to the pod under its own address, for somebody else, goes back to that one; and
-        // whoever lists the very address of a Service or of the metadata means what is behind it.
-        let ends_there = standing.peer().is_none_or(PeerEntry::is_pods);
-        return if ends_there { Verdict::NOTED } else { Verdict::ALLOW };
+        return match standing.peer() {
+            // What a node has sent to the pod under its own address, for somebody else, goes back to that one.
+            Some(peer) if peer.kind == PeerEntry::NODE => Verdict::ANSWER,
+            // Whoever lists the very address of a Service or of the metadata means what is behind it.
+            Some(peer) if !peer.is_pods() => Verdict::ALLOW,
+            _ => Verdict::NOTED,
+        };
     }
     if reached == Reach::ONE_WAY {
-        open(tables, ask, Opener::Pod);
+        open(tables, ask, Opener::Pod, generation);
         return Verdict::NOTED;
     }
     let denied = reached.denied();
-    if reached.may_be_answer() && (answers(tables, ask, denied) || resolves(ask, denied)) {
-        return Verdict::ALLOW;
+    if reached.may_be_answer() && (answers(tables, ask, denied, generation) || resolves(ask, denied)) {
+        return Verdict::ANSWER;
     }
     if ask.me.state.has(TenantState::OPEN) && denied.reason != DropReason::MetadataService {
         return open_world(tables, ask);
@@ -65,57 +71,77 @@ fn resolves<A: Family>(ask: &Ask<A>, denied: Denied) -> bool {
 
 /// Rule 3: whether the packet answers a connection that the other side opened and still may open.
 #[inline(always)]
-fn answers<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, denied: Denied) -> bool {
-    if !ask.has(Ask::<A>::ANSWERS) {
+fn answers<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, denied: Denied, generation: u64) -> bool {
+    if !ask.has(Ask::<A>::ANSWERS) || denied.reason == DropReason::Node && is_tunnelled(ask) {
         return false;
     }
-    match tables.recall(ask, Opener::Remote, true) {
+    match tables.recall(ask, Opener::Remote, true, generation) {
         Memory::Nothing => return false,
         Memory::Current => return true,
         Memory::Dated => {}
     }
-    // The world might be somebody's subnet by now. `reach` has just said that a pod or node may still
-    // open.
-    let judged_now = denied.reason == DropReason::Node || denied.peer.is_known();
-    if !judged_now && foreign(tables, &ask.me, ask.remote).is_some_and(|owner| !may_enter(owner)) {
+    if !may_ask(tables, ask, denied) {
         return false;
     }
-    tables.note(ask, Opener::Remote, true);
+    tables.note(ask, Opener::Remote, true, generation);
     true
+}
+
+/// Whether the other side may open connections to the pod: a pod or node may, as `reach` has just said, the
+/// world unless it is somebody's subnet by now.
+#[inline(always)]
+pub fn may_ask<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, denied: Denied) -> bool {
+    let judged_now = denied.reason == DropReason::Node || denied.peer.is_known();
+    judged_now || foreign(tables, &ask.me, ask.remote).is_none_or(may_enter)
+}
+
+/// Whether the other end would unwrap what is in the packet and take it for another node's: VXLAN (RFC 7348,
+/// and the port that Linux chose before it), Geneve (RFC 8926), and everything without ports. Where conntrack
+/// has forgotten who asked from such a port, under the node's address, an answer would end there.
+#[inline(always)]
+pub fn is_tunnelled<A: Family>(ask: &Ask<A>) -> bool {
+    const VXLAN: [u16; 2] = [4789, 8472];
+    const GENEVE: u16 = 6081;
+    match ask.protocol {
+        UDP if ask.has(Ask::<A>::KNOWN) => VXLAN.contains(&ask.remote_port) || ask.remote_port == GENEVE,
+        TCP | SCTP | ICMP | ICMPV6 => false,
+        _ => true,
+    }
 }
 
 /// Judges what is on its way to a pod from an address that is not the pod's, of which that much is known.
 #[inline(always)]
 pub fn ingress<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, standing: Standing) -> Verdict {
+    let generation = tables.runtime().generation;
     match standing.peer() {
-        Some(peer) if peer.is_pods() => from_peer(tables, ask, peer),
+        Some(peer) if peer.is_pods() => from_peer(tables, ask, peer, generation),
         Some(peer) if peer.kind == PeerEntry::NODE => {
             // Answers need no memory where the pod may open to nodes itself.
             if !ask.me.state.has(TenantState::NODES_ALLOWED | TenantState::SHARED) {
-                open(tables, ask, Opener::Remote);
+                open(tables, ask, Opener::Remote, generation);
             }
             Verdict::ALLOW
         }
         // Answers, where the pod may ask; asking is judged at the pod.
         Some(peer) if peer.kind == PeerEntry::METADATA || peer.kind == PeerEntry::SERVICE_LISTED => Verdict::ALLOW,
         Some(peer) => Verdict::because(Denied { reason: DropReason::Internal, peer: peer.tenant }),
-        None => from_world(tables, ask, standing),
+        None => from_world(tables, ask, standing, generation),
     }
 }
 
 #[inline(always)]
-fn from_peer<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, peer: PeerEntry) -> Verdict {
+fn from_peer<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, peer: PeerEntry, generation: u64) -> Verdict {
     let reached = between(tables, &ask.me, peer);
     if reached == Reach::YES {
         return Verdict::ALLOW;
     }
     if reached == Reach::ONE_WAY {
-        let answer = is_answer(tables, ask) || ask.has(Ask::<A>::RESOLVES);
+        let answer = is_answer(tables, ask, generation) || ask.has(Ask::<A>::RESOLVES);
         let denied = Denied { reason: DropReason::CrossTenant, peer: peer.tenant };
         return if answer { Verdict::ALLOW } else { Verdict::because(denied) };
     }
     if reached.may_be_answer() {
-        open(tables, ask, Opener::Remote);
+        open(tables, ask, Opener::Remote, generation);
         return Verdict::ALLOW;
     }
     if ask.me.state.has(TenantState::OPEN) {
@@ -136,7 +162,7 @@ fn seen_from_inside(denied: Denied) -> Denied {
 }
 
 #[inline(always)]
-fn from_world<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, standing: Standing) -> Verdict {
+fn from_world<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, standing: Standing, generation: u64) -> Verdict {
     if ask.remote.is_multicast() || ask.remote.is_martian() {
         return Verdict::deny(DropReason::Martian);
     }
@@ -145,7 +171,7 @@ fn from_world<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, standing: Stand
         return Verdict::ALLOW;
     }
     let tracked = ask.has(Ask::<A>::OPENS | Ask::<A>::CONTINUES);
-    let memory = if tracked { tables.recall(ask, Opener::Remote, false) } else { Memory::Nothing };
+    let memory = if tracked { tables.recall(ask, Opener::Remote, false, generation) } else { Memory::Nothing };
     if memory == Memory::Current {
         return Verdict::ALLOW;
     }
@@ -155,7 +181,7 @@ fn from_world<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, standing: Stand
         return Verdict::because(Denied { reason: DropReason::CrossTenant, ..denied });
     }
     if memory == Memory::Dated || ask.has(Ask::<A>::OPENS) {
-        tables.note(ask, Opener::Remote, false);
+        tables.note(ask, Opener::Remote, false, generation);
     }
     Verdict::ALLOW
 }
@@ -169,42 +195,47 @@ fn may_enter(owner: Denied) -> bool {
 
 /// Whether a packet to the pod answers a connection the pod opened, which it still may.
 #[inline(always)]
-fn is_answer<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> bool {
+fn is_answer<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, generation: u64) -> bool {
     if !ask.has(Ask::<A>::ANSWERS) {
         return false;
     }
-    match tables.recall(ask, Opener::Pod, true) {
+    match tables.recall(ask, Opener::Pod, true, generation) {
         Memory::Nothing => return false,
         Memory::Current => {}
-        Memory::Dated => tables.note(ask, Opener::Pod, true),
+        Memory::Dated => tables.note(ask, Opener::Pod, true, generation),
     }
     true
 }
 
 /// Remembers, or refreshes, the connection that this packet opens or continues, which it may.
 #[inline(always)]
-fn open<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, opener: Opener) {
+fn open<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, opener: Opener, generation: u64) {
     if !ask.has(Ask::<A>::OPENS | Ask::<A>::CONTINUES) {
         return;
     }
-    match tables.recall(ask, opener, false) {
+    match tables.recall(ask, opener, false, generation) {
         Memory::Current => {}
         Memory::Nothing if !ask.has(Ask::<A>::OPENS) => {}
-        Memory::Nothing | Memory::Dated => tables.note(ask, opener, false),
+        Memory::Nothing | Memory::Dated => tables.note(ask, opener, false, generation),
     }
 }
 
-/// What is remembered of a connection that `opener` opened. Where the policy is still the one that
+/// What is remembered of a connection that `opener` opened. Where the policy of `generation` is the one that
 /// allowed it, this packet is noted at once; else it is for the caller to judge, and to `note`.
 #[inline(always)]
-pub fn recall<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, opener: Opener, reply: bool) -> Memory {
+pub fn recall<A: Family, T: Tables<A>>(
+    tables: &T,
+    ask: &Ask<A>,
+    opener: Opener,
+    reply: bool,
+    generation: u64,
+) -> Memory {
     let key = ask.key(opener);
     let Some(entry) = tables.reply(&key) else { return Memory::Nothing };
     let now = tables.now_ns();
     if !entry.is_live(key.protocol, now) {
         return Memory::Nothing;
     }
-    let generation = tables.runtime().generation;
     if entry.generation != generation {
         return Memory::Dated;
     }
@@ -214,16 +245,15 @@ pub fn recall<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, opener: Opener,
     Memory::Current
 }
 
-/// Remembers that the policy of this moment allows the connection, and this packet of it.
+/// Remembers that the policy of a generation allows the connection, and this packet of it.
 #[inline(always)]
-pub fn note<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, opener: Opener, reply: bool) {
+pub fn note<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, opener: Opener, reply: bool, generation: u64) {
     let key = ask.key(opener);
     let now = tables.now_ns();
     let flags = match tables.reply(&key) {
         Some(entry) if entry.is_live(key.protocol, now) => entry.flags,
         _ => 0,
     };
-    let generation = tables.runtime().generation;
     tables.remember(&key, ReplyEntry { seen_ns: now, generation, flags: flags | ask.mark(reply), _pad: 0 });
 }
 

@@ -76,19 +76,19 @@ pub trait Tables<A: Family> {
     }
 
     /// `decide::recall`, as above.
-    fn recall(&self, ask: &Ask<A>, opener: Opener, reply: bool) -> Memory
+    fn recall(&self, ask: &Ask<A>, opener: Opener, reply: bool, generation: u64) -> Memory
     where
         Self: Sized,
     {
-        decide::recall(self, ask, opener, reply)
+        decide::recall(self, ask, opener, reply, generation)
     }
 
     /// `decide::note`, as above.
-    fn note(&self, ask: &Ask<A>, opener: Opener, reply: bool)
+    fn note(&self, ask: &Ask<A>, opener: Opener, reply: bool, generation: u64)
     where
         Self: Sized,
     {
-        decide::note(self, ask, opener, reply)
+        decide::note(self, ask, opener, reply, generation)
     }
 }
 

@@ -5,7 +5,8 @@
 //! those may write them while a packet is under way, and kube-proxy hears of it earlier or later than the
 //! agent, or while no agent runs; what it has chosen for a connection stays. So `from_pod` leaves a note on
 //! what it lets pass for no other reason than sender and destination, and where such a packet leaves the
-//! node, or arrives at a pod of it, it is judged as if the pod had sent it there itself.
+//! node, or arrives at a pod of it, it is judged as if the pod had sent it there itself. What passes as an
+//! answer has a note too: the node's own memory of the connection, which leads it back, may be shorter than ours.
 //!
 //! The note can only close: nobody is asked about a packet because it has none. A pod that could write
 //! one would be judged by it.
@@ -13,30 +14,57 @@
 use crate::addr::{V4, V6};
 use crate::ask::Ask;
 use crate::decide;
+use crate::decide::is_tunnelled;
 use crate::flow::Direction;
 use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Header, Ipv4, Ipv6, SCTP, TCP, Transport, UDP};
 use crate::layout::PeerEntry;
 use crate::parse::words;
-use crate::reach::{Family, Party, Reach, Tables, between};
+use crate::reach::{Family, Party, Reach, Tables, between, standing};
 use crate::reason::DropReason;
 use crate::tenant::{TenantId, TenantState};
 
 /// Set in every note: other programs' numbers are small.
 const MARK: u32 = 1 << 15;
+const ANSWER: u32 = 1 << TENANT_BITS;
 /// Bits of a tenant's number; the map of tenants has no higher one.
 pub const TENANT_BITS: u32 = 14;
 
-/// What to leave on a packet of this tenant: 16 bits, which the kernel carries with it (`tc_index`) and
-/// nothing but programs like ours looks at.
-#[inline(always)]
-pub const fn note(tenant: TenantId) -> u32 {
-    MARK | tenant.0 & ((1 << TENANT_BITS) - 1)
+/// As what a packet passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passage {
+    /// As one that may open a connection to where it goes.
+    Opening,
+    /// As an answer, or to a node, that may lead it back to whoever asked.
+    Answer,
 }
 
-/// Whose packet has this note; `None` where there is none.
-#[inline(always)]
-pub const fn noted(note: u32) -> Option<TenantId> {
-    if note >> TENANT_BITS != MARK >> TENANT_BITS { None } else { Some(TenantId(note & ((1 << TENANT_BITS) - 1))) }
+/// What is left on a packet: 16 bits, which the kernel carries with it (`tc_index`) and nothing but
+/// programs like ours looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Whose packet it is.
+    pub tenant: TenantId,
+    /// As what it passed.
+    pub passage: Passage,
+}
+
+impl Note {
+    /// As a number; 0 is no note.
+    #[inline(always)]
+    pub const fn bits(self) -> u32 {
+        let answer = if matches!(self.passage, Passage::Answer) { ANSWER } else { 0 };
+        MARK | answer | self.tenant.0 & (ANSWER - 1)
+    }
+
+    /// From a number; `None` where it is no note.
+    #[inline(always)]
+    pub const fn from_bits(bits: u32) -> Option<Self> {
+        if bits & !(ANSWER | ANSWER - 1) != MARK {
+            return None;
+        }
+        let passage = if bits & ANSWER != 0 { Passage::Answer } else { Passage::Opening };
+        Some(Self { tenant: TenantId(bits & (ANSWER - 1)), passage })
+    }
 }
 
 /// A packet that can be read from its IP header on: not every interface has a link header.
@@ -47,20 +75,30 @@ pub trait Network {
     fn read<H: Header>(&self, offset: u32) -> Option<H>;
 }
 
-/// Judges a packet with a tenant's note where it leaves the node.
+/// Judges a packet with a note of `me` where it leaves the node. In Audit mode nothing is stopped.
 #[inline(always)]
-pub fn leaves<N: Network, T: Tables<V4> + Tables<V6>>(tables: &T, me: Party, packet: &N) -> Option<DropReason> {
+pub fn leaves<N, T>(tables: &T, me: Party, passage: Passage, packet: &N) -> Option<DropReason>
+where
+    N: Network,
+    T: Tables<V4> + Tables<V6>,
+{
+    if !me.state.has(TenantState::VALID) {
+        return Some(DropReason::NotReady);
+    }
+    if me.state.has(TenantState::AUDIT) {
+        return None;
+    }
     match packet.ethertype() {
         ETHERTYPE_IPV4 => {
             let Some(ip) = packet.read::<Ipv4>(0) else { return Some(DropReason::Malformed) };
             let is_first = u16::from_be(ip.fragment_be) & 0x1fff == 0;
             let port = if is_first { port(packet, ip.protocol, u32::from(ip.version_ihl & 0x0f) * 4) } else { None };
-            judge(tables, me, V4(ip.destination), ip.protocol, port)
+            judge(tables, me, passage, V4(ip.destination), ip.protocol, port)
         }
         ETHERTYPE_IPV6 => {
             let Some(ip) = packet.read::<Ipv6>(0) else { return Some(DropReason::Malformed) };
             let port = port(packet, ip.next_header, size_of::<Ipv6>() as u32);
-            judge(tables, me, words(ip.destination), ip.next_header, port)
+            judge(tables, me, passage, words(ip.destination), ip.next_header, port)
         }
         // From a pod came IP; whatever this is, nobody has judged it.
         _ => Some(DropReason::Ethertype),
@@ -76,29 +114,39 @@ fn port<N: Network>(packet: &N, protocol: u8, offset: u32) -> Option<u16> {
     packet.read::<Transport>(offset).map(|ports| u16::from_be(ports.second_be))
 }
 
-/// Judges where a packet with a tenant's note really goes. Nodes pass: what a tunnel wraps up goes to them.
-/// So does a packet that does not tell its port, if any would do where it goes: it is a later piece of one
+/// Judges where a packet with a note really goes. What a tunnel wraps up goes to nodes, and passes. So
+/// does a packet that does not tell its port, if any would do where it goes: it is a later piece of one
 /// that told, or `from_pod` has seen it.
 #[inline(always)]
-pub fn judge<A: Family, T: Tables<A>>(
+fn judge<A: Family, T: Tables<A>>(
     tables: &T,
     me: Party,
+    passage: Passage,
     remote: A,
     protocol: u8,
     port: Option<u16>,
 ) -> Option<DropReason> {
-    if !me.state.has(TenantState::VALID) {
-        return Some(DropReason::NotReady);
-    }
     let (remote_port, bits) = port.map_or((0, 0), |port| (port, Ask::<A>::KNOWN));
     let ask = Ask { me, cookie: 0, remote, remote_port, local_port: 0, protocol, bits, tcp_flags: 0 };
     let denied = decide::judge(tables, &ask, Direction::Egress).denied()?;
     let reason = decide::blame(tables, &me, remote, denied).reason;
-    let passes = matches!(reason, DropReason::Node | DropReason::Fragment) || me.state.has(TenantState::AUDIT);
+    let passes = match reason {
+        DropReason::Fragment => true,
+        DropReason::Node if is_tunnelled(&ask) => true,
+        _ if matches!(passage, Passage::Answer) => may_have_asked(tables, &ask),
+        _ => false,
+    };
     if passes { None } else { Some(reason) }
 }
 
-/// Judges a packet with the note of `sender` that arrives at a pod of `me` on the same node, under whatever
+/// Whether somebody at that address may open connections to this tenant's pods.
+#[inline(always)]
+fn may_have_asked<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> bool {
+    let reached = tables.reach(ask, standing(tables, ask));
+    reached.may_be_answer() && decide::may_ask(tables, ask, reached.denied())
+}
+
+/// Judges a packet with a note of `sender` that arrives at a pod of `me` on the same node, under whatever
 /// source address: whether the sender's pods may send there, or answer.
 #[inline(always)]
 pub fn arrives<A: Family, T: Tables<A>>(tables: &T, sender: Party, me: Party) -> bool {

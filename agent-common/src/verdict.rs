@@ -18,6 +18,7 @@ use crate::neighbor;
 use crate::parse::{self, Packet};
 use crate::reach::{Denied, Family, Party, Tables, standing};
 use crate::reason::DropReason;
+use crate::relay::Passage;
 use crate::tenant::{TenantId, TenantState};
 
 /// What happens to a packet. One register, so that the kernel's functions can return it; the zero
@@ -33,7 +34,11 @@ impl Verdict {
     /// The same, because of who sends and where to, and nothing that is remembered: judged once more
     /// where it leaves the node or arrives, for the node may lead it elsewhere (`relay`).
     pub const NOTED: Self = Self(Self::ALLOW.0 | Self::NOTE);
+    /// The same, as what goes back to whoever asked, or to a node for somebody else: wherever it is led may
+    /// be anybody but another tenant.
+    pub const ANSWER: Self = Self(Self::ALLOW.0 | Self::BACK);
     const NOTE: u64 = 1 << 9;
+    const BACK: u64 = 1 << 10;
 
     /// A denial that names no other side.
     pub const fn deny(reason: DropReason) -> Self {
@@ -50,19 +55,23 @@ impl Verdict {
         self.0
     }
 
-    /// From a register: any value that is neither `ALLOW` nor `NOTED` is a denial.
+    /// From a register: any value that is none of the three constants is a denial.
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 
     /// Whether the packet passes.
     pub const fn is_allow(self) -> bool {
-        self.0 & !Self::NOTE == Self::ALLOW.0
+        self.0 == Self::ALLOW.0 || self.note().is_some()
     }
 
-    /// Whether it passes and is judged once more.
-    pub const fn is_noted(self) -> bool {
-        self.0 == Self::NOTED.0
+    /// As what it is judged once more, if it passes.
+    pub const fn note(self) -> Option<Passage> {
+        match self {
+            Self::NOTED => Some(Passage::Opening),
+            Self::ANSWER => Some(Passage::Answer),
+            _ => None,
+        }
     }
 
     /// Why it does not; `None` if it does.
@@ -81,9 +90,8 @@ impl Verdict {
 impl core::fmt::Debug for Verdict {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self.denied() {
-            None if self.is_noted() => f.write_str("Noted"),
-            None => f.write_str("Allow"),
             Some(denied) => write!(f, "{denied:?}"),
+            None => write!(f, "Allow, {:?}", self.note()),
         }
     }
 }
@@ -335,7 +343,7 @@ fn egress<A: Family, P: Packet + ?Sized, T: Tables<A>>(
     let ask = Ask::new(endpoint.party, endpoint.entry.cookie, flow, true);
     let verdict = tables.egress(&ask, standing(tables, &ask));
     if ask.has(Ask::<A>::QUOTES) && !verdict.is_allow() && quotes(packet, flow, &ask, tables) {
-        return Verdict::ALLOW;
+        return Verdict::ANSWER;
     }
     verdict
 }

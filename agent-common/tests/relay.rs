@@ -6,8 +6,9 @@ use agent_common::addr::{V4, V6};
 use agent_common::flow::Direction::{Egress, Ingress};
 use agent_common::layout::PeerEntry;
 use agent_common::reach::Party;
-use agent_common::reason::DropReason::{self, CrossTenant, MetadataService, NotReady, OffSubnet, PortDenied};
-use agent_common::relay::{arrives, judge, note, noted};
+use agent_common::reason::DropReason::{self, CrossTenant, MetadataService, Node, NotReady, OffSubnet, PortDenied};
+use agent_common::headers::Header;
+use agent_common::relay::{Network, Note, Passage, arrives, leaves};
 use agent_common::tenant::{TenantId, TenantState};
 use agent_common::verdict::{Endpoint, Verdict};
 use world::*;
@@ -31,16 +32,34 @@ fn verdict(world: &World, direction: agent_common::flow::Direction, other: Host)
     four
 }
 
-/// Where a noted packet of the pod's tenant may really go, at a port.
-fn relayed_at(world: &World, to: Host, port: Option<u16>) -> Option<DropReason> {
+/// A frame, as the lock sees it: from its network header on.
+struct Led(Vec<u8>);
+
+impl Network for Led {
+    fn ethertype(&self) -> u16 {
+        u16::from_be_bytes([self.0[12], self.0[13]])
+    }
+    fn read<H: Header>(&self, offset: u32) -> Option<H> {
+        let from = 14 + offset as usize;
+        H::read_from_bytes(self.0.get(from..from + size_of::<H>())?).ok()
+    }
+}
+
+/// Where a noted packet of the pod's tenant may really go.
+fn led(world: &World, to: Host, passage: Passage, what: &What) -> Option<DropReason> {
     let party = Party { tenant: MINE, state: world.tables.tenants.get(&MINE).copied().unwrap_or_default() };
-    let four = judge(&world.tables, party, V4::new(to), TCP, port);
-    assert_eq!(four, judge(&world.tables, party, six(to), TCP, port));
+    let [four, six] =
+        [false, true].map(|six| leaves(&world.tables, party, passage, &Led(frame(six, Egress, to, what))));
+    assert_eq!(four, six, "{to:?} {what:?}");
     four
 }
 
 fn relayed(world: &World, to: Host) -> Option<DropReason> {
-    relayed_at(world, to, Some(80))
+    led(world, to, Passage::Opening, &syn(80))
+}
+
+fn answered(world: &World, to: Host) -> Option<DropReason> {
+    led(world, to, Passage::Answer, &syn_ack_from(80))
 }
 
 #[test]
@@ -65,14 +84,53 @@ fn what_passes_by_its_ends_alone_is_noted() {
 fn what_goes_back_or_is_meant_as_it_stands_is_not() {
     // An administrator has named this very address: what stands behind it is meant.
     assert_eq!(verdict(&World::default(), Egress, LISTED), Verdict::ALLOW);
+}
+
+#[test]
+fn what_goes_back_is_noted_as_an_answer() {
     // Under a node's address may be anybody, to whom the node sends it on.
-    assert_eq!(verdict(&World::default().with(TenantState::NODES_ALLOWED), Egress, NODE), Verdict::ALLOW);
+    assert_eq!(verdict(&World::default().with(TenantState::NODES_ALLOWED), Egress, NODE), Verdict::ANSWER);
     let world = World::default();
     assert_eq!(world.gets(WORLD, &syn_to(80)), None);
     let answer = frame(false, Egress, WORLD, &syn_ack_from(80));
     let entry = world.tables.endpoints[&1];
     let endpoint = Endpoint::new(&entry, world.tables.tenants[&entry.tenant]).expect("it is claimed");
-    assert_eq!(world.tables.verdict(&endpoint, Egress, &answer[..]), Verdict::ALLOW);
+    assert_eq!(world.tables.verdict(&endpoint, Egress, &answer[..]), Verdict::ANSWER);
+}
+
+#[test]
+fn an_answer_is_led_to_anybody_but_another_tenant() {
+    let mut world = World::default();
+    for (to, fate) in [
+        (FRIEND, None),
+        (NODE, None),
+        (WORLD, None),
+        (DATABASE, None),
+        (STRANGER, Some(CrossTenant)),
+        (THEIR_DATABASE, Some(CrossTenant)),
+        (METADATA, Some(MetadataService)),
+        (NO_POD, Some(OffSubnet)),
+    ] {
+        assert_eq!(answered(&world, to), fate, "{to:?}");
+    }
+    world.grant(THEIRS, MINE, u64::MAX);
+    assert_eq!(answered(&world, STRANGER), None, "who may ask is answered");
+    assert_eq!(relayed(&world, STRANGER), Some(CrossTenant), "and asked nothing");
+    assert_eq!(answered(&world, THEIR_DATABASE), Some(CrossTenant));
+}
+
+#[test]
+fn to_a_node_goes_only_what_a_tunnel_has_wrapped_up() {
+    let world = World::default();
+    for port in [4789, 8472, 6081] {
+        assert_eq!(led(&world, NODE, Passage::Opening, &udp(port)), None, "{port}");
+    }
+    for what in [syn(10_250), syn(4789), udp(53), What::Echo { id: 1 }] {
+        assert_eq!(led(&world, NODE, Passage::Opening, &what), Some(Node), "{what:?}");
+    }
+    for protocol in [4, 41, 47] {
+        assert_eq!(led(&world, NODE, Passage::Opening, &What::Other(protocol)), None, "{protocol}");
+    }
 }
 
 #[test]
@@ -82,7 +140,7 @@ fn it_must_end_where_the_pod_may_go_itself() {
         (FRIEND, None),
         (SHARED, None),
         (FILES, None),
-        (NODE, None),
+        (NODE, Some(Node)),
         (STRANGER, Some(CrossTenant)),
         (THEIR_DATABASE, Some(CrossTenant)),
         (DATABASE, Some(PortDenied)),
@@ -92,9 +150,9 @@ fn it_must_end_where_the_pod_may_go_itself() {
     ] {
         assert_eq!(relayed(&world, to), fate, "{to:?}");
     }
-    assert_eq!(relayed_at(&world, DATABASE, Some(5432)), None);
+    assert_eq!(led(&world, DATABASE, Passage::Opening, &syn(5432)), None);
     for (to, fate) in [(DATABASE, None), (THEIR_DATABASE, Some(CrossTenant)), (WORLD, Some(OffSubnet))] {
-        assert_eq!(relayed_at(&world, to, None), fate, "a later fragment to {to:?}");
+        assert_eq!(led(&world, to, Passage::Opening, &What::Later(TCP)), fate, "a later fragment to {to:?}");
     }
     world.grant(MINE, THEIRS, u64::MAX);
     assert_eq!(relayed(&world, STRANGER), None);
@@ -138,13 +196,15 @@ fn who_arrives_under_another_address_is_known_by_the_note() {
 
 #[test]
 fn a_note_names_its_tenant_and_other_numbers_nobody() {
-    for tenant in [1, 2, 511, 16_383].map(TenantId) {
-        assert_eq!(noted(note(tenant)), Some(tenant));
-        assert!(note(tenant) <= u32::from(u16::MAX));
-    }
-    for number in [0, 1, 0x7fff, 0xc000, 0xffff, 1 << 16 | 0x8001] {
-        assert_eq!(noted(number), None, "{number:x}");
-    }
     // Nobody's is judged as nobody's: never.
-    assert_eq!(noted(note(TenantId::UNKNOWN)), Some(TenantId::UNKNOWN));
+    for tenant in [0, 1, 2, 511, 16_383].map(TenantId) {
+        for passage in [Passage::Opening, Passage::Answer] {
+            let note = Note { tenant, passage };
+            assert_eq!(Note::from_bits(note.bits()), Some(note));
+            assert!(note.bits() <= u32::from(u16::MAX));
+        }
+    }
+    for number in [0, 1, 0x3fff, 0x7fff, 1 << 16 | 0x8001, u32::MAX] {
+        assert_eq!(Note::from_bits(number), None, "{number:x}");
+    }
 }

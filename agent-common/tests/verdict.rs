@@ -240,6 +240,22 @@ fn what_opens_nothing_is_answered_by_nothing() {
 }
 
 #[test]
+fn a_node_is_answered_at_no_port_that_it_unwraps() {
+    let world = World::default();
+    for (remote, fate) in [(50_000, ALLOWED), (4789, Some(Node)), (8472, Some(Node)), (6081, Some(Node))] {
+        let what = What::Udp { remote, local: 53 };
+        for (from, fate) in [(NODE, fate), (WORLD, ALLOWED)] {
+            assert_eq!(world.gets(from, &what), ALLOWED);
+            assert_eq!(world.sends(from, &what), fate, "{from:?} {remote}");
+        }
+    }
+    for protocol in [4, 41, 47] {
+        assert_eq!(world.gets(NODE, &What::Other(protocol)), ALLOWED);
+        assert_eq!(world.sends(NODE, &What::Other(protocol)), Some(Node), "{protocol}");
+    }
+}
+
+#[test]
 fn connections_end() {
     let world = World::default();
     let (request, answer) = (What::Udp { remote: 50_000, local: 53 }, What::Udp { remote: 50_000, local: 53 });

@@ -6,7 +6,7 @@ use agent_common::flow::Direction;
 use agent_common::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use agent_common::reach::{Denied, Family, Party, Tables};
 use agent_common::reason::DropReason;
-use agent_common::relay;
+use agent_common::relay::{Note, Passage};
 use agent_common::tenant::{TenantId, TenantState};
 use agent_common::verdict::{self, Endpoint, Verdict};
 use aya_ebpf::programs::TcContext;
@@ -54,7 +54,7 @@ where
     let Some(ask) = verdict::plain(&Frame::linear(ctx), &endpoint, direction) else { return ODD };
     let verdict = led(ctx, direction, endpoint.party.tenant, decide::judge(&Maps, &ask, direction));
     let told = verdict.denied().is_some_and(|denied| report::folded(ctx, &ask, direction, denied.reason));
-    if told { denial(endpoint.party.state) } else { conclude(ctx, direction, endpoint.party, verdict) }
+    if told { denial(ctx, direction, endpoint.party) } else { conclude(ctx, direction, endpoint.party, verdict) }
 }
 
 /// What a pod of this node sent may have been led here, and the node may have put its own address on it:
@@ -64,8 +64,8 @@ fn led(ctx: &TcContext, direction: Direction, me: TenantId, verdict: Verdict) ->
     if matches!(direction, Direction::Egress) || !verdict.is_allow() {
         return verdict;
     }
-    match packet::noted(ctx) {
-        Some(sender) if sender.0 != me.0 && !waist::call_arrives(sender, me) => {
+    match packet::note(ctx) {
+        Some(Note { tenant: sender, .. }) if sender.0 != me.0 && !waist::call_arrives(sender, me) => {
             Verdict::because(Denied { reason: DropReason::CrossTenant, peer: sender })
         }
         _ => verdict,
@@ -76,8 +76,8 @@ fn led(ctx: &TcContext, direction: Direction, me: TenantId, verdict: Verdict) ->
 #[inline(always)]
 fn conclude(ctx: &TcContext, direction: Direction, Party { tenant, state }: Party, verdict: Verdict) -> i32 {
     let Some(denied) = verdict.denied() else {
-        if verdict.is_noted() {
-            packet::set_note(ctx, relay::note(tenant));
+        if let Some(passage) = verdict.note() {
+            packet::set_note(ctx, Some(Note { tenant, passage }));
         }
         report::count_allowed(allowed_index(state.slot, direction), ctx.len());
         return PASS;
@@ -87,13 +87,20 @@ fn conclude(ctx: &TcContext, direction: Direction, Party { tenant, state }: Part
     report::denied(ctx, direction, denied, outcome);
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(ctx, "direction {} reason {}", direction as u8, denied.reason.number());
-    denial(state)
+    denial(ctx, direction, Party { tenant, state })
 }
 
-/// What becomes of a packet that is denied.
+/// What becomes of a packet that is denied. What Audit lets pass opens no other tenant's pod under the
+/// address of the node.
 #[inline(always)]
-fn denial(state: TenantState) -> i32 {
-    if state.has(TenantState::AUDIT) { PASS } else { DROP }
+fn denial(ctx: &TcContext, direction: Direction, Party { tenant, state }: Party) -> i32 {
+    if !state.has(TenantState::AUDIT) {
+        return DROP;
+    }
+    if matches!(direction, Direction::Egress) {
+        packet::set_note(ctx, Some(Note { tenant, passage: Passage::Opening }));
+    }
+    PASS
 }
 
 /// Judges any frame, and does what the verdict says.

@@ -10,7 +10,7 @@ use agent_common::layout::EndpointEntry;
 use agent_common::lock::{self, Claims, Lock, Sender};
 use agent_common::reach::Party;
 use agent_common::reason::DropReason;
-use agent_common::relay::{self, Network};
+use agent_common::relay::{self, Network, Note};
 use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
 use aya_ebpf::helpers::generated::{bpf_check_mtu, bpf_skb_load_bytes_relative};
 use aya_ebpf::programs::TcContext;
@@ -80,11 +80,11 @@ fn relayed(ctx: &TcContext, ingress_ifindex: u32) -> Option<DropReason> {
     if ingress_ifindex == 0 {
         return None;
     }
-    let tenant = packet::noted(ctx)?;
+    let Note { tenant, passage } = packet::note(ctx)?;
     let me = Party { tenant, state: Maps::tenant(tenant) };
-    let refused = relay::leaves(&Maps, me, &Wire(ctx));
+    let refused = relay::leaves(&Maps, me, passage, &Wire(ctx));
     if refused.is_none() {
-        packet::set_note(ctx, 0);
+        packet::set_note(ctx, None);
     }
     refused
 }

@@ -4,8 +4,7 @@
 
 use agent_common::headers::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Header, Octet};
 use agent_common::parse::{self, Extensions, MAX_OFFSET, Options, Packet};
-use agent_common::relay;
-use agent_common::tenant::TenantId;
+use agent_common::relay::Note;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 
@@ -57,19 +56,19 @@ impl Frame {
     }
 }
 
-/// Leaves a note on a packet, for the lock on the node's way out and for `to_pod`; 0 takes it off.
+/// Leaves a note on a packet, for the lock on the node's way out and for `to_pod`, or takes it off.
 #[inline(always)]
-pub fn set_note(ctx: &TcContext, note: u32) {
+pub fn set_note(ctx: &TcContext, note: Option<Note>) {
     // SAFETY: the context is a valid `__sk_buff` for as long as the program runs, and this field one of
     // those that programs may write.
-    unsafe { (*ctx.skb.skb).tc_index = note }
+    unsafe { (*ctx.skb.skb).tc_index = note.map_or(0, Note::bits) }
 }
 
-/// Whose note is on a packet.
+/// What is noted on a packet.
 #[inline(always)]
-pub fn noted(ctx: &TcContext) -> Option<TenantId> {
+pub fn note(ctx: &TcContext) -> Option<Note> {
     // SAFETY: as above.
-    relay::noted(unsafe { (*ctx.skb.skb).tc_index })
+    Note::from_bits(unsafe { (*ctx.skb.skb).tc_index })
 }
 
 impl Packet for Frame {

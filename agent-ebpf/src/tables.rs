@@ -155,13 +155,13 @@ impl Tables<V4> for Maps {
     }
 
     #[inline(always)]
-    fn recall(&self, ask: &Ask<V4>, opener: Opener, reply: bool) -> Memory {
-        waist::call_recall_v4(ask, opener, reply)
+    fn recall(&self, ask: &Ask<V4>, opener: Opener, reply: bool, generation: u64) -> Memory {
+        waist::call_recall_v4(ask, opener, reply, generation)
     }
 
     #[inline(always)]
-    fn note(&self, ask: &Ask<V4>, opener: Opener, reply: bool) {
-        waist::call_note_v4(ask, opener, reply);
+    fn note(&self, ask: &Ask<V4>, opener: Opener, reply: bool, generation: u64) {
+        waist::call_note_v4(ask, opener, reply, generation);
     }
 
     shared!();
@@ -223,13 +223,13 @@ impl Tables<V6> for Maps {
     }
 
     #[inline(always)]
-    fn recall(&self, ask: &Ask<V6>, opener: Opener, reply: bool) -> Memory {
-        waist::call_recall_v6(ask, opener, reply)
+    fn recall(&self, ask: &Ask<V6>, opener: Opener, reply: bool, generation: u64) -> Memory {
+        waist::call_recall_v6(ask, opener, reply, generation)
     }
 
     #[inline(always)]
-    fn note(&self, ask: &Ask<V6>, opener: Opener, reply: bool) {
-        waist::call_note_v6(ask, opener, reply);
+    fn note(&self, ask: &Ask<V6>, opener: Opener, reply: bool, generation: u64) {
+        waist::call_note_v6(ask, opener, reply, generation);
     }
 
     shared!();

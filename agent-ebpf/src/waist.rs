@@ -147,31 +147,31 @@ macro_rules! memory {
         // SAFETY: the name is taken by nothing else in the object.
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $v4(who: u64, remote: u32, side: u64) -> u64 {
+        extern "C" fn $v4(who: u64, remote: u32, side: u64, generation: u64) -> u64 {
             let opener = if side >> 48 & 1 != 0 { Opener::Pod } else { Opener::Remote };
-            $to(decide::$rule(&Maps, &claim(who, V4(remote), side), opener, side >> 49 & 1 != 0))
+            $to(decide::$rule(&Maps, &claim(who, V4(remote), side), opener, side >> 49 & 1 != 0, generation))
         }
 
         // SAFETY: as above.
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $v6(who: u64, remote_hi: u64, remote_lo: u64, side: u64) -> u64 {
+        extern "C" fn $v6(who: u64, remote_hi: u64, remote_lo: u64, side: u64, generation: u64) -> u64 {
             let opener = if side >> 48 & 1 != 0 { Opener::Pod } else { Opener::Remote };
             let remote = V6 { hi: remote_hi, lo: remote_lo };
-            $to(decide::$rule(&Maps, &claim(who, remote, side), opener, side >> 49 & 1 != 0))
+            $to(decide::$rule(&Maps, &claim(who, remote, side), opener, side >> 49 & 1 != 0, generation))
         }
 
         /// Calls it for IPv4.
         #[inline(always)]
-        pub fn $call_v4(ask: &Ask<V4>, opener: Opener, reply: bool) -> $output {
-            $from($v4(who(ask), ask.remote.0, side(ask, opener, reply)))
+        pub fn $call_v4(ask: &Ask<V4>, opener: Opener, reply: bool, generation: u64) -> $output {
+            $from($v4(who(ask), ask.remote.0, side(ask, opener, reply), generation))
         }
 
         /// Calls it for IPv6.
         #[inline(always)]
-        pub fn $call_v6(ask: &Ask<V6>, opener: Opener, reply: bool) -> $output {
+        pub fn $call_v6(ask: &Ask<V6>, opener: Opener, reply: bool, generation: u64) -> $output {
             let V6 { hi, lo } = ask.remote;
-            $from($v6(who(ask), hi, lo, side(ask, opener, reply)))
+            $from($v6(who(ask), hi, lo, side(ask, opener, reply), generation))
         }
     };
 }

@@ -1,0 +1,86 @@
+//! A policy may change while a packet is being judged: what is then remembered was judged by the earlier one.
+
+mod world;
+
+use std::cell::Cell;
+
+use agent_common::addr::V4;
+use agent_common::conntrack::{ReplyEntry, ReplyKey};
+use agent_common::flow::Direction;
+use agent_common::layout::{Grant, GrantKey, PeerEntry, PortSet, PrefixGrant, RowV4, Runtime};
+use agent_common::memory::Memory;
+use agent_common::reach::Tables;
+use agent_common::reason::DropReason::CrossTenant;
+use agent_common::tenant::TenantId;
+use agent_common::verdict::{self, Endpoint, Verdict};
+use world::*;
+
+/// One policy until the owner of a range has been asked for, another from then on.
+struct Turning<'a> {
+    before: &'a Memory,
+    after: &'a Memory,
+    turned: Cell<bool>,
+}
+
+impl Turning<'_> {
+    fn now(&self) -> &Memory {
+        if self.turned.get() { self.after } else { self.before }
+    }
+}
+
+impl Tables<V4> for Turning<'_> {
+    fn peer(&self, address: V4) -> Option<PeerEntry> {
+        self.now().peer(address)
+    }
+    fn row(&self, row: u16) -> Option<&RowV4> {
+        Tables::<V4>::row(self.now(), row)
+    }
+    fn trie(&self, tenant: TenantId, address: V4) -> PrefixGrant {
+        self.now().trie(tenant, address)
+    }
+    fn owner(&self, address: V4) -> Option<TenantId> {
+        let owner = self.now().owner(address);
+        self.turned.set(true);
+        owner
+    }
+    fn grant(&self, key: &GrantKey) -> Option<Grant> {
+        Tables::<V4>::grant(self.now(), key)
+    }
+    fn port_set(&self, set: u16) -> Option<&PortSet> {
+        Tables::<V4>::port_set(self.now(), set)
+    }
+    fn reply(&self, key: &ReplyKey<V4>) -> Option<ReplyEntry> {
+        self.after.reply(key)
+    }
+    fn remember(&self, key: &ReplyKey<V4>, entry: ReplyEntry) {
+        self.after.remember(key, entry);
+    }
+    fn runtime(&self) -> Runtime {
+        self.now().runtime
+    }
+    fn now_ns(&self) -> u64 {
+        self.after.now_ns.get()
+    }
+}
+
+fn arrives(world: &World, turning: &Turning<'_>, what: &What) -> Verdict {
+    let entry = world.tables.endpoints[&1];
+    let endpoint = Endpoint::new(&entry, world.tables.tenants[&entry.tenant]).expect("it is claimed");
+    verdict::ipv4_to_pod(&frame(false, Direction::Ingress, WORLD, what)[..], &endpoint, turning)
+}
+
+#[test]
+fn a_connection_that_opens_while_its_range_changes_hands_is_judged_again() {
+    for changes in [true, false] {
+        let (world, mut next) = (World::default(), World::default());
+        next.tables.runtime.generation += 1;
+        if changes {
+            next.owner(WORLD, 24, THEIRS);
+        }
+        let turning = Turning { before: &world.tables, after: &next.tables, turned: Cell::new(false) };
+        assert_eq!(arrives(&world, &turning, &syn_to(80)), Verdict::ALLOW);
+        assert!(turning.turned.get(), "the policy changed under it");
+        let answer = next.judge(Direction::Egress, &frame(false, Direction::Egress, WORLD, &syn_ack_from(80)));
+        assert_eq!(answer, changes.then_some(CrossTenant));
+    }
+}
