@@ -26,6 +26,7 @@ use crate::tenant::{TenantId, TenantState};
 /// Set in every note: other programs' numbers are small.
 const MARK: u32 = 1 << 15;
 const ANSWER: u32 = 1 << TENANT_BITS;
+const TENANT: u32 = ANSWER - 1;
 /// Bits of a tenant's number; the map of tenants has no higher one.
 pub const TENANT_BITS: u32 = 14;
 
@@ -53,17 +54,17 @@ impl Note {
     #[inline(always)]
     pub const fn bits(self) -> u32 {
         let answer = if matches!(self.passage, Passage::Answer) { ANSWER } else { 0 };
-        MARK | answer | self.tenant.0 & (ANSWER - 1)
+        MARK | answer | self.tenant.0 & TENANT
     }
 
     /// From a number; `None` where it is no note.
     #[inline(always)]
     pub const fn from_bits(bits: u32) -> Option<Self> {
-        if bits & !(ANSWER | ANSWER - 1) != MARK {
+        if bits & !ANSWER & !TENANT != MARK {
             return None;
         }
         let passage = if bits & ANSWER != 0 { Passage::Answer } else { Passage::Opening };
-        Some(Self { tenant: TenantId(bits & (ANSWER - 1)), passage })
+        Some(Self { tenant: TenantId(bits & TENANT), passage })
     }
 }
 
