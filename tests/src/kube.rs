@@ -149,22 +149,28 @@ impl Site {
 
     /// Waits until every question is answered as the policy says; the last answers tell why not.
     pub fn settle(&self) -> Result<()> {
-        self.until(|question| self.policy.allows(&self.world, question)).map(drop)
+        self.until(&self.asked(), |question| self.policy.allows(&self.world, question))
+    }
+
+    /// Everything that can be asked and is not a matter of chance.
+    pub fn asked(&self) -> Vec<Question> {
+        questions(&self.world).into_iter().filter(|question| !self.policy.is_chance(&self.world, question)).collect()
     }
 
     /// The control: without an agent everybody reaches everybody, once kube-proxy has heard of every Service. Returns
     /// how many questions that were.
     pub fn settle_open(&self) -> Result<usize> {
-        self.until(|_| true)
+        let asked = questions(&self.world);
+        self.until(&asked, |_| true)?;
+        Ok(asked.len())
     }
 
-    fn until(&self, expected: impl Fn(&Question) -> bool) -> Result<usize> {
-        let asked = questions(&self.world);
+    fn until(&self, asked: &[Question], expected: impl Fn(&Question) -> bool) -> Result<()> {
         let start = Instant::now();
         loop {
-            let wrong = mismatches(&self.world, &ask_all(&self.world, &asked), &expected);
+            let wrong = mismatches(&self.world, &ask_all(&self.world, asked), &expected);
             if wrong.is_empty() {
-                return Ok(asked.len());
+                return Ok(());
             }
             ensure!(start.elapsed() < SETTLED, "{}", tell(&wrong, asked.len()));
         }
@@ -175,7 +181,7 @@ impl Site {
     /// A few answers that should come and do not are asked for again, alone: hundreds of questions at once make some
     /// late on a busy machine. An answer that must not come is never asked for twice.
     pub fn check(&self) -> Result<()> {
-        let asked = questions(&self.world);
+        let asked = self.asked();
         let mut wrong = self.wrong(&asked);
         if wrong.len() <= LATE && wrong.iter().all(|mismatch| mismatch.expected) {
             wrong.retain(|mismatch| {

@@ -87,6 +87,19 @@ impl Policy {
         }
     }
 
+    /// Whether the answer is a matter of chance: at a node's port kube-proxy chooses one of the Service's pods. One on
+    /// the node itself refuses to answer another tenant's data subnet; one elsewhere sees only the node ask.
+    pub fn is_chance(&self, world: &World, question: &Question) -> bool {
+        let Party::NodePort(_) = question.to else { return false };
+        let outside = matches!(question.from, Party::Outside(_));
+        let address = question.from.address(world, question.family).filter(|_| outside);
+        let owned = |address| {
+            let others = self.objects.tenants.iter().filter(|tenant| tenant.name != "acme");
+            others.flat_map(|tenant| &tenant.subnets).any(|(_, cidr, _)| covers(cidr, address))
+        };
+        address.is_some_and(|address| is_metadata(address) || owned(address))
+    }
+
     fn owner(&self, namespace: &str) -> Owner<'_> {
         let label = self.objects.namespaces.iter().find(|(name, _)| name == namespace);
         let tenant = label.and_then(|(_, tenant)| self.objects.tenants.iter().find(|t| t.name == *tenant));

@@ -2,12 +2,12 @@
 
 use anyhow::{Result, ensure};
 use bench::kube::Site;
-use bench::kube::ask::{Question, questions};
+use bench::kube::ask::Question;
 
 /// Everything, several times: the second time, neighbours and connections are known, and still nothing passes. The table
 /// has both answers in it for every kind of asker.
 pub fn as_the_objects_say(site: &mut Site) -> Result<()> {
-    let asked = questions(&site.world);
+    let asked = site.asked();
     let (open, closed): (Vec<Question>, Vec<Question>) = asked.iter().partition(|q| site.policy.allows(&site.world, q));
     println!("{} questions, of which {} should be answered", asked.len(), open.len());
     for pod in 0..site.world.pods.len() {
