@@ -3,9 +3,13 @@
 //! `from_pod` judges a pod once its interface has a program, and that is some milliseconds after the
 //! interface appeared, or much later while no agent runs. A lock stands where every packet must pass
 //! that leaves the node and has been there all the time, so it depends on nobody's speed: what came in
-//! by an interface that is neither a claimed pod's nor known to be the node's own goes no further.
+//! by an interface that is neither a claimed pod's nor known to be the node's own goes no further. One
+//! more stands on the control groups of pods, where their sockets speak: it keeps a pod nobody has claimed
+//! from the node itself, and from pods of the same node, too.
 //!
 //! Knows no policy: who is claimed passes here, and is judged elsewhere.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::addr::{Mac, V4, V6};
 use crate::headers::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6};
@@ -21,11 +25,13 @@ pub enum Lock {
     Uplink = 0,
     /// Where packets rise from a bridge of pods into the node.
     Bridge = 1,
+    /// Where sockets of pods' control groups send.
+    Cgroup = 2,
 }
 
 impl Lock {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 2] = [Self::Uplink, Self::Bridge];
+    pub const ALL: [Self; 3] = [Self::Uplink, Self::Bridge, Self::Cgroup];
 
     /// Entries of the map of dropped packets, with room for further locks.
     pub const LEN: u32 = 4 * DropReason::ROW;
@@ -35,6 +41,7 @@ impl Lock {
         match self {
             Self::Uplink => "uplink",
             Self::Bridge => "bridge",
+            Self::Cgroup => "cgroup",
         }
     }
 
@@ -107,6 +114,52 @@ pub fn rises<P: Packet>(claims: &impl Claims, frame: &P) -> Option<DropReason> {
         Some(source) if source.hi != sender_mac(Mac([0; 3])).hi && is_sender(claims, &source) => None,
         _ => Some(DropReason::NotReady),
     }
+}
+
+/// The group that holds all pods' control groups, and whose sockets in it are not pods'. The zero value
+/// lets no socket speak that is in no claimed group.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct PodGroups {
+    /// Its depth in the hierarchy, whose root has 0.
+    pub level: u32,
+    /// Inode number of the node's own network namespace; 0 is none.
+    pub netns: u32,
+}
+
+const _: () = assert!(size_of::<PodGroups>() == 8);
+
+impl PodGroups {
+    /// Whether anything was written.
+    #[inline(always)]
+    pub const fn is_known(self) -> bool {
+        self.level != 0 || self.netns != 0
+    }
+}
+
+/// What the lock on control groups asks of the socket that sends.
+pub trait Socket {
+    /// The group of that depth that the socket's is in; 0 for none.
+    fn group(&self, level: u32) -> u64;
+    /// Whether a pod's group is claimed.
+    fn is_claimed(&self, group: u64) -> bool;
+    /// Inode number of its network namespace; 0 where that cannot be read.
+    fn netns(&self) -> u32;
+}
+
+/// Judges what a socket below the pods' group sends. A pod's own group is below one for its quality of
+/// service or, where that is guaranteed, beside those. Pods on the node's own network are the node: it
+/// must never depend on an agent.
+#[inline(always)]
+pub fn speaks(socket: &impl Socket, PodGroups { level, netns }: PodGroups) -> Option<DropReason> {
+    let is_claimed = |below| {
+        let group = socket.group(level.saturating_add(below));
+        group != 0 && socket.is_claimed(group)
+    };
+    if is_claimed(2) || is_claimed(1) || (netns != 0 && socket.netns() == netns) {
+        return None;
+    }
+    Some(DropReason::NotReady)
 }
 
 /// The table of senders only says where to look; whether that interface is claimed now is asked there.
@@ -265,6 +318,57 @@ mod tests {
     fn a_pod_without_addresses_adds_no_sender() {
         assert_eq!(senders(&EndpointEntry { tenant: TenantId(1), cookie: 1, ..EndpointEntry::default() }).count(), 0);
         assert_eq!(senders(&claim()).count(), 3);
+    }
+
+    /// A socket's groups from the root on, those that are claimed, its namespace.
+    struct Speaker(Vec<u64>, HashSet<u64>, u32);
+
+    impl Socket for Speaker {
+        fn group(&self, level: u32) -> u64 {
+            self.0.get(level as usize).copied().unwrap_or_default()
+        }
+        fn is_claimed(&self, group: u64) -> bool {
+            self.1.contains(&group)
+        }
+        fn netns(&self) -> u32 {
+            self.2
+        }
+    }
+
+    const NODE: u32 = 4_026_531_840;
+    const ELSEWHERE: u32 = 4_026_532_600;
+    /// Root, `kubepods`, its class, pod, container.
+    const BURSTABLE: [u64; 5] = [1, 10, 20, 30, 40];
+    /// The same of a guaranteed pod.
+    const GUARANTEED: [u64; 4] = [1, 10, 31, 41];
+
+    fn speaks_here(groups: &[u64], claimed: &[u64], netns: u32, known: PodGroups) -> bool {
+        speaks(&Speaker(groups.to_vec(), claimed.iter().copied().collect(), netns), known).is_none()
+    }
+
+    #[test]
+    fn a_socket_speaks_once_its_pod_is_claimed() {
+        let known = PodGroups { level: 1, netns: NODE };
+        for (groups, claimed, speaks) in [
+            (&BURSTABLE[..], &[30][..], true),
+            (&BURSTABLE, &[31], false),
+            (&BURSTABLE, &[], false),
+            (&GUARANTEED, &[31], true),
+            (&GUARANTEED, &[30], false),
+            (&BURSTABLE[..4], &[30], true),
+            (&BURSTABLE[..3], &[30], false),
+            (&[], &[0], false),
+        ] {
+            assert_eq!(speaks_here(groups, claimed, ELSEWHERE, known), speaks, "{groups:?} {claimed:?}");
+        }
+    }
+
+    #[test]
+    fn whoever_is_on_the_node_s_own_network_speaks() {
+        let known = PodGroups { level: 1, netns: NODE };
+        assert!(speaks_here(&BURSTABLE, &[], NODE, known));
+        assert!(!speaks_here(&BURSTABLE, &[], 0, PodGroups::default()), "what is not known is nobody's network");
+        assert!(!speaks_here(&BURSTABLE, &[], NODE, PodGroups::default()));
     }
 
     #[test]

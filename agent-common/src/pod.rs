@@ -11,6 +11,7 @@ use crate::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,
 };
+use crate::lock::PodGroups;
 use crate::tenant::{TenantId, TenantName, TenantState};
 
 macro_rules! plain {
@@ -31,6 +32,7 @@ plain!(
     FlowEvent,
     FoldEntry,
     Limit,
+    PodGroups,
     ReplyEntry,
     EndpointEntry,
     Grant,

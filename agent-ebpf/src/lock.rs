@@ -7,13 +7,16 @@ use core::mem::MaybeUninit;
 use agent_common::counters::{Counter, Loss};
 use agent_common::headers::Header;
 use agent_common::layout::EndpointEntry;
-use agent_common::lock::{self, Claims, Lock, Sender};
+use agent_common::lock::{self, Claims, Lock, Sender, Socket};
 use agent_common::reach::Party;
 use agent_common::reason::DropReason;
 use agent_common::relay::{self, Network, Note};
+use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
-use aya_ebpf::helpers::generated::{bpf_check_mtu, bpf_skb_load_bytes_relative};
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::helpers::generated::{
+    bpf_check_mtu, bpf_probe_read_kernel, bpf_skb_ancestor_cgroup_id, bpf_skb_load_bytes_relative,
+};
+use aya_ebpf::programs::{SkBuffContext, TcContext};
 
 use crate::packet::{self, Frame};
 use crate::tables::Maps;
@@ -22,11 +25,24 @@ use crate::{maps, report};
 /// As in `action`: the next program decides, or nobody does.
 const PASS: i32 = -1;
 const DROP: i32 = 2;
+/// What a program on a control group answers.
+const SPEAKS: i32 = 1;
+const REFUSED: i32 = 0;
 
 /// Whether the kernel has `bpf_check_mtu` (5.12), which alone tells a program that an interface is
 /// gone. Set at load; without it a claim counts until an agent removes it.
 #[unsafe(no_mangle)]
 static CHECK_MTU: u32 = 0;
+
+/// Where the kernel's structures hold what leads from a packet to its network namespace, in bytes: the
+/// device of a `sk_buff`, the namespace of a `net_device`, the inode number of a `net`. Set at load, from
+/// the kernel's own description (BTF); without it this lock is not loaded.
+#[unsafe(no_mangle)]
+static SKB_DEV: u32 = 0;
+#[unsafe(no_mangle)]
+static DEV_NET: u32 = 0;
+#[unsafe(no_mangle)]
+static NET_INUM: u32 = 0;
 
 /// The maps, and the interfaces of this packet's namespace.
 struct Here<'a>(&'a TcContext);
@@ -124,12 +140,72 @@ pub fn bridge(ctx: &TcContext) -> i32 {
 #[inline(always)]
 fn enforce(ctx: &TcContext, lock: Lock, refused: Option<DropReason>) -> i32 {
     let Some(reason) = refused else { return PASS };
-    if let Some(counter) = maps::LOCK_DROPS.get_ptr_mut(lock.index(reason)) {
-        // SAFETY: this CPU's own value of a per-CPU map; programs on one hook do not interrupt each
-        // other on a CPU.
-        let counter: &mut Counter = unsafe { &mut *counter };
-        counter.packets += 1;
-        counter.bytes += u64::from(ctx.len());
-    }
+    count(lock, reason, ctx.len());
     DROP
+}
+
+/// Where a socket of the pods' control groups sends.
+#[inline(always)]
+pub fn cgroup(ctx: &SkBuffContext) -> i32 {
+    let groups = maps::POD_GROUPS.get(0).copied().unwrap_or_default();
+    let Some(reason) = lock::speaks(&Sending(ctx.skb.skb), groups) else { return SPEAKS };
+    // Nothing known yet: the agent tries the program out before it attaches it, and nobody is refused.
+    if groups.is_known() {
+        count(Lock::Cgroup, reason, ctx.len());
+    }
+    REFUSED
+}
+
+#[inline(always)]
+fn count(lock: Lock, reason: DropReason, bytes: u32) {
+    let Some(counter) = maps::LOCK_DROPS.get_ptr_mut(lock.index(reason)) else { return };
+    // SAFETY: this CPU's own value of a per-CPU map. Programs on one hook of an interface do not interrupt
+    // each other on a CPU; on a control group the timer of one socket may interrupt another that sends, and
+    // if that is refused too, one of the two may go uncounted: stable Rust has no atomic add for this target.
+    let counter: &mut Counter = unsafe { &mut *counter };
+    counter.packets += 1;
+    counter.bytes += u64::from(bytes);
+}
+
+/// The packet a socket sends.
+struct Sending(*mut __sk_buff);
+
+impl Socket for Sending {
+    #[inline(always)]
+    fn group(&self, level: u32) -> u64 {
+        // SAFETY: a valid context; a depth that does not exist is 0.
+        unsafe { bpf_skb_ancestor_cgroup_id(self.0, level as i32) }
+    }
+
+    #[inline(always)]
+    fn is_claimed(&self, group: u64) -> bool {
+        // SAFETY: the value is only looked for, never read.
+        unsafe { maps::CGROUPS.get(group) }.is_some()
+    }
+
+    #[inline(always)]
+    fn netns(&self) -> u32 {
+        let device: u64 = peek(self.0 as u64, offset(&raw const SKB_DEV));
+        let net: u64 = peek(device, offset(&raw const DEV_NET));
+        peek(net, offset(&raw const NET_INUM))
+    }
+}
+
+#[inline(always)]
+fn offset(of: *const u32) -> u64 {
+    // SAFETY: reads a constant that the loader sets before the map is frozen; the volatile read keeps
+    // the compiler from assuming the value in the object.
+    u64::from(unsafe { core::ptr::read_volatile(of) })
+}
+
+/// What stands at an address of the kernel's; the zero value where that cannot be read.
+#[inline(always)]
+fn peek<T: Default>(base: u64, offset: u64) -> T {
+    let mut value = T::default();
+    // SAFETY: a place of that size that outlives the call. The kernel checks the address it reads, and
+    // fills the place with zeros where it cannot.
+    unsafe {
+        bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, (base + offset) as *const _);
+    }
+    value
 }

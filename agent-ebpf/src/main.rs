@@ -4,12 +4,12 @@
 //! `to_pod` on its egress hook. They lend `agent_common::verdict` a packet and tables, act on its
 //! verdict, count it, and tell of denials. They hold no policy of their own. `uplink` and `bridge` are
 //! the locks (`agent_common::lock`) on the egress hook of the node's own interfaces and on the ingress
-//! hook of bridges.
+//! hook of bridges; `cgroup` is the one on the control groups of pods.
 
 #![no_std]
 #![no_main]
 #![deny(unsafe_code)]
-#![allow(missing_docs, reason = "what `classifier` makes of a documented function is not")]
+#![allow(missing_docs, reason = "what a macro makes of a documented function is not")]
 
 mod action;
 mod lock;
@@ -20,8 +20,8 @@ mod tables;
 mod waist;
 
 use agent_common::flow::Direction;
-use aya_ebpf::macros::classifier;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::macros::{cgroup_skb, classifier};
+use aya_ebpf::programs::{SkBuffContext, TcContext};
 
 /// Judges what a pod sends.
 #[classifier]
@@ -45,6 +45,12 @@ pub fn uplink(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn bridge(ctx: TcContext) -> i32 {
     lock::bridge(&ctx)
+}
+
+/// Lets sockets of claimed pods speak, and the node's own.
+#[cgroup_skb(egress)]
+pub fn cgroup(ctx: SkBuffContext) -> i32 {
+    lock::cgroup(&ctx)
 }
 
 #[cfg(not(test))]

@@ -11,7 +11,7 @@ use agent_common::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,
 };
-use agent_common::lock::{Lock, Sender};
+use agent_common::lock::{Lock, PodGroups, Sender};
 use agent_common::sighting::Sighting;
 use agent_common::tenant::{TenantId, TenantName, TenantState};
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
@@ -125,6 +125,14 @@ pub static OWN: HashMap<u32, u32> = HashMap::with_max_entries(4_096, BPF_F_NO_PR
 /// does not rise from their bridge.
 #[map]
 pub static SENDERS: HashMap<Sender, u32> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+
+/// Control groups of claimed pods, by id. The agent writes. Full: sockets of the rest do not speak.
+#[map]
+pub static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);
+
+/// Where pods' control groups are, and which network is the node's own. The agent writes.
+#[map]
+pub static POD_GROUPS: Array<PodGroups> = Array::with_max_entries(1, 0);
 
 /// Packets that a lock dropped, by `Lock::index`.
 #[map]
