@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
 use crate::dataplane::object;
-use crate::model::settings::{Limits, Settings, TenancyKey, Unassigned, Uplinks};
+use crate::model::settings::{Groups, Limits, Settings, TenancyKey, Unassigned, Uplinks};
 use crate::{http, socket};
 
 /// Where pins live unless told otherwise.
@@ -74,6 +74,13 @@ pub struct RunArgs {
     /// given: there, an interface that nobody names is left alone
     #[arg(long, env = "BULKHEAD_UPLINK", value_delimiter = ',', value_name = "NAME|auto|none")]
     pub uplink: Vec<String>,
+    /// Whether sockets of pods speak only once their pod is enforced: `auto` (where the runtime tells which
+    /// control groups are pods'), or `none`. With --config there is no such lock
+    #[arg(long, env = "BULKHEAD_CGROUP_LOCK", value_enum, default_value_t)]
+    pub cgroup_lock: CgroupLockArg,
+    /// Where the control groups' file systems are
+    #[arg(long, env = "BULKHEAD_CGROUP_ROOT", default_value = "/sys/fs/cgroup", value_name = "DIR")]
+    pub cgroup_root: PathBuf,
     /// Report what would be dropped and let it pass, whatever a tenant's mode says
     #[arg(long, env = "BULKHEAD_AUDIT")]
     pub audit: bool,
@@ -130,6 +137,16 @@ pub enum UnassignedArg {
     Allow,
 }
 
+/// `--cgroup-lock`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum CgroupLockArg {
+    /// Wherever it is possible
+    #[default]
+    Auto,
+    /// Nowhere
+    None,
+}
+
 /// Form of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -149,6 +166,8 @@ pub enum Source {
     Kubernetes {
         /// The runtime's results.
         cni_cache: PathBuf,
+        /// The control groups' file systems.
+        cgroups: PathBuf,
     },
 }
 
@@ -228,12 +247,16 @@ impl RunArgs {
             hold_unknown: !is_static,
             foreign_netns: self.foreign_netns.into_iter().collect(),
             uplinks: uplinks(self.uplink, is_static)?,
+            groups: match self.cgroup_lock {
+                CgroupLockArg::Auto if !is_static => Groups::Auto,
+                CgroupLockArg::Auto | CgroupLockArg::None => Groups::Off,
+            },
             limits: limits(&sizes),
             ..Settings::default()
         };
-        let cni_cache = self.cni_cache_dir;
+        let (cni_cache, cgroups) = (self.cni_cache_dir, self.cgroup_root);
         Ok(Config {
-            source: self.config.map_or(Source::Kubernetes { cni_cache }, Source::Files),
+            source: self.config.map_or(Source::Kubernetes { cni_cache, cgroups }, Source::Files),
             pins: self.pin.pins(),
             node,
             cluster: self.cluster_name,

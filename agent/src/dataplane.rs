@@ -7,6 +7,8 @@ use crate::model::locks::Locks;
 use crate::plan::{Actual, Op, Table};
 
 pub mod attach;
+pub mod btf;
+pub mod cgroup;
 pub mod kernel;
 pub mod leave;
 pub mod locks;
@@ -81,6 +83,15 @@ pub enum DataplaneError {
     /// The kernel refused the program of a lock, so there is none.
     #[error("there are no locks")]
     NoLocks(#[source] std::sync::Arc<kernel::OpenError>),
+    /// The lock on the pods' control groups could not be put in place or taken away.
+    #[error("cannot lock the pods' control groups at {path:?}")]
+    PodsLock {
+        /// The group that holds them all; empty where the lock was to go.
+        path: String,
+        /// Why.
+        #[source]
+        source: Source,
+    },
     /// What is attached could not be listed.
     #[error("cannot list attached programs")]
     Attached(#[source] Source),
@@ -99,7 +110,7 @@ impl DataplaneError {
             Self::Gone(_) => "gone",
             Self::Attach { .. } => "attach",
             Self::Detach { .. } => "detach",
-            Self::Lock { .. } | Self::NoLocks(_) => "lock",
+            Self::Lock { .. } | Self::NoLocks(_) | Self::PodsLock { .. } => "lock",
             Self::Attached(_) => "attached",
         }
     }

@@ -17,6 +17,7 @@ pub mod cluster;
 pub mod desired;
 pub mod endpoints;
 pub mod grants;
+pub mod groups;
 pub mod input;
 pub mod locks;
 pub mod numbers;

@@ -35,6 +35,7 @@ use crate::http::{self, Pages};
 use crate::metrics::recorder::Phase;
 use crate::metrics::{Metrics, Recorder};
 use crate::model::input::Change;
+use crate::model::settings::Groups;
 use crate::reconcile::{self, News, Now, Snapshot, State};
 use crate::socket::{self, Shown};
 use crate::{links, nri, sandboxes, source, watch as cluster};
@@ -95,7 +96,7 @@ fn system(operation: &'static str) -> impl Fn(std::io::Error) -> RunError {
 ///
 /// # Errors
 /// Only what prevents the start.
-pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
     let started = Timestamp::now();
     let begun = Instant::now();
     // Before anything is attached: records that are older than this clock are an earlier agent's.
@@ -105,6 +106,12 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     #[cfg(feature = "ebpf-log")]
     if let Err(error) = kernel.forward_log() {
         tracing::warn!(%error, "the programs of this build log nothing");
+    }
+    if config.settings.groups == Groups::Auto
+        && let Some(error) = kernel.no_groups()
+    {
+        tracing::warn!(%error, "no lock on the pods' control groups");
+        config.settings.groups = Groups::Impossible(error.to_string());
     }
     recorder.started(Phase::Load, begun.elapsed());
     tracing::info!(pins = %config.pins.display(), attach = ?kernel.method(), "programs and maps are in the kernel");
@@ -191,12 +198,16 @@ async fn follow(
     findings: &Arc<source::Counters>,
     recorder: &Arc<Recorder>,
 ) -> Result<(), RunError> {
-    let cni_cache = match &config.source {
+    let places = match &config.source {
         Source::Files(path) => {
             tokio::spawn(source::follow(path.clone(), changes, Arc::clone(findings)));
             return Ok(());
         }
-        Source::Kubernetes { cni_cache } => cni_cache.clone(),
+        Source::Kubernetes { cni_cache, cgroups } => sandboxes::Places {
+            cache: cni_cache.clone(),
+            namespaces: config.netns_dir.clone(),
+            groups: sandboxes::hierarchy(cgroups),
+        },
     };
     if config.settings.pod_cidrs.is_empty() {
         tracing::warn!("without --pod-cidr, addresses of pods that this node does not know count as outside");
@@ -209,7 +220,7 @@ async fn follow(
         recorder: Arc::clone(recorder),
     };
     let (to, told) = watch::channel(None);
-    tokio::spawn(sandboxes::follow(cni_cache, config.netns_dir.clone(), to));
+    tokio::spawn(sandboxes::follow(places, to));
     tokio::spawn(cluster::follow(asker, told, changes));
     Ok(())
 }

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,6 +17,8 @@ use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecursiveMode, Watcher};
 use serde::Deserialize;
 use tokio::sync::{Notify, watch};
+
+use crate::model::input::{Group, Parent};
 
 /// How often the folder is read without notice: a lost notice costs no more.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -33,6 +36,10 @@ pub struct Sandbox {
     pub netns: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// Its control group, as the runtime calls it.
+    pub cgroup: Option<String>,
+    /// The same as it is now, where it is seen.
+    pub group: Option<Group>,
     /// When this was written; a pod whose sandbox died has two for a while, and the later counts.
     pub written: SystemTime,
 }
@@ -40,17 +47,36 @@ pub struct Sandbox {
 /// All of them; `None` until the folder was read.
 pub type Sandboxes = Option<Arc<Vec<Sandbox>>>;
 
-/// Tells all sandboxes, and again whenever they change, until nobody listens. `namespaces` is where
-/// network namespaces have names: without one there, a result is a leftover.
-pub async fn follow(cache: PathBuf, namespaces: PathBuf, to: watch::Sender<Sandboxes>) {
+/// Where a node shows what pods are made of.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Where the CNI library keeps its results.
+    pub cache: PathBuf,
+    /// Where network namespaces have names: without one there, a result is a leftover.
+    pub namespaces: PathBuf,
+    /// The control groups' hierarchy of version 2, if there is one.
+    pub groups: Option<PathBuf>,
+}
+
+/// Where below `root` the control groups' hierarchy of version 2 is: it is the only one, or beside those of
+/// version 1.
+pub fn hierarchy(root: &Path) -> Option<PathBuf> {
+    /// `CGROUP2_SUPER_MAGIC`.
+    const MAGIC: u64 = 0x6367_7270;
+    let is_it = |path: &PathBuf| rustix::fs::statfs(path).is_ok_and(|found| found.f_type as u64 == MAGIC);
+    [root.to_owned(), root.join("unified")].into_iter().find(is_it)
+}
+
+/// Tells all sandboxes, and again whenever they change, until nobody listens.
+pub async fn follow(places: Places, to: watch::Sender<Sandboxes>) {
     let news = Arc::new(Notify::new());
     let mut eyes = Eyes { watcher: watcher(&news), watches: false };
     let mut known = Known::default();
     loop {
-        eyes.watch(&cache);
-        let (folder, names) = (cache.clone(), namespaces.clone());
+        eyes.watch(&places.cache);
+        let places = places.clone();
         let looked = tokio::task::spawn_blocking(move || {
-            let sandboxes = known.look(&folder, &names);
+            let sandboxes = known.look(&places);
             (known, sandboxes)
         });
         let Ok((kept, sandboxes)) = looked.await else { return };
@@ -113,9 +139,9 @@ struct Known {
 }
 
 impl Known {
-    fn look(&mut self, folder: &Path, namespaces: &Path) -> Vec<Sandbox> {
+    fn look(&mut self, places: &Places) -> Vec<Sandbox> {
         let mut files = HashMap::new();
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(&places.cache).into_iter().flatten().flatten() {
             let path = entry.path();
             let Ok(metadata) = entry.metadata() else { continue };
             let Ok(written) = metadata.modified() else { continue };
@@ -132,10 +158,31 @@ impl Known {
         }
         self.files = files;
         let read = self.files.values().filter_map(|(.., sandbox)| sandbox.clone());
-        let mut all: Vec<Sandbox> = read.filter(|sandbox| namespaces.join(&sandbox.netns).exists()).collect();
+        let is_there = |sandbox: &Sandbox| places.namespaces.join(&sandbox.netns).exists();
+        let mut all: Vec<Sandbox> = read.filter(is_there).collect();
+        for sandbox in &mut all {
+            sandbox.group =
+                places.groups.as_ref().zip(sandbox.cgroup.as_ref()).and_then(|(root, path)| group(root, path));
+        }
         all.sort_by(|a, b| (&a.uid, a.written, &a.netns).cmp(&(&b.uid, b.written, &b.netns)));
         all
     }
+}
+
+/// A pod's control group, if it is there: in that of its quality of service, or directly in the one that
+/// holds those of all pods, which the kubelet calls `kubepods`.
+fn group(root: &Path, path: &str) -> Option<Group> {
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let at = parts.iter().position(|part| is_parent(part))?;
+    let is_plain = !parts.contains(&"..") && (at + 2..=at + 3).contains(&parts.len());
+    let id = fs::metadata(root.join(parts.join("/"))).ok().filter(|_| is_plain)?.ino();
+    let parent = root.join(parts[..=at].join("/")).to_str()?.to_owned();
+    Some(Group { id, parent: Parent { path: parent, level: u32::try_from(at + 1).ok()? } })
+}
+
+/// Whether the kubelet calls the group of all pods so, with either driver and below whatever root.
+fn is_parent(part: &str) -> bool {
+    part == "kubepods" || part == "kubepods.slice" || part.ends_with("-kubepods.slice")
 }
 
 #[derive(Deserialize)]
@@ -147,7 +194,17 @@ struct Cached {
     netns: String,
     #[serde(default)]
     cni_args: Option<Vec<(String, String)>>,
+    #[serde(default)]
+    capability_args: Option<CachedCapabilities>,
     result: Option<CachedResult>,
+}
+
+/// What the runtime tells every plugin, asked or not.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CachedCapabilities {
+    #[serde(default)]
+    cgroup_path: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -174,7 +231,8 @@ fn read(text: &[u8], written: SystemTime) -> Result<Option<Sandbox>, serde_json:
     let addresses = ips.iter().filter_map(|ip| address(&ip.address)).collect();
     let namespace = arg("K8S_POD_NAMESPACE").unwrap_or_default();
     let name = arg("K8S_POD_NAME").unwrap_or_default();
-    Ok(Some(Sandbox { uid, namespace, name, netns, addresses, written }))
+    let cgroup = cached.capability_args.and_then(|told| told.cgroup_path);
+    Ok(Some(Sandbox { uid, namespace, name, netns, addresses, cgroup, group: None, written }))
 }
 
 fn address(text: &str) -> Option<IpAddr> {
@@ -187,7 +245,7 @@ mod tests {
     use super::*;
 
     const FILE: &str = r#"{"kind":"cniCacheV1","containerId":"c1","config":"e30=","ifName":"eth0","networkName":"pods",
-        "netns":"/var/run/netns/cni-1","cniArgs":[["IgnoreUnknown","1"],["K8S_POD_NAMESPACE","shop"],
+        "netns":"/var/run/netns/cni-1","capabilityArgs":{"cgroupPath":"/kubepods/burstable/podu1","dns":{}},"cniArgs":[["IgnoreUnknown","1"],["K8S_POD_NAMESPACE","shop"],
         ["K8S_POD_NAME","web-0"],["K8S_POD_UID","u1"]],
         "result":{"cniVersion":"1.0.0","ips":[{"address":"10.244.0.5/24","gateway":"10.244.0.1"},{"address":"fd00::5/64"}]}}"#;
 
@@ -197,6 +255,36 @@ mod tests {
         assert_eq!((&*sandbox.uid, &*sandbox.namespace, &*sandbox.netns), ("u1", "shop", "cni-1"));
         let addresses: Vec<String> = sandbox.addresses.iter().map(ToString::to_string).collect();
         assert_eq!(addresses, ["10.244.0.5", "fd00::5"]);
+        assert_eq!(sandbox.cgroup.as_deref(), Some("/kubepods/burstable/podu1"));
+    }
+
+    #[test]
+    fn the_group_of_all_pods_is_found_with_either_driver() {
+        let root = tempfile::tempdir().expect("a folder");
+        for (path, parent, level) in [
+            ("/kubepods/burstable/podu1", "kubepods", 1),
+            ("/kubepods/podu1", "kubepods", 1),
+            ("/kubelet/kubepods/besteffort/podu1", "kubelet/kubepods", 2),
+            ("/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podu1.slice", "kubepods.slice", 1),
+            (
+                "/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-podu1.slice",
+                "kubelet.slice/kubelet-kubepods.slice",
+                2,
+            ),
+        ] {
+            assert_eq!(group(root.path(), path), None, "{path} is not there yet");
+            fs::create_dir_all(root.path().join(&path[1..])).expect("folders");
+            let found = group(root.path(), path).expect("a group");
+            let parent = root.path().join(parent).to_str().expect("a path").to_owned();
+            assert_eq!(found.parent, Parent { path: parent, level });
+            assert_eq!(found.id, fs::metadata(root.path().join(&path[1..])).expect("a folder").ino());
+        }
+        fs::create_dir_all(root.path().join("kubepods/burstable/podu1/c1")).expect("folders");
+        fs::create_dir_all(root.path().join("system.slice/x")).expect("folders");
+        for path in ["/kubepods", "/kubepods/burstable/podu1/c1", "/system.slice/x", "/kubepods/../kubepods/podu1", ""]
+        {
+            assert_eq!(group(root.path(), path), None, "{path}");
+        }
     }
 
     #[test]
@@ -209,17 +297,21 @@ mod tests {
     #[test]
     fn a_half_written_file_is_read_again_and_a_leftover_is_none() {
         let folder = tempfile::tempdir().expect("a folder");
-        let (cache, names) = (folder.path().join("results"), folder.path().join("netns"));
+        let below = |name: &str| folder.path().join(name);
+        let places = Places { cache: below("results"), namespaces: below("netns"), groups: Some(below("cgroup")) };
+        let Places { cache, namespaces: names, .. } = &places;
         let mut known = Known::default();
-        assert!(known.look(&cache, &names).is_empty());
-        fs::create_dir_all(&cache).and_then(|()| fs::create_dir_all(&names)).expect("folders");
+        assert!(known.look(&places).is_empty());
+        fs::create_dir_all(cache).and_then(|()| fs::create_dir_all(names)).expect("folders");
         fs::write(cache.join("pods-c1-eth0"), &FILE[..40]).expect("a file");
-        assert!(known.look(&cache, &names).is_empty());
+        assert!(known.look(&places).is_empty());
         fs::write(cache.join("pods-c1-eth0"), FILE).expect("a file");
-        assert!(known.look(&cache, &names).is_empty(), "nobody has that namespace");
+        assert!(known.look(&places).is_empty(), "nobody has that namespace");
         fs::write(names.join("cni-1"), "").expect("a name");
-        assert_eq!(known.look(&cache, &names).len(), 1);
+        assert_eq!(known.look(&places).iter().map(|sandbox| sandbox.group.is_some()).collect::<Vec<_>>(), [false]);
+        fs::create_dir_all(below("cgroup/kubepods/burstable/podu1")).expect("folders");
+        assert!(known.look(&places)[0].group.is_some(), "a group that appears late is seen");
         fs::remove_file(cache.join("pods-c1-eth0")).expect("it is there");
-        assert!(known.look(&cache, &names).is_empty());
+        assert!(known.look(&places).is_empty());
     }
 }

@@ -260,7 +260,7 @@ pub fn remove(notes: &Notes, port: &Port, hook: &Hook) -> Result<(), DataplaneEr
 
 /// Detaches a pinned link, then removes its pin. Removing the pin alone would detach it too, but
 /// some time later: a link's last reference is dropped by a kernel worker.
-fn unlink(pin: &Path) -> io::Result<()> {
+pub(super) fn unlink(pin: &Path) -> io::Result<()> {
     match sys::obj_get(pin) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),

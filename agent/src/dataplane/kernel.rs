@@ -13,10 +13,11 @@ use aya::programs::{ProgramError, SchedClassifier};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::attach::{self, Method, Notes};
+use super::cgroup::{self, CgroupLock};
 use super::locks::LockBox;
 use super::maps::Maps;
 use super::object::{self, Limits, ObjectError};
-use super::{Dataplane, DataplaneError, Port};
+use super::{Dataplane, DataplaneError, Port, btf};
 use crate::model::locks::Locks;
 use crate::plan::{Actual, Op};
 
@@ -53,6 +54,9 @@ pub enum OpenError {
         #[source]
         source: Box<ProgramError>,
     },
+    /// What a program must know of the kernel's structures is not known.
+    #[error(transparent)]
+    Btf(#[from] &'static btf::BtfError),
     /// A map has another type than this agent expects.
     #[error("a map of the object is not what this agent expects")]
     Map(#[from] MapError),
@@ -63,6 +67,8 @@ pub struct Kernel {
     ebpf: Ebpf,
     maps: Maps,
     locks: LockBox,
+    groups: CgroupLock,
+    no_groups: Option<OpenError>,
     notes: Notes,
     method: Method,
 }
@@ -80,14 +86,22 @@ impl Kernel {
             load(&mut ebpf, name)?;
         }
         // A kernel that refuses a lock is no reason to leave pods unjudged.
-        let refused = Lock::ALL.into_iter().find_map(|lock| load(&mut ebpf, lock.as_str()).err());
+        let refused = [Lock::Uplink, Lock::Bridge].into_iter().find_map(|lock| load(&mut ebpf, lock.as_str()).err());
         if let Some(error) = &refused {
             tracing::error!(error = error as &dyn std::error::Error, "the locks are left out");
         }
         let mut take = |name| ebpf.take_map(name).ok_or(absent(name));
         let maps = Maps::new(&mut take)?;
         let locks = LockBox::new(&mut take, Notes::locks(pins), refused)?;
-        Ok(Self { ebpf, maps, locks, notes: Notes::below(pins), method: attach::method() })
+        let groups = CgroupLock::new(&mut take, pins)?;
+        let no_groups = load_groups(&mut ebpf).err();
+        let (notes, method) = (Notes::below(pins), attach::method());
+        Ok(Self { ebpf, maps, locks, groups, no_groups, notes, method })
+    }
+
+    /// Why this kernel has no lock on control groups, if it has none.
+    pub const fn no_groups(&self) -> Option<&OpenError> {
+        self.no_groups.as_ref()
     }
 
     /// How this kernel attaches.
@@ -138,6 +152,12 @@ fn absent(name: &str) -> MapError {
     MapError::InvalidName { name: name.to_owned() }
 }
 
+fn load_groups(ebpf: &mut Ebpf) -> Result<(), OpenError> {
+    btf::offsets()?;
+    let refused = |source| OpenError::Program { name: cgroup::PROGRAM, source: Box::new(source) };
+    cgroup::load(ebpf).map_err(refused)
+}
+
 fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<(), OpenError> {
     let program = ebpf.program_mut(name).ok_or(ObjectError::Absent(name))?;
     let load = |program: &mut aya::programs::Program| -> Result<(), ProgramError> {
@@ -155,8 +175,8 @@ fn prepare(pins: &Path) -> Result<(), OpenError> {
     if filesystem.f_type as u64 != BPF_FS_MAGIC {
         return Err(OpenError::NoBpffs(pins.to_owned()));
     }
-    let (pods, locks) = (Notes::below(pins), Notes::locks(pins));
-    for path in [pins].into_iter().chain(pods.folders()).chain(locks.folders()) {
+    let (pods, locks, groups) = (Notes::below(pins), Notes::locks(pins), cgroup::folder(pins));
+    for path in [pins].into_iter().chain(pods.folders()).chain(locks.folders()).chain([&*groups]) {
         fs::create_dir_all(path).map_err(failed)?;
         fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(failed)?;
     }
@@ -223,7 +243,9 @@ impl Dataplane for Kernel {
     }
 
     fn lock(&mut self, locks: &Locks, look: bool) -> Vec<DataplaneError> {
-        self.locks.bring(&mut self.ebpf, self.method, locks, look)
+        let mut failed = self.locks.bring(&mut self.ebpf, self.method, locks, look);
+        failed.extend(self.groups.bring(&mut self.ebpf, locks.pods.as_ref(), look));
+        failed
     }
 
     fn attached(&mut self) -> Result<Vec<Port>, DataplaneError> {

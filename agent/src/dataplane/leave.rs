@@ -5,13 +5,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::attach::{self, Notes};
-use super::{DataplaneError, Port};
+use super::{DataplaneError, Port, cgroup};
 
 /// What a node holds of Bulkhead.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
     /// Interfaces with programs, or with notes of such.
     pub ports: Vec<Port>,
+    /// Pins of the lock on the pods' control groups.
+    pub groups: Vec<PathBuf>,
     /// Pinned maps and links, and the directories that held them, deepest first.
     pub pins: Vec<PathBuf>,
     notes: Vec<Notes>,
@@ -51,7 +53,8 @@ impl Found {
 
     /// Counts, for people.
     pub fn summary(&self) -> String {
-        format!("programs from {} interfaces and {} pins", self.ports.len(), self.pins.len())
+        let groups = if self.groups.is_empty() { "" } else { ", from the pods' control groups" };
+        format!("programs from {} interfaces{groups} and {} pins", self.ports.len(), self.pins.len())
     }
 }
 
@@ -71,6 +74,8 @@ pub fn find(root: &Path) -> Result<Found, LeaveError> {
             found.ports.extend(indices.into_iter().map(port));
             found.notes.push(notes);
         }
+        let pin = cgroup::folder(&version).join(cgroup::PROGRAM);
+        found.groups.extend(pin.exists().then_some(pin));
     }
     walk(root, &mut found.pins)?;
     found.pins.push(root.to_owned());
@@ -84,6 +89,9 @@ pub fn find(root: &Path) -> Result<Found, LeaveError> {
 pub fn remove(root: &Path, found: &Found) -> Result<(), LeaveError> {
     for notes in &found.notes {
         found.ports.iter().try_for_each(|port| attach::detach(notes, port))?;
+    }
+    for pin in &found.groups {
+        attach::unlink(pin).map_err(|source| LeaveError::Remove { path: pin.clone(), source })?;
     }
     let mut left = Vec::new();
     walk(root, &mut left)?;

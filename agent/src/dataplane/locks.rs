@@ -57,7 +57,7 @@ impl LockBox {
     /// could not be done, which the next call tries again.
     pub fn bring(&mut self, ebpf: &mut Ebpf, method: Method, wanted: &Locks, look: bool) -> Vec<DataplaneError> {
         // One lock without the other would stop claimed pods, so all are opened.
-        if let Some(refused) = self.refused.clone().filter(|_| *wanted != Locks::default()) {
+        if let Some(refused) = self.refused.clone().filter(|_| !wanted.doors.is_empty()) {
             let mut failed = self.bring(ebpf, method, &Locks::default(), look);
             failed.push(DataplaneError::NoLocks(refused));
             return failed;
@@ -123,12 +123,13 @@ impl LockBox {
         failed: &mut Vec<DataplaneError>,
     ) -> BTreeSet<u32> {
         let mut unlocked = BTreeSet::new();
+        let Some(hook) = hook(lock) else { return unlocked };
         for (ifindex, door) in wanted.doors.iter().filter(|(_, (kind, _))| *kind == lock) {
             if self.held.doors.get(ifindex) == Some(door) {
                 continue;
             }
             let port = Port { ifindex: *ifindex, name: door.1.clone() };
-            match attach::put(ebpf, &self.notes, &port, method, hook(lock)) {
+            match attach::put(ebpf, &self.notes, &port, method, hook) {
                 Ok(()) => {
                     self.held.doors.insert(*ifindex, door.clone());
                     self.held.noted.insert(*ifindex);
@@ -182,12 +183,9 @@ impl LockBox {
     }
 }
 
-fn hook(lock: Lock) -> &'static Hook {
-    let at = match lock {
-        Lock::Uplink => 0,
-        Lock::Bridge => 1,
-    };
-    &attach::LOCKS[at]
+/// Where on an interface a lock's program belongs; `None` for one that stands on none.
+fn hook(lock: Lock) -> Option<&'static Hook> {
+    attach::LOCKS.iter().find(|hook| hook.program == lock.as_str())
 }
 
 fn table(name: &'static str, error: MapError) -> DataplaneError {

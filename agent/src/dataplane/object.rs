@@ -12,12 +12,14 @@ use agent_common::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,
 };
-use agent_common::lock::{Lock, Sender};
+use agent_common::lock::{Lock, PodGroups, Sender};
 use agent_common::tenant::{TenantId, TenantName, TenantState};
 use aya::maps::{Map, MapData};
 use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
+
+use super::btf;
 
 /// The programs as `cargo xtask ebpf` built them; empty where it has not run.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bulkhead.o"));
@@ -129,6 +131,8 @@ pub fn shapes(limits: &Limits) -> Vec<Shape> {
         shape::<u32, Limit>("LIMITS", LIMIT_SLOTS),
         shape::<u32, u32>("OWN", 4_096),
         shape::<Sender, u32>("SENDERS", 16_384),
+        shape::<u64, u32>("CGROUPS", 4_096),
+        shape::<u32, PodGroups>("POD_GROUPS", 1),
         shape::<u32, Counter>("LOCK_DROPS", Lock::LEN),
         Shape { name: "EVENTS", key: 0, value: 0, entries: 1 << 20 },
     ]
@@ -148,6 +152,11 @@ pub fn open(pins: Option<&Path>, limits: &Limits) -> Result<Ebpf, ObjectError> {
     loader.override_global("COARSE_CLOCK", &coarse, true);
     let check_mtu = u32::from(has_check_mtu());
     loader.override_global("CHECK_MTU", &check_mtu, true);
+    // Without them, the program that asks is not loaded.
+    let btf::Offsets { skb_dev, dev_net, net_inum } = btf::offsets().unwrap_or_default();
+    loader.override_global("SKB_DEV", &skb_dev, true);
+    loader.override_global("DEV_NET", &dev_net, true);
+    loader.override_global("NET_INUM", &net_inum, true);
     let shapes = shapes(limits);
     for shape in &shapes {
         if shape.resizable() {

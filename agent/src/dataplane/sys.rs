@@ -14,6 +14,7 @@ use std::path::Path;
 
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_PROG_TEST_RUN: libc::c_int = 10;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_LINK_CREATE: libc::c_int = 28;
@@ -21,6 +22,9 @@ const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_LINK_DETACH: libc::c_int = 34;
 /// Relative to nothing: before everybody (`BPF_F_BEFORE`, kernel 6.6).
 const BPF_F_BEFORE: u32 = 1 << 3;
+
+/// What the sockets of a control group send (`BPF_CGROUP_INET_EGRESS`).
+const CGROUP_EGRESS: u32 = 1;
 
 /// TCX on the ingress hook (`BPF_TCX_INGRESS`, kernel 6.6).
 pub const TCX_INGRESS: u32 = 46;
@@ -64,6 +68,8 @@ pub struct LinkInfo {
     pub program: u32,
     /// TCX: the interface; 0 once that is gone.
     pub ifindex: u32,
+    /// Control group: its id, which is the inode number of its directory.
+    pub cgroup: u64,
 }
 
 /// Asks a link where it is attached and to what.
@@ -93,7 +99,11 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let mut attr =
         Attr { bpf_fd: link.as_raw_fd() as u32, info_len: size_of::<Info>() as u32, info: (&raw mut info) as u64 };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    Ok(LinkInfo { program: info.program, ifindex: info.ifindex })
+    // The same eight bytes, whichever kind of link it is.
+    let mut cgroup = [0; 8];
+    cgroup[..4].copy_from_slice(&info.ifindex.to_ne_bytes());
+    cgroup[4..].copy_from_slice(&info.attach_type.to_ne_bytes());
+    Ok(LinkInfo { program: info.program, ifindex: info.ifindex, cgroup: u64::from_ne_bytes(cgroup) })
 }
 
 /// Attaches a program to a TCX hook of an interface of this thread's namespace, before all others. It
@@ -124,6 +134,59 @@ pub fn tcx_attach(program: BorrowedFd<'_>, ifindex: u32, attach_type: u32) -> io
     let fd = bpf(BPF_LINK_CREATE, &mut attr)?;
     // SAFETY: the kernel has just returned this descriptor and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Attaches a program to what the sockets of a control group and of all below it send, beside those that
+/// are there (kernel 5.7).
+///
+/// # Errors
+/// `EPERM` where somebody has attached one that suffers no other below it.
+pub fn cgroup_attach(program: BorrowedFd<'_>, group: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attr {
+        prog_fd: u32,
+        target_fd: u32,
+        attach_type: u32,
+        flags: u32,
+    }
+    let mut attr = Attr {
+        prog_fd: program.as_raw_fd() as u32,
+        target_fd: group.as_raw_fd() as u32,
+        attach_type: CGROUP_EGRESS,
+        flags: 0,
+    };
+    let fd = bpf(BPF_LINK_CREATE, &mut attr)?;
+    // SAFETY: the kernel has just returned this descriptor and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Runs a program once on a frame of this thread's network namespace, and returns its answer.
+///
+/// # Errors
+/// `EINVAL` for a frame shorter than an Ethernet header.
+pub fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<u32> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attr {
+        prog_fd: u32,
+        retval: u32,
+        data_size_in: u32,
+        data_size_out: u32,
+        data_in: u64,
+        data_out: u64,
+        repeat: u32,
+        duration: u32,
+    }
+    let mut attr = Attr {
+        prog_fd: program.as_raw_fd() as u32,
+        data_size_in: frame.len() as u32,
+        data_in: frame.as_ptr() as u64,
+        repeat: 1,
+        ..Attr::default()
+    };
+    bpf(BPF_PROG_TEST_RUN, &mut attr)?;
+    Ok(attr.retval)
 }
 
 /// Makes a link run another program, in one step that no packet falls through (kernel 5.7).

@@ -153,6 +153,26 @@ pub struct Attachment {
     pub mac: Option<Mac>,
     /// Its gateways, at most one per family, if told; otherwise node addresses serve.
     pub gateways: Vec<IpAddr>,
+    /// Its control group, where that is known.
+    pub group: Option<Group>,
+}
+
+/// A pod's control group (version 2), as observed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Group {
+    /// Its id: the inode number of its directory.
+    pub id: u64,
+    /// The group that holds those of all pods.
+    pub parent: Parent,
+}
+
+/// The group that holds those of all pods of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Parent {
+    /// Its directory.
+    pub path: String,
+    /// Its depth in the hierarchy, whose root has 0.
+    pub level: u32,
 }
 
 /// How an endpoint names its host-side interface.

@@ -11,7 +11,8 @@ use agent_common::layout::EndpointEntry;
 use agent_common::lock::{Lock, Sender, senders};
 
 use super::cluster::Cluster;
-use super::endpoints::is_pods;
+use super::endpoints::{Endpoints, is_pods};
+use super::groups::{self, PodsLock};
 use super::input::{Link, LinkKind};
 use super::settings::Uplinks;
 
@@ -24,13 +25,16 @@ pub struct Locks {
     pub own: BTreeSet<u32>,
     /// Addresses of claimed pods, and behind which interface they are.
     pub senders: BTreeMap<Sender, u32>,
+    /// The lock on the control groups of pods; `None`: there shall be none.
+    pub pods: Option<PodsLock>,
     /// What is not locked though it should be, each a sentence.
     pub gaps: Vec<String>,
 }
 
-/// Compiles the locks. `entries` are the claims that the kernel holds.
-pub fn compile(cluster: &Cluster, entries: &BTreeMap<u32, EndpointEntry>) -> Locks {
-    let mut locks = Locks::default();
+/// Compiles the locks. `entries` are the claims that the kernel holds, `endpoints` those it should.
+pub fn compile(cluster: &Cluster, endpoints: &Endpoints, entries: &BTreeMap<u32, EndpointEntry>) -> Locks {
+    let (pods, gap) = groups::compile(cluster, endpoints, entries);
+    let mut locks = Locks { pods, gaps: gap.into_iter().collect(), ..Locks::default() };
     if cluster.settings().uplinks == Uplinks::None {
         return locks;
     }
@@ -152,7 +156,7 @@ mod tests {
     }
 
     fn locks(uplinks: Uplinks, links: Vec<Link>) -> Locks {
-        compile(&cluster(settings(uplinks), vec![Change::Links(links)]), &BTreeMap::new())
+        compile(&cluster(settings(uplinks), vec![Change::Links(links)]), &Endpoints::default(), &BTreeMap::new())
     }
 
     fn doors(locks: &Locks, lock: Lock) -> Vec<u32> {
@@ -226,7 +230,7 @@ mod tests {
             ..EndpointEntry::default()
         };
         let cluster = cluster(settings(Uplinks::Auto), vec![Change::Links(node())]);
-        let locks = compile(&cluster, &[(3, entry)].into());
+        let locks = compile(&cluster, &Endpoints::default(), &[(3, entry)].into());
         assert_eq!(locks.senders.values().copied().collect::<Vec<_>>(), [3, 3]);
     }
 }

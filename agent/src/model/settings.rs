@@ -38,6 +38,8 @@ pub struct Settings {
     pub foreign_netns: BTreeSet<String>,
     /// Where packets leave the node and only those of claimed pods and of the node itself may.
     pub uplinks: Uplinks,
+    /// Whether sockets of pods speak only once their pod is claimed.
+    pub groups: Groups,
     /// Sizes of the kernel's tables.
     pub limits: Limits,
 }
@@ -52,6 +54,18 @@ pub enum Uplinks {
     Auto,
     /// Those of these names, and no others.
     Named(BTreeSet<String>),
+}
+
+/// The lock on the control groups of pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Groups {
+    /// There is none.
+    #[default]
+    Off,
+    /// Wherever the runtime tells which groups are pods'.
+    Auto,
+    /// There is none, because of this.
+    Impossible(String),
 }
 
 /// What becomes of a namespace that no object and no key assigns.
@@ -231,6 +245,7 @@ impl Default for Settings {
             hold_unknown: false,
             foreign_netns: BTreeSet::new(),
             uplinks: Uplinks::None,
+            groups: Groups::Off,
             limits: Limits::default(),
         }
     }

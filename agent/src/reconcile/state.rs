@@ -380,7 +380,7 @@ impl State {
         if self.locks == Locks::default() && !self.waiting.is_empty() {
             return;
         }
-        let wanted = locks::compile(&self.cluster, &self.ledger.actual().endpoints);
+        let wanted = locks::compile(&self.cluster, &self.desired.endpoints, &self.ledger.actual().endpoints);
         if wanted == self.locks && !self.look_at_locks && self.unlocked.is_empty() {
             return;
         }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use agent_common::lock::Lock;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
@@ -143,6 +144,10 @@ fn locks(snapshot: &Snapshot) -> Locks {
     let mut shut: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (lock, name) in snapshot.locks.doors.values() {
         shut.entry(lock.as_str().to_owned()).or_default().push(name.clone());
+    }
+    let groups = snapshot.locks.pods.as_ref().and_then(|lock| lock.parent.as_ref());
+    if let Some(parent) = groups {
+        shut.entry(Lock::Cgroup.as_str().to_owned()).or_default().push(parent.path.clone());
     }
     Locks { shut, broken: snapshot.unlocked.len() as u64 }
 }

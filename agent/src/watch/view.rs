@@ -333,7 +333,8 @@ impl View {
 /// A pod of this node, and the network its runtime made for it.
 fn join(pod: &Endpoint, sandbox: Option<&Sandbox>) -> Endpoint {
     let port = HostPort::Netns(sandbox.map(|sandbox| sandbox.netns.clone()).unwrap_or_default());
-    let mut endpoint = Endpoint { local: Some(Attachment { port, ..Attachment::default() }), ..pod.clone() };
+    let group = sandbox.and_then(|sandbox| sandbox.group.clone());
+    let mut endpoint = Endpoint { local: Some(Attachment { port, group, ..Attachment::default() }), ..pod.clone() };
     let Some(sandbox) = sandbox.filter(|sandbox| !sandbox.addresses.is_empty()) else { return endpoint };
     let ours: BTreeSet<&IpAddr> = sandbox.addresses.iter().collect();
     if endpoint.addresses.iter().any(|address| !ours.contains(address)) {

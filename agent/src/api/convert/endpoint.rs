@@ -67,7 +67,7 @@ fn attachment(blame: &Blame, spec: &EndpointSpec) -> Result<Option<Attachment>, 
     let station = |text: &String| mac(text).ok_or_else(|| blame.on("spec.mac", Problem::Mac(text.clone())));
     let gateways = unicast(blame, "spec.gateways", &spec.gateways)?;
     one_each(blame, "spec.gateways", &gateways, |addr| if addr.is_ipv4() { "IPv4" } else { "IPv6" })?;
-    Ok(Some(Attachment { port, mac: spec.mac.as_ref().map(station).transpose()?, gateways }))
+    Ok(Some(Attachment { port, mac: spec.mac.as_ref().map(station).transpose()?, gateways, group: None }))
 }
 
 /// Addresses that one station can have.

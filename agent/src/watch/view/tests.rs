@@ -25,6 +25,8 @@ fn sandbox(path: &str, netns: &str, addresses: &[&str]) -> Sandbox {
         namespace: key(path).namespace,
         name: key(path).name,
         netns: netns.into(),
+        cgroup: None,
+        group: None,
         addresses: addresses.iter().map(|address| ip(address)).collect(),
         written: std::time::SystemTime::UNIX_EPOCH,
     }

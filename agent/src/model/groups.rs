@@ -1,0 +1,157 @@
+//! The lock on the control groups of pods: where it stands, and whose sockets it lets speak.
+//!
+//! A pod's sockets speak once its interface is enforced, and no longer than that. Pods on the node's own
+//! network are not asked about here: the lock knows them by their network. Knows groups by what the
+//! runtime has told of each pod, never by a name.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use agent_common::layout::EndpointEntry;
+
+use super::cluster::Cluster;
+use super::endpoints::{Endpoints, Standing};
+use super::input::{Group, Parent};
+use super::settings::Groups;
+
+/// What the lock should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodsLock {
+    /// The group that holds those of all pods; `None`: wherever it stands, it stays.
+    pub parent: Option<Parent>,
+    /// Ids of groups whose pods are enforced.
+    pub claimed: BTreeSet<u64>,
+}
+
+/// Compiles the lock, and says what is missing. `entries` are the claims that the kernel holds, `endpoints`
+/// those it should.
+pub fn compile(
+    cluster: &Cluster,
+    endpoints: &Endpoints,
+    entries: &BTreeMap<u32, EndpointEntry>,
+) -> (Option<PodsLock>, Option<String>) {
+    match &cluster.settings().groups {
+        Groups::Off => return (None, None),
+        Groups::Impossible(why) => return (None, Some(format!("no lock on the pods' control groups: {why}"))),
+        Groups::Auto => {}
+    }
+    let parents: BTreeSet<&Parent> = cluster.locals().values().filter_map(|pod| Some(&group(pod)?.parent)).collect();
+    let parent = if parents.len() == 1 { parents.first().copied().cloned() } else { None };
+    let is_enforced = |standing: &&Standing| {
+        let cookie = |entries: &BTreeMap<u32, EndpointEntry>| Some(entries.get(&standing.ifindex?)?.cookie);
+        standing.is_claimed() && cookie(entries).is_some_and(|is| is != 0 && Some(is) == cookie(&endpoints.entries))
+    };
+    let enforced: Vec<&Standing> = endpoints.standings.values().filter(is_enforced).collect();
+    let claimed = enforced.iter().filter_map(|standing| group(&standing.pod)).map(|group| group.id).collect();
+    let gap = if parents.len() > 1 {
+        let paths: Vec<&str> = parents.iter().map(|parent| &*parent.path).collect();
+        Some(format!(
+            "pods' control groups are in several places ({}): the lock on them stays where it is",
+            paths.join(", ")
+        ))
+    } else {
+        enforced
+            .iter()
+            .find(|standing| group(&standing.pod).is_none())
+            .map(|standing| unknown(standing, parent.is_some()))
+    };
+    (Some(PodsLock { parent, claimed }), gap)
+}
+
+fn group(pod: &super::pod::Pod) -> Option<&Group> {
+    pod.local.as_ref()?.attachment.group.as_ref()
+}
+
+fn unknown(standing: &Standing, is_locked: bool) -> String {
+    let (namespace, name) = (&standing.pod.namespace, &standing.pod.name);
+    if is_locked {
+        format!("the control group of {namespace}/{name} is not known: its sockets may not speak")
+    } else {
+        format!(
+            "no lock on the pods' control groups: the runtime tells of none in hierarchy version 2 (asked for \
+             {namespace}/{name}); --cgroup-lock none says that this is meant"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::input::{Attachment, Change, Endpoint, HostPort};
+    use crate::model::settings::Settings;
+    use crate::model::testing::{cluster, compiled, ip, link, local, namespace, tenant};
+
+    fn parent(path: &str) -> Parent {
+        Parent { path: path.to_owned(), level: 2 }
+    }
+
+    fn pod(name: &str, port: &str, address: &str, group: Option<(u64, &str)>) -> Endpoint {
+        let pod = local(&format!("web/{name}"), &[address], port);
+        let group = group.map(|(id, path)| Group { id, parent: parent(path) });
+        Endpoint {
+            local: Some(Attachment { port: HostPort::Interface(port.to_owned()), group, ..Attachment::default() }),
+            ..pod
+        }
+    }
+
+    fn settings(groups: Groups) -> Settings {
+        Settings { groups, ..Settings::default() }
+    }
+
+    /// The lock while the kernel holds the claims of these interfaces.
+    fn lock(groups: Groups, pods: Vec<Endpoint>, held: &[u32]) -> (Option<PodsLock>, Option<String>) {
+        let mut changes = vec![
+            Change::Tenant(tenant("acme")),
+            Change::Namespace(namespace("web", "acme")),
+            Change::Links(vec![link(7, "veth7"), link(8, "veth8")]),
+            Change::Nodes(vec![ip("192.0.2.1")]),
+        ];
+        changes.extend(pods.into_iter().map(Change::Endpoint));
+        let cluster = cluster(settings(groups), changes);
+        let desired = compiled(&cluster, 0);
+        let entries = desired.endpoints.entries.iter().filter(|(ifindex, _)| held.contains(ifindex));
+        compile(&cluster, &desired.endpoints, &entries.map(|(ifindex, entry)| (*ifindex, *entry)).collect())
+    }
+
+    fn pods() -> Vec<Endpoint> {
+        vec![pod("a", "veth7", "10.0.0.7", Some((70, "/k"))), pod("b", "veth8", "10.0.0.8", Some((80, "/k")))]
+    }
+
+    #[test]
+    fn a_pod_speaks_once_the_kernel_holds_its_claim() {
+        let known =
+            |claimed: &[u64]| PodsLock { parent: Some(parent("/k")), claimed: claimed.iter().copied().collect() };
+        assert_eq!(lock(Groups::Auto, pods(), &[]), (Some(known(&[])), None));
+        assert_eq!(lock(Groups::Auto, pods(), &[8]), (Some(known(&[80])), None));
+        assert_eq!(lock(Groups::Auto, pods(), &[7, 8]), (Some(known(&[70, 80])), None));
+        let contested = vec![pods().remove(0), pod("b", "veth7", "10.0.0.8", Some((80, "/k")))];
+        assert_eq!(lock(Groups::Auto, contested, &[7]), (Some(known(&[])), None), "who is denied does not speak");
+    }
+
+    #[test]
+    fn without_pods_the_lock_stays_where_it_is() {
+        assert_eq!(lock(Groups::Auto, vec![], &[]), (Some(PodsLock::default()), None));
+        assert_eq!(lock(Groups::Off, pods(), &[7, 8]), (None, None));
+        let (none, gap) = lock(Groups::Impossible("too old".to_owned()), pods(), &[7]);
+        assert!(none.is_none() && gap.is_some_and(|gap| gap.contains("too old")));
+    }
+
+    #[test]
+    fn a_group_that_is_not_known_is_told() {
+        let unknown = || pod("b", "veth8", "10.0.0.8", None);
+        let (locked, gap) = lock(Groups::Auto, vec![pods().remove(0), unknown()], &[7, 8]);
+        assert_eq!(locked.map(|lock| lock.claimed), Some([70].into()));
+        assert!(gap.is_some_and(|gap| gap.contains("web/b") && gap.contains("may not speak")));
+        let (locked, gap) = lock(Groups::Auto, vec![unknown()], &[8]);
+        assert!(locked.is_some_and(|lock| lock.parent.is_none()));
+        assert!(gap.is_some_and(|gap| gap.contains("--cgroup-lock none")));
+    }
+
+    #[test]
+    fn of_several_places_none_is_chosen_and_nobody_loses_his_claim() {
+        let mut pods = pods();
+        pods[1] = pod("b", "veth8", "10.0.0.8", Some((80, "/other")));
+        let (lock, gap) = lock(Groups::Auto, pods, &[7, 8]);
+        assert_eq!(lock, Some(PodsLock { parent: None, claimed: [70, 80].into() }));
+        assert!(gap.is_some_and(|gap| gap.contains("/k, /other")));
+    }
+}
