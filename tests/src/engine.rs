@@ -23,6 +23,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{HashMap, MapData, PerCpuArray};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, TestRun, TestRunOptions};
+use bulkhead::dataplane::cgroup;
 use bulkhead::dataplane::object::{self, Limits};
 
 /// The interface a frame comes from unless a context says otherwise: the namespace's loopback.
@@ -72,11 +73,12 @@ impl Engine {
     /// As `new`, with maps of another size.
     pub fn with_limits(tables: Memory, limits: &Limits) -> Result<Self> {
         let mut ebpf = object::open(None, limits)?;
-        for name in Direction::ALL.map(program_name).into_iter().chain(Lock::ALL.map(Lock::as_str)) {
+        for name in Direction::ALL.map(program_name).into_iter().chain([Lock::Uplink, Lock::Bridge].map(Lock::as_str)) {
             let program: &mut SchedClassifier =
                 ebpf.program_mut(name).context("a program of the object")?.try_into()?;
             program.load().with_context(|| format!("the kernel refuses {name}"))?;
         }
+        cgroup::load(&mut ebpf).context("the kernel refuses the lock on control groups")?;
         fill::write(&mut ebpf, &tables)?;
         Ok(Self { ebpf, tables })
     }

@@ -36,7 +36,7 @@ use std::process::ExitCode;
 
 use bench::kube::run::{self, BOTH, PTP, Scenario};
 
-const SCENARIOS: [Scenario; 27] = [
+const SCENARIOS: [Scenario; 28] = [
     Scenario::always("a_busy_cluster_is_enforced_without_restarting_a_pod", BOTH, arrival::enforces),
     Scenario::new("good_tenants_are_taken_and_bad_ones_refused", PTP, |site| {
         control_plane::good_tenants_are_taken_and_bad_ones_refused(&site.kubectl())
@@ -63,6 +63,7 @@ const SCENARIOS: [Scenario; 27] = [
     Scenario::new("events_name_both_sides_where_it_arrives", PTP, events::name_both_sides_where_it_arrives),
     Scenario::new("an_interface_that_no_pod_claims_is_denied", PTP, strangers::are_denied),
     Scenario::new("a_lock_alone_keeps_strangers_in", PTP, locks::stand_alone),
+    Scenario::new("a_lock_alone_keeps_sockets_silent", PTP, locks::stand_alone_on_control_groups),
     Scenario::new("an_address_that_changes_hands_changes_tenants", BOTH, successor::inherits_nothing),
     Scenario::new("a_subnet_is_added_and_removed", BOTH, edits::a_subnet),
     Scenario::new("peers_agree_and_withdraw", PTP, edits::peers),

@@ -1,6 +1,9 @@
 //! The locks, each alone: a pod that nobody claims has no program on its interface and still sends
 //! nothing out of the node, whoever runs or does not; claimed pods and the node itself do.
 
+#[path = "locks/groups.rs"]
+mod groups;
+
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};

@@ -6,7 +6,7 @@ use std::fmt;
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::loaded_maps;
-use aya::programs::{SchedClassifier, TcAttachType, loaded_programs};
+use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType, loaded_programs};
 use cluster::Node;
 
 use crate::netns::Netns;
@@ -16,7 +16,7 @@ use crate::netns::Netns;
 pub struct Traces {
     /// Interfaces with a program of anybody, and the directions.
     pub hooks: BTreeSet<String>,
-    /// Numbers of those programs.
+    /// Numbers of those programs, and of others that use their maps.
     pub programs: BTreeSet<u32>,
     /// Numbers of the maps that they use.
     pub maps: BTreeSet<u32>,
@@ -42,8 +42,16 @@ pub fn look(node: &Node<'_>) -> Result<Traces> {
         }
     }
     traces.hooks.extend(filters(&netns)?);
+    let maps =
+        |program: &ProgramInfo| -> Result<BTreeSet<u32>> { Ok(program.map_ids()?.into_iter().flatten().collect()) };
     for program in loaded_programs().filter_map(Result::ok).filter(|program| traces.programs.contains(&program.id())) {
-        traces.maps.extend(program.map_ids()?.into_iter().flatten());
+        traces.maps.extend(maps(&program)?);
+    }
+    // One on a control group shows by the maps that it has in common with these.
+    for program in loaded_programs().filter_map(Result::ok) {
+        if !maps(&program)?.is_disjoint(&traces.maps) {
+            traces.programs.insert(program.id());
+        }
     }
     Ok(traces)
 }

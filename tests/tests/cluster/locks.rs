@@ -1,14 +1,16 @@
-//! The lock on what leaves a node, alone: the agent is stopped (SIGSTOP) before an interface appears, so that no program is
-//! ever put on it.
+//! The locks, each alone: the agent is stopped (SIGSTOP) before an interface or a pod appears, so that no program is ever
+//! put on it.
 
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
-use bench::kube::Site;
-use bench::kube::world::{PORT, items, text};
+use bench::kube::world::{PORT, is_ready, items, of_family, pod_spec, text};
+use bench::kube::{PATIENCE, Site};
 use bench::netns::Netns;
 use bench::place::Family;
 use bench::probe::{Outcome, Speech, ask};
+use cluster::wait;
+use serde_json::json;
 
 use crate::nri::Stopped;
 use crate::strangers::Stranger;
@@ -50,11 +52,89 @@ pub fn stand_alone(site: &mut Site) -> Result<()> {
     let outcome = asked(Speech::Icmp);
     ensure!(outcome == Outcome::Answered, "the control, without the lock, got {outcome:?}");
     agent.goes_on()?;
-    cluster::wait("the lock to be put back", bench::kube::PATIENCE, || {
+    wait("the lock to be put back", PATIENCE, || {
         let pins = node.command("sh")?.args(["-ec", "ls /sys/fs/bpf/bulkhead/*/locks"]).output()?;
         ensure!(String::from_utf8_lossy(&pins.stdout).contains("-uplink"), "there is none");
         Ok(())
     })?;
     ensure!(drops()? > before, "nothing was counted");
     site.healthy()
+}
+
+/// A pod that starts while the agent is stopped does not even reach its own node: its sockets do not speak. With the lock
+/// removed by hand they do. Once the agent goes on the pod is served like any other; pods on the node's network (agents,
+/// controllers) speak all the while.
+pub fn stand_alone_on_control_groups(site: &mut Site) -> Result<()> {
+    let count = |metric| Ok::<_, anyhow::Error>(site.agent_metrics(NODE)?.sum(metric, &[("lock", "cgroup")]));
+    ensure!(count("bulkhead_lock_interfaces")? == 1.0, "no lock stands on the pods' control groups");
+    let before = count("bulkhead_lock_drop_packets_total")?;
+    let address = site.world.nodes.iter().find(|(name, ..)| *name == NODE).map(|(.., addresses)| addresses);
+    let node = SocketAddr::new(of_family(address.context("the node")?, Family::V4).context("an address")?, PORT);
+    let friend = SocketAddr::new(site.world.pod("shop", NODE)?.address(Family::V4)?, PORT);
+
+    let agent = Stopped::agent_of(site, NODE)?;
+    let pod = Early::start(site)?;
+    ensure!(!pod.reaches(node), "its node answered a pod nobody has claimed");
+    let remove = |what: &str| -> Result<()> {
+        let output = site.cluster.node(NODE)?.command("sh")?.args(["-ec", what]).output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    };
+    remove("rm /sys/fs/bpf/bulkhead/*/cgroup/cgroup")?;
+    // The kernel lets go of a link some time after its last name.
+    wait("an answer without the lock", PATIENCE, || {
+        ensure!(pod.reaches(node), "there is none");
+        Ok(())
+    })?;
+    agent.goes_on()?;
+    wait("the pod to be served, and the lock to be put back", PATIENCE, || {
+        ensure!(
+            is_ready(&site.kubectl().json(["get", "pod", "-n", Early::NAMESPACE, Early::NAME])?),
+            "it is not ready"
+        );
+        remove("ls /sys/fs/bpf/bulkhead/*/cgroup/cgroup")
+    })?;
+    ensure!(pod.reaches(friend), "its own tenant did not answer");
+    ensure!(!pod.reaches(node), "its node answered");
+    ensure!(count("bulkhead_lock_drop_packets_total")? > before, "nothing was counted");
+    site.check()?;
+    site.healthy()
+}
+
+/// A pod that comes too early.
+struct Early<'a>(&'a Site);
+
+impl<'a> Early<'a> {
+    const NAMESPACE: &'static str = "acme-jobs";
+    const NAME: &'static str = "early";
+
+    /// Waits until its process runs; ready it is not yet, for the kubelet gets no answer.
+    fn start(site: &'a Site) -> Result<Self> {
+        let mut spec = pod_spec();
+        spec["nodeName"] = json!(NODE);
+        let metadata = json!({"name": Self::NAME, "namespace": Self::NAMESPACE});
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec});
+        let early = Self(site);
+        site.kubectl().apply(&pod.to_string())?;
+        wait("a running pod", PATIENCE, || {
+            let pod = site.kubectl().json(["get", "pod", "-n", Self::NAMESPACE, Self::NAME])?;
+            ensure!(!pod["status"]["containerStatuses"][0]["state"]["running"].is_null(), "{}", pod["status"]);
+            Ok(())
+        })?;
+        Ok(early)
+    }
+
+    /// Whether a process of the pod gets a connection there.
+    fn reaches(&self, target: SocketAddr) -> bool {
+        let target = target.to_string();
+        let connect = ["/agnhost", "connect", "--timeout=1500ms", &target];
+        self.0.kubectl().exec(Self::NAMESPACE, Self::NAME, &connect).is_ok()
+    }
+}
+
+impl Drop for Early<'_> {
+    fn drop(&mut self) {
+        let delete = ["delete", "pod", "-n", Self::NAMESPACE, Self::NAME, "--grace-period=0", "--force"];
+        let _ = self.0.kubectl().run(delete);
+    }
 }

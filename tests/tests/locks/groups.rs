@@ -1,0 +1,187 @@
+//! The lock on the control groups of pods, alone: no interface has a program. Real sockets of processes in groups that
+//! are made like a kubelet's, in a namespace like a pod's or in the node's.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::{env, fs, io, net::UdpSocket, process};
+
+use agent_common::counters::Counter;
+use agent_common::lock::Lock;
+use agent_common::reason::DropReason;
+use aya::maps::{MapData, PerCpuArray};
+use bench::netns::Netns;
+use bench::{scope::Scope, tier};
+use bulkhead::dataplane::kernel::Kernel;
+use bulkhead::dataplane::object::Limits;
+use bulkhead::dataplane::{Dataplane, leave};
+use bulkhead::model::groups::PodsLock;
+use bulkhead::model::input::Parent;
+use bulkhead::model::locks::Locks;
+use bulkhead::sandboxes::hierarchy;
+
+/// How the speaker is told its group and what it shall find.
+const GROUP: &str = "BULKHEAD_TEST_GROUP";
+const REFUSED: &str = "BULKHEAD_TEST_REFUSED";
+
+/// Groups as a kubelet makes them, below one of our own.
+struct Groups {
+    root: PathBuf,
+}
+
+const GUARANTEED: &str = "kubepods/pod1/c1";
+const BURSTABLE: &str = "kubepods/burstable/pod2/c2";
+const BESIDE: &str = "system/agent";
+
+impl Groups {
+    fn new(scope: &Scope) -> Option<Self> {
+        let Some(hierarchy) = hierarchy(Path::new("/sys/fs/cgroup")) else {
+            println!("SKIPPED the lock on control groups: no hierarchy of version 2 is mounted here");
+            return None;
+        };
+        let groups = Self { root: hierarchy.join(format!("bulkhead-test-{}", scope.name())) };
+        for group in [GUARANTEED, BURSTABLE, BESIDE] {
+            fs::create_dir_all(groups.root.join(group)).expect("groups can be made");
+        }
+        Some(groups)
+    }
+
+    fn parent(&self) -> Parent {
+        Parent { path: self.root.join("kubepods").display().to_string(), level: 2 }
+    }
+
+    /// The lock with the pods' groups claimed that are named.
+    fn lock(&self, claimed: &[&str]) -> Locks {
+        let id = |group: &&str| fs::metadata(self.root.join(group)).expect("it is there").ino();
+        let pods = PodsLock { parent: Some(self.parent()), claimed: claimed.iter().map(id).collect() };
+        Locks { pods: Some(pods), ..Locks::default() }
+    }
+
+    /// Whether a process in a group, in a namespace, is refused, or else speaks.
+    fn is(&self, refused: bool, netns: &Netns, group: &str) {
+        let mut command = Command::new(env::current_exe().expect("this test"));
+        command.args(["--exact", "--ignored", "--nocapture", "groups::speaker"]);
+        command.env(GROUP, self.root.join(group)).env(REFUSED, refused.to_string());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = netns.start(&mut command).and_then(process::Child::wait_with_output).expect("it runs");
+        let told = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{group} in {}, refused {refused}: {told}", netns.name());
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        let mut folders = vec![self.root.clone()];
+        for at in 0.. {
+            let Some(folder) = folders.get(at) else { break };
+            let below = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+            let below: Vec<PathBuf> = below.filter(|path| path.is_dir()).collect();
+            folders.extend(below);
+        }
+        // A group is busy for a moment after its last process.
+        folders.iter().rev().for_each(|folder| {
+            let _ = (0..50).find(|_| {
+                let removed = fs::remove_dir(folder);
+                if removed.is_err() {
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                }
+                removed.is_ok()
+            });
+        });
+    }
+}
+
+#[test]
+#[ignore = "no test of its own: the others start it in a group and a namespace"]
+fn speaker() {
+    let group = PathBuf::from(env::var_os(GROUP).expect("a group"));
+    fs::write(group.join("cgroup.procs"), process::id().to_string()).expect("it may join");
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let sent = socket.send_to(b"x", socket.local_addr().expect("an address"));
+    let refused = match sent {
+        Ok(_) => false,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => true,
+        Err(error) => panic!("it failed otherwise: {error}"),
+    };
+    assert_eq!(refused.to_string(), env::var(REFUSED).expect("what it shall find"));
+}
+
+/// Brings the locks to this on the node; every failure is one.
+fn bring(node: &Netns, kernel: &mut Kernel, locks: &Locks) {
+    let failed = node.run(|| kernel.lock(locks, true));
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
+#[test]
+fn sockets_of_pods_speak_once_claimed_agent_or_no_agent() {
+    if !tier::can_build_worlds() {
+        return;
+    }
+    let scope = Scope::new().expect("a scope");
+    let Some(groups) = Groups::new(&scope) else { return };
+    let [node, pod] = ["node", "pod"].map(|name| scope.netns(name).expect("a namespace"));
+    [&node, &pod].iter().for_each(|netns| netns.ip("link set lo up").expect("loopback"));
+    let pins = scope.pin_dir().join("v1");
+
+    let mut kernel = Kernel::open(&pins, &Limits::default()).expect("the programs load");
+    assert!(kernel.no_groups().is_none(), "{:?}", kernel.no_groups());
+    groups.is(false, &pod, BURSTABLE);
+    bring(&node, &mut kernel, &groups.lock(&[]));
+    for group in [BURSTABLE, GUARANTEED] {
+        groups.is(true, &pod, group);
+        groups.is(false, &node, group);
+    }
+    groups.is(false, &pod, BESIDE);
+
+    bring(&node, &mut kernel, &groups.lock(&["kubepods/burstable/pod2"]));
+    groups.is(false, &pod, BURSTABLE);
+    groups.is(true, &pod, GUARANTEED);
+    bring(&node, &mut kernel, &groups.lock(&["kubepods/pod1"]));
+    groups.is(true, &pod, BURSTABLE);
+    groups.is(false, &pod, GUARANTEED);
+
+    let dropped: PerCpuArray<MapData, Counter> =
+        kernel.take("LOCK_DROPS").expect("a map").try_into().expect("counters");
+    let counted = dropped.get(&Lock::Cgroup.index(DropReason::NotReady), 0).expect("a counter");
+    assert_eq!(counted.iter().map(|cpu| cpu.packets).sum::<u64>(), 4);
+
+    // No agent, then the next one, which adopts what stands and takes it away when told so.
+    drop((kernel, dropped));
+    groups.is(true, &pod, BURSTABLE);
+    groups.is(false, &pod, GUARANTEED);
+    groups.is(false, &node, BURSTABLE);
+    let mut kernel = Kernel::open(&pins, &Limits::default()).expect("the programs load");
+    let unknown = PodsLock { parent: None, ..groups.lock(&["kubepods/pod1"]).pods.expect("a lock") };
+    bring(&node, &mut kernel, &Locks { pods: Some(unknown), ..Locks::default() });
+    groups.is(true, &pod, BURSTABLE);
+    bring(&node, &mut kernel, &groups.lock(&["kubepods/pod1"]));
+    groups.is(true, &pod, BURSTABLE);
+    groups.is(false, &pod, GUARANTEED);
+    bring(&node, &mut kernel, &Locks::default());
+    groups.is(false, &pod, BURSTABLE);
+
+    bring(&node, &mut kernel, &groups.lock(&[]));
+    groups.is(true, &pod, GUARANTEED);
+    drop(kernel);
+    let found = leave::find(&scope.pin_dir()).expect("what is there");
+    assert_eq!(found.groups.len(), 1, "{found:?}");
+    leave::remove(&scope.pin_dir(), &found).expect("it can be removed");
+    groups.is(false, &pod, GUARANTEED);
+}
+
+#[test]
+fn a_group_that_is_gone_is_told_and_locks_nobody() {
+    if !tier::can_build_worlds() {
+        return;
+    }
+    let scope = Scope::new().expect("a scope");
+    let Some(groups) = Groups::new(&scope) else { return };
+    let pod = scope.netns("pod").expect("a namespace");
+    pod.ip("link set lo up").expect("loopback");
+    let mut kernel = Kernel::open(&scope.pin_dir().join("v1"), &Limits::default()).expect("the programs load");
+    let mut locks = groups.lock(&[]);
+    locks.pods.as_mut().and_then(|lock| lock.parent.as_mut()).expect("a lock").path += "-gone";
+    let failed = kernel.lock(&locks, true);
+    assert!(failed.len() == 1 && failed[0].to_string().contains("kubepods-gone"), "{failed:?}");
+    groups.is(false, &pod, BURSTABLE);
+}
