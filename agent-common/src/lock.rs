@@ -121,25 +121,27 @@ pub fn rises<P: Packet>(claims: &impl Claims, frame: &P) -> Option<DropReason> {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PodGroups {
-    /// Its depth in the hierarchy, whose root has 0.
-    pub level: u32,
+    /// Its id; 0 is none.
+    pub parent: u64,
     /// Inode number of the node's own network namespace; 0 is none.
     pub netns: u32,
+    /// Zero.
+    pub _pad: u32,
 }
 
-const _: () = assert!(size_of::<PodGroups>() == 8);
+const _: () = assert!(size_of::<PodGroups>() == 16);
 
 impl PodGroups {
     /// Whether anything was written.
     #[inline(always)]
     pub const fn is_known(self) -> bool {
-        self.level != 0 || self.netns != 0
+        self.parent != 0 || self.netns != 0
     }
 }
 
 /// What the lock on control groups asks of the socket that sends.
 pub trait Socket {
-    /// The group of that depth that the socket's is in; 0 for none.
+    /// The group of that depth that the socket's is in, the hierarchy's root having 0; 0 for none.
     fn group(&self, level: u32) -> u64;
     /// Whether a pod's group is claimed.
     fn is_claimed(&self, group: u64) -> bool;
@@ -147,19 +149,39 @@ pub trait Socket {
     fn netns(&self) -> u32;
 }
 
-/// Judges what a socket below the pods' group sends. A pod's own group is below one for its quality of
-/// service or, where that is guaranteed, beside those. Pods on the node's own network are the node: it
-/// must never depend on an agent.
+/// Depth beyond which the group that holds all pods' is not looked for. It is the first on most nodes,
+/// and some five deep where a node is itself a container.
+const DEEPEST: u32 = 12;
+
+/// Judges what a socket below the pods' group sends. Pods on the node's own network are the node: it must
+/// never depend on an agent.
 #[inline(always)]
-pub fn speaks(socket: &impl Socket, PodGroups { level, netns }: PodGroups) -> Option<DropReason> {
-    let is_claimed = |below| {
-        let group = socket.group(level.saturating_add(below));
+pub fn speaks(socket: &impl Socket, groups: PodGroups) -> Option<DropReason> {
+    let speaks = is_of_claimed(socket, groups.parent) || (groups.netns != 0 && socket.netns() == groups.netns);
+    if speaks { None } else { Some(DropReason::NotReady) }
+}
+
+/// Whether the socket's pod is claimed. A pod's own group is below one for its quality of service or,
+/// where that is guaranteed, beside those. How deep the group of all is only the kernel knows: an agent in
+/// a namespace of control groups counts from another root.
+#[inline(always)]
+fn is_of_claimed(socket: &impl Socket, parent: u64) -> bool {
+    let claimed = |level| {
+        let group = socket.group(level);
         group != 0 && socket.is_claimed(group)
     };
-    if is_claimed(2) || is_claimed(1) || (netns != 0 && socket.netns() == netns) {
-        return None;
+    let mut level = 1;
+    while level <= DEEPEST {
+        let group = socket.group(level);
+        if group == 0 {
+            return false;
+        }
+        if group == parent {
+            return claimed(level + 2) || claimed(level + 1);
+        }
+        level += 1;
     }
-    Some(DropReason::NotReady)
+    false
 }
 
 /// The table of senders only says where to look; whether that interface is claimed now is asked there.
@@ -339,6 +361,8 @@ mod tests {
     const ELSEWHERE: u32 = 4_026_532_600;
     /// Root, `kubepods`, its class, pod, container.
     const BURSTABLE: [u64; 5] = [1, 10, 20, 30, 40];
+    /// The same where the node is a container.
+    const NESTED: [u64; 7] = [1, 2, 3, 10, 20, 30, 40];
     /// The same of a guaranteed pod.
     const GUARANTEED: [u64; 4] = [1, 10, 31, 41];
 
@@ -348,7 +372,7 @@ mod tests {
 
     #[test]
     fn a_socket_speaks_once_its_pod_is_claimed() {
-        let known = PodGroups { level: 1, netns: NODE };
+        let known = PodGroups { parent: 10, netns: NODE, _pad: 0 };
         for (groups, claimed, speaks) in [
             (&BURSTABLE[..], &[30][..], true),
             (&BURSTABLE, &[31], false),
@@ -357,6 +381,9 @@ mod tests {
             (&GUARANTEED, &[30], false),
             (&BURSTABLE[..4], &[30], true),
             (&BURSTABLE[..3], &[30], false),
+            (&NESTED, &[30], true),
+            (&NESTED, &[2, 3, 40], false),
+            (&[1, 11, 20, 30], &[30], false),
             (&[], &[0], false),
         ] {
             assert_eq!(speaks_here(groups, claimed, ELSEWHERE, known), speaks, "{groups:?} {claimed:?}");
@@ -365,10 +392,13 @@ mod tests {
 
     #[test]
     fn whoever_is_on_the_node_s_own_network_speaks() {
-        let known = PodGroups { level: 1, netns: NODE };
+        let known = PodGroups { parent: 10, netns: NODE, _pad: 0 };
         assert!(speaks_here(&BURSTABLE, &[], NODE, known));
         assert!(!speaks_here(&BURSTABLE, &[], 0, PodGroups::default()), "what is not known is nobody's network");
         assert!(!speaks_here(&BURSTABLE, &[], NODE, PodGroups::default()));
+        assert!(!speaks_here(&BURSTABLE, &[30], ELSEWHERE, PodGroups::default()));
+        let deep: Vec<u64> = (1..30).chain([10]).collect();
+        assert!(!speaks_here(&deep, &[], ELSEWHERE, PodGroups { parent: 99, ..known }));
     }
 
     #[test]

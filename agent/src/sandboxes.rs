@@ -18,7 +18,7 @@ use notify::{EventKind, RecursiveMode, Watcher};
 use serde::Deserialize;
 use tokio::sync::{Notify, watch};
 
-use crate::model::input::{Group, Parent};
+use crate::model::input::Group;
 
 /// How often the folder is read without notice: a lost notice costs no more.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -177,7 +177,7 @@ fn group(root: &Path, path: &str) -> Option<Group> {
     let is_plain = !parts.contains(&"..") && (at + 2..=at + 3).contains(&parts.len());
     let id = fs::metadata(root.join(parts.join("/"))).ok().filter(|_| is_plain)?.ino();
     let parent = root.join(parts[..=at].join("/")).to_str()?.to_owned();
-    Some(Group { id, parent: Parent { path: parent, level: u32::try_from(at + 1).ok()? } })
+    Some(Group { id, parent })
 }
 
 /// Whether the kubelet calls the group of all pods so, with either driver and below whatever root.
@@ -261,22 +261,20 @@ mod tests {
     #[test]
     fn the_group_of_all_pods_is_found_with_either_driver() {
         let root = tempfile::tempdir().expect("a folder");
-        for (path, parent, level) in [
-            ("/kubepods/burstable/podu1", "kubepods", 1),
-            ("/kubepods/podu1", "kubepods", 1),
-            ("/kubelet/kubepods/besteffort/podu1", "kubelet/kubepods", 2),
-            ("/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podu1.slice", "kubepods.slice", 1),
+        for (path, parent) in [
+            ("/kubepods/burstable/podu1", "kubepods"),
+            ("/kubepods/podu1", "kubepods"),
+            ("/kubelet/kubepods/besteffort/podu1", "kubelet/kubepods"),
+            ("/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podu1.slice", "kubepods.slice"),
             (
                 "/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-podu1.slice",
                 "kubelet.slice/kubelet-kubepods.slice",
-                2,
             ),
         ] {
             assert_eq!(group(root.path(), path), None, "{path} is not there yet");
             fs::create_dir_all(root.path().join(&path[1..])).expect("folders");
             let found = group(root.path(), path).expect("a group");
-            let parent = root.path().join(parent).to_str().expect("a path").to_owned();
-            assert_eq!(found.parent, Parent { path: parent, level });
+            assert_eq!(found.parent, root.path().join(parent).to_str().expect("a path"));
             assert_eq!(found.id, fs::metadata(root.path().join(&path[1..])).expect("a folder").ino());
         }
         fs::create_dir_all(root.path().join("kubepods/burstable/podu1/c1")).expect("folders");

@@ -20,7 +20,6 @@ use super::attach::unlink;
 use super::maps::{boxed, put, sentence};
 use super::{DataplaneError, Source, sys};
 use crate::model::groups::PodsLock;
-use crate::model::input::Parent;
 
 /// Name of the program, of its pin and of the folder that holds it.
 pub const PROGRAM: &str = "cgroup";
@@ -53,7 +52,7 @@ pub struct CgroupLock {
 struct Held {
     claimed: BTreeSet<u64>,
     /// Where it stands: `None` for nowhere, an empty path where an earlier agent put it.
-    parent: Option<Parent>,
+    parent: Option<String>,
 }
 
 impl CgroupLock {
@@ -102,7 +101,7 @@ impl CgroupLock {
             match done {
                 Ok(()) => held.parent = parent.cloned(),
                 Err(source) => {
-                    let path = parent.map(|parent| parent.path.clone()).unwrap_or_default();
+                    let path = parent.cloned().unwrap_or_default();
                     failed.push(DataplaneError::PodsLock { path, source });
                 }
             }
@@ -113,22 +112,17 @@ impl CgroupLock {
     fn read(&self) -> Result<Held, DataplaneError> {
         let claimed = self.claims.keys().collect::<Result<_, _>>().map_err(|error| table("CGROUPS", error))?;
         // Where an earlier agent put it, the pin tells; ours is looked at again.
-        let parent = self.pin.exists().then(Parent::default);
+        let parent = self.pin.exists().then(String::new);
         Ok(Held { claimed, parent })
     }
 }
 
 /// Puts the program on the group that holds all pods', or makes the one that is there run ours.
-fn shut(
-    ebpf: &mut Ebpf,
-    groups: &mut Array<MapData, PodGroups>,
-    pin: &Path,
-    Parent { path, level }: &Parent,
-) -> Result<(), Source> {
-    let parent = File::open(path)?;
+fn shut(ebpf: &mut Ebpf, groups: &mut Array<MapData, PodGroups>, pin: &Path, parent: &str) -> Result<(), Source> {
+    let parent = File::open(parent)?;
     let id = parent.metadata()?.ino();
     let netns = fs::metadata("/proc/thread-self/ns/net")?.ino();
-    let known = PodGroups { level: *level, netns: u32::try_from(netns)? };
+    let known = PodGroups { parent: id, netns: u32::try_from(netns)?, _pad: 0 };
     let program = program(ebpf)?;
     let number = program.info()?.id();
     let program = program.fd()?.as_fd();

@@ -47,7 +47,7 @@ metrics! {
     LOCK_DROP_PACKETS = Counter "bulkhead_lock_drop_packets" ["lock", "reason"]
         "Packets dropped by the locks on what leaves the node: their sender is not claimed, or a Service led them astray.";
     LOCK_INTERFACES = Gauge "bulkhead_lock_interfaces" ["lock"]
-        "Interfaces that hold a lock, or should.";
+        "Interfaces that hold a lock, or should; for cgroup, the group that holds all pods.";
     LOCK_BROKEN = Gauge "bulkhead_lock_broken" []
         "Parts of the locks that could not be put in place.";
     TENANTS = Gauge "bulkhead_tenants" ["state"]

@@ -10,14 +10,14 @@ use agent_common::layout::EndpointEntry;
 
 use super::cluster::Cluster;
 use super::endpoints::{Endpoints, Standing};
-use super::input::{Group, Parent};
+use super::input::Group;
 use super::settings::Groups;
 
 /// What the lock should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodsLock {
-    /// The group that holds those of all pods; `None`: wherever it stands, it stays.
-    pub parent: Option<Parent>,
+    /// Directory of the group that holds those of all pods; `None`: wherever it stands, it stays.
+    pub parent: Option<String>,
     /// Ids of groups whose pods are enforced.
     pub claimed: BTreeSet<u64>,
 }
@@ -34,7 +34,7 @@ pub fn compile(
         Groups::Impossible(why) => return (None, Some(format!("no lock on the pods' control groups: {why}"))),
         Groups::Auto => {}
     }
-    let parents: BTreeSet<&Parent> = cluster.locals().values().filter_map(|pod| Some(&group(pod)?.parent)).collect();
+    let parents: BTreeSet<&String> = cluster.locals().values().filter_map(|pod| Some(&group(pod)?.parent)).collect();
     let parent = if parents.len() == 1 { parents.first().copied().cloned() } else { None };
     let is_enforced = |standing: &&Standing| {
         let cookie = |entries: &BTreeMap<u32, EndpointEntry>| Some(entries.get(&standing.ifindex?)?.cookie);
@@ -43,7 +43,7 @@ pub fn compile(
     let enforced: Vec<&Standing> = endpoints.standings.values().filter(is_enforced).collect();
     let claimed = enforced.iter().filter_map(|standing| group(&standing.pod)).map(|group| group.id).collect();
     let gap = if parents.len() > 1 {
-        let paths: Vec<&str> = parents.iter().map(|parent| &*parent.path).collect();
+        let paths: Vec<&str> = parents.iter().map(|parent| parent.as_str()).collect();
         Some(format!(
             "pods' control groups are in several places ({}): the lock on them stays where it is",
             paths.join(", ")
@@ -80,13 +80,9 @@ mod tests {
     use crate::model::settings::Settings;
     use crate::model::testing::{cluster, compiled, ip, link, local, namespace, tenant};
 
-    fn parent(path: &str) -> Parent {
-        Parent { path: path.to_owned(), level: 2 }
-    }
-
     fn pod(name: &str, port: &str, address: &str, group: Option<(u64, &str)>) -> Endpoint {
         let pod = local(&format!("web/{name}"), &[address], port);
-        let group = group.map(|(id, path)| Group { id, parent: parent(path) });
+        let group = group.map(|(id, path)| Group { id, parent: path.to_owned() });
         Endpoint {
             local: Some(Attachment { port: HostPort::Interface(port.to_owned()), group, ..Attachment::default() }),
             ..pod
@@ -119,7 +115,7 @@ mod tests {
     #[test]
     fn a_pod_speaks_once_the_kernel_holds_its_claim() {
         let known =
-            |claimed: &[u64]| PodsLock { parent: Some(parent("/k")), claimed: claimed.iter().copied().collect() };
+            |claimed: &[u64]| PodsLock { parent: Some("/k".to_owned()), claimed: claimed.iter().copied().collect() };
         assert_eq!(lock(Groups::Auto, pods(), &[]), (Some(known(&[])), None));
         assert_eq!(lock(Groups::Auto, pods(), &[8]), (Some(known(&[80])), None));
         assert_eq!(lock(Groups::Auto, pods(), &[7, 8]), (Some(known(&[70, 80])), None));

@@ -162,17 +162,8 @@ pub struct Attachment {
 pub struct Group {
     /// Its id: the inode number of its directory.
     pub id: u64,
-    /// The group that holds those of all pods.
-    pub parent: Parent,
-}
-
-/// The group that holds those of all pods of a node.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Parent {
-    /// Its directory.
-    pub path: String,
-    /// Its depth in the hierarchy, whose root has 0.
-    pub level: u32,
+    /// Directory of the group that holds those of all pods of the node.
+    pub parent: String,
 }
 
 /// How an endpoint names its host-side interface.

@@ -147,7 +147,7 @@ fn locks(snapshot: &Snapshot) -> Locks {
     }
     let groups = snapshot.locks.pods.as_ref().and_then(|lock| lock.parent.as_ref());
     if let Some(parent) = groups {
-        shut.entry(Lock::Cgroup.as_str().to_owned()).or_default().push(parent.path.clone());
+        shut.entry(Lock::Cgroup.as_str().to_owned()).or_default().push(parent.clone());
     }
     Locks { shut, broken: snapshot.unlocked.len() as u64 }
 }

@@ -16,7 +16,6 @@ use bulkhead::dataplane::kernel::Kernel;
 use bulkhead::dataplane::object::Limits;
 use bulkhead::dataplane::{Dataplane, leave};
 use bulkhead::model::groups::PodsLock;
-use bulkhead::model::input::Parent;
 use bulkhead::model::locks::Locks;
 use bulkhead::sandboxes::hierarchy;
 
@@ -24,7 +23,7 @@ use bulkhead::sandboxes::hierarchy;
 const GROUP: &str = "BULKHEAD_TEST_GROUP";
 const REFUSED: &str = "BULKHEAD_TEST_REFUSED";
 
-/// Groups as a kubelet makes them, below one of our own.
+/// Groups as a kubelet makes them, below one of our own, as deep as where the node is a container.
 struct Groups {
     root: PathBuf,
 }
@@ -39,15 +38,15 @@ impl Groups {
             println!("SKIPPED the lock on control groups: no hierarchy of version 2 is mounted here");
             return None;
         };
-        let groups = Self { root: hierarchy.join(format!("bulkhead-test-{}", scope.name())) };
+        let groups = Self { root: hierarchy.join(format!("bulkhead-test-{}", scope.name())).join("node") };
         for group in [GUARANTEED, BURSTABLE, BESIDE] {
             fs::create_dir_all(groups.root.join(group)).expect("groups can be made");
         }
         Some(groups)
     }
 
-    fn parent(&self) -> Parent {
-        Parent { path: self.root.join("kubepods").display().to_string(), level: 2 }
+    fn parent(&self) -> String {
+        self.root.join("kubepods").display().to_string()
     }
 
     /// The lock with the pods' groups claimed that are named.
@@ -71,7 +70,7 @@ impl Groups {
 
 impl Drop for Groups {
     fn drop(&mut self) {
-        let mut folders = vec![self.root.clone()];
+        let mut folders: Vec<PathBuf> = self.root.parent().map(Path::to_owned).into_iter().collect();
         for at in 0.. {
             let Some(folder) = folders.get(at) else { break };
             let below = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -180,7 +179,7 @@ fn a_group_that_is_gone_is_told_and_locks_nobody() {
     pod.ip("link set lo up").expect("loopback");
     let mut kernel = Kernel::open(&scope.pin_dir().join("v1"), &Limits::default()).expect("the programs load");
     let mut locks = groups.lock(&[]);
-    locks.pods.as_mut().and_then(|lock| lock.parent.as_mut()).expect("a lock").path += "-gone";
+    locks.pods.as_mut().and_then(|lock| lock.parent.as_mut()).expect("a lock").push_str("-gone");
     let failed = kernel.lock(&locks, true);
     assert!(failed.len() == 1 && failed[0].to_string().contains("kubepods-gone"), "{failed:?}");
     groups.is(false, &pod, BURSTABLE);
