@@ -1,7 +1,9 @@
 //! Many short-lived pods of two tenants, wave after wave, at addresses that the other tenant's had a moment before.
 //!
 //! Each pod sends SYNs to the other tenant from its first instruction on, to ports that nobody else uses, and then has to
-//! reach its own tenant. What arrives is captured below every socket, so that one packet is one too many.
+//! reach its own tenant: again and again once it has, without losing a packet. What arrives at the other tenant is captured
+//! below every socket, so that one packet is one too many. Meanwhile datagrams fall between pods that were there before, and
+//! none may be missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -9,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bench::capture::Capture;
+use bench::drip::{Drip, Dripped};
 use bench::kube::addresses::give_again;
 use bench::kube::world::{PORT, items, outside, text};
 use bench::kube::{PATIENCE, Site};
@@ -24,6 +27,10 @@ const PODS: usize = 22;
 /// Addresses that must have gone from one tenant to the other, or this proved nothing.
 const PASSED_ON: usize = 30;
 const NODES: [&str; 2] = ["a", "b"];
+/// Connections of a pod once it has had one. A SYN that is lost is sent again after a second: each has less.
+const AGAIN: usize = 3;
+/// Where datagrams fall.
+const RAIN: u16 = 7310;
 
 /// A tenant: whom its pods must reach, and the port at which they try the others.
 struct Side {
@@ -41,6 +48,7 @@ const SIDES: [Side; 2] = [
 /// No packet of a short-lived pod arrives at the other tenant, whoever had its address before, and each reaches its own.
 pub fn of_short_lived_pods(site: &mut Site) -> Result<()> {
     let ears = Ears::open(site)?;
+    let drips = Rain::start(site)?;
     let (before, start) = (Exposure::of(site)?, Instant::now());
     let mut owners: BTreeMap<IpAddr, BTreeSet<&str>> = BTreeMap::new();
     for wave in 0..WAVES {
@@ -62,7 +70,46 @@ pub fn of_short_lived_pods(site: &mut Site) -> Result<()> {
     ensure!(passed_on >= PASSED_ON, "only {passed_on} addresses went from one tenant to the other");
     let dropped = after.dropped - before.dropped;
     ensure!(dropped >= (WAVES * PODS) as f64, "only {dropped} packets were dropped: did they knock at all?");
-    ears.heard_nothing()
+    drips.lost_nothing()?;
+    ears.heard_nothing()?;
+    site.healthy()
+}
+
+/// Datagrams that may fall, between pods that stay and to a database.
+struct Rain(Vec<(String, Drip)>);
+
+impl Rain {
+    fn start(site: &Site) -> Result<Self> {
+        let world = &site.world;
+        let (shop, store) = (world.pod("shop", "a")?, world.pod("store", "b")?);
+        let (friend, partner) = (world.pod("shop", "b")?, world.pod("store", "a")?);
+        let falls = [
+            (shop, Family::V4, &friend.netns, friend.address(Family::V4)?),
+            (store, Family::V6, &partner.netns, partner.address(Family::V6)?),
+            (shop, Family::V4, &world.outside, outside("acme-efs")?),
+        ];
+        let drips = falls.into_iter().map(|(from, family, netns, to)| {
+            let drip = Drip::between(&from.netns, from.address(family)?, netns, SocketAddr::new(to, RAIN))?;
+            Ok((format!("{} to {to}", from.label()), drip))
+        });
+        drips.collect::<Result<_>>().map(Self)
+    }
+
+    fn lost_nothing(self) -> Result<()> {
+        let mut fallen = 0;
+        for (name, drip) in self.0 {
+            let Dripped { sent, refused, arrived } = drip.stop();
+            let missing = sent - arrived.len() as u64;
+            ensure!(sent > 1_000, "{name}: only {sent} were sent");
+            ensure!(
+                refused == 0 && missing == 0,
+                "{name}: of {sent} datagrams {missing} are missing, {refused} were refused"
+            );
+            fallen += sent;
+        }
+        println!("{fallen} datagrams between pods that stayed, and to a database: none was lost");
+        Ok(())
+    }
 }
 
 /// Pods that were started together; removed with the value.
@@ -86,12 +133,15 @@ impl<'a> Wave<'a> {
         let (own, other) = (&SIDES[side], &SIDES[1 - side]);
         let world = &self.site.world;
         // On the same node no uplink is passed, and the friend is on the other.
-        let stranger = world.pod(other.friends, node)?.address(Family::V4)?;
+        let stranger = world.pod(other.friends, node)?;
+        let (stranger, stranger6) = (stranger.address(Family::V4)?, stranger.address(Family::V6)?);
         let friend = SocketAddr::new(world.pod(own.friends, other_node)?.address(Family::V4)?, PORT);
         let (database, port) = (outside(other.database)?, own.knocks_at);
         let script = format!(
             "i=0; while [ $i -lt 8 ]; do nc -w 1 {stranger} {port} </dev/null & nc -w 1 {database} {port} </dev/null & \
-             i=$((i+1)); usleep 20000; done; exec /agnhost connect --timeout=10s {friend}"
+             nc -w 1 {stranger6} {port} </dev/null & i=$((i+1)); usleep 20000; done; \
+             /agnhost connect --timeout=10s {friend} || exit 2; \
+             i=0; while [ $i -lt {AGAIN} ]; do /agnhost connect --timeout=900ms {friend} || exit 3; i=$((i+1)); done"
         );
         let container = json!({
             "name": "main",
@@ -179,6 +229,7 @@ impl Ears {
             for node in NODES {
                 let pod = site.world.pod(own.friends, node)?;
                 places.push((pod.label(), &pod.netns, pod.address(Family::V4)?));
+                places.push((pod.label(), &pod.netns, pod.address(Family::V6)?));
             }
             for (name, netns, address) in places {
                 let asker = if name == friend.label() { site.world.pod(own.friends, "b")? } else { friend };
@@ -209,10 +260,16 @@ fn hears(netns: &Netns, asker: &Netns, target: SocketAddr) -> Result<()> {
 }
 
 fn listen(netns: &Netns, address: IpAddr, port: u16) -> Result<Capture> {
-    let IpAddr::V4(address) = address else { anyhow::bail!("{address} is not IPv4") };
     Capture::start(netns, move |frame| {
         let at = |range: std::ops::Range<usize>| frame.get(range).unwrap_or_default();
-        at(12..14) == [8, 0] && at(30..34) == address.octets() && at(36..38) == port.to_be_bytes()
+        match address {
+            IpAddr::V4(address) => {
+                at(12..14) == [8, 0] && at(30..34) == address.octets() && at(36..38) == port.to_be_bytes()
+            }
+            IpAddr::V6(address) => {
+                at(12..14) == [0x86, 0xdd] && at(38..54) == address.octets() && at(56..58) == port.to_be_bytes()
+            }
+        }
     })
 }
 
