@@ -47,12 +47,15 @@ pub fn look(node: &Node<'_>) -> Result<Traces> {
     for program in loaded_programs().filter_map(Result::ok).filter(|program| traces.programs.contains(&program.id())) {
         traces.maps.extend(maps(&program)?);
     }
+    let mut more = BTreeSet::new();
     // One on a control group shows by the maps that it has in common with these.
     for program in loaded_programs().filter_map(Result::ok) {
         if !maps(&program)?.is_disjoint(&traces.maps) {
             traces.programs.insert(program.id());
+            more.extend(maps(&program)?);
         }
     }
+    traces.maps.extend(more);
     Ok(traces)
 }
 

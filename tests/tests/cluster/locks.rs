@@ -18,6 +18,8 @@ use crate::strangers::Stranger;
 const NODE: &str = "a";
 /// Where a way out of a node ends that a lock can shut: the other node, which answers everybody.
 const OTHER: &str = "b";
+/// Where a node is asked by a pod: its kubelet's port.
+const KUBELET: u16 = 10_250;
 
 /// A sender nobody has claimed gets nothing out of its node, agent or no agent; the node, its probes and claimed pods do.
 /// With the lock removed by hand it does, which nobody notices who would have put it back.
@@ -69,7 +71,7 @@ pub fn stand_alone_on_control_groups(site: &mut Site) -> Result<()> {
     ensure!(count("bulkhead_lock_interfaces")? == 1.0, "no lock stands on the pods' control groups");
     let before = count("bulkhead_lock_drop_packets_total")?;
     let address = site.world.nodes.iter().find(|(name, ..)| *name == NODE).map(|(.., addresses)| addresses);
-    let node = SocketAddr::new(of_family(address.context("the node")?, Family::V4).context("an address")?, PORT);
+    let node = SocketAddr::new(of_family(address.context("the node")?, Family::V4).context("an address")?, KUBELET);
     let friend = SocketAddr::new(site.world.pod("shop", NODE)?.address(Family::V4)?, PORT);
 
     let agent = Stopped::agent_of(site, NODE)?;
