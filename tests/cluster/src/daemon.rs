@@ -64,6 +64,22 @@ impl Daemons {
         Ok(())
     }
 
+    /// Stops all of one that runs (SIGSTOP); it keeps everything it has.
+    pub fn freeze(&self, name: &str) -> Result<()> {
+        self.signal(name, Signal::STOP)
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self, name: &str) -> Result<()> {
+        self.signal(name, Signal::CONT)
+    }
+
+    fn signal(&self, name: &str, signal: Signal) -> Result<()> {
+        let process = self.find(name).with_context(|| format!("{name} does not run"))?;
+        let group = Pid::from_raw(process.pid).context("pid zero")?;
+        kill_process_group(group, signal).with_context(|| format!("cannot signal {name}"))
+    }
+
     /// The daemon of that name, if it was recorded and still lives.
     pub fn find(&self, name: &str) -> Option<Process> {
         let record = fs::read_to_string(self.records.join(name)).ok()?;

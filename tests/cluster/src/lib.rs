@@ -179,6 +179,17 @@ impl Cluster {
         control::ready(self)
     }
 
+    /// Stops the API server without ending it: connections stay, and nothing answers.
+    pub fn freeze_api_server(&self) -> Result<()> {
+        self.daemons().freeze("kube-apiserver")
+    }
+
+    /// Lets it go on and waits until it is ready.
+    pub fn thaw_api_server(&self) -> Result<()> {
+        self.daemons().thaw("kube-apiserver")?;
+        control::ready(self)
+    }
+
     /// Loads an OCI archive into the containerd of every node.
     pub fn import(&self, archive: &Path) -> Result<()> {
         std::thread::scope(|scope| {

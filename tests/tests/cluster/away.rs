@@ -10,7 +10,7 @@ use bench::kube::world::{PORT, Pod, outside};
 use bench::kube::{PATIENCE, SYSTEM, Site};
 use bench::place::Family;
 use bench::probe::{Outcome, Speech, ask};
-use cluster::wait;
+use cluster::{Cluster, wait};
 
 use super::edits;
 
@@ -63,17 +63,25 @@ impl Traffic {
     }
 }
 
-/// The API server goes, then the agents are killed and start without it; nothing changes but what an edit says once it is
-/// back.
+/// The API server goes, or hangs, then the agents are killed and start without it; nothing changes but what an edit says
+/// once it is back.
 pub fn without_an_api_server(site: &mut Site) -> Result<()> {
+    outage(site, "gone", Cluster::stop_api_server, Cluster::start_api_server).context("gone")?;
+    outage(site, "frozen", Cluster::freeze_api_server, Cluster::thaw_api_server).context("frozen")?;
+    edits::a_subnet(site).context("an edit after that")
+}
+
+type Change = fn(&Cluster) -> Result<()>;
+
+fn outage(site: &Site, what: &str, begin: Change, end: Change) -> Result<()> {
     let mut agents = Vec::new();
     for node in NODES {
         agents.push((node, site.agent_container(node)?));
     }
     let traffic = Traffic::start(site)?;
-    site.cluster.stop_api_server()?;
+    begin(&site.cluster)?;
     let outcome = meanwhile(site, &agents);
-    site.cluster.start_api_server()?;
+    end(&site.cluster)?;
     outcome?;
     for node in NODES {
         wait("a ready agent", 2 * PATIENCE, || {
@@ -82,8 +90,7 @@ pub fn without_an_api_server(site: &mut Site) -> Result<()> {
             Ok(())
         })?;
     }
-    traffic.end("while API server and agents were away")?;
-    edits::a_subnet(site).context("an edit after that")
+    traffic.end(&format!("while the API server was {what} and agents were away"))
 }
 
 fn meanwhile(site: &Site, agents: &[(&str, String)]) -> Result<()> {
