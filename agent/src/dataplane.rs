@@ -133,6 +133,13 @@ pub trait Dataplane {
         ops.iter().enumerate().filter_map(|(at, op)| self.apply(op).err().map(|error| (at, error))).collect()
     }
 
+    /// Puts the program on an interface that judges what its pod sends: from then on nothing comes out of it
+    /// until its `Endpoint` entry is written. `attach` repairs what fails here.
+    fn shut(&mut self, port: &Port) -> Result<(), DataplaneError> {
+        let _ = port;
+        Ok(())
+    }
+
     /// Puts both programs on an interface; succeeds when they are there already. From then on the
     /// interface is denied until its `Endpoint` entry is written.
     fn attach(&mut self, port: &Port) -> Result<(), DataplaneError>;

@@ -130,6 +130,14 @@ pub fn attach(ebpf: &mut Ebpf, notes: &Notes, port: &Port, method: Method) -> Re
     notes.hooks.iter().try_for_each(|hook| put(ebpf, notes, port, method, hook))
 }
 
+/// Puts the program on an interface that judges what its pod sends.
+///
+/// # Errors
+/// As for `attach`.
+pub fn shut(ebpf: &mut Ebpf, notes: &Notes, port: &Port, method: Method) -> Result<(), DataplaneError> {
+    put(ebpf, notes, port, method, &PODS[0])
+}
+
 /// Puts one program on an interface, or makes the one that is there run ours.
 ///
 /// # Errors

@@ -230,6 +230,10 @@ impl Dataplane for Kernel {
         self.maps.write(op)
     }
 
+    fn shut(&mut self, port: &Port) -> Result<(), DataplaneError> {
+        attach::shut(&mut self.ebpf, &self.notes, port, self.method)
+    }
+
     fn attach(&mut self, port: &Port) -> Result<(), DataplaneError> {
         attach::attach(&mut self.ebpf, &self.notes, port, self.method)
     }

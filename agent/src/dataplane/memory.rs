@@ -65,10 +65,15 @@ impl Dataplane for MemoryDataplane {
         }
     }
 
-    fn attach(&mut self, port: &Port) -> Result<(), DataplaneError> {
+    fn shut(&mut self, port: &Port) -> Result<(), DataplaneError> {
         if self.fail_ports.contains(&port.ifindex) {
             return Err(DataplaneError::Attach { port: port.clone(), source: "injected".into() });
         }
+        Ok(())
+    }
+
+    fn attach(&mut self, port: &Port) -> Result<(), DataplaneError> {
+        self.shut(port)?;
         self.ports.insert(port.clone());
         Ok(())
     }

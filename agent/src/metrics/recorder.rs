@@ -112,7 +112,7 @@ impl Recorder {
         self.attach.get_or_create(&labels(&table::ENDPOINT_ATTACH, &[result])).inc();
     }
 
-    /// From first sight of an interface to both programs on it.
+    /// From first sight of an interface until nothing comes out of it.
     pub fn denied(&self, time: Duration) {
         self.denied.observe(time.as_secs_f64());
     }

@@ -57,7 +57,7 @@ metrics! {
     ENDPOINT_ATTACH = Counter "bulkhead_endpoint_attach" ["result"]
         "Attempts to attach to a pod interface.";
     ENDPOINT_DENIED = Histogram "bulkhead_endpoint_denied_seconds" []
-        "Time from first sight of a pod interface to both programs on it; from then on it is denied.";
+        "Time from first sight of a pod interface until nothing comes out of it any more; from then on it is denied.";
     ENDPOINT_EXPOSURE = Histogram "bulkhead_endpoint_exposure_seconds" []
         "Time from first sight of a pod interface to the right policy on it; the network plugins' own time is in it.";
     NRI_CONNECTED = Gauge "bulkhead_nri_connected" []

@@ -346,6 +346,8 @@ impl State {
         self.bare.clear();
         self.waiting.clear();
         let mut room = AT_ONCE;
+        // What pods send first: each program takes as long as the other, and this one shuts the door.
+        let (mut shut, mut failed) = (Vec::new(), Vec::new());
         // The newest first: a pod that starts now must not wait for those that have run for days.
         for (ifindex, name) in self.desired.endpoints.ports.iter().rev() {
             let port = Port { ifindex: *ifindex, name: name.clone() };
@@ -357,21 +359,34 @@ impl State {
                 self.waiting.insert(*ifindex);
                 continue;
             }
-            match dataplane.attach(&port) {
+            match dataplane.shut(&port) {
                 Ok(()) => {
                     room -= usize::from(!is_known);
-                    self.doubtful.remove(ifindex);
-                    self.attached.insert(*ifindex, port);
+                    shut.push(port);
                 }
-                // Not ours to mourn: the next list of links will not have it.
-                Err(DataplaneError::Gone(_)) => _ = self.bare.insert(*ifindex, "interface is gone".to_owned()),
-                Err(error) => {
-                    self.attach_failures += 1;
-                    tracing::warn!(interface = port.name, ifindex, error = describe(&error), "attach failed");
-                    self.bare.insert(*ifindex, describe(&error));
-                }
+                Err(error) => failed.push((port, error)),
             }
         }
+        for port in shut {
+            match dataplane.attach(&port) {
+                Ok(()) => {
+                    self.doubtful.remove(&port.ifindex);
+                    self.attached.insert(port.ifindex, port);
+                }
+                Err(error) => failed.push((port, error)),
+            }
+        }
+        failed.iter().for_each(|(port, error)| self.leave_bare(port, error));
+    }
+
+    fn leave_bare(&mut self, port: &Port, error: &DataplaneError) {
+        // Not ours to mourn: the next list of links will not have it.
+        if !matches!(error, DataplaneError::Gone(_)) {
+            self.attach_failures += 1;
+            let (interface, ifindex) = (&port.name, port.ifindex);
+            tracing::warn!(interface, ifindex, error = describe(error), "attach failed");
+        }
+        self.bare.insert(port.ifindex, describe(error));
     }
 
     /// Brings the locks to what is known now. After the claims, so that a lock that is put in place

@@ -22,7 +22,7 @@ pub struct Timed {
     kernel: Kernel,
     recorder: Arc<Recorder>,
     sightings: Sightings,
-    /// Interfaces that wait for their first policy, since when, and whether they hold programs.
+    /// Interfaces that wait for their first policy, since when, and whether nothing comes out of them.
     exposed: HashMap<u32, (Instant, bool)>,
 }
 
@@ -30,6 +30,20 @@ impl Timed {
     /// Of this kernel, telling times to `recorder`.
     pub fn new(kernel: Kernel, recorder: Arc<Recorder>, sightings: Sightings) -> Self {
         Self { kernel, recorder, sightings, exposed: HashMap::new() }
+    }
+
+    /// When an interface was first seen, which is now unless the kernel told of it.
+    fn since(&mut self, port: &Port) -> Instant {
+        let seen = || (self.sightings.take(port.ifindex).unwrap_or_else(Instant::now), false);
+        self.exposed.entry(port.ifindex).or_insert_with(seen).0
+    }
+
+    /// Notes that nothing comes out of an interface any more, the first time.
+    fn denied(&mut self, port: &Port, since: Instant, is_shut: bool) {
+        let known = self.exposed.get_mut(&port.ifindex).filter(|_| is_shut);
+        if known.is_some_and(|(_, is_denied)| !std::mem::replace(is_denied, true)) {
+            self.recorder.denied(since.elapsed());
+        }
     }
 }
 
@@ -53,13 +67,17 @@ impl Dataplane for Timed {
         Ok(())
     }
 
+    fn shut(&mut self, port: &Port) -> Result<(), DataplaneError> {
+        let since = self.since(port);
+        let shut = self.kernel.shut(port);
+        self.denied(port, since, shut.is_ok());
+        shut
+    }
+
     fn attach(&mut self, port: &Port) -> Result<(), DataplaneError> {
-        let seen = || (self.sightings.take(port.ifindex).unwrap_or_else(Instant::now), false);
-        let (since, is_denied) = self.exposed.entry(port.ifindex).or_insert_with(seen);
+        let since = self.since(port);
         let attached = self.kernel.attach(port);
-        if attached.is_ok() && !std::mem::replace(is_denied, true) {
-            self.recorder.denied(since.elapsed());
-        }
+        self.denied(port, since, attached.is_ok());
         self.recorder.attached(attached.is_ok());
         attached
     }

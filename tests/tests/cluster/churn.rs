@@ -65,7 +65,7 @@ pub fn of_short_lived_pods(site: &mut Site) -> Result<()> {
         took.as_secs_f32(),
         owners.len()
     );
-    println!("from an interface's appearance to its programs: {}", after.since(&before, DENIED));
+    println!("from an interface's appearance until nothing comes out: {}", after.since(&before, DENIED));
     println!("from an interface's appearance to its policy: {}", after.since(&before, EXPOSED));
     ensure!(passed_on >= PASSED_ON, "only {passed_on} addresses went from one tenant to the other");
     let dropped = after.dropped - before.dropped;
@@ -273,7 +273,7 @@ fn listen(netns: &Netns, address: IpAddr, port: u16) -> Result<Capture> {
     })
 }
 
-/// Until both programs are on an interface, and until its policy is there, network plugins' time included.
+/// Until nothing comes out of an interface, and until its policy is there, network plugins' time included.
 const DENIED: &str = "bulkhead_endpoint_denied_seconds_bucket";
 const EXPOSED: &str = "bulkhead_endpoint_exposure_seconds_bucket";
 
