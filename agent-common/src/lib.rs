@@ -13,6 +13,7 @@
 
 pub mod addr;
 pub mod ask;
+pub mod checksum;
 pub mod conntrack;
 pub mod counters;
 pub mod decide;

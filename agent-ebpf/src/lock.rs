@@ -4,6 +4,7 @@
 
 use core::mem::MaybeUninit;
 
+use agent_common::checksum;
 use agent_common::counters::{Counter, Loss};
 use agent_common::headers::Header;
 use agent_common::layout::EndpointEntry;
@@ -43,6 +44,18 @@ static SKB_DEV: u32 = 0;
 static DEV_NET: u32 = 0;
 #[unsafe(no_mangle)]
 static NET_INUM: u32 = 0;
+
+/// Where a `sk_buff` holds what is still to be written: `ip_summed` (its byte and its bit there),
+/// `csum_start` with `csum_offset` behind it, and `network_header`, both counted from the buffer's head.
+/// Set at load, as above; 0 where that is not known.
+#[unsafe(no_mangle)]
+static SKB_SUMMED: u32 = 0;
+#[unsafe(no_mangle)]
+static SUMMED_BIT: u32 = 0;
+#[unsafe(no_mangle)]
+static SKB_CSUM: u32 = 0;
+#[unsafe(no_mangle)]
+static SKB_NETWORK: u32 = 0;
 
 /// The maps, and the interfaces of this packet's namespace.
 struct Here<'a>(&'a TcContext);
@@ -84,18 +97,32 @@ impl Claims for Here<'_> {
 pub fn uplink(ctx: &TcContext) -> i32 {
     // SAFETY: the context is a valid `__sk_buff` for as long as the program runs.
     let ingress_ifindex = unsafe { (*ctx.skb.skb).ingress_ifindex };
-    let refused = lock::leaves(&Here(ctx), ingress_ifindex).or_else(|| relayed(ctx, ingress_ifindex));
+    // What the node sends itself was written and noted by no pod.
+    let refused = match ingress_ifindex {
+        0 => None,
+        _ => lock::leaves(&Here(ctx), ingress_ifindex).or_else(|| unfinished(ctx)).or_else(|| relayed(ctx)),
+    };
     enforce(ctx, Lock::Uplink, refused)
+}
+
+/// What the next device would write elsewhere than into a checksum.
+#[inline(always)]
+fn unfinished(ctx: &TcContext) -> Option<DropReason> {
+    let (skb, field) = (ctx.skb.skb as u64, offset(&raw const SKB_CSUM));
+    let summed: u8 = peek(skb, offset(&raw const SKB_SUMMED));
+    if field == 0 || summed >> offset(&raw const SUMMED_BIT) & checksum::PARTIAL != checksum::PARTIAL {
+        return None;
+    }
+    let [start, behind]: [u16; 2] = peek(skb, field);
+    let network: u16 = peek(skb, offset(&raw const SKB_NETWORK));
+    let at = i32::from(start) + i32::from(behind) - i32::from(network);
+    if checksum::is_harmless(&Wire(ctx), at) { None } else { Some(DropReason::Malformed) }
 }
 
 /// What a pod sent is judged by where it now goes, once: a tunnel's own interface comes before the one
 /// that what it wraps up leaves by.
 #[inline(always)]
-fn relayed(ctx: &TcContext, ingress_ifindex: u32) -> Option<DropReason> {
-    // What the node sends itself was noted by no pod's program.
-    if ingress_ifindex == 0 {
-        return None;
-    }
+fn relayed(ctx: &TcContext) -> Option<DropReason> {
     let Note { tenant, passage } = packet::note(ctx)?;
     let me = Party { tenant, state: Maps::tenant(tenant) };
     let refused = relay::leaves(&Maps, me, passage, &Wire(ctx));

@@ -271,3 +271,48 @@ fn an_agent_that_is_told_so_takes_the_locks_away() {
     let unlocked = agent(&world, false);
     unlocked.wait(SOON, "unlocked", || drips_out(&world).iter().all(|arrived| *arrived > 50)).expect("it lets go");
 }
+
+/// Frames of acme's pod to its own database whose destination the kernel is asked to change to globex's while it finishes
+/// a checksum, on the way out of the node; how many arrived there.
+fn written_over(world: &World) -> usize {
+    let (own, theirs) = (Place::AcmeDb.v6().octets(), Place::GlobexDb.v6().octets());
+    // Where the two differ: one word of the destination, in an IPv6 header behind the Ethernet header.
+    let word = (0..8).find(|at| own[at * 2..at * 2 + 2] != theirs[at * 2..at * 2 + 2]).expect("they differ");
+    let start = 14 + 24 + 2 * word;
+    let (mac, gateway) = Place::AcmeWeb.macs();
+    let frame = Frame::v6(Place::AcmeDb.v6(), Payload::tcp(Place::AcmeDb.port(), 2));
+    let frame = frame.ip6(|ip| ip.source = Place::AcmeWeb.v6()).with(|f| (f.from, f.to) = (mac, gateway));
+    let mut frame = frame.build(b"\0\0written over");
+    // What is written is the complement of the sum of all words from there on: the first of the payload makes it fit.
+    let words = |bytes: &[u8]| -> u32 {
+        bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum()
+    };
+    let fold = |sum: u32| (0..2).fold(sum, |sum, _| (sum & 0xffff) + (sum >> 16));
+    let wanted = u32::from(!u16::from_be_bytes([theirs[2 * word], theirs[2 * word + 1]]));
+    let payload = 14 + 40 + 20;
+    let marker = (wanted + 0xffff - fold(words(&frame[start..]))) % 0xffff;
+    frame[payload..payload + 2].copy_from_slice(&(marker as u16).to_be_bytes());
+    assert_eq!(fold(words(&frame[start..])), wanted);
+    let goes = move |bytes: &[u8]| bytes.get(38..54) == Some(&theirs[..]) && bytes.ends_with(b"written over");
+    let capture = Capture::start(world.outside(), goes).expect("a capture");
+    for _ in 0..5 {
+        raw::send_unfinished(world.netns(Place::AcmeWeb), "eth0", &frame, start as u16, 0).expect("it is sent");
+    }
+    capture.stop().len()
+}
+
+#[test]
+fn a_checksum_that_is_finished_later_changes_no_address() {
+    if !tier::can_run_agent() {
+        return;
+    }
+    let world = World::new(Layout::Routed).expect("a world");
+    raw::finish_checksums(&world.node, "uplink").expect("a setting of the interface");
+    drop(agent(&world, false));
+    assert_eq!(written_over(&world), 5, "the control: without the lock");
+    let agent = agent(&world, true);
+    assert_eq!(written_over(&world), 0);
+    let dropped = agent.metrics().expect("metrics").sum("bulkhead_lock_drop_packets_total", &[("reason", "malformed")]);
+    assert!(dropped >= 5.0, "{dropped}");
+    assert_open_to_the_rest(&world, "whose checksums are finished later, too");
+}

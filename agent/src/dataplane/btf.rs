@@ -1,12 +1,12 @@
-//! Where this kernel's structures hold what leads from a packet to its network namespace, as the kernel
-//! itself describes them (BTF, `/sys/kernel/btf/vmlinux`, 5.4).
+//! Where this kernel's structures hold what leads from a packet to its network namespace, and what is still
+//! to be written into it, as the kernel itself describes them (BTF, `/sys/kernel/btf/vmlinux`, 5.4).
 //!
 //! A C program would ask for that by relocations (CO-RE), which the compiler of ours does not write. Reads
 //! as much of the format as that takes (Documentation/bpf/btf.rst), and knows nothing of programs.
 
 use std::sync::OnceLock;
 
-/// Bytes from the start of one structure to what leads to the next.
+/// Bytes from the start of a structure to something in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offsets {
     /// The device of a `sk_buff`.
@@ -15,6 +15,12 @@ pub struct Offsets {
     pub dev_net: u32,
     /// The inode number of a `net`.
     pub net_inum: u32,
+    /// The byte of a `sk_buff` that says whether its checksum is finished, and the bit there.
+    pub skb_summed: (u32, u32),
+    /// Where that begins, counted from the buffer's head; two bytes on, where it is written, from there.
+    pub skb_csum: u32,
+    /// Where its network header is, counted from the buffer's head.
+    pub skb_network: u32,
 }
 
 /// Why they are not known.
@@ -51,10 +57,21 @@ pub fn offsets() -> Result<Offsets, &'static BtfError> {
 /// Those of a description.
 fn of(bytes: &[u8]) -> Result<Offsets, BtfError> {
     let types = Types::read(bytes).ok_or(BtfError::Format)?;
+    let bytes = |structure, path| types.bit(structure, path).map(|bit| bit / 8);
+    let skb_dev = bytes("sk_buff", &["dev"])?;
+    let summed = types.bit("sk_buff", &["ip_summed"])?;
+    let skb_csum = bytes("sk_buff", &["csum_start"])?;
+    // Read together.
+    if bytes("sk_buff", &["csum_offset"])? != skb_csum + 2 {
+        return Err(BtfError::Field { structure: "sk_buff", field: "csum_offset behind csum_start" });
+    }
     Ok(Offsets {
-        skb_dev: types.offset("sk_buff", &["dev"])?,
-        dev_net: types.offset("net_device", &["nd_net", "net"])?,
-        net_inum: types.offset("net", &["ns", "inum"])?,
+        skb_dev,
+        dev_net: bytes("net_device", &["nd_net", "net"])?,
+        net_inum: bytes("net", &["ns", "inum"])?,
+        skb_summed: (summed / 8, summed % 8),
+        skb_csum,
+        skb_network: bytes("sk_buff", &["network_header"])?,
     })
 }
 
@@ -114,8 +131,8 @@ impl<'a> Types<'a> {
         Some(Self { all, strings })
     }
 
-    /// Where a field of a field of a structure is.
-    fn offset(&self, structure: &'static str, path: &[&'static str]) -> Result<u32, BtfError> {
+    /// The first bit of a field of a field of a structure.
+    fn bit(&self, structure: &'static str, path: &[&'static str]) -> Result<u32, BtfError> {
         let is_it = |found: &&Type<'_>| found.kind == STRUCT && self.name(found.name) == structure.as_bytes();
         let mut place = self.all.iter().find(is_it).copied().map(|found| (0, found));
         for field in path {
@@ -125,7 +142,7 @@ impl<'a> Types<'a> {
             });
             place = Some(inner.ok_or(BtfError::Field { structure, field })?);
         }
-        place.map(|(bits, _)| bits / 8).ok_or(BtfError::Field { structure, field: "" })
+        place.map(|(bit, _)| bit).ok_or(BtfError::Field { structure, field: "" })
     }
 
     /// A member by its name, and its bit; members without a name are looked into.
@@ -172,12 +189,15 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 mod tests {
     use super::*;
 
-    const STRINGS: &[u8] = b"\0sk_buff\0dev\0net_device\0nd_net\0net\0ns\0inum\0possible_net_t\0ns_common\0u32\0";
+    const STRINGS: &[u8] = b"\0sk_buff\0dev\0ip_summed\0csum_start\0csum_offset\0network_header\0net_device\0nd_net\0net\0ns\0inum\0possible_net_t\0ns_common\0u32\0";
 
     fn at(name: &str) -> u32 {
         let wanted = [b"\0", name.as_bytes(), b"\0"].concat();
         STRINGS.windows(wanted.len()).position(|window| window == wanted).map_or(0, |at| at as u32 + 1)
     }
+
+    /// The flag of members with widths, as it stands beside a kind here.
+    const FIELDS: u32 = 1 << 7;
 
     /// A type: name, kind, size or other, words after it.
     type Written<'a> = (&'a str, u32, u32, &'a [u32]);
@@ -185,7 +205,7 @@ mod tests {
     fn described(types: &[Written<'_>]) -> Vec<u8> {
         let mut body = Vec::new();
         for (name, kind, other, rest) in types {
-            let count = if matches!(*kind, STRUCT | UNION) { rest.len() / 3 } else { 0 };
+            let count = if matches!(*kind & 0x1f, STRUCT | UNION) { rest.len() / 3 } else { 0 };
             let words = [at(name), kind << 24 | count as u32, *other];
             words.iter().chain(*rest).for_each(|word| body.extend(word.to_ne_bytes()));
         }
@@ -203,19 +223,33 @@ mod tests {
             ("", 2, 0, &[]),                                      // 2: a pointer
             ("", STRUCT, 24, &[0, 2, 0, at("dev"), 2, 128]),      // 3
             ("", UNION, 24, &[0, 3, 0]),                          // 4
-            ("sk_buff", STRUCT, 200, &[0, 4, 64]),                // 5
+            ("sk_buff", STRUCT, 200, &[0, 4, 64, 0, 11, 800]),    // 5
             ("possible_net_t", 8, 7, &[]),                        // 6
             ("", STRUCT, 8, &[at("net"), 2, 0]),                  // 7
             ("net_device", STRUCT, 400, &[at("nd_net"), 6, 512]), // 8
             ("ns_common", STRUCT, 24, &[at("inum"), 1, 96]),      // 9
             ("net", STRUCT, 400, &[at("ns"), 9, 320]),            // 10
+            // 11: bit fields, whose offsets share their words with widths.
+            (
+                "",
+                STRUCT | FIELDS,
+                40,
+                &[
+                    [at("ip_summed"), 1, 5 | 2 << 24],
+                    [at("csum_start"), 1, 32],
+                    [at("csum_offset"), 1, 48],
+                    [at("network_header"), 1, 96],
+                ]
+                .concat(),
+            ),
         ])
     }
 
     #[test]
     fn fields_are_found_through_what_has_no_name() {
         let offsets = of(&kernel()).expect("a description");
-        assert_eq!(offsets, Offsets { skb_dev: 24, dev_net: 64, net_inum: 52 });
+        let checksum = Offsets { skb_summed: (100, 5), skb_csum: 104, skb_network: 112, ..Offsets::default() };
+        assert_eq!(offsets, Offsets { skb_dev: 24, dev_net: 64, net_inum: 52, ..checksum });
     }
 
     #[test]

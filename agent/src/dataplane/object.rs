@@ -152,11 +152,16 @@ pub fn open(pins: Option<&Path>, limits: &Limits) -> Result<Ebpf, ObjectError> {
     loader.override_global("COARSE_CLOCK", &coarse, true);
     let check_mtu = u32::from(has_check_mtu());
     loader.override_global("CHECK_MTU", &check_mtu, true);
-    // Without them, the program that asks is not loaded.
-    let btf::Offsets { skb_dev, dev_net, net_inum } = btf::offsets().unwrap_or_default();
+    // Without them, the lock on control groups is not loaded, and the one on uplinks looks at no checksum.
+    let btf::Offsets { skb_dev, dev_net, net_inum, skb_summed, skb_csum, skb_network } =
+        btf::offsets().unwrap_or_default();
     loader.override_global("SKB_DEV", &skb_dev, true);
     loader.override_global("DEV_NET", &dev_net, true);
     loader.override_global("NET_INUM", &net_inum, true);
+    loader.override_global("SKB_SUMMED", &skb_summed.0, true);
+    loader.override_global("SUMMED_BIT", &skb_summed.1, true);
+    loader.override_global("SKB_CSUM", &skb_csum, true);
+    loader.override_global("SKB_NETWORK", &skb_network, true);
     let shapes = shapes(limits);
     for shape in &shapes {
         if shape.resizable() {
