@@ -4,7 +4,7 @@
 
 use core::mem::MaybeUninit;
 
-use agent_common::checksum;
+use agent_common::checksum::{self, Unfinished};
 use agent_common::counters::{Counter, Loss};
 use agent_common::headers::Header;
 use agent_common::layout::EndpointEntry;
@@ -26,9 +26,11 @@ use crate::{maps, report};
 /// As in `action`: the next program decides, or nobody does.
 const PASS: i32 = -1;
 const DROP: i32 = 2;
-/// What a program on a control group answers.
+/// What a program on a control group answers: go on; or drop it as a full queue would (`NET_XMIT_DROP`),
+/// so that TCP sends it again and most datagrams are lost as on a wire. 0 would be EPERM, which a resolver
+/// takes for an answer; the moment passes.
 const SPEAKS: i32 = 1;
-const REFUSED: i32 = 0;
+const REFUSED: i32 = 2;
 
 /// Whether the kernel has `bpf_check_mtu` (5.12), which alone tells a program that an interface is
 /// gone. Set at load; without it a claim counts until an agent removes it.
@@ -115,8 +117,10 @@ fn unfinished(ctx: &TcContext) -> Option<DropReason> {
     }
     let [start, behind]: [u16; 2] = peek(skb, field);
     let network: u16 = peek(skb, offset(&raw const SKB_NETWORK));
-    let at = i32::from(start) + i32::from(behind) - i32::from(network);
-    if checksum::is_harmless(&Wire(ctx), at) { None } else { Some(DropReason::Malformed) }
+    let start = i32::from(start) - i32::from(network);
+    let unfinished = Unfinished { start, field: start + i32::from(behind) };
+    let harmless = checksum::is_harmless(&Wire(ctx), unfinished, packet::note(ctx).is_some());
+    if harmless { None } else { Some(DropReason::Malformed) }
 }
 
 /// What a pod sent is judged by where it now goes, once: a tunnel's own interface comes before the one

@@ -74,7 +74,7 @@ pub struct RunArgs {
     /// given: there, an interface that nobody names is left alone
     #[arg(long, env = "BULKHEAD_UPLINK", value_delimiter = ',', value_name = "NAME|auto|none")]
     pub uplink: Vec<String>,
-    /// Whether sockets of pods speak only once their pod is enforced: `auto` (where the runtime tells which
+    /// Whether sockets of pods speak only once programs judge what they send: `auto` (where the runtime tells which
     /// control groups are pods'), or `none`. With --config there is no such lock
     #[arg(long, env = "BULKHEAD_CGROUP_LOCK", value_enum, default_value_t)]
     pub cgroup_lock: CgroupLockArg,

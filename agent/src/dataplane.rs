@@ -84,7 +84,7 @@ pub enum DataplaneError {
     #[error("there are no locks")]
     NoLocks(#[source] std::sync::Arc<kernel::OpenError>),
     /// The lock on the pods' control groups could not be put in place or taken away.
-    #[error("cannot lock the pods' control groups at {path:?}")]
+    #[error("cannot lock the pods' control groups at {path:?} (BULKHEAD_CGROUP_LOCK=none does without)")]
     PodsLock {
         /// The group that holds them all; empty where the lock was to go.
         path: String,

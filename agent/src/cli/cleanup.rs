@@ -52,6 +52,9 @@ fn print(verb: &str, found: &Found) {
         let name = if port.name.is_empty() { "an interface that is gone" } else { &port.name };
         println!("{verb} programs on {} (index {})", safe(name), port.ifindex);
     }
+    for _ in &found.groups {
+        println!("{verb} the program on the pods' control groups");
+    }
     for pin in &found.pins {
         println!("{verb} {}", pin.display());
     }

@@ -24,6 +24,10 @@ use crate::model::groups::PodsLock;
 /// Name of the program, of its pin and of the folder that holds it.
 pub const PROGRAM: &str = "cgroup";
 
+/// The program's answers.
+const SPEAKS: u32 = 1;
+const REFUSED: u32 = 2;
+
 /// An Ethernet header and something behind it: what a trial needs.
 const FRAME: [u8; 64] = [0; 64];
 
@@ -138,7 +142,7 @@ fn shut(ebpf: &mut Ebpf, groups: &mut Array<MapData, PodGroups>, pin: &Path, par
         }
         if stays {
             // A newer program. What the one in place asks must not change under it, so this is half a trial.
-            judge_trial(0, sys::test_run(program, &FRAME)?)?;
+            judge_trial(REFUSED, sys::test_run(program, &FRAME)?)?;
             return Ok(sys::link_update(link.as_fd(), program)?);
         }
         // Another group, or another network: as if there had been none.
@@ -159,7 +163,7 @@ fn try_out(program: BorrowedFd<'_>, groups: &mut Array<MapData, PodGroups>, know
 }
 
 fn judge_trial(stranger: u32, own: u32) -> Result<(), Source> {
-    if (stranger, own) != (0, 1) {
+    if (stranger, own) != (REFUSED, SPEAKS) {
         let words = format!(
             "this kernel's program cannot tell the node's own network from a pod's (it says {own} and {stranger}): \
              there is no lock on the pods' control groups; please report the kernel's version"

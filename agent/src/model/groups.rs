@@ -1,12 +1,10 @@
 //! The lock on the control groups of pods: where it stands, and whose sockets it lets speak.
 //!
-//! A pod's sockets speak once its interface is enforced, and no longer than that. Pods on the node's own
-//! network are not asked about here: the lock knows them by their network. Knows groups by what the
-//! runtime has told of each pod, never by a name.
+//! A pod's sockets speak once its interface holds programs: from then on those judge what they send, and
+//! deny it until the pod's entry is written. Pods on the node's own network are not asked about here: the
+//! lock knows them by their network. Knows groups by what the runtime has told of each pod, never by a name.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use agent_common::layout::EndpointEntry;
+use std::collections::BTreeSet;
 
 use super::cluster::Cluster;
 use super::endpoints::{Endpoints, Standing};
@@ -18,16 +16,15 @@ use super::settings::Groups;
 pub struct PodsLock {
     /// Directory of the group that holds those of all pods; `None`: wherever it stands, it stays.
     pub parent: Option<String>,
-    /// Ids of groups whose pods are enforced.
+    /// Ids of groups whose pods' interfaces hold programs.
     pub claimed: BTreeSet<u64>,
 }
 
-/// Compiles the lock, and says what is missing. `entries` are the claims that the kernel holds, `endpoints`
-/// those it should.
+/// Compiles the lock, and says what is missing. `attached` are interfaces that hold programs.
 pub fn compile(
     cluster: &Cluster,
     endpoints: &Endpoints,
-    entries: &BTreeMap<u32, EndpointEntry>,
+    attached: &BTreeSet<u32>,
 ) -> (Option<PodsLock>, Option<String>) {
     match &cluster.settings().groups {
         Groups::Off => return (None, None),
@@ -36,12 +33,9 @@ pub fn compile(
     }
     let parents: BTreeSet<&String> = cluster.locals().values().filter_map(|pod| Some(&group(pod)?.parent)).collect();
     let parent = if parents.len() == 1 { parents.first().copied().cloned() } else { None };
-    let is_enforced = |standing: &&Standing| {
-        let cookie = |entries: &BTreeMap<u32, EndpointEntry>| Some(entries.get(&standing.ifindex?)?.cookie);
-        standing.is_claimed() && cookie(entries).is_some_and(|is| is != 0 && Some(is) == cookie(&endpoints.entries))
-    };
-    let enforced: Vec<&Standing> = endpoints.standings.values().filter(is_enforced).collect();
-    let claimed = enforced.iter().filter_map(|standing| group(&standing.pod)).map(|group| group.id).collect();
+    let judged = |standing: &&Standing| standing.ifindex.is_some_and(|ifindex| attached.contains(&ifindex));
+    let judged: Vec<&Standing> = endpoints.standings.values().filter(judged).collect();
+    let claimed = judged.iter().filter_map(|standing| group(&standing.pod)).map(|group| group.id).collect();
     let gap = if parents.len() > 1 {
         let paths: Vec<&str> = parents.iter().map(|parent| parent.as_str()).collect();
         Some(format!(
@@ -49,7 +43,7 @@ pub fn compile(
             paths.join(", ")
         ))
     } else {
-        enforced
+        judged
             .iter()
             .find(|standing| group(&standing.pod).is_none())
             .map(|standing| unknown(standing, parent.is_some()))
@@ -93,7 +87,7 @@ mod tests {
         Settings { groups, ..Settings::default() }
     }
 
-    /// The lock while the kernel holds the claims of these interfaces.
+    /// The lock while these interfaces hold programs.
     fn lock(groups: Groups, pods: Vec<Endpoint>, held: &[u32]) -> (Option<PodsLock>, Option<String>) {
         let mut changes = vec![
             Change::Tenant(tenant("acme")),
@@ -104,8 +98,7 @@ mod tests {
         changes.extend(pods.into_iter().map(Change::Endpoint));
         let cluster = cluster(settings(groups), changes);
         let desired = compiled(&cluster, 0);
-        let entries = desired.endpoints.entries.iter().filter(|(ifindex, _)| held.contains(ifindex));
-        compile(&cluster, &desired.endpoints, &entries.map(|(ifindex, entry)| (*ifindex, *entry)).collect())
+        compile(&cluster, &desired.endpoints, &held.iter().copied().collect())
     }
 
     fn pods() -> Vec<Endpoint> {
@@ -113,14 +106,15 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_speaks_once_the_kernel_holds_its_claim() {
+    fn a_pod_speaks_once_programs_judge_it() {
         let known =
             |claimed: &[u64]| PodsLock { parent: Some("/k".to_owned()), claimed: claimed.iter().copied().collect() };
         assert_eq!(lock(Groups::Auto, pods(), &[]), (Some(known(&[])), None));
         assert_eq!(lock(Groups::Auto, pods(), &[8]), (Some(known(&[80])), None));
         assert_eq!(lock(Groups::Auto, pods(), &[7, 8]), (Some(known(&[70, 80])), None));
         let contested = vec![pods().remove(0), pod("b", "veth7", "10.0.0.8", Some((80, "/k")))];
-        assert_eq!(lock(Groups::Auto, contested, &[7]), (Some(known(&[])), None), "who is denied does not speak");
+        let (lock, gap) = lock(Groups::Auto, contested, &[7]);
+        assert_eq!((lock, gap), (Some(known(&[70, 80])), None), "programs deny both");
     }
 
     #[test]

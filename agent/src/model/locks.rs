@@ -31,9 +31,14 @@ pub struct Locks {
     pub gaps: Vec<String>,
 }
 
-/// Compiles the locks. `entries` are the claims that the kernel holds, `endpoints` those it should.
-pub fn compile(cluster: &Cluster, endpoints: &Endpoints, entries: &BTreeMap<u32, EndpointEntry>) -> Locks {
-    let (pods, gap) = groups::compile(cluster, endpoints, entries);
+/// Compiles the locks. `entries` are the claims that the kernel holds, `attached` interfaces with programs.
+pub fn compile(
+    cluster: &Cluster,
+    endpoints: &Endpoints,
+    entries: &BTreeMap<u32, EndpointEntry>,
+    attached: &BTreeSet<u32>,
+) -> Locks {
+    let (pods, gap) = groups::compile(cluster, endpoints, attached);
     let mut locks = Locks { pods, gaps: gap.into_iter().collect(), ..Locks::default() };
     if cluster.settings().uplinks == Uplinks::None {
         return locks;
@@ -156,7 +161,12 @@ mod tests {
     }
 
     fn locks(uplinks: Uplinks, links: Vec<Link>) -> Locks {
-        compile(&cluster(settings(uplinks), vec![Change::Links(links)]), &Endpoints::default(), &BTreeMap::new())
+        compile(
+            &cluster(settings(uplinks), vec![Change::Links(links)]),
+            &Endpoints::default(),
+            &BTreeMap::new(),
+            &BTreeSet::new(),
+        )
     }
 
     fn doors(locks: &Locks, lock: Lock) -> Vec<u32> {
@@ -230,7 +240,7 @@ mod tests {
             ..EndpointEntry::default()
         };
         let cluster = cluster(settings(Uplinks::Auto), vec![Change::Links(node())]);
-        let locks = compile(&cluster, &Endpoints::default(), &[(3, entry)].into());
+        let locks = compile(&cluster, &Endpoints::default(), &[(3, entry)].into(), &BTreeSet::new());
         assert_eq!(locks.senders.values().copied().collect::<Vec<_>>(), [3, 3]);
     }
 }

@@ -38,7 +38,7 @@ pub struct Settings {
     pub foreign_netns: BTreeSet<String>,
     /// Where packets leave the node and only those of claimed pods and of the node itself may.
     pub uplinks: Uplinks,
-    /// Whether sockets of pods speak only once their pod is claimed.
+    /// Whether sockets of pods speak only once programs judge what they send.
     pub groups: Groups,
     /// Sizes of the kernel's tables.
     pub limits: Limits,

@@ -395,7 +395,9 @@ impl State {
         if self.locks == Locks::default() && !self.waiting.is_empty() {
             return;
         }
-        let wanted = locks::compile(&self.cluster, &self.desired.endpoints, &self.ledger.actual().endpoints);
+        let attached = self.attached.keys().copied().collect();
+        let (endpoints, entries) = (&self.desired.endpoints, &self.ledger.actual().endpoints);
+        let wanted = locks::compile(&self.cluster, endpoints, entries, &attached);
         if wanted == self.locks && !self.look_at_locks && self.unlocked.is_empty() {
             return;
         }
