@@ -23,14 +23,15 @@ pub struct Unfinished {
     pub field: i32,
 }
 
-/// Whether that changes neither addresses nor ports. Where extension headers hide the ports, only a tunnel is
-/// believed: what it has wrapped up has no note any more (`noted`).
+/// Whether that changes neither addresses nor ports. Where extension headers hide the ports, or another
+/// protocol the IP header (MPLS, PPPoE, a second VLAN tag), only the node is believed: what it has wrapped up
+/// has no note any more (`noted`).
 #[inline(always)]
 pub fn is_harmless<N: Network>(packet: &N, Unfinished { start, field }: Unfinished, noted: bool) -> bool {
     let behind = match packet.ethertype() {
         ETHERTYPE_IPV4 => packet.read::<Ipv4>(0).map(|ip| (i32::from(ip.version_ihl & 0x0f) * 4, ip.protocol)),
         ETHERTYPE_IPV6 => packet.read::<Ipv6>(0).map(|ip| (size_of::<Ipv6>() as i32, ip.next_header)),
-        _ => None,
+        _ => return !noted,
     };
     let Some((header, protocol)) = behind else { return false };
     if is_extension(protocol) && noted {
@@ -115,6 +116,7 @@ mod tests {
             assert!(!is_harmless(&v6(next), Unfinished { start: 48, field: 24 }, false), "{next}, of a tunnel");
         }
         assert!(!harmless(&Bytes(ETHERTYPE_IPV4, std::vec![0x45; 19]), 20, 40));
-        assert!(!harmless(&Bytes(0x88cc, std::vec![0; 60]), 40, 50));
+        let mpls = Bytes(0x8847, std::vec![0; 60]);
+        assert!(!harmless(&mpls, 40, 50) && is_harmless(&mpls, Unfinished { start: 40, field: 50 }, false));
     }
 }
