@@ -4,7 +4,7 @@
 #[path = "locks/groups.rs"]
 mod groups;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -270,6 +270,57 @@ fn an_agent_that_is_told_so_takes_the_locks_away() {
     assert_eq!(drips_out(&world), [0, 0]);
     let unlocked = agent(&world, false);
     unlocked.wait(SOON, "unlocked", || drips_out(&world).iter().all(|arrived| *arrived > 50)).expect("it lets go");
+}
+
+/// Where answers to Internet's ports are led, as by a node whose own memory of the connection is gone.
+const LED_TO_FOREIGN_DATABASE: u16 = 7600;
+const LED_TO_OWN_DATABASE: u16 = 7601;
+
+fn lead_answers(world: &World) {
+    let lead = |port: u16, to: Place| {
+        let (client, to) = (Place::Internet.v4(), to.v4());
+        format!("add rule ip raw in iifname != uplink ip daddr {client} udp dport {port} ip daddr set {to}; ")
+    };
+    let rules = "add table ip raw; add chain ip raw in { type filter hook prerouting priority raw; }; ".to_owned()
+        + &lead(LED_TO_FOREIGN_DATABASE, Place::GlobexDb)
+        + &lead(LED_TO_OWN_DATABASE, Place::AcmeDb);
+    let mut nft = std::process::Command::new("nft");
+    let nft = world.node.start(nft.arg(rules)).expect("nft runs").wait();
+    assert!(nft.expect("it ends").success());
+}
+
+/// Somebody outside asks acme's pod from a port, and it answers; how many answers come out of the node where they are led.
+fn answers_at(world: &World, port: u16, end: Place) -> usize {
+    let pod = world.netns(Place::AcmeWeb).run(|| UdpSocket::bind((Place::AcmeWeb.v4(), 7602))).expect("a socket");
+    let client = world.outside().run(|| UdpSocket::bind((Place::Internet.v4(), port))).expect("a socket");
+    pod.set_read_timeout(Some(Duration::from_secs(2))).expect("a timeout");
+    let to = end.v4().octets();
+    let led =
+        move |bytes: &[u8]| bytes.get(30..34) == Some(&to[..]) && bytes.get(36..38) == Some(&port.to_be_bytes()[..]);
+    let capture = Capture::start(world.outside(), led).expect("a capture");
+    for _ in 0..5 {
+        client.send_to(b"asked", (Place::AcmeWeb.v4(), 7602)).expect("it is sent");
+        let (_, asker) = pod.recv_from(&mut [0; 8]).expect("who asks is heard");
+        pod.send_to(b"answered", asker).expect("it is answered");
+    }
+    capture.stop().len()
+}
+
+#[test]
+fn an_answer_is_led_to_no_other_tenant() {
+    if !tier::can_run_agent() || !tier::can_translate() {
+        return;
+    }
+    let world = World::new(Layout::Routed).expect("a world");
+    lead_answers(&world);
+    drop(agent(&world, false));
+    assert_eq!(answers_at(&world, LED_TO_FOREIGN_DATABASE, Place::GlobexDb), 5, "the control: without the lock");
+    let agent = agent(&world, true);
+    assert_eq!(answers_at(&world, LED_TO_FOREIGN_DATABASE, Place::GlobexDb), 0);
+    assert_eq!(answers_at(&world, LED_TO_OWN_DATABASE, Place::AcmeDb), 5, "at the same moment");
+    let dropped =
+        agent.metrics().expect("metrics").sum("bulkhead_lock_drop_packets_total", &[("reason", "cross_tenant")]);
+    assert!(dropped >= 5.0, "{dropped}");
 }
 
 /// Frames of acme's pod to its own database whose destination the kernel is asked to change to globex's while it finishes
