@@ -38,7 +38,7 @@ pub struct Sandbox {
     pub addresses: Vec<IpAddr>,
     /// Its control group, as the runtime calls it.
     pub cgroup: Option<String>,
-    /// The same as it is now, where it is seen.
+    /// The same as it was seen.
     pub group: Option<Group>,
     /// When this was written; a pod whose sandbox died has two for a while, and the later counts.
     pub written: SystemTime,
@@ -157,13 +157,16 @@ impl Known {
             files.insert(path, (stamp.0, stamp.1, sandbox));
         }
         self.files = files;
+        for (.., sandbox) in self.files.values_mut() {
+            // Looked for until it was seen: its directory goes before the pod does, and no id is given twice.
+            if let Some(sandbox) = sandbox.as_mut().filter(|sandbox| sandbox.group.is_none()) {
+                let place = places.groups.as_ref().zip(sandbox.cgroup.as_ref());
+                sandbox.group = place.and_then(|(root, path)| group(root, path));
+            }
+        }
         let read = self.files.values().filter_map(|(.., sandbox)| sandbox.clone());
         let is_there = |sandbox: &Sandbox| places.namespaces.join(&sandbox.netns).exists();
         let mut all: Vec<Sandbox> = read.filter(is_there).collect();
-        for sandbox in &mut all {
-            sandbox.group =
-                places.groups.as_ref().zip(sandbox.cgroup.as_ref()).and_then(|(root, path)| group(root, path));
-        }
         all.sort_by(|a, b| (&a.uid, a.written, &a.netns).cmp(&(&b.uid, b.written, &b.netns)));
         all
     }
@@ -309,6 +312,8 @@ mod tests {
         assert_eq!(known.look(&places).iter().map(|sandbox| sandbox.group.is_some()).collect::<Vec<_>>(), [false]);
         fs::create_dir_all(below("cgroup/kubepods/burstable/podu1")).expect("folders");
         assert!(known.look(&places)[0].group.is_some(), "a group that appears late is seen");
+        fs::remove_dir(below("cgroup/kubepods/burstable/podu1")).expect("it is empty");
+        assert!(known.look(&places)[0].group.is_some(), "and known until the pod is gone");
         fs::remove_file(cache.join("pods-c1-eth0")).expect("it is there");
         assert!(known.look(&places).is_empty());
     }
