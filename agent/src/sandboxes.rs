@@ -4,10 +4,10 @@
 //! Only root can write there, no pod can. Observes and believes nothing else: whether the pod exists,
 //! and which interface leads to the namespace, others know. A file that cannot be read is read again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -44,8 +44,20 @@ pub struct Sandbox {
     pub written: SystemTime,
 }
 
-/// All of them; `None` until the folder was read.
-pub type Sandboxes = Option<Arc<Vec<Sandbox>>>;
+/// Control groups of pods by UID, whether they have a network of their own or the node's.
+pub type Groups = BTreeMap<String, u64>;
+
+/// What a node shows of its pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Made {
+    /// Networks.
+    pub sandboxes: Arc<Vec<Sandbox>>,
+    /// Control groups.
+    pub groups: Arc<Groups>,
+}
+
+/// All of it; `None` until the folder was read.
+pub type Sandboxes = Option<Made>;
 
 /// Where a node shows what pods are made of.
 #[derive(Clone, Debug)]
@@ -77,14 +89,15 @@ pub async fn follow(places: Places, to: watch::Sender<Sandboxes>) {
         let places = places.clone();
         let looked = tokio::task::spawn_blocking(move || {
             let sandboxes = known.look(&places);
-            (known, sandboxes)
+            let groups = groups(&sandboxes);
+            (known, Made { sandboxes: Arc::new(sandboxes), groups: Arc::new(groups) })
         });
-        let Ok((kept, sandboxes)) = looked.await else { return };
+        let Ok((kept, made)) = looked.await else { return };
         known = kept;
         to.send_if_modified(|told| {
-            let differs = told.as_deref() != Some(&sandboxes);
+            let differs = told.as_ref() != Some(&made);
             if differs {
-                *told = Some(Arc::new(sandboxes));
+                *told = Some(made);
             }
             differs
         });
@@ -181,6 +194,25 @@ fn group(root: &Path, path: &str) -> Option<Group> {
     let id = fs::metadata(root.join(parts.join("/"))).ok().filter(|_| is_plain)?.ino();
     let parent = root.join(parts[..=at].join("/")).to_str()?.to_owned();
     Some(Group { id, parent })
+}
+
+/// All pods' groups, beside those that sandboxes have.
+fn groups(sandboxes: &[Sandbox]) -> Groups {
+    let parents: BTreeSet<&str> =
+        sandboxes.iter().filter_map(|sandbox| Some(&*sandbox.group.as_ref()?.parent)).collect();
+    let list = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();
+    let classes = parents.iter().flat_map(|parent| list(Path::new(parent)));
+    let classes: Vec<PathBuf> = classes.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    let pods = parents.iter().map(Path::new).chain(classes.iter().map(PathBuf::as_path)).flat_map(list);
+    pods.filter_map(|entry| Some((uid(entry.file_name().to_str()?)?, entry.ino()))).collect()
+}
+
+/// The UID in the name that the kubelet gives a pod's group, with either driver.
+fn uid(name: &str) -> Option<String> {
+    match name.strip_suffix(".slice") {
+        Some(slice) => slice.rsplit_once("-pod").map(|(_, uid)| uid.replace('_', "-")),
+        None => name.strip_prefix("pod").map(str::to_owned),
+    }
 }
 
 /// Whether the kubelet calls the group of all pods so, with either driver and below whatever root.
@@ -286,6 +318,24 @@ mod tests {
         {
             assert_eq!(group(root.path(), path), None, "{path}");
         }
+    }
+
+    #[test]
+    fn groups_of_pods_on_the_node_s_network_are_seen_beside_the_others() {
+        let root = tempfile::tempdir().expect("a folder");
+        let made = ["kubepods/podu-1", "kubepods/burstable/podu-2/c1", "kubepods/besteffort/podu-3", "kubepods/x"];
+        for path in made {
+            fs::create_dir_all(root.path().join(path)).expect("folders");
+        }
+        let group = group(root.path(), "/kubepods/podu-1").expect("a group");
+        let sandbox = read(FILE.as_bytes(), SystemTime::UNIX_EPOCH).expect("JSON").expect("a pod");
+        assert!(groups(std::slice::from_ref(&sandbox)).is_empty(), "nobody has told where they are");
+        let seen = groups(&[Sandbox { group: Some(group), ..sandbox }]);
+        assert_eq!(seen.keys().collect::<Vec<_>>(), ["u-1", "u-2", "u-3"]);
+        let folder = root.path().join("kubepods/burstable/podu-2");
+        assert_eq!(seen["u-2"], fs::metadata(folder).expect("a folder").ino());
+        assert_eq!(uid("kubepods-besteffort-pod1b_2c.slice").as_deref(), Some("1b-2c"));
+        assert_eq!((uid("kubepods-besteffort.slice"), uid("burstable")), (None, None));
     }
 
     #[test]

@@ -79,8 +79,9 @@ pub async fn follow(asker: Asker, mut sandboxes: watch::Receiver<Sandboxes>, cha
                 }
             }
             Ok(()) = sandboxes.changed() => {
-                let all = sandboxes.borrow_and_update().clone();
-                out.extend(all.map(|all| view.take(News::Sandboxes(all))).unwrap_or_default());
+                let made = sandboxes.borrow_and_update().clone();
+                let news = made.map(|made| [News::Groups(made.groups), News::Sandboxes(made.sandboxes)]);
+                out.extend(news.into_iter().flatten().flat_map(|one| view.take(one)));
             }
             () = tokio::time::sleep(TICK) => {}
             () = changes.closed() => return,

@@ -30,6 +30,7 @@ pub struct Cluster {
     nodes: Arc<BTreeSet<IpAddr>>,
     own: BTreeSet<IpAddr>,
     others: BTreeSet<IpAddr>,
+    node_groups: BTreeSet<u64>,
     told: Told,
 }
 
@@ -127,6 +128,10 @@ impl Cluster {
                 self.others = canonical(all);
                 self.refresh_nodes(&mut touched);
             }
+            Change::NodeGroups(all) => {
+                touched.endpoints = true;
+                self.node_groups = all.into_iter().collect();
+            }
             Change::Services(all) => self.services.replace(all, &mut touched),
             Change::Service(service) => self.services.insert(service, &mut touched),
             Change::ServiceGone(key) => self.services.remove(&key, &mut touched),
@@ -183,6 +188,11 @@ impl Cluster {
     /// Addresses of all nodes.
     pub fn nodes(&self) -> &Arc<BTreeSet<IpAddr>> {
         &self.nodes
+    }
+
+    /// Control groups of pods on the node's own network.
+    pub fn node_groups(&self) -> &BTreeSet<u64> {
+        &self.node_groups
     }
 }
 

@@ -1,8 +1,9 @@
 //! The lock on the control groups of pods: where it stands, and whose sockets it lets speak.
 //!
 //! A pod's sockets speak once its interface holds programs: from then on those judge what they send, and
-//! deny it until the pod's entry is written. Pods on the node's own network are not asked about here: the
-//! lock knows them by their network. Knows groups by what the runtime has told of each pod, never by a name.
+//! deny it until the pod's entry is written. Pods on the node's own network the lock knows by that; their
+//! groups are claimed all the same, for they may have sockets elsewhere (a network plugin's health checks).
+//! Knows groups by what runtime and kubelet have made of each pod.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +17,7 @@ use super::settings::Groups;
 pub struct PodsLock {
     /// Directory of the group that holds those of all pods; `None`: wherever it stands, it stays.
     pub parent: Option<String>,
-    /// Ids of groups whose pods' interfaces hold programs.
+    /// Ids of groups of pods whose interfaces hold programs, or who have the node's.
     pub claimed: BTreeSet<u64>,
 }
 
@@ -35,7 +36,8 @@ pub fn compile(
     let parent = if parents.len() == 1 { parents.first().copied().cloned() } else { None };
     let judged = |standing: &&Standing| standing.ifindex.is_some_and(|ifindex| attached.contains(&ifindex));
     let judged: Vec<&Standing> = endpoints.standings.values().filter(judged).collect();
-    let claimed = judged.iter().filter_map(|standing| group(&standing.pod)).map(|group| group.id).collect();
+    let claimed = judged.iter().filter_map(|standing| group(&standing.pod)).map(|group| group.id);
+    let claimed = claimed.chain(cluster.node_groups().iter().copied()).collect();
     let gap = if parents.len() > 1 {
         let paths: Vec<&str> = parents.iter().map(|parent| parent.as_str()).collect();
         Some(format!(
@@ -115,6 +117,13 @@ mod tests {
         let contested = vec![pods().remove(0), pod("b", "veth7", "10.0.0.8", Some((80, "/k")))];
         let (lock, gap) = lock(Groups::Auto, contested, &[7]);
         assert_eq!((lock, gap), (Some(known(&[70, 80])), None), "programs deny both");
+    }
+
+    #[test]
+    fn pods_on_the_node_s_network_speak_wherever_they_have_sockets() {
+        let cluster = cluster(settings(Groups::Auto), vec![Change::NodeGroups(vec![90, 91])]);
+        let (lock, gap) = compile(&cluster, &Endpoints::default(), &BTreeSet::new());
+        assert_eq!((lock.map(|lock| lock.claimed), gap), (Some([90, 91].into()), None));
     }
 
     #[test]

@@ -275,6 +275,8 @@ pub enum Change {
     /// Addresses of all nodes and of the API server, as the cluster tells them. A source that
     /// tells them does so before it tells endpoints in full.
     ClusterNodes(Vec<IpAddr>),
+    /// Control groups of pods on the node's own network, by id.
+    NodeGroups(Vec<u64>),
     /// All Services. A source that tells them does so before it tells endpoints in full.
     Services(Vec<Service>),
     /// One Service is new or different.
@@ -304,6 +306,7 @@ impl Change {
             Self::Links(_)
             | Self::Nodes(_)
             | Self::ClusterNodes(_)
+            | Self::NodeGroups(_)
             | Self::Services(_)
             | Self::Service(_)
             | Self::ServiceGone(_) => None,

@@ -78,9 +78,12 @@ impl KernelCounters for Counters {
 
     fn maps(&self) -> Vec<MapUsage> {
         let snapshot = self.latest.borrow();
-        let used = |name: &str| {
-            let fill = snapshot.tables.iter().find(|fill| map_of(fill.table) == name)?;
-            Some(fill.used as u64)
+        let locks = &snapshot.locks;
+        let used = |name: &str| match name {
+            "OWN" => Some(locks.own.len() as u64),
+            "SENDERS" => Some(locks.senders.len() as u64),
+            "CGROUPS" => Some(locks.pods.as_ref().map_or(0, |lock| lock.claimed.len()) as u64),
+            name => snapshot.tables.iter().find(|fill| map_of(fill.table) == name).map(|fill| fill.used as u64),
         };
         let usage = |shape: object::Shape| MapUsage {
             name: shape.name.to_lowercase(),

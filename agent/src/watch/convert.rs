@@ -42,13 +42,15 @@ pub trait Meaning: Sized {
     fn meaning(self) -> Result<Option<Self::Input>, String>;
 }
 
-/// A pod that has a network of its own, or will.
+/// A pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodSeen {
     /// As the network sees it; without an address for a while.
     pub endpoint: input::Endpoint,
     /// Where it runs.
     pub node: String,
+    /// Whether its network is the node's own: then it is no endpoint, and its addresses are not its.
+    pub on_node: bool,
 }
 
 /// A node.
@@ -203,10 +205,11 @@ impl Meaning for PodLite {
 
     fn meaning(self) -> Result<Option<PodSeen>, String> {
         let is_over = matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"));
-        if is_over || self.spec.host_network == Some(true) {
+        if is_over {
             return Ok(None);
         }
-        let addresses = self.status.pod_ips.unwrap_or_default();
+        let on_node = self.spec.host_network == Some(true);
+        let addresses = self.status.pod_ips.filter(|_| !on_node).unwrap_or_default();
         let addresses = addresses.iter().map(|one| address(&one.ip)).collect::<Result<_, _>>()?;
         let endpoint = input::Endpoint {
             key: key(&self.metadata),
@@ -216,7 +219,7 @@ impl Meaning for PodLite {
             local: None,
             workload: workload(&self.metadata),
         };
-        Ok(Some(PodSeen { endpoint, node: self.spec.node_name.unwrap_or_default() }))
+        Ok(Some(PodSeen { endpoint, node: self.spec.node_name.unwrap_or_default(), on_node }))
     }
 }
 
@@ -319,12 +322,13 @@ mod tests {
     }
 
     #[test]
-    fn completed_and_host_network_pods_are_no_endpoints() {
+    fn completed_pods_are_none_and_host_network_pods_have_no_address() {
         let ip = json!([{"ip": "10.244.0.5"}]);
         for phase in ["Succeeded", "Failed"] {
             assert_eq!(pod(json!({}), json!({"phase": phase, "podIPs": ip})), Ok(None));
         }
-        assert_eq!(pod(json!({"hostNetwork": true}), json!({"phase": "Running", "podIPs": ip})), Ok(None));
+        let on_node = pod(json!({"hostNetwork": true}), json!({"phase": "Running", "podIPs": ip})).expect("good");
+        assert!(on_node.is_some_and(|seen| seen.on_node && seen.endpoint.addresses.is_empty()));
         assert!(pod(json!({}), json!({"podIPs": [{"ip": "10.244.0.555"}]})).is_err());
     }
 

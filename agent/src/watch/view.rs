@@ -22,7 +22,7 @@ use crate::model::cluster::Cluster;
 use crate::model::input::{Attachment, Change, Endpoint, EndpointKey, HostPort, Namespace, Tenant};
 use crate::model::settings::Settings;
 use crate::model::tenancy::Tenancy;
-use crate::sandboxes::Sandbox;
+use crate::sandboxes::{Groups, Sandbox};
 
 /// How long a namespace is followed after its tenant left the node: jobs come and go.
 pub const LINGER: Duration = Duration::from_secs(30);
@@ -46,6 +46,8 @@ pub enum News {
     Room(u64, RoomNews),
     /// All sandboxes.
     Sandboxes(Arc<Vec<Sandbox>>),
+    /// Control groups of all pods.
+    Groups(Arc<Groups>),
 }
 
 /// What to follow.
@@ -68,6 +70,9 @@ pub struct View {
     local: HashMap<EndpointKey, PodSeen>,
     told: HashMap<EndpointKey, Endpoint>,
     sandboxes: HashMap<String, Sandbox>,
+    groups: Arc<Groups>,
+    /// Groups of pods on the node's network, as they were told.
+    on_node: BTreeSet<u64>,
     rooms: BTreeMap<String, Room>,
     numbers: u64,
     wanted: BTreeSet<String>,
@@ -97,6 +102,8 @@ impl View {
             local: HashMap::new(),
             told: HashMap::new(),
             sandboxes: HashMap::new(),
+            groups: Arc::default(),
+            on_node: BTreeSet::new(),
             rooms: BTreeMap::new(),
             numbers: 0,
             wanted: BTreeSet::new(),
@@ -111,7 +118,11 @@ impl View {
             News::Tenants(told) => self.tenants(told),
             News::Namespaces(told) => self.namespaces(told),
             News::Nodes(told) => self.all_nodes(told),
-            News::Local(told) => self.locals(told),
+            News::Local(told) => {
+                let mut changes = self.locals(told);
+                changes.extend(self.node_groups());
+                changes
+            }
             News::ApiService(told) => {
                 let mut changes = self.api.take(RoomNews::Services(told), &self.node, &self.told);
                 changes.push(self.nodes());
@@ -128,6 +139,10 @@ impl View {
                 self.once_complete(changes)
             }
             News::Sandboxes(all) => self.all_sandboxes(&all),
+            News::Groups(all) => {
+                self.groups = all;
+                self.node_groups().into_iter().collect()
+            }
         };
         if self.complete { changes } else { self.complete(changes) }
     }
@@ -291,6 +306,16 @@ impl View {
         self.refresh(keys)
     }
 
+    /// Control groups of pods on the node's network, where they are others than were told.
+    fn node_groups(&mut self) -> Option<Change> {
+        let pods = self.local.values().filter(|pod| pod.on_node);
+        let now: BTreeSet<u64> = pods.filter_map(|pod| self.groups.get(&pod.endpoint.uid).copied()).collect();
+        (now != self.on_node).then(|| {
+            self.on_node.clone_from(&now);
+            Change::NodeGroups(now.into_iter().collect())
+        })
+    }
+
     fn all_sandboxes(&mut self, all: &[Sandbox]) -> Vec<Change> {
         self.heard.sandboxes = true;
         // Of several the last one counts, and they come oldest first.
@@ -302,7 +327,8 @@ impl View {
     fn refresh(&mut self, keys: Vec<EndpointKey>) -> Vec<Change> {
         let mut changes = Vec::new();
         for key in keys {
-            let now = self.local.get(&key).map(|pod| join(&pod.endpoint, self.sandboxes.get(&pod.endpoint.uid)));
+            let own = self.local.get(&key).filter(|pod| !pod.on_node);
+            let now = own.map(|pod| join(&pod.endpoint, self.sandboxes.get(&pod.endpoint.uid)));
             let change = match (self.told.get(&key), now) {
                 (Some(told), Some(now)) if *told == now => continue,
                 (None, None) => continue,

@@ -69,6 +69,13 @@ pub fn stand_alone(site: &mut Site) -> Result<()> {
 pub fn stand_alone_on_control_groups(site: &mut Site) -> Result<()> {
     let count = |metric| Ok::<_, anyhow::Error>(site.agent_metrics(NODE)?.sum(metric, &[("lock", "cgroup")]));
     ensure!(count("bulkhead_lock_interfaces")? == 1.0, "no lock stands on the pods' control groups");
+    wait("every pod of the node to be claimed, those on its network too", PATIENCE, || {
+        let selector = format!("spec.nodeName={NODE},status.phase=Running");
+        let pods = site.kubectl().json(["get", "pods", "-A", "--field-selector", &selector])?;
+        let claimed = site.agent_metrics(NODE)?.sum("bulkhead_bpf_map_entries", &[("map", "cgroups")]);
+        ensure!(claimed as usize == items(&pods).count(), "{claimed} are, of {}", items(&pods).count());
+        Ok(())
+    })?;
     let before = count("bulkhead_lock_drop_packets_total")?;
     let address = site.world.nodes.iter().find(|(name, ..)| *name == NODE).map(|(.., addresses)| addresses);
     let node = SocketAddr::new(of_family(address.context("the node")?, Family::V4).context("an address")?, KUBELET);

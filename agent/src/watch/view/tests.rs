@@ -16,7 +16,7 @@ fn pod(path: &str, node: &str, addresses: &[&str]) -> PodSeen {
         addresses: addresses.iter().map(|address| ip(address)).collect(),
         ..Endpoint::default()
     };
-    PodSeen { endpoint, node: node.into() }
+    PodSeen { endpoint, node: node.into(), on_node: false }
 }
 
 fn sandbox(path: &str, netns: &str, addresses: &[&str]) -> Sandbox {
@@ -252,4 +252,19 @@ fn a_service_is_told_with_all_its_ends_and_the_api_server_s_ends_are_nodes() {
     let [Change::Service(api), Change::ClusterNodes(nodes)] = &*changes else { panic!("{changes:?}") };
     assert_eq!(api.ends, [ip("203.0.113.5")]);
     assert!(nodes.contains(&ip("203.0.113.5")) && nodes.contains(&ip("192.168.0.1")));
+}
+
+#[test]
+fn pods_on_the_node_s_network_are_told_by_their_groups_and_are_no_endpoints() {
+    let mut world = World::with(vec![], vec![]);
+    let host = PodSeen { on_node: true, ..pod("kube-system/proxy", "a", &[]) };
+    assert!(world.take(News::Local(Told::One(host))).is_empty(), "nobody has seen its group");
+    let groups = |uids: &[(&str, u64)]| {
+        News::Groups(Arc::new(uids.iter().map(|(uid, id)| (format!("uid of {uid}"), *id)).collect()))
+    };
+    let seen = world.take(groups(&[("kube-system/proxy", 9), ("shop/web", 8)]));
+    assert_eq!(seen, [Change::NodeGroups(vec![9])]);
+    assert!(world.take(groups(&[("kube-system/proxy", 9)])).is_empty());
+    let gone = Told::Gone { key: key("kube-system/proxy"), uid: String::new() };
+    assert_eq!(world.take(News::Local(gone)), [Change::NodeGroups(vec![])]);
 }
