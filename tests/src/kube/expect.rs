@@ -91,6 +91,14 @@ impl Policy {
     /// the node itself refuses to answer another tenant's data subnet; one elsewhere sees only the node ask.
     pub fn is_chance(&self, world: &World, question: &Question) -> bool {
         let Party::NodePort(_) = question.to else { return false };
+        // What Audit lets pass is known to a pod of the same node, whatever source address it has.
+        if let Party::Pod(pod) = question.from {
+            return match self.owner(&world.pods[pod].namespace) {
+                Owner::Nobody => self.unassigned == Unassigned::Audit,
+                Owner::Tenant(tenant) => tenant.audit && tenant.name != "acme",
+                Owner::Shared => false,
+            };
+        }
         let outside = matches!(question.from, Party::Outside(_));
         let address = question.from.address(world, question.family).filter(|_| outside);
         let owned = |address| {
