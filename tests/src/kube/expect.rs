@@ -91,10 +91,10 @@ impl Policy {
     /// the node itself refuses to answer another tenant's data subnet; one elsewhere sees only the node ask.
     pub fn is_chance(&self, world: &World, question: &Question) -> bool {
         let Party::NodePort(_) = question.to else { return false };
-        // What Audit lets pass is known to a pod of the same node, whatever source address it has.
+        // Of what Audit or Allow lets pass, a pod of the same node knows whose it is, whatever source address it has.
         if let Party::Pod(pod) = question.from {
             return match self.owner(&world.pods[pod].namespace) {
-                Owner::Nobody => self.unassigned == Unassigned::Audit,
+                Owner::Nobody => self.unassigned != Unassigned::Isolate,
                 Owner::Tenant(tenant) => tenant.audit && tenant.name != "acme",
                 Owner::Shared => false,
             };
