@@ -33,6 +33,9 @@ impl Lock {
     /// All, in the order of their numbers.
     pub const ALL: [Self; 3] = [Self::Uplink, Self::Bridge, Self::Cgroup];
 
+    /// Those that stand on interfaces; one of them without the other would stop claimed pods.
+    pub const ON_INTERFACES: [Self; 2] = [Self::Uplink, Self::Bridge];
+
     /// Entries of the map of dropped packets, with room for further locks.
     pub const LEN: u32 = 4 * DropReason::ROW;
 

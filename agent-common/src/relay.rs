@@ -14,7 +14,6 @@
 use crate::addr::{V4, V6};
 use crate::ask::Ask;
 use crate::decide;
-use crate::decide::is_tunnelled;
 use crate::flow::Direction;
 use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Header, Ipv4, Ipv6, SCTP, TCP, Transport, UDP};
 use crate::layout::PeerEntry;
@@ -133,7 +132,7 @@ fn judge<A: Family, T: Tables<A>>(
     let reason = decide::blame(tables, &me, remote, denied).reason;
     let passes = match reason {
         DropReason::Fragment => true,
-        DropReason::Node if is_tunnelled(&ask) => true,
+        DropReason::Node if decide::is_tunnelled(&ask) => true,
         _ if matches!(passage, Passage::Answer) => may_have_asked(tables, &ask),
         _ => false,
     };

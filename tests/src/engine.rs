@@ -73,7 +73,7 @@ impl Engine {
     /// As `new`, with maps of another size.
     pub fn with_limits(tables: Memory, limits: &Limits) -> Result<Self> {
         let mut ebpf = object::open(None, limits)?;
-        for name in Direction::ALL.map(program_name).into_iter().chain([Lock::Uplink, Lock::Bridge].map(Lock::as_str)) {
+        for name in Direction::ALL.map(program_name).into_iter().chain(Lock::ON_INTERFACES.map(Lock::as_str)) {
             let program: &mut SchedClassifier =
                 ebpf.program_mut(name).context("a program of the object")?.try_into()?;
             program.load().with_context(|| format!("the kernel refuses {name}"))?;

@@ -86,7 +86,7 @@ impl Kernel {
             load(&mut ebpf, name)?;
         }
         // A kernel that refuses a lock is no reason to leave pods unjudged.
-        let refused = [Lock::Uplink, Lock::Bridge].into_iter().find_map(|lock| load(&mut ebpf, lock.as_str()).err());
+        let refused = Lock::ON_INTERFACES.into_iter().find_map(|lock| load(&mut ebpf, lock.as_str()).err());
         if let Some(error) = &refused {
             tracing::error!(error = error as &dyn std::error::Error, "the locks are left out");
         }

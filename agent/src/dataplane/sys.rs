@@ -46,9 +46,7 @@ struct PinAttr {
 /// `ENOENT` where nothing is pinned; `EPERM` without `CAP_BPF` or on a directory that is not ours.
 pub fn obj_get(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
-    let fd = bpf(BPF_OBJ_GET, &mut PinAttr { pathname: path.as_ptr() as u64, ..PinAttr::default() })?;
-    // SAFETY: the kernel has just returned this descriptor and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    opened(BPF_OBJ_GET, &mut PinAttr { pathname: path.as_ptr() as u64, ..PinAttr::default() })
 }
 
 /// Pins a descriptor at `path`, which must not exist.
@@ -131,9 +129,7 @@ pub fn tcx_attach(program: BorrowedFd<'_>, ifindex: u32, attach_type: u32) -> io
         flags: BPF_F_BEFORE,
         ..Attr::default()
     };
-    let fd = bpf(BPF_LINK_CREATE, &mut attr)?;
-    // SAFETY: the kernel has just returned this descriptor and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    opened(BPF_LINK_CREATE, &mut attr)
 }
 
 /// Attaches a program to what the sockets of a control group and of all below it send, beside those that
@@ -156,9 +152,7 @@ pub fn cgroup_attach(program: BorrowedFd<'_>, group: BorrowedFd<'_>) -> io::Resu
         attach_type: CGROUP_EGRESS,
         flags: 0,
     };
-    let fd = bpf(BPF_LINK_CREATE, &mut attr)?;
-    // SAFETY: the kernel has just returned this descriptor and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    opened(BPF_LINK_CREATE, &mut attr)
 }
 
 /// Runs a program once on a frame of this thread's network namespace, and returns its answer.
@@ -251,6 +245,13 @@ pub fn tcx_programs(ifindex: u32, attach_type: u32) -> io::Result<Vec<u32>> {
     bpf(BPF_PROG_QUERY, &mut attr)?;
     ids.truncate(attr.count as usize);
     Ok(ids)
+}
+
+/// One that returns a descriptor.
+fn opened<A>(command: libc::c_int, attr: &mut A) -> io::Result<OwnedFd> {
+    let fd = bpf(command, attr)?;
+    // SAFETY: the kernel has just returned this descriptor and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// One `bpf(2)` call. `A` is the command's part of `union bpf_attr`.
