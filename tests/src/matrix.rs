@@ -141,7 +141,7 @@ pub fn mismatches(matrix: &Matrix, expected: impl Fn(Cell) -> bool) -> Vec<Misma
 }
 
 /// How many answers of one round may be late: hundreds are asked at the same time.
-const LATE: usize = 16;
+const LATE: usize = 8;
 
 /// Asks, judges and panics with every cell that is not as expected. A few answers that did not come in
 /// time are asked for again, alone; what must be silent is never asked twice.
