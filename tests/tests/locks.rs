@@ -155,13 +155,17 @@ fn a_pod_that_appears_while_no_agent_runs_sends_nothing_out_until_it_is_claimed(
     }
 }
 
+/// Gives the node's packet filter commands.
+fn rule(world: &World, commands: &str) {
+    let nft = world.node.start(std::process::Command::new("nft").arg(commands)).expect("nft runs").wait();
+    assert!(nft.expect("it ends").success());
+}
+
 /// Has the node translate addresses: rules of the chains `in` and `out` of the table `nat`.
 fn translate(world: &World, rules: &str) {
     let chains = "add table ip nat; add chain ip nat in { type nat hook prerouting priority dstnat; }; \
                   add chain ip nat out { type nat hook postrouting priority srcnat; }; ";
-    let mut nft = std::process::Command::new("nft");
-    let nft = world.node.start(nft.arg(chains.to_owned() + rules)).expect("nft runs").wait();
-    assert!(nft.expect("it ends").success());
+    rule(world, &(chains.to_owned() + rules));
 }
 
 #[test]
@@ -284,9 +288,7 @@ fn lead_answers(world: &World) {
     let rules = "add table ip raw; add chain ip raw in { type filter hook prerouting priority raw; }; ".to_owned()
         + &lead(LED_TO_FOREIGN_DATABASE, Place::GlobexDb)
         + &lead(LED_TO_OWN_DATABASE, Place::AcmeDb);
-    let mut nft = std::process::Command::new("nft");
-    let nft = world.node.start(nft.arg(rules)).expect("nft runs").wait();
-    assert!(nft.expect("it ends").success());
+    rule(world, &rules);
 }
 
 /// Somebody outside asks acme's pod from a port, and it answers; how many answers come out of the node where they are led.
