@@ -313,20 +313,9 @@ mod tests {
     use crate::model::input::{Change, Endpoint};
     use crate::model::settings::{Limits, Settings};
     use crate::model::testing::{
-        cluster, compiled, compiled_with, ip, key, link, local, namespace, nothing, remote, tenant,
+        cluster, compiled, compiled_with, ip, key, link, local, node_of_acme, nothing, remote,
     };
     use crate::plan::Actual;
-
-    fn world(settings: Settings, pods: Vec<Endpoint>) -> Cluster {
-        let mut changes = vec![
-            Change::Tenant(tenant("acme")),
-            Change::Namespace(namespace("web", "acme")),
-            Change::Links(vec![link(7, "veth7"), link(8, "veth8")]),
-            Change::Nodes(vec![ip("192.0.2.1")]),
-        ];
-        changes.extend(pods.into_iter().map(Change::Endpoint));
-        cluster(settings, changes)
-    }
 
     fn troubles(endpoints: &Endpoints, path: &str) -> Vec<&'static str> {
         endpoints.standings[&key(path)].troubles.iter().map(Trouble::label).collect()
@@ -334,7 +323,8 @@ mod tests {
 
     #[test]
     fn a_pod_with_its_interface_and_addresses_is_claimed() {
-        let desired = compiled(&world(Settings::default(), vec![local("web/a", &["10.0.0.1", "fd00::1"], "veth7")]), 0);
+        let desired =
+            compiled(&node_of_acme(Settings::default(), vec![local("web/a", &["10.0.0.1", "fd00::1"], "veth7")]), 0);
         let entry = desired.endpoints.entries[&7];
         assert_eq!((entry.v4, entry.tenant), (V4::new([10, 0, 0, 1]), desired.numbers.of["acme"]));
         assert!(entry.cookie != 0 && entry.slot == 1 && entry.v6 != V6::default());
@@ -344,7 +334,7 @@ mod tests {
 
     #[test]
     fn a_pod_waits_for_its_interface_while_others_may_reach_it() {
-        let cluster = world(Settings::default(), vec![local("web/a", &["10.0.0.1"], "veth9")]);
+        let cluster = node_of_acme(Settings::default(), vec![local("web/a", &["10.0.0.1"], "veth9")]);
         let desired = compiled(&cluster, 0);
         assert!(desired.endpoints.entries.is_empty());
         assert_eq!(troubles(&desired.endpoints, "web/a"), ["no_interface"]);
@@ -354,7 +344,7 @@ mod tests {
     #[test]
     fn an_interface_that_two_pods_name_is_held_and_nobody_s() {
         let pods = vec![local("web/a", &["10.0.0.1"], "veth7"), local("web/b", &["10.0.0.2"], "veth7")];
-        let desired = compiled(&world(Settings::default(), pods), 0);
+        let desired = compiled(&node_of_acme(Settings::default(), pods), 0);
         assert!(desired.endpoints.entries.is_empty());
         assert_eq!(desired.endpoints.ports.len(), 1);
         assert_eq!(troubles(&desired.endpoints, "web/a"), ["interface_contested"]);
@@ -364,7 +354,7 @@ mod tests {
     #[test]
     fn a_disputed_address_is_lost_and_the_other_family_s_stays() {
         let pods = vec![local("web/a", &["10.0.0.1", "fd00::1"], "veth7"), remote("web/b", &["10.0.0.1"])];
-        let desired = compiled(&world(Settings::default(), pods), 0);
+        let desired = compiled(&node_of_acme(Settings::default(), pods), 0);
         let entry = desired.endpoints.entries[&7];
         assert!(entry.v4 == V4::default() && entry.v6 != V6::default());
         assert_eq!(troubles(&desired.endpoints, "web/a"), ["address_contested"]);
@@ -373,17 +363,17 @@ mod tests {
     #[test]
     fn node_metadata_and_impossible_addresses_are_refused() {
         for address in ["192.0.2.1", "169.254.169.254", "127.0.0.1", "224.0.0.1"] {
-            let desired = compiled(&world(Settings::default(), vec![local("web/a", &[address], "veth7")]), 0);
+            let desired = compiled(&node_of_acme(Settings::default(), vec![local("web/a", &[address], "veth7")]), 0);
             assert!(desired.endpoints.entries.is_empty(), "{address}");
             assert_eq!(troubles(&desired.endpoints, "web/a"), ["address_refused", "no_address"]);
         }
-        let desired = compiled(&world(Settings::default(), vec![local("web/a", &["192.0.2.2"], "veth7")]), 0);
+        let desired = compiled(&node_of_acme(Settings::default(), vec![local("web/a", &["192.0.2.2"], "veth7")]), 0);
         assert_eq!(desired.endpoints.entries.len(), 1, "the paired control");
     }
 
     #[test]
     fn a_namespace_nobody_told_of_isolates_its_pods_and_says_so() {
-        let desired = compiled(&world(Settings::default(), vec![local("new/a", &["10.0.0.1"], "veth7")]), 0);
+        let desired = compiled(&node_of_acme(Settings::default(), vec![local("new/a", &["10.0.0.1"], "veth7")]), 0);
         assert_eq!(troubles(&desired.endpoints, "new/a"), ["namespace_unknown"]);
         assert_eq!(desired.endpoints.entries[&7].tenant, desired.numbers.of["ns/new"]);
     }
@@ -397,7 +387,7 @@ mod tests {
         let mut pod = local("web/a", &["10.0.0.1"], "");
         pod.local.as_mut().expect("local").port = HostPort::Netns("cni-7".into());
         pod.local.as_mut().expect("local").gateways = vec![ip("10.0.0.254"), ip("fe80::1")];
-        let mut cluster = world(Settings::default(), vec![pod]);
+        let mut cluster = node_of_acme(Settings::default(), vec![pod]);
         cluster.apply(Change::Links(vec![seen]));
         let entry = compiled(&cluster, 0).endpoints.entries[&7];
         assert_eq!(entry.mac.octets(), [2, 0, 0, 0, 0, 7]);
@@ -411,7 +401,7 @@ mod tests {
 
     /// The cookie a claim gets over a kernel that holds `entry` at its index.
     fn cookie_over(entry: EndpointEntry, pod: Endpoint) -> u32 {
-        let desired = compiled_with(&world(Settings::default(), vec![pod]), held(entry), 0);
+        let desired = compiled_with(&node_of_acme(Settings::default(), vec![pod]), held(entry), 0);
         desired.endpoints.entries[&7].cookie
     }
 
@@ -442,11 +432,11 @@ mod tests {
 
     #[test]
     fn a_successor_with_the_same_address_gets_another_cookie() {
-        let cluster = world(Settings::default(), vec![local("web/a", &["10.0.0.1"], "veth7")]);
+        let cluster = node_of_acme(Settings::default(), vec![local("web/a", &["10.0.0.1"], "veth7")]);
         let first = compiled(&cluster, 0);
         let mut next = local("web/a", &["10.0.0.1"], "veth7");
         next.uid = "another".into();
-        let cluster = world(Settings::default(), vec![next]);
+        let cluster = node_of_acme(Settings::default(), vec![next]);
         let names = first.names.clone();
         let actual = Actual { endpoints: first.endpoints.entries.clone(), names, ..Actual::default() };
         let ledger = crate::plan::Ledger::new(actual, &Limits::default());
@@ -456,7 +446,7 @@ mod tests {
             compile(cluster, &first.tenancy, numbers, &ledger.held(&mentions), &first.endpoints).entries[&7].cookie
         };
         assert_ne!(again(&cluster), first.endpoints.entries[&7].cookie);
-        let same = world(Settings::default(), vec![local("web/a", &["10.0.0.1"], "veth7")]);
+        let same = node_of_acme(Settings::default(), vec![local("web/a", &["10.0.0.1"], "veth7")]);
         assert_eq!(again(&same), first.endpoints.entries[&7].cookie, "the paired control");
     }
 
@@ -464,11 +454,11 @@ mod tests {
     fn exhausted_slots_and_indexes_beyond_the_table_are_reported() {
         let limits = Limits { event_slots: 1, ..Limits::default() };
         let pods = || vec![local("web/a", &["10.0.0.1"], "veth7"), local("web/b", &["10.0.0.2"], "veth8")];
-        let desired = compiled(&world(Settings { limits, ..Settings::default() }, pods()), 0);
+        let desired = compiled(&node_of_acme(Settings { limits, ..Settings::default() }, pods()), 0);
         let slots: Vec<u16> = desired.endpoints.entries.values().map(|entry| entry.slot).collect();
         assert_eq!((slots, desired.endpoints.overflows.as_slice().len()), (vec![1, 0], 1));
         let limits = Limits { interfaces: 8, ..Limits::default() };
-        let desired = compiled(&world(Settings { limits, ..Settings::default() }, pods()), 0);
+        let desired = compiled(&node_of_acme(Settings { limits, ..Settings::default() }, pods()), 0);
         assert_eq!(desired.endpoints.entries.keys().collect::<Vec<_>>(), [&7]);
         assert_eq!(troubles(&desired.endpoints, "web/b"), ["interface_beyond_limit"]);
         assert_eq!(desired.overflows().as_slice()[0].limit, Limit::Interfaces);

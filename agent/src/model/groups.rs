@@ -74,7 +74,7 @@ mod tests {
     use super::*;
     use crate::model::input::{Attachment, Change, Endpoint, HostPort};
     use crate::model::settings::Settings;
-    use crate::model::testing::{cluster, compiled, ip, link, local, namespace, tenant};
+    use crate::model::testing::{cluster, compiled, local, node_of_acme};
 
     fn pod(name: &str, port: &str, address: &str, group: Option<(u64, &str)>) -> Endpoint {
         let pod = local(&format!("web/{name}"), &[address], port);
@@ -91,14 +91,7 @@ mod tests {
 
     /// The lock while these interfaces hold programs.
     fn lock(groups: Groups, pods: Vec<Endpoint>, held: &[u32]) -> (Option<PodsLock>, Option<String>) {
-        let mut changes = vec![
-            Change::Tenant(tenant("acme")),
-            Change::Namespace(namespace("web", "acme")),
-            Change::Links(vec![link(7, "veth7"), link(8, "veth8")]),
-            Change::Nodes(vec![ip("192.0.2.1")]),
-        ];
-        changes.extend(pods.into_iter().map(Change::Endpoint));
-        let cluster = cluster(settings(groups), changes);
+        let cluster = node_of_acme(settings(groups), pods);
         let desired = compiled(&cluster, 0);
         compile(&cluster, &desired.endpoints, &held.iter().copied().collect())
     }

@@ -82,6 +82,18 @@ pub fn cluster(settings: Settings, changes: Vec<Change>) -> Cluster {
     cluster
 }
 
+/// These pods of acme's namespace `web`, on a node with the interfaces veth7 and veth8.
+pub fn node_of_acme(settings: Settings, pods: Vec<Endpoint>) -> Cluster {
+    let mut changes = vec![
+        Change::Tenant(tenant("acme")),
+        Change::Namespace(namespace("web", "acme")),
+        Change::Links(vec![link(7, "veth7"), link(8, "veth8")]),
+        Change::Nodes(vec![ip("192.0.2.1")]),
+    ];
+    changes.extend(pods.into_iter().map(Change::Endpoint));
+    cluster(settings, changes)
+}
+
 /// Every kind, empty.
 pub fn nothing() -> Vec<Change> {
     vec![
