@@ -1,13 +1,13 @@
 //! The rules below the waist: tenant, address, ports and memory to a verdict. No packet in sight.
 //!
-//! `judge` settles at once what identity alone justifies, and asks `egress` and `ingress` for the
+//! `judge` settles at once what identity alone justifies, and queries `egress` and `ingress` for the
 //! rest. Those two are complete: they need no answer to have been given before.
 
-use crate::ask::Ask;
 use crate::conntrack::{Memory, Opener, ReplyEntry};
 use crate::flow::Direction;
 use crate::headers::{ICMP, ICMPV6, SCTP, TCP, UDP};
 use crate::layout::PeerEntry;
+use crate::query::Query;
 use crate::reach::{Denied, Family, Party, Reach, Standing, Tables, between, foreign, plainly};
 use crate::reason::DropReason;
 use crate::tenant::TenantState;
@@ -15,22 +15,22 @@ use crate::verdict::Verdict;
 
 /// Judges a packet: at once where identity alone justifies it, else by the rules.
 #[inline(always)]
-pub fn judge<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, direction: Direction) -> Verdict {
-    let standing = plainly(tables, ask);
+pub fn judge<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, direction: Direction) -> Verdict {
+    let standing = plainly(tables, query);
     match direction {
         Direction::Egress if standing.is_plain() => Verdict::NOTED,
         Direction::Ingress if standing.is_plain() => Verdict::ALLOW,
-        Direction::Egress => tables.egress(ask, standing),
-        Direction::Ingress => tables.ingress(ask, standing),
+        Direction::Egress => tables.egress(query, standing),
+        Direction::Ingress => tables.ingress(query, standing),
     }
 }
 
 /// Judges what a pod sends, of whose destination that much is known. The generation is read before any
 /// rule is asked, so that nothing is remembered as judged by a later policy than the one that judged it.
 #[inline(always)]
-pub fn egress<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, standing: Standing) -> Verdict {
+pub fn egress<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, standing: Standing) -> Verdict {
     let generation = tables.runtime().generation;
-    let reached = tables.reach(ask, standing);
+    let reached = tables.reach(query, standing);
     if reached == Reach::YES {
         return match standing.peer() {
             // What a node has sent to the pod under its own address, for somebody else, goes back to that one.
@@ -41,23 +41,23 @@ pub fn egress<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, standing: Stand
         };
     }
     if reached == Reach::ONE_WAY {
-        open(tables, ask, Opener::Pod, generation);
+        open(tables, query, Opener::Pod, generation);
         return Verdict::NOTED;
     }
     let denied = reached.denied();
-    if reached.may_be_answer() && (answers(tables, ask, denied, generation) || resolves(ask, denied)) {
+    if reached.may_be_answer() && (answers(tables, query, denied, generation) || resolves(query, denied)) {
         return Verdict::ANSWER;
     }
-    if ask.me.state.has(TenantState::OPEN) && denied.reason != DropReason::MetadataService {
-        return open_world(tables, ask);
+    if query.me.state.has(TenantState::OPEN) && denied.reason != DropReason::MetadataService {
+        return open_world(tables, query);
     }
     Verdict::because(denied)
 }
 
 /// Where destinations are not judged, others' data subnets still are: nothing behind them would.
 #[inline(never)]
-fn open_world<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Verdict {
-    match foreign(tables, &ask.me, ask.remote) {
+fn open_world<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> Verdict {
+    match foreign(tables, &query.me, query.remote) {
         Some(denied) if denied.peer.is_known() => Verdict::because(denied),
         _ => Verdict::NOTED,
     }
@@ -65,45 +65,45 @@ fn open_world<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Verdict {
 
 /// To answer somebody, a pod must learn where it is.
 #[inline(always)]
-fn resolves<A: Family>(ask: &Ask<A>, denied: Denied) -> bool {
-    ask.has(Ask::<A>::RESOLVES) && (denied.peer.is_known() || denied.reason == DropReason::Node)
+fn resolves<A: Family>(query: &Query<A>, denied: Denied) -> bool {
+    query.has(Query::<A>::RESOLVES) && (denied.peer.is_known() || denied.reason == DropReason::Node)
 }
 
 /// Rule 3: whether the packet answers a connection that the other side opened and still may open.
 #[inline(always)]
-fn answers<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, denied: Denied, generation: u64) -> bool {
-    if !ask.has(Ask::<A>::ANSWERS) || denied.reason == DropReason::Node && is_tunnelled(ask) {
+fn answers<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, denied: Denied, generation: u64) -> bool {
+    if !query.has(Query::<A>::ANSWERS) || denied.reason == DropReason::Node && is_tunnelled(query) {
         return false;
     }
-    match tables.recall(ask, Opener::Remote, true, generation) {
+    match tables.recall(query, Opener::Remote, true, generation) {
         Memory::Nothing => return false,
         Memory::Current => return true,
         Memory::Dated => {}
     }
-    if !may_ask(tables, ask, denied) {
+    if !may_ask(tables, query, denied) {
         return false;
     }
-    tables.note(ask, Opener::Remote, true, generation);
+    tables.note(query, Opener::Remote, true, generation);
     true
 }
 
 /// Whether the other side may open connections to the pod: a pod or node may, as `reach` has just said, the
 /// world unless it is somebody's subnet by now.
 #[inline(always)]
-pub fn may_ask<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, denied: Denied) -> bool {
+pub fn may_ask<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, denied: Denied) -> bool {
     let judged_now = denied.reason == DropReason::Node || denied.peer.is_known();
-    judged_now || foreign(tables, &ask.me, ask.remote).is_none_or(may_enter)
+    judged_now || foreign(tables, &query.me, query.remote).is_none_or(may_enter)
 }
 
 /// Whether the other end would unwrap what is in the packet and take it for another node's: VXLAN (RFC 7348,
 /// and the port that Linux chose before it), Geneve (RFC 8926), and everything without ports. Where conntrack
 /// has forgotten who asked from such a port, under the node's address, an answer would end there.
 #[inline(always)]
-pub fn is_tunnelled<A: Family>(ask: &Ask<A>) -> bool {
+pub fn is_tunnelled<A: Family>(query: &Query<A>) -> bool {
     const VXLAN: [u16; 2] = [4789, 8472];
     const GENEVE: u16 = 6081;
-    match ask.protocol {
-        UDP if ask.has(Ask::<A>::KNOWN) => VXLAN.contains(&ask.remote_port) || ask.remote_port == GENEVE,
+    match query.protocol {
+        UDP if query.has(Query::<A>::KNOWN) => VXLAN.contains(&query.remote_port) || query.remote_port == GENEVE,
         TCP | SCTP | ICMP | ICMPV6 => false,
         _ => true,
     }
@@ -111,40 +111,40 @@ pub fn is_tunnelled<A: Family>(ask: &Ask<A>) -> bool {
 
 /// Judges what is on its way to a pod from an address that is not the pod's, of which that much is known.
 #[inline(always)]
-pub fn ingress<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, standing: Standing) -> Verdict {
+pub fn ingress<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, standing: Standing) -> Verdict {
     let generation = tables.runtime().generation;
     match standing.peer() {
-        Some(peer) if peer.is_pods() => from_peer(tables, ask, peer, generation),
+        Some(peer) if peer.is_pods() => from_peer(tables, query, peer, generation),
         Some(peer) if peer.kind == PeerEntry::NODE => {
             // Answers need no memory where the pod may open to nodes itself.
-            if !ask.me.state.has(TenantState::NODES_ALLOWED | TenantState::SHARED) {
-                open(tables, ask, Opener::Remote, generation);
+            if !query.me.state.has(TenantState::NODES_ALLOWED | TenantState::SHARED) {
+                open(tables, query, Opener::Remote, generation);
             }
             Verdict::ALLOW
         }
-        // Answers, where the pod may ask; asking is judged at the pod.
+        // Answers, where the pod may query; asking is judged at the pod.
         Some(peer) if peer.kind == PeerEntry::METADATA || peer.kind == PeerEntry::SERVICE_LISTED => Verdict::ALLOW,
         Some(peer) => Verdict::because(Denied { reason: DropReason::Internal, peer: peer.tenant }),
-        None => from_world(tables, ask, standing, generation),
+        None => from_world(tables, query, standing, generation),
     }
 }
 
 #[inline(always)]
-fn from_peer<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, peer: PeerEntry, generation: u64) -> Verdict {
-    let reached = between(tables, &ask.me, peer);
+fn from_peer<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, peer: PeerEntry, generation: u64) -> Verdict {
+    let reached = between(tables, &query.me, peer);
     if reached == Reach::YES {
         return Verdict::ALLOW;
     }
     if reached == Reach::ONE_WAY {
-        let answer = is_answer(tables, ask, generation) || ask.has(Ask::<A>::RESOLVES);
+        let answer = is_answer(tables, query, generation) || query.has(Query::<A>::RESOLVES);
         let denied = Denied { reason: DropReason::CrossTenant, peer: peer.tenant };
         return if answer { Verdict::ALLOW } else { Verdict::because(denied) };
     }
     if reached.may_be_answer() {
-        open(tables, ask, Opener::Remote, generation);
+        open(tables, query, Opener::Remote, generation);
         return Verdict::ALLOW;
     }
-    if ask.me.state.has(TenantState::OPEN) {
+    if query.me.state.has(TenantState::OPEN) {
         return Verdict::ALLOW;
     }
     Verdict::because(seen_from_inside(reached.denied()))
@@ -162,26 +162,26 @@ fn seen_from_inside(denied: Denied) -> Denied {
 }
 
 #[inline(always)]
-fn from_world<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, standing: Standing, generation: u64) -> Verdict {
-    if ask.remote.is_multicast() || ask.remote.is_martian() {
+fn from_world<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, standing: Standing, generation: u64) -> Verdict {
+    if query.remote.is_multicast() || query.remote.is_martian() {
         return Verdict::deny(DropReason::Martian);
     }
     // What the pod may open itself needs no memory: answers are justified by identity.
-    if standing.range(tables, ask).is_clear() {
+    if standing.range(tables, query).is_clear() {
         return Verdict::ALLOW;
     }
-    let tracked = ask.has(Ask::<A>::OPENS | Ask::<A>::CONTINUES);
-    let memory = if tracked { tables.recall(ask, Opener::Remote, false, generation) } else { Memory::Nothing };
+    let tracked = query.has(Query::<A>::OPENS | Query::<A>::CONTINUES);
+    let memory = if tracked { tables.recall(query, Opener::Remote, false, generation) } else { Memory::Nothing };
     if memory == Memory::Current {
         return Verdict::ALLOW;
     }
-    if let Some(denied) = foreign(tables, &ask.me, ask.remote)
+    if let Some(denied) = foreign(tables, &query.me, query.remote)
         && !may_enter(denied)
     {
         return Verdict::because(Denied { reason: DropReason::CrossTenant, ..denied });
     }
-    if memory == Memory::Dated || ask.has(Ask::<A>::OPENS) {
-        tables.note(ask, Opener::Remote, false, generation);
+    if memory == Memory::Dated || query.has(Query::<A>::OPENS) {
+        tables.note(query, Opener::Remote, false, generation);
     }
     Verdict::ALLOW
 }
@@ -195,28 +195,28 @@ fn may_enter(owner: Denied) -> bool {
 
 /// Whether a packet to the pod answers a connection the pod opened, which it still may.
 #[inline(always)]
-fn is_answer<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, generation: u64) -> bool {
-    if !ask.has(Ask::<A>::ANSWERS) {
+fn is_answer<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, generation: u64) -> bool {
+    if !query.has(Query::<A>::ANSWERS) {
         return false;
     }
-    match tables.recall(ask, Opener::Pod, true, generation) {
+    match tables.recall(query, Opener::Pod, true, generation) {
         Memory::Nothing => return false,
         Memory::Current => {}
-        Memory::Dated => tables.note(ask, Opener::Pod, true, generation),
+        Memory::Dated => tables.note(query, Opener::Pod, true, generation),
     }
     true
 }
 
 /// Remembers, or refreshes, the connection that this packet opens or continues, which it may.
 #[inline(always)]
-fn open<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, opener: Opener, generation: u64) {
-    if !ask.has(Ask::<A>::OPENS | Ask::<A>::CONTINUES) {
+fn open<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, opener: Opener, generation: u64) {
+    if !query.has(Query::<A>::OPENS | Query::<A>::CONTINUES) {
         return;
     }
-    match tables.recall(ask, opener, false, generation) {
+    match tables.recall(query, opener, false, generation) {
         Memory::Current => {}
-        Memory::Nothing if !ask.has(Ask::<A>::OPENS) => {}
-        Memory::Nothing | Memory::Dated => tables.note(ask, opener, false, generation),
+        Memory::Nothing if !query.has(Query::<A>::OPENS) => {}
+        Memory::Nothing | Memory::Dated => tables.note(query, opener, false, generation),
     }
 }
 
@@ -225,12 +225,12 @@ fn open<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, opener: Opener, gener
 #[inline(always)]
 pub fn recall<A: Family, T: Tables<A>>(
     tables: &T,
-    ask: &Ask<A>,
+    query: &Query<A>,
     opener: Opener,
     reply: bool,
     generation: u64,
 ) -> Memory {
-    let key = ask.key(opener);
+    let key = query.key(opener);
     let Some(entry) = tables.reply(&key) else { return Memory::Nothing };
     let now = tables.now_ns();
     if !entry.is_live(key.protocol, now) {
@@ -239,7 +239,7 @@ pub fn recall<A: Family, T: Tables<A>>(
     if entry.generation != generation {
         return Memory::Dated;
     }
-    if let Some(next) = entry.touched(ask.mark(reply), generation, now) {
+    if let Some(next) = entry.touched(query.mark(reply), generation, now) {
         tables.remember(&key, next);
     }
     Memory::Current
@@ -247,14 +247,14 @@ pub fn recall<A: Family, T: Tables<A>>(
 
 /// Remembers that the policy of a generation allows the connection, and this packet of it.
 #[inline(always)]
-pub fn note<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, opener: Opener, reply: bool, generation: u64) {
-    let key = ask.key(opener);
+pub fn note<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, opener: Opener, reply: bool, generation: u64) {
+    let key = query.key(opener);
     let now = tables.now_ns();
     let flags = match tables.reply(&key) {
         Some(entry) if entry.is_live(key.protocol, now) => entry.flags,
         _ => 0,
     };
-    tables.remember(&key, ReplyEntry { seen_ns: now, generation, flags: flags | ask.mark(reply), _pad: 0 });
+    tables.remember(&key, ReplyEntry { seen_ns: now, generation, flags: flags | query.mark(reply), _pad: 0 });
 }
 
 /// Names the owner of an address that no rule allowed: `off_subnet` becomes `cross_tenant` where it

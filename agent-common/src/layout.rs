@@ -167,7 +167,7 @@ pub struct PrefixGrant {
 }
 
 impl PrefixGrant {
-    /// Part of this range is somebody else's: ask the owner map before allowing.
+    /// Part of this range is somebody else's: query the owner map before allowing.
     pub const CONTESTED: u8 = 1;
 
     /// Whether this is an entry at all.

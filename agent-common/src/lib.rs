@@ -12,7 +12,6 @@
 #![deny(unsafe_code)]
 
 pub mod addr;
-pub mod ask;
 pub mod checksum;
 pub mod conntrack;
 pub mod counters;
@@ -30,6 +29,7 @@ pub mod parse;
 pub mod plain;
 #[cfg(feature = "user")]
 mod pod;
+pub mod query;
 pub mod reach;
 pub mod reason;
 pub mod relay;

@@ -74,7 +74,7 @@ pub fn senders(entry: &EndpointEntry) -> impl Iterator<Item = Sender> {
     [mac, v4].into_iter().chain(v6).flatten()
 }
 
-/// What the locks ask.
+/// What the locks query.
 pub trait Claims {
     /// The local pod behind an interface.
     fn endpoint(&self, ifindex: u32) -> Option<&EndpointEntry>;
@@ -142,7 +142,7 @@ impl PodGroups {
     }
 }
 
-/// What the lock on control groups asks of the socket that sends.
+/// What the lock on control groups queries of the socket that sends.
 pub trait Socket {
     /// The group of that depth that the socket's is in, the hierarchy's root having 0; 0 for none.
     fn group(&self, level: u32) -> u64;

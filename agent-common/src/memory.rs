@@ -21,7 +21,7 @@ use crate::sighting;
 use crate::tenant::{TenantId, TenantState};
 use crate::verdict::{self, Endpoint, Verdict};
 
-/// Every table that the verdict asks.
+/// Every table that the verdict queries.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     /// Local pods by interface index.

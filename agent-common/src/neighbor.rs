@@ -5,7 +5,6 @@
 //! extension headers or in fragments never passes (RFC 6980).
 
 use crate::addr::{Address, Mac, V4, V6};
-use crate::ask::Ask;
 use crate::conntrack::icmp;
 use crate::flow::{Flow, Kind};
 use crate::headers::{
@@ -14,6 +13,7 @@ use crate::headers::{
 };
 use crate::layout::EndpointEntry;
 use crate::parse::{self, Packet};
+use crate::query::Query;
 use crate::reach::{Family, Tables, standing};
 use crate::reason::DropReason;
 use crate::verdict::{Endpoint, Verdict};
@@ -239,17 +239,17 @@ where
 /// Whether the pod may know where an address is: if it may talk to it at all, or be talked to.
 #[inline(always)]
 fn resolve<A: Family, T: Tables<A>>(endpoint: &Endpoint<'_>, tables: &T, remote: A) -> Verdict {
-    let ask = Ask {
+    let query = Query {
         me: endpoint.party,
         cookie: endpoint.entry.cookie,
         remote,
         remote_port: 0,
         local_port: 0,
         protocol: 0,
-        bits: Ask::<A>::RESOLVES,
+        bits: Query::<A>::RESOLVES,
         tcp_flags: 0,
     };
-    tables.egress(&ask, standing(tables, &ask))
+    tables.egress(&query, standing(tables, &query))
 }
 
 #[inline(always)]

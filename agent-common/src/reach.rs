@@ -4,7 +4,6 @@
 //! pods; prefixes only on a miss; the owner of a range only where two could claim it.
 
 use crate::addr::{Address, V4, V6};
-use crate::ask::Ask;
 use crate::conntrack::{Memory, Opener, ReplyEntry, ReplyKey};
 use crate::decide;
 use crate::flow::Flow;
@@ -15,11 +14,12 @@ use crate::layout::{
 };
 use crate::parse::{self, Packet};
 use crate::plain;
+use crate::query::Query;
 use crate::reason::DropReason;
 use crate::tenant::{TenantId, TenantState};
 use crate::verdict::Verdict;
 
-/// Tables of one address family, and those that serve both. The kernel asks its maps, a test a
+/// Tables of one address family, and those that serve both. The kernel queries its maps, a test a
 /// few `HashMap`s.
 pub trait Tables<A: Family> {
     /// What stands at exactly this address.
@@ -44,51 +44,51 @@ pub trait Tables<A: Family> {
     fn now_ns(&self) -> u64;
 
     /// `range`; the kernel calls it as a function that is verified on its own.
-    fn range(&self, ask: &Ask<A>) -> Range
+    fn range(&self, query: &Query<A>) -> Range
     where
         Self: Sized,
     {
-        range(self, ask)
+        range(self, query)
     }
 
     /// `reach`, as above.
-    fn reach(&self, ask: &Ask<A>, standing: Standing) -> Reach
+    fn reach(&self, query: &Query<A>, standing: Standing) -> Reach
     where
         Self: Sized,
     {
-        reach(self, ask, standing)
+        reach(self, query, standing)
     }
 
     /// `decide::egress`, as above.
-    fn egress(&self, ask: &Ask<A>, standing: Standing) -> Verdict
+    fn egress(&self, query: &Query<A>, standing: Standing) -> Verdict
     where
         Self: Sized,
     {
-        decide::egress(self, ask, standing)
+        decide::egress(self, query, standing)
     }
 
     /// `decide::ingress`, as above.
-    fn ingress(&self, ask: &Ask<A>, standing: Standing) -> Verdict
+    fn ingress(&self, query: &Query<A>, standing: Standing) -> Verdict
     where
         Self: Sized,
     {
-        decide::ingress(self, ask, standing)
+        decide::ingress(self, query, standing)
     }
 
     /// `decide::recall`, as above.
-    fn recall(&self, ask: &Ask<A>, opener: Opener, reply: bool, generation: u64) -> Memory
+    fn recall(&self, query: &Query<A>, opener: Opener, reply: bool, generation: u64) -> Memory
     where
         Self: Sized,
     {
-        decide::recall(self, ask, opener, reply, generation)
+        decide::recall(self, query, opener, reply, generation)
     }
 
     /// `decide::note`, as above.
-    fn note(&self, ask: &Ask<A>, opener: Opener, reply: bool, generation: u64)
+    fn note(&self, query: &Query<A>, opener: Opener, reply: bool, generation: u64)
     where
         Self: Sized,
     {
-        decide::note(self, ask, opener, reply, generation)
+        decide::note(self, query, opener, reply, generation)
     }
 }
 
@@ -361,28 +361,28 @@ impl Standing {
 
     /// The tenant's range that holds the address, asked for only if that has not been done.
     #[inline(always)]
-    pub fn range<A: Family, T: Tables<A>>(self, tables: &T, ask: &Ask<A>) -> Range {
-        if self.0 & Self::IN_RANGE != 0 { Range(self.0 & !Self::IN_RANGE) } else { tables.range(ask) }
+    pub fn range<A: Family, T: Tables<A>>(self, tables: &T, query: &Query<A>) -> Range {
+        if self.0 & Self::IN_RANGE != 0 { Range(self.0 & !Self::IN_RANGE) } else { tables.range(query) }
     }
 }
 
 /// What stands at the address that is asked for.
 #[inline(always)]
-pub fn standing<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Standing {
-    tables.peer(ask.remote).map_or(Standing::NOBODY, Standing::of)
+pub fn standing<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> Standing {
+    tables.peer(query.remote).map_or(Standing::NOBODY, Standing::of)
 }
 
 /// The same, and whether it is plain, as it is for nearly all packets: the same tenant or a Shared one
 /// stands there, or it lies in a range of the pod's tenant that nobody disputes. No rule says otherwise
 /// where this says plain; where it does not, the rules have not been asked yet.
 #[inline(always)]
-pub fn plainly<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Standing {
-    match tables.peer(ask.remote) {
-        Some(peer) if peer.is_pods() && are_kin(&ask.me, peer) => Standing::PLAIN,
+pub fn plainly<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> Standing {
+    match tables.peer(query.remote) {
+        Some(peer) if peer.is_pods() && are_kin(&query.me, peer) => Standing::PLAIN,
         Some(peer) => Standing::of(peer),
-        None if ask.me.state.has(A::TRIE) || ask.remote.is_special() => Standing::NOBODY,
+        None if query.me.state.has(A::TRIE) || query.remote.is_special() => Standing::NOBODY,
         None => {
-            let range = range(tables, ask);
+            let range = range(tables, query);
             if range.is_clear() { Standing::PLAIN } else { Standing(Standing::IN_RANGE | range.0) }
         }
     }
@@ -390,18 +390,18 @@ pub fn plainly<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Standing {
 
 /// Rules 5 to 11 of the verdict, for connections that the pod opens.
 #[inline(always)]
-pub fn reach<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, standing: Standing) -> Reach {
-    let me = &ask.me;
+pub fn reach<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, standing: Standing) -> Reach {
+    let me = &query.me;
     let peer = standing.peer().unwrap_or_default();
     match peer.kind {
         PeerEntry::POD | PeerEntry::SERVICE => between(tables, me, peer),
         PeerEntry::NODE if me.state.has(TenantState::NODES_ALLOWED | TenantState::SHARED) => Reach::YES,
         PeerEntry::NODE => Reach::answer(DropReason::Node, TenantId::UNKNOWN),
-        PeerEntry::METADATA | PeerEntry::SERVICE_LISTED => listed(standing.range(tables, ask), A::BITS, peer),
+        PeerEntry::METADATA | PeerEntry::SERVICE_LISTED => listed(standing.range(tables, query), A::BITS, peer),
         _ if standing.peer().is_some() => Reach::never(DropReason::Internal, peer.tenant),
-        _ if ask.remote.is_multicast() => Reach::never(DropReason::Multicast, TenantId::UNKNOWN),
-        _ if ask.remote.is_martian() => Reach::never(DropReason::Martian, TenantId::UNKNOWN),
-        _ => reach_range(tables, ask, standing.range(tables, ask)),
+        _ if query.remote.is_multicast() => Reach::never(DropReason::Multicast, TenantId::UNKNOWN),
+        _ if query.remote.is_martian() => Reach::never(DropReason::Martian, TenantId::UNKNOWN),
+        _ => reach_range(tables, query, standing.range(tables, query)),
     }
 }
 
@@ -467,17 +467,17 @@ fn listed(range: Range, length: u8, peer: PeerEntry) -> Reach {
 }
 
 #[inline(always)]
-fn reach_range<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, range: Range) -> Reach {
+fn reach_range<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, range: Range) -> Reach {
     let grant = range.grant();
     if !grant.is_some() {
         return Reach::answer(DropReason::OffSubnet, TenantId::UNKNOWN);
     }
     // ::/0 means IPv6, not every IPv4 address again through a translator.
-    if ask.remote.embeds_v4() && grant.length < 16 {
+    if query.remote.embeds_v4() && grant.length < 16 {
         return Reach::never(DropReason::Martian, TenantId::UNKNOWN);
     }
     if grant.flags & PrefixGrant::CONTESTED != 0
-        && let Some(denied) = foreign(tables, &ask.me, ask.remote)
+        && let Some(denied) = foreign(tables, &query.me, query.remote)
     {
         return match denied.reason {
             DropReason::Node => Reach::answer(denied.reason, denied.peer),
@@ -487,15 +487,15 @@ fn reach_range<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>, range: Range) 
     if range.fits() {
         return Reach::YES;
     }
-    let reason = if ask.has(Ask::<A>::KNOWN) { DropReason::PortDenied } else { DropReason::Fragment };
+    let reason = if query.has(Query::<A>::KNOWN) { DropReason::PortDenied } else { DropReason::Fragment };
     Reach::answer(reason, TenantId::UNKNOWN)
 }
 
 /// The pod's tenant's range at the address that is asked for.
 #[inline(always)]
-pub fn range<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> Range {
-    let grant = prefix(tables, &ask.me, ask.remote);
-    Range::new(grant, grant.is_some() && fits(tables, grant.ports, ask))
+pub fn range<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> Range {
+    let grant = prefix(tables, &query.me, query.remote);
+    Range::new(grant, grant.is_some() && fits(tables, grant.ports, query))
 }
 
 /// The prefix of `me` that holds the address; zero for none.
@@ -524,22 +524,22 @@ pub fn foreign<A: Family, T: Tables<A>>(tables: &T, me: &Party, remote: A) -> Op
 
 /// Whether a port set allows what is asked for.
 #[inline(always)]
-pub fn fits<A: Family, T: Tables<A>>(tables: &T, set: u16, ask: &Ask<A>) -> bool {
-    set == PORTS_ANY || fits_set(tables, set, ask)
+pub fn fits<A: Family, T: Tables<A>>(tables: &T, set: u16, query: &Query<A>) -> bool {
+    set == PORTS_ANY || fits_set(tables, set, query)
 }
 
 #[inline(always)]
-fn fits_set<A: Family, T: Tables<A>>(tables: &T, set: u16, ask: &Ask<A>) -> bool {
+fn fits_set<A: Family, T: Tables<A>>(tables: &T, set: u16, query: &Query<A>) -> bool {
     let Some(set) = tables.port_set(set) else { return false };
-    let known = ask.has(Ask::<A>::KNOWN);
+    let known = query.has(Query::<A>::KNOWN);
     let mut i = 0;
     while i < PORT_RANGES {
         let range = &set.ranges[i];
         if range.protocol == 0 {
             return false;
         }
-        if range.protocol == ask.protocol {
-            let inside = range.low <= ask.remote_port && ask.remote_port <= range.high;
+        if range.protocol == query.protocol {
+            let inside = range.low <= query.remote_port && query.remote_port <= range.high;
             let all = range.low == 0 && range.high == u16::MAX;
             // A packet that does not tell its port needs all of them.
             if all || (known && inside) {

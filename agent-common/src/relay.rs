@@ -12,12 +12,12 @@
 //! one would be judged by it.
 
 use crate::addr::{V4, V6};
-use crate::ask::Ask;
 use crate::decide;
 use crate::flow::Direction;
 use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Header, Ipv4, Ipv6, SCTP, TCP, Transport, UDP};
 use crate::layout::PeerEntry;
 use crate::parse::words;
+use crate::query::Query;
 use crate::reach::{Family, Party, Reach, Tables, between, standing};
 use crate::reason::DropReason;
 use crate::tenant::{TenantId, TenantState};
@@ -126,14 +126,14 @@ fn judge<A: Family, T: Tables<A>>(
     protocol: u8,
     port: Option<u16>,
 ) -> Option<DropReason> {
-    let (remote_port, bits) = port.map_or((0, 0), |port| (port, Ask::<A>::KNOWN));
-    let ask = Ask { me, cookie: 0, remote, remote_port, local_port: 0, protocol, bits, tcp_flags: 0 };
-    let denied = decide::judge(tables, &ask, Direction::Egress).denied()?;
+    let (remote_port, bits) = port.map_or((0, 0), |port| (port, Query::<A>::KNOWN));
+    let query = Query { me, cookie: 0, remote, remote_port, local_port: 0, protocol, bits, tcp_flags: 0 };
+    let denied = decide::judge(tables, &query, Direction::Egress).denied()?;
     let reason = decide::blame(tables, &me, remote, denied).reason;
     let passes = match reason {
         DropReason::Fragment => true,
-        DropReason::Node if decide::is_tunnelled(&ask) => true,
-        _ if matches!(passage, Passage::Answer) => may_have_asked(tables, &ask),
+        DropReason::Node if decide::is_tunnelled(&query) => true,
+        _ if matches!(passage, Passage::Answer) => may_have_asked(tables, &query),
         _ => false,
     };
     if passes { None } else { Some(reason) }
@@ -141,9 +141,9 @@ fn judge<A: Family, T: Tables<A>>(
 
 /// Whether somebody at that address may open connections to this tenant's pods.
 #[inline(always)]
-fn may_have_asked<A: Family, T: Tables<A>>(tables: &T, ask: &Ask<A>) -> bool {
-    let reached = tables.reach(ask, standing(tables, ask));
-    reached.may_be_answer() && decide::may_ask(tables, ask, reached.denied())
+fn may_have_asked<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> bool {
+    let reached = tables.reach(query, standing(tables, query));
+    reached.may_be_answer() && decide::may_ask(tables, query, reached.denied())
 }
 
 /// Judges a packet with a note of `sender` that arrives at a pod of `me` on the same node, under whatever

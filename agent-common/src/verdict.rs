@@ -5,7 +5,6 @@
 //! the same rules; everything else, and everything suspicious, is *odd* and read with care.
 
 use crate::addr::{Address, Mac, V4, V6};
-use crate::ask::Ask;
 use crate::conntrack::icmp;
 use crate::decide;
 use crate::flow::{Direction, Flow, Kind};
@@ -16,6 +15,7 @@ use crate::headers::{
 use crate::layout::EndpointEntry;
 use crate::neighbor;
 use crate::parse::{self, Packet};
+use crate::query::Query;
 use crate::reach::{Denied, Family, Party, Tables, standing};
 use crate::reason::DropReason;
 use crate::relay::Passage;
@@ -147,14 +147,14 @@ where
     }
 }
 
-/// What a plain packet asks, if the end that should be the pod is. `None` refuses nothing: the packet
+/// What a plain packet queries, if the end that should be the pod is. `None` refuses nothing: the packet
 /// is odd, and judged as such.
 #[inline(always)]
 pub fn plain<A: Family, P: Packet + ?Sized>(
     packet: &P,
     endpoint: &Endpoint<'_>,
     direction: Direction,
-) -> Option<Ask<A>> {
+) -> Option<Query<A>> {
     let flow = A::plain(packet)?;
     let own = A::own(endpoint.entry);
     let outbound = direction == Direction::Egress;
@@ -163,7 +163,7 @@ pub fn plain<A: Family, P: Packet + ?Sized>(
     if !owns(own, ours) || (theirs == own && !outbound) || !genuine {
         return None;
     }
-    Some(Ask::new(endpoint.party, endpoint.entry.cookie, &flow, outbound))
+    Some(Query::new(endpoint.party, endpoint.entry.cookie, &flow, outbound))
 }
 
 /// The frame's EtherType in host order; `None` where it is too short for one.
@@ -301,8 +301,8 @@ fn delivered<A: Family, T: Tables<A>>(flow: &Flow<A>, own: A, endpoint: &Endpoin
     if flow.source == own {
         return Verdict::deny(DropReason::Martian);
     }
-    let ask = Ask::new(endpoint.party, endpoint.entry.cookie, flow, false);
-    tables.ingress(&ask, standing(tables, &ask))
+    let query = Query::new(endpoint.party, endpoint.entry.cookie, flow, false);
+    tables.ingress(&query, standing(tables, &query))
 }
 
 /// The reason for an EtherType that is none of ours.
@@ -340,9 +340,9 @@ fn egress<A: Family, P: Packet + ?Sized, T: Tables<A>>(
     if is_redirect(flow) {
         return Verdict::deny(DropReason::IcmpRedirect);
     }
-    let ask = Ask::new(endpoint.party, endpoint.entry.cookie, flow, true);
-    let verdict = tables.egress(&ask, standing(tables, &ask));
-    if ask.has(Ask::<A>::QUOTES) && !verdict.is_allow() && quotes(packet, flow, &ask, tables) {
+    let query = Query::new(endpoint.party, endpoint.entry.cookie, flow, true);
+    let verdict = tables.egress(&query, standing(tables, &query));
+    if query.has(Query::<A>::QUOTES) && !verdict.is_allow() && quotes(packet, flow, &query, tables) {
         return Verdict::ANSWER;
     }
     verdict
@@ -357,10 +357,16 @@ fn is_redirect<A: Family>(flow: &Flow<A>) -> bool {
 /// Rule 4: whether an ICMP error is about a connection that the other side opened and still may
 /// open, quoting its packet.
 #[inline(always)]
-fn quotes<A: Family, P: Packet + ?Sized, T: Tables<A>>(packet: &P, flow: &Flow<A>, ask: &Ask<A>, tables: &T) -> bool {
+fn quotes<A: Family, P: Packet + ?Sized, T: Tables<A>>(
+    packet: &P,
+    flow: &Flow<A>,
+    query: &Query<A>,
+    tables: &T,
+) -> bool {
     let Some(quoted) = A::quoted(packet, usize::from(flow.transport) + 8) else { return false };
     let about_us = quoted.source == flow.destination && quoted.destination == flow.source;
     // The answer to the quoted packet: judged like any other, it is allowed or it is not.
-    let answer = Ask { bits: Ask::<A>::ANSWERS | Ask::<A>::KNOWN, ..Ask::new(ask.me, ask.cookie, &quoted, false) };
+    let answer =
+        Query { bits: Query::<A>::ANSWERS | Query::<A>::KNOWN, ..Query::new(query.me, query.cookie, &quoted, false) };
     about_us && tables.egress(&answer, standing(tables, &answer)).is_allow()
 }

@@ -200,9 +200,9 @@ proptest! {
         let endpoint = Endpoint::new(&entry, world.tables.tenants[&MINE]).expect("it is ready");
         let key = match verdict::ethertype(bytes) {
             Some(0x0800) => verdict::plain::<V4, _>(bytes, &endpoint, direction)
-                .map(|ask| (ask.fold_key(direction, DropReason::OffSubnet), ask.tcp_flags)),
+                .map(|query| (query.fold_key(direction, DropReason::OffSubnet), query.tcp_flags)),
             Some(0x86dd) => verdict::plain::<V6, _>(bytes, &endpoint, direction)
-                .map(|ask| (ask.fold_key(direction, DropReason::OffSubnet), ask.tcp_flags)),
+                .map(|query| (query.fold_key(direction, DropReason::OffSubnet), query.tcp_flags)),
             _ => None,
         };
         if let Some((key, flags)) = key {

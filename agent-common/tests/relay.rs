@@ -114,7 +114,7 @@ fn an_answer_is_led_to_anybody_but_another_tenant() {
         assert_eq!(answered(&world, to), fate, "{to:?}");
     }
     world.grant(THEIRS, MINE, u64::MAX);
-    assert_eq!(answered(&world, STRANGER), None, "who may ask is answered");
+    assert_eq!(answered(&world, STRANGER), None, "who may query is answered");
     assert_eq!(relayed(&world, STRANGER), Some(CrossTenant), "and asked nothing");
     assert_eq!(answered(&world, THEIR_DATABASE), Some(CrossTenant));
 }
@@ -191,7 +191,7 @@ fn who_arrives_under_another_address_is_known_by_the_note() {
         assert_eq!(comes(&world, from, to), fate, "{from:?} to {to:?}");
     }
     world.grant(MINE, THEIRS, u64::MAX);
-    assert!(comes(&world, MINE, THEIRS) && comes(&world, THEIRS, MINE), "it asks, and is answered");
+    assert!(comes(&world, MINE, THEIRS) && comes(&world, THEIRS, MINE), "it queries, and is answered");
 }
 
 #[test]

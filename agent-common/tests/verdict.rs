@@ -365,15 +365,15 @@ fn arp(out: bool, operation: u8, sender_mac: [u8; 6], sender: Host, target: Host
 fn a_pod_resolves_whom_it_may_talk_to_and_claims_only_itself() {
     let world = World::default();
     for (operation, mac, sender, target, fate, why) in [
-        (1, MAC, ME, GATEWAY, ALLOWED, "asks for its gateway"),
-        (1, MAC, ME, FRIEND, ALLOWED, "asks for a friend"),
-        (1, MAC, ME, FILES, ALLOWED, "asks for its subnet"),
+        (1, MAC, ME, GATEWAY, ALLOWED, "queries for its gateway"),
+        (1, MAC, ME, FRIEND, ALLOWED, "queries for a friend"),
+        (1, MAC, ME, FILES, ALLOWED, "queries for its subnet"),
         (1, MAC, ME, ME, ALLOWED, "announces itself"),
         (1, MAC, [0; 4], ME, ALLOWED, "probes for itself"),
         (2, MAC, ME, FRIEND, ALLOWED, "answers"),
         (1, MAC, ME, NODE, ALLOWED, "must answer its node"),
-        (1, MAC, ME, STRANGER, Some(CrossTenant), "asks for a stranger"),
-        (1, MAC, ME, WORLD, Some(OffSubnet), "asks for anybody"),
+        (1, MAC, ME, STRANGER, Some(CrossTenant), "queries for a stranger"),
+        (1, MAC, ME, WORLD, Some(OffSubnet), "queries for anybody"),
         (1, MAC, [0; 4], FRIEND, Some(SpoofedNeighbor), "probes for a friend"),
         (2, MAC, GATEWAY, FRIEND, Some(SpoofedNeighbor), "claims the gateway"),
         (1, MAC, GATEWAY, GATEWAY, Some(SpoofedNeighbor), "announces the gateway"),
@@ -421,10 +421,10 @@ fn discovery_from_a_pod_claims_only_itself() {
     let world = World::default();
     let (me, link, gateway) = (six(ME), link_local(5), link_local(1));
     for (kind, source, target, mac, fate, why) in [
-        (135, me, gateway, MAC, ALLOWED, "asks for its gateway"),
+        (135, me, gateway, MAC, ALLOWED, "queries for its gateway"),
         (135, link, gateway, MAC, ALLOWED, "from its link-local address"),
-        (135, me, six(FRIEND), MAC, ALLOWED, "asks for a friend"),
-        (135, me, six(WORLD), MAC, Some(OffSubnet), "asks for anybody"),
+        (135, me, six(FRIEND), MAC, ALLOWED, "queries for a friend"),
+        (135, me, six(WORLD), MAC, Some(OffSubnet), "queries for anybody"),
         (135, six(FRIEND), gateway, MAC, Some(SpoofedSource), "as a friend"),
         (135, me, gateway, OTHER_MAC, Some(SpoofedNeighbor), "at another hardware address"),
         (136, me, me, MAC, ALLOWED, "answers for itself"),
@@ -434,7 +434,7 @@ fn discovery_from_a_pod_claims_only_itself() {
         (136, me, me, OTHER_MAC, Some(SpoofedNeighbor), "itself at another hardware address"),
         (134, link, gateway, MAC, Some(RouterAdvertisement), "says it is a router"),
         (137, link, gateway, MAC, Some(IcmpRedirect), "redirects"),
-        (133, link, gateway, MAC, Some(Multicast), "asks for routers"),
+        (133, link, gateway, MAC, Some(Multicast), "queries for routers"),
     ] {
         assert_eq!(world.judge(Egress, &discovery(true, kind, source, gateway, target, mac)), fate, "{why}");
     }
@@ -469,12 +469,12 @@ fn discovery_from_a_pod_is_sent_to_the_link_or_to_whom_it_may_find() {
         (group, Some(Multicast)),
     ] {
         for (kind, source, target, why) in [
-            (135, me, gateway, "asks for its gateway"),
+            (135, me, gateway, "queries for its gateway"),
             (135, link, gateway, "from its link-local address"),
-            (135, me, six(FRIEND), "asks for a friend"),
+            (135, me, six(FRIEND), "queries for a friend"),
             (136, me, me, "answers for itself"),
             (136, link, link, "and for its link-local address"),
-            (135, V6::UNSPECIFIED, me, "asks whether its address is taken"),
+            (135, V6::UNSPECIFIED, me, "queries whether its address is taken"),
         ] {
             let frame = discovery(true, kind, source, destination, target, MAC);
             assert_eq!(world.judge(Egress, &frame), fate, "{why}, of {:x?}", destination.octets());
@@ -501,7 +501,7 @@ fn discovery_to_a_pod_is_its_neighbours_own() {
     assert_eq!(from_other(136, six(FRIEND), gateway), Some(SpoofedNeighbor), "claims the gateway");
     assert_eq!(from_other(136, six(FRIEND), me), Some(SpoofedNeighbor), "claims the pod");
     assert_eq!(from_other(136, six(STRANGER), six(STRANGER)), Some(CrossTenant));
-    assert_eq!(from_other(135, link_local(9), me), ALLOWED, "a neighbour asks for the pod");
+    assert_eq!(from_other(135, link_local(9), me), ALLOWED, "a neighbour queries for the pod");
     assert_eq!(from_other(135, link_local(9), six(FRIEND)), Some(NotOwnAddress));
     assert_eq!(from_other(134, link_local(9), me), Some(RouterAdvertisement));
     let gateways = discovery(false, 136, gateway, me, gateway, GATEWAY_MAC);

@@ -51,9 +51,9 @@ where
     let entry = Maps::endpoint(report::ifindex(ctx));
     let endpoint = entry.and_then(|entry| Endpoint::new(entry, Maps::tenant(entry.tenant)));
     let Some(endpoint) = endpoint.filter(|_| !report::vlan_present(ctx)) else { return ODD };
-    let Some(ask) = verdict::plain(&Frame::linear(ctx), &endpoint, direction) else { return ODD };
-    let verdict = led(ctx, direction, endpoint.party.tenant, decide::judge(&Maps, &ask, direction));
-    let told = verdict.denied().is_some_and(|denied| report::folded(ctx, &ask, direction, denied.reason));
+    let Some(query) = verdict::plain(&Frame::linear(ctx), &endpoint, direction) else { return ODD };
+    let verdict = led(ctx, direction, endpoint.party.tenant, decide::judge(&Maps, &query, direction));
+    let told = verdict.denied().is_some_and(|denied| report::folded(ctx, &query, direction, denied.reason));
     if told { denial(ctx, direction, endpoint.party) } else { conclude(ctx, direction, endpoint.party, verdict) }
 }
 

@@ -5,11 +5,11 @@
 #![allow(unsafe_code)]
 
 use agent_common::addr::{Address, V4};
-use agent_common::ask::Ask;
 use agent_common::counters::{Counter, Loss, Outcome, denied_index};
 use agent_common::event::FlowEvent;
 use agent_common::flow::Direction;
 use agent_common::fold::{FoldEntry, FoldKey};
+use agent_common::query::Query;
 use agent_common::reach::{Denied, Party, Tables};
 use agent_common::reason::DropReason;
 use agent_common::sighting::{Sighting, attribute, describe};
@@ -82,13 +82,13 @@ pub fn lose(what: Loss, amount: u64) {
 /// Counts a denied packet of a flow that was told a moment ago, without reading the packet again.
 /// False, and nothing is done, where there is more to do.
 #[inline(always)]
-pub fn folded<A: Address>(ctx: &TcContext, ask: &Ask<A>, direction: Direction, reason: DropReason) -> bool {
-    let key = ask.fold_key(direction, reason);
-    let state = ask.me.state;
+pub fn folded<A: Address>(ctx: &TcContext, query: &Query<A>, direction: Direction, reason: DropReason) -> bool {
+    let key = query.fold_key(direction, reason);
+    let state = query.me.state;
     let who = u64::from(key.cookie) | u64::from(key.port) << 32 | u64::from(key.protocol) << 48;
     let who = who | u64::from(key.cause) << 56;
     let what = u64::from(state.slot) | u64::from(state.has(TenantState::AUDIT)) << 16;
-    let what = what | u64::from(ask.tcp_flags) << 24;
+    let what = what | u64::from(query.tcp_flags) << 24;
     fold_again(ctx.skb.skb, key.remote_hi, key.remote_lo, who, what) != 0
 }
 

@@ -3,13 +3,13 @@
 #![allow(unsafe_code)]
 
 use agent_common::addr::{V4, V6};
-use agent_common::ask::Ask;
 use agent_common::conntrack::{Memory, Opener, ReplyEntry, ReplyKey};
 use agent_common::counters::Loss;
 use agent_common::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,
 };
+use agent_common::query::Query;
 use agent_common::reach::{Range, Reach, Standing, Tables};
 use agent_common::tenant::{TenantId, TenantState};
 use agent_common::verdict::Verdict;
@@ -135,33 +135,33 @@ impl Tables<V4> for Maps {
     }
 
     #[inline(always)]
-    fn range(&self, ask: &Ask<V4>) -> Range {
-        waist::call_range_v4(ask)
+    fn range(&self, query: &Query<V4>) -> Range {
+        waist::call_range_v4(query)
     }
 
     #[inline(always)]
-    fn reach(&self, ask: &Ask<V4>, standing: Standing) -> Reach {
-        waist::call_reach_v4(ask, standing)
+    fn reach(&self, query: &Query<V4>, standing: Standing) -> Reach {
+        waist::call_reach_v4(query, standing)
     }
 
     #[inline(always)]
-    fn egress(&self, ask: &Ask<V4>, standing: Standing) -> Verdict {
-        waist::call_egress_v4(ask, standing)
+    fn egress(&self, query: &Query<V4>, standing: Standing) -> Verdict {
+        waist::call_egress_v4(query, standing)
     }
 
     #[inline(always)]
-    fn ingress(&self, ask: &Ask<V4>, standing: Standing) -> Verdict {
-        waist::call_ingress_v4(ask, standing)
+    fn ingress(&self, query: &Query<V4>, standing: Standing) -> Verdict {
+        waist::call_ingress_v4(query, standing)
     }
 
     #[inline(always)]
-    fn recall(&self, ask: &Ask<V4>, opener: Opener, reply: bool, generation: u64) -> Memory {
-        waist::call_recall_v4(ask, opener, reply, generation)
+    fn recall(&self, query: &Query<V4>, opener: Opener, reply: bool, generation: u64) -> Memory {
+        waist::call_recall_v4(query, opener, reply, generation)
     }
 
     #[inline(always)]
-    fn note(&self, ask: &Ask<V4>, opener: Opener, reply: bool, generation: u64) {
-        waist::call_note_v4(ask, opener, reply, generation);
+    fn note(&self, query: &Query<V4>, opener: Opener, reply: bool, generation: u64) {
+        waist::call_note_v4(query, opener, reply, generation);
     }
 
     shared!();
@@ -203,33 +203,33 @@ impl Tables<V6> for Maps {
     }
 
     #[inline(always)]
-    fn range(&self, ask: &Ask<V6>) -> Range {
-        waist::call_range_v6(ask)
+    fn range(&self, query: &Query<V6>) -> Range {
+        waist::call_range_v6(query)
     }
 
     #[inline(always)]
-    fn reach(&self, ask: &Ask<V6>, standing: Standing) -> Reach {
-        waist::call_reach_v6(ask, standing)
+    fn reach(&self, query: &Query<V6>, standing: Standing) -> Reach {
+        waist::call_reach_v6(query, standing)
     }
 
     #[inline(always)]
-    fn egress(&self, ask: &Ask<V6>, standing: Standing) -> Verdict {
-        waist::call_egress_v6(ask, standing)
+    fn egress(&self, query: &Query<V6>, standing: Standing) -> Verdict {
+        waist::call_egress_v6(query, standing)
     }
 
     #[inline(always)]
-    fn ingress(&self, ask: &Ask<V6>, standing: Standing) -> Verdict {
-        waist::call_ingress_v6(ask, standing)
+    fn ingress(&self, query: &Query<V6>, standing: Standing) -> Verdict {
+        waist::call_ingress_v6(query, standing)
     }
 
     #[inline(always)]
-    fn recall(&self, ask: &Ask<V6>, opener: Opener, reply: bool, generation: u64) -> Memory {
-        waist::call_recall_v6(ask, opener, reply, generation)
+    fn recall(&self, query: &Query<V6>, opener: Opener, reply: bool, generation: u64) -> Memory {
+        waist::call_recall_v6(query, opener, reply, generation)
     }
 
     #[inline(always)]
-    fn note(&self, ask: &Ask<V6>, opener: Opener, reply: bool, generation: u64) {
-        waist::call_note_v6(ask, opener, reply, generation);
+    fn note(&self, query: &Query<V6>, opener: Opener, reply: bool, generation: u64) {
+        waist::call_note_v6(query, opener, reply, generation);
     }
 
     shared!();

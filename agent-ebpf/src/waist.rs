@@ -8,11 +8,11 @@
 #![allow(unsafe_code)]
 
 use agent_common::addr::{V4, V6};
-use agent_common::ask::Ask;
 use agent_common::conntrack::{Memory, Opener};
 use agent_common::decide;
 use agent_common::flow::Direction;
 use agent_common::neighbor;
+use agent_common::query::Query;
 use agent_common::reach::{self, Party, Range, Reach, Standing};
 use agent_common::reason::DropReason;
 use agent_common::relay;
@@ -28,31 +28,31 @@ use crate::tables::Maps;
 
 /// Tenant and claim.
 #[inline(always)]
-fn who<A>(ask: &Ask<A>) -> u64 {
-    u64::from(ask.me.tenant.0) | u64::from(ask.cookie) << 32
+fn who<A>(query: &Query<A>) -> u64 {
+    u64::from(query.me.tenant.0) | u64::from(query.cookie) << 32
 }
 
 /// Ports, protocol and bits.
 #[inline(always)]
-fn what<A>(ask: &Ask<A>) -> u64 {
-    u64::from(ask.remote_port)
-        | u64::from(ask.local_port) << 16
-        | u64::from(ask.protocol) << 32
-        | u64::from(ask.bits) << 40
+fn what<A>(query: &Query<A>) -> u64 {
+    u64::from(query.remote_port)
+        | u64::from(query.local_port) << 16
+        | u64::from(query.protocol) << 32
+        | u64::from(query.bits) << 40
 }
 
 /// The question again. The tenant's state is read anew: that is one load, and registers are few.
 #[inline(always)]
-fn ask<A>(who: u64, remote: A, what: u64) -> Ask<A> {
+fn query<A>(who: u64, remote: A, what: u64) -> Query<A> {
     let tenant = TenantId(who as u32);
     let state = Maps::tenant(tenant);
-    Ask { me: Party { tenant, state }, ..claim(who, remote, what) }
+    Query { me: Party { tenant, state }, ..claim(who, remote, what) }
 }
 
 /// As far as memory needs it: without the tenant's state.
 #[inline(always)]
-fn claim<A>(who: u64, remote: A, what: u64) -> Ask<A> {
-    Ask {
+fn claim<A>(who: u64, remote: A, what: u64) -> Query<A> {
+    Query {
         me: Party { tenant: TenantId(who as u32), state: TenantState::default() },
         cookie: (who >> 32) as u32,
         remote,
@@ -70,7 +70,7 @@ macro_rules! rule {
         #[unsafe(no_mangle)]
         #[inline(never)]
         extern "C" fn $v4(who: u64, remote: u32, what: u64, standing: u64) -> u64 {
-            $rule(&Maps, &ask(who, V4(remote), what), Standing::from_bits(standing)).bits()
+            $rule(&Maps, &query(who, V4(remote), what), Standing::from_bits(standing)).bits()
         }
 
         // SAFETY: as above.
@@ -78,20 +78,20 @@ macro_rules! rule {
         #[inline(never)]
         extern "C" fn $v6(who: u64, remote_hi: u64, remote_lo: u64, what: u64, standing: u64) -> u64 {
             let remote = V6 { hi: remote_hi, lo: remote_lo };
-            $rule(&Maps, &ask(who, remote, what), Standing::from_bits(standing)).bits()
+            $rule(&Maps, &query(who, remote, what), Standing::from_bits(standing)).bits()
         }
 
         /// Calls the rule for IPv4.
         #[inline(always)]
-        pub fn $call_v4(ask: &Ask<V4>, standing: Standing) -> $answer {
-            $answer::from_bits($v4(who(ask), ask.remote.0, what(ask), standing.bits()))
+        pub fn $call_v4(query: &Query<V4>, standing: Standing) -> $answer {
+            $answer::from_bits($v4(who(query), query.remote.0, what(query), standing.bits()))
         }
 
         /// Calls the rule for IPv6.
         #[inline(always)]
-        pub fn $call_v6(ask: &Ask<V6>, standing: Standing) -> $answer {
-            let V6 { hi, lo } = ask.remote;
-            $answer::from_bits($v6(who(ask), hi, lo, what(ask), standing.bits()))
+        pub fn $call_v6(query: &Query<V6>, standing: Standing) -> $answer {
+            let V6 { hi, lo } = query.remote;
+            $answer::from_bits($v6(who(query), hi, lo, what(query), standing.bits()))
         }
     };
 }
@@ -100,32 +100,32 @@ macro_rules! rule {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn range_v4(who: u64, remote: u32, what: u64) -> u64 {
-    reach::range(&Maps, &ask(who, V4(remote), what)).bits()
+    reach::range(&Maps, &query(who, V4(remote), what)).bits()
 }
 
 // SAFETY: as above.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn range_v6(who: u64, remote_hi: u64, remote_lo: u64, what: u64) -> u64 {
-    reach::range(&Maps, &ask(who, V6 { hi: remote_hi, lo: remote_lo }, what)).bits()
+    reach::range(&Maps, &query(who, V6 { hi: remote_hi, lo: remote_lo }, what)).bits()
 }
 
 /// Looks for an IPv4 range.
 #[inline(always)]
-pub fn call_range_v4(ask: &Ask<V4>) -> Range {
-    Range::from_bits(range_v4(who(ask), ask.remote.0, what(ask)))
+pub fn call_range_v4(query: &Query<V4>) -> Range {
+    Range::from_bits(range_v4(who(query), query.remote.0, what(query)))
 }
 
 /// Looks for an IPv6 range.
 #[inline(always)]
-pub fn call_range_v6(ask: &Ask<V6>) -> Range {
-    Range::from_bits(range_v6(who(ask), ask.remote.hi, ask.remote.lo, what(ask)))
+pub fn call_range_v6(query: &Query<V6>) -> Range {
+    Range::from_bits(range_v6(who(query), query.remote.hi, query.remote.lo, what(query)))
 }
 
 /// Ports, protocol, bits, and which side of which connection.
 #[inline(always)]
-fn side<A>(ask: &Ask<A>, opener: Opener, reply: bool) -> u64 {
-    what(ask) | u64::from(opener == Opener::Pod) << 48 | u64::from(reply) << 49
+fn side<A>(query: &Query<A>, opener: Opener, reply: bool) -> u64 {
+    what(query) | u64::from(opener == Opener::Pod) << 48 | u64::from(reply) << 49
 }
 
 // SAFETY: as above.
@@ -163,15 +163,15 @@ macro_rules! memory {
 
         /// Calls it for IPv4.
         #[inline(always)]
-        pub fn $call_v4(ask: &Ask<V4>, opener: Opener, reply: bool, generation: u64) -> $output {
-            $from($v4(who(ask), ask.remote.0, side(ask, opener, reply), generation))
+        pub fn $call_v4(query: &Query<V4>, opener: Opener, reply: bool, generation: u64) -> $output {
+            $from($v4(who(query), query.remote.0, side(query, opener, reply), generation))
         }
 
         /// Calls it for IPv6.
         #[inline(always)]
-        pub fn $call_v6(ask: &Ask<V6>, opener: Opener, reply: bool, generation: u64) -> $output {
-            let V6 { hi, lo } = ask.remote;
-            $from($v6(who(ask), hi, lo, side(ask, opener, reply), generation))
+        pub fn $call_v6(query: &Query<V6>, opener: Opener, reply: bool, generation: u64) -> $output {
+            let V6 { hi, lo } = query.remote;
+            $from($v6(who(query), hi, lo, side(query, opener, reply), generation))
         }
     };
 }

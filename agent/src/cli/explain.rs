@@ -8,12 +8,12 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use agent_common::addr::{V4, V6};
-use agent_common::ask::Ask;
 use agent_common::conntrack::{ReplyEntry, ReplyKey};
 use agent_common::decide::{self, blame};
 use agent_common::flow::Direction;
 use agent_common::layout::{EndpointEntry, Grant, GrantKey, PORTS_ANY, PeerEntry, PeerKeyV4, PortSet, PrefixGrant};
 use agent_common::layout::{RowV4, RowV6, Runtime};
+use agent_common::query::Query;
 use agent_common::reach::{Denied, Family, Party, Tables, prefix};
 use agent_common::tenant::{TenantId, TenantState};
 use clap::Args;
@@ -52,7 +52,7 @@ pub struct ExplainArgs {
     pub pin: PinArgs,
 }
 
-/// Protocols to ask for.
+/// Protocols to query for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 #[expect(missing_docs, reason = "the names are the documentation")]
 pub enum Protocol {
@@ -229,9 +229,9 @@ fn explain(
 }
 
 /// The packet that would open the connection.
-fn opening<A>(me: Party, cookie: u32, remote: A, protocol: u8, port: Option<u16>, known: bool) -> Ask<A> {
-    let bits = Ask::<A>::OPENS | if known { Ask::<A>::KNOWN } else { 0 };
-    Ask { me, cookie, remote, remote_port: port.unwrap_or(0), local_port: 0, protocol, bits, tcp_flags: 0 }
+fn opening<A>(me: Party, cookie: u32, remote: A, protocol: u8, port: Option<u16>, known: bool) -> Query<A> {
+    let bits = Query::<A>::OPENS | if known { Query::<A>::KNOWN } else { 0 };
+    Query { me, cookie, remote, remote_port: port.unwrap_or(0), local_port: 0, protocol, bits, tcp_flags: 0 }
 }
 
 fn flags(state: TenantState) -> String {
@@ -276,12 +276,13 @@ impl View {
     }
 
     /// Why it is denied, unless it is not.
-    fn judge<A: Family + Show>(&self, ask: &Ask<A>, steps: &mut Vec<String>) -> Option<Denied>
+    fn judge<A: Family + Show>(&self, query: &Query<A>, steps: &mut Vec<String>) -> Option<Denied>
     where
         Self: Tables<A>,
     {
-        let (me, remote) = (&ask.me, ask.remote);
-        let denied = decide::judge(self, ask, Direction::Egress).denied().map(|denied| blame(self, me, remote, denied));
+        let (me, remote) = (&query.me, query.remote);
+        let denied =
+            decide::judge(self, query, Direction::Egress).denied().map(|denied| blame(self, me, remote, denied));
         match self.peer(remote) {
             Some(peer) => {
                 steps.push(format!("{}[{}] is {}", A::PEERS, remote.show(), self.peer_text(peer)));

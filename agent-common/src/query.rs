@@ -1,4 +1,4 @@
-//! What a packet asks of the policy, without the packet: scalars that fit five registers.
+//! What a packet queries of the policy, without the packet: scalars that fit five registers.
 //!
 //! This is the waist of the verdict. Above it, code looks at bytes; below it, at tables. The kernel
 //! verifies the two sides apart, so that their paths add up instead of multiplying.
@@ -13,7 +13,7 @@ use crate::reason::DropReason;
 
 /// A packet between a local pod and a remote address.
 #[derive(Clone, Copy, Debug)]
-pub struct Ask<A> {
+pub struct Query<A> {
     /// The local pod's tenant.
     pub me: Party,
     /// The local pod's claim.
@@ -26,13 +26,13 @@ pub struct Ask<A> {
     pub local_port: u16,
     /// IANA protocol number.
     pub protocol: u8,
-    /// `Ask::KNOWN` and so on.
+    /// `Query::KNOWN` and so on.
     pub bits: u8,
-    /// TCP flags, else 0: no rule asks for them, records tell them.
+    /// TCP flags, else 0: no rule queries for them, records tell them.
     pub tcp_flags: u8,
 }
 
-impl<A> Ask<A> {
+impl<A> Query<A> {
     /// The ports are known, or the protocol has none: all but later fragments.
     pub const KNOWN: u8 = 1;
     /// May open a connection that is answered.
@@ -115,7 +115,7 @@ impl<A> Ask<A> {
 /// is never an answer, whatever identifier it carries.
 #[inline(always)]
 fn bits<A>(flow: &Flow<A>) -> u8 {
-    type Bits = Ask<()>;
+    type Bits = Query<()>;
     match flow.kind {
         Kind::Ports => {
             let closes = if flow.tcp_flags & (tcp::FIN | tcp::RST) != 0 { Bits::CLOSES } else { 0 };
@@ -132,7 +132,7 @@ fn bits<A>(flow: &Flow<A>) -> u8 {
 /// just been withdrawn.
 #[inline(always)]
 fn place<A>(flow: &Flow<A>) -> u8 {
-    type Bits = Ask<()>;
+    type Bits = Query<()>;
     if flow.protocol != TCP {
         Bits::OPENS | Bits::ANSWERS
     } else if flow.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN {
@@ -144,7 +144,7 @@ fn place<A>(flow: &Flow<A>) -> u8 {
 
 #[inline(always)]
 fn icmp_bits<A>(flow: &Flow<A>) -> u8 {
-    type Bits = Ask<()>;
+    type Bits = Query<()>;
     match (flow.protocol, flow.icmp_type) {
         (ICMP, icmp::ECHO) | (ICMPV6, icmp::ECHO_V6) => Bits::OPENS,
         (ICMP, icmp::ECHO_REPLY) | (ICMPV6, icmp::ECHO_REPLY_V6) => Bits::ANSWERS,
@@ -188,13 +188,13 @@ mod tests {
     }
 
     fn opening(flow: &Flow<V4>) -> Option<ReplyKey<V4>> {
-        let ask = Ask::new(ME, 7, flow, false);
-        ask.has(Ask::<V4>::OPENS).then(|| ask.key(Opener::Remote))
+        let query = Query::new(ME, 7, flow, false);
+        query.has(Query::<V4>::OPENS).then(|| query.key(Opener::Remote))
     }
 
     fn answer(flow: &Flow<V4>, cookie: u32) -> Option<ReplyKey<V4>> {
-        let ask = Ask::new(ME, cookie, flow, true);
-        ask.has(Ask::<V4>::ANSWERS).then(|| ask.key(Opener::Remote))
+        let query = Query::new(ME, cookie, flow, true);
+        query.has(Query::<V4>::ANSWERS).then(|| query.key(Opener::Remote))
     }
 
     #[test]
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(answer(&Flow { tcp_flags: tcp::SYN, ..turned(request) }, 7), None, "a SYN alone answers nothing");
         assert_ne!(answer(&turned(ports(TCP, 40001, 80)), 7), stored, "another port");
         assert_ne!(answer(&turned(ports(UDP, 40000, 80)), 7), stored, "another protocol");
-        assert_ne!(Some(Ask::new(ME, 7, &turned(request), true).key(Opener::Pod)), stored, "the other opener");
+        assert_ne!(Some(Query::new(ME, 7, &turned(request), true).key(Opener::Pod)), stored, "the other opener");
     }
 
     #[test]
