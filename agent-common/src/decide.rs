@@ -3,12 +3,12 @@
 //! `judge` settles at once what identity alone justifies, and queries `egress` and `ingress` for the
 //! rest. Those two are complete: they need no answer to have been given before.
 
+use crate::access::{Access, Denied, Family, Party, Standing, Tables, between, foreign, plainly};
 use crate::conntrack::{Memory, Opener, ReplyEntry};
 use crate::flow::Direction;
 use crate::headers::{ICMP, ICMPV6, SCTP, TCP, UDP};
 use crate::layout::PeerEntry;
 use crate::query::Query;
-use crate::reach::{Denied, Family, Party, Reach, Standing, Tables, between, foreign, plainly};
 use crate::reason::DropReason;
 use crate::tenant::TenantState;
 use crate::verdict::Verdict;
@@ -30,8 +30,8 @@ pub fn judge<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, direction: D
 #[inline(always)]
 pub fn egress<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, standing: Standing) -> Verdict {
     let generation = tables.runtime().generation;
-    let reached = tables.reach(query, standing);
-    if reached == Reach::YES {
+    let access = tables.access(query, standing);
+    if access == Access::BOTH_WAYS {
         return match standing.peer() {
             // What a node has sent to the pod under its own address, for somebody else, goes back to that one.
             Some(peer) if peer.kind == PeerEntry::NODE => Verdict::ANSWER,
@@ -40,12 +40,12 @@ pub fn egress<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, standing: S
             _ => Verdict::NOTED,
         };
     }
-    if reached == Reach::ONE_WAY {
+    if access == Access::ONE_WAY {
         open(tables, query, Opener::Pod, generation);
         return Verdict::NOTED;
     }
-    let denied = reached.denied();
-    if reached.may_be_answer() && (answers(tables, query, denied, generation) || resolves(query, denied)) {
+    let denied = access.denied();
+    if access.allows_reply() && (answers(tables, query, denied, generation) || resolves(query, denied)) {
         return Verdict::ANSWER;
     }
     if query.me.state.has(TenantState::OPEN) && denied.reason != DropReason::MetadataService {
@@ -87,7 +87,7 @@ fn answers<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, denied: Denied
     true
 }
 
-/// Whether the other side may open connections to the pod: a pod or node may, as `reach` has just said, the
+/// Whether the other side may open connections to the pod: a pod or node may, as `access` has just said, the
 /// world unless it is somebody's subnet by now.
 #[inline(always)]
 pub fn may_ask<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, denied: Denied) -> bool {
@@ -131,23 +131,23 @@ pub fn ingress<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, standing: 
 
 #[inline(always)]
 fn from_peer<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, peer: PeerEntry, generation: u64) -> Verdict {
-    let reached = between(tables, &query.me, peer);
-    if reached == Reach::YES {
+    let access = between(tables, &query.me, peer);
+    if access == Access::BOTH_WAYS {
         return Verdict::ALLOW;
     }
-    if reached == Reach::ONE_WAY {
+    if access == Access::ONE_WAY {
         let answer = is_answer(tables, query, generation) || query.has(Query::<A>::RESOLVES);
         let denied = Denied { reason: DropReason::CrossTenant, peer: peer.tenant };
         return if answer { Verdict::ALLOW } else { Verdict::because(denied) };
     }
-    if reached.may_be_answer() {
+    if access.allows_reply() {
         open(tables, query, Opener::Remote, generation);
         return Verdict::ALLOW;
     }
     if query.me.state.has(TenantState::OPEN) {
         return Verdict::ALLOW;
     }
-    Verdict::because(seen_from_inside(reached.denied()))
+    Verdict::because(seen_from_inside(access.denied()))
 }
 
 /// `unassigned_source` and `unassigned_destination` name the ends of the packet, not of the rule.

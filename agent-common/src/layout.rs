@@ -102,7 +102,7 @@ impl PeerEntry {
 pub struct GrantKey {
     /// Who opens.
     pub from: TenantId,
-    /// Who is reached.
+    /// Who is access.
     pub to: TenantId,
 }
 

@@ -11,6 +11,7 @@
 #![no_std]
 #![deny(unsafe_code)]
 
+pub mod access;
 pub mod addr;
 pub mod checksum;
 pub mod conntrack;
@@ -30,7 +31,6 @@ pub mod plain;
 #[cfg(feature = "user")]
 mod pod;
 pub mod query;
-pub mod reach;
 pub mod reason;
 pub mod relay;
 pub mod sighting;

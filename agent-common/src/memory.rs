@@ -9,13 +9,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::vec::Vec;
 
+use crate::access::{Denied, Tables};
 use crate::addr::{V4, V6};
 use crate::conntrack::{ReplyEntry, ReplyKey};
 use crate::counters::Outcome;
 use crate::flow::Direction;
 use crate::layout::{EndpointEntry, Grant, GrantKey, PeerEntry, PortSet, PrefixGrant, RowV4, RowV6, Runtime};
 use crate::parse::Packet;
-use crate::reach::{Denied, Tables};
 use crate::reason::DropReason;
 use crate::sighting;
 use crate::tenant::{TenantId, TenantState};

@@ -4,6 +4,7 @@
 //! Router advertisements and redirects from pods never pass (CVE-2020-10749). Discovery behind
 //! extension headers or in fragments never passes (RFC 6980).
 
+use crate::access::{Family, Tables, standing};
 use crate::addr::{Address, Mac, V4, V6};
 use crate::conntrack::icmp;
 use crate::flow::{Flow, Kind};
@@ -14,7 +15,6 @@ use crate::headers::{
 use crate::layout::EndpointEntry;
 use crate::parse::{self, Packet};
 use crate::query::Query;
-use crate::reach::{Family, Tables, standing};
 use crate::reason::DropReason;
 use crate::verdict::{Endpoint, Verdict};
 

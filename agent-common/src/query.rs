@@ -3,12 +3,12 @@
 //! This is the waist of the verdict. Above it, code looks at bytes; below it, at tables. The kernel
 //! verifies the two sides apart, so that their paths add up instead of multiplying.
 
+use crate::access::Party;
 use crate::addr::Address;
 use crate::conntrack::{Opener, ReplyEntry, ReplyKey, icmp};
 use crate::flow::{Direction, Flow, Kind, tcp};
 use crate::fold::FoldKey;
 use crate::headers::{ICMP, ICMPV6, TCP};
-use crate::reach::Party;
 use crate::reason::DropReason;
 
 /// A packet between a local pod and a remote address.

@@ -11,6 +11,7 @@
 //! The note can only close: nobody is asked about a packet because it has none. A pod that could write
 //! one would be judged by it.
 
+use crate::access::{Access, Family, Party, Tables, between, standing};
 use crate::addr::{V4, V6};
 use crate::decide;
 use crate::flow::Direction;
@@ -18,7 +19,6 @@ use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Header, Ipv4, Ipv6, SCTP, T
 use crate::layout::PeerEntry;
 use crate::parse::words;
 use crate::query::Query;
-use crate::reach::{Family, Party, Reach, Tables, between, standing};
 use crate::reason::DropReason;
 use crate::tenant::{TenantId, TenantState};
 
@@ -142,8 +142,8 @@ fn judge<A: Family, T: Tables<A>>(
 /// Whether somebody at that address may open connections to this tenant's pods.
 #[inline(always)]
 fn may_have_asked<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> bool {
-    let reached = tables.reach(query, standing(tables, query));
-    reached.may_be_answer() && decide::may_ask(tables, query, reached.denied())
+    let access = tables.access(query, standing(tables, query));
+    access.allows_reply() && decide::may_ask(tables, query, access.denied())
 }
 
 /// Judges a packet with a note of `sender` that arrives at a pod of `me` on the same node, under whatever
@@ -155,6 +155,6 @@ pub fn arrives<A: Family, T: Tables<A>>(tables: &T, sender: Party, me: Party) ->
     }
     let shared = if me.state.has(TenantState::SHARED) { PeerEntry::SHARED } else { 0 };
     let peer = PeerEntry { tenant: me.tenant, kind: PeerEntry::POD, flags: shared, _pad: 0 };
-    let reached = between(tables, &sender, peer);
-    reached == Reach::YES || reached == Reach::ONE_WAY || reached.may_be_answer()
+    let access = between(tables, &sender, peer);
+    access == Access::BOTH_WAYS || access == Access::ONE_WAY || access.allows_reply()
 }

@@ -2,6 +2,7 @@
 //!
 //! Judges nothing. Fields it cannot read stay zero; it never invents a port.
 
+use crate::access::{Denied, Party, Tables};
 use crate::addr::{V4, V6};
 use crate::decide::blame;
 use crate::event::FlowEvent;
@@ -12,7 +13,6 @@ use crate::headers::{
     Tcp, Transport, UDP,
 };
 use crate::parse::{self, Packet};
-use crate::reach::{Denied, Party, Tables};
 use crate::reason::DropReason;
 
 /// Readable parts of a frame.

@@ -1,6 +1,6 @@
 //! Tenant numbers and what the kernel knows of a tenant.
 //!
-//! Names never reach the kernel's hot path; numbers are node-local and stable while anything
+//! Names never access the kernel's hot path; numbers are node-local and stable while anything
 //! refers to them.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -42,7 +42,7 @@ pub struct TenantState {
 impl TenantState {
     /// The entry was written by an agent. Without this bit every packet is `not_ready`.
     pub const VALID: u32 = 1;
-    /// `class: Shared`: reaches and is reached by every tenant.
+    /// `class: Shared`: reaches and is access by every tenant.
     pub const SHARED: u32 = 1 << 1;
     /// `mode: Audit`: report what would be dropped, and let it pass.
     pub const AUDIT: u32 = 1 << 2;

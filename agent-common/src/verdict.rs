@@ -4,6 +4,7 @@
 //! denied by the last one; nothing here has a default that passes. Plain packets take a short way to
 //! the same rules; everything else, and everything suspicious, is *odd* and read with care.
 
+use crate::access::{Denied, Family, Party, Tables, standing};
 use crate::addr::{Address, Mac, V4, V6};
 use crate::conntrack::icmp;
 use crate::decide;
@@ -16,7 +17,6 @@ use crate::layout::EndpointEntry;
 use crate::neighbor;
 use crate::parse::{self, Packet};
 use crate::query::Query;
-use crate::reach::{Denied, Family, Party, Tables, standing};
 use crate::reason::DropReason;
 use crate::relay::Passage;
 use crate::tenant::{TenantId, TenantState};

@@ -4,12 +4,12 @@ mod world;
 
 use std::cell::Cell;
 
+use agent_common::access::Tables;
 use agent_common::addr::V4;
 use agent_common::conntrack::{ReplyEntry, ReplyKey};
 use agent_common::flow::Direction;
 use agent_common::layout::{Grant, GrantKey, PeerEntry, PortSet, PrefixGrant, RowV4, Runtime};
 use agent_common::memory::Memory;
-use agent_common::reach::Tables;
 use agent_common::reason::DropReason::CrossTenant;
 use agent_common::tenant::TenantId;
 use agent_common::verdict::{self, Endpoint, Verdict};

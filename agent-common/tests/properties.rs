@@ -2,12 +2,12 @@
 
 mod world;
 
+use agent_common::access::{Family, Tables};
 use agent_common::addr::{Address, V4, V6};
 use agent_common::counters::Outcome;
 use agent_common::flow::Direction::{self, Egress, Ingress};
 use agent_common::layout::{PORTS_ANY, PeerEntry, PrefixGrant, PrefixV4, PrefixV6, ROW_PREFIXES, RowV4, RowV6};
 use agent_common::memory::Memory;
-use agent_common::reach::{Family, Tables};
 use agent_common::reason::DropReason;
 use agent_common::tenant::TenantId;
 use agent_common::verdict::{self, Endpoint};

@@ -2,11 +2,11 @@
 
 mod world;
 
+use agent_common::access::Party;
 use agent_common::addr::{V4, V6};
 use agent_common::flow::Direction::{Egress, Ingress};
 use agent_common::headers::Header;
 use agent_common::layout::PeerEntry;
-use agent_common::reach::Party;
 use agent_common::reason::DropReason::{self, CrossTenant, MetadataService, Node, NotReady, OffSubnet, PortDenied};
 use agent_common::relay::{Network, Note, Passage, arrives, leaves};
 use agent_common::tenant::{TenantId, TenantState};

@@ -1,10 +1,10 @@
 //! Verdict to return code: the only place those constants appear.
 
+use agent_common::access::{Denied, Family, Party, Tables};
 use agent_common::counters::{Loss, Outcome, allowed_index};
 use agent_common::decide;
 use agent_common::flow::Direction;
 use agent_common::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
-use agent_common::reach::{Denied, Family, Party, Tables};
 use agent_common::reason::DropReason;
 use agent_common::relay::{Note, Passage};
 use agent_common::tenant::{TenantId, TenantState};

@@ -4,12 +4,12 @@
 
 use core::mem::MaybeUninit;
 
+use agent_common::access::Party;
 use agent_common::checksum::{self, Unfinished};
 use agent_common::counters::{Counter, Loss};
 use agent_common::headers::Header;
 use agent_common::layout::EndpointEntry;
 use agent_common::lock::{self, Claims, Lock, Sender, Socket};
-use agent_common::reach::Party;
 use agent_common::reason::DropReason;
 use agent_common::relay::{self, Network, Note};
 use aya_ebpf::bindings::__sk_buff;

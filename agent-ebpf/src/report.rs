@@ -4,13 +4,13 @@
 
 #![allow(unsafe_code)]
 
+use agent_common::access::{Denied, Party, Tables};
 use agent_common::addr::{Address, V4};
 use agent_common::counters::{Counter, Loss, Outcome, denied_index};
 use agent_common::event::FlowEvent;
 use agent_common::flow::Direction;
 use agent_common::fold::{FoldEntry, FoldKey};
 use agent_common::query::Query;
-use agent_common::reach::{Denied, Party, Tables};
 use agent_common::reason::DropReason;
 use agent_common::sighting::{Sighting, attribute, describe};
 use aya_ebpf::bindings::__sk_buff;

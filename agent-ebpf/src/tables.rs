@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use agent_common::access::{Access, Range, Standing, Tables};
 use agent_common::addr::{V4, V6};
 use agent_common::conntrack::{Memory, Opener, ReplyEntry, ReplyKey};
 use agent_common::counters::Loss;
@@ -10,7 +11,6 @@ use agent_common::layout::{
     TrieKeyV6,
 };
 use agent_common::query::Query;
-use agent_common::reach::{Range, Reach, Standing, Tables};
 use agent_common::tenant::{TenantId, TenantState};
 use agent_common::verdict::Verdict;
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_ktime_get_coarse_ns};
@@ -140,8 +140,8 @@ impl Tables<V4> for Maps {
     }
 
     #[inline(always)]
-    fn reach(&self, query: &Query<V4>, standing: Standing) -> Reach {
-        waist::call_reach_v4(query, standing)
+    fn access(&self, query: &Query<V4>, standing: Standing) -> Access {
+        waist::call_access_v4(query, standing)
     }
 
     #[inline(always)]
@@ -208,8 +208,8 @@ impl Tables<V6> for Maps {
     }
 
     #[inline(always)]
-    fn reach(&self, query: &Query<V6>, standing: Standing) -> Reach {
-        waist::call_reach_v6(query, standing)
+    fn access(&self, query: &Query<V6>, standing: Standing) -> Access {
+        waist::call_access_v6(query, standing)
     }
 
     #[inline(always)]

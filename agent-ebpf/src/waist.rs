@@ -7,13 +7,13 @@
 
 #![allow(unsafe_code)]
 
+use agent_common::access::{self, Access, Party, Range, Standing};
 use agent_common::addr::{V4, V6};
 use agent_common::conntrack::{Memory, Opener};
 use agent_common::decide;
 use agent_common::flow::Direction;
 use agent_common::neighbor;
 use agent_common::query::Query;
-use agent_common::reach::{self, Party, Range, Reach, Standing};
 use agent_common::reason::DropReason;
 use agent_common::relay;
 use agent_common::tenant::{TenantId, TenantState};
@@ -100,14 +100,14 @@ macro_rules! rule {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn range_v4(who: u64, remote: u32, what: u64) -> u64 {
-    reach::range(&Maps, &query(who, V4(remote), what)).bits()
+    access::range(&Maps, &query(who, V4(remote), what)).bits()
 }
 
 // SAFETY: as above.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn range_v6(who: u64, remote_hi: u64, remote_lo: u64, what: u64) -> u64 {
-    reach::range(&Maps, &query(who, V6 { hi: remote_hi, lo: remote_lo }, what)).bits()
+    access::range(&Maps, &query(who, V6 { hi: remote_hi, lo: remote_lo }, what)).bits()
 }
 
 /// Looks for an IPv4 range.
@@ -227,7 +227,7 @@ branch!(ipv6_from_pod, call_ipv6_from_pod, verdict::ipv6_from_pod);
 branch!(ipv6_to_pod, call_ipv6_to_pod, verdict::ipv6_to_pod);
 branch!(neighbor_from_pod, call_neighbor_from_pod, neighbor::from_pod);
 branch!(neighbor_to_pod, call_neighbor_to_pod, neighbor::to_pod);
-rule!(reach::reach, Reach, reach_v4, reach_v6, call_reach_v4, call_reach_v6);
+rule!(access::access, Access, access_v4, access_v6, call_access_v4, call_access_v6);
 rule!(decide::egress, Verdict, egress_v4, egress_v6, call_egress_v4, call_egress_v6);
 rule!(decide::ingress, Verdict, ingress_v4, ingress_v6, call_ingress_v4, call_ingress_v6);
 memory!(

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use agent_common::access::{Denied, Family, Party, Tables, prefix};
 use agent_common::addr::{V4, V6};
 use agent_common::conntrack::{ReplyEntry, ReplyKey};
 use agent_common::decide::{self, blame};
@@ -14,7 +15,6 @@ use agent_common::flow::Direction;
 use agent_common::layout::{EndpointEntry, Grant, GrantKey, PORTS_ANY, PeerEntry, PeerKeyV4, PortSet, PrefixGrant};
 use agent_common::layout::{RowV4, RowV6, Runtime};
 use agent_common::query::Query;
-use agent_common::reach::{Denied, Family, Party, Tables, prefix};
 use agent_common::tenant::{TenantId, TenantState};
 use clap::Args;
 use serde::Serialize;
@@ -241,7 +241,7 @@ fn flags(state: TenantState) -> String {
         (TenantState::UNASSIGNED, "unassigned"),
         (TenantState::OPEN, "open"),
         (TenantState::HAS_GRANTS, "has peers"),
-        (TenantState::NODES_ALLOWED, "may reach nodes"),
+        (TenantState::NODES_ALLOWED, "may access nodes"),
     ];
     let set: Vec<&str> = all.into_iter().filter(|(bit, _)| state.has(*bit)).map(|(_, name)| name).collect();
     if !state.has(TenantState::VALID) {

@@ -51,12 +51,12 @@ pub trait Tables<A: Family> {
         range(self, query)
     }
 
-    /// `reach`, as above.
-    fn reach(&self, query: &Query<A>, standing: Standing) -> Reach
+    /// `access`, as above.
+    fn access(&self, query: &Query<A>, standing: Standing) -> Access
     where
         Self: Sized,
     {
-        reach(self, query, standing)
+        access(self, query, standing)
     }
 
     /// `decide::egress`, as above.
@@ -259,12 +259,12 @@ pub struct Denied {
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[must_use]
-pub struct Reach(u64);
+pub struct Access(u64);
 
-impl Reach {
-    const ANSWER: u64 = 1 << 8;
+impl Access {
+    const REPLY: u64 = 1 << 8;
     /// Yes, and packets the other way need no justification either.
-    pub const YES: Self = Self(1 << 9);
+    pub const BOTH_WAYS: Self = Self(1 << 9);
     /// Yes, but the other side may only answer.
     pub const ONE_WAY: Self = Self(1 << 10);
 
@@ -280,20 +280,20 @@ impl Reach {
 
     /// No.
     #[inline(always)]
-    pub const fn never(reason: DropReason, peer: TenantId) -> Self {
+    pub const fn deny(reason: DropReason, peer: TenantId) -> Self {
         Self(reason.number() as u64 | (peer.0 as u64) << 32)
     }
 
     /// No; but the other side may open connections to the pod, so this may be an answer.
     #[inline(always)]
-    pub const fn answer(reason: DropReason, peer: TenantId) -> Self {
-        Self(Self::never(reason, peer).0 | Self::ANSWER)
+    pub const fn deny_but_reply(reason: DropReason, peer: TenantId) -> Self {
+        Self(Self::deny(reason, peer).0 | Self::REPLY)
     }
 
     /// Whether the other side may open connections to the pod.
     #[inline(always)]
-    pub const fn may_be_answer(self) -> bool {
-        self.0 & Self::ANSWER != 0
+    pub const fn allows_reply(self) -> bool {
+        self.0 & Self::REPLY != 0
     }
 
     /// Why not, unless the answer is yes.
@@ -307,12 +307,12 @@ impl Reach {
     }
 }
 
-impl core::fmt::Debug for Reach {
+impl core::fmt::Debug for Access {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match *self {
-            Self::YES => f.write_str("Yes"),
+            Self::BOTH_WAYS => f.write_str("Yes"),
             Self::ONE_WAY => f.write_str("OneWay"),
-            other => write!(f, "No {{ {:?}, may_be_answer: {} }}", other.denied(), other.may_be_answer()),
+            other => write!(f, "No {{ {:?}, allows_reply: {} }}", other.denied(), other.allows_reply()),
         }
     }
 }
@@ -390,26 +390,26 @@ pub fn plainly<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> Standin
 
 /// Rules 5 to 11 of the verdict, for connections that the pod opens.
 #[inline(always)]
-pub fn reach<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, standing: Standing) -> Reach {
+pub fn access<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, standing: Standing) -> Access {
     let me = &query.me;
     let peer = standing.peer().unwrap_or_default();
     match peer.kind {
         PeerEntry::POD | PeerEntry::SERVICE => between(tables, me, peer),
-        PeerEntry::NODE if me.state.has(TenantState::NODES_ALLOWED | TenantState::SHARED) => Reach::YES,
-        PeerEntry::NODE => Reach::answer(DropReason::Node, TenantId::UNKNOWN),
+        PeerEntry::NODE if me.state.has(TenantState::NODES_ALLOWED | TenantState::SHARED) => Access::BOTH_WAYS,
+        PeerEntry::NODE => Access::deny_but_reply(DropReason::Node, TenantId::UNKNOWN),
         PeerEntry::METADATA | PeerEntry::SERVICE_LISTED => listed(standing.range(tables, query), A::BITS, peer),
-        _ if standing.peer().is_some() => Reach::never(DropReason::Internal, peer.tenant),
-        _ if query.remote.is_multicast() => Reach::never(DropReason::Multicast, TenantId::UNKNOWN),
-        _ if query.remote.is_martian() => Reach::never(DropReason::Martian, TenantId::UNKNOWN),
-        _ => reach_range(tables, query, standing.range(tables, query)),
+        _ if standing.peer().is_some() => Access::deny(DropReason::Internal, peer.tenant),
+        _ if query.remote.is_multicast() => Access::deny(DropReason::Multicast, TenantId::UNKNOWN),
+        _ if query.remote.is_martian() => Access::deny(DropReason::Martian, TenantId::UNKNOWN),
+        _ => access_by_range(tables, query, standing.range(tables, query)),
     }
 }
 
 /// Pod to pod, or to a Service of pods.
 #[inline(always)]
-pub fn between<A: Family, T: Tables<A>>(tables: &T, me: &Party, peer: PeerEntry) -> Reach {
+pub fn between<A: Family, T: Tables<A>>(tables: &T, me: &Party, peer: PeerEntry) -> Access {
     if are_kin(me, peer) {
-        return Reach::YES;
+        return Access::BOTH_WAYS;
     }
     between_strangers(tables, me, peer)
 }
@@ -423,24 +423,24 @@ fn are_kin(me: &Party, peer: PeerEntry) -> bool {
 }
 
 #[inline(always)]
-fn between_strangers<A: Family, T: Tables<A>>(tables: &T, me: &Party, peer: PeerEntry) -> Reach {
+fn between_strangers<A: Family, T: Tables<A>>(tables: &T, me: &Party, peer: PeerEntry) -> Access {
     if me.state.has(TenantState::HAS_GRANTS) && peer.tenant.is_known() {
         let out = granted(tables, me.tenant, peer.tenant);
         let back = granted(tables, peer.tenant, me.tenant);
         match (out, back) {
-            (true, true) => return Reach::YES,
-            (true, false) => return Reach::ONE_WAY,
-            (false, true) => return Reach::answer(DropReason::CrossTenant, peer.tenant),
+            (true, true) => return Access::BOTH_WAYS,
+            (true, false) => return Access::ONE_WAY,
+            (false, true) => return Access::deny_but_reply(DropReason::CrossTenant, peer.tenant),
             (false, false) => {}
         }
     }
     if me.state.has(TenantState::UNASSIGNED) {
-        return Reach::never(DropReason::UnassignedSource, peer.tenant);
+        return Access::deny(DropReason::UnassignedSource, peer.tenant);
     }
     if peer.flags & PeerEntry::UNASSIGNED != 0 {
-        return Reach::never(DropReason::UnassignedDestination, peer.tenant);
+        return Access::deny(DropReason::UnassignedDestination, peer.tenant);
     }
-    Reach::never(DropReason::CrossTenant, peer.tenant)
+    Access::deny(DropReason::CrossTenant, peer.tenant)
 }
 
 #[inline(never)]
@@ -458,37 +458,37 @@ fn granted<A: Family, T: Tables<A>>(tables: &T, from: TenantId, to: TenantId) ->
 
 /// Addresses that a wide range must not be taken to mean: only an entry for exactly this one.
 #[inline(always)]
-fn listed(range: Range, length: u8, peer: PeerEntry) -> Reach {
+fn listed(range: Range, length: u8, peer: PeerEntry) -> Access {
     if range.grant().length == length && range.fits() {
-        return Reach::YES;
+        return Access::BOTH_WAYS;
     }
     let metadata = peer.kind == PeerEntry::METADATA;
-    Reach::never(if metadata { DropReason::MetadataService } else { DropReason::CrossTenant }, TenantId::UNKNOWN)
+    Access::deny(if metadata { DropReason::MetadataService } else { DropReason::CrossTenant }, TenantId::UNKNOWN)
 }
 
 #[inline(always)]
-fn reach_range<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, range: Range) -> Reach {
+fn access_by_range<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, range: Range) -> Access {
     let grant = range.grant();
     if !grant.is_some() {
-        return Reach::answer(DropReason::OffSubnet, TenantId::UNKNOWN);
+        return Access::deny_but_reply(DropReason::OffSubnet, TenantId::UNKNOWN);
     }
     // ::/0 means IPv6, not every IPv4 address again through a translator.
     if query.remote.embeds_v4() && grant.length < 16 {
-        return Reach::never(DropReason::Martian, TenantId::UNKNOWN);
+        return Access::deny(DropReason::Martian, TenantId::UNKNOWN);
     }
     if grant.flags & PrefixGrant::CONTESTED != 0
         && let Some(denied) = foreign(tables, &query.me, query.remote)
     {
         return match denied.reason {
-            DropReason::Node => Reach::answer(denied.reason, denied.peer),
-            reason => Reach::never(reason, denied.peer),
+            DropReason::Node => Access::deny_but_reply(denied.reason, denied.peer),
+            reason => Access::deny(reason, denied.peer),
         };
     }
     if range.fits() {
-        return Reach::YES;
+        return Access::BOTH_WAYS;
     }
     let reason = if query.has(Query::<A>::KNOWN) { DropReason::PortDenied } else { DropReason::Fragment };
-    Reach::answer(reason, TenantId::UNKNOWN)
+    Access::deny_but_reply(reason, TenantId::UNKNOWN)
 }
 
 /// The pod's tenant's range at the address that is asked for.
