@@ -52,27 +52,27 @@ pub trait Tables<A: Family> {
     }
 
     /// `access`, as above.
-    fn access(&self, query: &Query<A>, standing: Standing) -> Access
+    fn access(&self, query: &Query<A>, identity: RemoteIdentity) -> Access
     where
         Self: Sized,
     {
-        access(self, query, standing)
+        access(self, query, identity)
     }
 
     /// `decide::egress`, as above.
-    fn egress(&self, query: &Query<A>, standing: Standing) -> Verdict
+    fn egress(&self, query: &Query<A>, identity: RemoteIdentity) -> Verdict
     where
         Self: Sized,
     {
-        decide::egress(self, query, standing)
+        decide::egress(self, query, identity)
     }
 
     /// `decide::ingress`, as above.
-    fn ingress(&self, query: &Query<A>, standing: Standing) -> Verdict
+    fn ingress(&self, query: &Query<A>, identity: RemoteIdentity) -> Verdict
     where
         Self: Sized,
     {
-        decide::ingress(self, query, standing)
+        decide::ingress(self, query, identity)
     }
 
     /// `decide::recall`, as above.
@@ -321,13 +321,13 @@ impl core::fmt::Debug for Access {
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub struct Standing(u64);
+pub struct RemoteIdentity(u64);
 
-impl Standing {
+impl RemoteIdentity {
     /// No pod, Service, node or metadata service; ranges have not been asked.
-    const NOBODY: Self = Self(0);
+    const UNKNOWN: Self = Self(0);
     /// Identity alone justifies packets both ways.
-    const PLAIN: Self = Self(1 << 61);
+    const SUFFICIENT: Self = Self(1 << 61);
     const IN_RANGE: u64 = 1 << 62;
     const PEER: u64 = 1 << 63;
 
@@ -348,8 +348,8 @@ impl Standing {
 
     /// Whether nothing more need be asked.
     #[inline(always)]
-    pub const fn is_plain(self) -> bool {
-        self.0 == Self::PLAIN.0
+    pub const fn is_sufficient(self) -> bool {
+        self.0 == Self::SUFFICIENT.0
     }
 
     /// What stands at exactly this address.
@@ -368,40 +368,44 @@ impl Standing {
 
 /// What stands at the address that is asked for.
 #[inline(always)]
-pub fn standing<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> Standing {
-    tables.peer(query.remote).map_or(Standing::NOBODY, Standing::of)
+pub fn identify<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> RemoteIdentity {
+    tables.peer(query.remote).map_or(RemoteIdentity::UNKNOWN, RemoteIdentity::of)
 }
 
 /// The same, and whether it is plain, as it is for nearly all packets: the same tenant or a Shared one
 /// stands there, or it lies in a range of the pod's tenant that nobody disputes. No rule says otherwise
 /// where this says plain; where it does not, the rules have not been asked yet.
 #[inline(always)]
-pub fn plainly<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> Standing {
+pub fn identify_fast<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> RemoteIdentity {
     match tables.peer(query.remote) {
-        Some(peer) if peer.is_pods() && are_kin(&query.me, peer) => Standing::PLAIN,
-        Some(peer) => Standing::of(peer),
-        None if query.me.state.has(A::TRIE) || query.remote.is_special() => Standing::NOBODY,
+        Some(peer) if peer.is_pods() && are_kin(&query.me, peer) => RemoteIdentity::SUFFICIENT,
+        Some(peer) => RemoteIdentity::of(peer),
+        None if query.me.state.has(A::TRIE) || query.remote.is_special() => RemoteIdentity::UNKNOWN,
         None => {
             let range = range(tables, query);
-            if range.is_clear() { Standing::PLAIN } else { Standing(Standing::IN_RANGE | range.0) }
+            if range.is_clear() {
+                RemoteIdentity::SUFFICIENT
+            } else {
+                RemoteIdentity(RemoteIdentity::IN_RANGE | range.0)
+            }
         }
     }
 }
 
 /// Rules 5 to 11 of the verdict, for connections that the pod opens.
 #[inline(always)]
-pub fn access<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, standing: Standing) -> Access {
+pub fn access<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, identity: RemoteIdentity) -> Access {
     let me = &query.me;
-    let peer = standing.peer().unwrap_or_default();
+    let peer = identity.peer().unwrap_or_default();
     match peer.kind {
         PeerEntry::POD | PeerEntry::SERVICE => between(tables, me, peer),
         PeerEntry::NODE if me.state.has(TenantState::NODES_ALLOWED | TenantState::SHARED) => Access::BOTH_WAYS,
         PeerEntry::NODE => Access::deny_but_reply(DropReason::Node, TenantId::UNKNOWN),
-        PeerEntry::METADATA | PeerEntry::SERVICE_LISTED => listed(standing.range(tables, query), A::BITS, peer),
-        _ if standing.peer().is_some() => Access::deny(DropReason::Internal, peer.tenant),
+        PeerEntry::METADATA | PeerEntry::SERVICE_LISTED => listed(identity.range(tables, query), A::BITS, peer),
+        _ if identity.peer().is_some() => Access::deny(DropReason::Internal, peer.tenant),
         _ if query.remote.is_multicast() => Access::deny(DropReason::Multicast, TenantId::UNKNOWN),
         _ if query.remote.is_martian() => Access::deny(DropReason::Martian, TenantId::UNKNOWN),
-        _ => access_by_range(tables, query, standing.range(tables, query)),
+        _ => access_by_range(tables, query, identity.range(tables, query)),
     }
 }
 

@@ -3,7 +3,7 @@
 //! `judge` settles at once what identity alone justifies, and queries `egress` and `ingress` for the
 //! rest. Those two are complete: they need no answer to have been given before.
 
-use crate::access::{Access, Denied, Family, Party, Standing, Tables, between, foreign, plainly};
+use crate::access::{Access, Denied, Family, Party, RemoteIdentity, Tables, between, foreign, identify_fast};
 use crate::conntrack::{Memory, Opener, ReplyEntry};
 use crate::flow::Direction;
 use crate::headers::{ICMP, ICMPV6, SCTP, TCP, UDP};
@@ -16,23 +16,23 @@ use crate::verdict::Verdict;
 /// Judges a packet: at once where identity alone justifies it, else by the rules.
 #[inline(always)]
 pub fn judge<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, direction: Direction) -> Verdict {
-    let standing = plainly(tables, query);
+    let identity = identify_fast(tables, query);
     match direction {
-        Direction::Egress if standing.is_plain() => Verdict::NOTED,
-        Direction::Ingress if standing.is_plain() => Verdict::ALLOW,
-        Direction::Egress => tables.egress(query, standing),
-        Direction::Ingress => tables.ingress(query, standing),
+        Direction::Egress if identity.is_sufficient() => Verdict::NOTED,
+        Direction::Ingress if identity.is_sufficient() => Verdict::ALLOW,
+        Direction::Egress => tables.egress(query, identity),
+        Direction::Ingress => tables.ingress(query, identity),
     }
 }
 
 /// Judges what a pod sends, of whose destination that much is known. The generation is read before any
 /// rule is asked, so that nothing is remembered as judged by a later policy than the one that judged it.
 #[inline(always)]
-pub fn egress<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, standing: Standing) -> Verdict {
+pub fn egress<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, identity: RemoteIdentity) -> Verdict {
     let generation = tables.runtime().generation;
-    let access = tables.access(query, standing);
+    let access = tables.access(query, identity);
     if access == Access::BOTH_WAYS {
-        return match standing.peer() {
+        return match identity.peer() {
             // What a node has sent to the pod under its own address, for somebody else, goes back to that one.
             Some(peer) if peer.kind == PeerEntry::NODE => Verdict::ANSWER,
             // Whoever lists the very address of a Service or of the metadata means what is behind it.
@@ -111,9 +111,9 @@ pub fn is_tunnelled<A: Family>(query: &Query<A>) -> bool {
 
 /// Judges what is on its way to a pod from an address that is not the pod's, of which that much is known.
 #[inline(always)]
-pub fn ingress<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, standing: Standing) -> Verdict {
+pub fn ingress<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, identity: RemoteIdentity) -> Verdict {
     let generation = tables.runtime().generation;
-    match standing.peer() {
+    match identity.peer() {
         Some(peer) if peer.is_pods() => from_peer(tables, query, peer, generation),
         Some(peer) if peer.kind == PeerEntry::NODE => {
             // Answers need no memory where the pod may open to nodes itself.
@@ -125,7 +125,7 @@ pub fn ingress<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, standing: 
         // Answers, where the pod may query; asking is judged at the pod.
         Some(peer) if peer.kind == PeerEntry::METADATA || peer.kind == PeerEntry::SERVICE_LISTED => Verdict::ALLOW,
         Some(peer) => Verdict::because(Denied { reason: DropReason::Internal, peer: peer.tenant }),
-        None => from_world(tables, query, standing, generation),
+        None => from_world(tables, query, identity, generation),
     }
 }
 
@@ -162,12 +162,17 @@ fn seen_from_inside(denied: Denied) -> Denied {
 }
 
 #[inline(always)]
-fn from_world<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, standing: Standing, generation: u64) -> Verdict {
+fn from_world<A: Family, T: Tables<A>>(
+    tables: &T,
+    query: &Query<A>,
+    identity: RemoteIdentity,
+    generation: u64,
+) -> Verdict {
     if query.remote.is_multicast() || query.remote.is_martian() {
         return Verdict::deny(DropReason::Martian);
     }
     // What the pod may open itself needs no memory: answers are justified by identity.
-    if standing.range(tables, query).is_clear() {
+    if identity.range(tables, query).is_clear() {
         return Verdict::ALLOW;
     }
     let tracked = query.has(Query::<A>::OPENS | Query::<A>::CONTINUES);

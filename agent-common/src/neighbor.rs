@@ -4,7 +4,7 @@
 //! Router advertisements and redirects from pods never pass (CVE-2020-10749). Discovery behind
 //! extension headers or in fragments never passes (RFC 6980).
 
-use crate::access::{Family, Tables, standing};
+use crate::access::{Family, Tables, identify};
 use crate::addr::{Address, Mac, V4, V6};
 use crate::conntrack::icmp;
 use crate::flow::{Flow, Kind};
@@ -249,7 +249,7 @@ fn resolve<A: Family, T: Tables<A>>(endpoint: &Endpoint<'_>, tables: &T, remote:
         bits: Query::<A>::RESOLVES,
         tcp_flags: 0,
     };
-    tables.egress(&query, standing(tables, &query))
+    tables.egress(&query, identify(tables, &query))
 }
 
 #[inline(always)]

@@ -11,7 +11,7 @@
 //! The note can only close: nobody is asked about a packet because it has none. A pod that could write
 //! one would be judged by it.
 
-use crate::access::{Access, Family, Party, Tables, between, standing};
+use crate::access::{Access, Family, Party, Tables, between, identify};
 use crate::addr::{V4, V6};
 use crate::decide;
 use crate::flow::Direction;
@@ -142,7 +142,7 @@ fn judge<A: Family, T: Tables<A>>(
 /// Whether somebody at that address may open connections to this tenant's pods.
 #[inline(always)]
 fn may_have_asked<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> bool {
-    let access = tables.access(query, standing(tables, query));
+    let access = tables.access(query, identify(tables, query));
     access.allows_reply() && decide::may_ask(tables, query, access.denied())
 }
 

@@ -4,7 +4,7 @@
 //! denied by the last one; nothing here has a default that passes. Plain packets take a short way to
 //! the same rules; everything else, and everything suspicious, is *odd* and read with care.
 
-use crate::access::{Denied, Family, Party, Tables, standing};
+use crate::access::{Denied, Family, Party, Tables, identify};
 use crate::addr::{Address, Mac, V4, V6};
 use crate::conntrack::icmp;
 use crate::decide;
@@ -302,7 +302,7 @@ fn delivered<A: Family, T: Tables<A>>(flow: &Flow<A>, own: A, endpoint: &Endpoin
         return Verdict::deny(DropReason::Martian);
     }
     let query = Query::new(endpoint.party, endpoint.entry.cookie, flow, false);
-    tables.ingress(&query, standing(tables, &query))
+    tables.ingress(&query, identify(tables, &query))
 }
 
 /// The reason for an EtherType that is none of ours.
@@ -341,7 +341,7 @@ fn egress<A: Family, P: Packet + ?Sized, T: Tables<A>>(
         return Verdict::deny(DropReason::IcmpRedirect);
     }
     let query = Query::new(endpoint.party, endpoint.entry.cookie, flow, true);
-    let verdict = tables.egress(&query, standing(tables, &query));
+    let verdict = tables.egress(&query, identify(tables, &query));
     if query.has(Query::<A>::QUOTES) && !verdict.is_allow() && quotes(packet, flow, &query, tables) {
         return Verdict::ANSWER;
     }
@@ -368,5 +368,5 @@ fn quotes<A: Family, P: Packet + ?Sized, T: Tables<A>>(
     // The answer to the quoted packet: judged like any other, it is allowed or it is not.
     let answer =
         Query { bits: Query::<A>::ANSWERS | Query::<A>::KNOWN, ..Query::new(query.me, query.cookie, &quoted, false) };
-    about_us && tables.egress(&answer, standing(tables, &answer)).is_allow()
+    about_us && tables.egress(&answer, identify(tables, &answer)).is_allow()
 }

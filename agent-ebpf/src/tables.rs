@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use agent_common::access::{Access, Range, Standing, Tables};
+use agent_common::access::{Access, Range, RemoteIdentity, Tables};
 use agent_common::addr::{V4, V6};
 use agent_common::conntrack::{Memory, Opener, ReplyEntry, ReplyKey};
 use agent_common::counters::Loss;
@@ -140,18 +140,18 @@ impl Tables<V4> for Maps {
     }
 
     #[inline(always)]
-    fn access(&self, query: &Query<V4>, standing: Standing) -> Access {
-        waist::call_access_v4(query, standing)
+    fn access(&self, query: &Query<V4>, identity: RemoteIdentity) -> Access {
+        waist::call_access_v4(query, identity)
     }
 
     #[inline(always)]
-    fn egress(&self, query: &Query<V4>, standing: Standing) -> Verdict {
-        waist::call_egress_v4(query, standing)
+    fn egress(&self, query: &Query<V4>, identity: RemoteIdentity) -> Verdict {
+        waist::call_egress_v4(query, identity)
     }
 
     #[inline(always)]
-    fn ingress(&self, query: &Query<V4>, standing: Standing) -> Verdict {
-        waist::call_ingress_v4(query, standing)
+    fn ingress(&self, query: &Query<V4>, identity: RemoteIdentity) -> Verdict {
+        waist::call_ingress_v4(query, identity)
     }
 
     #[inline(always)]
@@ -208,18 +208,18 @@ impl Tables<V6> for Maps {
     }
 
     #[inline(always)]
-    fn access(&self, query: &Query<V6>, standing: Standing) -> Access {
-        waist::call_access_v6(query, standing)
+    fn access(&self, query: &Query<V6>, identity: RemoteIdentity) -> Access {
+        waist::call_access_v6(query, identity)
     }
 
     #[inline(always)]
-    fn egress(&self, query: &Query<V6>, standing: Standing) -> Verdict {
-        waist::call_egress_v6(query, standing)
+    fn egress(&self, query: &Query<V6>, identity: RemoteIdentity) -> Verdict {
+        waist::call_egress_v6(query, identity)
     }
 
     #[inline(always)]
-    fn ingress(&self, query: &Query<V6>, standing: Standing) -> Verdict {
-        waist::call_ingress_v6(query, standing)
+    fn ingress(&self, query: &Query<V6>, identity: RemoteIdentity) -> Verdict {
+        waist::call_ingress_v6(query, identity)
     }
 
     #[inline(always)]

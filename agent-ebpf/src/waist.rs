@@ -7,7 +7,7 @@
 
 #![allow(unsafe_code)]
 
-use agent_common::access::{self, Access, Party, Range, Standing};
+use agent_common::access::{self, Access, Party, Range, RemoteIdentity};
 use agent_common::addr::{V4, V6};
 use agent_common::conntrack::{Memory, Opener};
 use agent_common::decide;
@@ -69,29 +69,29 @@ macro_rules! rule {
         // SAFETY: the name is taken by nothing else in the object.
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $v4(who: u64, remote: u32, what: u64, standing: u64) -> u64 {
-            $rule(&Maps, &query(who, V4(remote), what), Standing::from_bits(standing)).bits()
+        extern "C" fn $v4(who: u64, remote: u32, what: u64, identity: u64) -> u64 {
+            $rule(&Maps, &query(who, V4(remote), what), RemoteIdentity::from_bits(identity)).bits()
         }
 
         // SAFETY: as above.
         #[unsafe(no_mangle)]
         #[inline(never)]
-        extern "C" fn $v6(who: u64, remote_hi: u64, remote_lo: u64, what: u64, standing: u64) -> u64 {
+        extern "C" fn $v6(who: u64, remote_hi: u64, remote_lo: u64, what: u64, identity: u64) -> u64 {
             let remote = V6 { hi: remote_hi, lo: remote_lo };
-            $rule(&Maps, &query(who, remote, what), Standing::from_bits(standing)).bits()
+            $rule(&Maps, &query(who, remote, what), RemoteIdentity::from_bits(identity)).bits()
         }
 
         /// Calls the rule for IPv4.
         #[inline(always)]
-        pub fn $call_v4(query: &Query<V4>, standing: Standing) -> $answer {
-            $answer::from_bits($v4(who(query), query.remote.0, what(query), standing.bits()))
+        pub fn $call_v4(query: &Query<V4>, identity: RemoteIdentity) -> $answer {
+            $answer::from_bits($v4(who(query), query.remote.0, what(query), identity.bits()))
         }
 
         /// Calls the rule for IPv6.
         #[inline(always)]
-        pub fn $call_v6(query: &Query<V6>, standing: Standing) -> $answer {
+        pub fn $call_v6(query: &Query<V6>, identity: RemoteIdentity) -> $answer {
             let V6 { hi, lo } = query.remote;
-            $answer::from_bits($v6(who(query), hi, lo, what(query), standing.bits()))
+            $answer::from_bits($v6(who(query), hi, lo, what(query), identity.bits()))
         }
     };
 }
