@@ -192,7 +192,7 @@ impl Family for V6 {
 
 /// The local side of a question: a tenant and its state.
 #[derive(Clone, Copy, Debug)]
-pub struct Party {
+pub struct LocalTenant {
     /// Its number.
     pub tenant: TenantId,
     /// What the kernel knows of it.
@@ -378,9 +378,9 @@ pub fn identify<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> Remote
 #[inline(always)]
 pub fn identify_fast<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> RemoteIdentity {
     match tables.peer(query.remote) {
-        Some(peer) if peer.is_pods() && are_kin(&query.me, peer) => RemoteIdentity::SUFFICIENT,
+        Some(peer) if peer.is_pods() && are_kin(&query.local, peer) => RemoteIdentity::SUFFICIENT,
         Some(peer) => RemoteIdentity::of(peer),
-        None if query.me.state.has(A::TRIE) || query.remote.is_special() => RemoteIdentity::UNKNOWN,
+        None if query.local.state.has(A::TRIE) || query.remote.is_special() => RemoteIdentity::UNKNOWN,
         None => {
             let range = range(tables, query);
             if range.is_clear() {
@@ -395,11 +395,11 @@ pub fn identify_fast<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> R
 /// Rules 5 to 11 of the verdict, for connections that the pod opens.
 #[inline(always)]
 pub fn access<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, identity: RemoteIdentity) -> Access {
-    let me = &query.me;
+    let local = &query.local;
     let peer = identity.peer().unwrap_or_default();
     match peer.kind {
-        PeerEntry::POD | PeerEntry::SERVICE => between(tables, me, peer),
-        PeerEntry::NODE if me.state.has(TenantState::NODES_ALLOWED | TenantState::SHARED) => Access::BOTH_WAYS,
+        PeerEntry::POD | PeerEntry::SERVICE => between(tables, local, peer),
+        PeerEntry::NODE if local.state.has(TenantState::NODES_ALLOWED | TenantState::SHARED) => Access::BOTH_WAYS,
         PeerEntry::NODE => Access::deny_but_reply(DropReason::Node, TenantId::UNKNOWN),
         PeerEntry::METADATA | PeerEntry::SERVICE_LISTED => listed(identity.range(tables, query), A::BITS, peer),
         _ if identity.peer().is_some() => Access::deny(DropReason::Internal, peer.tenant),
@@ -411,26 +411,26 @@ pub fn access<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, identity: R
 
 /// Pod to pod, or to a Service of pods.
 #[inline(always)]
-pub fn between<A: Family, T: Tables<A>>(tables: &T, me: &Party, peer: PeerEntry) -> Access {
-    if are_kin(me, peer) {
+pub fn between<A: Family, T: Tables<A>>(tables: &T, local: &LocalTenant, peer: PeerEntry) -> Access {
+    if are_kin(local, peer) {
         return Access::BOTH_WAYS;
     }
-    between_strangers(tables, me, peer)
+    between_strangers(tables, local, peer)
 }
 
 /// Whether both are of one tenant, or one of them is Shared.
 #[inline(always)]
-fn are_kin(me: &Party, peer: PeerEntry) -> bool {
-    let same = peer.tenant.0 == me.tenant.0;
-    let shared = peer.flags & PeerEntry::SHARED != 0 || me.state.has(TenantState::SHARED);
+fn are_kin(local: &LocalTenant, peer: PeerEntry) -> bool {
+    let same = peer.tenant.0 == local.tenant.0;
+    let shared = peer.flags & PeerEntry::SHARED != 0 || local.state.has(TenantState::SHARED);
     (same || shared) && peer.tenant.is_known()
 }
 
 #[inline(always)]
-fn between_strangers<A: Family, T: Tables<A>>(tables: &T, me: &Party, peer: PeerEntry) -> Access {
-    if me.state.has(TenantState::HAS_GRANTS) && peer.tenant.is_known() {
-        let out = granted(tables, me.tenant, peer.tenant);
-        let back = granted(tables, peer.tenant, me.tenant);
+fn between_strangers<A: Family, T: Tables<A>>(tables: &T, local: &LocalTenant, peer: PeerEntry) -> Access {
+    if local.state.has(TenantState::HAS_GRANTS) && peer.tenant.is_known() {
+        let out = granted(tables, local.tenant, peer.tenant);
+        let back = granted(tables, peer.tenant, local.tenant);
         match (out, back) {
             (true, true) => return Access::BOTH_WAYS,
             (true, false) => return Access::ONE_WAY,
@@ -438,7 +438,7 @@ fn between_strangers<A: Family, T: Tables<A>>(tables: &T, me: &Party, peer: Peer
             (false, false) => {}
         }
     }
-    if me.state.has(TenantState::UNASSIGNED) {
+    if local.state.has(TenantState::UNASSIGNED) {
         return Access::deny(DropReason::UnassignedSource, peer.tenant);
     }
     if peer.flags & PeerEntry::UNASSIGNED != 0 {
@@ -481,7 +481,7 @@ fn access_by_range<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, range:
         return Access::deny(DropReason::Martian, TenantId::UNKNOWN);
     }
     if grant.flags & PrefixGrant::CONTESTED != 0
-        && let Some(denied) = foreign(tables, &query.me, query.remote)
+        && let Some(denied) = foreign(tables, &query.local, query.remote)
     {
         return match denied.reason {
             DropReason::Node => Access::deny_but_reply(denied.reason, denied.peer),
@@ -498,17 +498,17 @@ fn access_by_range<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, range:
 /// The pod's tenant's range at the address that is asked for.
 #[inline(always)]
 pub fn range<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> Range {
-    let grant = prefix(tables, &query.me, query.remote);
+    let grant = prefix(tables, &query.local, query.remote);
     Range::new(grant, grant.is_some() && fits(tables, grant.ports, query))
 }
 
-/// The prefix of `me` that holds the address; zero for none.
+/// The prefix of `local` that holds the address; zero for none.
 #[inline(always)]
-pub fn prefix<A: Family, T: Tables<A>>(tables: &T, me: &Party, remote: A) -> PrefixGrant {
-    if me.state.has(A::TRIE) {
-        return tables.trie(me.tenant, remote);
+pub fn prefix<A: Family, T: Tables<A>>(tables: &T, local: &LocalTenant, remote: A) -> PrefixGrant {
+    if local.state.has(A::TRIE) {
+        return tables.trie(local.tenant, remote);
     }
-    match tables.row(me.state.row) {
+    match tables.row(local.state.row) {
         Some(row) => remote.find(row),
         None => PrefixGrant::default(),
     }
@@ -516,10 +516,10 @@ pub fn prefix<A: Family, T: Tables<A>>(tables: &T, me: &Party, remote: A) -> Pre
 
 /// Rule 8: whether the address lies in a subnet of somebody else, or is the cluster's.
 #[inline(always)]
-pub fn foreign<A: Family, T: Tables<A>>(tables: &T, me: &Party, remote: A) -> Option<Denied> {
+pub fn foreign<A: Family, T: Tables<A>>(tables: &T, local: &LocalTenant, remote: A) -> Option<Denied> {
     match tables.owner(remote) {
         None => None,
-        Some(owner) if owner.0 == me.tenant.0 => None,
+        Some(owner) if owner.0 == local.tenant.0 => None,
         Some(TenantId::CLUSTER) => Some(Denied { reason: DropReason::OffSubnet, peer: TenantId::UNKNOWN }),
         Some(TenantId::NODES) => Some(Denied { reason: DropReason::Node, peer: TenantId::UNKNOWN }),
         Some(owner) => Some(Denied { reason: DropReason::CrossTenant, peer: owner }),

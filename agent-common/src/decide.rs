@@ -3,7 +3,7 @@
 //! `judge` settles at once what identity alone justifies, and queries `egress` and `ingress` for the
 //! rest. Those two are complete: they need no answer to have been given before.
 
-use crate::access::{Access, Denied, Family, Party, RemoteIdentity, Tables, between, foreign, identify_fast};
+use crate::access::{Access, Denied, Family, LocalTenant, RemoteIdentity, Tables, between, foreign, identify_fast};
 use crate::conntrack::{Memory, Opener, ReplyEntry};
 use crate::flow::Direction;
 use crate::headers::{ICMP, ICMPV6, SCTP, TCP, UDP};
@@ -48,7 +48,7 @@ pub fn egress<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, identity: R
     if access.allows_reply() && (answers(tables, query, denied, generation) || resolves(query, denied)) {
         return Verdict::ANSWER;
     }
-    if query.me.state.has(TenantState::OPEN) && denied.reason != DropReason::MetadataService {
+    if query.local.state.has(TenantState::OPEN) && denied.reason != DropReason::MetadataService {
         return open_world(tables, query);
     }
     Verdict::because(denied)
@@ -57,7 +57,7 @@ pub fn egress<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, identity: R
 /// Where destinations are not judged, others' data subnets still are: nothing behind them would.
 #[inline(never)]
 fn open_world<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> Verdict {
-    match foreign(tables, &query.me, query.remote) {
+    match foreign(tables, &query.local, query.remote) {
         Some(denied) if denied.peer.is_known() => Verdict::because(denied),
         _ => Verdict::NOTED,
     }
@@ -92,7 +92,7 @@ fn answers<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, denied: Denied
 #[inline(always)]
 pub fn may_ask<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, denied: Denied) -> bool {
     let judged_now = denied.reason == DropReason::Node || denied.peer.is_known();
-    judged_now || foreign(tables, &query.me, query.remote).is_none_or(may_enter)
+    judged_now || foreign(tables, &query.local, query.remote).is_none_or(may_enter)
 }
 
 /// Whether the other end would unwrap what is in the packet and take it for another node's: VXLAN (RFC 7348,
@@ -117,7 +117,7 @@ pub fn ingress<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, identity: 
         Some(peer) if peer.is_pods() => from_peer(tables, query, peer, generation),
         Some(peer) if peer.kind == PeerEntry::NODE => {
             // Answers need no memory where the pod may open to nodes itself.
-            if !query.me.state.has(TenantState::NODES_ALLOWED | TenantState::SHARED) {
+            if !query.local.state.has(TenantState::NODES_ALLOWED | TenantState::SHARED) {
                 open(tables, query, Opener::Remote, generation);
             }
             Verdict::ALLOW
@@ -131,7 +131,7 @@ pub fn ingress<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, identity: 
 
 #[inline(always)]
 fn from_peer<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, peer: PeerEntry, generation: u64) -> Verdict {
-    let access = between(tables, &query.me, peer);
+    let access = between(tables, &query.local, peer);
     if access == Access::BOTH_WAYS {
         return Verdict::ALLOW;
     }
@@ -144,7 +144,7 @@ fn from_peer<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, peer: PeerEn
         open(tables, query, Opener::Remote, generation);
         return Verdict::ALLOW;
     }
-    if query.me.state.has(TenantState::OPEN) {
+    if query.local.state.has(TenantState::OPEN) {
         return Verdict::ALLOW;
     }
     Verdict::because(seen_from_inside(access.denied()))
@@ -180,7 +180,7 @@ fn from_world<A: Family, T: Tables<A>>(
     if memory == Memory::Current {
         return Verdict::ALLOW;
     }
-    if let Some(denied) = foreign(tables, &query.me, query.remote)
+    if let Some(denied) = foreign(tables, &query.local, query.remote)
         && !may_enter(denied)
     {
         return Verdict::because(Denied { reason: DropReason::CrossTenant, ..denied });
@@ -265,9 +265,9 @@ pub fn note<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, opener: Opene
 /// Names the owner of an address that no rule allowed: `off_subnet` becomes `cross_tenant` where it
 /// lies in somebody's subnet. Never turns a denial into anything else.
 #[inline(always)]
-pub fn blame<A: Family, T: Tables<A>>(tables: &T, party: &Party, remote: A, denied: Denied) -> Denied {
+pub fn blame<A: Family, T: Tables<A>>(tables: &T, local: &LocalTenant, remote: A, denied: Denied) -> Denied {
     match denied.reason {
-        DropReason::OffSubnet => foreign(tables, party, remote).unwrap_or(denied),
+        DropReason::OffSubnet => foreign(tables, local, remote).unwrap_or(denied),
         _ => denied,
     }
 }

@@ -92,7 +92,7 @@ impl Memory {
         let Some(denied) = verdict.denied() else { return Judged { outcome: Outcome::Allowed, denied: None } };
         let outcome = if state.has(TenantState::AUDIT) { Outcome::Audited } else { Outcome::Dropped };
         let seen = sighting::describe(frame);
-        let denied = sighting::attribute(self, &endpoint.party, &seen, direction, denied);
+        let denied = sighting::attribute(self, &endpoint.local, &seen, direction, denied);
         Judged { outcome, denied: Some(denied) }
     }
 

@@ -240,7 +240,7 @@ where
 #[inline(always)]
 fn resolve<A: Family, T: Tables<A>>(endpoint: &Endpoint<'_>, tables: &T, remote: A) -> Verdict {
     let query = Query {
-        me: endpoint.party,
+        local: endpoint.local,
         cookie: endpoint.entry.cookie,
         remote,
         remote_port: 0,

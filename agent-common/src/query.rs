@@ -3,7 +3,7 @@
 //! This is the waist of the verdict. Above it, code looks at bytes; below it, at tables. The kernel
 //! verifies the two sides apart, so that their paths add up instead of multiplying.
 
-use crate::access::Party;
+use crate::access::LocalTenant;
 use crate::addr::Address;
 use crate::conntrack::{Opener, ReplyEntry, ReplyKey, icmp};
 use crate::flow::{Direction, Flow, Kind, tcp};
@@ -15,7 +15,7 @@ use crate::reason::DropReason;
 #[derive(Clone, Copy, Debug)]
 pub struct Query<A> {
     /// The local pod's tenant.
-    pub me: Party,
+    pub local: LocalTenant,
     /// The local pod's claim.
     pub cookie: u32,
     /// The other end.
@@ -56,7 +56,7 @@ impl<A> Query<A> {
 
     /// From the headers. `outbound`: the pod sent it.
     #[inline(always)]
-    pub fn new(me: Party, cookie: u32, flow: &Flow<A>, outbound: bool) -> Self
+    pub fn new(local: LocalTenant, cookie: u32, flow: &Flow<A>, outbound: bool) -> Self
     where
         A: Copy,
     {
@@ -66,7 +66,7 @@ impl<A> Query<A> {
             (flow.source, flow.source_port, flow.destination_port)
         };
         let (protocol, tcp_flags) = (flow.protocol, flow.tcp_flags);
-        Self { me, cookie, remote, remote_port, local_port, protocol, bits: bits(flow), tcp_flags }
+        Self { local, cookie, remote, remote_port, local_port, protocol, bits: bits(flow), tcp_flags }
     }
 
     /// Where the connection is remembered that this packet opens (or answers).
@@ -160,7 +160,7 @@ mod tests {
     use crate::headers::UDP;
     use crate::tenant::{TenantId, TenantState};
 
-    const ME: Party = Party { tenant: TenantId(1), state: TenantState { flags: 1, row: 0, slot: 0 } };
+    const LOCAL: LocalTenant = LocalTenant { tenant: TenantId(1), state: TenantState { flags: 1, row: 0, slot: 0 } };
 
     fn flow(protocol: u8, kind: Kind) -> Flow<V4> {
         let mut flow = Flow::unread(V4::new([192, 0, 2, 10]), V4::new([10, 10, 1, 5]), protocol);
@@ -188,12 +188,12 @@ mod tests {
     }
 
     fn opening(flow: &Flow<V4>) -> Option<ReplyKey<V4>> {
-        let query = Query::new(ME, 7, flow, false);
+        let query = Query::new(LOCAL, 7, flow, false);
         query.has(Query::<V4>::OPENS).then(|| query.key(Opener::Remote))
     }
 
     fn answer(flow: &Flow<V4>, cookie: u32) -> Option<ReplyKey<V4>> {
-        let query = Query::new(ME, cookie, flow, true);
+        let query = Query::new(LOCAL, cookie, flow, true);
         query.has(Query::<V4>::ANSWERS).then(|| query.key(Opener::Remote))
     }
 
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(answer(&Flow { tcp_flags: tcp::SYN, ..turned(request) }, 7), None, "a SYN alone answers nothing");
         assert_ne!(answer(&turned(ports(TCP, 40001, 80)), 7), stored, "another port");
         assert_ne!(answer(&turned(ports(UDP, 40000, 80)), 7), stored, "another protocol");
-        assert_ne!(Some(Query::new(ME, 7, &turned(request), true).key(Opener::Pod)), stored, "the other opener");
+        assert_ne!(Some(Query::new(LOCAL, 7, &turned(request), true).key(Opener::Pod)), stored, "the other opener");
     }
 
     #[test]

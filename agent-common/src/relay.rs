@@ -11,7 +11,7 @@
 //! The note can only close: nobody is asked about a packet because it has none. A pod that could write
 //! one would be judged by it.
 
-use crate::access::{Access, Family, Party, Tables, between, identify};
+use crate::access::{Access, Family, LocalTenant, Tables, between, identify};
 use crate::addr::{V4, V6};
 use crate::decide;
 use crate::flow::Direction;
@@ -75,17 +75,17 @@ pub trait Network {
     fn read<H: Header>(&self, offset: u32) -> Option<H>;
 }
 
-/// Judges a packet with a note of `me` where it leaves the node. In Audit mode nothing is stopped.
+/// Judges a packet with a note of `local` where it leaves the node. In Audit mode nothing is stopped.
 #[inline(always)]
-pub fn leaves<N, T>(tables: &T, me: Party, passage: Passage, packet: &N) -> Option<DropReason>
+pub fn leaves<N, T>(tables: &T, local: LocalTenant, passage: Passage, packet: &N) -> Option<DropReason>
 where
     N: Network,
     T: Tables<V4> + Tables<V6>,
 {
-    if !me.state.has(TenantState::VALID) {
+    if !local.state.has(TenantState::VALID) {
         return Some(DropReason::NotReady);
     }
-    if me.state.has(TenantState::AUDIT) {
+    if local.state.has(TenantState::AUDIT) {
         return None;
     }
     match packet.ethertype() {
@@ -93,12 +93,12 @@ where
             let Some(ip) = packet.read::<Ipv4>(0) else { return Some(DropReason::Malformed) };
             let is_first = u16::from_be(ip.fragment_be) & 0x1fff == 0;
             let port = if is_first { port(packet, ip.protocol, u32::from(ip.version_ihl & 0x0f) * 4) } else { None };
-            judge(tables, me, passage, V4(ip.destination), ip.protocol, port)
+            judge(tables, local, passage, V4(ip.destination), ip.protocol, port)
         }
         ETHERTYPE_IPV6 => {
             let Some(ip) = packet.read::<Ipv6>(0) else { return Some(DropReason::Malformed) };
             let port = port(packet, ip.next_header, size_of::<Ipv6>() as u32);
-            judge(tables, me, passage, words(ip.destination), ip.next_header, port)
+            judge(tables, local, passage, words(ip.destination), ip.next_header, port)
         }
         // From a pod came IP; whatever this is, nobody has judged it.
         _ => Some(DropReason::Ethertype),
@@ -120,16 +120,16 @@ fn port<N: Network>(packet: &N, protocol: u8, offset: u32) -> Option<u16> {
 #[inline(always)]
 fn judge<A: Family, T: Tables<A>>(
     tables: &T,
-    me: Party,
+    local: LocalTenant,
     passage: Passage,
     remote: A,
     protocol: u8,
     port: Option<u16>,
 ) -> Option<DropReason> {
     let (remote_port, bits) = port.map_or((0, 0), |port| (port, Query::<A>::KNOWN));
-    let query = Query { me, cookie: 0, remote, remote_port, local_port: 0, protocol, bits, tcp_flags: 0 };
+    let query = Query { local, cookie: 0, remote, remote_port, local_port: 0, protocol, bits, tcp_flags: 0 };
     let denied = decide::judge(tables, &query, Direction::Egress).denied()?;
-    let reason = decide::blame(tables, &me, remote, denied).reason;
+    let reason = decide::blame(tables, &local, remote, denied).reason;
     let passes = match reason {
         DropReason::Fragment => true,
         DropReason::Node if decide::is_tunnelled(&query) => true,
@@ -146,15 +146,15 @@ fn may_have_asked<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> bool
     access.allows_reply() && decide::may_ask(tables, query, access.denied())
 }
 
-/// Judges a packet with a note of `sender` that arrives at a pod of `me` on the same node, under whatever
+/// Judges a packet with a note of `sender` that arrives at a pod of `local` on the same node, under whatever
 /// source address: whether the sender's pods may send there, or answer.
 #[inline(always)]
-pub fn arrives<A: Family, T: Tables<A>>(tables: &T, sender: Party, me: Party) -> bool {
-    if sender.tenant.0 == me.tenant.0 || sender.state.has(TenantState::OPEN) || me.state.has(TenantState::OPEN) {
+pub fn arrives<A: Family, T: Tables<A>>(tables: &T, sender: LocalTenant, local: LocalTenant) -> bool {
+    if sender.tenant.0 == local.tenant.0 || sender.state.has(TenantState::OPEN) || local.state.has(TenantState::OPEN) {
         return true;
     }
-    let shared = if me.state.has(TenantState::SHARED) { PeerEntry::SHARED } else { 0 };
-    let peer = PeerEntry { tenant: me.tenant, kind: PeerEntry::POD, flags: shared, _pad: 0 };
+    let shared = if local.state.has(TenantState::SHARED) { PeerEntry::SHARED } else { 0 };
+    let peer = PeerEntry { tenant: local.tenant, kind: PeerEntry::POD, flags: shared, _pad: 0 };
     let access = between(tables, &sender, peer);
     access == Access::BOTH_WAYS || access == Access::ONE_WAY || access.allows_reply()
 }

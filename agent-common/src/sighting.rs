@@ -2,7 +2,7 @@
 //!
 //! Judges nothing. Fields it cannot read stay zero; it never invents a port.
 
-use crate::access::{Denied, Party, Tables};
+use crate::access::{Denied, LocalTenant, Tables};
 use crate::addr::{V4, V6};
 use crate::decide::blame;
 use crate::event::FlowEvent;
@@ -57,13 +57,13 @@ pub fn describe<P: Packet + ?Sized>(packet: &P) -> Sighting {
 
 /// Whose address it was, if it was anybody's.
 #[inline(always)]
-pub fn attribute<T>(tables: &T, party: &Party, seen: &Sighting, direction: Direction, denied: Denied) -> Denied
+pub fn attribute<T>(tables: &T, local: &LocalTenant, seen: &Sighting, direction: Direction, denied: Denied) -> Denied
 where
     T: Tables<V4> + Tables<V6>,
 {
     match seen.family {
-        4 => blame::<V4, _>(tables, party, seen.remote_v4(direction), denied),
-        6 => blame::<V6, _>(tables, party, seen.remote_v6(direction), denied),
+        4 => blame::<V4, _>(tables, local, seen.remote_v4(direction), denied),
+        6 => blame::<V6, _>(tables, local, seen.remote_v6(direction), denied),
         _ => denied,
     }
 }

@@ -4,7 +4,7 @@
 //! denied by the last one; nothing here has a default that passes. Plain packets take a short way to
 //! the same rules; everything else, and everything suspicious, is *odd* and read with care.
 
-use crate::access::{Denied, Family, Party, Tables, identify};
+use crate::access::{Denied, Family, LocalTenant, Tables, identify};
 use crate::addr::{Address, Mac, V4, V6};
 use crate::conntrack::icmp;
 use crate::decide;
@@ -102,7 +102,7 @@ pub struct Endpoint<'a> {
     /// Its entry.
     pub entry: &'a EndpointEntry,
     /// Its tenant.
-    pub party: Party,
+    pub local: LocalTenant,
 }
 
 impl<'a> Endpoint<'a> {
@@ -110,7 +110,7 @@ impl<'a> Endpoint<'a> {
     #[inline(always)]
     pub fn new(entry: &'a EndpointEntry, state: TenantState) -> Option<Self> {
         let ready = entry.tenant.is_known() && entry.cookie != 0 && state.has(TenantState::VALID);
-        ready.then_some(Self { entry, party: Party { tenant: entry.tenant, state } })
+        ready.then_some(Self { entry, local: LocalTenant { tenant: entry.tenant, state } })
     }
 }
 
@@ -163,7 +163,7 @@ pub fn plain<A: Family, P: Packet + ?Sized>(
     if !owns(own, ours) || (theirs == own && !outbound) || !genuine {
         return None;
     }
-    Some(Query::new(endpoint.party, endpoint.entry.cookie, &flow, outbound))
+    Some(Query::new(endpoint.local, endpoint.entry.cookie, &flow, outbound))
 }
 
 /// The frame's EtherType in host order; `None` where it is too short for one.
@@ -301,7 +301,7 @@ fn delivered<A: Family, T: Tables<A>>(flow: &Flow<A>, own: A, endpoint: &Endpoin
     if flow.source == own {
         return Verdict::deny(DropReason::Martian);
     }
-    let query = Query::new(endpoint.party, endpoint.entry.cookie, flow, false);
+    let query = Query::new(endpoint.local, endpoint.entry.cookie, flow, false);
     tables.ingress(&query, identify(tables, &query))
 }
 
@@ -340,7 +340,7 @@ fn egress<A: Family, P: Packet + ?Sized, T: Tables<A>>(
     if is_redirect(flow) {
         return Verdict::deny(DropReason::IcmpRedirect);
     }
-    let query = Query::new(endpoint.party, endpoint.entry.cookie, flow, true);
+    let query = Query::new(endpoint.local, endpoint.entry.cookie, flow, true);
     let verdict = tables.egress(&query, identify(tables, &query));
     if query.has(Query::<A>::QUOTES) && !verdict.is_allow() && quotes(packet, flow, &query, tables) {
         return Verdict::ANSWER;
@@ -366,7 +366,9 @@ fn quotes<A: Family, P: Packet + ?Sized, T: Tables<A>>(
     let Some(quoted) = A::quoted(packet, usize::from(flow.transport) + 8) else { return false };
     let about_us = quoted.source == flow.destination && quoted.destination == flow.source;
     // The answer to the quoted packet: judged like any other, it is allowed or it is not.
-    let answer =
-        Query { bits: Query::<A>::ANSWERS | Query::<A>::KNOWN, ..Query::new(query.me, query.cookie, &quoted, false) };
+    let answer = Query {
+        bits: Query::<A>::ANSWERS | Query::<A>::KNOWN,
+        ..Query::new(query.local, query.cookie, &quoted, false)
+    };
     about_us && tables.egress(&answer, identify(tables, &answer)).is_allow()
 }

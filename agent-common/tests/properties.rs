@@ -31,20 +31,20 @@ fn allowed() -> Vec<(Direction, Vec<u8>)> {
     let mut frames: Vec<_> =
         [false, true].into_iter().flat_map(|six| Direction::ALL.into_iter().flat_map(move |d| each(six, d))).collect();
     frames.push((Egress, frame(false, Egress, DATABASE, &syn(5432))));
-    let arp = [&ethernet(true, 0x0806)[..], &[0, 1, 8, 0, 6, 4, 0, 1], &MAC, &ME, &[0; 6], &GATEWAY].concat();
+    let arp = [&ethernet(true, 0x0806)[..], &[0, 1, 8, 0, 6, 4, 0, 1], &MAC, &LOCAL, &[0; 6], &GATEWAY].concat();
     frames.push((Egress, arp));
     let body = [&[135, 0, 0, 0, 0, 0, 0, 0][..], &link_local(1).octets(), &[1, 1], &MAC].concat();
     let mut solicitation = ethernet(true, 0x86dd);
-    solicitation.extend(ipv6(six(ME).octets(), link_local(1).octets(), ICMPV6, body.len()));
+    solicitation.extend(ipv6(six(LOCAL).octets(), link_local(1).octets(), ICMPV6, body.len()));
     solicitation[21] = 255;
     solicitation.extend(body);
     frames.push((Egress, solicitation));
     let mut options = ethernet(true, 0x0800);
-    options.extend(ipv4(ME, FRIEND, UDP, 0, &[1, 7, 4, 4, 0, 0, 0, 0], 8));
+    options.extend(ipv4(LOCAL, FRIEND, UDP, 0, &[1, 7, 4, 4, 0, 0, 0, 0], 8));
     options.extend([0, 1, 0, 2, 0, 8, 0, 0]);
     frames.push((Egress, options));
     let mut chain = ethernet(true, 0x86dd);
-    chain.extend(ipv6(six(ME).octets(), six(FRIEND).octets(), 60, 24));
+    chain.extend(ipv6(six(LOCAL).octets(), six(FRIEND).octets(), 60, 24));
     chain.extend([44, 0, 1, 4, 0, 0, 0, 0, UDP, 0, 0, 1, 0, 0, 0, 9, 0, 1, 0, 2, 0, 8, 0, 0]);
     frames.push((Egress, chain));
     frames
@@ -65,11 +65,11 @@ fn a_frame_cut_anywhere_does_not_pass() {
 /// Whether a frame says that it is from the pod. Reads bytes where the standards put them, and nothing else.
 fn claims_the_pod(frame: &[u8]) -> bool {
     let at = |range: std::ops::Range<usize>| frame.get(range).unwrap_or_default();
-    let (v6, local) = (six(ME).octets(), link_local(5).octets());
+    let (v6, local) = (six(LOCAL).octets(), link_local(5).octets());
     match at(12..14) {
-        [0x08, 0x00] => at(26..30) == ME,
+        [0x08, 0x00] => at(26..30) == LOCAL,
         // A probe for the pod's own address has no sender yet.
-        [0x08, 0x06] => at(28..32) == ME || (at(28..32) == [0; 4] && at(38..42) == ME),
+        [0x08, 0x06] => at(28..32) == LOCAL || (at(28..32) == [0; 4] && at(38..42) == LOCAL),
         [0x86, 0xdd] => {
             let discovery = at(20..21) == [ICMPV6] && matches!(at(54..55), [135 | 136]);
             let about_own = at(62..78) == v6 || at(62..78) == local;
@@ -174,7 +174,7 @@ proptest! {
     ) {
         aim(&mut bytes, direction, remote, port);
         let (short, long) = (World::default(), World::default());
-        let entry = short.tables.endpoints.values().copied().find(|entry| entry.v4 == V4::new(ME)).expect("the pod");
+        let entry = short.tables.endpoints.values().copied().find(|entry| entry.v4 == V4::new(LOCAL)).expect("the pod");
         let endpoint = Endpoint::new(&entry, short.tables.tenants[&MINE]).expect("it is ready");
         let verdict = short.tables.verdict(&endpoint, direction, &bytes[..]);
         let odd = match direction {
@@ -196,7 +196,7 @@ proptest! {
             prop_assert_eq!(parse::ipv6(bytes), Ok(flow));
         }
         let world = World::default();
-        let entry = world.tables.endpoints.values().copied().find(|entry| entry.v4 == V4::new(ME)).expect("the pod");
+        let entry = world.tables.endpoints.values().copied().find(|entry| entry.v4 == V4::new(LOCAL)).expect("the pod");
         let endpoint = Endpoint::new(&entry, world.tables.tenants[&MINE]).expect("it is ready");
         let key = match verdict::ethertype(bytes) {
             Some(0x0800) => verdict::plain::<V4, _>(bytes, &endpoint, direction)
@@ -220,7 +220,7 @@ proptest! {
         body in prop::collection::vec(any::<u8>(), 0..80),
     ) {
         let world = World::default();
-        let (source, destination) = if direction == Egress { (ME, STRANGER) } else { (STRANGER, ME) };
+        let (source, destination) = if direction == Egress { (LOCAL, STRANGER) } else { (STRANGER, LOCAL) };
         let frame = packet(six, direction == Egress, source, destination, protocol, fragment, &body);
         prop_assert!(world.judged(direction, &frame).denied.is_some(), "{frame:02x?}");
     }

@@ -2,7 +2,7 @@
 
 mod world;
 
-use agent_common::access::Party;
+use agent_common::access::LocalTenant;
 use agent_common::addr::{V4, V6};
 use agent_common::flow::Direction::{Egress, Ingress};
 use agent_common::headers::Header;
@@ -47,9 +47,9 @@ impl Network for Led {
 
 /// Where a noted packet of the pod's tenant may really go.
 fn led(world: &World, to: Host, passage: Passage, what: &What) -> Option<DropReason> {
-    let party = Party { tenant: MINE, state: world.tables.tenants.get(&MINE).copied().unwrap_or_default() };
+    let local = LocalTenant { tenant: MINE, state: world.tables.tenants.get(&MINE).copied().unwrap_or_default() };
     let [four, six] =
-        [false, true].map(|six| leaves(&world.tables, party, passage, &Led(frame(six, Egress, to, what))));
+        [false, true].map(|six| leaves(&world.tables, local, passage, &Led(frame(six, Egress, to, what))));
     assert_eq!(four, six, "{to:?} {what:?}");
     four
 }
@@ -178,9 +178,9 @@ fn a_tenant_that_is_gone_goes_nowhere() {
 #[test]
 fn who_arrives_under_another_address_is_known_by_the_note() {
     let mut world = World::default();
-    let party = |world: &World, tenant| Party { tenant, state: world.tables.tenants[&tenant] };
+    let local = |world: &World, tenant| LocalTenant { tenant, state: world.tables.tenants[&tenant] };
     let comes = |world: &World, from, to| {
-        let (from, to) = (party(world, from), party(world, to));
+        let (from, to) = (local(world, from), local(world, to));
         let four = arrives::<V4, _>(&world.tables, from, to);
         assert_eq!(four, arrives::<V6, _>(&world.tables, from, to));
         four

@@ -65,7 +65,7 @@ fn a_source_that_is_not_the_pods_own_never_leaves() {
     // A pod without an address of a family owns none, least of all the unspecified one.
     let entry = world.tables.endpoints.get_mut(&1).expect("the pod");
     (entry.v4, entry.v6) = (V4::default(), V6::UNSPECIFIED);
-    for source in [[0; 4], ME] {
+    for source in [[0; 4], LOCAL] {
         for six in [false, true] {
             let frame = packet(six, true, source, FRIEND, UDP, 0, &[0, 1, 0, 2, 0, 8, 0, 0]);
             assert_eq!(world.judge(Egress, &frame), Some(SpoofedSource), "{source:?}");
@@ -130,7 +130,7 @@ fn options_are_walked_and_source_routes_refused() {
     let with = |options: &[u8]| {
         let transport = [0, 1, 0, 2, 0, 8, 0, 0];
         let mut frame = ethernet(true, 0x0800);
-        frame.extend(ipv4(ME, FRIEND, UDP, 0, options, transport.len()));
+        frame.extend(ipv4(LOCAL, FRIEND, UDP, 0, options, transport.len()));
         frame.extend(transport);
         world.judge(Egress, &frame)
     };
@@ -156,7 +156,7 @@ fn extension_headers_are_followed_so_far_and_no_further() {
             chain.iter().zip(kinds).flat_map(|((_, rest), next)| [&[next][..], rest].concat()).collect();
         let mut frame = ethernet(true, 0x86dd);
         let first = chain.first().map_or(last, |(kind, _)| *kind);
-        frame.extend(ipv6(six(ME).octets(), six(FRIEND).octets(), first, body.len() + transport.len()));
+        frame.extend(ipv6(six(LOCAL).octets(), six(FRIEND).octets(), first, body.len() + transport.len()));
         frame.extend(body);
         frame.extend(transport);
         world.judge(Egress, &frame)
@@ -188,7 +188,7 @@ fn neighbour_discovery_hides_behind_nothing() {
         let mut frame = ethernet(true, 0x86dd);
         let extra: &[u8] = if chain { &[58, 0, 1, 4, 0, 0, 0, 0] } else { &[] };
         let first = if chain { 0 } else { ICMPV6 };
-        frame.extend(ipv6(six(ME).octets(), six(FRIEND).octets(), first, extra.len() + body.len()));
+        frame.extend(ipv6(six(LOCAL).octets(), six(FRIEND).octets(), first, extra.len() + body.len()));
         frame.extend(extra);
         frame.extend(body);
         world.judge(Egress, &frame)
@@ -338,20 +338,24 @@ fn an_error_must_be_about_the_two_it_goes_between() {
         let quoted = frame(six, Ingress, WORLD, &about);
         let (kind, protocol) = if six { (1, ICMPV6) } else { (3, ICMP) };
         let body = [&[kind, 1, 0, 0, 0, 0, 0, 0][..], &quoted[14..]].concat();
-        assert_eq!(world.judge(Egress, &packet(six, true, ME, WORLD, protocol, 0, &body)), ALLOWED);
-        let elsewhere = packet(six, true, ME, [198, 51, 100, 10], protocol, 0, &body);
+        assert_eq!(world.judge(Egress, &packet(six, true, LOCAL, WORLD, protocol, 0, &body)), ALLOWED);
+        let elsewhere = packet(six, true, LOCAL, [198, 51, 100, 10], protocol, 0, &body);
         assert_eq!(world.judge(Egress, &elsewhere), Some(OffSubnet), "the quote speaks of somebody else");
         let cut = &body[..body.len() - 8];
-        assert_eq!(world.judge(Egress, &packet(six, true, ME, WORLD, protocol, 0, cut)), Some(OffSubnet), "no ports");
+        assert_eq!(
+            world.judge(Egress, &packet(six, true, LOCAL, WORLD, protocol, 0, cut)),
+            Some(OffSubnet),
+            "no ports"
+        );
     }
 }
 
 #[test]
 fn redirects_never_leave() {
     let world = World::default();
-    let redirect = packet(false, true, ME, FRIEND, ICMP, 0, &[5, 1, 0, 0, 10, 10, 1, 6]);
+    let redirect = packet(false, true, LOCAL, FRIEND, ICMP, 0, &[5, 1, 0, 0, 10, 10, 1, 6]);
     assert_eq!(world.judge(Egress, &redirect), Some(IcmpRedirect));
-    let echo = packet(false, true, ME, FRIEND, ICMP, 0, &[8, 0, 0, 0, 0, 1, 0, 1]);
+    let echo = packet(false, true, LOCAL, FRIEND, ICMP, 0, &[8, 0, 0, 0, 0, 1, 0, 1]);
     assert_eq!(world.judge(Egress, &echo), ALLOWED);
 }
 
@@ -365,24 +369,24 @@ fn arp(out: bool, operation: u8, sender_mac: [u8; 6], sender: Host, target: Host
 fn a_pod_resolves_whom_it_may_talk_to_and_claims_only_itself() {
     let world = World::default();
     for (operation, mac, sender, target, fate, why) in [
-        (1, MAC, ME, GATEWAY, ALLOWED, "queries for its gateway"),
-        (1, MAC, ME, FRIEND, ALLOWED, "queries for a friend"),
-        (1, MAC, ME, FILES, ALLOWED, "queries for its subnet"),
-        (1, MAC, ME, ME, ALLOWED, "announces itself"),
-        (1, MAC, [0; 4], ME, ALLOWED, "probes for itself"),
-        (2, MAC, ME, FRIEND, ALLOWED, "answers"),
-        (1, MAC, ME, NODE, ALLOWED, "must answer its node"),
-        (1, MAC, ME, STRANGER, Some(CrossTenant), "queries for a stranger"),
-        (1, MAC, ME, WORLD, Some(OffSubnet), "queries for anybody"),
+        (1, MAC, LOCAL, GATEWAY, ALLOWED, "queries for its gateway"),
+        (1, MAC, LOCAL, FRIEND, ALLOWED, "queries for a friend"),
+        (1, MAC, LOCAL, FILES, ALLOWED, "queries for its subnet"),
+        (1, MAC, LOCAL, LOCAL, ALLOWED, "announces itself"),
+        (1, MAC, [0; 4], LOCAL, ALLOWED, "probes for itself"),
+        (2, MAC, LOCAL, FRIEND, ALLOWED, "answers"),
+        (1, MAC, LOCAL, NODE, ALLOWED, "must answer its node"),
+        (1, MAC, LOCAL, STRANGER, Some(CrossTenant), "queries for a stranger"),
+        (1, MAC, LOCAL, WORLD, Some(OffSubnet), "queries for anybody"),
         (1, MAC, [0; 4], FRIEND, Some(SpoofedNeighbor), "probes for a friend"),
         (2, MAC, GATEWAY, FRIEND, Some(SpoofedNeighbor), "claims the gateway"),
         (1, MAC, GATEWAY, GATEWAY, Some(SpoofedNeighbor), "announces the gateway"),
-        (2, OTHER_MAC, ME, FRIEND, Some(SpoofedNeighbor), "at somebody else's hardware address"),
-        (3, MAC, ME, FRIEND, Some(Malformed), "neither request nor reply"),
+        (2, OTHER_MAC, LOCAL, FRIEND, Some(SpoofedNeighbor), "at somebody else's hardware address"),
+        (3, MAC, LOCAL, FRIEND, Some(Malformed), "neither request nor reply"),
     ] {
         assert_eq!(world.judge(Egress, &arp(true, operation, mac, sender, target)), fate, "{why}");
     }
-    let good = arp(true, 1, MAC, ME, GATEWAY);
+    let good = arp(true, 1, MAC, LOCAL, GATEWAY);
     for (at, byte) in [(15, 6), (16, 0), (18, 8), (19, 16)] {
         let mut bad = good.clone();
         bad[at] = byte;
@@ -398,10 +402,10 @@ fn nobody_but_the_gateway_speaks_for_the_gateway() {
         (GATEWAY_MAC, GATEWAY, ALLOWED, "it does"),
         (OTHER_MAC, FRIEND, ALLOWED, "a friend speaks for itself"),
         (OTHER_MAC, GATEWAY, Some(SpoofedNeighbor), "a friend does"),
-        (OTHER_MAC, ME, Some(SpoofedNeighbor), "somebody speaks for the pod"),
+        (OTHER_MAC, LOCAL, Some(SpoofedNeighbor), "somebody speaks for the pod"),
         (OTHER_MAC, WORLD, Some(OffSubnet), "anybody"),
     ] {
-        assert_eq!(world.judge(Ingress, &arp(false, 2, mac, sender, ME)), fate, "{why}");
+        assert_eq!(world.judge(Ingress, &arp(false, 2, mac, sender, LOCAL)), fate, "{why}");
     }
 }
 
@@ -419,19 +423,19 @@ fn discovery(out: bool, kind: u8, source: V6, destination: V6, target: V6, mac: 
 #[test]
 fn discovery_from_a_pod_claims_only_itself() {
     let world = World::default();
-    let (me, link, gateway) = (six(ME), link_local(5), link_local(1));
+    let (local, link, gateway) = (six(LOCAL), link_local(5), link_local(1));
     for (kind, source, target, mac, fate, why) in [
-        (135, me, gateway, MAC, ALLOWED, "queries for its gateway"),
+        (135, local, gateway, MAC, ALLOWED, "queries for its gateway"),
         (135, link, gateway, MAC, ALLOWED, "from its link-local address"),
-        (135, me, six(FRIEND), MAC, ALLOWED, "queries for a friend"),
-        (135, me, six(WORLD), MAC, Some(OffSubnet), "queries for anybody"),
+        (135, local, six(FRIEND), MAC, ALLOWED, "queries for a friend"),
+        (135, local, six(WORLD), MAC, Some(OffSubnet), "queries for anybody"),
         (135, six(FRIEND), gateway, MAC, Some(SpoofedSource), "as a friend"),
-        (135, me, gateway, OTHER_MAC, Some(SpoofedNeighbor), "at another hardware address"),
-        (136, me, me, MAC, ALLOWED, "answers for itself"),
+        (135, local, gateway, OTHER_MAC, Some(SpoofedNeighbor), "at another hardware address"),
+        (136, local, local, MAC, ALLOWED, "answers for itself"),
         (136, link, link, MAC, ALLOWED, "and for its link-local address"),
-        (136, me, gateway, MAC, Some(SpoofedNeighbor), "claims the gateway"),
-        (136, me, six(STRANGER), MAC, Some(SpoofedNeighbor), "claims a stranger"),
-        (136, me, me, OTHER_MAC, Some(SpoofedNeighbor), "itself at another hardware address"),
+        (136, local, gateway, MAC, Some(SpoofedNeighbor), "claims the gateway"),
+        (136, local, six(STRANGER), MAC, Some(SpoofedNeighbor), "claims a stranger"),
+        (136, local, local, OTHER_MAC, Some(SpoofedNeighbor), "itself at another hardware address"),
         (134, link, gateway, MAC, Some(RouterAdvertisement), "says it is a router"),
         (137, link, gateway, MAC, Some(IcmpRedirect), "redirects"),
         (133, link, gateway, MAC, Some(Multicast), "queries for routers"),
@@ -444,9 +448,9 @@ fn discovery_from_a_pod_claims_only_itself() {
         frame[19] = 24;
         world.judge(Egress, &frame)
     };
-    assert_eq!((probe(me), probe(link)), (ALLOWED, ALLOWED), "duplicate address detection");
+    assert_eq!((probe(local), probe(link)), (ALLOWED, ALLOWED), "duplicate address detection");
     assert_eq!(probe(six(FRIEND)), Some(SpoofedNeighbor), "of a friend's address");
-    let mut routed = discovery(true, 135, me, gateway, gateway, MAC);
+    let mut routed = discovery(true, 135, local, gateway, gateway, MAC);
     routed[21] = 254;
     assert_eq!(world.judge(Egress, &routed), Some(Malformed), "crossed a router");
 }
@@ -454,14 +458,14 @@ fn discovery_from_a_pod_claims_only_itself() {
 #[test]
 fn discovery_from_a_pod_is_sent_to_the_link_or_to_whom_it_may_find() {
     let world = World::default();
-    let (me, link, gateway) = (six(ME), link_local(5), link_local(1));
+    let (local, link, gateway) = (six(LOCAL), link_local(5), link_local(1));
     let group = V6 { lo: 0x0101_u64.to_be(), ..V6::ALL_NODES };
     for (destination, fate) in [
         (gateway, ALLOWED),
         (link_local(9), ALLOWED),
         (V6::ALL_NODES, ALLOWED),
         (six(FRIEND), ALLOWED),
-        (me, ALLOWED),
+        (local, ALLOWED),
         (six(WORLD), Some(OffSubnet)),
         (six(THEIR_DATABASE), Some(CrossTenant)),
         (six(STRANGER), Some(CrossTenant)),
@@ -469,21 +473,21 @@ fn discovery_from_a_pod_is_sent_to_the_link_or_to_whom_it_may_find() {
         (group, Some(Multicast)),
     ] {
         for (kind, source, target, why) in [
-            (135, me, gateway, "queries for its gateway"),
+            (135, local, gateway, "queries for its gateway"),
             (135, link, gateway, "from its link-local address"),
-            (135, me, six(FRIEND), "queries for a friend"),
-            (136, me, me, "answers for itself"),
+            (135, local, six(FRIEND), "queries for a friend"),
+            (136, local, local, "answers for itself"),
             (136, link, link, "and for its link-local address"),
-            (135, V6::UNSPECIFIED, me, "queries whether its address is taken"),
+            (135, V6::UNSPECIFIED, local, "queries whether its address is taken"),
         ] {
             let frame = discovery(true, kind, source, destination, target, MAC);
             assert_eq!(world.judge(Egress, &frame), fate, "{why}, of {:x?}", destination.octets());
         }
     }
     for target in [gateway, six(FRIEND)] {
-        let frame = discovery(true, 135, me, target.solicited_node(), target, MAC);
+        let frame = discovery(true, 135, local, target.solicited_node(), target, MAC);
         assert_eq!(world.judge(Egress, &frame), ALLOWED, "those who may have the address");
-        let others = discovery(true, 135, me, six(STRANGER).solicited_node(), target, MAC);
+        let others = discovery(true, 135, local, six(STRANGER).solicited_node(), target, MAC);
         assert_eq!(world.judge(Egress, &others), Some(Multicast), "another group of the link");
     }
 }
@@ -491,20 +495,20 @@ fn discovery_from_a_pod_is_sent_to_the_link_or_to_whom_it_may_find() {
 #[test]
 fn discovery_to_a_pod_is_its_neighbours_own() {
     let world = World::default();
-    let (me, gateway) = (six(ME), link_local(1));
+    let (local, gateway) = (six(LOCAL), link_local(1));
     let from_other = |kind, source, target| {
-        let mut frame = discovery(false, kind, source, me, target, OTHER_MAC);
+        let mut frame = discovery(false, kind, source, local, target, OTHER_MAC);
         frame[6..12].copy_from_slice(&OTHER_MAC);
         world.judge(Ingress, &frame)
     };
     assert_eq!(from_other(136, six(FRIEND), six(FRIEND)), ALLOWED);
     assert_eq!(from_other(136, six(FRIEND), gateway), Some(SpoofedNeighbor), "claims the gateway");
-    assert_eq!(from_other(136, six(FRIEND), me), Some(SpoofedNeighbor), "claims the pod");
+    assert_eq!(from_other(136, six(FRIEND), local), Some(SpoofedNeighbor), "claims the pod");
     assert_eq!(from_other(136, six(STRANGER), six(STRANGER)), Some(CrossTenant));
-    assert_eq!(from_other(135, link_local(9), me), ALLOWED, "a neighbour queries for the pod");
+    assert_eq!(from_other(135, link_local(9), local), ALLOWED, "a neighbour queries for the pod");
     assert_eq!(from_other(135, link_local(9), six(FRIEND)), Some(NotOwnAddress));
-    assert_eq!(from_other(134, link_local(9), me), Some(RouterAdvertisement));
-    let gateways = discovery(false, 136, gateway, me, gateway, GATEWAY_MAC);
+    assert_eq!(from_other(134, link_local(9), local), Some(RouterAdvertisement));
+    let gateways = discovery(false, 136, gateway, local, gateway, GATEWAY_MAC);
     assert_eq!(world.judge(Ingress, &gateways), ALLOWED);
 }
 
@@ -786,7 +790,7 @@ fn addresses_that_belong_on_no_wire_are_not_the_internet() {
         ([224, 0, 0, 1], Some(Multicast)),
         ([239, 1, 2, 3], Some(Multicast)),
     ] {
-        assert_eq!(world.judge(Egress, &packet(false, true, ME, host, UDP, 0, &payload)), fate, "{host:?}");
+        assert_eq!(world.judge(Egress, &packet(false, true, LOCAL, host, UDP, 0, &payload)), fate, "{host:?}");
     }
     for (text, fate) in [
         ("2001:db8::1", ALLOWED),
@@ -805,7 +809,7 @@ fn addresses_that_belong_on_no_wire_are_not_the_internet() {
     ] {
         let address: std::net::Ipv6Addr = text.parse().expect("an address");
         let mut frame = ethernet(true, 0x86dd);
-        frame.extend(ipv6(six(ME).octets(), address.octets(), UDP, payload.len()));
+        frame.extend(ipv6(six(LOCAL).octets(), address.octets(), UDP, payload.len()));
         frame.extend(payload);
         assert_eq!(world.judge(Egress, &frame), fate, "{text}");
     }
@@ -823,7 +827,7 @@ fn a_translator_may_be_listed_by_its_own_prefix() {
     row.prefixes[0].grant.length = 96;
     let address: std::net::Ipv6Addr = "64:ff9b::1.2.3.4".parse().expect("an address");
     let mut frame = ethernet(true, 0x86dd);
-    frame.extend(ipv6(six(ME).octets(), address.octets(), UDP, 8));
+    frame.extend(ipv6(six(LOCAL).octets(), address.octets(), UDP, 8));
     frame.extend([0, 1, 0, 2, 0, 8, 0, 0]);
     assert_eq!(world.judge(Egress, &frame), ALLOWED);
 }
@@ -836,13 +840,13 @@ fn a_pod_gets_what_is_addressed_to_it_and_not_its_own_echo() {
     let payload = [0, 1, 0, 2, 0, 8, 0, 0];
     for six in [false, true] {
         let to = |source, destination| world.judge(Ingress, &packet(six, false, source, destination, UDP, 0, &payload));
-        assert_eq!(to(FRIEND, ME), ALLOWED);
+        assert_eq!(to(FRIEND, LOCAL), ALLOWED);
         assert_eq!(to(FRIEND, FRIEND), Some(NotOwnAddress));
-        assert_eq!(to(ME, ME), Some(Martian));
+        assert_eq!(to(LOCAL, LOCAL), Some(Martian));
     }
     assert_eq!(world.judge(Ingress, &packet(false, false, FRIEND, [224, 0, 0, 1], UDP, 0, &payload)), Some(Multicast));
     for source in [[127, 0, 0, 1], [0; 4], [255; 4], [224, 0, 0, 1]] {
-        assert_eq!(world.judge(Ingress, &packet(false, false, source, ME, UDP, 0, &payload)), Some(Martian));
+        assert_eq!(world.judge(Ingress, &packet(false, false, source, LOCAL, UDP, 0, &payload)), Some(Martian));
     }
 }
 
@@ -900,7 +904,7 @@ fn zero_entries_grant_nothing() {
     world.ports(999, &[]);
     assert_eq!(world.sends(FILES, &udp(1)), Some(PortDenied), "a set of nothing");
     world.ports(999, &[(0, 0, u16::MAX)]);
-    let zero = packet(false, true, ME, FILES, 0, 0, &[0; 8]);
+    let zero = packet(false, true, LOCAL, FILES, 0, 0, &[0; 8]);
     assert_eq!(world.judge(Egress, &zero), Some(PortDenied), "protocol 0 ends a set");
 }
 
@@ -928,10 +932,10 @@ fn every_reason_has_a_frame() {
     note(world.sends(DATABASE, &What::Later(TCP)));
     let payload = [0, 1, 0, 2, 0, 8, 0, 0];
     note(world.judge(Egress, &packet(false, true, FRIEND, FRIEND, UDP, 0, &payload)));
-    note(world.judge(Egress, &packet(false, true, ME, [127, 0, 0, 1], UDP, 0, &payload)));
-    note(world.judge(Egress, &packet(false, true, ME, [224, 0, 0, 1], UDP, 0, &payload)));
-    note(world.judge(Egress, &packet(false, true, ME, FRIEND, ICMP, 0, &[5, 0, 0, 0, 0, 0, 0, 0])));
-    note(world.judge(Ingress, &packet(false, false, ME, FRIEND, UDP, 0, &payload)));
+    note(world.judge(Egress, &packet(false, true, LOCAL, [127, 0, 0, 1], UDP, 0, &payload)));
+    note(world.judge(Egress, &packet(false, true, LOCAL, [224, 0, 0, 1], UDP, 0, &payload)));
+    note(world.judge(Egress, &packet(false, true, LOCAL, FRIEND, ICMP, 0, &[5, 0, 0, 0, 0, 0, 0, 0])));
+    note(world.judge(Ingress, &packet(false, false, LOCAL, FRIEND, UDP, 0, &payload)));
     note(world.judge(Egress, &[]));
     note(world.judge(Egress, &arp(true, 2, MAC, GATEWAY, FRIEND)));
     note(world.judge(Egress, &discovery(true, 134, link_local(5), link_local(1), link_local(1), MAC)));
@@ -939,12 +943,12 @@ fn every_reason_has_a_frame() {
     note(world.judge(Egress, &ethernet(true, 0x8100)));
     note(world.judge(Egress, &ethernet(false, 0x0800)));
     let mut routed = ethernet(true, 0x0800);
-    routed.extend(ipv4(ME, FRIEND, UDP, 0, &[131, 3, 4, 0], 8));
+    routed.extend(ipv4(LOCAL, FRIEND, UDP, 0, &[131, 3, 4, 0], 8));
     routed.extend(payload);
     note(world.judge(Egress, &routed));
     for (kind, rest) in [(43, vec![17, 0, 0, 1, 0, 0, 0, 0]), (60, [60, 0, 1, 4, 0, 0, 0, 0].repeat(9))] {
         let mut frame = ethernet(true, 0x86dd);
-        frame.extend(ipv6(six(ME).octets(), six(FRIEND).octets(), kind, rest.len()));
+        frame.extend(ipv6(six(LOCAL).octets(), six(FRIEND).octets(), kind, rest.len()));
         frame.extend(rest);
         note(world.judge(Egress, &frame));
     }

@@ -1,6 +1,6 @@
 //! Verdict to return code: the only place those constants appear.
 
-use agent_common::access::{Denied, Family, Party, Tables};
+use agent_common::access::{Denied, Family, LocalTenant, Tables};
 use agent_common::counters::{Loss, Outcome, allowed_index};
 use agent_common::decide;
 use agent_common::flow::Direction;
@@ -52,20 +52,20 @@ where
     let endpoint = entry.and_then(|entry| Endpoint::new(entry, Maps::tenant(entry.tenant)));
     let Some(endpoint) = endpoint.filter(|_| !report::vlan_present(ctx)) else { return ODD };
     let Some(query) = verdict::plain(&Frame::linear(ctx), &endpoint, direction) else { return ODD };
-    let verdict = led(ctx, direction, endpoint.party.tenant, decide::judge(&Maps, &query, direction));
+    let verdict = led(ctx, direction, endpoint.local.tenant, decide::judge(&Maps, &query, direction));
     let told = verdict.denied().is_some_and(|denied| report::folded(ctx, &query, direction, denied.reason));
-    if told { denial(ctx, direction, endpoint.party) } else { conclude(ctx, direction, endpoint.party, verdict) }
+    if told { denial(ctx, direction, endpoint.local) } else { conclude(ctx, direction, endpoint.local, verdict) }
 }
 
 /// What a pod of this node sent may have been led here, and the node may have put its own address on it:
 /// then the note tells whose it is.
 #[inline(always)]
-fn led(ctx: &TcContext, direction: Direction, me: TenantId, verdict: Verdict) -> Verdict {
+fn led(ctx: &TcContext, direction: Direction, local: TenantId, verdict: Verdict) -> Verdict {
     if matches!(direction, Direction::Egress) || !verdict.is_allow() {
         return verdict;
     }
     match packet::note(ctx) {
-        Some(Note { tenant: sender, .. }) if sender.0 != me.0 && !waist::call_arrives(sender, me) => {
+        Some(Note { tenant: sender, .. }) if sender.0 != local.0 && !waist::call_arrives(sender, local) => {
             Verdict::because(Denied { reason: DropReason::CrossTenant, peer: sender })
         }
         _ => verdict,
@@ -74,7 +74,12 @@ fn led(ctx: &TcContext, direction: Direction, me: TenantId, verdict: Verdict) ->
 
 /// Counts, tells, and says what the kernel shall do.
 #[inline(always)]
-fn conclude(ctx: &TcContext, direction: Direction, Party { tenant, state }: Party, verdict: Verdict) -> i32 {
+fn conclude(
+    ctx: &TcContext,
+    direction: Direction,
+    LocalTenant { tenant, state }: LocalTenant,
+    verdict: Verdict,
+) -> i32 {
     let Some(denied) = verdict.denied() else {
         if let Some(passage) = verdict.note() {
             packet::set_note(ctx, Some(Note { tenant, passage }));
@@ -87,13 +92,13 @@ fn conclude(ctx: &TcContext, direction: Direction, Party { tenant, state }: Part
     report::denied(ctx, direction, denied, outcome);
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(ctx, "direction {} reason {}", direction as u8, denied.reason.number());
-    denial(ctx, direction, Party { tenant, state })
+    denial(ctx, direction, LocalTenant { tenant, state })
 }
 
 /// What becomes of a packet that is denied. What Audit lets pass opens no other tenant's pod under the
 /// address of the node.
 #[inline(always)]
-fn denial(ctx: &TcContext, direction: Direction, Party { tenant, state }: Party) -> i32 {
+fn denial(ctx: &TcContext, direction: Direction, LocalTenant { tenant, state }: LocalTenant) -> i32 {
     if !state.has(TenantState::AUDIT) {
         return DROP;
     }
@@ -109,11 +114,11 @@ pub fn odd(ctx: &TcContext, direction: Direction) -> i32 {
     let entry = Maps::endpoint(report::ifindex(ctx));
     let endpoint = entry.and_then(|entry| Endpoint::new(entry, Maps::tenant(entry.tenant)));
     let Some(endpoint) = endpoint else {
-        let nobody = Party { tenant: TenantId::UNKNOWN, state: TenantState::default() };
+        let nobody = LocalTenant { tenant: TenantId::UNKNOWN, state: TenantState::default() };
         return conclude(ctx, direction, nobody, Verdict::deny(DropReason::NotReady));
     };
-    let verdict = led(ctx, direction, endpoint.party.tenant, judge(ctx, direction, &endpoint));
-    conclude(ctx, direction, endpoint.party, verdict)
+    let verdict = led(ctx, direction, endpoint.local.tenant, judge(ctx, direction, &endpoint));
+    conclude(ctx, direction, endpoint.local, verdict)
 }
 
 #[inline(always)]

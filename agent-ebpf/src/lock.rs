@@ -4,7 +4,7 @@
 
 use core::mem::MaybeUninit;
 
-use agent_common::access::Party;
+use agent_common::access::LocalTenant;
 use agent_common::checksum::{self, Unfinished};
 use agent_common::counters::{Counter, Loss};
 use agent_common::headers::Header;
@@ -128,8 +128,8 @@ fn unfinished(ctx: &TcContext) -> Option<DropReason> {
 #[inline(always)]
 fn relayed(ctx: &TcContext) -> Option<DropReason> {
     let Note { tenant, passage } = packet::note(ctx)?;
-    let me = Party { tenant, state: Maps::tenant(tenant) };
-    let refused = relay::leaves(&Maps, me, passage, &Wire(ctx));
+    let local = LocalTenant { tenant, state: Maps::tenant(tenant) };
+    let refused = relay::leaves(&Maps, local, passage, &Wire(ctx));
     if refused.is_none() {
         packet::set_note(ctx, None);
     }

@@ -4,7 +4,7 @@
 
 #![allow(unsafe_code)]
 
-use agent_common::access::{Denied, Party, Tables};
+use agent_common::access::{Denied, LocalTenant, Tables};
 use agent_common::addr::{Address, V4};
 use agent_common::counters::{Counter, Loss, Outcome, denied_index};
 use agent_common::event::FlowEvent;
@@ -32,7 +32,7 @@ struct Denial {
     /// Slot of its budget.
     slot: u16,
     /// Its tenant.
-    party: Party,
+    local: LocalTenant,
     /// Why.
     denied: Denied,
     /// What was done.
@@ -84,7 +84,7 @@ pub fn lose(what: Loss, amount: u64) {
 #[inline(always)]
 pub fn folded<A: Address>(ctx: &TcContext, query: &Query<A>, direction: Direction, reason: DropReason) -> bool {
     let key = query.fold_key(direction, reason);
-    let state = query.me.state;
+    let state = query.local.state;
     let who = u64::from(key.cookie) | u64::from(key.port) << 32 | u64::from(key.protocol) << 48;
     let who = who | u64::from(key.cause) << 56;
     let what = u64::from(state.slot) | u64::from(state.has(TenantState::AUDIT)) << 16;
@@ -133,7 +133,7 @@ extern "C" fn tell_denied(skb: *mut __sk_buff, reason: u8, peer: u32, direction:
         direction: Direction::from_number(direction).unwrap_or(Direction::Egress),
         cookie,
         slot,
-        party: Party { tenant, state: Maps::tenant(tenant) },
+        local: LocalTenant { tenant, state: Maps::tenant(tenant) },
         denied: Denied {
             reason: DropReason::from_number(reason).unwrap_or(DropReason::Internal),
             peer: TenantId(peer),
@@ -156,12 +156,12 @@ fn record(ctx: &TcContext, denial: &Denial) {
     // SAFETY: as for `add`.
     let place = unsafe { &mut *place };
     if !place.is_of(&key, generation) {
-        let denied = attribute(&Maps, &denial.party, seen, denial.direction, denial.denied);
+        let denied = attribute(&Maps, &denial.local, seen, denial.direction, denial.denied);
         replace(place, key, denial, denied, seen, generation, ifindex(ctx));
     }
     let reason = DropReason::from_number(place.event.reason).unwrap_or(denial.denied.reason);
     let audited = denial.outcome == Outcome::Audited;
-    let slot = denial.party.state.slot;
+    let slot = denial.local.state.slot;
     add(maps::DENIED.get_ptr_mut(denied_index(slot, denial.direction, audited, reason)), ctx.len());
     let now = Maps::now();
     place.again(now, ctx.len(), seen.tcp_flags);
@@ -208,7 +208,7 @@ fn replace(
     event.generation = generation;
     event.ifindex = ifindex;
     event.cookie = denial.cookie;
-    event.tenant = denial.party.tenant;
+    event.tenant = denial.local.tenant;
     event.peer_tenant = denied.peer;
     event.reason = denied.reason.number();
     event.direction = denial.direction as u8;

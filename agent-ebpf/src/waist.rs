@@ -7,7 +7,7 @@
 
 #![allow(unsafe_code)]
 
-use agent_common::access::{self, Access, Party, Range, RemoteIdentity};
+use agent_common::access::{self, Access, LocalTenant, Range, RemoteIdentity};
 use agent_common::addr::{V4, V6};
 use agent_common::conntrack::{Memory, Opener};
 use agent_common::decide;
@@ -29,7 +29,7 @@ use crate::tables::Maps;
 /// Tenant and claim.
 #[inline(always)]
 fn who<A>(query: &Query<A>) -> u64 {
-    u64::from(query.me.tenant.0) | u64::from(query.cookie) << 32
+    u64::from(query.local.tenant.0) | u64::from(query.cookie) << 32
 }
 
 /// Ports, protocol and bits.
@@ -46,14 +46,14 @@ fn what<A>(query: &Query<A>) -> u64 {
 fn query<A>(who: u64, remote: A, what: u64) -> Query<A> {
     let tenant = TenantId(who as u32);
     let state = Maps::tenant(tenant);
-    Query { me: Party { tenant, state }, ..claim(who, remote, what) }
+    Query { local: LocalTenant { tenant, state }, ..claim(who, remote, what) }
 }
 
 /// As far as memory needs it: without the tenant's state.
 #[inline(always)]
 fn claim<A>(who: u64, remote: A, what: u64) -> Query<A> {
     Query {
-        me: Party { tenant: TenantId(who as u32), state: TenantState::default() },
+        local: LocalTenant { tenant: TenantId(who as u32), state: TenantState::default() },
         cookie: (who >> 32) as u32,
         remote,
         remote_port: what as u16,
@@ -131,15 +131,15 @@ fn side<A>(query: &Query<A>, opener: Opener, reply: bool) -> u64 {
 // SAFETY: as above.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn relay_arrives(sender: u32, me: u32) -> u64 {
-    let party = |number| Party { tenant: TenantId(number), state: Maps::tenant(TenantId(number)) };
-    u64::from(relay::arrives::<V4, _>(&Maps, party(sender), party(me)))
+extern "C" fn relay_arrives(sender: u32, local: u32) -> u64 {
+    let tenant = |number| LocalTenant { tenant: TenantId(number), state: Maps::tenant(TenantId(number)) };
+    u64::from(relay::arrives::<V4, _>(&Maps, tenant(sender), tenant(local)))
 }
 
 /// Whether a tenant's pods may send to another's on this node, or answer.
 #[inline(always)]
-pub fn call_arrives(sender: TenantId, me: TenantId) -> bool {
-    relay_arrives(sender.0, me.0) != 0
+pub fn call_arrives(sender: TenantId, local: TenantId) -> bool {
+    relay_arrives(sender.0, local.0) != 0
 }
 
 macro_rules! memory {

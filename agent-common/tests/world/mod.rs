@@ -21,7 +21,7 @@ use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header};
 pub type Host = [u8; 4];
 
 /// The pod under test.
-pub const ME: Host = [10, 10, 1, 5];
+pub const LOCAL: Host = [10, 10, 1, 5];
 /// A pod of its tenant.
 pub const FRIEND: Host = [10, 10, 1, 6];
 /// A pod of another tenant.
@@ -158,7 +158,7 @@ impl Default for World {
         }
         world.pod_is(MINE);
         for (host, tenant, flags) in [
-            (ME, MINE, 0),
+            (LOCAL, MINE, 0),
             (FRIEND, MINE, 0),
             (STRANGER, THEIRS, 0),
             (SHARED, COMMON, PeerEntry::SHARED),
@@ -207,12 +207,12 @@ impl World {
         let entry = EndpointEntry {
             tenant,
             cookie: 77,
-            v4: V4::new(ME),
+            v4: V4::new(LOCAL),
             mac: Mac::new(MAC),
             slot: 1,
             gateway_mac: Mac::new(GATEWAY_MAC),
             gateway_v4: V4::new(GATEWAY),
-            v6: six(ME),
+            v6: six(LOCAL),
             link_local: link_local(5),
             gateway_v6: link_local(1),
             ..EndpointEntry::default()
@@ -326,8 +326,8 @@ fn longer(length: u8) -> u8 {
 /// Bytes of a frame between the pod and `other`.
 pub fn frame(six: bool, direction: Direction, other: Host, what: &What) -> Vec<u8> {
     let (source, destination) = match direction {
-        Direction::Egress => (ME, other),
-        Direction::Ingress => (other, ME),
+        Direction::Egress => (LOCAL, other),
+        Direction::Ingress => (other, LOCAL),
     };
     let out = direction == Direction::Egress;
     let (protocol, transport) = transport(six, out, other, what);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use agent_common::access::{Denied, Family, Party, Tables, prefix};
+use agent_common::access::{Denied, Family, LocalTenant, Tables, prefix};
 use agent_common::addr::{V4, V6};
 use agent_common::conntrack::{ReplyEntry, ReplyKey};
 use agent_common::decide::{self, blame};
@@ -192,7 +192,7 @@ fn explain(
         format!("ENDPOINTS[{ifindex}] owns {source}, tenant {}", view.tenant(entry.tenant)),
         format!("TENANTS[{}] {}", entry.tenant.0, flags(state)),
     ];
-    let me = Party { tenant: entry.tenant, state };
+    let local = LocalTenant { tenant: entry.tenant, state };
     let number = |v4: bool| match protocol {
         Protocol::Tcp => 6,
         Protocol::Udp => 17,
@@ -203,10 +203,10 @@ fn explain(
     let known = port.is_some() || protocol == Protocol::Icmp;
     let denied = match (source, destination) {
         (IpAddr::V4(_), IpAddr::V4(to)) => {
-            view.judge(&opening(me, entry.cookie, V4::new(to.octets()), number(true), port, known), &mut steps)
+            view.judge(&opening(local, entry.cookie, V4::new(to.octets()), number(true), port, known), &mut steps)
         }
         (IpAddr::V6(_), IpAddr::V6(to)) => {
-            view.judge(&opening(me, entry.cookie, V6::new(to.octets()), number(false), port, known), &mut steps)
+            view.judge(&opening(local, entry.cookie, V6::new(to.octets()), number(false), port, known), &mut steps)
         }
         _ => return Err(ExplainError::Families(source, destination)),
     };
@@ -229,9 +229,9 @@ fn explain(
 }
 
 /// The packet that would open the connection.
-fn opening<A>(me: Party, cookie: u32, remote: A, protocol: u8, port: Option<u16>, known: bool) -> Query<A> {
+fn opening<A>(local: LocalTenant, cookie: u32, remote: A, protocol: u8, port: Option<u16>, known: bool) -> Query<A> {
     let bits = Query::<A>::OPENS | if known { Query::<A>::KNOWN } else { 0 };
-    Query { me, cookie, remote, remote_port: port.unwrap_or(0), local_port: 0, protocol, bits, tcp_flags: 0 }
+    Query { local, cookie, remote, remote_port: port.unwrap_or(0), local_port: 0, protocol, bits, tcp_flags: 0 }
 }
 
 fn flags(state: TenantState) -> String {
@@ -280,30 +280,30 @@ impl View {
     where
         Self: Tables<A>,
     {
-        let (me, remote) = (&query.me, query.remote);
+        let (local, remote) = (&query.local, query.remote);
         let denied =
-            decide::judge(self, query, Direction::Egress).denied().map(|denied| blame(self, me, remote, denied));
+            decide::judge(self, query, Direction::Egress).denied().map(|denied| blame(self, local, remote, denied));
         match self.peer(remote) {
             Some(peer) => {
                 steps.push(format!("{}[{}] is {}", A::PEERS, remote.show(), self.peer_text(peer)));
-                if peer.tenant != me.tenant && me.state.has(TenantState::HAS_GRANTS) {
-                    let granted = self.grant(&GrantKey { from: me.tenant, to: peer.tenant }).is_some();
+                if peer.tenant != local.tenant && local.state.has(TenantState::HAS_GRANTS) {
+                    let granted = self.grant(&GrantKey { from: local.tenant, to: peer.tenant }).is_some();
                     let word = if granted { "lets" } else { "does not let" };
-                    let (from, to) = (self.tenant(me.tenant), self.tenant(peer.tenant));
+                    let (from, to) = (self.tenant(local.tenant), self.tenant(peer.tenant));
                     steps.push(format!("GRANTS {word} {from} open connections to {to}"));
                 }
             }
-            None => self.range_steps(me, remote, steps),
+            None => self.range_steps(local, remote, steps),
         }
         denied
     }
 
-    fn range_steps<A: Family + Show>(&self, me: &Party, remote: A, steps: &mut Vec<String>)
+    fn range_steps<A: Family + Show>(&self, local: &LocalTenant, remote: A, steps: &mut Vec<String>)
     where
         Self: Tables<A>,
     {
         steps.push(format!("{} has no {}: no pod, Service or node", A::PEERS, remote.show()));
-        let grant = prefix(self, me, remote);
+        let grant = prefix(self, local, remote);
         if grant.is_some() {
             let contested = if grant.flags & PrefixGrant::CONTESTED != 0 { ", partly somebody else's" } else { "" };
             let ports = self.ports_text(grant.ports);

@@ -17,7 +17,7 @@ use uuid::{NoContext, Uuid};
 use super::intake::Told;
 use super::packet::{destination_ip, network, service_port, source_ip};
 use super::schema::{
-    Body, Event, Mode, Network, Party, PartyKind, Policy, SchemaId, Time, Uuid7, ViolationEvent, Workload,
+    Body, Event, LocalTenant, Mode, Network, PartyKind, Policy, SchemaId, Time, Uuid7, ViolationEvent, Workload,
 };
 use super::verdicts::{default_rule, severity};
 use super::words::Word;
@@ -155,7 +155,7 @@ impl Enricher {
     }
 
     /// The pod whose interface it was, whatever address the packet claims.
-    fn local(&self, record: &Checked) -> Party {
+    fn local(&self, record: &Checked) -> LocalTenant {
         let event = &record.event;
         let (ip, port) = match record.direction {
             Direction::Egress => (source_ip(record), event.source_port),
@@ -165,7 +165,7 @@ impl Enricher {
         party(named, self.tenant(event.tenant), ip, service_port(event, port))
     }
 
-    fn remote(&self, record: &Checked) -> Party {
+    fn remote(&self, record: &Checked) -> LocalTenant {
         let event = &record.event;
         let (ip, port) = match record.direction {
             Direction::Egress => (destination_ip(record), event.destination_port),
@@ -198,9 +198,9 @@ impl Enricher {
 }
 
 /// The kernel's word on the tenant counts more than what the address is called by now.
-fn party(named: Named, judged: Option<TenantNamed>, ip: Option<IpAddr>, port: Option<u16>) -> Party {
+fn party(named: Named, judged: Option<TenantNamed>, ip: Option<IpAddr>, port: Option<u16>) -> LocalTenant {
     let some = |text: Option<String>| text.filter(|text| !text.is_empty());
-    Party {
+    LocalTenant {
         kind: named.kind,
         ip,
         port,
@@ -223,14 +223,14 @@ fn unnamed_kind(record: &Checked, ip: Option<IpAddr>) -> PartyKind {
     }
 }
 
-fn message(record: &Checked, count: u64, network: &Network, source: &Party, destination: &Party) -> String {
+fn message(record: &Checked, count: u64, network: &Network, source: &LocalTenant, destination: &LocalTenant) -> String {
     let packets = if count == 1 { "packet" } else { "packets" };
     let transport = network.transport.as_deref().map(|word| format!("{word} ")).unwrap_or_default();
     let verdict = record.outcome.as_str();
     format!("{verdict} {count} {packets} {transport}{source} -> {destination}: {}", record.reason.as_str())
 }
 
-impl std::fmt::Display for Party {
+impl std::fmt::Display for LocalTenant {
     /// `tenant/namespace/pod:port` of a pod, else `address:port`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let bracketed = self.port.is_some();

@@ -67,9 +67,9 @@ pub struct ViolationEvent {
     /// Name of the node.
     pub node: String,
     /// Who sent it.
-    pub source: Party,
+    pub source: LocalTenant,
     /// Who it was for.
-    pub destination: Party,
+    pub destination: LocalTenant,
     /// The packet.
     pub network: Network,
     /// What denied it.
@@ -119,7 +119,7 @@ pub enum PartyKind {
 
 /// One end of a flow.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Party {
+pub struct LocalTenant {
     /// What it is.
     pub kind: PartyKind,
     /// The address as the packet says; a spoofed one too.

@@ -20,7 +20,7 @@ const STACK: usize = 128 << 10;
 
 /// A party to a conversation: an index into the world's lists, or a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Party {
+pub enum LocalTenant {
     /// A pod.
     Pod(usize),
     /// A Service's own address.
@@ -52,9 +52,9 @@ pub enum How {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question {
     /// Who asks.
-    pub from: Party,
+    pub from: LocalTenant,
     /// Who is asked.
-    pub to: Party,
+    pub to: LocalTenant,
     /// Over which family.
     pub family: Family,
     /// What is spoken.
@@ -65,16 +65,18 @@ pub struct Question {
 
 /// Everything that is worth asking.
 pub fn questions(world: &World) -> Vec<Question> {
-    let pods = (0..world.pods.len()).map(Party::Pod);
-    let outside = (0..OUTSIDE.len()).map(Party::Outside);
-    let nodes = (0..world.nodes.len()).map(Party::Node);
-    let mut targets: Vec<Party> = pods.clone().chain(outside.clone()).chain(nodes.clone()).collect();
-    targets.extend((0..world.services.len()).map(Party::Service));
-    targets.extend((0..world.nodes.len()).map(Party::NodePort));
-    targets.extend([Party::ApiService, Party::ApiServer, Party::Dns]);
+    let pods = (0..world.pods.len()).map(LocalTenant::Pod);
+    let outside = (0..OUTSIDE.len()).map(LocalTenant::Outside);
+    let nodes = (0..world.nodes.len()).map(LocalTenant::Node);
+    let mut targets: Vec<LocalTenant> = pods.clone().chain(outside.clone()).chain(nodes.clone()).collect();
+    targets.extend((0..world.services.len()).map(LocalTenant::Service));
+    targets.extend((0..world.nodes.len()).map(LocalTenant::NodePort));
+    targets.extend([LocalTenant::ApiService, LocalTenant::ApiServer, LocalTenant::Dns]);
     let from_pods = pods.clone().flat_map(|from| targets.iter().map(move |to| (from, *to)));
-    let published: Vec<Party> = targets.iter().copied().filter(|to| matches!(to, Party::NodePort(_))).collect();
-    let services: Vec<Party> = targets.iter().copied().filter(|to| matches!(to, Party::Service(_))).collect();
+    let published: Vec<LocalTenant> =
+        targets.iter().copied().filter(|to| matches!(to, LocalTenant::NodePort(_))).collect();
+    let services: Vec<LocalTenant> =
+        targets.iter().copied().filter(|to| matches!(to, LocalTenant::Service(_))).collect();
     let to_pods = outside.clone().chain(nodes.clone()).flat_map(|from| pods.clone().map(move |to| (from, to)));
     let to_ports = outside.flat_map(|from| published.iter().map(move |to| (from, *to)));
     let to_services = nodes.flat_map(|from| services.iter().map(move |to| (from, *to)));
@@ -83,21 +85,21 @@ pub fn questions(world: &World) -> Vec<Question> {
 }
 
 /// Every family, speech and port between two parties.
-pub fn spoken(world: &World, from: Party, to: Party) -> Vec<Question> {
+pub fn spoken(world: &World, from: LocalTenant, to: LocalTenant) -> Vec<Question> {
     let speeches =
         |speeches: &[Speech], port| speeches.iter().map(|speech| (How::Echo(*speech), port)).collect::<Vec<_>>();
     let mut ways = match to {
-        Party::Pod(_) => speeches(&Speech::ALL, PORT),
-        Party::Outside(_) => speeches(&Speech::ALL, PORT),
-        Party::Node(_) => speeches(&Speech::ALL, NODE_PORT),
+        LocalTenant::Pod(_) => speeches(&Speech::ALL, PORT),
+        LocalTenant::Outside(_) => speeches(&Speech::ALL, PORT),
+        LocalTenant::Node(_) => speeches(&Speech::ALL, NODE_PORT),
         // A Service address has no ICMP.
-        Party::Service(_) => speeches(&[Speech::Tcp, Speech::Udp], SERVICE_PORT),
-        Party::NodePort(_) => speeches(&[Speech::Tcp, Speech::Udp], SHOP_NODE_PORT),
-        Party::ApiService => vec![(How::Connect, 443)],
-        Party::ApiServer => vec![(How::Connect, 6443)],
-        Party::Dns => vec![(How::Connect, 53)],
+        LocalTenant::Service(_) => speeches(&[Speech::Tcp, Speech::Udp], SERVICE_PORT),
+        LocalTenant::NodePort(_) => speeches(&[Speech::Tcp, Speech::Udp], SHOP_NODE_PORT),
+        LocalTenant::ApiService => vec![(How::Connect, 443)],
+        LocalTenant::ApiServer => vec![(How::Connect, 6443)],
+        LocalTenant::Dns => vec![(How::Connect, 53)],
     };
-    if matches!(to, Party::Outside(_)) {
+    if matches!(to, LocalTenant::Outside(_)) {
         ways.extend(speeches(&[Speech::Tcp, Speech::Udp], OTHER_PORT));
     }
     let all = Family::ALL.into_iter().flat_map(|family| ways.iter().map(move |(how, port)| (family, *how, *port)));
@@ -105,7 +107,7 @@ pub fn spoken(world: &World, from: Party, to: Party) -> Vec<Question> {
     questions.filter(|q| q.target(world).is_some() && from.address(world, q.family).is_some()).collect()
 }
 
-impl Party {
+impl LocalTenant {
     /// Its address of a family, if it has one.
     pub fn address(self, world: &World, family: Family) -> Option<IpAddr> {
         match self {
@@ -171,7 +173,7 @@ impl Question {
     /// Asks, in the namespace of the calling thread. A node asks with the address its routes choose, as a kubelet does.
     fn ask_here(&self, world: &World) -> Outcome {
         let source = match self.from {
-            Party::Node(_) => None,
+            LocalTenant::Node(_) => None,
             from => from.address(world, self.family),
         };
         let target = self.target(world).expect("questions without an address are not asked");
