@@ -33,7 +33,7 @@ mod pod;
 pub mod query;
 pub mod reason;
 pub mod relay;
-pub mod sighting;
+pub mod summary;
 pub mod tenant;
 pub mod verdict;
 

@@ -17,7 +17,7 @@ use crate::flow::Direction;
 use crate::layout::{EndpointEntry, Grant, GrantKey, PeerEntry, PortSet, PrefixGrant, RowV4, RowV6, Runtime};
 use crate::parse::Packet;
 use crate::reason::DropReason;
-use crate::sighting;
+use crate::summary;
 use crate::tenant::{TenantId, TenantState};
 use crate::verdict::{self, Endpoint, Verdict};
 
@@ -91,8 +91,8 @@ impl Memory {
         let verdict = self.verdict(&endpoint, direction, frame);
         let Some(denied) = verdict.denied() else { return Judged { outcome: Outcome::Allowed, denied: None } };
         let outcome = if state.has(TenantState::AUDIT) { Outcome::Audited } else { Outcome::Dropped };
-        let seen = sighting::describe(frame);
-        let denied = sighting::attribute(self, &endpoint.local, &seen, direction, denied);
+        let seen = summary::summarize(frame);
+        let denied = summary::attribute(self, &endpoint.local, &seen, direction, denied);
         Judged { outcome, denied: Some(denied) }
     }
 

@@ -87,7 +87,7 @@ impl<A> Query<A> {
         }
     }
 
-    /// What makes further packets that are denied the same story: what `Sighting::key` reads from the
+    /// What makes further packets that are denied the same story: what `PacketSummary::key` reads from the
     /// frame.
     #[inline(always)]
     pub fn fold_key(&self, direction: Direction, cause: DropReason) -> FoldKey

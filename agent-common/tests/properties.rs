@@ -11,7 +11,7 @@ use agent_common::memory::Memory;
 use agent_common::reason::DropReason;
 use agent_common::tenant::TenantId;
 use agent_common::verdict::{self, Endpoint};
-use agent_common::{parse, plain, sighting};
+use agent_common::{parse, plain, summary};
 use proptest::prelude::*;
 use world::*;
 
@@ -206,7 +206,7 @@ proptest! {
             _ => None,
         };
         if let Some((key, flags)) = key {
-            let seen = sighting::describe(bytes);
+            let seen = summary::summarize(bytes);
             prop_assert_eq!((key, flags), (seen.key(direction, entry.cookie, DropReason::OffSubnet), seen.tcp_flags));
         }
     }

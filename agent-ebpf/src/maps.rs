@@ -12,7 +12,7 @@ use agent_common::layout::{
     TrieKeyV6,
 };
 use agent_common::lock::{Lock, PodGroups, Sender};
-use agent_common::sighting::Sighting;
+use agent_common::summary::PacketSummary;
 use agent_common::tenant::{TenantId, TenantName, TenantState};
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
@@ -109,7 +109,7 @@ pub static LIMITS: PerCpuArray<Limit> = PerCpuArray::with_max_entries(LIMIT_SLOT
 
 /// What is being told of the packet at hand. The programs' own; nobody else reads it.
 #[map]
-pub static SIGHTING: PerCpuArray<Sighting> = PerCpuArray::with_max_entries(1, 0);
+pub static SUMMARY: PerCpuArray<PacketSummary> = PerCpuArray::with_max_entries(1, 0);
 
 /// Records on their way to the agent. Full: the record is lost and counted; its packets are in the
 /// counters and in the fold table.

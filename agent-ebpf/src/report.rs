@@ -12,7 +12,7 @@ use agent_common::flow::Direction;
 use agent_common::fold::{FoldEntry, FoldKey};
 use agent_common::query::Query;
 use agent_common::reason::DropReason;
-use agent_common::sighting::{Sighting, attribute, describe};
+use agent_common::summary::{PacketSummary, attribute, summarize};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::programs::TcContext;
@@ -146,7 +146,7 @@ extern "C" fn tell_denied(skb: *mut __sk_buff, reason: u8, peer: u32, direction:
 
 #[inline(always)]
 fn record(ctx: &TcContext, denial: &Denial) {
-    let Some(seen) = maps::SIGHTING.get_ptr_mut(0) else { return };
+    let Some(seen) = maps::SUMMARY.get_ptr_mut(0) else { return };
     see(ctx.skb.skb);
     // SAFETY: as for `add`.
     let seen = unsafe { &*seen };
@@ -170,17 +170,17 @@ fn record(ctx: &TcContext, denial: &Denial) {
     }
 }
 
-/// Reads what can be told of a packet into this CPU's `SIGHTING`: through a map, because the verifier
+/// Reads what can be told of a packet into this CPU's `SUMMARY`: through a map, because the verifier
 /// would follow every way to read a packet through everything that is told of it.
 // SAFETY: the name is taken by nothing else in the object.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn see(skb: *mut __sk_buff) -> u32 {
     let ctx = TcContext::new(skb);
-    let Some(seen) = maps::SIGHTING.get_ptr_mut(0) else { return 0 };
+    let Some(seen) = maps::SUMMARY.get_ptr_mut(0) else { return 0 };
     // SAFETY: as for `add`.
     let seen = unsafe { &mut *seen };
-    *seen = if Frame::pull(&ctx) { describe(&Frame::linear(&ctx)) } else { Sighting::default() };
+    *seen = if Frame::pull(&ctx) { summarize(&Frame::linear(&ctx)) } else { PacketSummary::default() };
     0
 }
 
@@ -191,7 +191,7 @@ fn replace(
     key: FoldKey,
     denial: &Denial,
     denied: Denied,
-    seen: &Sighting,
+    seen: &PacketSummary,
     generation: u64,
     ifindex: u32,
 ) {

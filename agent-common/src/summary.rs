@@ -17,7 +17,7 @@ use crate::reason::DropReason;
 
 /// Readable parts of a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sighting {
+pub struct PacketSummary {
     /// Source; IPv4 in `lo`.
     pub source: V6,
     /// Destination; IPv4 in `lo`.
@@ -42,8 +42,8 @@ pub struct Sighting {
 
 /// Reads what is there.
 #[inline(always)]
-pub fn describe<P: Packet + ?Sized>(packet: &P) -> Sighting {
-    let mut seen = Sighting::default();
+pub fn summarize<P: Packet + ?Sized>(packet: &P) -> PacketSummary {
+    let mut seen = PacketSummary::default();
     let Some(ethernet) = packet.read::<Ethernet>(0) else { return seen };
     seen.ethertype = u16::from_be(ethernet.ethertype_be);
     match seen.ethertype {
@@ -57,7 +57,13 @@ pub fn describe<P: Packet + ?Sized>(packet: &P) -> Sighting {
 
 /// Whose address it was, if it was anybody's.
 #[inline(always)]
-pub fn attribute<T>(tables: &T, local: &LocalTenant, seen: &Sighting, direction: Direction, denied: Denied) -> Denied
+pub fn attribute<T>(
+    tables: &T,
+    local: &LocalTenant,
+    seen: &PacketSummary,
+    direction: Direction,
+    denied: Denied,
+) -> Denied
 where
     T: Tables<V4> + Tables<V6>,
 {
@@ -69,7 +75,7 @@ where
 }
 
 #[inline(always)]
-fn ipv4<P: Packet + ?Sized>(packet: &P, seen: &mut Sighting) {
+fn ipv4<P: Packet + ?Sized>(packet: &P, seen: &mut PacketSummary) {
     let Some(ip) = packet.read::<Ipv4>(ETHERNET_LEN) else { return };
     if ip.version_ihl >> 4 != 4 {
         return;
@@ -85,7 +91,7 @@ fn ipv4<P: Packet + ?Sized>(packet: &P, seen: &mut Sighting) {
 }
 
 #[inline(always)]
-fn ipv6<P: Packet + ?Sized>(packet: &P, seen: &mut Sighting) {
+fn ipv6<P: Packet + ?Sized>(packet: &P, seen: &mut PacketSummary) {
     let Some(ip) = packet.read::<Ipv6>(ETHERNET_LEN) else { return };
     if ip.version_class >> 4 != 6 {
         return;
@@ -98,7 +104,7 @@ fn ipv6<P: Packet + ?Sized>(packet: &P, seen: &mut Sighting) {
 }
 
 #[inline(always)]
-fn arp<P: Packet + ?Sized>(packet: &P, seen: &mut Sighting) {
+fn arp<P: Packet + ?Sized>(packet: &P, seen: &mut PacketSummary) {
     let Some(arp) = packet.read::<Arp>(ETHERNET_LEN) else { return };
     let join = |halves: [u16; 2]| u64::from(halves[0]) | u64::from(halves[1]) << 16;
     seen.family = 4;
@@ -107,7 +113,7 @@ fn arp<P: Packet + ?Sized>(packet: &P, seen: &mut Sighting) {
 }
 
 #[inline(always)]
-fn transport<P: Packet + ?Sized>(packet: &P, seen: &mut Sighting, offset: usize) {
+fn transport<P: Packet + ?Sized>(packet: &P, seen: &mut PacketSummary, offset: usize) {
     match seen.protocol {
         TCP | UDP | SCTP => {
             let Some(header) = packet.read::<Transport>(offset) else { return };
@@ -125,7 +131,7 @@ fn transport<P: Packet + ?Sized>(packet: &P, seen: &mut Sighting, offset: usize)
     }
 }
 
-impl Sighting {
+impl PacketSummary {
     /// What makes further packets the same story.
     #[inline(always)]
     pub fn key(&self, direction: Direction, cookie: u32, cause: DropReason) -> FoldKey {
