@@ -6,6 +6,7 @@
 use crate::addr::{Address, V4, V6};
 use crate::conntrack::{Memory, Opener, ReplyEntry, ReplyKey};
 use crate::decide;
+use crate::fast_path;
 use crate::flow::Flow;
 use crate::headers::{ICMP, ICMPV6};
 use crate::layout::{
@@ -13,7 +14,6 @@ use crate::layout::{
     RowV6, Runtime,
 };
 use crate::parse::{self, Packet};
-use crate::plain;
 use crate::query::Query;
 use crate::reason::DropReason;
 use crate::tenant::{TenantId, TenantState};
@@ -109,7 +109,7 @@ pub trait Family: Address {
     /// The pod's own address, or `NONE`.
     fn own(entry: &EndpointEntry) -> Self;
     /// The short way to read a packet.
-    fn plain<P: Packet + ?Sized>(packet: &P) -> Option<Flow<Self>>;
+    fn read_fast<P: Packet + ?Sized>(packet: &P) -> Option<Flow<Self>>;
     /// The packet that an ICMP error quotes at `offset`.
     fn quoted<P: Packet + ?Sized>(packet: &P, offset: usize) -> Option<Flow<Self>>;
 }
@@ -142,8 +142,8 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn plain<P: Packet + ?Sized>(packet: &P) -> Option<Flow<Self>> {
-        plain::ipv4(packet)
+    fn read_fast<P: Packet + ?Sized>(packet: &P) -> Option<Flow<Self>> {
+        fast_path::ipv4(packet)
     }
 
     #[inline(always)]
@@ -180,8 +180,8 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn plain<P: Packet + ?Sized>(packet: &P) -> Option<Flow<Self>> {
-        plain::ipv6(packet)
+    fn read_fast<P: Packet + ?Sized>(packet: &P) -> Option<Flow<Self>> {
+        fast_path::ipv6(packet)
     }
 
     #[inline(always)]

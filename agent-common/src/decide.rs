@@ -1,4 +1,4 @@
-//! The rules below the waist: tenant, address, ports and memory to a verdict. No packet in sight.
+//! The rules below the global_fns: tenant, address, ports and memory to a verdict. No packet in sight.
 //!
 //! `judge` settles at once what identity alone justifies, and queries `egress` and `ingress` for the
 //! rest. Those two are complete: they need no answer to have been given before.

@@ -18,6 +18,7 @@ pub mod conntrack;
 pub mod counters;
 pub mod decide;
 pub mod event;
+pub mod fast_path;
 pub mod flow;
 pub mod fold;
 pub mod headers;
@@ -27,7 +28,6 @@ pub mod lock;
 pub mod memory;
 pub mod neighbor;
 pub mod parse;
-pub mod plain;
 #[cfg(feature = "user")]
 mod pod;
 pub mod query;

@@ -1,6 +1,6 @@
 //! What a packet queries of the policy, without the packet: scalars that fit five registers.
 //!
-//! This is the waist of the verdict. Above it, code looks at bytes; below it, at tables. The kernel
+//! This is the global_fns of the verdict. Above it, code looks at bytes; below it, at tables. The kernel
 //! verifies the two sides apart, so that their paths add up instead of multiplying.
 
 use crate::access::LocalTenant;

@@ -120,8 +120,8 @@ where
     P: Packet + ?Sized,
     T: Tables<V4> + Tables<V6>,
 {
-    let settled = settle(packet, endpoint, tables, Direction::Egress);
-    settled.unwrap_or_else(|| odd_from_pod(packet, endpoint, tables))
+    let fast = fast_verdict(packet, endpoint, tables, Direction::Egress);
+    fast.unwrap_or_else(|| slow_from_pod(packet, endpoint, tables))
 }
 
 /// Judges a frame on its way to a pod: the second lock on the same door.
@@ -130,19 +130,19 @@ where
     P: Packet + ?Sized,
     T: Tables<V4> + Tables<V6>,
 {
-    let settled = settle(packet, endpoint, tables, Direction::Ingress);
-    settled.unwrap_or_else(|| odd_to_pod(packet, endpoint, tables))
+    let fast = fast_verdict(packet, endpoint, tables, Direction::Ingress);
+    fast.unwrap_or_else(|| slow_to_pod(packet, endpoint, tables))
 }
 
 /// The short way, for plain packets.
-fn settle<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T, direction: Direction) -> Option<Verdict>
+fn fast_verdict<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T, direction: Direction) -> Option<Verdict>
 where
     P: Packet + ?Sized,
     T: Tables<V4> + Tables<V6>,
 {
     match ethertype(packet)? {
-        ETHERTYPE_IPV4 => Some(decide::judge::<V4, _>(tables, &plain(packet, endpoint, direction)?, direction)),
-        ETHERTYPE_IPV6 => Some(decide::judge::<V6, _>(tables, &plain(packet, endpoint, direction)?, direction)),
+        ETHERTYPE_IPV4 => Some(decide::judge::<V4, _>(tables, &fast_query(packet, endpoint, direction)?, direction)),
+        ETHERTYPE_IPV6 => Some(decide::judge::<V6, _>(tables, &fast_query(packet, endpoint, direction)?, direction)),
         _ => None,
     }
 }
@@ -150,12 +150,12 @@ where
 /// What a plain packet queries, if the end that should be the pod is. `None` refuses nothing: the packet
 /// is odd, and judged as such.
 #[inline(always)]
-pub fn plain<A: Family, P: Packet + ?Sized>(
+pub fn fast_query<A: Family, P: Packet + ?Sized>(
     packet: &P,
     endpoint: &Endpoint<'_>,
     direction: Direction,
 ) -> Option<Query<A>> {
-    let flow = A::plain(packet)?;
+    let flow = A::read_fast(packet)?;
     let own = A::own(endpoint.entry);
     let outbound = direction == Direction::Egress;
     let (ours, theirs) = if outbound { (flow.source, flow.destination) } else { (flow.destination, flow.source) };
@@ -174,7 +174,7 @@ pub fn ethertype<P: Packet + ?Sized>(packet: &P) -> Option<u16> {
 
 /// Judges a frame that a pod sent, whatever it is.
 #[inline(always)]
-pub fn odd_from_pod<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
+pub fn slow_from_pod<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
 where
     P: Packet + ?Sized,
     T: Tables<V4> + Tables<V6>,
@@ -192,7 +192,7 @@ where
 
 /// Judges a frame on its way to a pod, whatever it is.
 #[inline(always)]
-pub fn odd_to_pod<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
+pub fn slow_to_pod<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
 where
     P: Packet + ?Sized,
     T: Tables<V4> + Tables<V6>,

@@ -11,7 +11,7 @@ use agent_common::memory::Memory;
 use agent_common::reason::DropReason;
 use agent_common::tenant::TenantId;
 use agent_common::verdict::{self, Endpoint};
-use agent_common::{parse, plain, summary};
+use agent_common::{fast_path, parse, summary};
 use proptest::prelude::*;
 use world::*;
 
@@ -178,8 +178,8 @@ proptest! {
         let endpoint = Endpoint::new(&entry, short.tables.tenants[&MINE]).expect("it is ready");
         let verdict = short.tables.verdict(&endpoint, direction, &bytes[..]);
         let odd = match direction {
-            Egress => verdict::odd_from_pod(&bytes[..], &endpoint, &long.tables),
-            Ingress => verdict::odd_to_pod(&bytes[..], &endpoint, &long.tables),
+            Egress => verdict::slow_from_pod(&bytes[..], &endpoint, &long.tables),
+            Ingress => verdict::slow_to_pod(&bytes[..], &endpoint, &long.tables),
         };
         prop_assert_eq!(verdict, odd, "{:02x?}", bytes);
         prop_assert_eq!(&short.tables.replies_v4, &long.tables.replies_v4, "what is remembered");
@@ -187,21 +187,21 @@ proptest! {
     }
 
     #[test]
-    fn what_is_plain_is_read_and_told_as_by_the_careful((direction, bytes) in nearly()) {
+    fn the_fast_path_reads_and_reports_as_the_slow_path_does((direction, bytes) in nearly()) {
         let bytes = &bytes[..];
-        if let Some(flow) = plain::ipv4(bytes) {
+        if let Some(flow) = fast_path::ipv4(bytes) {
             prop_assert_eq!(parse::ipv4(bytes), Ok(flow));
         }
-        if let Some(flow) = plain::ipv6(bytes) {
+        if let Some(flow) = fast_path::ipv6(bytes) {
             prop_assert_eq!(parse::ipv6(bytes), Ok(flow));
         }
         let world = World::default();
         let entry = world.tables.endpoints.values().copied().find(|entry| entry.v4 == V4::new(LOCAL)).expect("the pod");
         let endpoint = Endpoint::new(&entry, world.tables.tenants[&MINE]).expect("it is ready");
         let key = match verdict::ethertype(bytes) {
-            Some(0x0800) => verdict::plain::<V4, _>(bytes, &endpoint, direction)
+            Some(0x0800) => verdict::fast_query::<V4, _>(bytes, &endpoint, direction)
                 .map(|query| (query.fold_key(direction, DropReason::OffSubnet), query.tcp_flags)),
-            Some(0x86dd) => verdict::plain::<V6, _>(bytes, &endpoint, direction)
+            Some(0x86dd) => verdict::fast_query::<V6, _>(bytes, &endpoint, direction)
                 .map(|query| (query.fold_key(direction, DropReason::OffSubnet), query.tcp_flags)),
             _ => None,
         };

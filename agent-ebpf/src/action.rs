@@ -13,7 +13,7 @@ use aya_ebpf::programs::TcContext;
 
 use crate::packet::{self, Frame};
 use crate::tables::Maps;
-use crate::{report, waist};
+use crate::{global_fns, report};
 
 /// "Next": the same number for TCX (`TCX_NEXT`) and for a direct-action filter (`TC_ACT_UNSPEC`).
 /// We only subtract: whoever comes after us may still drop.
@@ -22,36 +22,36 @@ const PASS: i32 = -1;
 const DROP: i32 = 2;
 
 /// Not a return code: the packet is not plain.
-const ODD: i32 = i32::MIN;
+const SLOW_PATH: i32 = i32::MIN;
 
-/// Judges a packet and does what the verdict says. Plain IPv4 is settled here, with as few steps as
+/// Judges a packet and does what the verdict says. Plain IPv4 is fast here, with as few steps as
 /// there can be; plain IPv6, and everything odd, in functions that the verifier judges apart.
 #[inline(always)]
 pub fn enforce(ctx: &TcContext, direction: Direction) -> i32 {
     let code = match (verdict::ethertype(&Frame::linear(ctx)), direction) {
-        (Some(ETHERTYPE_IPV4), Direction::Egress) => waist::call_plain_v4_from_pod(ctx),
-        (Some(ETHERTYPE_IPV4), Direction::Ingress) => waist::call_plain_v4_to_pod(ctx),
-        (Some(ETHERTYPE_IPV6), Direction::Egress) => waist::call_plain_v6_from_pod(ctx),
-        (Some(ETHERTYPE_IPV6), Direction::Ingress) => waist::call_plain_v6_to_pod(ctx),
-        _ => ODD,
+        (Some(ETHERTYPE_IPV4), Direction::Egress) => global_fns::call_fast_v4_from_pod(ctx),
+        (Some(ETHERTYPE_IPV4), Direction::Ingress) => global_fns::call_fast_v4_to_pod(ctx),
+        (Some(ETHERTYPE_IPV6), Direction::Egress) => global_fns::call_fast_v6_from_pod(ctx),
+        (Some(ETHERTYPE_IPV6), Direction::Ingress) => global_fns::call_fast_v6_to_pod(ctx),
+        _ => SLOW_PATH,
     };
     match (code, direction) {
-        (ODD, Direction::Egress) => waist::call_odd_from_pod(ctx),
-        (ODD, Direction::Ingress) => waist::call_odd_to_pod(ctx),
+        (SLOW_PATH, Direction::Egress) => global_fns::call_slow_from_pod(ctx),
+        (SLOW_PATH, Direction::Ingress) => global_fns::call_slow_to_pod(ctx),
         (code, _) => code,
     }
 }
 
 /// Settles a plain packet, or says that it is odd.
 #[inline(always)]
-pub fn plain<A: Family>(ctx: &TcContext, direction: Direction) -> i32
+pub fn fast<A: Family>(ctx: &TcContext, direction: Direction) -> i32
 where
     Maps: Tables<A>,
 {
     let entry = Maps::endpoint(report::ifindex(ctx));
     let endpoint = entry.and_then(|entry| Endpoint::new(entry, Maps::tenant(entry.tenant)));
-    let Some(endpoint) = endpoint.filter(|_| !report::vlan_present(ctx)) else { return ODD };
-    let Some(query) = verdict::plain(&Frame::linear(ctx), &endpoint, direction) else { return ODD };
+    let Some(endpoint) = endpoint.filter(|_| !report::vlan_present(ctx)) else { return SLOW_PATH };
+    let Some(query) = verdict::fast_query(&Frame::linear(ctx), &endpoint, direction) else { return SLOW_PATH };
     let verdict = led(ctx, direction, endpoint.local.tenant, decide::judge(&Maps, &query, direction));
     let told = verdict.denied().is_some_and(|denied| report::folded(ctx, &query, direction, denied.reason));
     if told { denial(ctx, direction, endpoint.local) } else { conclude(ctx, direction, endpoint.local, verdict) }
@@ -65,7 +65,7 @@ fn led(ctx: &TcContext, direction: Direction, local: TenantId, verdict: Verdict)
         return verdict;
     }
     match packet::note(ctx) {
-        Some(Note { tenant: sender, .. }) if sender.0 != local.0 && !waist::call_arrives(sender, local) => {
+        Some(Note { tenant: sender, .. }) if sender.0 != local.0 && !global_fns::call_arrives(sender, local) => {
             Verdict::because(Denied { reason: DropReason::CrossTenant, peer: sender })
         }
         _ => verdict,
@@ -110,7 +110,7 @@ fn denial(ctx: &TcContext, direction: Direction, LocalTenant { tenant, state }: 
 
 /// Judges any frame, and does what the verdict says.
 #[inline(always)]
-pub fn odd(ctx: &TcContext, direction: Direction) -> i32 {
+pub fn slow(ctx: &TcContext, direction: Direction) -> i32 {
     let entry = Maps::endpoint(report::ifindex(ctx));
     let endpoint = entry.and_then(|entry| Endpoint::new(entry, Maps::tenant(entry.tenant)));
     let Some(endpoint) = endpoint else {
@@ -136,15 +136,15 @@ fn judge(ctx: &TcContext, direction: Direction, endpoint: &Endpoint<'_>) -> Verd
         Direction::Egress if !verdict::owns_mac(&frame, endpoint.entry.mac) => Verdict::deny(DropReason::SpoofedMac),
         Direction::Egress => verdict::branch(
             &frame,
-            || waist::call_ipv4_from_pod(ctx),
-            || waist::call_ipv6_from_pod(ctx),
-            || waist::call_neighbor_from_pod(ctx),
+            || global_fns::call_ipv4_from_pod(ctx),
+            || global_fns::call_ipv6_from_pod(ctx),
+            || global_fns::call_neighbor_from_pod(ctx),
         ),
         Direction::Ingress => verdict::branch(
             &frame,
-            || waist::call_ipv4_to_pod(ctx),
-            || waist::call_ipv6_to_pod(ctx),
-            || waist::call_neighbor_to_pod(ctx),
+            || global_fns::call_ipv4_to_pod(ctx),
+            || global_fns::call_ipv6_to_pod(ctx),
+            || global_fns::call_neighbor_to_pod(ctx),
         ),
     }
 }

@@ -12,12 +12,12 @@
 #![allow(missing_docs, reason = "what a macro makes of a documented function is not")]
 
 mod action;
+mod global_fns;
 mod lock;
 mod maps;
 mod packet;
 mod report;
 mod tables;
-mod waist;
 
 use agent_common::flow::Direction;
 use aya_ebpf::macros::{cgroup_skb, classifier};

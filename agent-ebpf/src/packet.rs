@@ -113,7 +113,7 @@ fn unknown(bits: u64) -> u64 {
 }
 
 /// The walks have loops with many exits. As functions of their own the verifier follows each exit
-/// to the end of the function, not to the end of the program (see `waist`).
+/// to the end of the function, not to the end of the program (see `global_fns`).
 // SAFETY: the name is taken by nothing else in the object.
 #[unsafe(no_mangle)]
 #[inline(never)]

@@ -92,7 +92,7 @@ pub fn folded<A: Address>(ctx: &TcContext, query: &Query<A>, direction: Directio
     fold_again(ctx.skb.skb, key.remote_hi, key.remote_lo, who, what) != 0
 }
 
-/// A function of its own for the verifier, as those of the waist: a context, and all else in registers.
+/// A function of its own for the verifier, as those of the global_fns: a context, and all else in registers.
 // SAFETY: the name is taken by nothing else in the object.
 #[unsafe(no_mangle)]
 #[inline(never)]

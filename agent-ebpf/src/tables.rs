@@ -16,7 +16,7 @@ use agent_common::verdict::Verdict;
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_ktime_get_coarse_ns};
 use aya_ebpf::maps::lpm_trie::Key;
 
-use crate::{maps, report, waist};
+use crate::{global_fns, maps, report};
 
 /// Whether the kernel has `bpf_ktime_get_coarse_ns` (5.11), which costs a tenth. Set at load.
 #[unsafe(no_mangle)]
@@ -136,32 +136,32 @@ impl Tables<V4> for Maps {
 
     #[inline(always)]
     fn range(&self, query: &Query<V4>) -> Range {
-        waist::call_range_v4(query)
+        global_fns::call_range_v4(query)
     }
 
     #[inline(always)]
     fn access(&self, query: &Query<V4>, identity: RemoteIdentity) -> Access {
-        waist::call_access_v4(query, identity)
+        global_fns::call_access_v4(query, identity)
     }
 
     #[inline(always)]
     fn egress(&self, query: &Query<V4>, identity: RemoteIdentity) -> Verdict {
-        waist::call_egress_v4(query, identity)
+        global_fns::call_egress_v4(query, identity)
     }
 
     #[inline(always)]
     fn ingress(&self, query: &Query<V4>, identity: RemoteIdentity) -> Verdict {
-        waist::call_ingress_v4(query, identity)
+        global_fns::call_ingress_v4(query, identity)
     }
 
     #[inline(always)]
     fn recall(&self, query: &Query<V4>, opener: Opener, reply: bool, generation: u64) -> Memory {
-        waist::call_recall_v4(query, opener, reply, generation)
+        global_fns::call_recall_v4(query, opener, reply, generation)
     }
 
     #[inline(always)]
     fn note(&self, query: &Query<V4>, opener: Opener, reply: bool, generation: u64) {
-        waist::call_note_v4(query, opener, reply, generation);
+        global_fns::call_note_v4(query, opener, reply, generation);
     }
 
     shared!();
@@ -204,32 +204,32 @@ impl Tables<V6> for Maps {
 
     #[inline(always)]
     fn range(&self, query: &Query<V6>) -> Range {
-        waist::call_range_v6(query)
+        global_fns::call_range_v6(query)
     }
 
     #[inline(always)]
     fn access(&self, query: &Query<V6>, identity: RemoteIdentity) -> Access {
-        waist::call_access_v6(query, identity)
+        global_fns::call_access_v6(query, identity)
     }
 
     #[inline(always)]
     fn egress(&self, query: &Query<V6>, identity: RemoteIdentity) -> Verdict {
-        waist::call_egress_v6(query, identity)
+        global_fns::call_egress_v6(query, identity)
     }
 
     #[inline(always)]
     fn ingress(&self, query: &Query<V6>, identity: RemoteIdentity) -> Verdict {
-        waist::call_ingress_v6(query, identity)
+        global_fns::call_ingress_v6(query, identity)
     }
 
     #[inline(always)]
     fn recall(&self, query: &Query<V6>, opener: Opener, reply: bool, generation: u64) -> Memory {
-        waist::call_recall_v6(query, opener, reply, generation)
+        global_fns::call_recall_v6(query, opener, reply, generation)
     }
 
     #[inline(always)]
     fn note(&self, query: &Query<V6>, opener: Opener, reply: bool, generation: u64) {
-        waist::call_note_v6(query, opener, reply, generation);
+        global_fns::call_note_v6(query, opener, reply, generation);
     }
 
     shared!();

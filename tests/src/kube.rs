@@ -148,7 +148,7 @@ impl Site {
     }
 
     /// Waits until every question is answered as the policy says; the last answers tell why not.
-    pub fn settle(&self) -> Result<()> {
+    pub fn fast_verdict(&self) -> Result<()> {
         self.until(&self.asked(), |question| self.policy.allows(&self.world, question))
     }
 

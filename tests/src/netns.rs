@@ -124,7 +124,7 @@ impl Netns {
 
     /// Waits until every interface carries packets: a bridge opens its ports some time after their
     /// other ends are up (the kernel's link watch is a work queue).
-    pub fn settle(&self) -> Result<()> {
+    pub fn fast_verdict(&self) -> Result<()> {
         let end = Instant::now() + Duration::from_secs(5);
         loop {
             let waiting = |line: &String| !line.contains("state UP") || line.contains("bridge_slave state disabled");

@@ -69,7 +69,7 @@ impl World {
         ])?;
         node.ip(&node_batch(layout, &outside)).context("cannot build the node")?;
         outside.ip(&outside_batch()).context("cannot build what lies beyond the node")?;
-        outside.settle()?;
+        outside.fast_verdict()?;
         let mut world = Self { layout, servers: Vec::new(), pods: Vec::new(), node, outside, scope };
         let beyond: Vec<SocketAddr> = Place::OUTSIDE.into_iter().flat_map(listening).collect();
         world.servers.push((Place::Internet, Servers::start(&world.outside, &beyond)?));
@@ -108,8 +108,8 @@ impl World {
             self.node.sysctl(&[(&key("conf/IF/proxy_arp"), "1"), (&key("neigh/IF/proxy_delay"), "0")])?;
         }
         pod.ip(&batch).with_context(|| format!("cannot configure {}", place.name()))?;
-        pod.settle()?;
-        self.node.settle()?;
+        pod.fast_verdict()?;
+        self.node.fast_verdict()?;
         self.servers.push((place, Servers::start(&pod, &listening(place))?));
         self.pods.push((place, pod));
         Ok(())

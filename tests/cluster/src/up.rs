@@ -75,7 +75,7 @@ fn whole(cluster: &Cluster, options: Options, images: &Path, clock: &Clock) -> R
     })?;
     clock.tell("containerd has the images");
     dns::apply(&cluster.kubectl())?;
-    settle(cluster, clock)
+    fast_verdict(cluster, clock)
 }
 
 fn register(cluster: &Cluster) -> Result<()> {
@@ -94,7 +94,7 @@ fn node(name: &str, ranges: &[String]) -> Value {
     })
 }
 
-fn settle(cluster: &Cluster, clock: &Clock) -> Result<()> {
+fn fast_verdict(cluster: &Cluster, clock: &Clock) -> Result<()> {
     let kubectl = cluster.kubectl();
     kubectl.run(["wait", "node", "--all", "--for=condition=Ready", "--timeout=90s"])?;
     clock.tell("both nodes ready");

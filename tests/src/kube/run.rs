@@ -151,7 +151,7 @@ fn restore(site: &mut Site, scenario: &Scenario, failed: bool) -> Result<()> {
     }
     site.policy = usual;
     site.apply_policy()?;
-    site.settle()
+    site.fast_verdict()
 }
 
 /// A panic is a failure like any other: the cluster must still be taken down.

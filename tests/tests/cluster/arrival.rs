@@ -28,7 +28,7 @@ pub fn enforces(site: &mut Site) -> Result<()> {
     let drip = Drip::between(&from.netns, source, &to.netns, SocketAddr::new(target, EAR))?;
     site.install()?;
     site.apply_policy()?;
-    site.settle()?;
+    site.fast_verdict()?;
     site.check()?;
     println!("{asked} questions: all answered before, as the policy says after");
     let gap = drip.stop().longest_gap();

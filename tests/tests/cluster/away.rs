@@ -138,7 +138,7 @@ pub fn agents_are_replaced(site: &mut Site) -> Result<()> {
     traffic.end("while agents were replaced")?;
     let changed: Vec<String> = site.readiness()?.into_iter().filter(|line| !before.contains(line)).collect();
     ensure!(changed.is_empty(), "these were not ready in between: {changed:?}");
-    site.settle()?;
+    site.fast_verdict()?;
     site.check()?;
     site.healthy()
 }

@@ -122,7 +122,7 @@ pub fn a_subnet(site: &mut Site) -> Result<()> {
     site.policy = new;
     let way = Way::outside(&site.world, ("shop", "a"), "nobodys")?;
     opens("subnet added", &way, || site.apply_policy())?;
-    site.settle()?;
+    site.fast_verdict()?;
     site.check()?;
     site.policy = old;
     let way = Way::outside(&site.world, ("shop", "a"), "nobodys")?;
@@ -141,7 +141,7 @@ pub fn peers(site: &mut Site) -> Result<()> {
     site.policy.tenant("globex").peers.push(("acme".into(), "Ingress".into()));
     let way = Way::to_pod(&site.world, ("shop", "a"), ("store", "b"), Family::V6)?;
     opens("peer agreed", &way, || site.apply_policy())?;
-    site.settle()?;
+    site.fast_verdict()?;
     site.check()?;
     site.policy = half;
     let way = Way::to_pod(&site.world, ("shop", "a"), ("store", "b"), Family::V6)?;
@@ -164,7 +164,7 @@ pub fn a_namespace(site: &mut Site) -> Result<()> {
     let edited = amid_traffic(|| site.apply_policy())?;
     edited.closed("namespace left its tenant", &leaving.stop(), &talk.stop())?;
     edited.opened("namespace joined another", &joining.stop())?;
-    site.settle()?;
+    site.fast_verdict()?;
     site.check()
 }
 
@@ -174,7 +174,7 @@ pub fn a_label(site: &mut Site) -> Result<()> {
     let way = Way::to_pod(&site.world, ("batch", "a"), ("shop", "a"), Family::V4)?;
     let label = format!("{TENANT_LABEL}-");
     closes("label removed", &way, || site.kubectl().run(["label", "namespace", "acme-jobs", &label]).map(drop))?;
-    site.settle()?;
+    site.fast_verdict()?;
     site.check()
 }
 
@@ -183,7 +183,7 @@ pub fn a_mode(site: &mut Site) -> Result<()> {
     site.policy.tenant("acme").audit = true;
     let way = Way::outside(&site.world, ("shop", "b"), "nobodys")?;
     opens("mode Audit", &way, || site.apply_policy())?;
-    site.settle()?;
+    site.fast_verdict()?;
     site.check()?;
     site.policy.tenant("acme").audit = false;
     let way = Way::outside(&site.world, ("shop", "b"), "nobodys")?;

@@ -1,5 +1,5 @@
 //! The parts of the verdict that the verifier judges on their own, once each: the rules below the
-//! waist, and frames that are not plain.
+//! global_fns, and frames that are not plain.
 //!
 //! They take a context or plain registers and return one: that is what makes a function of the
 //! kernel's "global" (5.6). Inlined, every way through the parser would be followed through every rule again, some
@@ -215,12 +215,12 @@ macro_rules! branch {
     };
 }
 
-whole!(plain_v4_from_pod, call_plain_v4_from_pod, action::plain::<V4>, Direction::Egress);
-whole!(plain_v4_to_pod, call_plain_v4_to_pod, action::plain::<V4>, Direction::Ingress);
-whole!(plain_v6_from_pod, call_plain_v6_from_pod, action::plain::<V6>, Direction::Egress);
-whole!(plain_v6_to_pod, call_plain_v6_to_pod, action::plain::<V6>, Direction::Ingress);
-whole!(odd_from_pod, call_odd_from_pod, action::odd, Direction::Egress);
-whole!(odd_to_pod, call_odd_to_pod, action::odd, Direction::Ingress);
+whole!(fast_v4_from_pod, call_fast_v4_from_pod, action::fast::<V4>, Direction::Egress);
+whole!(fast_v4_to_pod, call_fast_v4_to_pod, action::fast::<V4>, Direction::Ingress);
+whole!(fast_v6_from_pod, call_fast_v6_from_pod, action::fast::<V6>, Direction::Egress);
+whole!(fast_v6_to_pod, call_fast_v6_to_pod, action::fast::<V6>, Direction::Ingress);
+whole!(slow_from_pod, call_slow_from_pod, action::slow, Direction::Egress);
+whole!(slow_to_pod, call_slow_to_pod, action::slow, Direction::Ingress);
 branch!(ipv4_from_pod, call_ipv4_from_pod, verdict::ipv4_from_pod);
 branch!(ipv4_to_pod, call_ipv4_to_pod, verdict::ipv4_to_pod);
 branch!(ipv6_from_pod, call_ipv6_from_pod, verdict::ipv6_from_pod);
