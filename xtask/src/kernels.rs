@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::{
     delegate, setup, step,
-    test::{Outcome, Tally},
+    tally::{Outcome, Tally},
     workspace,
 };
 

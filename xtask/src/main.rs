@@ -16,6 +16,7 @@ mod lint;
 mod manifests;
 mod setup;
 mod step;
+mod tally;
 mod test;
 mod tidy;
 mod toolchain;
@@ -25,7 +26,11 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::{ebpf::Variant, image::Profile, test::Tier};
+use crate::{
+    ebpf::Variant,
+    image::Profile,
+    test::{Selection, long::Long},
+};
 
 /// Builds, shows, tests and measures Bulkhead.
 #[derive(Parser)]
@@ -58,12 +63,15 @@ enum Verb {
         action: Option<String>,
     },
     /// Run the tiers of tests; all of them when none is named.
+    #[command(args_conflicts_with_subcommands = true)]
     Test {
-        /// The tiers to run, in this order.
-        tiers: Vec<Tier>,
-        /// Only say which tiers there are and what they need.
+        /// The tiers to run; the cheapest runs first.
+        tiers: Vec<Selection>,
+        /// Print the tiers and what each needs, and run nothing.
         #[arg(long)]
         list: bool,
+        #[command(subcommand)]
+        long: Option<Long>,
     },
     /// Replay frames into the loaded programs: one JSON line each, then a summary.
     Frames {
@@ -103,9 +111,9 @@ enum Verb {
     /// A real Kubernetes on this machine.
     #[command(subcommand)]
     Cluster(cluster::Command),
-    /// Formatting and clippy.
+    /// Check format, clippy, documentation and the licences and sources of dependencies.
     Lint,
-    /// The room rules: who may import what, where unsafe may live, how files open.
+    /// Check the rules on modules: imports, unsafe code, how files open.
     Tidy,
 }
 
@@ -125,6 +133,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         }
         Verb::Demo { keep, action } => delegate::demo(keep, action.as_deref()),
         Verb::Test { list: true, .. } => Ok(test::list()),
+        Verb::Test { long: Some(Long::Long(part)), .. } => test::long::run(&part),
         Verb::Test { tiers, .. } => test::run(&tiers),
         Verb::Frames { file } => delegate::frames(&file),
         Verb::Bench { json, quick, api } => delegate::bench(json.as_deref(), quick, api),

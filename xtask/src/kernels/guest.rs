@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use super::{Binaries, fetch::Kernel, said};
-use crate::{test::Tally, workspace};
+use crate::{tally::Tally, workspace};
 
 /// Modules that the tests need where they are not built in, each after those it needs.
 const MODULES: [&str; 6] = ["llc", "stp", "bridge", "veth", "sch_ingress", "cls_bpf"];

@@ -1,6 +1,10 @@
-//! The tiers: what each proves, what it needs, what it runs.
+//! The tiers of tests: what each proves, what it needs, which commands it runs.
+//!
+//! Runs nothing itself.
 
 use std::process::Command;
+
+use clap::{ValueEnum, builder::PossibleValue};
 
 use crate::{
     delegate,
@@ -9,11 +13,11 @@ use crate::{
 };
 
 /// One tier of tests, in the order in which they run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tier {
-    /// Formatting and clippy.
+    /// Format, clippy, documentation, dependencies.
     Lint,
-    /// The room rules.
+    /// Rules on the tree, generated pages.
     Tidy,
     /// Tests beside the code.
     Unit,
@@ -27,10 +31,56 @@ pub enum Tier {
     Cluster,
 }
 
+/// What a person may name on the command line: one tier, or an alias for several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// The tiers of [`Tier::CHECK`].
+    Check,
+    /// This tier.
+    One(Tier),
+}
+
+impl Selection {
+    const ALL: [Self; 8] = [
+        Self::Check,
+        Self::One(Tier::Lint),
+        Self::One(Tier::Tidy),
+        Self::One(Tier::Unit),
+        Self::One(Tier::Program),
+        Self::One(Tier::Netns),
+        Self::One(Tier::Kernels),
+        Self::One(Tier::Cluster),
+    ];
+
+    /// True if this tier is meant.
+    pub fn holds(self, tier: Tier) -> bool {
+        match self {
+            Self::Check => Tier::CHECK.contains(&tier),
+            Self::One(one) => one == tier,
+        }
+    }
+}
+
+impl ValueEnum for Selection {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::Check => PossibleValue::new("check").help("The first three: no root, no BPF toolchain, some minutes"),
+            Self::One(tier) => PossibleValue::new(tier.name()).help(tier.proves()),
+        })
+    }
+}
+
 impl Tier {
     /// All of them, cheapest first.
     pub const ALL: [Self; 7] =
         [Self::Lint, Self::Tidy, Self::Unit, Self::Program, Self::Netns, Self::Kernels, Self::Cluster];
+
+    /// Those that run without root and without the BPF toolchain.
+    pub const CHECK: [Self; 3] = [Self::Lint, Self::Tidy, Self::Unit];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -45,24 +95,24 @@ impl Tier {
         }
     }
 
-    /// What is known when it passes.
+    /// What a pass proves.
     pub fn proves(self) -> &'static str {
         match self {
-            Self::Lint => "the code is formatted and clippy has nothing to say",
-            Self::Tidy => "rooms keep to their imports; xtask's own tests",
-            Self::Unit => "parsing, verdicts, compile and diff, without a kernel",
-            Self::Program => "the verifier accepts the programs; frames in, verdicts out",
-            Self::Netns => "real traffic, attachment, restart",
-            Self::Kernels => "the same frames and traffic on 5.10, 6.1, 6.12 and the newest kernel",
-            Self::Cluster => "two tenants on a real two-node Kubernetes",
+            Self::Lint => "format, clippy, documentation and the licences of dependencies are clean",
+            Self::Tidy => "modules keep to their imports, words and sentences to theirs; generated pages are current",
+            Self::Unit => "parser, verdicts, policy and plan are right, without a kernel",
+            Self::Program => "the verifier accepts the programs, and each frame gets its verdict",
+            Self::Netns => "real traffic is enforced, also across restarts",
+            Self::Kernels => "kernels 5.10, 6.1, 6.12 and the newest give the same verdicts",
+            Self::Cluster => "tenants are kept apart on a real two-node Kubernetes",
         }
     }
 
     /// What the machine must offer.
     pub fn needs(self) -> &'static str {
         match self {
-            Self::Lint => "rustfmt and clippy",
-            Self::Tidy | Self::Unit => "nothing",
+            Self::Lint => "rustfmt, clippy and cargo-deny (which it installs)",
+            Self::Tidy | Self::Unit => "nothing else",
             Self::Program => "root, BTF and bpffs",
             Self::Netns => "root, BTF, bpffs, iproute2 and nftables",
             Self::Kernels => "root, BTF, bpffs, apt and x86-64",
@@ -80,13 +130,7 @@ impl Tier {
         }
     }
 
-    /// Those of its files that exist.
-    pub fn targets(self) -> Vec<&'static str> {
-        let directory = workspace::root().join("tests/tests");
-        self.files().iter().copied().filter(|name| directory.join(format!("{name}.rs")).is_file()).collect()
-    }
-
-    /// What to run; nothing for `lint`, which is not a test.
+    /// The commands of this tier. `lint` and `kernels` run none of cargo's tests.
     pub fn commands(self) -> Vec<TestCommand> {
         match self {
             Self::Lint | Self::Kernels => Vec::new(),
@@ -99,7 +143,7 @@ impl Tier {
                 ),
             ],
             Self::Program | Self::Netns | Self::Cluster => {
-                self.targets().into_iter().map(|target| TestCommand::privileged(self, target)).collect()
+                self.files().iter().map(|target| TestCommand::privileged(self, target)).collect()
             }
         }
     }
@@ -107,7 +151,7 @@ impl Tier {
 
 /// One call of `cargo test`.
 pub struct TestCommand {
-    /// What its build step is called.
+    /// The name of its build step.
     pub label: String,
     selection: Vec<&'static str>,
     harness: &'static [&'static str],
@@ -118,7 +162,7 @@ impl TestCommand {
         Self { label: label.to_owned(), selection: selection.to_vec(), harness: &["--quiet"] }
     }
 
-    /// One test at a time, because they share the machine's network.
+    /// Runs one test at a time, because these tests share the machine's network.
     fn privileged(tier: Tier, target: &'static str) -> Self {
         Self {
             label: format!("build the {} tests ({target})", tier.name()),
@@ -156,11 +200,11 @@ mod tests {
             return;
         };
         let known: Vec<&str> = Tier::ALL.iter().flat_map(|tier| tier.files()).copied().collect();
-        for file in
-            entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "rs"))
-        {
+        let is_target =
+            |path: &std::path::PathBuf| path.extension().is_some_and(|e| e == "rs") || path.join("main.rs").is_file();
+        for file in entries.flatten().map(|entry| entry.path()).filter(is_target) {
             let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            assert!(known.contains(&name.as_str()), "{} would never run: name it in a tier", file.display());
+            assert!(known.contains(&name.as_str()), "{} never runs: add it to `Tier::files`", file.display());
         }
     }
 }
