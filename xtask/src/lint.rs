@@ -1,69 +1,104 @@
-//! Formatting and clippy, for both sides.
+//! Format, clippy, documentation and dependencies, for both sides.
 //!
-//! The kernel side is linted for this machine: that needs no BPF toolchain and finds the same things.
+//! The kernel side is checked for this machine's own target: that needs no BPF toolchain and finds the same faults.
 
 use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 
-use crate::{step, workspace};
+use crate::{setup, step, workspace};
 
 /// One thing that must be clean.
 pub struct Check {
-    /// What it is.
+    /// Its name in the output.
     pub name: &'static str,
-    /// The cargo subcommand, and everything after it.
+    tool: Tool,
+    /// What follows the cargo subcommand.
     arguments: &'static [&'static str],
 }
 
-/// Everything `cargo xtask lint` looks at.
-pub const CHECKS: [Check; 4] = [
-    Check { name: "format", arguments: &["fmt", "--all", "--check"] },
-    Check { name: "clippy", arguments: &["clippy", "--all-targets", "--", "-D", "warnings"] },
-    Check { name: "clippy for the kernel side", arguments: &["clippy", "-p", "agent-ebpf", "--", "-D", "warnings"] },
+/// The cargo subcommand that a check runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tool {
+    Format,
+    Clippy,
+    Doc,
+    Deny,
+}
+
+/// Everything that `cargo xtask lint` checks.
+pub const CHECKS: [Check; 7] = [
+    Check { name: "format", tool: Tool::Format, arguments: &["--all", "--check"] },
+    Check { name: "licences, bans, sources", tool: Tool::Deny, arguments: &["check", "licenses", "bans", "sources"] },
+    Check { name: "clippy", tool: Tool::Clippy, arguments: &["--all-targets", "--", "-D", "warnings"] },
+    Check {
+        name: "clippy for the kernel side",
+        tool: Tool::Clippy,
+        arguments: &["-p", "agent-ebpf", "--", "-D", "warnings"],
+    },
     Check {
         name: "clippy for the kernel side with log lines",
-        arguments: &["clippy", "-p", "agent-ebpf", "--features", "log", "--", "-D", "warnings"],
+        tool: Tool::Clippy,
+        arguments: &["-p", "agent-ebpf", "--features", "log", "--", "-D", "warnings"],
+    },
+    Check { name: "documentation", tool: Tool::Doc, arguments: &["--no-deps", "--document-private-items"] },
+    Check {
+        name: "documentation of the kernel side",
+        tool: Tool::Doc,
+        arguments: &["--no-deps", "--document-private-items", "-p", "agent-ebpf"],
     },
 ];
 
 impl Check {
-    /// Why it cannot run here, with the remedy.
+    /// Why the check cannot run on this machine, with the remedy.
     pub fn obstacle(&self) -> Option<String> {
-        let tool = self.arguments[0];
-        let mut version = Command::new("cargo");
-        version.args([tool, "--version"]);
-        let component = if tool == "fmt" { "rustfmt" } else { tool };
-        workspace::output_of(&mut version)
-            .is_none()
-            .then(|| format!("no cargo {tool}: rustup component add {component}"))
-    }
-
-    /// Runs it; the error says where its output is.
-    pub fn run(&self) -> Result<()> {
-        step::run(self.name, &mut self.command())
-    }
-
-    fn command(&self) -> Command {
-        let (tool, rest) = self.arguments.split_first().unwrap_or((&"fmt", &[]));
-        let mut command = match *tool {
-            // The formatter knows nothing of lock files.
-            "fmt" => Command::new("cargo"),
-            _ => workspace::cargo(tool),
+        let missing = |subcommand: &str| {
+            let mut version = Command::new("cargo");
+            workspace::output_of(version.args([subcommand, "--version"])).is_none()
         };
-        if *tool == "fmt" {
-            command.arg(tool).current_dir(workspace::root());
+        match self.tool {
+            Tool::Format => missing("fmt").then(|| "no cargo fmt: rustup component add rustfmt".to_owned()),
+            Tool::Clippy => missing("clippy").then(|| "no cargo clippy: rustup component add clippy".to_owned()),
+            Tool::Doc => None,
+            Tool::Deny => setup::deny::ready().err().map(|error| format!("no cargo-deny: {error:#}")),
         }
-        if rest.contains(&"agent-ebpf") {
+    }
+
+    /// Runs the check. The error names the file with its output.
+    pub fn run(&self) -> Result<()> {
+        step::run(self.name, &mut self.command()?)
+    }
+
+    fn command(&self) -> Result<Command> {
+        let mut command = match self.tool {
+            // The formatter takes no `--locked`.
+            Tool::Format => {
+                let mut command = Command::new("cargo");
+                command.arg("fmt").current_dir(workspace::root());
+                command
+            }
+            Tool::Clippy => workspace::cargo("clippy"),
+            Tool::Doc => {
+                let mut command = workspace::cargo("doc");
+                command.env("RUSTDOCFLAGS", "-D warnings");
+                command
+            }
+            Tool::Deny => {
+                let mut command = Command::new(setup::deny::ready()?);
+                command.arg("--manifest-path").arg(workspace::root().join("Cargo.toml")).arg("--locked");
+                command
+            }
+        };
+        if self.arguments.contains(&"agent-ebpf") {
             // A crate without std has nothing to unwind with.
             command.env("CARGO_PROFILE_DEV_PANIC", "abort");
         }
-        command.args(rest);
-        command
+        command.args(self.arguments);
+        Ok(command)
     }
 }
 
-/// The verb: all checks, whatever the first ones say.
+/// The verb: runs all checks, also after one has failed.
 pub fn run() -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for check in &CHECKS {

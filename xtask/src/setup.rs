@@ -4,6 +4,8 @@
 //! spells out as commands. It changes nothing outside the package manager, `target/tools` and the mount of bpffs.
 
 mod apt;
+mod crates;
+pub mod deny;
 mod linker;
 
 use std::process::Command;

@@ -1,9 +1,8 @@
 //! Builds bpf-linker against the LLVM of the compiler it will work with.
 //!
-//! The result lies in `target/tools`, so nothing of the user's own cargo is touched.
+//! The compiler decides the version of LLVM. This module only knows which versions bpf-linker can be built with.
 
 use std::{
-    env, fs,
     ops::RangeInclusive,
     path::{Path, PathBuf},
     process::Command,
@@ -11,11 +10,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::apt;
+use super::{apt, crates};
 use crate::{
     host::Host,
-    step,
-    workspace::{self, on_path, output_of},
+    workspace::{on_path, output_of},
 };
 
 const VERSION: &str = "0.13.0";
@@ -34,9 +32,10 @@ pub fn build(host: &Host, llvm: u32) -> Result<()> {
     let prefix =
         prefix(llvm).with_context(|| format!("LLVM {llvm} is installed, but its llvm-config cannot be found"))?;
     eprintln!("building bpf-linker {VERSION} with LLVM {llvm}; this happens once and takes some minutes");
-    let scratch = workspace::tools().join("build");
-    step::run("build bpf-linker", cargo_install(llvm, &prefix, &scratch).current_dir(env::temp_dir()))?;
-    fs::remove_dir_all(&scratch).with_context(|| format!("cannot remove {}", scratch.display()))
+    crates::install("bpf-linker", VERSION, |command| {
+        command.args(["--no-default-features", "--features", &format!("llvm-{llvm}")]);
+        command.env("LLVM_PREFIX", prefix);
+    })
 }
 
 fn packages(llvm: u32) -> Vec<String> {
@@ -56,16 +55,4 @@ fn prefix(llvm: u32) -> Option<PathBuf> {
     }
     let config = on_path(&format!("llvm-config-{llvm}"))?;
     output_of(Command::new(config).arg("--prefix")).map(PathBuf::from)
-}
-
-fn cargo_install(llvm: u32, prefix: &Path, scratch: &Path) -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(["install", "bpf-linker", "--version", VERSION, "--locked", "--no-default-features"]);
-    command.args(["--features", &format!("llvm-{llvm}")]);
-    command.arg("--root").arg(workspace::tools()).arg("--target-dir").arg(scratch);
-    command.env("LLVM_PREFIX", prefix);
-    for inherited in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC", "RUSTC_BOOTSTRAP"] {
-        command.env_remove(inherited);
-    }
-    command
 }
