@@ -83,12 +83,12 @@ pub trait Tables<A: Family> {
         decide::recall(self, query, opener, reply, generation)
     }
 
-    /// `decide::note`, as above.
-    fn note(&self, query: &Query<A>, opener: Opener, reply: bool, generation: u64)
+    /// `decide::record`, as above.
+    fn record(&self, query: &Query<A>, opener: Opener, reply: bool, generation: u64)
     where
         Self: Sized,
     {
-        decide::note(self, query, opener, reply, generation)
+        decide::record(self, query, opener, reply, generation)
     }
 }
 

@@ -7,7 +7,7 @@
 //! finished between a pod and another of the node, so it is asked where packets leave the node.
 
 use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ipv4, Ipv6, SCTP, TCP, UDP};
-use crate::relay::Network;
+use crate::post_nat::Network;
 
 /// `CHECKSUM_PARTIAL` (include/linux/skbuff.h).
 pub const PARTIAL: u8 = 3;

@@ -18,7 +18,7 @@ use crate::verdict::Verdict;
 pub fn judge<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, direction: Direction) -> Verdict {
     let identity = identify_fast(tables, query);
     match direction {
-        Direction::Egress if identity.is_sufficient() => Verdict::NOTED,
+        Direction::Egress if identity.is_sufficient() => Verdict::ALLOW_MARKED,
         Direction::Ingress if identity.is_sufficient() => Verdict::ALLOW,
         Direction::Egress => tables.egress(query, identity),
         Direction::Ingress => tables.ingress(query, identity),
@@ -34,19 +34,19 @@ pub fn egress<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, identity: R
     if access == Access::BOTH_WAYS {
         return match identity.peer() {
             // What a node has sent to the pod under its own address, for somebody else, goes back to that one.
-            Some(peer) if peer.kind == PeerEntry::NODE => Verdict::ANSWER,
+            Some(peer) if peer.kind == PeerEntry::NODE => Verdict::ALLOW_REPLY,
             // Whoever lists the very address of a Service or of the metadata means what is behind it.
             Some(peer) if !peer.is_pods() => Verdict::ALLOW,
-            _ => Verdict::NOTED,
+            _ => Verdict::ALLOW_MARKED,
         };
     }
     if access == Access::ONE_WAY {
         open(tables, query, Opener::Pod, generation);
-        return Verdict::NOTED;
+        return Verdict::ALLOW_MARKED;
     }
     let denied = access.denied();
     if access.allows_reply() && (answers(tables, query, denied, generation) || resolves(query, denied)) {
-        return Verdict::ANSWER;
+        return Verdict::ALLOW_REPLY;
     }
     if query.local.state.has(TenantState::OPEN) && denied.reason != DropReason::MetadataService {
         return open_world(tables, query);
@@ -59,7 +59,7 @@ pub fn egress<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, identity: R
 fn open_world<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> Verdict {
     match foreign(tables, &query.local, query.remote) {
         Some(denied) if denied.peer.is_known() => Verdict::because(denied),
-        _ => Verdict::NOTED,
+        _ => Verdict::ALLOW_MARKED,
     }
 }
 
@@ -83,7 +83,7 @@ fn answers<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, denied: Denied
     if !may_ask(tables, query, denied) {
         return false;
     }
-    tables.note(query, Opener::Remote, true, generation);
+    tables.record(query, Opener::Remote, true, generation);
     true
 }
 
@@ -186,7 +186,7 @@ fn from_world<A: Family, T: Tables<A>>(
         return Verdict::because(Denied { reason: DropReason::CrossTenant, ..denied });
     }
     if memory == Memory::Dated || query.has(Query::<A>::OPENS) {
-        tables.note(query, Opener::Remote, false, generation);
+        tables.record(query, Opener::Remote, false, generation);
     }
     Verdict::ALLOW
 }
@@ -207,7 +207,7 @@ fn is_answer<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, generation: 
     match tables.recall(query, Opener::Pod, true, generation) {
         Memory::Nothing => return false,
         Memory::Current => {}
-        Memory::Dated => tables.note(query, Opener::Pod, true, generation),
+        Memory::Dated => tables.record(query, Opener::Pod, true, generation),
     }
     true
 }
@@ -221,12 +221,12 @@ fn open<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, opener: Opener, g
     match tables.recall(query, opener, false, generation) {
         Memory::Current => {}
         Memory::Nothing if !query.has(Query::<A>::OPENS) => {}
-        Memory::Nothing | Memory::Dated => tables.note(query, opener, false, generation),
+        Memory::Nothing | Memory::Dated => tables.record(query, opener, false, generation),
     }
 }
 
 /// What is remembered of a connection that `opener` opened. Where the policy of `generation` is the one that
-/// allowed it, this packet is noted at once; else it is for the caller to judge, and to `note`.
+/// allowed it, this packet is marked at once; else it is for the caller to judge, and to `note`.
 #[inline(always)]
 pub fn recall<A: Family, T: Tables<A>>(
     tables: &T,
@@ -252,7 +252,7 @@ pub fn recall<A: Family, T: Tables<A>>(
 
 /// Remembers that the policy of a generation allows the connection, and this packet of it.
 #[inline(always)]
-pub fn note<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, opener: Opener, reply: bool, generation: u64) {
+pub fn record<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, opener: Opener, reply: bool, generation: u64) {
     let key = query.key(opener);
     let now = tables.now_ns();
     let flags = match tables.reply(&key) {

@@ -30,9 +30,9 @@ pub mod neighbor;
 pub mod parse;
 #[cfg(feature = "user")]
 mod pod;
+pub mod post_nat;
 pub mod query;
 pub mod reason;
-pub mod relay;
 pub mod summary;
 pub mod tenant;
 pub mod verdict;

@@ -16,9 +16,9 @@ use crate::headers::{
 use crate::layout::EndpointEntry;
 use crate::neighbor;
 use crate::parse::{self, Packet};
+use crate::post_nat::MarkKind;
 use crate::query::Query;
 use crate::reason::DropReason;
-use crate::relay::Passage;
 use crate::tenant::{TenantId, TenantState};
 
 /// What happens to a packet. One register, so that the kernel's functions can return it; the zero
@@ -32,13 +32,13 @@ impl Verdict {
     /// Lets the next program on the hook decide.
     pub const ALLOW: Self = Self(1 << 8);
     /// The same, because of who sends and where to, and nothing that is remembered: judged once more
-    /// where it leaves the node or arrives, for the node may lead it elsewhere (`relay`).
-    pub const NOTED: Self = Self(Self::ALLOW.0 | Self::NOTE);
+    /// where it leaves the node or arrives, for the node may lead it elsewhere (`post_nat`).
+    pub const ALLOW_MARKED: Self = Self(Self::ALLOW.0 | Self::REQUEST);
     /// The same, as what goes back to whoever asked, or to a node for somebody else: wherever it is led may
     /// be anybody but another tenant.
-    pub const ANSWER: Self = Self(Self::ALLOW.0 | Self::BACK);
-    const NOTE: u64 = 1 << 9;
-    const BACK: u64 = 1 << 10;
+    pub const ALLOW_REPLY: Self = Self(Self::ALLOW.0 | Self::REPLY);
+    const REQUEST: u64 = 1 << 9;
+    const REPLY: u64 = 1 << 10;
 
     /// A denial that names no other side.
     pub const fn deny(reason: DropReason) -> Self {
@@ -62,14 +62,14 @@ impl Verdict {
 
     /// Whether the packet passes.
     pub const fn is_allow(self) -> bool {
-        self.0 == Self::ALLOW.0 || self.note().is_some()
+        self.0 == Self::ALLOW.0 || self.mark().is_some()
     }
 
     /// As what it is judged once more, if it passes.
-    pub const fn note(self) -> Option<Passage> {
+    pub const fn mark(self) -> Option<MarkKind> {
         match self {
-            Self::NOTED => Some(Passage::Opening),
-            Self::ANSWER => Some(Passage::Answer),
+            Self::ALLOW_MARKED => Some(MarkKind::Request),
+            Self::ALLOW_REPLY => Some(MarkKind::Reply),
             _ => None,
         }
     }
@@ -91,7 +91,7 @@ impl core::fmt::Debug for Verdict {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self.denied() {
             Some(denied) => write!(f, "{denied:?}"),
-            None => write!(f, "Allow, {:?}", self.note()),
+            None => write!(f, "Allow, {:?}", self.mark()),
         }
     }
 }
@@ -343,7 +343,7 @@ fn egress<A: Family, P: Packet + ?Sized, T: Tables<A>>(
     let query = Query::new(endpoint.local, endpoint.entry.cookie, flow, true);
     let verdict = tables.egress(&query, identify(tables, &query));
     if query.has(Query::<A>::QUOTES) && !verdict.is_allow() && quotes(packet, flow, &query, tables) {
-        return Verdict::ANSWER;
+        return Verdict::ALLOW_REPLY;
     }
     verdict
 }

@@ -5,8 +5,8 @@ use agent_common::counters::{Loss, Outcome, allowed_index};
 use agent_common::decide;
 use agent_common::flow::Direction;
 use agent_common::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
+use agent_common::post_nat::{MarkKind, PacketMark};
 use agent_common::reason::DropReason;
-use agent_common::relay::{Note, Passage};
 use agent_common::tenant::{TenantId, TenantState};
 use agent_common::verdict::{self, Endpoint, Verdict};
 use aya_ebpf::programs::TcContext;
@@ -64,8 +64,8 @@ fn led(ctx: &TcContext, direction: Direction, local: TenantId, verdict: Verdict)
     if matches!(direction, Direction::Egress) || !verdict.is_allow() {
         return verdict;
     }
-    match packet::note(ctx) {
-        Some(Note { tenant: sender, .. }) if sender.0 != local.0 && !global_fns::call_arrives(sender, local) => {
+    match packet::mark(ctx) {
+        Some(PacketMark { tenant: sender, .. }) if sender.0 != local.0 && !global_fns::call_arrives(sender, local) => {
             Verdict::because(Denied { reason: DropReason::CrossTenant, peer: sender })
         }
         _ => verdict,
@@ -81,8 +81,8 @@ fn conclude(
     verdict: Verdict,
 ) -> i32 {
     let Some(denied) = verdict.denied() else {
-        if let Some(passage) = verdict.note() {
-            packet::set_note(ctx, Some(Note { tenant, passage }));
+        if let Some(kind) = verdict.mark() {
+            packet::set_mark(ctx, Some(PacketMark { tenant, kind }));
         }
         report::count_allowed(allowed_index(state.slot, direction), ctx.len());
         return PASS;
@@ -103,7 +103,7 @@ fn denial(ctx: &TcContext, direction: Direction, LocalTenant { tenant, state }: 
         return DROP;
     }
     if matches!(direction, Direction::Egress) {
-        packet::set_note(ctx, Some(Note { tenant, passage: Passage::Opening }));
+        packet::set_mark(ctx, Some(PacketMark { tenant, kind: MarkKind::Request }));
     }
     PASS
 }

@@ -13,9 +13,9 @@ use agent_common::conntrack::{Memory, Opener};
 use agent_common::decide;
 use agent_common::flow::Direction;
 use agent_common::neighbor;
+use agent_common::post_nat;
 use agent_common::query::Query;
 use agent_common::reason::DropReason;
-use agent_common::relay;
 use agent_common::tenant::{TenantId, TenantState};
 use agent_common::verdict::{self, Endpoint, Verdict};
 use aya_ebpf::bindings::__sk_buff;
@@ -131,15 +131,15 @@ fn side<A>(query: &Query<A>, opener: Opener, reply: bool) -> u64 {
 // SAFETY: as above.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn relay_arrives(sender: u32, local: u32) -> u64 {
+extern "C" fn arrives_v4(sender: u32, local: u32) -> u64 {
     let tenant = |number| LocalTenant { tenant: TenantId(number), state: Maps::tenant(TenantId(number)) };
-    u64::from(relay::arrives::<V4, _>(&Maps, tenant(sender), tenant(local)))
+    u64::from(post_nat::arrives::<V4, _>(&Maps, tenant(sender), tenant(local)))
 }
 
 /// Whether a tenant's pods may send to another's on this node, or answer.
 #[inline(always)]
 pub fn call_arrives(sender: TenantId, local: TenantId) -> bool {
-    relay_arrives(sender.0, local.0) != 0
+    arrives_v4(sender.0, local.0) != 0
 }
 
 macro_rules! memory {
@@ -240,4 +240,4 @@ memory!(
     |memory| memory as u64,
     Memory::from_number
 );
-memory!(note, note_v4, note_v6, call_note_v4, call_note_v6, (), |()| 0, |_: u64| ());
+memory!(record, record_v4, record_v6, call_record_v4, call_record_v6, (), |()| 0, |_: u64| ());

@@ -10,8 +10,8 @@ use agent_common::counters::{Counter, Loss};
 use agent_common::headers::Header;
 use agent_common::layout::EndpointEntry;
 use agent_common::lock::{self, Claims, Lock, Sender, Socket};
+use agent_common::post_nat::{self, Network, PacketMark};
 use agent_common::reason::DropReason;
-use agent_common::relay::{self, Network, Note};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
 use aya_ebpf::helpers::generated::{
@@ -102,7 +102,7 @@ pub fn uplink(ctx: &TcContext) -> i32 {
     // What the node sends itself was written and noted by no pod.
     let refused = match ingress_ifindex {
         0 => None,
-        _ => lock::leaves(&Here(ctx), ingress_ifindex).or_else(|| unfinished(ctx)).or_else(|| relayed(ctx)),
+        _ => lock::leaves(&Here(ctx), ingress_ifindex).or_else(|| unfinished(ctx)).or_else(|| post_nat(ctx)),
     };
     enforce(ctx, Lock::Uplink, refused)
 }
@@ -119,19 +119,19 @@ fn unfinished(ctx: &TcContext) -> Option<DropReason> {
     let network: u16 = peek(skb, offset(&raw const SKB_NETWORK));
     let start = i32::from(start) - i32::from(network);
     let unfinished = Unfinished { start, field: start + i32::from(behind) };
-    let harmless = checksum::is_harmless(&Wire(ctx), unfinished, packet::note(ctx).is_some());
+    let harmless = checksum::is_harmless(&Wire(ctx), unfinished, packet::mark(ctx).is_some());
     if harmless { None } else { Some(DropReason::Malformed) }
 }
 
 /// What a pod sent is judged by where it now goes, once: a tunnel's own interface comes before the one
 /// that what it wraps up leaves by.
 #[inline(always)]
-fn relayed(ctx: &TcContext) -> Option<DropReason> {
-    let Note { tenant, passage } = packet::note(ctx)?;
+fn post_nat(ctx: &TcContext) -> Option<DropReason> {
+    let PacketMark { tenant, kind } = packet::mark(ctx)?;
     let local = LocalTenant { tenant, state: Maps::tenant(tenant) };
-    let refused = relay::leaves(&Maps, local, passage, &Wire(ctx));
+    let refused = post_nat::leaves(&Maps, local, kind, &Wire(ctx));
     if refused.is_none() {
-        packet::set_note(ctx, None);
+        packet::set_mark(ctx, None);
     }
     refused
 }

@@ -4,7 +4,7 @@
 
 use agent_common::headers::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Header, Octet};
 use agent_common::parse::{self, Extensions, MAX_OFFSET, Options, Packet};
-use agent_common::relay::Note;
+use agent_common::post_nat::PacketMark;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 
@@ -58,17 +58,17 @@ impl Frame {
 
 /// Leaves a note on a packet, for the lock on the node's way out and for `to_pod`, or takes it off.
 #[inline(always)]
-pub fn set_note(ctx: &TcContext, note: Option<Note>) {
+pub fn set_mark(ctx: &TcContext, mark: Option<PacketMark>) {
     // SAFETY: the context is a valid `__sk_buff` for as long as the program runs, and this field one of
     // those that programs may write.
-    unsafe { (*ctx.skb.skb).tc_index = note.map_or(0, Note::bits) }
+    unsafe { (*ctx.skb.skb).tc_index = mark.map_or(0, PacketMark::bits) }
 }
 
 /// What is noted on a packet.
 #[inline(always)]
-pub fn note(ctx: &TcContext) -> Option<Note> {
+pub fn mark(ctx: &TcContext) -> Option<PacketMark> {
     // SAFETY: as above.
-    Note::from_bits(unsafe { (*ctx.skb.skb).tc_index })
+    PacketMark::from_bits(unsafe { (*ctx.skb.skb).tc_index })
 }
 
 impl Packet for Frame {

@@ -160,8 +160,8 @@ impl Tables<V4> for Maps {
     }
 
     #[inline(always)]
-    fn note(&self, query: &Query<V4>, opener: Opener, reply: bool, generation: u64) {
-        global_fns::call_note_v4(query, opener, reply, generation);
+    fn record(&self, query: &Query<V4>, opener: Opener, reply: bool, generation: u64) {
+        global_fns::call_record_v4(query, opener, reply, generation);
     }
 
     shared!();
@@ -228,8 +228,8 @@ impl Tables<V6> for Maps {
     }
 
     #[inline(always)]
-    fn note(&self, query: &Query<V6>, opener: Opener, reply: bool, generation: u64) {
-        global_fns::call_note_v6(query, opener, reply, generation);
+    fn record(&self, query: &Query<V6>, opener: Opener, reply: bool, generation: u64) {
+        global_fns::call_record_v6(query, opener, reply, generation);
     }
 
     shared!();

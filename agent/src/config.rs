@@ -392,6 +392,6 @@ mod tests {
     fn the_model_never_plans_more_than_the_maps_hold() {
         let limits = limits(&object::Limits { peers: 5000, connections: 5000 });
         assert_eq!((limits.peers_v4, limits.tenants, limits.rows), (5000, 16_383, 2_047));
-        assert!(limits.tenants < 1 << agent_common::relay::TENANT_BITS, "a note on a packet names every tenant");
+        assert!(limits.tenants < 1 << agent_common::post_nat::TENANT_BITS, "a packet mark can name every tenant");
     }
 }

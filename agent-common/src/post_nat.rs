@@ -22,48 +22,48 @@ use crate::query::Query;
 use crate::reason::DropReason;
 use crate::tenant::{TenantId, TenantState};
 
-/// Set in every note: other programs' numbers are small.
+/// Set in every mark: other programs' numbers are small.
 const MARK: u32 = 1 << 15;
-const ANSWER: u32 = 1 << TENANT_BITS;
-const TENANT: u32 = ANSWER - 1;
+const REPLY: u32 = 1 << TENANT_BITS;
+const TENANT: u32 = REPLY - 1;
 /// Bits of a tenant's number; the map of tenants has no higher one.
 pub const TENANT_BITS: u32 = 14;
 
 /// As what a packet passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Passage {
+pub enum MarkKind {
     /// As one that may open a connection to where it goes.
-    Opening,
+    Request,
     /// As an answer, or to a node, that may lead it back to whoever asked.
-    Answer,
+    Reply,
 }
 
 /// What is left on a packet: 16 bits, which the kernel carries with it (`tc_index`) and nothing but
 /// programs like ours looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Note {
+pub struct PacketMark {
     /// Whose packet it is.
     pub tenant: TenantId,
     /// As what it passed.
-    pub passage: Passage,
+    pub kind: MarkKind,
 }
 
-impl Note {
-    /// As a number; 0 is no note.
+impl PacketMark {
+    /// As a number; 0 is no mark.
     #[inline(always)]
     pub const fn bits(self) -> u32 {
-        let answer = if matches!(self.passage, Passage::Answer) { ANSWER } else { 0 };
+        let answer = if matches!(self.kind, MarkKind::Reply) { REPLY } else { 0 };
         MARK | answer | self.tenant.0 & TENANT
     }
 
-    /// From a number; `None` where it is no note.
+    /// From a number; `None` where it is no mark.
     #[inline(always)]
     pub const fn from_bits(bits: u32) -> Option<Self> {
-        if bits & !ANSWER & !TENANT != MARK {
+        if bits & !REPLY & !TENANT != MARK {
             return None;
         }
-        let passage = if bits & ANSWER != 0 { Passage::Answer } else { Passage::Opening };
-        Some(Self { tenant: TenantId(bits & TENANT), passage })
+        let kind = if bits & REPLY != 0 { MarkKind::Reply } else { MarkKind::Request };
+        Some(Self { tenant: TenantId(bits & TENANT), kind })
     }
 }
 
@@ -77,7 +77,7 @@ pub trait Network {
 
 /// Judges a packet with a note of `local` where it leaves the node. In Audit mode nothing is stopped.
 #[inline(always)]
-pub fn leaves<N, T>(tables: &T, local: LocalTenant, passage: Passage, packet: &N) -> Option<DropReason>
+pub fn leaves<N, T>(tables: &T, local: LocalTenant, kind: MarkKind, packet: &N) -> Option<DropReason>
 where
     N: Network,
     T: Tables<V4> + Tables<V6>,
@@ -93,12 +93,12 @@ where
             let Some(ip) = packet.read::<Ipv4>(0) else { return Some(DropReason::Malformed) };
             let is_first = u16::from_be(ip.fragment_be) & 0x1fff == 0;
             let port = if is_first { port(packet, ip.protocol, u32::from(ip.version_ihl & 0x0f) * 4) } else { None };
-            judge(tables, local, passage, V4(ip.destination), ip.protocol, port)
+            judge(tables, local, kind, V4(ip.destination), ip.protocol, port)
         }
         ETHERTYPE_IPV6 => {
             let Some(ip) = packet.read::<Ipv6>(0) else { return Some(DropReason::Malformed) };
             let port = port(packet, ip.next_header, size_of::<Ipv6>() as u32);
-            judge(tables, local, passage, words(ip.destination), ip.next_header, port)
+            judge(tables, local, kind, words(ip.destination), ip.next_header, port)
         }
         // From a pod came IP; whatever this is, nobody has judged it.
         _ => Some(DropReason::Ethertype),
@@ -121,7 +121,7 @@ fn port<N: Network>(packet: &N, protocol: u8, offset: u32) -> Option<u16> {
 fn judge<A: Family, T: Tables<A>>(
     tables: &T,
     local: LocalTenant,
-    passage: Passage,
+    kind: MarkKind,
     remote: A,
     protocol: u8,
     port: Option<u16>,
@@ -133,7 +133,7 @@ fn judge<A: Family, T: Tables<A>>(
     let passes = match reason {
         DropReason::Fragment => true,
         DropReason::Node if decide::is_tunnelled(&query) => true,
-        _ if matches!(passage, Passage::Answer) => may_have_asked(tables, &query),
+        _ if matches!(kind, MarkKind::Reply) => may_have_asked(tables, &query),
         _ => false,
     };
     if passes { None } else { Some(reason) }

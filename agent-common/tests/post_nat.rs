@@ -7,8 +7,8 @@ use agent_common::addr::{V4, V6};
 use agent_common::flow::Direction::{Egress, Ingress};
 use agent_common::headers::Header;
 use agent_common::layout::PeerEntry;
+use agent_common::post_nat::{MarkKind, Network, PacketMark, arrives, leaves};
 use agent_common::reason::DropReason::{self, CrossTenant, MetadataService, Node, NotReady, OffSubnet, PortDenied};
-use agent_common::relay::{Network, Note, Passage, arrives, leaves};
 use agent_common::tenant::{TenantId, TenantState};
 use agent_common::verdict::{Endpoint, Verdict};
 use world::*;
@@ -45,39 +45,38 @@ impl Network for Led {
     }
 }
 
-/// Where a noted packet of the pod's tenant may really go.
-fn led(world: &World, to: Host, passage: Passage, what: &What) -> Option<DropReason> {
+/// Where a marked packet of the pod's tenant may really go.
+fn led(world: &World, to: Host, kind: MarkKind, what: &What) -> Option<DropReason> {
     let local = LocalTenant { tenant: MINE, state: world.tables.tenants.get(&MINE).copied().unwrap_or_default() };
-    let [four, six] =
-        [false, true].map(|six| leaves(&world.tables, local, passage, &Led(frame(six, Egress, to, what))));
+    let [four, six] = [false, true].map(|six| leaves(&world.tables, local, kind, &Led(frame(six, Egress, to, what))));
     assert_eq!(four, six, "{to:?} {what:?}");
     four
 }
 
-fn relayed(world: &World, to: Host) -> Option<DropReason> {
-    led(world, to, Passage::Opening, &syn(80))
+fn post_nat(world: &World, to: Host) -> Option<DropReason> {
+    led(world, to, MarkKind::Request, &syn(80))
 }
 
 fn answered(world: &World, to: Host) -> Option<DropReason> {
-    led(world, to, Passage::Answer, &syn_ack_from(80))
+    led(world, to, MarkKind::Reply, &syn_ack_from(80))
 }
 
 #[test]
 fn what_passes_by_its_ends_alone_is_noted() {
     let mut world = serving(MINE);
     for host in [SERVICE, FRIEND, SHARED] {
-        assert_eq!(verdict(&world, Egress, host), Verdict::NOTED, "{host:?}");
+        assert_eq!(verdict(&world, Egress, host), Verdict::ALLOW_MARKED, "{host:?}");
         assert_eq!(verdict(&world, Ingress, host), Verdict::ALLOW, "{host:?}");
     }
-    assert_eq!(verdict(&world, Egress, FILES), Verdict::NOTED);
+    assert_eq!(verdict(&world, Egress, FILES), Verdict::ALLOW_MARKED);
     world = serving(THEIRS);
     assert_eq!(verdict(&world, Egress, SERVICE).denied().map(|denied| denied.reason), Some(CrossTenant));
     world.grant(MINE, THEIRS, u64::MAX);
-    assert_eq!(verdict(&world, Egress, SERVICE), Verdict::NOTED, "one way");
+    assert_eq!(verdict(&world, Egress, SERVICE), Verdict::ALLOW_MARKED, "one way");
     world.grant(THEIRS, MINE, u64::MAX);
-    assert_eq!(verdict(&world, Egress, SERVICE), Verdict::NOTED, "both ways");
+    assert_eq!(verdict(&world, Egress, SERVICE), Verdict::ALLOW_MARKED, "both ways");
     world = serving(THEIRS).with(TenantState::OPEN);
-    assert_eq!(verdict(&world, Egress, SERVICE), Verdict::NOTED, "not judged yet");
+    assert_eq!(verdict(&world, Egress, SERVICE), Verdict::ALLOW_MARKED, "not judged yet");
 }
 
 #[test]
@@ -89,13 +88,13 @@ fn what_goes_back_or_is_meant_as_it_stands_is_not() {
 #[test]
 fn what_goes_back_is_noted_as_an_answer() {
     // Under a node's address may be anybody, to whom the node sends it on.
-    assert_eq!(verdict(&World::default().with(TenantState::NODES_ALLOWED), Egress, NODE), Verdict::ANSWER);
+    assert_eq!(verdict(&World::default().with(TenantState::NODES_ALLOWED), Egress, NODE), Verdict::ALLOW_REPLY);
     let world = World::default();
     assert_eq!(world.gets(WORLD, &syn_to(80)), None);
     let answer = frame(false, Egress, WORLD, &syn_ack_from(80));
     let entry = world.tables.endpoints[&1];
     let endpoint = Endpoint::new(&entry, world.tables.tenants[&entry.tenant]).expect("it is claimed");
-    assert_eq!(world.tables.verdict(&endpoint, Egress, &answer[..]), Verdict::ANSWER);
+    assert_eq!(world.tables.verdict(&endpoint, Egress, &answer[..]), Verdict::ALLOW_REPLY);
 }
 
 #[test]
@@ -115,7 +114,7 @@ fn an_answer_is_led_to_anybody_but_another_tenant() {
     }
     world.grant(THEIRS, MINE, u64::MAX);
     assert_eq!(answered(&world, STRANGER), None, "who may query is answered");
-    assert_eq!(relayed(&world, STRANGER), Some(CrossTenant), "and asked nothing");
+    assert_eq!(post_nat(&world, STRANGER), Some(CrossTenant), "and asked nothing");
     assert_eq!(answered(&world, THEIR_DATABASE), Some(CrossTenant));
 }
 
@@ -123,13 +122,13 @@ fn an_answer_is_led_to_anybody_but_another_tenant() {
 fn to_a_node_goes_only_what_a_tunnel_has_wrapped_up() {
     let world = World::default();
     for port in [4789, 8472, 6081] {
-        assert_eq!(led(&world, NODE, Passage::Opening, &udp(port)), None, "{port}");
+        assert_eq!(led(&world, NODE, MarkKind::Request, &udp(port)), None, "{port}");
     }
     for what in [syn(10_250), syn(4789), udp(53), What::Echo { id: 1 }] {
-        assert_eq!(led(&world, NODE, Passage::Opening, &what), Some(Node), "{what:?}");
+        assert_eq!(led(&world, NODE, MarkKind::Request, &what), Some(Node), "{what:?}");
     }
     for protocol in [4, 41, 47] {
-        assert_eq!(led(&world, NODE, Passage::Opening, &What::Other(protocol)), None, "{protocol}");
+        assert_eq!(led(&world, NODE, MarkKind::Request, &What::Other(protocol)), None, "{protocol}");
     }
 }
 
@@ -148,31 +147,31 @@ fn it_must_end_where_the_pod_may_go_itself() {
         (WORLD, Some(OffSubnet)),
         (NO_POD, Some(OffSubnet)),
     ] {
-        assert_eq!(relayed(&world, to), fate, "{to:?}");
+        assert_eq!(post_nat(&world, to), fate, "{to:?}");
     }
-    assert_eq!(led(&world, DATABASE, Passage::Opening, &syn(5432)), None);
+    assert_eq!(led(&world, DATABASE, MarkKind::Request, &syn(5432)), None);
     for (to, fate) in [(DATABASE, None), (THEIR_DATABASE, Some(CrossTenant)), (WORLD, Some(OffSubnet))] {
-        assert_eq!(led(&world, to, Passage::Opening, &What::Later(TCP)), fate, "a later fragment to {to:?}");
+        assert_eq!(led(&world, to, MarkKind::Request, &What::Later(TCP)), fate, "a later fragment to {to:?}");
     }
     world.grant(MINE, THEIRS, u64::MAX);
-    assert_eq!(relayed(&world, STRANGER), None);
-    assert_eq!(relayed(&world, THEIR_DATABASE), Some(CrossTenant));
+    assert_eq!(post_nat(&world, STRANGER), None);
+    assert_eq!(post_nat(&world, THEIR_DATABASE), Some(CrossTenant));
 }
 
 #[test]
 fn a_tenant_that_is_not_judged_still_reaches_no_other_s_subnet() {
     let world = World::default().with(TenantState::OPEN);
-    assert_eq!(relayed(&world, WORLD), None);
-    assert_eq!(relayed(&world, THEIR_DATABASE), Some(CrossTenant));
+    assert_eq!(post_nat(&world, WORLD), None);
+    assert_eq!(post_nat(&world, THEIR_DATABASE), Some(CrossTenant));
     let world = World::default().with(TenantState::AUDIT);
-    assert_eq!(relayed(&world, THEIR_DATABASE), None, "audit stops nothing");
+    assert_eq!(post_nat(&world, THEIR_DATABASE), None, "audit stops nothing");
 }
 
 #[test]
 fn a_tenant_that_is_gone_goes_nowhere() {
     let mut world = World::default();
     world.tables.tenants.clear();
-    assert_eq!(relayed(&world, FRIEND), Some(NotReady));
+    assert_eq!(post_nat(&world, FRIEND), Some(NotReady));
 }
 
 #[test]
@@ -198,13 +197,13 @@ fn who_arrives_under_another_address_is_known_by_the_note() {
 fn a_note_names_its_tenant_and_other_numbers_nobody() {
     // Nobody's is judged as nobody's: never.
     for tenant in [0, 1, 2, 511, 16_383].map(TenantId) {
-        for passage in [Passage::Opening, Passage::Answer] {
-            let note = Note { tenant, passage };
-            assert_eq!(Note::from_bits(note.bits()), Some(note));
-            assert!(note.bits() <= u32::from(u16::MAX));
+        for kind in [MarkKind::Request, MarkKind::Reply] {
+            let mark = PacketMark { tenant, kind };
+            assert_eq!(PacketMark::from_bits(mark.bits()), Some(mark));
+            assert!(mark.bits() <= u32::from(u16::MAX));
         }
     }
     for number in [0, 1, 0x3fff, 0x7fff, 1 << 16 | 0x8001, u32::MAX] {
-        assert_eq!(Note::from_bits(number), None, "{number:x}");
+        assert_eq!(PacketMark::from_bits(number), None, "{number:x}");
     }
 }
