@@ -4,7 +4,7 @@
 //! pods; prefixes only on a miss; the owner of a range only where two could claim it.
 
 use crate::addr::{Address, V4, V6};
-use crate::conntrack::{Memory, Opener, ReplyEntry, ReplyKey};
+use crate::conntrack::{Opener, ReplyEntry, ReplyKey, ReplyState};
 use crate::decide;
 use crate::fast_path;
 use crate::flow::Flow;
@@ -37,7 +37,7 @@ pub trait Tables<A: Family> {
     /// A remembered connection.
     fn reply(&self, key: &ReplyKey<A>) -> Option<ReplyEntry>;
     /// Remembers a connection; failing to is counted, and only costs its replies.
-    fn remember(&self, key: &ReplyKey<A>, entry: ReplyEntry);
+    fn insert_reply(&self, key: &ReplyKey<A>, entry: ReplyEntry);
     /// Generation and clock offset.
     fn runtime(&self) -> Runtime;
     /// Monotonic clock; coarse will do.
@@ -75,12 +75,12 @@ pub trait Tables<A: Family> {
         decide::ingress(self, query, identity)
     }
 
-    /// `decide::recall`, as above.
-    fn recall(&self, query: &Query<A>, opener: Opener, reply: bool, generation: u64) -> Memory
+    /// `decide::lookup_reply`, as above.
+    fn lookup_reply(&self, query: &Query<A>, opener: Opener, reply: bool, generation: u64) -> ReplyState
     where
         Self: Sized,
     {
-        decide::recall(self, query, opener, reply, generation)
+        decide::lookup_reply(self, query, opener, reply, generation)
     }
 
     /// `decide::record`, as above.

@@ -21,23 +21,23 @@ pub enum Opener {
 
 /// What is remembered of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Memory {
+pub enum ReplyState {
     /// Nothing that counts.
-    Nothing = 0,
+    Unknown = 0,
     /// The policy of this moment allowed it.
     Current = 1,
     /// An earlier policy allowed it: judge it again.
-    Dated = 2,
+    Stale = 2,
 }
 
-impl Memory {
+impl ReplyState {
     /// From a register: any other value is nothing.
     #[inline(always)]
     pub const fn from_number(number: u64) -> Self {
         match number {
             1 => Self::Current,
-            2 => Self::Dated,
-            _ => Self::Nothing,
+            2 => Self::Stale,
+            _ => Self::Unknown,
         }
     }
 }

@@ -82,7 +82,7 @@ pub const fn denied_index(slot: u16, direction: Direction, audited: bool, reason
 pub enum Loss {
     /// Events: the ring buffer was full.
     RingFull = 0,
-    /// Packets whose flow left the fold table before its final count was sent.
+    /// Packets whose flow left the aggregate table before its final count was sent.
     Unreported = 1,
     /// Connections that could not be remembered: their replies will be dropped.
     Remember = 2,

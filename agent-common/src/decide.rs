@@ -1,10 +1,10 @@
-//! The rules below the global_fns: tenant, address, ports and memory to a verdict. No packet in sight.
+//! The rules below the global_fns: tenant, address, ports and state to a verdict. No packet in sight.
 //!
 //! `judge` settles at once what identity alone justifies, and queries `egress` and `ingress` for the
 //! rest. Those two are complete: they need no answer to have been given before.
 
 use crate::access::{Access, Denied, Family, LocalTenant, RemoteIdentity, Tables, between, foreign, identify_fast};
-use crate::conntrack::{Memory, Opener, ReplyEntry};
+use crate::conntrack::{Opener, ReplyEntry, ReplyState};
 use crate::flow::Direction;
 use crate::headers::{ICMP, ICMPV6, SCTP, TCP, UDP};
 use crate::layout::PeerEntry;
@@ -75,10 +75,10 @@ fn answers<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, denied: Denied
     if !query.has(Query::<A>::ANSWERS) || denied.reason == DropReason::Node && is_tunnelled(query) {
         return false;
     }
-    match tables.recall(query, Opener::Remote, true, generation) {
-        Memory::Nothing => return false,
-        Memory::Current => return true,
-        Memory::Dated => {}
+    match tables.lookup_reply(query, Opener::Remote, true, generation) {
+        ReplyState::Unknown => return false,
+        ReplyState::Current => return true,
+        ReplyState::Stale => {}
     }
     if !may_ask(tables, query, denied) {
         return false;
@@ -116,7 +116,7 @@ pub fn ingress<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, identity: 
     match identity.peer() {
         Some(peer) if peer.is_pods() => from_peer(tables, query, peer, generation),
         Some(peer) if peer.kind == PeerEntry::NODE => {
-            // Answers need no memory where the pod may open to nodes itself.
+            // Answers need no state where the pod may open to nodes itself.
             if !query.local.state.has(TenantState::NODES_ALLOWED | TenantState::SHARED) {
                 open(tables, query, Opener::Remote, generation);
             }
@@ -171,13 +171,14 @@ fn from_world<A: Family, T: Tables<A>>(
     if query.remote.is_multicast() || query.remote.is_martian() {
         return Verdict::deny(DropReason::Martian);
     }
-    // What the pod may open itself needs no memory: answers are justified by identity.
+    // What the pod may open itself needs no state: answers are justified by identity.
     if identity.range(tables, query).is_clear() {
         return Verdict::ALLOW;
     }
     let tracked = query.has(Query::<A>::OPENS | Query::<A>::CONTINUES);
-    let memory = if tracked { tables.recall(query, Opener::Remote, false, generation) } else { Memory::Nothing };
-    if memory == Memory::Current {
+    let state =
+        if tracked { tables.lookup_reply(query, Opener::Remote, false, generation) } else { ReplyState::Unknown };
+    if state == ReplyState::Current {
         return Verdict::ALLOW;
     }
     if let Some(denied) = foreign(tables, &query.local, query.remote)
@@ -185,7 +186,7 @@ fn from_world<A: Family, T: Tables<A>>(
     {
         return Verdict::because(Denied { reason: DropReason::CrossTenant, ..denied });
     }
-    if memory == Memory::Dated || query.has(Query::<A>::OPENS) {
+    if state == ReplyState::Stale || query.has(Query::<A>::OPENS) {
         tables.record(query, Opener::Remote, false, generation);
     }
     Verdict::ALLOW
@@ -204,10 +205,10 @@ fn is_answer<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, generation: 
     if !query.has(Query::<A>::ANSWERS) {
         return false;
     }
-    match tables.recall(query, Opener::Pod, true, generation) {
-        Memory::Nothing => return false,
-        Memory::Current => {}
-        Memory::Dated => tables.record(query, Opener::Pod, true, generation),
+    match tables.lookup_reply(query, Opener::Pod, true, generation) {
+        ReplyState::Unknown => return false,
+        ReplyState::Current => {}
+        ReplyState::Stale => tables.record(query, Opener::Pod, true, generation),
     }
     true
 }
@@ -218,36 +219,36 @@ fn open<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, opener: Opener, g
     if !query.has(Query::<A>::OPENS | Query::<A>::CONTINUES) {
         return;
     }
-    match tables.recall(query, opener, false, generation) {
-        Memory::Current => {}
-        Memory::Nothing if !query.has(Query::<A>::OPENS) => {}
-        Memory::Nothing | Memory::Dated => tables.record(query, opener, false, generation),
+    match tables.lookup_reply(query, opener, false, generation) {
+        ReplyState::Current => {}
+        ReplyState::Unknown if !query.has(Query::<A>::OPENS) => {}
+        ReplyState::Unknown | ReplyState::Stale => tables.record(query, opener, false, generation),
     }
 }
 
 /// What is remembered of a connection that `opener` opened. Where the policy of `generation` is the one that
 /// allowed it, this packet is marked at once; else it is for the caller to judge, and to `note`.
 #[inline(always)]
-pub fn recall<A: Family, T: Tables<A>>(
+pub fn lookup_reply<A: Family, T: Tables<A>>(
     tables: &T,
     query: &Query<A>,
     opener: Opener,
     reply: bool,
     generation: u64,
-) -> Memory {
+) -> ReplyState {
     let key = query.key(opener);
-    let Some(entry) = tables.reply(&key) else { return Memory::Nothing };
+    let Some(entry) = tables.reply(&key) else { return ReplyState::Unknown };
     let now = tables.now_ns();
     if !entry.is_live(key.protocol, now) {
-        return Memory::Nothing;
+        return ReplyState::Unknown;
     }
     if entry.generation != generation {
-        return Memory::Dated;
+        return ReplyState::Stale;
     }
     if let Some(next) = entry.touched(query.mark(reply), generation, now) {
-        tables.remember(&key, next);
+        tables.insert_reply(&key, next);
     }
-    Memory::Current
+    ReplyState::Current
 }
 
 /// Remembers that the policy of a generation allows the connection, and this packet of it.
@@ -259,13 +260,13 @@ pub fn record<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, opener: Ope
         Some(entry) if entry.is_live(key.protocol, now) => entry.flags,
         _ => 0,
     };
-    tables.remember(&key, ReplyEntry { seen_ns: now, generation, flags: flags | query.mark(reply), _pad: 0 });
+    tables.insert_reply(&key, ReplyEntry { seen_ns: now, generation, flags: flags | query.mark(reply), _pad: 0 });
 }
 
 /// Names the owner of an address that no rule allowed: `off_subnet` becomes `cross_tenant` where it
 /// lies in somebody's subnet. Never turns a denial into anything else.
 #[inline(always)]
-pub fn blame<A: Family, T: Tables<A>>(tables: &T, local: &LocalTenant, remote: A, denied: Denied) -> Denied {
+pub fn attribute_owner<A: Family, T: Tables<A>>(tables: &T, local: &LocalTenant, remote: A, denied: Denied) -> Denied {
     match denied.reason {
         DropReason::OffSubnet => foreign(tables, local, remote).unwrap_or(denied),
         _ => denied,

@@ -43,7 +43,7 @@ pub fn ipv6<P: Packet + ?Sized>(packet: &P) -> Option<Flow<V6>> {
     transport(packet, flow, ETHERNET_LEN + IPV6_LEN, payload)
 }
 
-/// Whether the header checksum is right (RFC 1071): words of four bytes fold to the same sum as
+/// Whether the header checksum is right (RFC 1071): words of four bytes aggregate to the same sum as
 /// words of two, in any byte order.
 #[inline(always)]
 fn sums_up(words: [u32; 5]) -> bool {

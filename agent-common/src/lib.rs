@@ -13,6 +13,7 @@
 
 pub mod access;
 pub mod addr;
+pub mod aggregate;
 pub mod checksum;
 pub mod conntrack;
 pub mod counters;
@@ -20,12 +21,11 @@ pub mod decide;
 pub mod event;
 pub mod fast_path;
 pub mod flow;
-pub mod fold;
 pub mod headers;
 pub mod layout;
 pub mod lock;
-#[cfg(feature = "memory")]
-pub mod memory;
+#[cfg(feature = "mem-tables")]
+pub mod mem_tables;
 pub mod neighbor;
 pub mod parse;
 #[cfg(feature = "user")]

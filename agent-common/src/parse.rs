@@ -59,7 +59,7 @@ pub fn ipv4<P: Packet + ?Sized>(packet: &P) -> Parsed<V4> {
         }
         sum += options.sum();
     }
-    if fold(sum) != 0xffff {
+    if aggregate(sum) != 0xffff {
         return Err(DropReason::Malformed);
     }
     let fragment = u16::from_be(ip.fragment_be);
@@ -326,7 +326,7 @@ fn join(first: u32, second: u32) -> u64 {
     }
 }
 
-/// Sum of the header's ten 16-bit words in wire order, not folded: the Internet checksum does not
+/// Sum of the header's ten 16-bit words in wire order, not aggregated: the Internet checksum does not
 /// care about byte order (RFC 1071, 2.B).
 #[inline(always)]
 fn header_sum(ip: &Ipv4) -> u64 {
@@ -339,7 +339,7 @@ fn header_sum(ip: &Ipv4) -> u64 {
 }
 
 #[inline(always)]
-fn fold(sum: u64) -> u64 {
+fn aggregate(sum: u64) -> u64 {
     let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);
     (sum & 0xffff) + (sum >> 16)

@@ -3,10 +3,10 @@
 #![allow(unsafe_code)]
 
 use crate::addr::{V4, V6};
+use crate::aggregate::{AggregateEntry, Limit};
 use crate::conntrack::{ReplyEntry, ReplyKey};
 use crate::counters::Counter;
 use crate::event::FlowEvent;
-use crate::fold::{FoldEntry, Limit};
 use crate::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,
@@ -30,7 +30,7 @@ const fn assert_plain<T: zerocopy::FromBytes + zerocopy::IntoBytes + Copy + 'sta
 plain!(
     Counter,
     FlowEvent,
-    FoldEntry,
+    AggregateEntry,
     Limit,
     PodGroups,
     ReplyEntry,

@@ -129,7 +129,7 @@ fn judge<A: Family, T: Tables<A>>(
     let (remote_port, bits) = port.map_or((0, 0), |port| (port, Query::<A>::KNOWN));
     let query = Query { local, cookie: 0, remote, remote_port, local_port: 0, protocol, bits, tcp_flags: 0 };
     let denied = decide::judge(tables, &query, Direction::Egress).denied()?;
-    let reason = decide::blame(tables, &local, remote, denied).reason;
+    let reason = decide::attribute_owner(tables, &local, remote, denied).reason;
     let passes = match reason {
         DropReason::Fragment => true,
         DropReason::Node if decide::is_tunnelled(&query) => true,

@@ -5,9 +5,9 @@
 
 use crate::access::LocalTenant;
 use crate::addr::Address;
+use crate::aggregate::AggregateKey;
 use crate::conntrack::{Opener, ReplyEntry, ReplyKey, icmp};
 use crate::flow::{Direction, Flow, Kind, tcp};
-use crate::fold::FoldKey;
 use crate::headers::{ICMP, ICMPV6, TCP};
 use crate::reason::DropReason;
 
@@ -90,7 +90,7 @@ impl<A> Query<A> {
     /// What makes further packets that are denied the same story: what `PacketSummary::key` reads from the
     /// frame.
     #[inline(always)]
-    pub fn fold_key(&self, direction: Direction, cause: DropReason) -> FoldKey
+    pub fn aggregate_key(&self, direction: Direction, cause: DropReason) -> AggregateKey
     where
         A: Address,
     {
@@ -99,8 +99,8 @@ impl<A> Query<A> {
             Direction::Egress => self.remote_port,
             Direction::Ingress => self.local_port,
         };
-        let cause = FoldKey::cause(direction, cause);
-        FoldKey { remote_hi, remote_lo, cookie: self.cookie, port, protocol: self.protocol, cause }
+        let cause = AggregateKey::cause(direction, cause);
+        AggregateKey { remote_hi, remote_lo, cookie: self.cookie, port, protocol: self.protocol, cause }
     }
 
     /// What the packet adds to its connection's flags.
@@ -119,7 +119,7 @@ fn bits<A>(flow: &Flow<A>) -> u8 {
     match flow.kind {
         Kind::Ports => {
             let closes = if flow.tcp_flags & (tcp::FIN | tcp::RST) != 0 { Bits::CLOSES } else { 0 };
-            Bits::KNOWN | place(flow) | closes
+            Bits::KNOWN | tcp_role(flow) | closes
         }
         Kind::Icmp => Bits::KNOWN | icmp_bits(flow),
         Kind::Portless => Bits::KNOWN | Bits::OPENS | Bits::ANSWERS,
@@ -131,7 +131,7 @@ fn bits<A>(flow: &Flow<A>) -> u8 {
 /// any segment enough, the other end's next one would bring a connection back whose permission has
 /// just been withdrawn.
 #[inline(always)]
-fn place<A>(flow: &Flow<A>) -> u8 {
+fn tcp_role<A>(flow: &Flow<A>) -> u8 {
     type Bits = Query<()>;
     if flow.protocol != TCP {
         Bits::OPENS | Bits::ANSWERS

@@ -4,10 +4,10 @@
 
 use crate::access::{Denied, LocalTenant, Tables};
 use crate::addr::{V4, V6};
-use crate::decide::blame;
+use crate::aggregate::AggregateKey;
+use crate::decide::attribute_owner;
 use crate::event::FlowEvent;
 use crate::flow::Direction;
-use crate::fold::FoldKey;
 use crate::headers::{
     Arp, ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, ICMP, ICMPV6, Ipv4, Ipv6, SCTP, TCP,
     Tcp, Transport, UDP,
@@ -68,8 +68,8 @@ where
     T: Tables<V4> + Tables<V6>,
 {
     match seen.family {
-        4 => blame::<V4, _>(tables, local, seen.remote_v4(direction), denied),
-        6 => blame::<V6, _>(tables, local, seen.remote_v6(direction), denied),
+        4 => attribute_owner::<V4, _>(tables, local, seen.remote_v4(direction), denied),
+        6 => attribute_owner::<V6, _>(tables, local, seen.remote_v6(direction), denied),
         _ => denied,
     }
 }
@@ -134,18 +134,18 @@ fn transport<P: Packet + ?Sized>(packet: &P, seen: &mut PacketSummary, offset: u
 impl PacketSummary {
     /// What makes further packets the same story.
     #[inline(always)]
-    pub fn key(&self, direction: Direction, cookie: u32, cause: DropReason) -> FoldKey {
+    pub fn key(&self, direction: Direction, cookie: u32, cause: DropReason) -> AggregateKey {
         let remote = match direction {
             Direction::Egress => self.destination,
             Direction::Ingress => self.source,
         };
-        FoldKey {
+        AggregateKey {
             remote_hi: remote.hi,
             remote_lo: remote.lo,
             cookie,
             port: self.destination_port,
             protocol: self.protocol,
-            cause: FoldKey::cause(direction, cause),
+            cause: AggregateKey::cause(direction, cause),
         }
     }
 

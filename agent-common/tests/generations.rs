@@ -9,7 +9,7 @@ use agent_common::addr::V4;
 use agent_common::conntrack::{ReplyEntry, ReplyKey};
 use agent_common::flow::Direction;
 use agent_common::layout::{Grant, GrantKey, PeerEntry, PortSet, PrefixGrant, RowV4, Runtime};
-use agent_common::memory::Memory;
+use agent_common::mem_tables::MemTables;
 use agent_common::reason::DropReason::CrossTenant;
 use agent_common::tenant::TenantId;
 use agent_common::verdict::{self, Endpoint, Verdict};
@@ -17,13 +17,13 @@ use world::*;
 
 /// One policy until the owner of a range has been asked for, another from then on.
 struct Turning<'a> {
-    before: &'a Memory,
-    after: &'a Memory,
+    before: &'a MemTables,
+    after: &'a MemTables,
     turned: Cell<bool>,
 }
 
 impl Turning<'_> {
-    fn now(&self) -> &Memory {
+    fn now(&self) -> &MemTables {
         if self.turned.get() { self.after } else { self.before }
     }
 }
@@ -52,8 +52,8 @@ impl Tables<V4> for Turning<'_> {
     fn reply(&self, key: &ReplyKey<V4>) -> Option<ReplyEntry> {
         self.after.reply(key)
     }
-    fn remember(&self, key: &ReplyKey<V4>, entry: ReplyEntry) {
-        self.after.remember(key, entry);
+    fn insert_reply(&self, key: &ReplyKey<V4>, entry: ReplyEntry) {
+        self.after.insert_reply(key, entry);
     }
     fn runtime(&self) -> Runtime {
         self.now().runtime

@@ -7,7 +7,7 @@ use agent_common::addr::{Address, V4, V6};
 use agent_common::counters::Outcome;
 use agent_common::flow::Direction::{self, Egress, Ingress};
 use agent_common::layout::{PORTS_ANY, PeerEntry, PrefixGrant, PrefixV4, PrefixV6, ROW_PREFIXES, RowV4, RowV6};
-use agent_common::memory::Memory;
+use agent_common::mem_tables::MemTables;
 use agent_common::reason::DropReason;
 use agent_common::tenant::TenantId;
 use agent_common::verdict::{self, Endpoint};
@@ -200,9 +200,9 @@ proptest! {
         let endpoint = Endpoint::new(&entry, world.tables.tenants[&MINE]).expect("it is ready");
         let key = match verdict::ethertype(bytes) {
             Some(0x0800) => verdict::fast_query::<V4, _>(bytes, &endpoint, direction)
-                .map(|query| (query.fold_key(direction, DropReason::OffSubnet), query.tcp_flags)),
+                .map(|query| (query.aggregate_key(direction, DropReason::OffSubnet), query.tcp_flags)),
             Some(0x86dd) => verdict::fast_query::<V6, _>(bytes, &endpoint, direction)
-                .map(|query| (query.fold_key(direction, DropReason::OffSubnet), query.tcp_flags)),
+                .map(|query| (query.aggregate_key(direction, DropReason::OffSubnet), query.tcp_flags)),
             _ => None,
         };
         if let Some((key, flags)) = key {
@@ -234,7 +234,7 @@ proptest! {
         sorted.sort_by_key(|(net, length)| (std::cmp::Reverse(*length), *net));
         sorted.dedup();
         let mut row = RowV4::default();
-        let mut memory = Memory::default();
+        let mut memory = MemTables::default();
         for (i, (net, length)) in sorted.iter().enumerate() {
             let grant = PrefixGrant { ports: i as u16 + 1, flags: 0, length: *length };
             let net = V4(net.to_be());
@@ -259,7 +259,7 @@ proptest! {
         sorted.sort_by_key(|(net, length)| (std::cmp::Reverse(*length), *net));
         sorted.dedup();
         let mut row = RowV6::default();
-        let mut memory = Memory::default();
+        let mut memory = MemTables::default();
         for (i, (net, length)) in sorted.iter().enumerate() {
             let grant = PrefixGrant { ports: i as u16 + 1, flags: 0, length: *length };
             let net = V6::new(net.to_be_bytes());

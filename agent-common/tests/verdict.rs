@@ -10,7 +10,7 @@ use agent_common::addr::{V4, V6};
 use agent_common::counters::Outcome;
 use agent_common::flow::Direction::{self, Egress, Ingress};
 use agent_common::layout::{EndpointEntry, Grant, PORTS_ANY, PORTS_NONE, PeerEntry, PrefixGrant};
-use agent_common::memory::Memory;
+use agent_common::mem_tables::MemTables;
 use agent_common::reason::DropReason::{self, *};
 use agent_common::tenant::{TenantId, TenantState};
 use world::*;
@@ -865,7 +865,7 @@ fn answers_from_where_the_pod_may_go_need_no_memory() {
 #[test]
 fn nothing_unclaimed_or_half_written_passes() {
     let good = frame(false, Egress, FRIEND, &udp(9000));
-    type Break = fn(&mut Memory);
+    type Break = fn(&mut MemTables);
     let breaks: [(&str, Break); 5] = [
         ("no entry", |t| t.endpoints.clear()),
         ("a zero entry", |t| *t.endpoints.get_mut(&1).expect("the pod") = EndpointEntry::default()),

@@ -1,4 +1,4 @@
-//! Verdict to return code: the only place those constants appear.
+//! Verdict to return code: the only bucket those constants appear.
 
 use agent_common::access::{Denied, Family, LocalTenant, Tables};
 use agent_common::counters::{Loss, Outcome, allowed_index};
@@ -53,7 +53,7 @@ where
     let Some(endpoint) = endpoint.filter(|_| !report::vlan_present(ctx)) else { return SLOW_PATH };
     let Some(query) = verdict::fast_query(&Frame::linear(ctx), &endpoint, direction) else { return SLOW_PATH };
     let verdict = led(ctx, direction, endpoint.local.tenant, decide::judge(&Maps, &query, direction));
-    let told = verdict.denied().is_some_and(|denied| report::folded(ctx, &query, direction, denied.reason));
+    let told = verdict.denied().is_some_and(|denied| report::aggregated(ctx, &query, direction, denied.reason));
     if told { denial(ctx, direction, endpoint.local) } else { conclude(ctx, direction, endpoint.local, verdict) }
 }
 

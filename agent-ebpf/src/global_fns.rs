@@ -9,7 +9,7 @@
 
 use agent_common::access::{self, Access, LocalTenant, Range, RemoteIdentity};
 use agent_common::addr::{V4, V6};
-use agent_common::conntrack::{Memory, Opener};
+use agent_common::conntrack::{Opener, ReplyState};
 use agent_common::decide;
 use agent_common::flow::Direction;
 use agent_common::neighbor;
@@ -49,7 +49,7 @@ fn query<A>(who: u64, remote: A, what: u64) -> Query<A> {
     Query { local: LocalTenant { tenant, state }, ..claim(who, remote, what) }
 }
 
-/// As far as memory needs it: without the tenant's state.
+/// As far as state needs it: without the tenant's state.
 #[inline(always)]
 fn claim<A>(who: u64, remote: A, what: u64) -> Query<A> {
     Query {
@@ -142,7 +142,7 @@ pub fn call_arrives(sender: TenantId, local: TenantId) -> bool {
     arrives_v4(sender.0, local.0) != 0
 }
 
-macro_rules! memory {
+macro_rules! state {
     ($rule:ident, $v4:ident, $v6:ident, $call_v4:ident, $call_v6:ident, $output:ty, $to:expr, $from:expr) => {
         // SAFETY: the name is taken by nothing else in the object.
         #[unsafe(no_mangle)]
@@ -230,14 +230,14 @@ branch!(neighbor_to_pod, call_neighbor_to_pod, neighbor::to_pod);
 rule!(access::access, Access, access_v4, access_v6, call_access_v4, call_access_v6);
 rule!(decide::egress, Verdict, egress_v4, egress_v6, call_egress_v4, call_egress_v6);
 rule!(decide::ingress, Verdict, ingress_v4, ingress_v6, call_ingress_v4, call_ingress_v6);
-memory!(
-    recall,
-    recall_v4,
-    recall_v6,
-    call_recall_v4,
-    call_recall_v6,
-    Memory,
-    |memory| memory as u64,
-    Memory::from_number
+state!(
+    lookup_reply,
+    lookup_reply_v4,
+    lookup_reply_v6,
+    call_lookup_reply_v4,
+    call_lookup_reply_v6,
+    ReplyState,
+    |state| state as u64,
+    ReplyState::from_number
 );
-memory!(record, record_v4, record_v6, call_record_v4, call_record_v6, (), |()| 0, |_: u64| ());
+state!(record, record_v4, record_v6, call_record_v4, call_record_v6, (), |()| 0, |_: u64| ());

@@ -88,7 +88,7 @@ impl Claims for Here<'_> {
             return true;
         }
         let mut mtu = 0_u32;
-        // SAFETY: a valid context, and a place of four bytes that outlives the call. Positive: the
+        // SAFETY: a valid context, and a bucket of four bytes that outlives the call. Positive: the
         // interface is there and the packet too long for it, which is not asked here.
         unsafe { bpf_check_mtu(self.0.skb.skb.cast(), ifindex, &raw mut mtu, 0, 0) >= 0 }
     }
@@ -150,7 +150,7 @@ impl Network for Wire<'_> {
     fn read<H: Header>(&self, offset: u32) -> Option<H> {
         let mut header = MaybeUninit::<H>::zeroed();
         let (to, room) = (header.as_mut_ptr(), size_of::<H>() as u32);
-        // SAFETY: a valid context, and a place of that size that outlives the call.
+        // SAFETY: a valid context, and a bucket of that size that outlives the call.
         let read =
             unsafe { bpf_skb_load_bytes_relative(self.0.skb.skb.cast(), offset, to.cast(), room, BPF_HDR_START_NET) };
         // SAFETY: `Header` promises that any bytes are a valid value, zeros among them.
@@ -233,8 +233,8 @@ fn offset(of: *const u32) -> u64 {
 #[inline(always)]
 fn peek<T: Default>(base: u64, offset: u64) -> T {
     let mut value = T::default();
-    // SAFETY: a place of that size that outlives the call. The kernel checks the address it reads, and
-    // fills the place with zeros where it cannot.
+    // SAFETY: a bucket of that size that outlives the call. The kernel checks the address it reads, and
+    // fills the bucket with zeros where it cannot.
     unsafe {
         bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, (base + offset) as *const _);
     }

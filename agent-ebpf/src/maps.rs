@@ -4,9 +4,9 @@
 //! they outlive it, and may resize the policy maps at load. Sizes here are the defaults.
 
 use agent_common::addr::{V4, V6};
+use agent_common::aggregate::{AGGREGATE_LEN, AggregateEntry, LIMIT_SLOTS, Limit};
 use agent_common::conntrack::{ReplyEntry, ReplyKey};
 use agent_common::counters::{ALLOWED_LEN, Counter, DENIED_LEN, Loss};
-use agent_common::fold::{FOLD_LEN, FoldEntry, LIMIT_SLOTS, Limit};
 use agent_common::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,
@@ -101,7 +101,7 @@ pub static LOSS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::LEN, 0);
 
 /// Denied flows and their counts; the agent sweeps it.
 #[map]
-pub static FOLD: PerCpuArray<FoldEntry> = PerCpuArray::with_max_entries(FOLD_LEN, 0);
+pub static DENIED_FLOWS: PerCpuArray<AggregateEntry> = PerCpuArray::with_max_entries(AGGREGATE_LEN, 0);
 
 /// Budgets of records, by endpoint slot.
 #[map]
@@ -112,7 +112,7 @@ pub static LIMITS: PerCpuArray<Limit> = PerCpuArray::with_max_entries(LIMIT_SLOT
 pub static SUMMARY: PerCpuArray<PacketSummary> = PerCpuArray::with_max_entries(1, 0);
 
 /// Records on their way to the agent. Full: the record is lost and counted; its packets are in the
-/// counters and in the fold table.
+/// counters and in the aggregate table.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 

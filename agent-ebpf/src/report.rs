@@ -6,10 +6,10 @@
 
 use agent_common::access::{Denied, LocalTenant, Tables};
 use agent_common::addr::{Address, V4};
+use agent_common::aggregate::{AggregateEntry, AggregateKey};
 use agent_common::counters::{Counter, Loss, Outcome, denied_index};
 use agent_common::event::FlowEvent;
 use agent_common::flow::Direction;
-use agent_common::fold::{FoldEntry, FoldKey};
 use agent_common::query::Query;
 use agent_common::reason::DropReason;
 use agent_common::summary::{PacketSummary, attribute, summarize};
@@ -82,33 +82,33 @@ pub fn lose(what: Loss, amount: u64) {
 /// Counts a denied packet of a flow that was told a moment ago, without reading the packet again.
 /// False, and nothing is done, where there is more to do.
 #[inline(always)]
-pub fn folded<A: Address>(ctx: &TcContext, query: &Query<A>, direction: Direction, reason: DropReason) -> bool {
-    let key = query.fold_key(direction, reason);
+pub fn aggregated<A: Address>(ctx: &TcContext, query: &Query<A>, direction: Direction, reason: DropReason) -> bool {
+    let key = query.aggregate_key(direction, reason);
     let state = query.local.state;
     let who = u64::from(key.cookie) | u64::from(key.port) << 32 | u64::from(key.protocol) << 48;
     let who = who | u64::from(key.cause) << 56;
     let what = u64::from(state.slot) | u64::from(state.has(TenantState::AUDIT)) << 16;
     let what = what | u64::from(query.tcp_flags) << 24;
-    fold_again(ctx.skb.skb, key.remote_hi, key.remote_lo, who, what) != 0
+    aggregate_again(ctx.skb.skb, key.remote_hi, key.remote_lo, who, what) != 0
 }
 
 /// A function of its own for the verifier, as those of the global_fns: a context, and all else in registers.
 // SAFETY: the name is taken by nothing else in the object.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn fold_again(skb: *mut __sk_buff, remote_hi: u64, remote_lo: u64, who: u64, what: u64) -> u64 {
+extern "C" fn aggregate_again(skb: *mut __sk_buff, remote_hi: u64, remote_lo: u64, who: u64, what: u64) -> u64 {
     let (cookie, port, protocol, cause) = (who as u32, (who >> 32) as u16, (who >> 48) as u8, (who >> 56) as u8);
-    let key = FoldKey { remote_hi, remote_lo, cookie, port, protocol, cause };
-    let Some(place) = maps::FOLD.get_ptr_mut(key.place()) else { return 0 };
+    let key = AggregateKey { remote_hi, remote_lo, cookie, port, protocol, cause };
+    let Some(bucket) = maps::DENIED_FLOWS.get_ptr_mut(key.bucket()) else { return 0 };
     // SAFETY: as for `add`.
-    let place = unsafe { &mut *place };
+    let bucket = unsafe { &mut *bucket };
     let now = Maps::now();
-    if !place.is_of(&key, <Maps as Tables<V4>>::runtime(&Maps).generation) || place.is_due(now) {
+    if !bucket.is_of(&key, <Maps as Tables<V4>>::runtime(&Maps).generation) || bucket.is_due(now) {
         return 0;
     }
     let ctx = TcContext::new(skb);
-    place.again(now, ctx.len(), (what >> 24) as u8);
-    let reason = DropReason::from_number(place.event.reason).unwrap_or(DropReason::Internal);
+    bucket.repeat(now, ctx.len(), (what >> 24) as u8);
+    let reason = DropReason::from_number(bucket.event.reason).unwrap_or(DropReason::Internal);
     let direction = if cause >> 7 == 0 { Direction::Egress } else { Direction::Ingress };
     add(maps::DENIED.get_ptr_mut(denied_index(what as u16, direction, what >> 16 & 1 != 0, reason)), ctx.len());
     1
@@ -152,21 +152,21 @@ fn record(ctx: &TcContext, denial: &Denial) {
     let seen = unsafe { &*seen };
     let key = seen.key(denial.direction, denial.cookie, denial.denied.reason);
     let generation = <Maps as Tables<V4>>::runtime(&Maps).generation;
-    let Some(place) = maps::FOLD.get_ptr_mut(key.place()) else { return };
+    let Some(bucket) = maps::DENIED_FLOWS.get_ptr_mut(key.bucket()) else { return };
     // SAFETY: as for `add`.
-    let place = unsafe { &mut *place };
-    if !place.is_of(&key, generation) {
+    let bucket = unsafe { &mut *bucket };
+    if !bucket.is_of(&key, generation) {
         let denied = attribute(&Maps, &denial.local, seen, denial.direction, denial.denied);
-        replace(place, key, denial, denied, seen, generation, ifindex(ctx));
+        replace(bucket, key, denial, denied, seen, generation, ifindex(ctx));
     }
-    let reason = DropReason::from_number(place.event.reason).unwrap_or(denial.denied.reason);
+    let reason = DropReason::from_number(bucket.event.reason).unwrap_or(denial.denied.reason);
     let audited = denial.outcome == Outcome::Audited;
     let slot = denial.local.state.slot;
     add(maps::DENIED.get_ptr_mut(denied_index(slot, denial.direction, audited, reason)), ctx.len());
     let now = Maps::now();
-    place.again(now, ctx.len(), seen.tcp_flags);
-    if place.is_due(now) {
-        tell(place, denial.slot, now);
+    bucket.repeat(now, ctx.len(), seen.tcp_flags);
+    if bucket.is_due(now) {
+        tell(bucket, denial.slot, now);
     }
 }
 
@@ -184,26 +184,26 @@ extern "C" fn see(skb: *mut __sk_buff) -> u32 {
     0
 }
 
-/// Gives a place to a new flow. The old one's untold packets are counted as such.
+/// Gives a bucket to a new flow. The old one's unreported packets are counted as such.
 #[inline(always)]
 fn replace(
-    place: &mut FoldEntry,
-    key: FoldKey,
+    bucket: &mut AggregateEntry,
+    key: AggregateKey,
     denial: &Denial,
     denied: Denied,
     seen: &PacketSummary,
     generation: u64,
     ifindex: u32,
 ) {
-    let untold = place.untold();
-    if untold != 0 {
-        lose(Loss::Unreported, untold);
+    let unreported = bucket.unreported();
+    if unreported != 0 {
+        lose(Loss::Unreported, unreported);
     }
-    place.key = key;
-    place.sent_ns = 0;
-    let event = &mut place.event;
+    bucket.key = key;
+    bucket.sent_ns = 0;
+    let event = &mut bucket.event;
     event.first_ns = Maps::now();
-    place.sent_count = 0;
+    bucket.sent_count = 0;
     event.count = 0;
     event.generation = generation;
     event.ifindex = ifindex;
@@ -221,15 +221,15 @@ fn replace(
 
 /// Sends the record of a flow, within its pod's budget.
 #[inline(always)]
-fn tell(place: &mut FoldEntry, slot: u16, now: u64) {
+fn tell(bucket: &mut AggregateEntry, slot: u16, now: u64) {
     let Some(limit) = maps::LIMITS.get_ptr_mut(u32::from(slot)) else { return };
-    place.tried(now);
+    bucket.attempted(now);
     // SAFETY: as for `add`.
     if !unsafe { &mut *limit }.take(now) {
         return;
     }
-    match maps::EVENTS.output::<FlowEvent>(&place.event, 0) {
-        Ok(()) => place.told(),
+    match maps::EVENTS.output::<FlowEvent>(&bucket.event, 0) {
+        Ok(()) => bucket.reported(),
         Err(_) => lose(Loss::RingFull, 1),
     }
 }

@@ -4,7 +4,7 @@
 
 use agent_common::access::{Access, Range, RemoteIdentity, Tables};
 use agent_common::addr::{V4, V6};
-use agent_common::conntrack::{Memory, Opener, ReplyEntry, ReplyKey};
+use agent_common::conntrack::{Opener, ReplyEntry, ReplyKey, ReplyState};
 use agent_common::counters::Loss;
 use agent_common::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
@@ -32,7 +32,7 @@ impl Maps {
     pub fn endpoint(ifindex: u32) -> Option<&'static EndpointEntry> {
         match maps::ENDPOINTS.get(ifindex) {
             Some(entry) => Some(entry),
-            // SAFETY: values are replaced whole, never edited in place, and freed after a grace
+            // SAFETY: values are replaced whole, never edited in bucket, and freed after a grace
             // period that cannot end while this program runs.
             None => unsafe { maps::ENDPOINTS_FAR.get(ifindex) },
         }
@@ -128,7 +128,7 @@ impl Tables<V4> for Maps {
     }
 
     #[inline(always)]
-    fn remember(&self, key: &ReplyKey<V4>, entry: ReplyEntry) {
+    fn insert_reply(&self, key: &ReplyKey<V4>, entry: ReplyEntry) {
         if maps::REPLIES_V4.insert(key, entry, 0).is_err() {
             report::lose(Loss::Remember, 1);
         }
@@ -155,8 +155,8 @@ impl Tables<V4> for Maps {
     }
 
     #[inline(always)]
-    fn recall(&self, query: &Query<V4>, opener: Opener, reply: bool, generation: u64) -> Memory {
-        global_fns::call_recall_v4(query, opener, reply, generation)
+    fn lookup_reply(&self, query: &Query<V4>, opener: Opener, reply: bool, generation: u64) -> ReplyState {
+        global_fns::call_lookup_reply_v4(query, opener, reply, generation)
     }
 
     #[inline(always)]
@@ -196,7 +196,7 @@ impl Tables<V6> for Maps {
     }
 
     #[inline(always)]
-    fn remember(&self, key: &ReplyKey<V6>, entry: ReplyEntry) {
+    fn insert_reply(&self, key: &ReplyKey<V6>, entry: ReplyEntry) {
         if maps::REPLIES_V6.insert(key, entry, 0).is_err() {
             report::lose(Loss::Remember, 1);
         }
@@ -223,8 +223,8 @@ impl Tables<V6> for Maps {
     }
 
     #[inline(always)]
-    fn recall(&self, query: &Query<V6>, opener: Opener, reply: bool, generation: u64) -> Memory {
-        global_fns::call_recall_v6(query, opener, reply, generation)
+    fn lookup_reply(&self, query: &Query<V6>, opener: Opener, reply: bool, generation: u64) -> ReplyState {
+        global_fns::call_lookup_reply_v6(query, opener, reply, generation)
     }
 
     #[inline(always)]

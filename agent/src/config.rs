@@ -291,7 +291,7 @@ fn limits(sizes: &object::Limits) -> Limits {
         trie_v4: room("TRIE_V4"),
         trie_v6: room("TRIE_V6"),
         counter_slots: agent_common::counters::TENANT_SLOTS as u16 - 1,
-        event_slots: agent_common::fold::LIMIT_SLOTS as u16 - 1,
+        event_slots: agent_common::aggregate::LIMIT_SLOTS as u16 - 1,
     }
 }
 

@@ -30,8 +30,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent_common::aggregate::AggregateEntry;
 use agent_common::counters::Loss;
-use agent_common::fold::FoldEntry;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -55,7 +55,7 @@ pub trait Source: Send {
     /// Hands out at most `most` records; returns how many.
     fn drain(&mut self, most: usize, each: &mut dyn FnMut(&[u8])) -> usize;
     /// All entries of the fold tables of all CPUs.
-    fn sweep(&mut self) -> Result<Vec<FoldEntry>, Self::Error>;
+    fn sweep(&mut self) -> Result<Vec<AggregateEntry>, Self::Error>;
     /// Records held back so far in this event limit, all CPUs together.
     fn held_back(&mut self, slot: u16) -> Result<u64, Self::Error>;
     /// The losses so far, all CPUs together.

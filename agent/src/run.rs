@@ -238,7 +238,7 @@ fn hello(config: &Config) -> Notice {
 fn ring(kernel: &mut Kernel) -> Result<Ring, RunError> {
     Ok(Ring::new(
         kernel.take("EVENTS")?.try_into()?,
-        kernel.take("FOLD")?.try_into()?,
+        kernel.take("DENIED_FLOWS")?.try_into()?,
         kernel.take("LIMITS")?.try_into()?,
         kernel.take("LOSS")?.try_into()?,
     )?)

@@ -1,7 +1,7 @@
 //! The loaded programs, run on single frames without being attached to anything.
 //!
 //! `BPF_PROG_TEST_RUN` hands a frame to a program as if it had come from an interface. The tables are
-//! those of a `Memory`, written into private maps, so that the host can judge the same frame by the
+//! those of a `MemTables`, written into private maps, so that the host can judge the same frame by the
 //! same tables; whoever asks compares the two. Knows no case and no expectation.
 
 mod fill;
@@ -16,7 +16,7 @@ use agent_common::conntrack::{ReplyEntry, ReplyKey};
 use agent_common::counters::{Counter, Outcome, allowed_index, denied_index};
 use agent_common::flow::Direction;
 use agent_common::lock::Lock;
-use agent_common::memory::{Judged, Memory};
+use agent_common::mem_tables::{Judged, MemTables};
 use agent_common::reason::DropReason;
 use agent_common::tenant::TenantState;
 use anyhow::{Context, Result, bail, ensure};
@@ -37,7 +37,7 @@ const DROP: i32 = 2;
 /// Loaded programs, their maps, and the tables these hold.
 pub struct Engine {
     ebpf: Ebpf,
-    tables: Memory,
+    tables: MemTables,
 }
 
 /// What a loaded program made of a frame.
@@ -66,12 +66,12 @@ pub fn program_name(direction: Direction) -> &'static str {
 
 impl Engine {
     /// Loads the programs and fills their maps.
-    pub fn new(tables: Memory) -> Result<Self> {
+    pub fn new(tables: MemTables) -> Result<Self> {
         Self::with_limits(tables, &Limits::default())
     }
 
     /// As `new`, with maps of another size.
-    pub fn with_limits(tables: Memory, limits: &Limits) -> Result<Self> {
+    pub fn with_limits(tables: MemTables, limits: &Limits) -> Result<Self> {
         let mut ebpf = object::open(None, limits)?;
         for name in Direction::ALL.map(program_name).into_iter().chain(Lock::ON_INTERFACES.map(Lock::as_str)) {
             let program: &mut SchedClassifier =
@@ -84,7 +84,7 @@ impl Engine {
     }
 
     /// The tables that the maps hold.
-    pub fn tables(&self) -> &Memory {
+    pub fn tables(&self) -> &MemTables {
         &self.tables
     }
 
@@ -94,7 +94,7 @@ impl Engine {
     }
 
     /// Writes other tables over those there are. What only the old ones held stays, except connections.
-    pub fn refill(&mut self, tables: Memory) -> Result<()> {
+    pub fn refill(&mut self, tables: MemTables) -> Result<()> {
         fill::write(&mut self.ebpf, &tables)?;
         self.tables = tables;
         self.forget()

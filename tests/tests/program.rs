@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use agent_common::addr::Mac;
+use agent_common::aggregate::POD_RECORDS_PER_SECOND;
 use agent_common::counters::{Counter, Loss, Outcome, allowed_index, denied_index};
 use agent_common::event::FlowEvent;
 use agent_common::flow::Direction::{self, Egress, Ingress};
-use agent_common::fold::POD_RECORDS_PER_SECOND;
 use agent_common::layout::EndpointEntry;
 use agent_common::reason::DropReason;
 use agent_common::tenant::TenantState;

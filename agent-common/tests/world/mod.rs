@@ -12,7 +12,7 @@ use agent_common::layout::{
     EndpointEntry, Grant, GrantKey, PORTS_ANY, PeerEntry, PortRange, PortSet, PrefixGrant, PrefixV4, PrefixV6, RowV4,
     RowV6,
 };
-use agent_common::memory::{Judged, Memory};
+use agent_common::mem_tables::{Judged, MemTables};
 use agent_common::reason::DropReason;
 use agent_common::tenant::{TenantId, TenantState};
 use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header};
@@ -93,7 +93,7 @@ pub type Fate = Option<DropReason>;
 
 /// Tables, and questions to them.
 pub struct World {
-    pub tables: Memory,
+    pub tables: MemTables,
 }
 
 /// What a frame carries, seen from the pod: ports are `remote` and `local`, whoever sends.
@@ -148,7 +148,7 @@ pub fn syn_ack_from(local: u16) -> What {
 
 impl Default for World {
     fn default() -> Self {
-        let mut world = Self { tables: Memory::default() };
+        let mut world = Self { tables: MemTables::default() };
         world.tables.now_ns.set(START);
         world.tables.runtime.generation = 7;
         for (tenant, flags) in

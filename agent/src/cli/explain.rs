@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use agent_common::access::{Denied, Family, LocalTenant, Tables, prefix};
 use agent_common::addr::{V4, V6};
 use agent_common::conntrack::{ReplyEntry, ReplyKey};
-use agent_common::decide::{self, blame};
+use agent_common::decide::{self, attribute_owner};
 use agent_common::flow::Direction;
 use agent_common::layout::{EndpointEntry, Grant, GrantKey, PORTS_ANY, PeerEntry, PeerKeyV4, PortSet, PrefixGrant};
 use agent_common::layout::{RowV4, RowV6, Runtime};
@@ -281,8 +281,9 @@ impl View {
         Self: Tables<A>,
     {
         let (local, remote) = (&query.local, query.remote);
-        let denied =
-            decide::judge(self, query, Direction::Egress).denied().map(|denied| blame(self, local, remote, denied));
+        let denied = decide::judge(self, query, Direction::Egress)
+            .denied()
+            .map(|denied| attribute_owner(self, local, remote, denied));
         match self.peer(remote) {
             Some(peer) => {
                 steps.push(format!("{}[{}] is {}", A::PEERS, remote.show(), self.peer_text(peer)));
@@ -396,7 +397,7 @@ macro_rules! shared {
             None
         }
 
-        fn remember(&self, _: &ReplyKey<$address>, _: ReplyEntry) {}
+        fn insert_reply(&self, _: &ReplyKey<$address>, _: ReplyEntry) {}
 
         fn runtime(&self) -> Runtime {
             Runtime { generation: self.actual.generation, clock_offset_ns: Clock::now().offset_ns }

@@ -5,9 +5,9 @@
 use std::path::{Path, PathBuf};
 
 use agent_common::addr::{V4, V6};
+use agent_common::aggregate::{AGGREGATE_LEN, AggregateEntry, LIMIT_SLOTS, Limit};
 use agent_common::conntrack::{ReplyEntry, ReplyKey};
 use agent_common::counters::{ALLOWED_LEN, Counter, DENIED_LEN, Loss};
-use agent_common::fold::{FOLD_LEN, FoldEntry, LIMIT_SLOTS, Limit};
 use agent_common::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,
@@ -127,7 +127,7 @@ pub fn shapes(limits: &Limits) -> Vec<Shape> {
         shape::<u32, Counter>("ALLOWED", ALLOWED_LEN),
         shape::<u32, Counter>("DENIED", DENIED_LEN),
         shape::<u32, u64>("LOSS", Loss::LEN),
-        shape::<u32, FoldEntry>("FOLD", FOLD_LEN),
+        shape::<u32, AggregateEntry>("DENIED_FLOWS", AGGREGATE_LEN),
         shape::<u32, Limit>("LIMITS", LIMIT_SLOTS),
         shape::<u32, u32>("OWN", 4_096),
         shape::<Sender, u32>("SENDERS", 16_384),

@@ -7,10 +7,10 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 
+use agent_common::aggregate::AggregateEntry;
 use agent_common::counters::Outcome;
 use agent_common::event::Checked;
 use agent_common::flow::Direction;
-use agent_common::fold::FoldEntry;
 use agent_common::reason::DropReason;
 
 use super::seen::{Progress, Seen};
@@ -24,7 +24,7 @@ pub struct Bounds {
     /// Flows with an open window; the oldest window closes early when another is needed.
     pub windows: usize,
     /// Kernel fold entries whose last count is remembered: twice this at most. Live entries are
-    /// refreshed by each sweep, so anything above `FOLD_LEN` times the CPUs forgets only the dead.
+    /// refreshed by each sweep, so anything above `AGGREGATE_LEN` times the CPUs forgets only the dead.
     pub seen: usize,
 }
 
@@ -128,7 +128,7 @@ impl Folder {
 
     /// Takes all entries of the fold tables, those of every CPU. To be certain of the last packets
     /// (at the end) call it twice: see `Seen::stable`.
-    pub fn sweep(&mut self, entries: impl IntoIterator<Item = FoldEntry>, now_ns: u64, out: &mut Vec<Told>) {
+    pub fn sweep(&mut self, entries: impl IntoIterator<Item = AggregateEntry>, now_ns: u64, out: &mut Vec<Told>) {
         for entry in entries {
             let Some(record) = entry.event.check().filter(|_| entry.event.count > 0) else { continue };
             let key = FlowKey::of(&record);

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
+use agent_common::aggregate::AggregateEntry;
 use agent_common::event::FlowEvent;
-use agent_common::fold::FoldEntry;
 use proptest::prelude::*;
 
 use super::*;
@@ -15,8 +15,8 @@ fn folder() -> Folder {
     Folder::new(BOUNDS, 0)
 }
 
-fn entry(count: u64, sent_count: u64) -> FoldEntry {
-    FoldEntry { event: flow(count), sent_count, ..FoldEntry::default() }
+fn entry(count: u64, sent_count: u64) -> AggregateEntry {
+    AggregateEntry { event: flow(count), sent_count, ..AggregateEntry::default() }
 }
 
 #[test]
@@ -61,10 +61,10 @@ fn a_sweep_tells_what_no_record_told_and_a_late_record_adds_nothing() {
 fn an_entry_that_a_sweep_finds_once_only_is_not_believed() {
     let mut folder = folder();
     let mut out = Vec::new();
-    let torn = FoldEntry { event: FlowEvent { first_ns: 5, ..flow(9000) }, ..FoldEntry::default() };
+    let torn = AggregateEntry { event: FlowEvent { first_ns: 5, ..flow(9000) }, ..AggregateEntry::default() };
     folder.sweep([torn, entry(3, 0)], 0, &mut out);
     folder.sweep([entry(3, 0)], SECOND, &mut out);
-    folder.sweep([FoldEntry { event: FlowEvent { first_ns: 6, ..flow(9000) }, ..torn }], SECOND, &mut out);
+    folder.sweep([AggregateEntry { event: FlowEvent { first_ns: 6, ..flow(9000) }, ..torn }], SECOND, &mut out);
     folder.flush(&mut out);
     assert_eq!(out.iter().map(|told| told.count).sum::<u64>(), 3);
 }
@@ -128,7 +128,7 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Default)]
 struct Kernel {
     now: u64,
-    table: HashMap<(u16, u32), FoldEntry>,
+    table: HashMap<(u16, u32), AggregateEntry>,
     ring: Vec<FlowEvent>,
     counted: u64,
     unreported: u64,
@@ -141,12 +141,12 @@ impl Kernel {
     fn packets(&mut self, place: (u16, u32), count: u64, record: bool, lost: bool) {
         self.now += SECOND;
         let fresh = FlowEvent { count: 0, first_ns: self.now, destination_port: place.0 + 1, cpu: place.1, ..flow(1) };
-        let entry = self.table.entry(place).or_insert(FoldEntry { event: fresh, ..FoldEntry::default() });
+        let entry = self.table.entry(place).or_insert(AggregateEntry { event: fresh, ..AggregateEntry::default() });
         entry.event.count += count;
         entry.event.last_ns = self.now;
         self.counted += count;
         if record {
-            entry.told();
+            entry.reported();
             if !lost {
                 self.ring.push(entry.event);
                 self.carried.insert(place, entry.event.count);
@@ -156,7 +156,7 @@ impl Kernel {
 
     fn push_out(&mut self, place: (u16, u32)) {
         if let Some(entry) = self.table.remove(&place) {
-            self.unreported += entry.untold();
+            self.unreported += entry.unreported();
             self.lost += entry.sent_count - self.carried.remove(&place).unwrap_or(0);
         }
     }

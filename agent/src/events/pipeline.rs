@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use agent_common::aggregate::AggregateEntry;
 use agent_common::counters::Loss;
 use agent_common::event::FlowEvent;
-use agent_common::fold::FoldEntry;
 use agent_common::reason::DropReason;
 use agent_common::tenant::TenantId;
 
@@ -99,7 +99,7 @@ impl Pipeline {
     }
 
     /// Takes the fold tables.
-    pub fn sweep(&mut self, entries: Vec<FoldEntry>, now: Clock) {
+    pub fn sweep(&mut self, entries: Vec<AggregateEntry>, now: Clock) {
         self.folder.sweep(entries, now.monotonic_ns, &mut self.told);
         self.tell(now);
     }

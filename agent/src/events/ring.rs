@@ -4,8 +4,8 @@
 
 use std::io;
 
+use agent_common::aggregate::{AGGREGATE_LEN, AggregateEntry, LIMIT_SLOTS, Limit};
 use agent_common::counters::Loss;
-use agent_common::fold::{FOLD_LEN, FoldEntry, LIMIT_SLOTS, Limit};
 use aya::maps::{MapData, MapError, PerCpuArray, RingBuf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -32,7 +32,7 @@ pub enum RingError {
 /// The event maps.
 pub struct Ring {
     records: AsyncFd<RingBuf<MapData>>,
-    fold: PerCpuArray<MapData, FoldEntry>,
+    fold: PerCpuArray<MapData, AggregateEntry>,
     limits: PerCpuArray<MapData, Limit>,
     losses: PerCpuArray<MapData, u64>,
 }
@@ -41,7 +41,7 @@ impl Ring {
     /// Takes the maps over. Must be called inside the tokio runtime.
     pub fn new(
         records: RingBuf<MapData>,
-        fold: PerCpuArray<MapData, FoldEntry>,
+        fold: PerCpuArray<MapData, AggregateEntry>,
         limits: PerCpuArray<MapData, Limit>,
         losses: PerCpuArray<MapData, u64>,
     ) -> Result<Self, RingError> {
@@ -86,10 +86,10 @@ impl Source for Ring {
         count
     }
 
-    fn sweep(&mut self) -> Result<Vec<FoldEntry>, RingError> {
+    fn sweep(&mut self) -> Result<Vec<AggregateEntry>, RingError> {
         let mut found = Vec::new();
-        for place in 0..FOLD_LEN {
-            let entries = self.fold.get(&place, 0).map_err(|source| RingError::Read { map: "FOLD", source })?;
+        for place in 0..AGGREGATE_LEN {
+            let entries = self.fold.get(&place, 0).map_err(|source| RingError::Read { map: "DENIED_FLOWS", source })?;
             found.extend(entries.iter().filter(|entry| entry.event.count > 0));
         }
         Ok(found)

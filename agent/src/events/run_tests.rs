@@ -36,7 +36,7 @@ impl Sink for Kept {
 /// Records that wait, and a fold table that knows more than they tell.
 struct Maps {
     records: Vec<FlowEvent>,
-    table: Vec<FoldEntry>,
+    table: Vec<AggregateEntry>,
 }
 
 impl Source for Maps {
@@ -52,7 +52,7 @@ impl Source for Maps {
         count
     }
 
-    fn sweep(&mut self) -> Result<Vec<FoldEntry>, Infallible> {
+    fn sweep(&mut self) -> Result<Vec<AggregateEntry>, Infallible> {
         Ok(self.table.clone())
     }
 
@@ -69,7 +69,7 @@ impl Source for Maps {
 async fn the_end_tells_what_waits_and_closes_the_sinks() {
     let (kept, stats) = (Arc::new(Kept::default()), Arc::new(EventStats::default()));
     let fresh = FlowEvent { first_ns: u64::MAX - 1, last_ns: u64::MAX - 1, ..flow(1) };
-    let entry = FoldEntry { event: FlowEvent { count: 90, ..fresh }, ..FoldEntry::default() };
+    let entry = AggregateEntry { event: FlowEvent { count: 90, ..fresh }, ..AggregateEntry::default() };
     let source = Maps { records: vec![fresh], table: vec![entry] };
     let enricher = Enricher::new("node".into(), None, Arc::new(World));
     let settings = (Bounds { windows: 10, seen: 10 }, Rates::default());

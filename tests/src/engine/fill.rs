@@ -2,7 +2,7 @@
 
 use agent_common::addr::{V4, V6};
 use agent_common::layout::{EndpointEntry, PeerKeyV4, TrieKeyV4, TrieKeyV6};
-use agent_common::memory::Memory;
+use agent_common::mem_tables::MemTables;
 use agent_common::tenant::TenantId;
 use anyhow::{Context, Result};
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -13,7 +13,7 @@ use aya::{Ebpf, Pod};
 const NEAR: u32 = 65_536;
 
 /// Writes every table; connections are left alone.
-pub fn write(ebpf: &mut Ebpf, tables: &Memory) -> Result<()> {
+pub fn write(ebpf: &mut Ebpf, tables: &MemTables) -> Result<()> {
     let (near, far): (Vec<_>, Vec<_>) = tables.endpoints.iter().partition(|(ifindex, _)| **ifindex < NEAR);
     array(ebpf, "ENDPOINTS", near.into_iter().map(|(ifindex, entry)| (*ifindex, *entry)))?;
     hash::<u32, EndpointEntry>(ebpf, "ENDPOINTS_FAR", far.into_iter().map(|(ifindex, entry)| (*ifindex, *entry)))?;

@@ -10,7 +10,7 @@ use agent_common::headers::{TCP, UDP};
 use agent_common::layout::{
     EndpointEntry, PORTS_ANY, PeerEntry, PortRange, PortSet, PrefixGrant, PrefixV4, PrefixV6, RowV4, RowV6, Runtime,
 };
-use agent_common::memory::Memory;
+use agent_common::mem_tables::MemTables;
 use agent_common::tenant::{TenantId, TenantState};
 
 use super::LOOPBACK;
@@ -44,8 +44,8 @@ const NODE: [IpAddr; 4] = [
 ];
 
 /// The stage, with pod A behind the interface `LOOPBACK`.
-pub fn tables() -> Memory {
-    let mut tables = Memory { runtime: Runtime { generation: 1, clock_offset_ns: 0 }, ..Memory::default() };
+pub fn tables() -> MemTables {
+    let mut tables = MemTables { runtime: Runtime { generation: 1, clock_offset_ns: 0 }, ..MemTables::default() };
     tables.endpoints.insert(LOOPBACK, pod_a());
     tables.tenants.insert(A, tenant(1));
     tables.tenants.insert(B, tenant(2));
@@ -101,7 +101,7 @@ pub fn pod_of(tenant: TenantId) -> PeerEntry {
 }
 
 /// Puts something at an exact address.
-pub fn peer(tables: &mut Memory, address: IpAddr, entry: PeerEntry) {
+pub fn peer(tables: &mut MemTables, address: IpAddr, entry: PeerEntry) {
     match address {
         IpAddr::V4(address) => tables.peers_v4.insert(v4(address), entry),
         IpAddr::V6(address) => tables.peers_v6.insert(v6(address), entry),

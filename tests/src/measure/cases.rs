@@ -9,7 +9,7 @@ use agent_common::flow::Direction::{self, Egress, Ingress};
 use agent_common::headers::TCP;
 use agent_common::layout::{PORTS_ANY, PeerEntry, PeerKeyV4};
 use agent_common::lock::Lock;
-use agent_common::memory::Memory;
+use agent_common::mem_tables::MemTables;
 use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, MapData};
 use bulkhead::dataplane::object::Limits;
@@ -219,7 +219,7 @@ impl Bench {
 const SUBNET: Ipv4Addr = Ipv4Addr::new(10, 200, 15, 9);
 
 /// The stage, with tenant A's row full to the last place.
-fn tables() -> Memory {
+fn tables() -> MemTables {
     let mut tables = stage::tables();
     tables.port_sets.insert(9, stage::ports(&[(TCP, 5432, 5432), (TCP, 6379, 6379)]));
     let subnets: Vec<_> = (0..16).map(|i| (Ipv4Addr::new(10, 200, i, 0), 24, 9)).collect();

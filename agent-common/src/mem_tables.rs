@@ -23,7 +23,7 @@ use crate::verdict::{self, Endpoint, Verdict};
 
 /// Every table that the verdict queries.
 #[derive(Clone, Debug, Default)]
-pub struct Memory {
+pub struct MemTables {
     /// Local pods by interface index.
     pub endpoints: HashMap<u32, EndpointEntry>,
     /// Tenants.
@@ -79,7 +79,7 @@ impl Judged {
     }
 }
 
-impl Memory {
+impl MemTables {
     /// Judges a frame on an interface as the programs do, from the interface's owner to the reason.
     pub fn judge<P: Packet + ?Sized>(&self, ifindex: u32, direction: Direction, frame: &P) -> Judged {
         let entry = self.endpoints.get(&ifindex).copied().unwrap_or_default();
@@ -113,7 +113,7 @@ impl Memory {
 
 macro_rules! family {
     ($address:ty, $row:ty, $peers:ident, $rows:ident, $trie:ident, $owners:ident, $replies:ident, $holds:expr) => {
-        impl Tables<$address> for Memory {
+        impl Tables<$address> for MemTables {
             fn peer(&self, address: $address) -> Option<PeerEntry> {
                 self.$peers.get(&address).copied()
             }
@@ -145,7 +145,7 @@ macro_rules! family {
                 self.$replies.borrow().get(key).copied()
             }
 
-            fn remember(&self, key: &ReplyKey<$address>, entry: ReplyEntry) {
+            fn insert_reply(&self, key: &ReplyKey<$address>, entry: ReplyEntry) {
                 self.$replies.borrow_mut().insert(*key, entry);
             }
 

@@ -1,9 +1,9 @@
 //! Many packets of one denied flow become one record with a count.
 //!
-//! A small table per CPU, one place per hash: a flow's first packet is told at once, then its count
+//! A small table per CPU, one bucket per hash: a flow's first packet is told at once, then its count
 //! once a second. Counts only grow, so a reader that misses a record loses nothing it cannot read
 //! from the next one, or from the table itself, which the agent sweeps. A flow pushed out of its
-//! place before its count was told is counted as such.
+//! bucket before its count was told is counted as such.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -12,9 +12,9 @@ use crate::flow::Direction;
 use crate::reason::DropReason;
 
 /// Places in the table of one CPU. A power of two.
-pub const FOLD_LEN: u32 = 1024;
+pub const AGGREGATE_LEN: u32 = 1024;
 /// Records of one flow are at least this far apart.
-pub const FOLD_INTERVAL_NS: u64 = 1_000_000_000;
+pub const REPORT_INTERVAL_NS: u64 = 1_000_000_000;
 /// Records of one pod in one window of a second, per CPU.
 pub const POD_RECORDS_PER_SECOND: u32 = 100;
 /// Event limits kept apart: local pods.
@@ -23,7 +23,7 @@ pub const LIMIT_SLOTS: u32 = 4096;
 /// What makes packets one flow here: no source port, as one client retrying is one story.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-pub struct FoldKey {
+pub struct AggregateKey {
     /// The other end's address, first half; 0 for IPv4.
     pub remote_hi: u64,
     /// The other end's address, second half.
@@ -38,7 +38,7 @@ pub struct FoldKey {
     pub cause: u8,
 }
 
-impl FoldKey {
+impl AggregateKey {
     /// Reason and direction in a byte.
     #[inline(always)]
     pub const fn cause(direction: Direction, reason: DropReason) -> u8 {
@@ -48,20 +48,20 @@ impl FoldKey {
     /// Place in the table. Attackers may choose it; they only push out their own node's records,
     /// and each one is counted.
     #[inline(always)]
-    pub fn place(&self) -> u32 {
+    pub fn bucket(&self) -> u32 {
         let tail = u64::from(self.cookie) | u64::from(self.port) << 32 | u64::from(self.protocol) << 48;
         let mixed = (self.remote_hi ^ self.remote_lo.rotate_left(23) ^ tail.rotate_left(41))
             .wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (mixed >> 54) as u32 & (FOLD_LEN - 1)
+        (mixed >> 54) as u32 & (AGGREGATE_LEN - 1)
     }
 }
 
-/// One place of the table. All zero is free.
+/// One bucket of the table. All zero is free.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-pub struct FoldEntry {
+pub struct AggregateEntry {
     /// Which flow.
-    pub key: FoldKey,
+    pub key: AggregateKey,
     /// When a record was last sent or held back, monotonic clock; 0 never.
     pub sent_ns: u64,
     /// The count that the last record carried.
@@ -80,7 +80,7 @@ pub struct Limit {
     pub used: u32,
     /// Zero.
     pub _pad: u32,
-    /// Records held back since the beginning; their packets stay in the fold table's counts.
+    /// Records held back since the beginning; their packets stay in the aggregate table's counts.
     pub held_back: u64,
 }
 
@@ -102,22 +102,22 @@ impl Limit {
     }
 }
 
-impl FoldEntry {
+impl AggregateEntry {
     /// Packets counted here that no record has carried yet.
     #[inline(always)]
-    pub fn untold(&self) -> u64 {
+    pub fn unreported(&self) -> u64 {
         self.event.count.saturating_sub(self.sent_count)
     }
 
     /// Whether this is the flow, under the same policy.
     #[inline(always)]
-    pub fn is_of(&self, key: &FoldKey, generation: u64) -> bool {
+    pub fn is_of(&self, key: &AggregateKey, generation: u64) -> bool {
         self.key == *key && self.event.generation == generation && self.event.count != 0
     }
 
     /// One more packet of the same flow.
     #[inline(always)]
-    pub fn again(&mut self, now_ns: u64, length: u32, tcp_flags: u8) {
+    pub fn repeat(&mut self, now_ns: u64, length: u32, tcp_flags: u8) {
         self.event.count += 1;
         self.event.last_ns = now_ns;
         self.event.length = length;
@@ -127,19 +127,19 @@ impl FoldEntry {
     /// Whether it is time for a record.
     #[inline(always)]
     pub fn is_due(&self, now_ns: u64) -> bool {
-        now_ns.wrapping_sub(self.sent_ns) >= FOLD_INTERVAL_NS
+        now_ns.wrapping_sub(self.sent_ns) >= REPORT_INTERVAL_NS
     }
 
     /// Notes an attempt to send the record: the next is an interval away, whatever becomes of this
     /// one, so that a flood does not pay for it with every packet.
     #[inline(always)]
-    pub fn tried(&mut self, now_ns: u64) {
+    pub fn attempted(&mut self, now_ns: u64) {
         self.sent_ns = now_ns;
     }
 
     /// Notes that the record as it stands was sent.
     #[inline(always)]
-    pub fn told(&mut self) {
+    pub fn reported(&mut self) {
         self.sent_count = self.event.count;
     }
 }
@@ -152,21 +152,22 @@ mod tests {
 
     #[test]
     fn a_flow_is_told_once_a_second_and_no_packet_is_forgotten() {
-        let mut entry = FoldEntry { event: FlowEvent { count: 1, ..FlowEvent::default() }, ..FoldEntry::default() };
-        entry.tried(10 * SECOND);
-        entry.told();
+        let mut entry =
+            AggregateEntry { event: FlowEvent { count: 1, ..FlowEvent::default() }, ..AggregateEntry::default() };
+        entry.attempted(10 * SECOND);
+        entry.reported();
         let due = (1..2500_u64).filter(|ms| {
             let now = 10 * SECOND + ms * 1_000_000;
-            entry.again(now, 60, 2);
+            entry.repeat(now, 60, 2);
             let due = entry.is_due(now);
             if due {
-                entry.tried(now);
-                entry.told();
+                entry.attempted(now);
+                entry.reported();
             }
             due
         });
         assert_eq!(due.count(), 2);
-        assert_eq!((entry.event.count, entry.untold()), (2500, 499));
+        assert_eq!((entry.event.count, entry.unreported()), (2500, 499));
     }
 
     #[test]
@@ -180,10 +181,12 @@ mod tests {
     #[test]
     fn neighbouring_flows_spread_over_the_table() {
         extern crate std;
-        let places: std::collections::HashSet<_> = (0..1024_u64)
-            .map(|host| FoldKey { remote_lo: host << 24 | 0x0a, cookie: 7, port: 80, ..FoldKey::default() }.place())
+        let buckets: std::collections::HashSet<_> = (0..1024_u64)
+            .map(|host| {
+                AggregateKey { remote_lo: host << 24 | 0x0a, cookie: 7, port: 80, ..AggregateKey::default() }.bucket()
+            })
             .collect();
-        assert!(places.len() > 500, "{} places for 1024 flows", places.len());
-        assert!(places.iter().all(|place| *place < FOLD_LEN));
+        assert!(buckets.len() > 500, "{} buckets for 1024 flows", buckets.len());
+        assert!(buckets.iter().all(|bucket| *bucket < AGGREGATE_LEN));
     }
 }
