@@ -21,9 +21,9 @@ pub mod decide;
 pub mod event;
 pub mod fast_path;
 pub mod flow;
+pub mod guard;
 pub mod headers;
 pub mod layout;
-pub mod lock;
 #[cfg(feature = "mem-tables")]
 pub mod mem_tables;
 pub mod neighbor;

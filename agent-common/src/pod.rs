@@ -7,11 +7,11 @@ use crate::aggregate::{AggregateEntry, Limit};
 use crate::conntrack::{ReplyEntry, ReplyKey};
 use crate::counters::Counter;
 use crate::event::FlowEvent;
+use crate::guard::PodGroups;
 use crate::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,
 };
-use crate::lock::PodGroups;
 use crate::tenant::{TenantId, TenantName, TenantState};
 
 macro_rules! plain {

@@ -124,7 +124,7 @@ where
     fast.unwrap_or_else(|| slow_from_pod(packet, endpoint, tables))
 }
 
-/// Judges a frame on its way to a pod: the second lock on the same door.
+/// Judges a frame on its way to a pod: the second guard on the same door.
 pub fn to_pod<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
 where
     P: Packet + ?Sized,

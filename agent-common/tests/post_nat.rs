@@ -32,7 +32,7 @@ fn verdict(world: &World, direction: agent_common::flow::Direction, other: Host)
     four
 }
 
-/// A frame, as the lock sees it: from its network header on.
+/// A frame, as the guard sees it: from its network header on.
 struct Led(Vec<u8>);
 
 impl Network for Led {

@@ -3,7 +3,7 @@
 //! One pair for all pods: `from_pod` sits on the ingress hook of a pod's host-side interface,
 //! `to_pod` on its egress hook. They lend `agent_common::verdict` a packet and tables, act on its
 //! verdict, count it, and tell of denials. They hold no policy of their own. `uplink` and `bridge` are
-//! the locks (`agent_common::lock`) on the egress hook of the node's own interfaces and on the ingress
+//! the guards (`agent_common::guard`) on the egress hook of the node's own interfaces and on the ingress
 //! hook of bridges; `cgroup` is the one on the control groups of pods.
 
 #![no_std]
@@ -13,7 +13,7 @@
 
 mod action;
 mod global_fns;
-mod lock;
+mod guard;
 mod maps;
 mod packet;
 mod report;
@@ -38,19 +38,19 @@ pub fn to_pod(ctx: TcContext) -> i32 {
 /// Lets out of the node what it sends itself or a claimed pod sent.
 #[classifier]
 pub fn uplink(ctx: TcContext) -> i32 {
-    lock::uplink(&ctx)
+    guard::uplink(&ctx)
 }
 
 /// Lets rise from a bridge of pods what a claimed pod sent.
 #[classifier]
 pub fn bridge(ctx: TcContext) -> i32 {
-    lock::bridge(&ctx)
+    guard::bridge(&ctx)
 }
 
 /// Lets sockets of claimed pods speak, and the node's own.
 #[cgroup_skb(egress)]
 pub fn cgroup(ctx: SkBuffContext) -> i32 {
-    lock::cgroup(&ctx)
+    guard::cgroup(&ctx)
 }
 
 #[cfg(not(test))]

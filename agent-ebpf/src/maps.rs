@@ -7,11 +7,11 @@ use agent_common::addr::{V4, V6};
 use agent_common::aggregate::{AGGREGATE_LEN, AggregateEntry, LIMIT_SLOTS, Limit};
 use agent_common::conntrack::{ReplyEntry, ReplyKey};
 use agent_common::counters::{ALLOWED_LEN, Counter, DENIED_LEN, Loss};
+use agent_common::guard::{Guard, PodGroups, Sender};
 use agent_common::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,
 };
-use agent_common::lock::{Lock, PodGroups, Sender};
 use agent_common::summary::PacketSummary;
 use agent_common::tenant::{TenantId, TenantName, TenantState};
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
@@ -134,6 +134,6 @@ pub static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(4_096, BPF_F_N
 #[map]
 pub static POD_GROUPS: Array<PodGroups> = Array::with_max_entries(1, 0);
 
-/// Packets that a lock dropped, by `Lock::index`.
+/// Packets that a guard dropped, by `Guard::index`.
 #[map]
-pub static LOCK_DROPS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(Lock::LEN, 0);
+pub static GUARD_DROPS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(Guard::LEN, 0);

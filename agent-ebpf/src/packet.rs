@@ -56,7 +56,7 @@ impl Frame {
     }
 }
 
-/// Leaves a note on a packet, for the lock on the node's way out and for `to_pod`, or takes it off.
+/// Leaves a note on a packet, for the guard on the node's way out and for `to_pod`, or takes it off.
 #[inline(always)]
 pub fn set_mark(ctx: &TcContext, mark: Option<PacketMark>) {
     // SAFETY: the context is a valid `__sk_buff` for as long as the program runs, and this field one of

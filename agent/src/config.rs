@@ -69,15 +69,15 @@ pub struct RunArgs {
     /// Named network namespaces that are no pods': their interfaces are left alone
     #[arg(long, env = "BULKHEAD_FOREIGN_NETNS", value_delimiter = ',', value_name = "NAME")]
     pub foreign_netns: Vec<String>,
-    /// Where the lock stands that lets only the node itself and claimed pods send out of the node: `auto`
+    /// Where the guard stands that lets only the node itself and claimed pods send out of the node: `auto`
     /// (every interface of the node's own), names of interfaces, or `none`. With --config, `none` if not
     /// given: there, an interface that nobody names is left alone
     #[arg(long, env = "BULKHEAD_UPLINK", value_delimiter = ',', value_name = "NAME|auto|none")]
     pub uplink: Vec<String>,
     /// Whether sockets of pods speak only once programs judge what they send: `auto` (where the runtime tells which
-    /// control groups are pods'), or `none`. With --config there is no such lock
-    #[arg(long, env = "BULKHEAD_CGROUP_LOCK", value_enum, default_value_t)]
-    pub cgroup_lock: CgroupLockArg,
+    /// control groups are pods'), or `none`. With --config there is no such guard
+    #[arg(long, env = "BULKHEAD_CGROUP_GUARD", value_enum, default_value_t)]
+    pub cgroup_guard: CgroupGuardArg,
     /// Where the control groups' file systems are
     #[arg(long, env = "BULKHEAD_CGROUP_ROOT", default_value = "/sys/fs/cgroup", value_name = "DIR")]
     pub cgroup_root: PathBuf,
@@ -137,9 +137,9 @@ pub enum UnassignedArg {
     Allow,
 }
 
-/// `--cgroup-lock`.
+/// `--cgroup-guard`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum CgroupLockArg {
+pub enum CgroupGuardArg {
     /// Wherever it is possible
     #[default]
     Auto,
@@ -247,9 +247,9 @@ impl RunArgs {
             hold_unknown: !is_static,
             foreign_netns: self.foreign_netns.into_iter().collect(),
             uplinks: uplinks(self.uplink, is_static)?,
-            groups: match self.cgroup_lock {
-                CgroupLockArg::Auto if !is_static => Groups::Auto,
-                CgroupLockArg::Auto | CgroupLockArg::None => Groups::Off,
+            groups: match self.cgroup_guard {
+                CgroupGuardArg::Auto if !is_static => Groups::Auto,
+                CgroupGuardArg::Auto | CgroupGuardArg::None => Groups::Off,
             },
             limits: limits(&sizes),
             ..Settings::default()
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_s_agent_locks_by_itself_and_a_file_s_when_told() {
+    fn a_cluster_s_agent_guards_by_itself_and_a_file_s_when_told() {
         let uplinks = |words: &[&str], is_static| uplinks(words.iter().map(|w| (*w).to_owned()).collect(), is_static);
         assert_eq!((uplinks(&[], false), uplinks(&[], true)), (Ok(Uplinks::Auto), Ok(Uplinks::None)));
         assert_eq!((uplinks(&["none"], false), uplinks(&["auto"], true)), (Ok(Uplinks::None), Ok(Uplinks::Auto)));

@@ -3,15 +3,15 @@
 //! Knows tables, interfaces and bytes; knows neither Kubernetes nor a tenant's name. Nothing here
 //! decides: an implementation writes what it is told, or says why it could not.
 
-use crate::model::locks::Locks;
+use crate::model::guards::Guards;
 use crate::plan::{Actual, Op, Table};
 
 pub mod attach;
 pub mod btf;
-pub mod cgroup;
+pub mod cgroup_guard;
+pub mod guards;
 pub mod kernel;
 pub mod leave;
-pub mod locks;
 pub mod maps;
 pub mod memory;
 pub mod object;
@@ -71,22 +71,22 @@ pub enum DataplaneError {
         #[source]
         source: Source,
     },
-    /// A table of the locks could not be read or written.
-    #[error("cannot bring the locks' table {table} up to date")]
-    Lock {
+    /// A table of the guards could not be read or written.
+    #[error("cannot bring the guards' table {table} up to date")]
+    Guard {
         /// Which.
         table: &'static str,
         /// Why.
         #[source]
         source: Source,
     },
-    /// The kernel refused the program of a lock, so there is none.
-    #[error("there are no locks")]
-    NoLocks(#[source] std::sync::Arc<kernel::OpenError>),
-    /// The lock on the pods' control groups could not be put in place or taken away.
-    #[error("cannot lock the pods' control groups at {path:?} (BULKHEAD_CGROUP_LOCK=none does without)")]
-    PodsLock {
-        /// The group that holds them all; empty where the lock was to go.
+    /// The kernel refused the program of a guard, so there is none.
+    #[error("there are no guards")]
+    NoGuards(#[source] std::sync::Arc<kernel::OpenError>),
+    /// The guard on the pods' control groups could not be put in place or taken away.
+    #[error("cannot guard the pods' control groups at {path:?} (BULKHEAD_CGROUP_GUARD=none does without)")]
+    CgroupGuardState {
+        /// The group that holds them all; empty where the guard was to go.
         path: String,
         /// Why.
         #[source]
@@ -110,7 +110,7 @@ impl DataplaneError {
             Self::Gone(_) => "gone",
             Self::Attach { .. } => "attach",
             Self::Detach { .. } => "detach",
-            Self::Lock { .. } | Self::NoLocks(_) | Self::PodsLock { .. } => "lock",
+            Self::Guard { .. } | Self::NoGuards(_) | Self::CgroupGuardState { .. } => "guard",
             Self::Attached(_) => "attached",
         }
     }
@@ -154,9 +154,9 @@ pub trait Dataplane {
         true
     }
 
-    /// Brings the locks to this, and returns what could not be done; whoever is not known then stays
-    /// locked out. With `look`, what is in the kernel is read again first.
-    fn lock(&mut self, locks: &Locks, look: bool) -> Vec<DataplaneError>;
+    /// Brings the guards to this, and returns what could not be done; whoever is not known then stays
+    /// guarded out. With `look`, what is in the kernel is read again first.
+    fn sync_guards(&mut self, guards: &Guards, look: bool) -> Vec<DataplaneError>;
 
     /// What the kernel says is attached now, pins of vanished interfaces included: those are to be
     /// detached too.

@@ -38,8 +38,8 @@ pub struct Observed {
     pub tenants: Tenants,
     /// Local pods by state.
     pub endpoints: Endpoints,
-    /// The locks on what leaves the node.
-    pub locks: Locks,
+    /// The guards on what leaves the node.
+    pub guards: Guards,
     /// Whether new sandboxes are held by the container runtime.
     pub nri: Nri,
     /// What is wrong, each a sentence that names its object.
@@ -72,13 +72,13 @@ pub struct Tenants {
     pub invalid: u64,
 }
 
-/// The locks on what leaves the node.
+/// The guards on what leaves the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Locks {
-    /// Interfaces by the lock they should hold.
+pub struct Guards {
+    /// Interfaces by the guard they should hold.
     pub shut: BTreeMap<String, Vec<String>>,
-    /// Parts that could not be put in place; whom they concern is locked out or not locked.
+    /// Parts that could not be put in place; whom they concern is guarded out or not guarded.
     pub broken: u64,
 }
 
@@ -152,8 +152,8 @@ pub fn not_ready(observed: &Observed) -> Vec<String> {
     if observed.pending > 0 {
         reasons.push(format!("writes to the kernel waiting to be tried again: {}", observed.pending));
     }
-    if observed.locks.broken > 0 {
-        reasons.push(format!("parts of the locks that could not be put in place: {}", observed.locks.broken));
+    if observed.guards.broken > 0 {
+        reasons.push(format!("parts of the guards that could not be put in place: {}", observed.guards.broken));
     }
     if !reasons.is_empty() {
         reasons.extend(observed.problems.iter().take(LISTED).cloned());
@@ -184,8 +184,8 @@ mod tests {
         assert_eq!(reasons.len(), 2);
         assert!(reasons[1].contains("acme-web/shop"));
         assert_eq!(not_ready(&Observed { pending: 3, ..well() }).len(), 1);
-        let locks = Locks { broken: 1, ..Locks::default() };
-        assert_eq!(not_ready(&Observed { locks, ..well() }).len(), 1);
+        let guards = Guards { broken: 1, ..Guards::default() };
+        assert_eq!(not_ready(&Observed { guards, ..well() }).len(), 1);
     }
 
     #[test]

@@ -108,9 +108,9 @@ mod tests {
         fn slot(&self, _: u16) -> io::Result<SlotCounters> {
             Err(io::ErrorKind::NotFound.into())
         }
-        fn locked_out(
+        fn guard_drops(
             &self,
-            _: agent_common::lock::Lock,
+            _: agent_common::guard::Guard,
             _: agent_common::reason::DropReason,
         ) -> io::Result<agent_common::counters::Counter> {
             Err(io::ErrorKind::NotFound.into())

@@ -86,7 +86,7 @@ impl Metrics {
             let mut kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
             kernel.settle(&self.recorder);
             scrape::packets(&kernel.accounts, &mut samples);
-            scrape::locks(&*kernel.counters, &mut samples);
+            scrape::guards(&*kernel.counters, &mut samples);
             scrape::maps(&kernel.counters.maps(), kernel.counters.memory(), &mut samples);
         }
         scrape::observed(observed, &mut samples);

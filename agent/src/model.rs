@@ -9,17 +9,17 @@
 //!                                                   + grants     what two tenants agreed on
 //!                                                   + endpoints  who stands behind which interface
 //!                                                   + services   what an address stands for
-//!         cluster, and what the kernel holds -> locks           what may leave the node unjudged
+//!         cluster, and what the kernel holds -> guards           what may leave the node unjudged
 //! ```
 
 pub mod book;
+pub mod cgroup_guard;
 pub mod cluster;
 pub mod desired;
 pub mod endpoints;
 pub mod grants;
-pub mod groups;
+pub mod guards;
 pub mod input;
-pub mod locks;
 pub mod numbers;
 pub mod pod;
 pub mod ports;

@@ -110,7 +110,7 @@ pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> Resu
     if config.settings.groups == Groups::Auto
         && let Some(error) = kernel.no_groups()
     {
-        tracing::warn!(%error, "no lock on the pods' control groups");
+        tracing::warn!(%error, "no guard on the pods' control groups");
         config.settings.groups = Groups::Impossible(error.to_string());
     }
     recorder.started(Phase::Load, begun.elapsed());

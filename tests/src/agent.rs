@@ -28,7 +28,7 @@ const LISTEN: ([u8; 4], u16) = ([127, 0, 0, 1], 9464);
 /// What it calls its node.
 pub const NODE_NAME: &str = "node-1";
 
-/// Why a lock is always there to take.
+/// Why a guard is always there to take.
 const UNBROKEN: &str = "no holder panics";
 
 /// A running or ended agent. Dropping the value kills it.

@@ -15,7 +15,7 @@ use agent_common::addr::{V4, V6};
 use agent_common::conntrack::{ReplyEntry, ReplyKey};
 use agent_common::counters::{Counter, Outcome, allowed_index, denied_index};
 use agent_common::flow::Direction;
-use agent_common::lock::Lock;
+use agent_common::guard::Guard;
 use agent_common::mem_tables::{Judged, MemTables};
 use agent_common::reason::DropReason;
 use agent_common::tenant::TenantState;
@@ -23,7 +23,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{HashMap, MapData, PerCpuArray};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, TestRun, TestRunOptions};
-use bulkhead::dataplane::cgroup;
+use bulkhead::dataplane::cgroup_guard;
 use bulkhead::dataplane::object::{self, Limits};
 
 /// The interface a frame comes from unless a context says otherwise: the namespace's loopback.
@@ -73,12 +73,12 @@ impl Engine {
     /// As `new`, with maps of another size.
     pub fn with_limits(tables: MemTables, limits: &Limits) -> Result<Self> {
         let mut ebpf = object::open(None, limits)?;
-        for name in Direction::ALL.map(program_name).into_iter().chain(Lock::ON_INTERFACES.map(Lock::as_str)) {
+        for name in Direction::ALL.map(program_name).into_iter().chain(Guard::ON_INTERFACES.map(Guard::as_str)) {
             let program: &mut SchedClassifier =
                 ebpf.program_mut(name).context("a program of the object")?.try_into()?;
             program.load().with_context(|| format!("the kernel refuses {name}"))?;
         }
-        cgroup::load(&mut ebpf).context("the kernel refuses the lock on control groups")?;
+        cgroup_guard::load(&mut ebpf).context("the kernel refuses the guard on control groups")?;
         fill::write(&mut ebpf, &tables)?;
         Ok(Self { ebpf, tables })
     }
@@ -105,9 +105,9 @@ impl Engine {
         Ok(self.ebpf.program(program_name(direction)).context("a program of the object")?.try_into()?)
     }
 
-    /// The loaded program of a lock.
-    pub fn lock(&self, lock: Lock) -> Result<&SchedClassifier> {
-        Ok(self.ebpf.program(lock.as_str()).context("a program of the object")?.try_into()?)
+    /// The loaded program of a guard.
+    pub fn guard(&self, guard: Guard) -> Result<&SchedClassifier> {
+        Ok(self.ebpf.program(guard.as_str()).context("a program of the object")?.try_into()?)
     }
 
     /// What the program returns for a frame; `None` where the kernel will not run it on such a frame.

@@ -17,8 +17,8 @@ mod departure;
 mod edits;
 #[path = "cluster/events.rs"]
 mod events;
-#[path = "cluster/locks.rs"]
-mod locks;
+#[path = "cluster/guards.rs"]
+mod guards;
 #[path = "cluster/matrix.rs"]
 mod matrix;
 #[path = "cluster/nri.rs"]
@@ -62,8 +62,8 @@ const SCENARIOS: [Scenario; 28] = [
     Scenario::new("events_name_the_reason", PTP, events::name_the_reason),
     Scenario::new("events_name_both_sides_where_it_arrives", PTP, events::name_both_sides_where_it_arrives),
     Scenario::new("an_interface_that_no_pod_claims_is_denied", PTP, strangers::are_denied),
-    Scenario::new("a_lock_alone_keeps_strangers_in", PTP, locks::stand_alone),
-    Scenario::new("a_lock_alone_keeps_sockets_silent", PTP, locks::stand_alone_on_control_groups),
+    Scenario::new("a_guard_alone_keeps_strangers_in", PTP, guards::stand_alone),
+    Scenario::new("a_guard_alone_keeps_sockets_silent", PTP, guards::stand_alone_on_control_groups),
     Scenario::new("an_address_that_changes_hands_changes_tenants", BOTH, successor::inherits_nothing),
     Scenario::new("a_subnet_is_added_and_removed", BOTH, edits::a_subnet),
     Scenario::new("peers_agree_and_withdraw", PTP, edits::peers),

@@ -159,7 +159,7 @@ fn audit_lets_pass_and_tells_and_does_not_open_other_tenants_doors() {
     let ask = |from, to| ask_in(&world, Cell { from, to, family: Family::V4, speech: Speech::Tcp });
     assert_eq!(ask(Place::AcmeWeb, Place::Internet), Outcome::Answered);
     assert_eq!(ask(Place::GlobexWeb, Place::Internet), Outcome::Silence);
-    // globex is not in audit mode: its own lock holds.
+    // globex is not in audit mode: its own guard holds.
     assert_eq!(ask(Place::AcmeWeb, Place::GlobexWeb), Outcome::Silence);
     let internet = Place::Internet.v4().to_string();
     let event = agent.wait_event(Duration::from_secs(2), |event| {

@@ -1,8 +1,8 @@
 //! The loaded programs, without a network: the verifier accepts them, they say what the host says, and
 //! they count and tell what they did.
 
-#[path = "program/locks.rs"]
-mod locks;
+#[path = "program/guards.rs"]
+mod guards;
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;

@@ -85,7 +85,7 @@ pub fn run() -> Result<Outcome> {
 pub struct Binaries {
     frames: PathBuf,
     isolation: PathBuf,
-    locks: PathBuf,
+    guards: PathBuf,
     agent: PathBuf,
     ip: PathBuf,
 }
@@ -98,7 +98,7 @@ fn binaries() -> Result<Binaries> {
     Ok(Binaries {
         frames: delegate::binary("frames"),
         isolation: test_binary("isolation")?,
-        locks: test_binary("locks")?,
+        guards: test_binary("guards")?,
         agent: workspace::agent_binary(),
         ip,
     })

@@ -107,8 +107,8 @@ fn screen(status: &Status, now: Timestamp, paint: Paint) -> String {
             text += &format!("  pods {state}: {count}\n");
         }
     }
-    for (lock, interfaces) in &observed.locks.shut {
-        text += &format!("  lock {}: {}\n", safe(lock), safe(&interfaces.join(" ")));
+    for (guard, interfaces) in &observed.guards.shut {
+        text += &format!("  guard {}: {}\n", safe(guard), safe(&interfaces.join(" ")));
     }
     match observed.nri {
         health::Nri::Off => {}
@@ -195,11 +195,11 @@ ip-10-0-1-40  ×      Enforce    12        11        1     37     0  40s
     }
 
     #[test]
-    fn locks_are_shown_by_interface() {
+    fn guards_are_shown_by_interface() {
         let shut = [("uplink".to_owned(), vec!["eth0".to_owned(), "flannel.1".to_owned()])].into();
-        let locks = crate::health::Locks { shut, broken: 0 };
-        let text = screen_of(Observed { loaded: true, synced: true, locks, ..Observed::default() });
-        assert!(text.contains("\n  lock uplink: eth0 flannel.1\n"), "{text}");
+        let guards = crate::health::Guards { shut, broken: 0 };
+        let text = screen_of(Observed { loaded: true, synced: true, guards, ..Observed::default() });
+        assert!(text.contains("\n  guard uplink: eth0 flannel.1\n"), "{text}");
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //!
 //! What a pod sends enters the node by the *ingress* hook of its host-side interface. TCX links
 //! (6.6) are pinned below `links/`; clsact filters, on older kernels, live on the interface itself
-//! and leave an empty directory below `clsact/` as a note of where. Both outlive the agent. The locks
-//! on the node's own interfaces are noted apart, below `locks/` and `locks-clsact/`.
+//! and leave an empty directory below `clsact/` as a note of where. Both outlive the agent. The guards
+//! on the node's own interfaces are noted apart, below `guards/` and `guards-clsact/`.
 
 use std::fs;
 use std::io;
@@ -44,7 +44,7 @@ const fn egress(program: &'static str) -> Hook {
 static PODS: [Hook; 2] = [ingress("from_pod"), egress("to_pod")];
 
 /// What an interface of the node's own may hold, one of the two.
-pub static LOCKS: [Hook; 2] = [egress("uplink"), ingress("bridge")];
+pub static GUARDS: [Hook; 2] = [egress("uplink"), ingress("bridge")];
 
 /// How this kernel attaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,9 +69,9 @@ impl Notes {
         Self { links: pins.join("links"), clsact: pins.join("clsact"), hooks: &PODS }
     }
 
-    /// Of the locks.
-    pub fn locks(pins: &Path) -> Self {
-        Self { links: pins.join("locks"), clsact: pins.join("locks-clsact"), hooks: &LOCKS }
+    /// Of the guards.
+    pub fn guards(pins: &Path) -> Self {
+        Self { links: pins.join("guards"), clsact: pins.join("guards-clsact"), hooks: &GUARDS }
     }
 
     /// The directories.

@@ -6,19 +6,19 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use agent_common::lock::Lock;
+use agent_common::guard::Guard;
 use aya::Ebpf;
 use aya::maps::{Map, MapError};
 use aya::programs::{ProgramError, SchedClassifier};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::attach::{self, Method, Notes};
-use super::cgroup::{self, CgroupLock};
-use super::locks::LockBox;
+use super::cgroup_guard::{self, CgroupGuard};
+use super::guards::InstalledGuards;
 use super::maps::Maps;
 use super::object::{self, Limits, ObjectError};
 use super::{Dataplane, DataplaneError, Port, btf};
-use crate::model::locks::Locks;
+use crate::model::guards::Guards;
 use crate::plan::{Actual, Op};
 
 /// The magic number of a BPF file system (`BPF_FS_MAGIC`).
@@ -66,8 +66,8 @@ pub enum OpenError {
 pub struct Kernel {
     ebpf: Ebpf,
     maps: Maps,
-    locks: LockBox,
-    groups: CgroupLock,
+    guards: InstalledGuards,
+    groups: CgroupGuard,
     no_groups: Option<OpenError>,
     notes: Notes,
     method: Method,
@@ -85,21 +85,21 @@ impl Kernel {
         for name in ["from_pod", "to_pod"] {
             load(&mut ebpf, name)?;
         }
-        // A kernel that refuses a lock is no reason to leave pods unjudged.
-        let refused = Lock::ON_INTERFACES.into_iter().find_map(|lock| load(&mut ebpf, lock.as_str()).err());
+        // A kernel that refuses a guard is no reason to leave pods unjudged.
+        let refused = Guard::ON_INTERFACES.into_iter().find_map(|guard| load(&mut ebpf, guard.as_str()).err());
         if let Some(error) = &refused {
-            tracing::error!(error = error as &dyn std::error::Error, "the locks are left out");
+            tracing::error!(error = error as &dyn std::error::Error, "the guards are left out");
         }
         let mut take = |name| ebpf.take_map(name).ok_or(absent(name));
         let maps = Maps::new(&mut take)?;
-        let locks = LockBox::new(&mut take, Notes::locks(pins), refused)?;
-        let groups = CgroupLock::new(&mut take, pins)?;
+        let guards = InstalledGuards::new(&mut take, Notes::guards(pins), refused)?;
+        let groups = CgroupGuard::new(&mut take, pins)?;
         let no_groups = load_groups(&mut ebpf).err();
         let (notes, method) = (Notes::below(pins), attach::method());
-        Ok(Self { ebpf, maps, locks, groups, no_groups, notes, method })
+        Ok(Self { ebpf, maps, guards, groups, no_groups, notes, method })
     }
 
-    /// Why this kernel has no lock on control groups, if it has none.
+    /// Why this kernel has no guard on control groups, if it has none.
     pub const fn no_groups(&self) -> Option<&OpenError> {
         self.no_groups.as_ref()
     }
@@ -154,8 +154,8 @@ fn absent(name: &str) -> MapError {
 
 fn load_groups(ebpf: &mut Ebpf) -> Result<(), OpenError> {
     btf::offsets()?;
-    let refused = |source| OpenError::Program { name: cgroup::PROGRAM, source: Box::new(source) };
-    cgroup::load(ebpf).map_err(refused)
+    let refused = |source| OpenError::Program { name: cgroup_guard::PROGRAM, source: Box::new(source) };
+    cgroup_guard::load(ebpf).map_err(refused)
 }
 
 fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<(), OpenError> {
@@ -175,8 +175,8 @@ fn prepare(pins: &Path) -> Result<(), OpenError> {
     if filesystem.f_type as u64 != BPF_FS_MAGIC {
         return Err(OpenError::NoBpffs(pins.to_owned()));
     }
-    let (pods, locks, groups) = (Notes::below(pins), Notes::locks(pins), cgroup::folder(pins));
-    for path in [pins].into_iter().chain(pods.folders()).chain(locks.folders()).chain([&*groups]) {
+    let (pods, guards, groups) = (Notes::below(pins), Notes::guards(pins), cgroup_guard::folder(pins));
+    for path in [pins].into_iter().chain(pods.folders()).chain(guards.folders()).chain([&*groups]) {
         fs::create_dir_all(path).map_err(failed)?;
         fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(failed)?;
     }
@@ -246,9 +246,9 @@ impl Dataplane for Kernel {
         attach::is_intact(&self.ebpf, &self.notes, port, self.method)
     }
 
-    fn lock(&mut self, locks: &Locks, look: bool) -> Vec<DataplaneError> {
-        let mut failed = self.locks.bring(&mut self.ebpf, self.method, locks, look);
-        failed.extend(self.groups.bring(&mut self.ebpf, locks.pods.as_ref(), look));
+    fn sync_guards(&mut self, guards: &Guards, look: bool) -> Vec<DataplaneError> {
+        let mut failed = self.guards.bring(&mut self.ebpf, self.method, guards, look);
+        failed.extend(self.groups.bring(&mut self.ebpf, guards.pods.as_ref(), look));
         failed
     }
 
@@ -264,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kernels_before_5_11_count_maps_as_locked_memory() {
+    fn kernels_before_5_11_count_maps_as_guarded_memory() {
         for (release, counts) in
             [("5.10.0-46-cloud-amd64", true), ("4.19.1", true), ("5.11.0", false), ("6.1.0", false)]
         {

@@ -5,14 +5,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::attach::{self, Notes};
-use super::{DataplaneError, Port, cgroup};
+use super::{DataplaneError, Port, cgroup_guard};
 
 /// What a node holds of Bulkhead.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
     /// Interfaces with programs, or with notes of such.
     pub ports: Vec<Port>,
-    /// Pins of the lock on the pods' control groups.
+    /// Pins of the guard on the pods' control groups.
     pub groups: Vec<PathBuf>,
     /// Pinned maps and links, and the directories that held them, deepest first.
     pub pins: Vec<PathBuf>,
@@ -68,13 +68,13 @@ pub fn find(root: &Path) -> Result<Found, LeaveError> {
         return Ok(found);
     }
     for version in entries(root)? {
-        for notes in [Notes::below(&version), Notes::locks(&version)] {
+        for notes in [Notes::below(&version), Notes::guards(&version)] {
             let indices = notes.noted().map_err(|source| LeaveError::List { path: version.clone(), source })?;
             let port = |ifindex| Port { ifindex, name: attach::name_of(ifindex).unwrap_or_default() };
             found.ports.extend(indices.into_iter().map(port));
             found.notes.push(notes);
         }
-        let pin = cgroup::folder(&version).join(cgroup::PROGRAM);
+        let pin = cgroup_guard::folder(&version).join(cgroup_guard::PROGRAM);
         found.groups.extend(pin.exists().then_some(pin));
     }
     walk(root, &mut found.pins)?;

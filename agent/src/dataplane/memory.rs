@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Dataplane, DataplaneError, Port};
-use crate::model::locks::Locks;
+use crate::model::guards::Guards;
 use crate::plan::{Actual, Op, Table};
 
 /// Tables in memory.
@@ -21,8 +21,8 @@ pub struct MemoryDataplane {
     pub fail_tables: BTreeSet<Table>,
     /// Interfaces that nothing can be attached to.
     pub fail_ports: BTreeSet<u32>,
-    /// The locks as they were last brought.
-    pub locks: Locks,
+    /// The guards as they were last brought.
+    pub guards: Guards,
     /// Every write that was tried, in order.
     pub log: Vec<Op>,
 }
@@ -83,12 +83,12 @@ impl Dataplane for MemoryDataplane {
         Ok(())
     }
 
-    fn lock(&mut self, locks: &Locks, _look: bool) -> Vec<DataplaneError> {
+    fn sync_guards(&mut self, guards: &Guards, _look: bool) -> Vec<DataplaneError> {
         let fails = |ifindex: &&u32| self.fail_ports.contains(ifindex);
-        let port = |ifindex: &u32| Port { ifindex: *ifindex, name: locks.doors[ifindex].1.clone() };
+        let port = |ifindex: &u32| Port { ifindex: *ifindex, name: guards.doors[ifindex].1.clone() };
         let refuse = |ifindex: &u32| DataplaneError::Attach { port: port(ifindex), source: "injected".into() };
-        let failed = locks.doors.keys().filter(fails).map(refuse).collect();
-        self.locks = locks.clone();
+        let failed = guards.doors.keys().filter(fails).map(refuse).collect();
+        self.guards = guards.clone();
         failed
     }
 

@@ -8,11 +8,11 @@ use agent_common::addr::{V4, V6};
 use agent_common::aggregate::{AGGREGATE_LEN, AggregateEntry, LIMIT_SLOTS, Limit};
 use agent_common::conntrack::{ReplyEntry, ReplyKey};
 use agent_common::counters::{ALLOWED_LEN, Counter, DENIED_LEN, Loss};
+use agent_common::guard::{Guard, PodGroups, Sender};
 use agent_common::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,
 };
-use agent_common::lock::{Lock, PodGroups, Sender};
 use agent_common::tenant::{TenantId, TenantName, TenantState};
 use aya::maps::{Map, MapData};
 use aya::programs::ProgramType;
@@ -133,7 +133,7 @@ pub fn shapes(limits: &Limits) -> Vec<Shape> {
         shape::<Sender, u32>("SENDERS", 16_384),
         shape::<u64, u32>("CGROUPS", 4_096),
         shape::<u32, PodGroups>("POD_GROUPS", 1),
-        shape::<u32, Counter>("LOCK_DROPS", Lock::LEN),
+        shape::<u32, Counter>("GUARD_DROPS", Guard::LEN),
         Shape { name: "EVENTS", key: 0, value: 0, entries: 1 << 20 },
     ]
 }
@@ -152,7 +152,7 @@ pub fn open(pins: Option<&Path>, limits: &Limits) -> Result<Ebpf, ObjectError> {
     loader.override_global("COARSE_CLOCK", &coarse, true);
     let check_mtu = u32::from(has_check_mtu());
     loader.override_global("CHECK_MTU", &check_mtu, true);
-    // Without them, the lock on control groups is not loaded, and the one on uplinks looks at no checksum.
+    // Without them, the guard on control groups is not loaded, and the one on uplinks looks at no checksum.
     let btf::Offsets { skb_dev, dev_net, net_inum, skb_summed, skb_csum, skb_network } =
         btf::offsets().unwrap_or_default();
     loader.override_global("SKB_DEV", &skb_dev, true);

@@ -105,7 +105,7 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
 }
 
 /// Attaches a program to a TCX hook of an interface of this thread's namespace, before all others. It
-/// runs from then on; the call returns only after an RCU grace period (some 15 ms), holding the lock
+/// runs from then on; the call returns only after an RCU grace period (some 15 ms), holding the guard
 /// that all changes to interfaces need: calls made at the same time wait for each other.
 ///
 /// # Errors

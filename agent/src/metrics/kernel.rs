@@ -8,7 +8,7 @@ use std::io;
 
 use agent_common::counters::{Counter, Outcome, TENANT_SLOTS};
 use agent_common::flow::Direction;
-use agent_common::lock::Lock;
+use agent_common::guard::Guard;
 use agent_common::reason::DropReason;
 
 /// Reads the kernel's maps.
@@ -17,8 +17,8 @@ pub trait KernelCounters: Send {
     fn owners(&self) -> Vec<(u16, String)>;
     /// All counters of a slot, summed over CPUs, since the maps were made.
     fn slot(&self, slot: u16) -> io::Result<SlotCounters>;
-    /// Packets that a lock dropped for a reason, summed over CPUs, since the maps were made.
-    fn locked_out(&self, lock: Lock, reason: DropReason) -> io::Result<Counter>;
+    /// Packets that a guard dropped for a reason, summed over CPUs, since the maps were made.
+    fn guard_drops(&self, guard: Guard, reason: DropReason) -> io::Result<Counter>;
     /// How full the maps are.
     fn maps(&self) -> Vec<MapUsage>;
     /// Bytes of kernel memory by kind: `maps`, `programs`.

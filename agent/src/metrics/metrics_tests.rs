@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use agent_common::counters::Counter;
-use agent_common::lock::Lock;
+use agent_common::guard::Guard;
 use agent_common::reason::DropReason;
 
 use super::recorder::{Phase, PolicyStage};
@@ -32,8 +32,8 @@ impl KernelCounters for Maps {
         Ok(counters)
     }
 
-    fn locked_out(&self, lock: Lock, reason: DropReason) -> io::Result<Counter> {
-        let packets = u64::from(lock == Lock::Uplink && reason == DropReason::NotReady) * 5;
+    fn guard_drops(&self, guard: Guard, reason: DropReason) -> io::Result<Counter> {
+        let packets = u64::from(guard == Guard::Uplink && reason == DropReason::NotReady) * 5;
         Ok(Counter { packets, bytes: packets * 60 })
     }
 
@@ -197,7 +197,7 @@ fn packet_counters_are_the_kernels_and_strange_names_survive() {
     assert_eq!(value("bulkhead_audit_packets_total", &[("direction", "ingress")]), Some(6.0));
     assert_eq!(value("bulkhead_tenant_drop_packets_total", &[("source_tenant", "we\"ird\nname\\")]), Some(3.0));
     assert_eq!(value("bulkhead_tenant_drop_packets_total", &[("source_tenant", "other")]), Some(3.0));
-    assert_eq!(value("bulkhead_lock_drop_packets_total", &[("lock", "uplink")]), Some(5.0));
+    assert_eq!(value("bulkhead_guard_drop_packets_total", &[("guard", "uplink")]), Some(5.0));
     assert_eq!(value("bulkhead_agent_ready", &[]), Some(0.0));
     assert_eq!(value("bulkhead_events_lost_total", &[("stage", "rate_limit")]), Some(5.0));
     assert_eq!(value("bulkhead_endpoint_exposure_seconds_count", &[]), Some(1.0));

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use agent_common::counters::{Counter, Outcome};
 use agent_common::flow::Direction;
-use agent_common::lock::Lock;
+use agent_common::guard::Guard;
 use agent_common::reason::DropReason;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -89,13 +89,13 @@ pub fn packets(accounts: &Accounts, samples: &mut Samples) {
     }
 }
 
-/// What the locks dropped. Reasons that never occurred are left out, but for the one they are for.
-pub fn locks(counters: &dyn KernelCounters, samples: &mut Samples) {
-    for lock in Lock::ALL {
+/// What the guards dropped. Reasons that never occurred are left out, but for the one they are for.
+pub fn guards(counters: &dyn KernelCounters, samples: &mut Samples) {
+    for guard in Guard::ALL {
         for reason in DropReason::ALL {
-            let Ok(counter) = counters.locked_out(lock, *reason) else { continue };
+            let Ok(counter) = counters.guard_drops(guard, *reason) else { continue };
             if counter.packets > 0 || *reason == DropReason::NotReady {
-                samples.count(&table::LOCK_DROP_PACKETS, &[lock.as_str(), reason.as_str()], counter.packets);
+                samples.count(&table::GUARD_DROP_PACKETS, &[guard.as_str(), reason.as_str()], counter.packets);
             }
         }
     }
@@ -133,11 +133,11 @@ pub fn observed(observed: &Observed, samples: &mut Samples) {
     for (mode, in_force) in [("enforce", !observed.audit), ("audit", observed.audit)] {
         samples.gauge(&table::ENFORCEMENT_MODE, &[mode], u64::from(in_force));
     }
-    for lock in Lock::ALL {
-        let interfaces = observed.locks.shut.get(lock.as_str()).map_or(0, Vec::len);
-        samples.gauge(&table::LOCK_INTERFACES, &[lock.as_str()], interfaces as u64);
+    for guard in Guard::ALL {
+        let interfaces = observed.guards.shut.get(guard.as_str()).map_or(0, Vec::len);
+        samples.gauge(&table::GUARD_INTERFACES, &[guard.as_str()], interfaces as u64);
     }
-    samples.gauge(&table::LOCK_BROKEN, &[], observed.locks.broken);
+    samples.gauge(&table::GUARD_BROKEN, &[], observed.guards.broken);
     samples.gauge(&table::AGENT_READY, &[], u64::from(health::not_ready(observed).is_empty()));
 }
 

@@ -44,12 +44,12 @@ metrics! {
         "Packets that would have been dropped in enforce mode, by the local tenant that sent them.";
     TENANT_INGRESS_DROP_PACKETS = Counter "bulkhead_tenant_ingress_drop_packets" ["destination_tenant", "reason"]
         "Packets dropped on their way to a local pod, by the tenant they were for.";
-    LOCK_DROP_PACKETS = Counter "bulkhead_lock_drop_packets" ["lock", "reason"]
-        "Packets dropped by the locks on what leaves the node: their sender is not claimed, or a Service led them astray.";
-    LOCK_INTERFACES = Gauge "bulkhead_lock_interfaces" ["lock"]
-        "Interfaces that hold a lock, or should; for cgroup, the group that holds all pods.";
-    LOCK_BROKEN = Gauge "bulkhead_lock_broken" []
-        "Parts of the locks that could not be put in place.";
+    GUARD_DROP_PACKETS = Counter "bulkhead_guard_drop_packets" ["guard", "reason"]
+        "Packets dropped by the guards on what leaves the node: their sender is not claimed, or a Service led them astray.";
+    GUARD_INTERFACES = Gauge "bulkhead_guard_interfaces" ["guard"]
+        "Interfaces that hold a guard, or should; for cgroup, the group that holds all pods.";
+    GUARD_BROKEN = Gauge "bulkhead_guard_broken" []
+        "Parts of the guards that could not be put in place.";
     TENANTS = Gauge "bulkhead_tenants" ["state"]
         "Tenants the agent knows.";
     ENDPOINTS = Gauge "bulkhead_endpoints" ["state"]

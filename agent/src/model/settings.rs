@@ -44,10 +44,10 @@ pub struct Settings {
     pub limits: Limits,
 }
 
-/// Which interfaces hold the lock on what leaves the node.
+/// Which interfaces hold the guard on what leaves the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Uplinks {
-    /// None: there are no locks.
+    /// None: there are no guards.
     #[default]
     None,
     /// All of the node's own, as observed.
@@ -56,7 +56,7 @@ pub enum Uplinks {
     Named(BTreeSet<String>),
 }
 
-/// The lock on the control groups of pods.
+/// The guard on the control groups of pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Groups {
     /// There is none.

@@ -38,8 +38,8 @@ pub(super) fn publish(state: &State) -> Option<Snapshot> {
         conflicts: conflicts(state, last),
         overflows: keep(&last.overflows, overflows(state)),
         tables: fills(state),
-        locks: keep(&last.locks, state.locks.clone()),
-        unlocked: keep(&last.unlocked, state.unlocked.clone()),
+        guards: keep(&last.guards, state.guards.clone()),
+        unguarded: keep(&last.unguarded, state.unguarded.clone()),
     };
     is_news(last, &snapshot).then_some(snapshot)
 }
@@ -63,8 +63,8 @@ fn is_news(old: &Snapshot, new: &Snapshot) -> bool {
         || !Arc::ptr_eq(&old.endpoints, &new.endpoints)
         || !Arc::ptr_eq(&old.conflicts, &new.conflicts)
         || !Arc::ptr_eq(&old.overflows, &new.overflows)
-        || !Arc::ptr_eq(&old.locks, &new.locks)
-        || !Arc::ptr_eq(&old.unlocked, &new.unlocked)
+        || !Arc::ptr_eq(&old.guards, &new.guards)
+        || !Arc::ptr_eq(&old.unguarded, &new.unguarded)
 }
 
 fn tenants(state: &State, last: &Snapshot) -> Arc<BTreeMap<TenantId, TenantView>> {

@@ -12,8 +12,8 @@ use agent_common::tenant::{TenantId, TenantState};
 
 use crate::model::book::Book;
 use crate::model::endpoints::Standing;
+use crate::model::guards::Guards;
 use crate::model::input::EndpointKey;
-use crate::model::locks::Locks;
 use crate::model::pod::Pod;
 use crate::model::report::{Conflict, Overflow, Trouble};
 use crate::model::settings::Settings;
@@ -62,10 +62,10 @@ pub struct Snapshot {
     pub overflows: Arc<Vec<Overflow>>,
     /// How full the tables are.
     pub tables: Vec<Fill>,
-    /// The locks as they should be.
-    pub locks: Arc<Locks>,
+    /// The guards as they should be.
+    pub guards: Arc<Guards>,
     /// What of them could not be put in place, and why.
-    pub unlocked: Arc<Vec<String>>,
+    pub unguarded: Arc<Vec<String>>,
 }
 
 /// A tenant by its number.

@@ -16,8 +16,8 @@ use crate::dataplane::{Dataplane, DataplaneError, Port};
 use crate::model::cluster::{Cluster, Touched};
 use crate::model::desired::Desired;
 use crate::model::endpoints::is_pods;
+use crate::model::guards::{self, Guards};
 use crate::model::input::Change;
-use crate::model::locks::{self, Locks};
 use crate::model::pod::{v4_addr, v6_addr};
 use crate::model::report::Overflows;
 use crate::model::settings::Settings;
@@ -41,11 +41,11 @@ pub struct State {
     waiting: BTreeSet<u32>,
     /// Endpoints' writes that failed, and why.
     pub(super) broken: BTreeMap<u32, String>,
-    /// The locks as they should be, and what of it could not be done.
-    pub(super) locks: Locks,
-    pub(super) unlocked: Vec<String>,
-    /// What holds the locks in the kernel is to be read again.
-    look_at_locks: bool,
+    /// The guards as they should be, and what of it could not be done.
+    pub(super) guards: Guards,
+    pub(super) unguarded: Vec<String>,
+    /// What holds the guards in the kernel is to be read again.
+    recheck_guards: bool,
     pub(super) overflows: Overflows,
     /// Addresses for which the kernel has no room. Existing ones stay; these come when one goes.
     pub(super) refused: BTreeSet<IpAddr>,
@@ -99,9 +99,9 @@ impl State {
             bare: BTreeMap::new(),
             waiting: BTreeSet::new(),
             broken: BTreeMap::new(),
-            locks: Locks::default(),
-            unlocked: Vec::new(),
-            look_at_locks: true,
+            guards: Guards::default(),
+            unguarded: Vec::new(),
+            recheck_guards: true,
             overflows: Overflows::default(),
             refused: BTreeSet::new(),
             pending: 0,
@@ -179,7 +179,7 @@ impl State {
         if self.look_at <= now.tick {
             self.look_at = now.tick + ROUND;
             self.look_at_ports(dataplane);
-            self.look_at_locks = true;
+            self.recheck_guards = true;
             touched.add(Touched { ranges: true, tenancy: true, endpoints: true, ..Touched::default() });
         }
         if !touched.everything {
@@ -249,7 +249,7 @@ impl State {
         let (applied, mut failures) = self.apply(dataplane, &mut touched, now);
         failures.retain(|failure| !matches!(failure.op, Op::Endpoint(ifindex, _) if self.waiting.contains(&ifindex)));
         if touched.endpoints {
-            self.lock(dataplane);
+            self.guard(dataplane);
             self.detach(dataplane);
         }
         if applied > 0 {
@@ -389,22 +389,22 @@ impl State {
         self.bare.insert(port.ifindex, describe(error));
     }
 
-    /// Brings the locks to what is known now. After the claims, so that a lock that is put in place
+    /// Brings the guards to what is known now. After the claims, so that a guard that is put in place
     /// finds those of the pods that are there already; the first time, of all of them.
-    fn lock(&mut self, dataplane: &mut impl Dataplane) {
-        if self.locks == Locks::default() && !self.waiting.is_empty() {
+    fn guard(&mut self, dataplane: &mut impl Dataplane) {
+        if self.guards == Guards::default() && !self.waiting.is_empty() {
             return;
         }
         let attached = self.attached.keys().copied().collect();
         let (endpoints, entries) = (&self.desired.endpoints, &self.ledger.actual().endpoints);
-        let wanted = locks::compile(&self.cluster, endpoints, entries, &attached);
-        if wanted == self.locks && !self.look_at_locks && self.unlocked.is_empty() {
+        let wanted = guards::compile(&self.cluster, endpoints, entries, &attached);
+        if wanted == self.guards && !self.recheck_guards && self.unguarded.is_empty() {
             return;
         }
-        let failed = dataplane.lock(&wanted, std::mem::take(&mut self.look_at_locks));
+        let failed = dataplane.sync_guards(&wanted, std::mem::take(&mut self.recheck_guards));
         self.owed.endpoints |= !failed.is_empty();
-        self.unlocked = failed.iter().map(describe).collect();
-        self.locks = wanted;
+        self.unguarded = failed.iter().map(describe).collect();
+        self.guards = wanted;
     }
 
     /// Lets go of interfaces that vanished, and of unclaimed ones if the settings say so, once their

@@ -15,8 +15,8 @@ use super::pace::{Now, ROUND};
 use super::snapshot::{Condition, Snapshot};
 use super::state::{Outcome, State, step};
 use crate::dataplane::memory::MemoryDataplane;
+use crate::model::guards::Guards;
 use crate::model::input::{Change, Link, LinkKind, Subject, Tenant};
-use crate::model::locks::Locks;
 use crate::model::settings::{Limits, Settings, Uplinks};
 use crate::model::testing::{ip, key, link, local, namespace, nothing, peer, range, remote, tenant};
 use crate::plan::{Op, Table};
@@ -182,7 +182,7 @@ fn many_interfaces_are_attached_and_claimed_a_few_at_a_time_the_newest_first() {
 }
 
 #[test]
-fn locks_are_put_in_place_once_the_pods_that_were_there_before_are_claimed() {
+fn guards_are_put_in_place_once_the_pods_that_were_there_before_are_claimed() {
     let mut bench = Bench::new(Settings { uplinks: Uplinks::Auto, ..Settings::default() });
     let mut news = two_tenants();
     let pods = 3..=22_u32;
@@ -191,27 +191,27 @@ fn locks_are_put_in_place_once_the_pods_that_were_there_before_are_claimed() {
     news[3] = Change::Links(pods.map(pods_end).chain([link(2, "eth0")]).collect());
     let mut outcome = bench.tell(news);
     while outcome.wake == bench.now.tick {
-        assert_eq!(bench.kernel.locks, Locks::default());
+        assert_eq!(bench.kernel.guards, Guards::default());
         outcome = bench.tell(vec![]);
     }
-    let locks = bench.kernel.locks.clone();
-    assert_eq!(locks.own, [2].into());
-    assert_eq!((locks.doors.keys().collect::<Vec<_>>(), locks.senders.len()), (vec![&2], 20));
+    let guards = bench.kernel.guards.clone();
+    assert_eq!(guards.own, [2].into());
+    assert_eq!((guards.doors.keys().collect::<Vec<_>>(), guards.senders.len()), (vec![&2], 20));
     bench.tell(vec![Change::EndpointGone { key: key("web/p3"), uid: "uid of web/p3".into() }]);
-    assert_eq!(bench.kernel.locks.senders.len(), 19);
+    assert_eq!(bench.kernel.guards.senders.len(), 19);
 }
 
 #[test]
-fn a_lock_that_cannot_be_put_in_place_is_told_and_tried_again() {
+fn a_guard_that_cannot_be_put_in_place_is_told_and_tried_again() {
     let mut bench = Bench::new(Settings { uplinks: Uplinks::Auto, ..Settings::default() });
     bench.kernel.fail_ports = [2].into();
     let mut news = two_tenants();
     news[3] = Change::Links(vec![pods_end(7), link(2, "eth0")]);
     bench.tell(news);
-    assert!(bench.state.snapshot().unlocked.len() == 1, "{:?}", bench.state.snapshot().unlocked);
+    assert!(bench.state.snapshot().unguarded.len() == 1, "{:?}", bench.state.snapshot().unguarded);
     bench.kernel.fail_ports.clear();
     bench.wait(1);
-    assert!(bench.state.snapshot().unlocked.is_empty());
+    assert!(bench.state.snapshot().unguarded.is_empty());
 }
 
 /// The node's end of a pair whose other end is in a pod.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use agent_common::counters::{Counter, allowed_index, denied_index};
 use agent_common::flow::Direction;
-use agent_common::lock::Lock;
+use agent_common::guard::Guard;
 use agent_common::reason::DropReason;
 use aya::maps::{MapData, MapError, PerCpuArray};
 use tokio::sync::watch;
@@ -21,7 +21,7 @@ use crate::reconcile::Snapshot;
 pub struct Counters {
     allowed: PerCpuArray<MapData, Counter>,
     denied: PerCpuArray<MapData, Counter>,
-    locked_out: PerCpuArray<MapData, Counter>,
+    guard_drops: PerCpuArray<MapData, Counter>,
     latest: watch::Receiver<Arc<Snapshot>>,
     sizes: object::Limits,
 }
@@ -37,8 +37,8 @@ impl Counters {
         sizes: &object::Limits,
     ) -> Result<Self, MapError> {
         let (allowed, denied) = (kernel.take("ALLOWED")?.try_into()?, kernel.take("DENIED")?.try_into()?);
-        let locked_out = kernel.take("LOCK_DROPS")?.try_into()?;
-        Ok(Self { allowed, denied, locked_out, latest, sizes: *sizes })
+        let guard_drops = kernel.take("GUARD_DROPS")?.try_into()?;
+        Ok(Self { allowed, denied, guard_drops, latest, sizes: *sizes })
     }
 }
 
@@ -72,17 +72,17 @@ impl KernelCounters for Counters {
         Ok(counters)
     }
 
-    fn locked_out(&self, lock: Lock, reason: DropReason) -> io::Result<Counter> {
-        sum(&self.locked_out, lock.index(reason))
+    fn guard_drops(&self, guard: Guard, reason: DropReason) -> io::Result<Counter> {
+        sum(&self.guard_drops, guard.index(reason))
     }
 
     fn maps(&self) -> Vec<MapUsage> {
         let snapshot = self.latest.borrow();
-        let locks = &snapshot.locks;
+        let guards = &snapshot.guards;
         let used = |name: &str| match name {
-            "OWN" => Some(locks.own.len() as u64),
-            "SENDERS" => Some(locks.senders.len() as u64),
-            "CGROUPS" => Some(locks.pods.as_ref().map_or(0, |lock| lock.claimed.len()) as u64),
+            "OWN" => Some(guards.own.len() as u64),
+            "SENDERS" => Some(guards.senders.len() as u64),
+            "CGROUPS" => Some(guards.pods.as_ref().map_or(0, |guard| guard.claimed.len()) as u64),
             name => snapshot.tables.iter().find(|fill| map_of(fill.table) == name).map(|fill| fill.used as u64),
         };
         let usage = |shape: object::Shape| MapUsage {

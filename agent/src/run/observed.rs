@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agent_common::lock::Lock;
+use agent_common::guard::Guard;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::events::Clock;
 use crate::events::history::History;
-use crate::health::{Endpoints, Locks, Nri, Observed, Shared, Tenants};
+use crate::health::{Endpoints, Guards, Nri, Observed, Shared, Tenants};
 use crate::metrics::Recorder;
 use crate::metrics::recorder::Phase;
 use crate::model::input::EndpointKey;
@@ -112,7 +112,7 @@ fn observed(snapshot: &Snapshot, nri: Nri, invalid: u64, problems: Vec<String>) 
         last_turn: Some(Timestamp::now()),
         tenants: tenants(snapshot, invalid),
         endpoints: endpoints(snapshot),
-        locks: locks(snapshot),
+        guards: guards(snapshot),
         nri,
         problems,
     }
@@ -140,16 +140,16 @@ fn endpoints(snapshot: &Snapshot) -> Endpoints {
     counts
 }
 
-fn locks(snapshot: &Snapshot) -> Locks {
+fn guards(snapshot: &Snapshot) -> Guards {
     let mut shut: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (lock, name) in snapshot.locks.doors.values() {
-        shut.entry(lock.as_str().to_owned()).or_default().push(name.clone());
+    for (guard, name) in snapshot.guards.doors.values() {
+        shut.entry(guard.as_str().to_owned()).or_default().push(name.clone());
     }
-    let groups = snapshot.locks.pods.as_ref().and_then(|lock| lock.parent.as_ref());
+    let groups = snapshot.guards.pods.as_ref().and_then(|guard| guard.parent.as_ref());
     if let Some(parent) = groups {
-        shut.entry(Lock::Cgroup.as_str().to_owned()).or_default().push(parent.clone());
+        shut.entry(Guard::Cgroup.as_str().to_owned()).or_default().push(parent.clone());
     }
-    Locks { shut, broken: snapshot.unlocked.len() as u64 }
+    Guards { shut, broken: snapshot.unguarded.len() as u64 }
 }
 
 /// What local pods wait for.
@@ -170,7 +170,7 @@ fn problems(snapshot: &Snapshot) -> Vec<String> {
     let conflicts =
         snapshot.conflicts.iter().map(|conflict| format!("tenant {}: {}", conflict.tenant, conflict.message));
     let overflows = snapshot.overflows.iter().map(ToString::to_string);
-    let locks = snapshot.unlocked.iter().map(|why| format!("lock: {why}"));
-    let gaps = snapshot.locks.gaps.iter().cloned();
-    of_pods.chain(conflicts).chain(overflows).chain(locks).chain(gaps).collect()
+    let guards = snapshot.unguarded.iter().map(|why| format!("guard: {why}"));
+    let gaps = snapshot.guards.gaps.iter().cloned();
+    of_pods.chain(conflicts).chain(overflows).chain(guards).chain(gaps).collect()
 }

@@ -14,7 +14,7 @@ use crate::dataplane::{Dataplane, DataplaneError, Port};
 use crate::events::Clock;
 use crate::links::Sightings;
 use crate::metrics::Recorder;
-use crate::model::locks::Locks;
+use crate::model::guards::Guards;
 use crate::plan::{Actual, Op};
 
 /// The kernel with a watch in its hand.
@@ -91,8 +91,8 @@ impl Dataplane for Timed {
         self.kernel.is_intact(port)
     }
 
-    fn lock(&mut self, locks: &Locks, look: bool) -> Vec<DataplaneError> {
-        self.kernel.lock(locks, look)
+    fn sync_guards(&mut self, guards: &Guards, look: bool) -> Vec<DataplaneError> {
+        self.kernel.sync_guards(guards, look)
     }
 
     fn attached(&mut self) -> Result<Vec<Port>, DataplaneError> {

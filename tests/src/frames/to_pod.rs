@@ -1,4 +1,4 @@
-//! What may reach a pod, and what may not: ATK-100 to ATK-103. The second lock.
+//! What may reach a pod, and what may not: ATK-100 to ATK-103. The second guard.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use agent_common::addr::V4;
 use agent_common::flow::Direction::{self, Egress, Ingress};
+use agent_common::guard::Guard;
 use agent_common::headers::TCP;
 use agent_common::layout::{PORTS_ANY, PeerEntry, PeerKeyV4};
-use agent_common::lock::Lock;
 use agent_common::mem_tables::MemTables;
 use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, MapData};
@@ -57,7 +57,7 @@ enum Target {
     Empty,
     Drawer(usize),
     Program(usize, Direction),
-    /// The lock on what leaves the node, for a frame that came in by this interface.
+    /// The guard on what leaves the node, for a frame that came in by this interface.
     Uplink(usize, u32),
 }
 
@@ -187,7 +187,7 @@ impl Bench {
                     Target::Empty => self.empty.as_fd(),
                     Target::Drawer(drawer) => self.drawers[drawer].as_fd(),
                     Target::Program(engine, direction) => self.program(engine, direction),
-                    Target::Uplink(engine, _) => self.lock(engine),
+                    Target::Uplink(engine, _) => self.guard(engine),
                 },
                 frame: &plan.frame,
                 came_in_by: match plan.target {
@@ -204,8 +204,8 @@ impl Bench {
         program.fd().expect("it is loaded").as_fd()
     }
 
-    fn lock(&self, engine: usize) -> BorrowedFd<'_> {
-        self.engines[engine].lock(Lock::Uplink).expect("it is loaded").fd().expect("it is loaded").as_fd()
+    fn guard(&self, engine: usize) -> BorrowedFd<'_> {
+        self.engines[engine].guard(Guard::Uplink).expect("it is loaded").fd().expect("it is loaded").as_fd()
     }
 
     /// How large the programs are.

@@ -40,10 +40,10 @@ pub fn enforces(site: &mut Site) -> Result<()> {
     for node in site.cluster.nodes() {
         let traces = kernel::look(&node)?;
         println!("node {}: {traces}", node.name());
-        // Two directions a pod that is not on the host's network, and the locks: the uplink, and the bridge if there is one.
+        // Two directions a pod that is not on the host's network, and the guards: the uplink, and the bridge if there is one.
         let pods = site.world.pods.iter().filter(|pod| pod.node == node.name()).count() + 1;
-        let locks = if site.cni == Cni::Bridge { 2 } else { 1 };
-        ensure!(traces.hooks.len() == 2 * pods + locks, "{} pods, and programs at {:?}", pods, traces.hooks);
+        let guards = if site.cni == Cni::Bridge { 2 } else { 1 };
+        ensure!(traces.hooks.len() == 2 * pods + guards, "{} pods, and programs at {:?}", pods, traces.hooks);
     }
     site.healthy()
 }

@@ -53,7 +53,7 @@ pub fn lead_nowhere_else(site: &mut Site) -> Result<()> {
     })?;
     // How many the nodes did translate to where they may not go, and somebody stopped there.
     let metrics = site.agent_metrics("a")?;
-    let stopped = metrics.sum("bulkhead_lock_drop_packets_total", &[("reason", "cross_tenant")]);
+    let stopped = metrics.sum("bulkhead_guard_drop_packets_total", &[("reason", "cross_tenant")]);
     println!("{stopped} datagrams were stopped on the way out of the node");
     ensure!(stopped > 0.0, "none was led astray: this proved nothing");
     Ok(())

@@ -19,7 +19,7 @@ const MODULES: [&str; 6] = ["llc", "stp", "bridge", "veth", "sch_ingress", "cls_
 /// Seconds after which a guest is given up.
 const LIMIT: &str = "300";
 /// What runs in a guest: the frames of the corpus, then who reaches whom over both ways to attach pods,
-/// then the locks in place and gone, the one on control groups alone, and what reads the kernel's structures.
+/// then the guards in place and gone, the one on control groups alone, and what reads the kernel's structures.
 const SCRIPT: &str = r#"#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sysfs /sys
@@ -35,7 +35,7 @@ if frames /corpus.jsonl > /tmp/frames; then passed=1 failed=0; else passed=0 fai
 /bin/busybox grep -v '"ok":true' /tmp/frames
 echo "test result: frames. $passed passed; $failed failed; 0 ignored"
 isolation --test-threads=1 tenants_are_kept_apart an_event_names_both_pods
-locks --test-threads=1 locks_are_shown groups:: a_checksum
+guards --test-threads=1 guards_are_shown groups:: a_checksum
 /bin/busybox poweroff -f
 "#;
 
@@ -77,7 +77,7 @@ fn build(kernel: &Kernel, binaries: &Binaries, root: &Path, initrd: &Path) -> Re
     let programs = [
         (&binaries.frames, "frames"),
         (&binaries.isolation, "isolation"),
-        (&binaries.locks, "locks"),
+        (&binaries.guards, "guards"),
         (&binaries.agent, "bulkhead"),
         (&binaries.ip, "ip"),
     ];

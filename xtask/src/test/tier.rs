@@ -125,7 +125,7 @@ impl Tier {
         match self {
             Self::Lint | Self::Tidy | Self::Unit | Self::Kernels => &[],
             Self::Program => &["program"],
-            Self::Netns => &["netns", "isolation", "restart", "locks"],
+            Self::Netns => &["netns", "isolation", "restart", "guards"],
             Self::Cluster => &["cluster"],
         }
     }

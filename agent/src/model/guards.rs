@@ -1,82 +1,82 @@
-//! Where the locks stand, and whom they know: which interfaces are the node's own.
+//! Where the guards stand, and whom they know: which interfaces are the node's own.
 //!
-//! A lock that takes a pod's interface for the node's own is open, and one that takes the node's for a
+//! A guard that takes a pod's interface for the node's own is open, and one that takes the node's for a
 //! stranger's stops what the node forwards. Neither is decided by a name, nor by anything a pod could
 //! bring about: an interface with its other end in a named network namespace is a pod's whatever else
-//! is said of it. What the node sends itself passes every lock, so no mistake here can cut it off.
+//! is said of it. What the node sends itself passes every guard, so no mistake here can cut it off.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use agent_common::guard::{Guard, Sender, senders};
 use agent_common::layout::EndpointEntry;
-use agent_common::lock::{Lock, Sender, senders};
 
+use super::cgroup_guard::{self, CgroupGuardState};
 use super::cluster::Cluster;
 use super::endpoints::{Endpoints, is_pods};
-use super::groups::{self, PodsLock};
 use super::input::{Link, LinkKind};
 use super::settings::Uplinks;
 
-/// What the locks should be.
+/// What the guards should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Locks {
-    /// Interfaces that hold a lock's program, with their names.
-    pub doors: BTreeMap<u32, (Lock, String)>,
-    /// The node's own interfaces. A bridge with a lock counts only while it holds its program.
+pub struct Guards {
+    /// Interfaces that hold a guard's program, with their names.
+    pub doors: BTreeMap<u32, (Guard, String)>,
+    /// The node's own interfaces. A bridge with a guard counts only while it holds its program.
     pub own: BTreeSet<u32>,
     /// Addresses of claimed pods, and behind which interface they are.
     pub senders: BTreeMap<Sender, u32>,
-    /// The lock on the control groups of pods; `None`: there shall be none.
-    pub pods: Option<PodsLock>,
-    /// What is not locked though it should be, each a sentence.
+    /// The guard on the control groups of pods; `None`: there shall be none.
+    pub pods: Option<CgroupGuardState>,
+    /// What is not guarded though it should be, each a sentence.
     pub gaps: Vec<String>,
 }
 
-/// Compiles the locks. `entries` are the claims that the kernel holds, `attached` interfaces with programs.
+/// Compiles the guards. `entries` are the claims that the kernel holds, `attached` interfaces with programs.
 pub fn compile(
     cluster: &Cluster,
     endpoints: &Endpoints,
     entries: &BTreeMap<u32, EndpointEntry>,
     attached: &BTreeSet<u32>,
-) -> Locks {
-    let (pods, gap) = groups::compile(cluster, endpoints, attached);
-    let mut locks = Locks { pods, gaps: gap.into_iter().collect(), ..Locks::default() };
+) -> Guards {
+    let (pods, gap) = cgroup_guard::compile(cluster, endpoints, attached);
+    let mut guards = Guards { pods, gaps: gap.into_iter().collect(), ..Guards::default() };
     if cluster.settings().uplinks == Uplinks::None {
-        return locks;
+        return guards;
     }
     for link in cluster.links().values() {
         let bridge = (link.kind == LinkKind::Bridge).then(|| Ports::of(link, cluster));
         if bridge.as_ref().is_some_and(Ports::are_pods) {
-            locks.own.insert(link.ifindex);
-            locks.doors.insert(link.ifindex, (Lock::Bridge, link.name.clone()));
+            guards.own.insert(link.ifindex);
+            guards.doors.insert(link.ifindex, (Guard::Bridge, link.name.clone()));
             continue;
         }
         if bridge.is_some_and(|ports| ports.pods > 0) {
-            locks.gaps.push(format!(
+            guards.gaps.push(format!(
                 "bridge {} has ports that are not pods': what a pod nobody has claimed yet sends through the node's \
                  own stack from there is not held back",
                 link.name
             ));
         }
         if is_own(link, cluster) {
-            locks.own.insert(link.ifindex);
+            guards.own.insert(link.ifindex);
             if link.kind != LinkKind::Loopback && is_meant(link, cluster) {
-                locks.doors.insert(link.ifindex, (Lock::Uplink, link.name.clone()));
+                guards.doors.insert(link.ifindex, (Guard::Uplink, link.name.clone()));
             }
         }
     }
-    locks.gaps.extend(switches(cluster).map(|name| {
+    guards.gaps.extend(switches(cluster).map(|name| {
         format!("pods are ports of {name}, which is no bridge: what rises there from a pod nobody has claimed yet is not held back")
     }));
     let claimed = entries.iter().flat_map(|(ifindex, entry)| senders(entry).map(|sender| (sender, *ifindex)));
-    locks.senders = claimed.collect();
+    guards.senders = claimed.collect();
     if let Uplinks::Named(names) = &cluster.settings().uplinks {
         let missing = names.iter().filter(|name| !cluster.links().values().any(|link| link.name == **name));
-        locks.gaps.extend(missing.map(|name| format!("uplink {name} does not exist: nothing is locked there")));
+        guards.gaps.extend(missing.map(|name| format!("uplink {name} does not exist: nothing is guarded there")));
     }
-    locks
+    guards
 }
 
-/// What pods are ports of and is no bridge (Open vSwitch, VRF): there is no lock for it.
+/// What pods are ports of and is no bridge (Open vSwitch, VRF): there is no guard for it.
 fn switches(cluster: &Cluster) -> impl Iterator<Item = &str> {
     let ports = cluster.links().values().filter(|link| link.controller != 0 && is_pods(link, cluster));
     let controllers: BTreeSet<u32> = ports.map(|link| link.controller).collect();
@@ -116,7 +116,7 @@ fn is_own(link: &Link, cluster: &Cluster) -> bool {
     }
 }
 
-/// Whether an interface of the node's own gets the lock on its way out.
+/// Whether an interface of the node's own gets the guard on its way out.
 fn is_meant(link: &Link, cluster: &Cluster) -> bool {
     match &cluster.settings().uplinks {
         Uplinks::None => false,
@@ -160,7 +160,7 @@ mod tests {
         ]
     }
 
-    fn locks(uplinks: Uplinks, links: Vec<Link>) -> Locks {
+    fn guards(uplinks: Uplinks, links: Vec<Link>) -> Guards {
         compile(
             &cluster(settings(uplinks), vec![Change::Links(links)]),
             &Endpoints::default(),
@@ -169,67 +169,67 @@ mod tests {
         )
     }
 
-    fn doors(locks: &Locks, lock: Lock) -> Vec<u32> {
-        locks.doors.iter().filter(|(_, (kind, _))| *kind == lock).map(|(ifindex, _)| *ifindex).collect()
+    fn doors(guards: &Guards, guard: Guard) -> Vec<u32> {
+        guards.doors.iter().filter(|(_, (kind, _))| *kind == guard).map(|(ifindex, _)| *ifindex).collect()
     }
 
     #[test]
     fn everything_but_ends_of_pairs_is_the_node_s_own() {
-        let locks = locks(Uplinks::Auto, node());
-        assert_eq!(locks.own, [1, 2, BRIDGE, 7, 8].into());
-        assert_eq!(doors(&locks, Lock::Uplink), [2, 7, 8], "and not loopback, whence nothing leaves");
-        assert_eq!(doors(&locks, Lock::Bridge), [BRIDGE]);
-        assert!(locks.gaps.is_empty());
+        let guards = guards(Uplinks::Auto, node());
+        assert_eq!(guards.own, [1, 2, BRIDGE, 7, 8].into());
+        assert_eq!(doors(&guards, Guard::Uplink), [2, 7, 8], "and not loopback, whence nothing leaves");
+        assert_eq!(doors(&guards, Guard::Bridge), [BRIDGE]);
+        assert!(guards.gaps.is_empty());
     }
 
     #[test]
     fn a_route_through_a_pod_makes_its_interface_no_uplink() {
         let mut links = node();
         links[2].gateway = true;
-        assert_eq!(locks(Uplinks::Auto, links).own, [1, 2, BRIDGE, 7, 8].into());
+        assert_eq!(guards(Uplinks::Auto, links).own, [1, 2, BRIDGE, 7, 8].into());
     }
 
     #[test]
-    fn without_the_setting_there_is_no_lock() {
-        assert_eq!(locks(Uplinks::None, node()), Locks::default());
+    fn without_the_setting_there_is_no_guard() {
+        assert_eq!(guards(Uplinks::None, node()), Guards::default());
     }
 
     #[test]
     fn named_uplinks_are_the_only_ones_and_a_missing_one_is_told() {
-        let locks = locks(Uplinks::Named(["eth0".to_owned(), "if4".to_owned(), "eth9".to_owned()].into()), node());
-        assert_eq!(doors(&locks, Lock::Uplink), [2, 4]);
-        assert_eq!(locks.own, [1, 2, 4, BRIDGE, 7, 8].into(), "what is the node's own is still observed");
-        assert!(locks.gaps.len() == 1 && locks.gaps[0].contains("eth9"), "{:?}", locks.gaps);
+        let guards = guards(Uplinks::Named(["eth0".to_owned(), "if4".to_owned(), "eth9".to_owned()].into()), node());
+        assert_eq!(doors(&guards, Guard::Uplink), [2, 4]);
+        assert_eq!(guards.own, [1, 2, 4, BRIDGE, 7, 8].into(), "what is the node's own is still observed");
+        assert!(guards.gaps.len() == 1 && guards.gaps[0].contains("eth9"), "{:?}", guards.gaps);
     }
 
     #[test]
     fn a_pod_s_interface_cannot_be_named_an_uplink() {
-        let locks = locks(Uplinks::Named(["if3".to_owned()].into()), node());
-        assert!(!locks.own.contains(&3) && doors(&locks, Lock::Uplink).is_empty());
+        let guards = guards(Uplinks::Named(["if3".to_owned()].into()), node());
+        assert!(!guards.own.contains(&3) && doors(&guards, Guard::Uplink).is_empty());
     }
 
     #[test]
-    fn an_empty_bridge_is_locked_and_one_with_other_ports_is_not_and_says_so() {
+    fn an_empty_bridge_is_guarded_and_one_with_other_ports_is_not_and_says_so() {
         let empty = vec![Link { kind: LinkKind::Bridge, ..link(BRIDGE, "cni0") }];
-        assert_eq!(doors(&locks(Uplinks::Auto, empty), Lock::Bridge), [BRIDGE]);
+        assert_eq!(doors(&guards(Uplinks::Auto, empty), Guard::Bridge), [BRIDGE]);
         let mut links = node();
         links[1].controller = BRIDGE;
-        let mixed = locks(Uplinks::Auto, links);
-        assert!(doors(&mixed, Lock::Bridge).is_empty() && mixed.own.contains(&BRIDGE));
+        let mixed = guards(Uplinks::Auto, links);
+        assert!(doors(&mixed, Guard::Bridge).is_empty() && mixed.own.contains(&BRIDGE));
         assert!(mixed.gaps.len() == 1 && mixed.gaps[0].contains("cni0"), "{:?}", mixed.gaps);
         let virtual_machines = vec![
             Link { kind: LinkKind::Bridge, ..link(BRIDGE, "virbr0") },
             Link { controller: BRIDGE, ..link(9, "tap0") },
         ];
-        let others = locks(Uplinks::Auto, virtual_machines);
+        let others = guards(Uplinks::Auto, virtual_machines);
         assert!(others.gaps.is_empty() && others.own == [BRIDGE, 9].into(), "no pod, no gap");
     }
 
     #[test]
     fn pods_behind_a_switch_that_is_no_bridge_are_a_gap() {
         let links = vec![link(BRIDGE, "ovs-system"), Link { controller: BRIDGE, ..pair(6, Some("cni-6")) }];
-        let locks = locks(Uplinks::Auto, links);
-        assert!(locks.gaps.len() == 1 && locks.gaps[0].contains("ovs-system"), "{:?}", locks.gaps);
+        let guards = guards(Uplinks::Auto, links);
+        assert!(guards.gaps.len() == 1 && guards.gaps[0].contains("ovs-system"), "{:?}", guards.gaps);
     }
 
     #[test]
@@ -240,7 +240,7 @@ mod tests {
             ..EndpointEntry::default()
         };
         let cluster = cluster(settings(Uplinks::Auto), vec![Change::Links(node())]);
-        let locks = compile(&cluster, &Endpoints::default(), &[(3, entry)].into(), &BTreeSet::new());
-        assert_eq!(locks.senders.values().copied().collect::<Vec<_>>(), [3, 3]);
+        let guards = compile(&cluster, &Endpoints::default(), &[(3, entry)].into(), &BTreeSet::new());
+        assert_eq!(guards.senders.values().copied().collect::<Vec<_>>(), [3, 3]);
     }
 }

@@ -1,4 +1,4 @@
-//! The locks, each alone: the agent is stopped (SIGSTOP) before an interface or a pod appears, so that no program is ever
+//! The guards, each alone: the agent is stopped (SIGSTOP) before an interface or a pod appears, so that no program is ever
 //! put on it.
 
 use std::net::{IpAddr, SocketAddr};
@@ -16,22 +16,24 @@ use crate::nri::Stopped;
 use crate::strangers::Stranger;
 
 const NODE: &str = "a";
-/// Where a way out of a node ends that a lock can shut: the other node, which answers everybody.
+/// Where a way out of a node ends that a guard can shut: the other node, which answers everybody.
 const OTHER: &str = "b";
 /// Where a node is asked by a pod: its kubelet's port.
 const KUBELET: u16 = 10_250;
 
 /// A sender nobody has claimed gets nothing out of its node, agent or no agent; the node, its probes and claimed pods do.
-/// With the lock removed by hand it does, which nobody notices who would have put it back.
+/// With the guard removed by hand it does, which nobody notices who would have put it back.
 pub fn stand_alone(site: &mut Site) -> Result<()> {
     let nodes = site.kubectl().json(["get", "nodes"])?;
     let other = items(&nodes).find(|node| text(node, "/metadata/name").ends_with(OTHER)).context("another node")?;
     let other: IpAddr = text(other, "/status/addresses/0/address").parse()?;
     let drops = || {
-        Ok::<_, anyhow::Error>(site.agent_metrics(NODE)?.sum("bulkhead_lock_drop_packets_total", &[("lock", "uplink")]))
+        Ok::<_, anyhow::Error>(
+            site.agent_metrics(NODE)?.sum("bulkhead_guard_drop_packets_total", &[("guard", "uplink")]),
+        )
     };
-    let shut = site.agent_metrics(NODE)?.sum("bulkhead_lock_interfaces", &[("lock", "uplink")]);
-    ensure!(shut >= 1.0, "no interface of the node is locked");
+    let shut = site.agent_metrics(NODE)?.sum("bulkhead_guard_interfaces", &[("guard", "uplink")]);
+    ensure!(shut >= 1.0, "no interface of the node is guarded");
     let (before, pods) = (drops()?, site.world.pod("shop", NODE)?);
 
     let agent = Stopped::agent_of(site, NODE)?;
@@ -49,13 +51,13 @@ pub fn stand_alone(site: &mut Site) -> Result<()> {
     // The same node at the same moment: claimed pods of all tenants, the node and those outside.
     site.check().context("while the agent is stopped")?;
 
-    let removed = node.command("sh")?.args(["-ec", "rm /sys/fs/bpf/bulkhead/*/locks/*-uplink"]).output()?;
+    let removed = node.command("sh")?.args(["-ec", "rm /sys/fs/bpf/bulkhead/*/guards/*-uplink"]).output()?;
     ensure!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
     let outcome = asked(Speech::Icmp);
-    ensure!(outcome == Outcome::Answered, "the control, without the lock, got {outcome:?}");
+    ensure!(outcome == Outcome::Answered, "the control, without the guard, got {outcome:?}");
     agent.goes_on()?;
-    wait("the lock to be put back", PATIENCE, || {
-        let pins = node.command("sh")?.args(["-ec", "ls /sys/fs/bpf/bulkhead/*/locks"]).output()?;
+    wait("the guard to be put back", PATIENCE, || {
+        let pins = node.command("sh")?.args(["-ec", "ls /sys/fs/bpf/bulkhead/*/guards"]).output()?;
         ensure!(String::from_utf8_lossy(&pins.stdout).contains("-uplink"), "there is none");
         Ok(())
     })?;
@@ -63,12 +65,12 @@ pub fn stand_alone(site: &mut Site) -> Result<()> {
     site.healthy()
 }
 
-/// A pod that starts while the agent is stopped does not even reach its own node: its sockets do not speak. With the lock
+/// A pod that starts while the agent is stopped does not even reach its own node: its sockets do not speak. With the guard
 /// removed by hand they do. Once the agent goes on the pod is served like any other; pods on the node's network (agents,
 /// controllers) speak all the while.
 pub fn stand_alone_on_control_groups(site: &mut Site) -> Result<()> {
-    let count = |metric| Ok::<_, anyhow::Error>(site.agent_metrics(NODE)?.sum(metric, &[("lock", "cgroup")]));
-    ensure!(count("bulkhead_lock_interfaces")? == 1.0, "no lock stands on the pods' control groups");
+    let count = |metric| Ok::<_, anyhow::Error>(site.agent_metrics(NODE)?.sum(metric, &[("guard", "cgroup")]));
+    ensure!(count("bulkhead_guard_interfaces")? == 1.0, "no guard stands on the pods' control groups");
     wait("every pod of the node to be claimed, those on its network too", PATIENCE, || {
         let selector = format!("spec.nodeName={NODE},status.phase=Running");
         let pods = site.kubectl().json(["get", "pods", "-A", "--field-selector", &selector])?;
@@ -76,7 +78,7 @@ pub fn stand_alone_on_control_groups(site: &mut Site) -> Result<()> {
         ensure!(claimed as usize == items(&pods).count(), "{claimed} are, of {}", items(&pods).count());
         Ok(())
     })?;
-    let before = count("bulkhead_lock_drop_packets_total")?;
+    let before = count("bulkhead_guard_drop_packets_total")?;
     let address = site.world.nodes.iter().find(|(name, ..)| *name == NODE).map(|(.., addresses)| addresses);
     let node = SocketAddr::new(of_family(address.context("the node")?, Family::V4).context("an address")?, KUBELET);
     let friend = SocketAddr::new(site.world.pod("shop", NODE)?.address(Family::V4)?, PORT);
@@ -91,12 +93,12 @@ pub fn stand_alone_on_control_groups(site: &mut Site) -> Result<()> {
     };
     remove("rm /sys/fs/bpf/bulkhead/*/cgroup/cgroup")?;
     // The kernel lets go of a link some time after its last name.
-    wait("an answer without the lock", PATIENCE, || {
+    wait("an answer without the guard", PATIENCE, || {
         ensure!(pod.reaches(node), "there is none");
         Ok(())
     })?;
     agent.goes_on()?;
-    wait("the pod to be served, and the lock to be put back", PATIENCE, || {
+    wait("the pod to be served, and the guard to be put back", PATIENCE, || {
         ensure!(
             is_ready(&site.kubectl().json(["get", "pod", "-n", Early::NAMESPACE, Early::NAME])?),
             "it is not ready"
@@ -105,7 +107,7 @@ pub fn stand_alone_on_control_groups(site: &mut Site) -> Result<()> {
     })?;
     ensure!(pod.reaches(friend), "its own tenant did not answer");
     ensure!(!pod.reaches(node), "its node answered");
-    ensure!(count("bulkhead_lock_drop_packets_total")? > before, "nothing was counted");
+    ensure!(count("bulkhead_guard_drop_packets_total")? > before, "nothing was counted");
     site.check()?;
     site.healthy()
 }

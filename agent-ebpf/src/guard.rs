@@ -1,4 +1,4 @@
-//! The locks over the maps: who came in by what is asked, a drop is counted, nothing is told.
+//! The guards over the maps: who came in by what is asked, a drop is counted, nothing is told.
 
 #![allow(unsafe_code)]
 
@@ -7,9 +7,9 @@ use core::mem::MaybeUninit;
 use agent_common::access::LocalTenant;
 use agent_common::checksum::{self, Unfinished};
 use agent_common::counters::{Counter, Loss};
+use agent_common::guard::{self, Claims, Guard, Sender, Socket};
 use agent_common::headers::Header;
 use agent_common::layout::EndpointEntry;
-use agent_common::lock::{self, Claims, Lock, Sender, Socket};
 use agent_common::post_nat::{self, Network, PacketMark};
 use agent_common::reason::DropReason;
 use aya_ebpf::bindings::__sk_buff;
@@ -39,7 +39,7 @@ static CHECK_MTU: u32 = 0;
 
 /// Where the kernel's structures hold what leads from a packet to its network namespace, in bytes: the
 /// device of a `sk_buff`, the namespace of a `net_device`, the inode number of a `net`. Set at load, from
-/// the kernel's own description (BTF); without it this lock is not loaded.
+/// the kernel's own description (BTF); without it this guard is not loaded.
 #[unsafe(no_mangle)]
 static SKB_DEV: u32 = 0;
 #[unsafe(no_mangle)]
@@ -102,9 +102,9 @@ pub fn uplink(ctx: &TcContext) -> i32 {
     // What the node sends itself was written and noted by no pod.
     let refused = match ingress_ifindex {
         0 => None,
-        _ => lock::leaves(&Here(ctx), ingress_ifindex).or_else(|| unfinished(ctx)).or_else(|| post_nat(ctx)),
+        _ => guard::leaves(&Here(ctx), ingress_ifindex).or_else(|| unfinished(ctx)).or_else(|| post_nat(ctx)),
     };
-    enforce(ctx, Lock::Uplink, refused)
+    enforce(ctx, Guard::Uplink, refused)
 }
 
 /// What the next device would write elsewhere than into a checksum.
@@ -163,15 +163,15 @@ impl Network for Wire<'_> {
 pub fn bridge(ctx: &TcContext) -> i32 {
     if !Frame::pull(ctx) {
         report::lose(Loss::Pull, 1);
-        return enforce(ctx, Lock::Bridge, Some(DropReason::Internal));
+        return enforce(ctx, Guard::Bridge, Some(DropReason::Internal));
     }
-    enforce(ctx, Lock::Bridge, lock::rises(&Here(ctx), &Frame::linear(ctx)))
+    enforce(ctx, Guard::Bridge, guard::rises(&Here(ctx), &Frame::linear(ctx)))
 }
 
 #[inline(always)]
-fn enforce(ctx: &TcContext, lock: Lock, refused: Option<DropReason>) -> i32 {
+fn enforce(ctx: &TcContext, guard: Guard, refused: Option<DropReason>) -> i32 {
     let Some(reason) = refused else { return PASS };
-    count(lock, reason, ctx.len());
+    count(guard, reason, ctx.len());
     DROP
 }
 
@@ -179,17 +179,17 @@ fn enforce(ctx: &TcContext, lock: Lock, refused: Option<DropReason>) -> i32 {
 #[inline(always)]
 pub fn cgroup(ctx: &SkBuffContext) -> i32 {
     let groups = maps::POD_GROUPS.get(0).copied().unwrap_or_default();
-    let Some(reason) = lock::speaks(&Sending(ctx.skb.skb), groups) else { return SPEAKS };
+    let Some(reason) = guard::speaks(&Sending(ctx.skb.skb), groups) else { return SPEAKS };
     // Nothing known yet: the agent tries the program out before it attaches it, and nobody is refused.
     if groups.is_known() {
-        count(Lock::Cgroup, reason, ctx.len());
+        count(Guard::Cgroup, reason, ctx.len());
     }
     REFUSED
 }
 
 #[inline(always)]
-fn count(lock: Lock, reason: DropReason, bytes: u32) {
-    let Some(counter) = maps::LOCK_DROPS.get_ptr_mut(lock.index(reason)) else { return };
+fn count(guard: Guard, reason: DropReason, bytes: u32) {
+    let Some(counter) = maps::GUARD_DROPS.get_ptr_mut(guard.index(reason)) else { return };
     // SAFETY: this CPU's own value of a per-CPU map. Programs on one hook of an interface do not interrupt
     // each other on a CPU; on a control group the timer of one socket may interrupt another that sends, and
     // if that is refused too, one of the two may go uncounted: stable Rust has no atomic add for this target.

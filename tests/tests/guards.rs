@@ -1,7 +1,7 @@
-//! The locks, each alone: a pod that nobody claims has no program on its interface and still sends
+//! The guards, each alone: a pod that nobody claims has no program on its interface and still sends
 //! nothing out of the node, whoever runs or does not; claimed pods and the node itself do.
 
-#[path = "locks/groups.rs"]
+#[path = "guards/groups.rs"]
 mod groups;
 
 use std::net::{SocketAddr, UdpSocket};
@@ -23,13 +23,13 @@ const STRANGER: Place = Place::GlobexWeb;
 /// How long the agent may take to notice something.
 const SOON: Duration = Duration::from_secs(3);
 
-/// An agent on a configuration that leaves out the stranger; `locked` says whether it locks.
-fn agent(world: &World, locked: bool) -> Agent {
+/// An agent on a configuration that leaves out the stranger; `guarded` says whether it guards.
+fn agent(world: &World, guarded: bool) -> Agent {
     let mut config = world.config();
     config.endpoints.retain(|endpoint| endpoint.name != STRANGER.name());
     config.write(&world.config_path()).expect("a configuration");
     let beyond = world.outside().name();
-    let flags = ["--foreign-netns", beyond, "--uplink", if locked { "auto" } else { "none" }];
+    let flags = ["--foreign-netns", beyond, "--uplink", if guarded { "auto" } else { "none" }];
     let agent = Agent::start_flagged(world, &flags).expect("an agent");
     agent.wait_ready(Duration::from_secs(60)).expect("it gets ready");
     agent
@@ -101,20 +101,20 @@ fn only_claimed_pods_and_the_node_itself_send_out_of_the_node_agent_or_no_agent(
     }
     for layout in [Layout::Routed, Layout::Bridged] {
         let world = World::new(layout).expect("a world");
-        // The control: without the lock the stranger's interface, which nobody names, is left alone.
+        // The control: without the guard the stranger's interface, which nobody names, is left alone.
         drop(agent(&world, false));
         assert!(drips_out(&world).iter().all(|arrived| *arrived > 50), "{layout:?}");
         assert_eq!(frames_out(&world, STRANGER, "before"), 4, "{layout:?}");
 
         let mut agent = agent(&world, true);
-        assert_shut_to_the_stranger(&world, "locked");
-        assert_open_to_the_rest(&world, "locked");
-        let lock = if layout == Layout::Routed { "uplink" } else { "bridge" };
+        assert_shut_to_the_stranger(&world, "guarded");
+        assert_open_to_the_rest(&world, "guarded");
+        let guard = if layout == Layout::Routed { "uplink" } else { "bridge" };
         let drops = |agent: &Agent| {
-            agent.metrics().expect("metrics").sum("bulkhead_lock_drop_packets_total", &[("lock", lock)])
+            agent.metrics().expect("metrics").sum("bulkhead_guard_drop_packets_total", &[("guard", guard)])
         };
         let before = drops(&agent);
-        assert!(before > 100.0, "{before} of {lock}");
+        assert!(before > 100.0, "{before} of {guard}");
 
         let chat = Chat::start(&world, Place::AcmeWeb, Place::AcmeDb, Family::V4).expect("a connection");
         agent.kill();
@@ -225,16 +225,18 @@ fn what_the_node_leads_elsewhere_is_judged_by_where_it_goes() {
             let target = SocketAddr::new(Place::AcmeFar.address(Family::V4), port);
             world.netns(from).run(|| ask(Speech::Tcp, Some(from.address(Family::V4)), target))
         };
-        // The control: without the lock nobody sees where it goes.
-        let unlocked = agent(&world, false);
+        // The control: without the guard nobody sees where it goes.
+        let unguarded = agent(&world, false);
         assert_eq!(asks(Place::AcmeWeb, TO_FOREIGN_DATABASE), Outcome::Answered, "{layout:?}");
-        drop(unlocked);
-        let locked = agent(&world, true);
-        locked.wait(SOON, "locked", || asks(Place::AcmeWeb, TO_FOREIGN_DATABASE) == Outcome::Silence).expect("a lock");
+        drop(unguarded);
+        let guarded = agent(&world, true);
+        guarded
+            .wait(SOON, "guarded", || asks(Place::AcmeWeb, TO_FOREIGN_DATABASE) == Outcome::Silence)
+            .expect("a lock");
         assert_eq!(asks(Place::AcmeWeb, TO_OWN_DATABASE), Outcome::Answered, "{layout:?}: its own it may reach");
-        let drops = locked.metrics().expect("metrics");
-        let reason = [("lock", "uplink"), ("reason", "cross_tenant")];
-        assert!(drops.sum("bulkhead_lock_drop_packets_total", &reason) > 0.0, "{layout:?}");
+        let drops = guarded.metrics().expect("metrics");
+        let reason = [("guard", "uplink"), ("reason", "cross_tenant")];
+        assert!(drops.sum("bulkhead_guard_drop_packets_total", &reason) > 0.0, "{layout:?}");
         // The receiver knows the sender under whatever address: what a Shared tenant's pod may ask, acme's may not.
         assert_eq!(asks(Place::Dns, TO_FOREIGN_POD), Outcome::Answered, "{layout:?}");
         assert_eq!(asks(Place::AcmeWeb, TO_FOREIGN_POD), Outcome::Silence, "{layout:?}");
@@ -242,7 +244,7 @@ fn what_the_node_leads_elsewhere_is_judged_by_where_it_goes() {
 }
 
 #[test]
-fn locks_are_shown_survive_and_are_removed_by_cleanup() {
+fn guards_are_shown_survive_and_are_removed_by_cleanup() {
     if !tier::can_run_agent() {
         return;
     }
@@ -250,7 +252,7 @@ fn locks_are_shown_survive_and_are_removed_by_cleanup() {
     let mut agent = agent(&world, true);
     let status = agent.ask(&["status"]).expect("it runs");
     let status = String::from_utf8(status.stdout).expect("text");
-    assert!(status.contains("lock uplink: uplink\n") && status.contains("lock bridge: cni0\n"), "{status}");
+    assert!(status.contains("guard uplink: uplink\n") && status.contains("guard bridge: cni0\n"), "{status}");
     agent.kill();
     let dry = agent.on_pins(&["cleanup", "--dry-run"]).expect("it runs");
     let dry = String::from_utf8(dry.stdout).expect("text");
@@ -260,20 +262,20 @@ fn locks_are_shown_survive_and_are_removed_by_cleanup() {
     assert_eq!(world.scope.pins(), Vec::<std::path::PathBuf>::new());
     let end = Instant::now() + SOON;
     while !drips_out(&world).iter().all(|arrived| *arrived > 50) {
-        assert!(Instant::now() < end, "something is still locked");
+        assert!(Instant::now() < end, "something is still guarded");
     }
 }
 
 #[test]
-fn an_agent_that_is_told_so_takes_the_locks_away() {
+fn an_agent_that_is_told_so_takes_the_guards_away() {
     if !tier::can_run_agent() {
         return;
     }
     let world = World::new(Layout::Routed).expect("a world");
     drop(agent(&world, true));
     assert_eq!(drips_out(&world), [0, 0]);
-    let unlocked = agent(&world, false);
-    unlocked.wait(SOON, "unlocked", || drips_out(&world).iter().all(|arrived| *arrived > 50)).expect("it lets go");
+    let unguarded = agent(&world, false);
+    unguarded.wait(SOON, "unguarded", || drips_out(&world).iter().all(|arrived| *arrived > 50)).expect("it lets go");
 }
 
 /// Where answers to Internet's ports are led, as by a node whose own memory of the connection is gone.
@@ -316,12 +318,12 @@ fn an_answer_is_led_to_no_other_tenant() {
     let world = World::new(Layout::Routed).expect("a world");
     lead_answers(&world);
     drop(agent(&world, false));
-    assert_eq!(answers_at(&world, LED_TO_FOREIGN_DATABASE, Place::GlobexDb), 5, "the control: without the lock");
+    assert_eq!(answers_at(&world, LED_TO_FOREIGN_DATABASE, Place::GlobexDb), 5, "the control: without the guard");
     let agent = agent(&world, true);
     assert_eq!(answers_at(&world, LED_TO_FOREIGN_DATABASE, Place::GlobexDb), 0);
     assert_eq!(answers_at(&world, LED_TO_OWN_DATABASE, Place::AcmeDb), 5, "at the same moment");
     let dropped =
-        agent.metrics().expect("metrics").sum("bulkhead_lock_drop_packets_total", &[("reason", "cross_tenant")]);
+        agent.metrics().expect("metrics").sum("bulkhead_guard_drop_packets_total", &[("reason", "cross_tenant")]);
     assert!(dropped >= 5.0, "{dropped}");
 }
 
@@ -362,10 +364,11 @@ fn a_checksum_that_is_finished_later_changes_no_address() {
     let world = World::new(Layout::Routed).expect("a world");
     raw::finish_checksums(&world.node, "uplink").expect("a setting of the interface");
     drop(agent(&world, false));
-    assert_eq!(written_over(&world), 5, "the control: without the lock");
+    assert_eq!(written_over(&world), 5, "the control: without the guard");
     let agent = agent(&world, true);
     assert_eq!(written_over(&world), 0);
-    let dropped = agent.metrics().expect("metrics").sum("bulkhead_lock_drop_packets_total", &[("reason", "malformed")]);
+    let dropped =
+        agent.metrics().expect("metrics").sum("bulkhead_guard_drop_packets_total", &[("reason", "malformed")]);
     assert!(dropped >= 5.0, "{dropped}");
     assert_open_to_the_rest(&world, "whose checksums are finished later, too");
 }

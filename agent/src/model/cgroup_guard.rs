@@ -1,7 +1,7 @@
-//! The lock on the control groups of pods: where it stands, and whose sockets it lets speak.
+//! The guard on the control groups of pods: where it stands, and whose sockets it lets speak.
 //!
 //! A pod's sockets speak once its interface holds programs: from then on those judge what they send, and
-//! deny it until the pod's entry is written. Pods on the node's own network the lock knows by that; their
+//! deny it until the pod's entry is written. Pods on the node's own network the guard knows by that; their
 //! groups are claimed all the same, for they may have sockets elsewhere (a network plugin's health checks).
 //! Knows groups by what runtime and kubelet have made of each pod.
 
@@ -12,24 +12,24 @@ use super::endpoints::{Endpoints, Standing};
 use super::input::Group;
 use super::settings::Groups;
 
-/// What the lock should be.
+/// What the guard should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PodsLock {
+pub struct CgroupGuardState {
     /// Directory of the group that holds those of all pods; `None`: wherever it stands, it stays.
     pub parent: Option<String>,
     /// Ids of groups of pods whose interfaces hold programs, or who have the node's.
     pub claimed: BTreeSet<u64>,
 }
 
-/// Compiles the lock, and says what is missing. `attached` are interfaces that hold programs.
+/// Compiles the guard, and says what is missing. `attached` are interfaces that hold programs.
 pub fn compile(
     cluster: &Cluster,
     endpoints: &Endpoints,
     attached: &BTreeSet<u32>,
-) -> (Option<PodsLock>, Option<String>) {
+) -> (Option<CgroupGuardState>, Option<String>) {
     match &cluster.settings().groups {
         Groups::Off => return (None, None),
-        Groups::Impossible(why) => return (None, Some(format!("no lock on the pods' control groups: {why}"))),
+        Groups::Impossible(why) => return (None, Some(format!("no guard on the pods' control groups: {why}"))),
         Groups::Auto => {}
     }
     let parents: BTreeSet<&String> = cluster.locals().values().filter_map(|pod| Some(&group(pod)?.parent)).collect();
@@ -41,7 +41,7 @@ pub fn compile(
     let gap = if parents.len() > 1 {
         let paths: Vec<&str> = parents.iter().map(|parent| parent.as_str()).collect();
         Some(format!(
-            "pods' control groups are in several places ({}): the lock on them stays where it is",
+            "pods' control groups are in several places ({}): the guard on them stays where it is",
             paths.join(", ")
         ))
     } else {
@@ -50,21 +50,21 @@ pub fn compile(
             .find(|standing| group(&standing.pod).is_none())
             .map(|standing| unknown(standing, parent.is_some()))
     };
-    (Some(PodsLock { parent, claimed }), gap)
+    (Some(CgroupGuardState { parent, claimed }), gap)
 }
 
 fn group(pod: &super::pod::Pod) -> Option<&Group> {
     pod.local.as_ref()?.attachment.group.as_ref()
 }
 
-fn unknown(standing: &Standing, is_locked: bool) -> String {
+fn unknown(standing: &Standing, is_guarded: bool) -> String {
     let (namespace, name) = (&standing.pod.namespace, &standing.pod.name);
-    if is_locked {
+    if is_guarded {
         format!("the control group of {namespace}/{name} is not known: its sockets may not speak")
     } else {
         format!(
-            "no lock on the pods' control groups: the runtime tells of none in hierarchy version 2 (asked for \
-             {namespace}/{name}); --cgroup-lock none says that this is meant"
+            "no guard on the pods' control groups: the runtime tells of none in hierarchy version 2 (asked for \
+             {namespace}/{name}); --cgroup-guard none says that this is meant"
         )
     }
 }
@@ -89,8 +89,8 @@ mod tests {
         Settings { groups, ..Settings::default() }
     }
 
-    /// The lock while these interfaces hold programs.
-    fn lock(groups: Groups, pods: Vec<Endpoint>, held: &[u32]) -> (Option<PodsLock>, Option<String>) {
+    /// The guard while these interfaces hold programs.
+    fn guard(groups: Groups, pods: Vec<Endpoint>, held: &[u32]) -> (Option<CgroupGuardState>, Option<String>) {
         let cluster = node_of_acme(settings(groups), pods);
         let desired = compiled(&cluster, 0);
         compile(&cluster, &desired.endpoints, &held.iter().copied().collect())
@@ -102,48 +102,50 @@ mod tests {
 
     #[test]
     fn a_pod_speaks_once_programs_judge_it() {
-        let known =
-            |claimed: &[u64]| PodsLock { parent: Some("/k".to_owned()), claimed: claimed.iter().copied().collect() };
-        assert_eq!(lock(Groups::Auto, pods(), &[]), (Some(known(&[])), None));
-        assert_eq!(lock(Groups::Auto, pods(), &[8]), (Some(known(&[80])), None));
-        assert_eq!(lock(Groups::Auto, pods(), &[7, 8]), (Some(known(&[70, 80])), None));
+        let known = |claimed: &[u64]| CgroupGuardState {
+            parent: Some("/k".to_owned()),
+            claimed: claimed.iter().copied().collect(),
+        };
+        assert_eq!(guard(Groups::Auto, pods(), &[]), (Some(known(&[])), None));
+        assert_eq!(guard(Groups::Auto, pods(), &[8]), (Some(known(&[80])), None));
+        assert_eq!(guard(Groups::Auto, pods(), &[7, 8]), (Some(known(&[70, 80])), None));
         let contested = vec![pods().remove(0), pod("b", "veth7", "10.0.0.8", Some((80, "/k")))];
-        let (lock, gap) = lock(Groups::Auto, contested, &[7]);
-        assert_eq!((lock, gap), (Some(known(&[70, 80])), None), "programs deny both");
+        let (guard, gap) = guard(Groups::Auto, contested, &[7]);
+        assert_eq!((guard, gap), (Some(known(&[70, 80])), None), "programs deny both");
     }
 
     #[test]
     fn pods_on_the_node_s_network_speak_wherever_they_have_sockets() {
         let cluster = cluster(settings(Groups::Auto), vec![Change::NodeGroups(vec![90, 91])]);
-        let (lock, gap) = compile(&cluster, &Endpoints::default(), &BTreeSet::new());
-        assert_eq!((lock.map(|lock| lock.claimed), gap), (Some([90, 91].into()), None));
+        let (guard, gap) = compile(&cluster, &Endpoints::default(), &BTreeSet::new());
+        assert_eq!((guard.map(|guard| guard.claimed), gap), (Some([90, 91].into()), None));
     }
 
     #[test]
-    fn without_pods_the_lock_stays_where_it_is() {
-        assert_eq!(lock(Groups::Auto, vec![], &[]), (Some(PodsLock::default()), None));
-        assert_eq!(lock(Groups::Off, pods(), &[7, 8]), (None, None));
-        let (none, gap) = lock(Groups::Impossible("too old".to_owned()), pods(), &[7]);
+    fn without_pods_the_guard_stays_where_it_is() {
+        assert_eq!(guard(Groups::Auto, vec![], &[]), (Some(CgroupGuardState::default()), None));
+        assert_eq!(guard(Groups::Off, pods(), &[7, 8]), (None, None));
+        let (none, gap) = guard(Groups::Impossible("too old".to_owned()), pods(), &[7]);
         assert!(none.is_none() && gap.is_some_and(|gap| gap.contains("too old")));
     }
 
     #[test]
     fn a_group_that_is_not_known_is_told() {
         let unknown = || pod("b", "veth8", "10.0.0.8", None);
-        let (locked, gap) = lock(Groups::Auto, vec![pods().remove(0), unknown()], &[7, 8]);
-        assert_eq!(locked.map(|lock| lock.claimed), Some([70].into()));
+        let (guarded, gap) = guard(Groups::Auto, vec![pods().remove(0), unknown()], &[7, 8]);
+        assert_eq!(guarded.map(|guard| guard.claimed), Some([70].into()));
         assert!(gap.is_some_and(|gap| gap.contains("web/b") && gap.contains("may not speak")));
-        let (locked, gap) = lock(Groups::Auto, vec![unknown()], &[8]);
-        assert!(locked.is_some_and(|lock| lock.parent.is_none()));
-        assert!(gap.is_some_and(|gap| gap.contains("--cgroup-lock none")));
+        let (guarded, gap) = guard(Groups::Auto, vec![unknown()], &[8]);
+        assert!(guarded.is_some_and(|guard| guard.parent.is_none()));
+        assert!(gap.is_some_and(|gap| gap.contains("--cgroup-guard none")));
     }
 
     #[test]
     fn of_several_places_none_is_chosen_and_nobody_loses_his_claim() {
         let mut pods = pods();
         pods[1] = pod("b", "veth8", "10.0.0.8", Some((80, "/other")));
-        let (lock, gap) = lock(Groups::Auto, pods, &[7, 8]);
-        assert_eq!(lock, Some(PodsLock { parent: None, claimed: [70, 80].into() }));
+        let (guard, gap) = guard(Groups::Auto, pods, &[7, 8]);
+        assert_eq!(guard, Some(CgroupGuardState { parent: None, claimed: [70, 80].into() }));
         assert!(gap.is_some_and(|gap| gap.contains("/k, /other")));
     }
 }

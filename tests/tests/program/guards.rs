@@ -1,9 +1,9 @@
-//! The locks' programs, loaded, on single frames: by the interface a frame came in by, and by its sender.
+//! The guards' programs, loaded, on single frames: by the interface a frame came in by, and by its sender.
 
 use agent_common::addr::Mac;
 use agent_common::counters::Counter;
+use agent_common::guard::{Guard, Sender, senders};
 use agent_common::layout::EndpointEntry;
-use agent_common::lock::{Lock, Sender, senders};
 use agent_common::reason::DropReason;
 use agent_common::tenant::TenantId;
 use aya::maps::{Array, HashMap};
@@ -22,19 +22,19 @@ const OWN: u32 = 2;
 const FAR: u32 = 70_000;
 const STRANGER: u32 = 9;
 
-struct Locks(Engine);
+struct Guards(Engine);
 
-impl Locks {
+impl Guards {
     fn new() -> Self {
         stay_on_one_cpu().expect("a CPU of our own");
-        let mut locks = Self(Engine::new(stage::tables()).expect("the programs load"));
-        locks.know(POD, &stage::pod_a());
+        let mut guards = Self(Engine::new(stage::tables()).expect("the programs load"));
+        guards.know(POD, &stage::pod_a());
         let far = EndpointEntry { cookie: 7, tenant: stage::B, ..EndpointEntry::default() };
-        let mut beyond: HashMap<_, u32, EndpointEntry> = locks.map("ENDPOINTS_FAR").try_into().expect("a map");
+        let mut beyond: HashMap<_, u32, EndpointEntry> = guards.map("ENDPOINTS_FAR").try_into().expect("a map");
         beyond.insert(FAR, far, 0).expect("room");
-        let mut own: HashMap<_, u32, u32> = locks.map("OWN").try_into().expect("a map");
+        let mut own: HashMap<_, u32, u32> = guards.map("OWN").try_into().expect("a map");
         own.insert(OWN, 1, 0).expect("room");
-        locks
+        guards
     }
 
     fn map(&mut self, name: &str) -> &mut aya::maps::Map {
@@ -52,17 +52,17 @@ impl Locks {
         senders(entry).for_each(|sender| map.insert(sender, ifindex, 0).expect("room"));
     }
 
-    /// What a lock returns for a frame that came in by an interface, 0 for the node's own frame.
-    fn run(&self, lock: Lock, ingress_ifindex: u32, frame: &[u8]) -> i32 {
+    /// What a guard returns for a frame that came in by an interface, 0 for the node's own frame.
+    fn run(&self, guard: Guard, ingress_ifindex: u32, frame: &[u8]) -> i32 {
         // `struct __sk_buff`, all zero but for `ingress_ifindex` (offset 36).
         let mut context = [0_u8; 192];
         context[36..40].copy_from_slice(&ingress_ifindex.to_ne_bytes());
         let options = TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), ..TestRunOptions::new() };
-        self.0.lock(lock).expect("it is loaded").test_run(options).expect("a run").return_value.cast_signed()
+        self.0.guard(guard).expect("it is loaded").test_run(options).expect("a run").return_value.cast_signed()
     }
 
-    fn dropped(&self, lock: Lock) -> Counter {
-        self.0.counter("LOCK_DROPS", lock.index(DropReason::NotReady)).expect("a counter")
+    fn dropped(&self, guard: Guard) -> Counter {
+        self.0.counter("GUARD_DROPS", guard.index(DropReason::NotReady)).expect("a counter")
     }
 }
 
@@ -72,43 +72,43 @@ fn from(mac: [u8; 6]) -> Vec<u8> {
 
 #[test]
 fn the_uplink_lets_out_the_node_and_claimed_pods_and_counts_the_rest() {
-    let locks = Locks::new();
+    let guards = Guards::new();
     let frame = from(topology::A_MAC);
     for (came_in_by, returns) in [(0, PASS), (POD, PASS), (OWN, PASS), (FAR, PASS), (STRANGER, DROP), (70_001, DROP)] {
-        assert_eq!(locks.run(Lock::Uplink, came_in_by, &frame), returns, "interface {came_in_by}");
+        assert_eq!(guards.run(Guard::Uplink, came_in_by, &frame), returns, "interface {came_in_by}");
     }
-    assert_eq!(locks.dropped(Lock::Uplink), Counter { packets: 2, bytes: 2 * frame.len() as u64 });
-    assert_eq!(locks.dropped(Lock::Bridge), Counter::default());
+    assert_eq!(guards.dropped(Guard::Uplink), Counter { packets: 2, bytes: 2 * frame.len() as u64 });
+    assert_eq!(guards.dropped(Guard::Bridge), Counter::default());
 }
 
 #[test]
 fn half_a_claim_lets_nothing_out() {
-    let mut locks = Locks::new();
+    let mut guards = Guards::new();
     for entry in [
         EndpointEntry { tenant: TenantId::UNKNOWN, ..stage::pod_a() },
         EndpointEntry { cookie: 0, ..stage::pod_a() },
         EndpointEntry::default(),
     ] {
-        locks.claim(POD, entry);
-        assert_eq!(locks.run(Lock::Uplink, POD, &from(topology::A_MAC)), DROP, "{entry:?}");
-        assert_eq!(locks.run(Lock::Bridge, POD, &from(topology::A_MAC)), DROP, "{entry:?}");
+        guards.claim(POD, entry);
+        assert_eq!(guards.run(Guard::Uplink, POD, &from(topology::A_MAC)), DROP, "{entry:?}");
+        assert_eq!(guards.run(Guard::Bridge, POD, &from(topology::A_MAC)), DROP, "{entry:?}");
     }
 }
 
 #[test]
 fn from_a_bridge_rises_what_has_a_claimed_sender_behind_an_interface_that_exists() {
     const STRANGE: [u8; 6] = [2, 9, 9, 9, 9, 9];
-    let mut locks = Locks::new();
+    let mut guards = Guards::new();
     let foreign = Frame::v4(topology::PEER, Payload::udp(1, 2)).with(|f| f.from = STRANGE);
     let foreign = foreign.ip(|ip| ip.source = topology::B).build(b"x");
-    assert_eq!(locks.run(Lock::Bridge, 0, &from(topology::A_MAC)), PASS);
-    assert_eq!(locks.run(Lock::Bridge, 0, &from(STRANGE)), PASS, "its source address is the pod's");
-    assert_eq!(locks.run(Lock::Bridge, 0, &foreign), DROP);
+    assert_eq!(guards.run(Guard::Bridge, 0, &from(topology::A_MAC)), PASS);
+    assert_eq!(guards.run(Guard::Bridge, 0, &from(STRANGE)), PASS, "its source address is the pod's");
+    assert_eq!(guards.run(Guard::Bridge, 0, &foreign), DROP);
     // A claim whose interface is gone, as it stays while no agent runs.
     let gone = EndpointEntry { mac: Mac::new(STRANGE), ..stage::pod_a() };
     let gone = EndpointEntry { v4: stage::v4(topology::B), ..gone };
-    locks.claim(60_000, gone);
-    assert_eq!(locks.run(Lock::Bridge, 0, &foreign), DROP);
-    locks.know(POD, &gone);
-    assert_eq!(locks.run(Lock::Bridge, 0, &foreign), PASS, "the paired control");
+    guards.claim(60_000, gone);
+    assert_eq!(guards.run(Guard::Bridge, 0, &foreign), DROP);
+    guards.know(POD, &gone);
+    assert_eq!(guards.run(Guard::Bridge, 0, &foreign), PASS, "the paired control");
 }

@@ -1,4 +1,4 @@
-//! The lock on the control groups of pods, alone: no interface has a program. Real sockets of processes in groups that
+//! The guard on the control groups of pods, alone: no interface has a program. Real sockets of processes in groups that
 //! are made like a kubelet's, in a namespace like a pod's or in the node's.
 
 use std::os::unix::fs::MetadataExt;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use std::{env, fs, net::UdpSocket, process};
 
 use agent_common::counters::Counter;
-use agent_common::lock::Lock;
+use agent_common::guard::Guard;
 use agent_common::reason::DropReason;
 use aya::maps::{MapData, PerCpuArray};
 use bench::netns::Netns;
@@ -16,8 +16,8 @@ use bench::{scope::Scope, tier};
 use bulkhead::dataplane::kernel::Kernel;
 use bulkhead::dataplane::object::Limits;
 use bulkhead::dataplane::{Dataplane, leave};
-use bulkhead::model::groups::PodsLock;
-use bulkhead::model::locks::Locks;
+use bulkhead::model::cgroup_guard::CgroupGuardState;
+use bulkhead::model::guards::Guards;
 use bulkhead::sandboxes::hierarchy;
 
 /// How the speaker is told its group and what it shall find.
@@ -36,7 +36,7 @@ const BESIDE: &str = "system/agent";
 impl Groups {
     fn new(scope: &Scope) -> Option<Self> {
         let Some(hierarchy) = hierarchy(Path::new("/sys/fs/cgroup")) else {
-            println!("SKIPPED the lock on control groups: no hierarchy of version 2 is mounted here");
+            println!("SKIPPED the guard on control groups: no hierarchy of version 2 is mounted here");
             return None;
         };
         let groups = Self { root: hierarchy.join(format!("bulkhead-test-{}", scope.name())).join("node") };
@@ -50,11 +50,11 @@ impl Groups {
         self.root.join("kubepods").display().to_string()
     }
 
-    /// The lock with the pods' groups claimed that are named.
-    fn lock(&self, claimed: &[&str]) -> Locks {
+    /// The guard with the pods' groups claimed that are named.
+    fn guard(&self, claimed: &[&str]) -> Guards {
         let id = |group: &&str| fs::metadata(self.root.join(group)).expect("it is there").ino();
-        let pods = PodsLock { parent: Some(self.parent()), claimed: claimed.iter().map(id).collect() };
-        Locks { pods: Some(pods), ..Locks::default() }
+        let pods = CgroupGuardState { parent: Some(self.parent()), claimed: claimed.iter().map(id).collect() };
+        Guards { pods: Some(pods), ..Guards::default() }
     }
 
     /// Whether a process in a group, in a namespace, is refused, or else speaks.
@@ -104,9 +104,9 @@ fn speaker() {
     assert_eq!(refused.to_string(), env::var(REFUSED).expect("what it shall find"));
 }
 
-/// Brings the locks to this on the node; every failure is one.
-fn bring(node: &Netns, kernel: &mut Kernel, locks: &Locks) {
-    let failed = node.run(|| kernel.lock(locks, true));
+/// Brings the guards to this on the node; every failure is one.
+fn bring(node: &Netns, kernel: &mut Kernel, guards: &Guards) {
+    let failed = node.run(|| kernel.sync_guards(guards, true));
     assert!(failed.is_empty(), "{failed:?}");
 }
 
@@ -124,23 +124,23 @@ fn sockets_of_pods_speak_once_claimed_agent_or_no_agent() {
     let mut kernel = Kernel::open(&pins, &Limits::default()).expect("the programs load");
     assert!(kernel.no_groups().is_none(), "{:?}", kernel.no_groups());
     groups.is(false, &pod, BURSTABLE);
-    bring(&node, &mut kernel, &groups.lock(&[]));
+    bring(&node, &mut kernel, &groups.guard(&[]));
     for group in [BURSTABLE, GUARANTEED] {
         groups.is(true, &pod, group);
         groups.is(false, &node, group);
     }
     groups.is(false, &pod, BESIDE);
 
-    bring(&node, &mut kernel, &groups.lock(&["kubepods/burstable/pod2"]));
+    bring(&node, &mut kernel, &groups.guard(&["kubepods/burstable/pod2"]));
     groups.is(false, &pod, BURSTABLE);
     groups.is(true, &pod, GUARANTEED);
-    bring(&node, &mut kernel, &groups.lock(&["kubepods/pod1"]));
+    bring(&node, &mut kernel, &groups.guard(&["kubepods/pod1"]));
     groups.is(true, &pod, BURSTABLE);
     groups.is(false, &pod, GUARANTEED);
 
     let dropped: PerCpuArray<MapData, Counter> =
-        kernel.take("LOCK_DROPS").expect("a map").try_into().expect("counters");
-    let counted = dropped.get(&Lock::Cgroup.index(DropReason::NotReady), 0).expect("a counter");
+        kernel.take("GUARD_DROPS").expect("a map").try_into().expect("counters");
+    let counted = dropped.get(&Guard::Cgroup.index(DropReason::NotReady), 0).expect("a counter");
     assert_eq!(counted.iter().map(|cpu| cpu.packets).sum::<u64>(), 4);
 
     // No agent, then the next one, which adopts what stands and takes it away when told so.
@@ -149,16 +149,16 @@ fn sockets_of_pods_speak_once_claimed_agent_or_no_agent() {
     groups.is(false, &pod, GUARANTEED);
     groups.is(false, &node, BURSTABLE);
     let mut kernel = Kernel::open(&pins, &Limits::default()).expect("the programs load");
-    let unknown = PodsLock { parent: None, ..groups.lock(&["kubepods/pod1"]).pods.expect("a lock") };
-    bring(&node, &mut kernel, &Locks { pods: Some(unknown), ..Locks::default() });
+    let unknown = CgroupGuardState { parent: None, ..groups.guard(&["kubepods/pod1"]).pods.expect("a lock") };
+    bring(&node, &mut kernel, &Guards { pods: Some(unknown), ..Guards::default() });
     groups.is(true, &pod, BURSTABLE);
-    bring(&node, &mut kernel, &groups.lock(&["kubepods/pod1"]));
+    bring(&node, &mut kernel, &groups.guard(&["kubepods/pod1"]));
     groups.is(true, &pod, BURSTABLE);
     groups.is(false, &pod, GUARANTEED);
-    bring(&node, &mut kernel, &Locks::default());
+    bring(&node, &mut kernel, &Guards::default());
     groups.is(false, &pod, BURSTABLE);
 
-    bring(&node, &mut kernel, &groups.lock(&[]));
+    bring(&node, &mut kernel, &groups.guard(&[]));
     groups.is(true, &pod, GUARANTEED);
     drop(kernel);
     let found = leave::find(&scope.pin_dir()).expect("what is there");
@@ -168,7 +168,7 @@ fn sockets_of_pods_speak_once_claimed_agent_or_no_agent() {
 }
 
 #[test]
-fn a_group_that_is_gone_is_told_and_locks_nobody() {
+fn a_group_that_is_gone_is_told_and_guards_nobody() {
     if !tier::can_build_worlds() {
         return;
     }
@@ -177,9 +177,9 @@ fn a_group_that_is_gone_is_told_and_locks_nobody() {
     let pod = scope.netns("pod").expect("a namespace");
     pod.ip("link set lo up").expect("loopback");
     let mut kernel = Kernel::open(&scope.pin_dir().join("v1"), &Limits::default()).expect("the programs load");
-    let mut locks = groups.lock(&[]);
-    locks.pods.as_mut().and_then(|lock| lock.parent.as_mut()).expect("a lock").push_str("-gone");
-    let failed = kernel.lock(&locks, true);
+    let mut guards = groups.guard(&[]);
+    guards.pods.as_mut().and_then(|guard| guard.parent.as_mut()).expect("a lock").push_str("-gone");
+    let failed = kernel.sync_guards(&guards, true);
     assert!(failed.len() == 1 && failed[0].to_string().contains("kubepods-gone"), "{failed:?}");
     groups.is(false, &pod, BURSTABLE);
 }

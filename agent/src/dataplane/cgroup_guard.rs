@@ -1,4 +1,4 @@
-//! The lock on the control groups of pods: its program on the group that holds them all, and the tables it
+//! The guard on the control groups of pods: its program on the group that holds them all, and the tables it
 //! asks. Tries the program before it is put in place: it must let this very process speak, which is on the
 //! node's own network, and must not while it does not know which that is.
 //!
@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use agent_common::lock::PodGroups;
+use agent_common::guard::PodGroups;
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use aya::programs::{CgroupSkb, ProgramError};
@@ -19,7 +19,7 @@ use aya::programs::{CgroupSkb, ProgramError};
 use super::attach::unlink;
 use super::maps::{boxed, put, sentence};
 use super::{DataplaneError, Source, sys};
-use crate::model::groups::PodsLock;
+use crate::model::cgroup_guard::CgroupGuardState;
 
 /// Name of the program, of its pin and of the folder that holds it.
 pub const PROGRAM: &str = "cgroup";
@@ -44,8 +44,8 @@ pub fn load(ebpf: &mut Ebpf) -> Result<(), ProgramError> {
     program(ebpf).map_err(|error| ProgramError::IOError(io::Error::other(error)))?.load()
 }
 
-/// Tables and pin of the lock, and what they were last brought to.
-pub struct CgroupLock {
+/// Tables and pin of the guard, and what they were last brought to.
+pub struct CgroupGuard {
     claims: HashMap<MapData, u64, u32>,
     groups: Array<MapData, PodGroups>,
     pin: PathBuf,
@@ -59,7 +59,7 @@ struct Held {
     parent: Option<String>,
 }
 
-impl CgroupLock {
+impl CgroupGuard {
     /// Takes the tables by name from `take`.
     ///
     /// # Errors
@@ -71,7 +71,7 @@ impl CgroupLock {
 
     /// Brings the kernel to `wanted`; with `look`, what is there is read again first. Returns what could
     /// not be done, which the next call tries again.
-    pub fn bring(&mut self, ebpf: &mut Ebpf, wanted: Option<&PodsLock>, look: bool) -> Vec<DataplaneError> {
+    pub fn bring(&mut self, ebpf: &mut Ebpf, wanted: Option<&CgroupGuardState>, look: bool) -> Vec<DataplaneError> {
         if look {
             self.held = None;
         }
@@ -81,7 +81,7 @@ impl CgroupLock {
         };
         let mut failed = Vec::new();
         let none = BTreeSet::new();
-        let claimed = wanted.map_or(&none, |lock| &lock.claimed);
+        let claimed = wanted.map_or(&none, |guard| &guard.claimed);
         // A group is in one state or the other: the order does not matter.
         let differ: Vec<u64> = held.claimed.symmetric_difference(claimed).copied().collect();
         for group in differ {
@@ -93,8 +93,8 @@ impl CgroupLock {
             }
         }
         let parent = match wanted {
-            Some(PodsLock { parent: None, .. }) => return failed,
-            Some(PodsLock { parent, .. }) => parent.as_ref(),
+            Some(CgroupGuardState { parent: None, .. }) => return failed,
+            Some(CgroupGuardState { parent, .. }) => parent.as_ref(),
             None => None,
         };
         if look || held.parent.as_ref() != parent {
@@ -106,7 +106,7 @@ impl CgroupLock {
                 Ok(()) => held.parent = parent.cloned(),
                 Err(source) => {
                     let path = parent.cloned().unwrap_or_default();
-                    failed.push(DataplaneError::PodsLock { path, source });
+                    failed.push(DataplaneError::CgroupGuardState { path, source });
                 }
             }
         }
@@ -166,7 +166,7 @@ fn judge_trial(stranger: u32, own: u32) -> Result<(), Source> {
     if (stranger, own) != (REFUSED, SPEAKS) {
         let words = format!(
             "this kernel's program cannot tell the node's own network from a pod's (it says {own} and {stranger}): \
-             there is no lock on the pods' control groups; please report the kernel's version"
+             there is no guard on the pods' control groups; please report the kernel's version"
         );
         return Err(sentence(words));
     }
@@ -179,5 +179,5 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut CgroupSkb, Source> {
 }
 
 fn table(name: &'static str, error: MapError) -> DataplaneError {
-    DataplaneError::Lock { table: name, source: boxed(error) }
+    DataplaneError::Guard { table: name, source: boxed(error) }
 }

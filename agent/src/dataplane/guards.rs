@@ -1,13 +1,13 @@
-//! The locks in the kernel: their programs on interfaces, and the two tables they ask.
+//! The guards in the kernel: their programs on interfaces, and the two tables they ask.
 //!
 //! Brings what is there to what is wanted, in an order in which no step opens what the next must close:
 //! first whoever is no longer known, then whoever is new, and the node's own interfaces before the
-//! locks on them. Knows not why an interface is what it is.
+//! guards on them. Knows not why an interface is what it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use agent_common::lock::{Lock, Sender};
+use agent_common::guard::{Guard, Sender};
 use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData, MapError};
 
@@ -15,10 +15,10 @@ use super::attach::{self, Hook, Method, Notes};
 use super::kernel::OpenError;
 use super::maps::{boxed, put};
 use super::{DataplaneError, Port};
-use crate::model::locks::Locks;
+use crate::model::guards::Guards;
 
-/// Tables and notes of the locks, and what they were last brought to.
-pub struct LockBox {
+/// Tables and notes of the guards, and what they were last brought to.
+pub struct InstalledGuards {
     own: HashMap<MapData, u32, u32>,
     senders: HashMap<MapData, Sender, u32>,
     notes: Notes,
@@ -34,12 +34,12 @@ struct Held {
     own: BTreeSet<u32>,
     senders: BTreeMap<Sender, u32>,
     /// Interfaces whose program was put there or looked at.
-    doors: BTreeMap<u32, (Lock, String)>,
+    doors: BTreeMap<u32, (Guard, String)>,
     /// Interfaces with programs or notes of such.
     noted: BTreeSet<u32>,
 }
 
-impl LockBox {
+impl InstalledGuards {
     /// Takes the tables by name from `take`.
     ///
     /// # Errors
@@ -55,11 +55,11 @@ impl LockBox {
 
     /// Brings the kernel to `wanted`; with `look`, what is there is read again first. Returns what
     /// could not be done, which the next call tries again.
-    pub fn bring(&mut self, ebpf: &mut Ebpf, method: Method, wanted: &Locks, look: bool) -> Vec<DataplaneError> {
-        // One lock without the other would stop claimed pods, so all are opened.
+    pub fn bring(&mut self, ebpf: &mut Ebpf, method: Method, wanted: &Guards, look: bool) -> Vec<DataplaneError> {
+        // One guard without the other would stop claimed pods, so all are opened.
         if let Some(refused) = self.refused.clone().filter(|_| !wanted.doors.is_empty()) {
-            let mut failed = self.bring(ebpf, method, &Locks::default(), look);
-            failed.push(DataplaneError::NoLocks(refused));
+            let mut failed = self.bring(ebpf, method, &Guards::default(), look);
+            failed.push(DataplaneError::NoGuards(refused));
             return failed;
         }
         if (look || !self.held.known)
@@ -70,10 +70,10 @@ impl LockBox {
         let mut failed = Vec::new();
         self.withdraw(wanted, &mut failed);
         self.admit(wanted, &mut failed);
-        // A bridge passes the uplinks because its own lock has judged what it brings: the lock first.
-        let unlocked = self.shut(ebpf, method, wanted, Lock::Bridge, &mut failed);
-        self.own(wanted, &unlocked, &mut failed);
-        self.shut(ebpf, method, wanted, Lock::Uplink, &mut failed);
+        // A bridge passes the uplinks because its own guard has judged what it brings: the guard first.
+        let unguarded = self.shut(ebpf, method, wanted, Guard::Bridge, &mut failed);
+        self.own(wanted, &unguarded, &mut failed);
+        self.shut(ebpf, method, wanted, Guard::Uplink, &mut failed);
         self.open(wanted, &mut failed);
         failed
     }
@@ -87,7 +87,7 @@ impl LockBox {
     }
 
     /// Forgets whoever is no longer known.
-    fn withdraw(&mut self, wanted: &Locks, failed: &mut Vec<DataplaneError>) {
+    fn withdraw(&mut self, wanted: &Guards, failed: &mut Vec<DataplaneError>) {
         let strangers: Vec<u32> = self.held.own.difference(&wanted.own).copied().collect();
         strangers.into_iter().for_each(|ifindex| self.set_own(ifindex, false, failed));
         let gone: Vec<Sender> =
@@ -101,7 +101,7 @@ impl LockBox {
     }
 
     /// Writes whose the addresses of claimed pods are.
-    fn admit(&mut self, wanted: &Locks, failed: &mut Vec<DataplaneError>) {
+    fn admit(&mut self, wanted: &Guards, failed: &mut Vec<DataplaneError>) {
         for (sender, ifindex) in &wanted.senders {
             if self.held.senders.get(sender) == Some(ifindex) {
                 continue;
@@ -113,18 +113,18 @@ impl LockBox {
         }
     }
 
-    /// Puts the programs of one lock in place, and returns the interfaces where that failed.
+    /// Puts the programs of one guard in place, and returns the interfaces where that failed.
     fn shut(
         &mut self,
         ebpf: &mut Ebpf,
         method: Method,
-        wanted: &Locks,
-        lock: Lock,
+        wanted: &Guards,
+        guard: Guard,
         failed: &mut Vec<DataplaneError>,
     ) -> BTreeSet<u32> {
-        let mut unlocked = BTreeSet::new();
-        let Some(hook) = hook(lock) else { return unlocked };
-        for (ifindex, door) in wanted.doors.iter().filter(|(_, (kind, _))| *kind == lock) {
+        let mut unguarded = BTreeSet::new();
+        let Some(hook) = hook(guard) else { return unguarded };
+        for (ifindex, door) in wanted.doors.iter().filter(|(_, (kind, _))| *kind == guard) {
             if self.held.doors.get(ifindex) == Some(door) {
                 continue;
             }
@@ -134,33 +134,33 @@ impl LockBox {
                     self.held.doors.insert(*ifindex, door.clone());
                     self.held.noted.insert(*ifindex);
                     // What it was before, it is no more.
-                    let others = attach::LOCKS.iter().filter(|other| other.program != lock.as_str());
+                    let others = attach::GUARDS.iter().filter(|other| other.program != guard.as_str());
                     let removed = others.map(|other| attach::remove(&self.notes, &port, other));
                     failed.extend(removed.filter_map(Result::err));
                 }
                 // The next list of links will not have it.
-                Err(DataplaneError::Gone(_)) => _ = unlocked.insert(*ifindex),
+                Err(DataplaneError::Gone(_)) => _ = unguarded.insert(*ifindex),
                 Err(error) => {
-                    unlocked.insert(*ifindex);
+                    unguarded.insert(*ifindex);
                     failed.push(error);
                 }
             }
         }
-        unlocked
+        unguarded
     }
 
-    /// Writes which interfaces are the node's own, without those that are nobody's until locked.
-    fn own(&mut self, wanted: &Locks, unlocked: &BTreeSet<u32>, failed: &mut Vec<DataplaneError>) {
-        for ifindex in wanted.own.iter().chain(unlocked) {
-            let (is, should) = (self.held.own.contains(ifindex), !unlocked.contains(ifindex));
+    /// Writes which interfaces are the node's own, without those that are nobody's until guarded.
+    fn own(&mut self, wanted: &Guards, unguarded: &BTreeSet<u32>, failed: &mut Vec<DataplaneError>) {
+        for ifindex in wanted.own.iter().chain(unguarded) {
+            let (is, should) = (self.held.own.contains(ifindex), !unguarded.contains(ifindex));
             if is != should {
                 self.set_own(*ifindex, should, failed);
             }
         }
     }
 
-    /// Lets go of interfaces that hold no lock any more.
-    fn open(&mut self, wanted: &Locks, failed: &mut Vec<DataplaneError>) {
+    /// Lets go of interfaces that hold no guard any more.
+    fn open(&mut self, wanted: &Guards, failed: &mut Vec<DataplaneError>) {
         let idle: Vec<u32> = self.held.noted.iter().filter(|at| !wanted.doors.contains_key(at)).copied().collect();
         for ifindex in idle {
             let port = Port { ifindex, name: attach::name_of(ifindex).unwrap_or_default() };
@@ -183,11 +183,11 @@ impl LockBox {
     }
 }
 
-/// Where on an interface a lock's program belongs; `None` for one that stands on none.
-fn hook(lock: Lock) -> Option<&'static Hook> {
-    attach::LOCKS.iter().find(|hook| hook.program == lock.as_str())
+/// Where on an interface a guard's program belongs; `None` for one that stands on none.
+fn hook(guard: Guard) -> Option<&'static Hook> {
+    attach::GUARDS.iter().find(|hook| hook.program == guard.as_str())
 }
 
 fn table(name: &'static str, error: MapError) -> DataplaneError {
-    DataplaneError::Lock { table: name, source: boxed(error) }
+    DataplaneError::Guard { table: name, source: boxed(error) }
 }

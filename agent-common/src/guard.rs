@@ -1,7 +1,7 @@
-//! The locks: doors of the node that open only to senders somebody has claimed.
+//! The guards: doors of the node that open only to senders somebody has claimed.
 //!
 //! `from_pod` judges a pod once its interface has a program, and that is some milliseconds after the
-//! interface appeared, or much later while no agent runs. A lock stands where every packet must pass
+//! interface appeared, or much later while no agent runs. A guard stands where every packet must pass
 //! that leaves the node and has been there all the time, so it depends on nobody's speed: what came in
 //! by an interface that is neither a claimed pod's nor known to be the node's own goes no further. One
 //! more stands on the control groups of pods, where their sockets speak: it keeps a pod nobody has claimed
@@ -20,7 +20,7 @@ use crate::reason::DropReason;
 /// A door.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Lock {
+pub enum Guard {
     /// Where packets leave the node.
     Uplink = 0,
     /// Where packets rise from a bridge of pods into the node.
@@ -29,14 +29,14 @@ pub enum Lock {
     Cgroup = 2,
 }
 
-impl Lock {
+impl Guard {
     /// All, in the order of their numbers.
     pub const ALL: [Self; 3] = [Self::Uplink, Self::Bridge, Self::Cgroup];
 
     /// Those that stand on interfaces; one of them without the other would stop claimed pods.
     pub const ON_INTERFACES: [Self; 2] = [Self::Uplink, Self::Bridge];
 
-    /// Entries of the map of dropped packets, with room for further locks.
+    /// Entries of the map of dropped packets, with room for further guards.
     pub const LEN: u32 = 4 * DropReason::ROW;
 
     /// Name of the program, and the word used in metrics.
@@ -74,7 +74,7 @@ pub fn senders(entry: &EndpointEntry) -> impl Iterator<Item = Sender> {
     [mac, v4].into_iter().chain(v6).flatten()
 }
 
-/// What the locks query.
+/// What the guards query.
 pub trait Claims {
     /// The local pod behind an interface.
     fn endpoint(&self, ifindex: u32) -> Option<&EndpointEntry>;
@@ -142,7 +142,7 @@ impl PodGroups {
     }
 }
 
-/// What the lock on control groups queries of the socket that sends.
+/// What the guard on control groups queries of the socket that sends.
 pub trait Socket {
     /// The group of that depth that the socket's is in, the hierarchy's root having 0; 0 for none.
     fn group(&self, level: u32) -> u64;
@@ -405,10 +405,10 @@ mod tests {
     }
 
     #[test]
-    fn no_two_locks_share_a_counter() {
+    fn no_two_guards_share_a_counter() {
         let all: HashSet<u32> =
-            Lock::ALL.iter().flat_map(|lock| DropReason::ALL.iter().map(|reason| lock.index(*reason))).collect();
-        assert_eq!(all.len(), Lock::ALL.len() * DropReason::ALL.len());
-        assert!(all.iter().all(|index| *index < Lock::LEN));
+            Guard::ALL.iter().flat_map(|guard| DropReason::ALL.iter().map(|reason| guard.index(*reason))).collect();
+        assert_eq!(all.len(), Guard::ALL.len() * DropReason::ALL.len());
+        assert!(all.iter().all(|index| *index < Guard::LEN));
     }
 }
