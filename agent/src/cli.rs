@@ -19,6 +19,7 @@ pub mod cleanup;
 pub mod explain;
 pub mod observe;
 pub mod output;
+mod reference;
 pub mod status;
 
 /// Keeps the tenants of a shared cluster apart, in the kernel of each node.
@@ -51,6 +52,9 @@ pub enum Command {
     Schema,
     /// Print the CustomResourceDefinition of NetworkTenant
     Crd,
+    /// Print the facts that `cargo xtask docs` makes pages of
+    #[command(hide = true)]
+    Reference,
     /// Print versions of the agent and of its kernel side
     Version,
     /// Print a completion script
@@ -75,6 +79,7 @@ impl Command {
             Self::Lint(args) => return Ok(lint::run(&args)),
             Self::Cleanup(args) => return leave(&args),
             Self::Schema => println!("{}", serde_json::to_string_pretty(&events::schema::json_schema())?),
+            Self::Reference => println!("{:#}", reference::facts()),
             Self::Crd => print!("{}", api::crd_yaml()),
             Self::Version => version(),
             Self::Completion { shell } => {

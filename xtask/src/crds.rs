@@ -1,6 +1,6 @@
 //! Keeps `deploy/crd.yaml` equal to what the types say.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use anyhow::{Context, Result, bail};
 
@@ -25,10 +25,9 @@ pub fn run(check: bool) -> Result<()> {
 
 /// What `bulkhead crd` prints.
 fn generate() -> Result<Vec<u8>> {
-    step::run("build the agent", workspace::cargo("build").args(["-p", "bulkhead", "--bin", "bulkhead"]))?;
-    let mut cargo = workspace::cargo("run");
-    let output = cargo.args(["--quiet", "-p", "bulkhead", "--bin", "bulkhead", "--", "crd"]).output();
-    let output = output.context("cannot start cargo")?;
+    let mut cargo = workspace::cargo("build");
+    step::run("build the agent", cargo.args(workspace::AGENT))?;
+    let output = Command::new(workspace::agent_binary()).arg("crd").output().context("cannot start the agent")?;
     if !output.status.success() || output.stdout.is_empty() {
         bail!("`bulkhead crd` printed no CRD: {}", String::from_utf8_lossy(&output.stderr).trim());
     }

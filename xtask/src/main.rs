@@ -8,6 +8,7 @@
 mod cluster;
 mod crds;
 mod delegate;
+mod docs;
 mod ebpf;
 mod host;
 mod image;
@@ -90,6 +91,12 @@ enum Verb {
         #[arg(long)]
         api: bool,
     },
+    /// Write the pages of docs/reference from the code.
+    Docs {
+        /// Compare only, and fail on a difference.
+        #[arg(long)]
+        check: bool,
+    },
     /// Write deploy/crd.yaml from the types.
     Crds {
         /// Only compare.
@@ -137,6 +144,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Test { tiers, .. } => test::run(&tiers),
         Verb::Frames { file } => delegate::frames(&file),
         Verb::Bench { json, quick, api } => delegate::bench(json.as_deref(), quick, api),
+        Verb::Docs { check } => docs::run(check).map(done),
         Verb::Crds { check } => crds::run(check).map(done),
         Verb::Manifests { check } => manifests::run(check).map(done),
         Verb::Image { quick } => image::run(if quick { Profile::Quick } else { Profile::Release }).map(done),

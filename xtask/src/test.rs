@@ -17,6 +17,7 @@ use self::report::Report;
 pub use self::tier::Selection;
 use self::tier::Tier;
 use crate::{
+    docs,
     ebpf::{self, Variant},
     host,
     image::{self, Profile},
@@ -52,7 +53,8 @@ pub fn run(selected: &[Selection]) -> Result<ExitCode> {
         let started = Instant::now();
         let outcome = match tier {
             Tier::Lint => Outcome::Ran(lints()),
-            Tier::Tidy | Tier::Unit => Outcome::Ran(count::commands(&tier.commands())),
+            Tier::Tidy => Outcome::Ran(tidy()),
+            Tier::Unit => Outcome::Ran(count::commands(&tier.commands())),
             Tier::Program | Tier::Netns | Tier::Kernels | Tier::Cluster => {
                 named_must_run(privileged(tier, &mut prerequisites), !selected.is_empty())
             }
@@ -152,8 +154,7 @@ fn prepare() -> Prerequisites {
 /// Builds the agent's binary, which the privileged tiers start.
 fn build_agent() -> Result<()> {
     let mut cargo = workspace::cargo("build");
-    cargo.args(["-p", "bulkhead", "-p", "bulkhead-tests", "--bin", "bulkhead"]);
-    step::run("build the agent", &mut cargo)
+    step::run("build the agent", cargo.args(workspace::AGENT))
 }
 
 /// Runs the checks of `cargo xtask lint`. Each counts as one test.
@@ -174,6 +175,19 @@ fn lints() -> Tally {
                 println!("{} ... FAILED", check.name);
                 tally.failed += 1;
             }
+        }
+    }
+    tally
+}
+
+/// Runs the tests of xtask, one of which reads the whole tree, and compares the generated pages.
+fn tidy() -> Tally {
+    let mut tally = count::commands(&Tier::Tidy.commands());
+    match docs::run(true) {
+        Ok(()) => tally.passed += 1,
+        Err(error) => {
+            println!("error: {error:#}");
+            tally.failed += 1;
         }
     }
     tally

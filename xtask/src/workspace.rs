@@ -10,6 +10,9 @@ use std::{
 
 use anyhow::{Context, Result};
 
+/// Selects the agent for a build. The tests are named too, so that every build gives dependencies the same features.
+pub const AGENT: [&str; 6] = ["-p", "bulkhead", "-p", "bulkhead-tests", "--bin", "bulkhead"];
+
 /// The top of the repository.
 pub fn root() -> PathBuf {
     let xtask = env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);

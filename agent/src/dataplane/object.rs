@@ -100,6 +100,13 @@ const fn shape<K, V>(name: &'static str, entries: u32) -> Shape {
     Shape { name, key: size_of::<K>(), value: size_of::<V>(), entries }
 }
 
+impl Shape {
+    /// As the reference of maps shows it.
+    pub fn facts(&self) -> serde_json::Value {
+        serde_json::json!({ "name": self.name, "key": self.key, "value": self.value, "entries": self.entries })
+    }
+}
+
 /// Bytes of an LPM key: the prefix length and its data.
 #[repr(C, packed)]
 struct Lpm<K>(u32, K);
