@@ -39,4 +39,4 @@ pub mod verdict;
 
 /// Version of every layout and map of this crate. Pins live in a directory of this name, so two
 /// agents with different layouts never share a map.
-pub const ABI_VERSION: &str = "v1";
+pub const ABI_VERSION: &str = "v2";

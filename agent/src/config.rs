@@ -13,8 +13,8 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
 use crate::dataplane::object;
-use crate::model::settings::{Groups, Limits, Settings, TenancyKey, Unassigned, Uplinks};
 use crate::{http, socket};
+use policy::model::settings::{Groups, Limits, Settings, TenancyKey, Unassigned, Uplinks};
 
 /// Where pins live unless told otherwise.
 pub const PIN_DIR: &str = "/sys/fs/bpf/bulkhead";

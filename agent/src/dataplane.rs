@@ -3,8 +3,8 @@
 //! Knows tables, interfaces and bytes; knows neither Kubernetes nor a tenant's name. Nothing here
 //! decides: an implementation writes what it is told, or says why it could not.
 
-use crate::model::guards::Guards;
-use crate::plan::{Actual, Op, Table};
+use policy::model::guards::Guards;
+use policy::plan::{Actual, Op, Table};
 
 pub mod attach;
 pub mod btf;

@@ -25,7 +25,7 @@ use rtnetlink::sys::AsyncSocket as _;
 use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::mpsc;
 
-use crate::model::input::{Change, Link, LinkKind};
+use policy::model::input::{Change, Link, LinkKind};
 
 /// Without news, everything is read again after this long: a lost netlink message costs no more.
 const REFRESH: Duration = Duration::from_secs(5);

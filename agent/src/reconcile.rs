@@ -10,7 +10,7 @@ use lag::Lag;
 use tokio::sync::{mpsc, watch};
 
 use crate::dataplane::Dataplane;
-use crate::model::input::Subject;
+use policy::model::input::Subject;
 
 pub mod execute;
 pub mod lag;

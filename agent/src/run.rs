@@ -34,11 +34,11 @@ use crate::health::{Nri, Observed};
 use crate::http::{self, Pages};
 use crate::metrics::recorder::Phase;
 use crate::metrics::{Metrics, Recorder};
-use crate::model::input::Change;
-use crate::model::settings::Groups;
 use crate::reconcile::{self, News, Now, Snapshot, State};
 use crate::socket::{self, Shown};
 use crate::{links, nri, sandboxes, source, watch as cluster};
+use policy::model::input::Change;
+use policy::model::settings::Groups;
 
 /// Changes that wait for the loop.
 const CHANGES: usize = 1024;

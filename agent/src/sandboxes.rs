@@ -18,7 +18,7 @@ use notify::{EventKind, RecursiveMode, Watcher};
 use serde::Deserialize;
 use tokio::sync::{Notify, watch};
 
-use crate::model::input::Group;
+use policy::model::input::Group;
 
 /// How often the folder is read without notice: a lost notice costs no more.
 const AGAIN: Duration = Duration::from_secs(2);

@@ -30,17 +30,17 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::metrics::Recorder;
-use crate::model::input::Change;
-use crate::model::settings::{Settings, TenancyKey};
 use crate::sandboxes::Sandboxes;
 use convert::{NamespaceLite, NodeLite, PodLite, SERVICE_NAME, ServiceLite, SliceLite};
 use health::Health;
+use policy::model::input::Change;
+use policy::model::settings::{Settings, TenancyKey};
 use room::RoomNews;
 use told::Told;
 use view::{News, Order, View};
 
 use crate::api::tenant::NetworkTenant;
-use crate::model::input::Namespace;
+use policy::model::input::Namespace;
 
 /// News that wait for the view.
 const NEWS: usize = 1024;

@@ -83,8 +83,8 @@ fn files(root: &Path) -> Result<Vec<PathBuf>> {
 
 /// The crates that a file could name: those its manifest lists, and those of the compiler.
 fn crates_of(root: &Path, file: &str) -> Vec<String> {
-    let package = file.split('/').next().unwrap_or_default();
-    let manifest = fs::read_to_string(root.join(package).join("Cargo.toml")).unwrap_or_default();
+    let packages = Path::new(file).ancestors().map(|package| root.join(package).join("Cargo.toml"));
+    let manifest = packages.filter_map(|manifest| fs::read_to_string(manifest).ok()).next().unwrap_or_default();
     dependencies(&manifest).chain(["std", "core", "alloc"].map(str::to_owned)).collect()
 }
 
@@ -123,14 +123,14 @@ mod tests {
     #[test]
     fn a_planted_stranger_is_found() {
         let tree = tempfile::tempdir().expect("a temporary directory");
-        let model = tree.path().join("agent/src/model");
+        let model = tree.path().join("agent/policy/src/model");
         fs::create_dir_all(&model).expect("create");
-        fs::write(tree.path().join("agent/Cargo.toml"), "[dependencies]\nkube = { workspace = true }\n")
+        fs::write(tree.path().join("agent/policy/Cargo.toml"), "[dependencies]\nkube = { workspace = true }\n")
             .expect("write");
         fs::write(model.join("cluster.rs"), "//! What we know.\n\nuse kube::Client;\n").expect("write");
         let findings = check(tree.path()).expect("the tree can be read");
         assert_eq!(findings.len(), 1, "{findings:?}");
-        assert_eq!((findings[0].file.as_str(), findings[0].line), ("agent/src/model/cluster.rs", 3));
+        assert_eq!((findings[0].file.as_str(), findings[0].line), ("agent/policy/src/model/cluster.rs", 3));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use super::cidr;
 use super::tenant::{MAX_NAME, RESERVED};
-use crate::model::input;
+use policy::model::input;
 
 pub use endpoint::endpoint;
 pub use tenant::tenant;

@@ -16,7 +16,7 @@ use super::finding::Code;
 use super::structure::{self, Issue};
 use super::yaml::Node;
 use super::{API_VERSION, Endpoint, NetworkTenant, cidr, convert, rules};
-use crate::model::input;
+use policy::model::input;
 
 /// The kinds a file may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -25,8 +25,8 @@ use crate::config::PinArgs;
 use crate::dataplane::DataplaneError;
 use crate::dataplane::kernel::inspect;
 use crate::events::Clock;
-use crate::plan::Actual;
 use crate::source;
+use policy::plan::Actual;
 
 /// Say whether a connection would pass, and which rule decides.
 #[derive(Clone, Debug, Args)]

@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::output::{self, ColorChoice, Exit, Paint, Table, bold, cell, number, safe};
 use crate::events::filter::Filter;
-use crate::events::schema::{Body, Event, LocalTenant, Time, ViolationEvent};
+use crate::events::schema::{Body, Event, FlowEndpoint, Time, ViolationEvent};
 use crate::events::words::Word;
 use crate::socket;
 use crate::socket::client::{self, ClientError, Heard};
@@ -240,7 +240,7 @@ fn clock(event: &Event) -> String {
 
 /// The sender without its port: one client retrying is one story.
 fn source(violation: &ViolationEvent) -> String {
-    LocalTenant { port: None, ..violation.source.clone() }.to_string()
+    FlowEndpoint { port: None, ..violation.source.clone() }.to_string()
 }
 
 fn destination(violation: &ViolationEvent) -> String {

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::{LogFormat, host_name, limits, tenancy_key};
 use crate::dataplane::object;
-use crate::model::settings::{Settings, TenancyKey};
+use policy::model::settings::{Settings, TenancyKey};
 
 /// Where the controller's pages are unless told otherwise.
 const LISTEN: &str = "127.0.0.1:9482";

@@ -9,11 +9,11 @@ use jiff::Timestamp;
 use super::conditions::{Finding, conditions};
 use super::world::{World, Written};
 use crate::api::NetworkTenantStatus;
-use crate::model::input::{Peer, Tenant};
-use crate::model::prefixes;
-use crate::model::report::{Conflict, ConflictKind};
-use crate::model::tenancy::Tenancy;
-use crate::model::territory::Territory;
+use policy::model::input::{Peer, Tenant};
+use policy::model::prefixes;
+use policy::model::report::{Conflict, ConflictKind};
+use policy::model::tenancy::Tenancy;
+use policy::model::territory::Territory;
 
 /// Most namespaces listed by name; the count is exact.
 const LISTED: usize = 256;

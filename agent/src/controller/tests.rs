@@ -10,7 +10,7 @@ use super::nodes::{Absences, TAINT, to_untaint, without_ours};
 use super::statuses::{Report, report};
 use super::world::{AgentPod, News, NodeState, PodName, Told, Urgency, World};
 use crate::api::NetworkTenantStatus;
-use crate::model::settings::{Settings, TenancyKey};
+use policy::model::settings::{Settings, TenancyKey};
 
 fn object<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).expect("a well-formed object")

@@ -10,9 +10,9 @@ use k8s_openapi::api::core::v1;
 use kube::api::DynamicObject;
 
 use crate::api::{NetworkTenant, NetworkTenantStatus, convert};
-use crate::model::cluster::Cluster;
-use crate::model::input::{Change, Namespace, Tenant};
-use crate::model::settings::{Settings, TenancyKey};
+use policy::model::cluster::Cluster;
+use policy::model::input::{Change, Namespace, Tenant};
+use policy::model::settings::{Settings, TenancyKey};
 
 /// News of one kind of object. A resync replaces all of them, so what vanished meanwhile vanishes here.
 #[derive(Clone, Debug)]

@@ -19,7 +19,7 @@ use aya::programs::{CgroupSkb, ProgramError};
 use super::attach::unlink;
 use super::maps::{boxed, put, sentence};
 use super::{DataplaneError, Source, sys};
-use crate::model::cgroup_guard::CgroupGuardState;
+use policy::model::cgroup_guard::CgroupGuardState;
 
 /// Name of the program, of its pin and of the folder that holds it.
 pub const PROGRAM: &str = "cgroup";

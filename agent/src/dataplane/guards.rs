@@ -15,7 +15,7 @@ use super::attach::{self, Hook, Method, Notes};
 use super::kernel::OpenError;
 use super::maps::{boxed, put};
 use super::{DataplaneError, Port};
-use crate::model::guards::Guards;
+use policy::model::guards::Guards;
 
 /// Tables and notes of the guards, and what they were last brought to.
 pub struct InstalledGuards {

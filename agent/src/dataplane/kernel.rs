@@ -18,8 +18,8 @@ use super::guards::InstalledGuards;
 use super::maps::Maps;
 use super::object::{self, Limits, ObjectError};
 use super::{Dataplane, DataplaneError, Port, btf};
-use crate::model::guards::Guards;
-use crate::plan::{Actual, Op};
+use policy::model::guards::Guards;
+use policy::plan::{Actual, Op};
 
 /// The magic number of a BPF file system (`BPF_FS_MAGIC`).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;

@@ -16,7 +16,7 @@ use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::{DataplaneError, Source};
-use crate::plan::{Actual, Op, Table};
+use policy::plan::{Actual, Op, Table};
 
 /// The maps that a plan writes.
 pub struct Maps {

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Dataplane, DataplaneError, Port};
-use crate::model::guards::Guards;
-use crate::plan::{Actual, Op, Table};
+use policy::model::guards::Guards;
+use policy::plan::{Actual, Op, Table};
 
 /// Tables in memory.
 #[derive(Clone, Debug, Default)]

@@ -17,7 +17,7 @@ use uuid::{NoContext, Uuid};
 use super::intake::Told;
 use super::packet::{destination_ip, network, service_port, source_ip};
 use super::schema::{
-    Body, Event, LocalTenant, Mode, Network, PartyKind, Policy, SchemaId, Time, Uuid7, ViolationEvent, Workload,
+    Body, Event, FlowEndpoint, FlowEndpointKind, Mode, Network, Policy, SchemaId, Time, Uuid7, ViolationEvent, Workload,
 };
 use super::verdicts::{default_rule, severity};
 use super::words::Word;
@@ -39,7 +39,7 @@ pub trait Names: Send + Sync {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Named {
     /// What it is.
-    pub kind: PartyKind,
+    pub kind: FlowEndpointKind,
     /// Name of its tenant.
     pub tenant: Option<String>,
     /// Namespace.
@@ -155,17 +155,17 @@ impl Enricher {
     }
 
     /// The pod whose interface it was, whatever address the packet claims.
-    fn local(&self, record: &Checked) -> LocalTenant {
+    fn local(&self, record: &Checked) -> FlowEndpoint {
         let event = &record.event;
         let (ip, port) = match record.direction {
             Direction::Egress => (source_ip(record), event.source_port),
             Direction::Ingress => (destination_ip(record), event.destination_port),
         };
         let named = self.names.endpoint(event.ifindex, event.cookie).unwrap_or_default();
-        party(named, self.tenant(event.tenant), ip, service_port(event, port))
+        flow_endpoint(named, self.tenant(event.tenant), ip, service_port(event, port))
     }
 
-    fn remote(&self, record: &Checked) -> LocalTenant {
+    fn remote(&self, record: &Checked) -> FlowEndpoint {
         let event = &record.event;
         let (ip, port) = match record.direction {
             Direction::Egress => (destination_ip(record), event.destination_port),
@@ -174,7 +174,7 @@ impl Enricher {
         let named = ip
             .and_then(|ip| self.names.address(ip, event.last_ns))
             .unwrap_or_else(|| Named { kind: unnamed_kind(record, ip), ..Named::default() });
-        party(named, self.tenant(event.peer_tenant), ip, service_port(event, port))
+        flow_endpoint(named, self.tenant(event.peer_tenant), ip, service_port(event, port))
     }
 
     fn policy(&self, record: &Checked) -> Policy {
@@ -198,9 +198,9 @@ impl Enricher {
 }
 
 /// The kernel's word on the tenant counts more than what the address is called by now.
-fn party(named: Named, judged: Option<TenantNamed>, ip: Option<IpAddr>, port: Option<u16>) -> LocalTenant {
+fn flow_endpoint(named: Named, judged: Option<TenantNamed>, ip: Option<IpAddr>, port: Option<u16>) -> FlowEndpoint {
     let some = |text: Option<String>| text.filter(|text| !text.is_empty());
-    LocalTenant {
+    FlowEndpoint {
         kind: named.kind,
         ip,
         port,
@@ -215,22 +215,28 @@ fn party(named: Named, judged: Option<TenantNamed>, ip: Option<IpAddr>, port: Op
 }
 
 /// An address without a name is outside, unless the kernel knew better.
-fn unnamed_kind(record: &Checked, ip: Option<IpAddr>) -> PartyKind {
+fn unnamed_kind(record: &Checked, ip: Option<IpAddr>) -> FlowEndpointKind {
     match (ip, record.reason) {
-        (Some(_), DropReason::Node) => PartyKind::Host,
-        (Some(_), _) if record.event.peer_tenant < TenantId::NODES => PartyKind::External,
-        _ => PartyKind::Unknown,
+        (Some(_), DropReason::Node) => FlowEndpointKind::Host,
+        (Some(_), _) if record.event.peer_tenant < TenantId::NODES => FlowEndpointKind::External,
+        _ => FlowEndpointKind::Unknown,
     }
 }
 
-fn message(record: &Checked, count: u64, network: &Network, source: &LocalTenant, destination: &LocalTenant) -> String {
+fn message(
+    record: &Checked,
+    count: u64,
+    network: &Network,
+    source: &FlowEndpoint,
+    destination: &FlowEndpoint,
+) -> String {
     let packets = if count == 1 { "packet" } else { "packets" };
     let transport = network.transport.as_deref().map(|word| format!("{word} ")).unwrap_or_default();
     let verdict = record.outcome.as_str();
     format!("{verdict} {count} {packets} {transport}{source} -> {destination}: {}", record.reason.as_str())
 }
 
-impl std::fmt::Display for LocalTenant {
+impl std::fmt::Display for FlowEndpoint {
     /// `tenant/namespace/pod:port` of a pod, else `address:port`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let bracketed = self.port.is_some();

@@ -8,7 +8,7 @@ use agent_common::tenant::TenantId;
 
 use super::enrich::{Enricher, Named, Names, TenantNamed};
 use super::intake::Told;
-use super::schema::{Event, PartyKind, Workload};
+use super::schema::{Event, FlowEndpointKind, Workload};
 use super::sink::Line;
 
 pub const SECOND: u64 = 1_000_000_000;
@@ -65,7 +65,7 @@ pub struct World;
 
 fn pod(tenant: &str, namespace: &str, pod: &str, uid: &str, kind: &str, workload: &str) -> Named {
     Named {
-        kind: PartyKind::Pod,
+        kind: FlowEndpointKind::Pod,
         tenant: Some(tenant.into()),
         namespace: Some(namespace.into()),
         pod: Some(pod.into()),
@@ -98,9 +98,11 @@ impl Names for World {
         match address.to_string().as_str() {
             "10.244.1.17" => Some(shop()),
             "10.244.2.40" => Some(postgres()),
-            "10.0.1.23" => Some(Named { kind: PartyKind::Host, name: Some("ip-10-0-1-23".into()), ..Named::default() }),
+            "10.0.1.23" => {
+                Some(Named { kind: FlowEndpointKind::Host, name: Some("ip-10-0-1-23".into()), ..Named::default() })
+            }
             "10.40.0.9" => Some(Named {
-                kind: PartyKind::External,
+                kind: FlowEndpointKind::External,
                 tenant: Some("globex".into()),
                 subnet: Some("rds-a".into()),
                 ..Named::default()

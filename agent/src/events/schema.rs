@@ -67,9 +67,9 @@ pub struct ViolationEvent {
     /// Name of the node.
     pub node: String,
     /// Who sent it.
-    pub source: LocalTenant,
+    pub source: FlowEndpoint,
     /// Who it was for.
-    pub destination: LocalTenant,
+    pub destination: FlowEndpoint,
     /// The packet.
     pub network: Network,
     /// What denied it.
@@ -103,7 +103,7 @@ pub enum Severity {
 /// What stands at one end of a flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum PartyKind {
+pub enum FlowEndpointKind {
     /// A pod.
     Pod,
     /// A node.
@@ -119,9 +119,9 @@ pub enum PartyKind {
 
 /// One end of a flow.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct LocalTenant {
+pub struct FlowEndpoint {
     /// What it is.
-    pub kind: PartyKind,
+    pub kind: FlowEndpointKind,
     /// The address as the packet says; a spoofed one too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip: Option<IpAddr>,

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::select;
 use super::world::{Placed, World, because};
 use crate::api::finding::{Code, Finding};
-use crate::model::input::{HostPort, Peer, Tenant};
+use policy::model::input::{HostPort, Peer, Tenant};
 
 /// Everything that is wrong between the objects of `world`.
 pub fn check(world: &World<'_>, now: i64) -> Vec<Finding> {

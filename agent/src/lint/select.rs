@@ -1,10 +1,10 @@
 //! Whether a selector matches labels, with the meaning Kubernetes gives it.
 //!
-//! TODO: remove this file once `crate::model` offers the same; there must be one answer.
+//! TODO: remove this file once `policy::model` offers the same; there must be one answer.
 
 use std::collections::BTreeMap;
 
-use crate::model::input::{Requirement, Selector};
+use policy::model::input::{Requirement, Selector};
 
 /// Whether `selector` selects an object with `labels`; an empty one selects nothing.
 pub fn matches(selector: &Selector, labels: &BTreeMap<String, String>) -> bool {

@@ -9,8 +9,8 @@ use super::select;
 use crate::api::document::Object;
 use crate::api::finding::{Code, Finding};
 use crate::api::yaml::Node;
-use crate::model::input::{Age, Endpoint, Namespace, Tenant};
 use crate::source::load::{Document, Documents};
+use policy::model::input::{Age, Endpoint, Namespace, Tenant};
 
 /// An object and where it stands.
 pub struct Placed<'a, T> {

@@ -11,7 +11,7 @@ use agent_common::reason::DropReason;
 use super::recorder::{Phase, PolicyStage};
 use super::*;
 use crate::events::stats::Stage;
-use crate::model::input::Subject;
+use policy::model::input::Subject;
 
 struct Maps;
 

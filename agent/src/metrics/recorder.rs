@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::table::{self, Metric};
-use crate::model::input::Subject;
+use policy::model::input::Subject;
 
 /// Label names and values.
 pub type Labels = Vec<(&'static str, String)>;

@@ -15,10 +15,10 @@ use tokio::time::{Instant, timeout};
 use super::message::PodSandbox;
 use crate::metrics::Recorder;
 use crate::metrics::recorder::Hold;
-use crate::model::input::{EndpointKey, HostPort};
-use crate::model::pod::Uid;
 use crate::reconcile::Snapshot;
 use crate::reconcile::snapshot::Condition;
+use policy::model::input::{EndpointKey, HostPort};
+use policy::model::pod::Uid;
 
 /// A sandbox is held for this long at most: some tens of milliseconds are usual.
 const LIMIT: Duration = Duration::from_secs(1);

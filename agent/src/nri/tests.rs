@@ -18,12 +18,12 @@ use super::message::{
 use super::wire::{Conn, Decoder, Kind, Message, WireError};
 use super::*;
 use crate::metrics::Recorder;
-use crate::model::endpoints::Standing;
-use crate::model::input::{Attachment, Endpoint, EndpointKey, HostPort};
-use crate::model::pod::Pod;
-use crate::model::word::Word;
 use crate::reconcile::Snapshot;
 use crate::reconcile::snapshot::{Condition, EndpointView};
+use policy::model::endpoints::Standing;
+use policy::model::input::{Attachment, Endpoint, EndpointKey, HostPort};
+use policy::model::pod::Pod;
+use policy::model::word::Word;
 
 /// Long enough for what must happen.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -7,7 +7,7 @@ use agent_common::layout::{EndpointEntry, PrefixGrant};
 use agent_common::tenant::TenantId;
 
 use crate::dataplane::{Dataplane, DataplaneError};
-use crate::plan::{Ledger, Op, Table};
+use policy::plan::{Ledger, Op, Table};
 
 /// A write that was not made.
 #[derive(Debug)]

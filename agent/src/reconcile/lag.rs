@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::model::input::{Change, Subject};
+use policy::model::input::{Change, Subject};
 
 /// A change, and when it was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]

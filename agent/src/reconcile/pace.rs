@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::model::book::SLICES;
+use policy::model::book::SLICES;
 
 /// Everything is looked at once in this time, told or not.
 pub const ROUND: Duration = Duration::from_secs(30);

@@ -7,11 +7,11 @@ use agent_common::tenant::TenantId;
 
 use super::snapshot::{EndpointView, Fill, Snapshot, TenantView};
 use super::state::State;
-use crate::model::endpoints::Standing;
-use crate::model::input::EndpointKey;
-use crate::model::report::{Conflict, Overflow};
-use crate::model::settings::{Limit, Limits};
-use crate::plan::Table;
+use policy::model::endpoints::Standing;
+use policy::model::input::EndpointKey;
+use policy::model::report::{Conflict, Overflow};
+use policy::model::settings::{Limit, Limits};
+use policy::plan::Table;
 
 /// A snapshot of `state`, unless it would say the same as the last one.
 pub(super) fn publish(state: &State) -> Option<Snapshot> {

@@ -10,16 +10,16 @@ use std::sync::Arc;
 use agent_common::layout::PeerEntry;
 use agent_common::tenant::{TenantId, TenantState};
 
-use crate::model::book::Book;
-use crate::model::endpoints::Standing;
-use crate::model::guards::Guards;
-use crate::model::input::EndpointKey;
-use crate::model::pod::Pod;
-use crate::model::report::{Conflict, Overflow, Trouble};
-use crate::model::settings::Settings;
-use crate::model::tenancy::{Member, Tenancy};
-use crate::model::word::Word;
-use crate::plan::Table;
+use policy::model::book::Book;
+use policy::model::endpoints::Standing;
+use policy::model::guards::Guards;
+use policy::model::input::EndpointKey;
+use policy::model::pod::Pod;
+use policy::model::report::{Conflict, Overflow, Trouble};
+use policy::model::settings::Settings;
+use policy::model::tenancy::{Member, Tenancy};
+use policy::model::word::Word;
+use policy::plan::Table;
 
 /// One moment of the agent's knowledge.
 #[derive(Clone, Debug, Default)]

@@ -13,15 +13,15 @@ use super::pace::{Backoff, Now, ROUND, Sweep};
 use super::publish;
 use super::snapshot::Snapshot;
 use crate::dataplane::{Dataplane, DataplaneError, Port};
-use crate::model::cluster::{Cluster, Touched};
-use crate::model::desired::Desired;
-use crate::model::endpoints::is_pods;
-use crate::model::guards::{self, Guards};
-use crate::model::input::Change;
-use crate::model::pod::{v4_addr, v6_addr};
-use crate::model::report::Overflows;
-use crate::model::settings::Settings;
-use crate::plan::{Actual, Ledger, Op, Plan, Table, diff};
+use policy::model::cluster::{Cluster, Touched};
+use policy::model::desired::Desired;
+use policy::model::endpoints::is_pods;
+use policy::model::guards::{self, Guards};
+use policy::model::input::Change;
+use policy::model::pod::{v4_addr, v6_addr};
+use policy::model::report::Overflows;
+use policy::model::settings::Settings;
+use policy::plan::{Actual, Ledger, Op, Plan, Table, diff};
 
 /// Plans one step makes at most: the first does the work, the next gives numbers and rows free that
 /// the first let go of.
@@ -204,7 +204,7 @@ impl State {
         let (book, actual) = (self.cluster.book(), self.ledger.actual());
         let slices: Vec<usize> = self.sweep.stride(book.len().max(actual.peers_v4.len()), now.tick).collect();
         slices.iter().flat_map(|slice| book.slice(*slice)).for_each(|address| touched.address(address));
-        let keys = |len: usize| len * slices.len() / crate::model::book::SLICES + usize::from(!slices.is_empty());
+        let keys = |len: usize| len * slices.len() / policy::model::book::SLICES + usize::from(!slices.is_empty());
         let v4: Vec<PeerKeyV4> =
             actual.peers_v4.range(self.swept_v4..).take(keys(actual.peers_v4.len())).map(|(key, _)| *key).collect();
         let v6: Vec<V6> =

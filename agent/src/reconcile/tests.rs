@@ -1,6 +1,7 @@
 //! The loop's promises, one story each.
 
 mod scale;
+mod writes;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,11 +16,11 @@ use super::pace::{Now, ROUND};
 use super::snapshot::{Condition, Snapshot};
 use super::state::{Outcome, State, step};
 use crate::dataplane::memory::MemoryDataplane;
-use crate::model::guards::Guards;
-use crate::model::input::{Change, Link, LinkKind, Subject, Tenant};
-use crate::model::settings::{Limits, Settings, Uplinks};
-use crate::model::testing::{ip, key, link, local, namespace, nothing, peer, range, remote, tenant};
-use crate::plan::{Op, Table};
+use policy::model::guards::Guards;
+use policy::model::input::{Change, Link, LinkKind, Subject, Tenant};
+use policy::model::settings::{Limits, Settings, Uplinks};
+use policy::model::testing::{ip, key, link, local, namespace, nothing, peer, range, remote, tenant};
+use policy::plan::{Op, Table};
 
 /// An agent, its kernel, and a clock.
 struct Bench {
@@ -395,7 +396,7 @@ fn addresses_beyond_the_limit_are_refused_told_and_taken_in_when_one_goes() {
 #[test]
 fn more_new_addresses_than_one_plan_takes_follow_in_later_steps_without_a_pause() {
     let mut bench = Bench::new(Settings::default());
-    let pods = crate::plan::MOST_NEW + 5_000;
+    let pods = policy::plan::MOST_NEW + 5_000;
     let pod = |n: usize| remote(&format!("web/p{n}"), &[&std::net::Ipv4Addr::from(0x0b00_0000 + n as u32).to_string()]);
     let mut news = two_tenants();
     news.push(Change::Endpoints((0..pods).map(pod).collect()));
@@ -479,7 +480,7 @@ fn rows_that_run_out_deny_and_come_back_when_there_is_room() {
 fn what_only_the_kernel_still_has_is_swept_away() {
     let mut bench = Bench::new(Settings::default());
     bench.tell(two_tenants());
-    let stray = crate::model::desired::NOBODYS;
+    let stray = policy::model::desired::NOBODYS;
     let key = agent_common::layout::PeerKeyV4 { network: 0, address: agent_common::addr::V4::new([10, 9, 9, 9]) };
     bench.kernel.actual.peers_v4.insert(key, stray);
     bench.state.reload(&mut bench.kernel).expect("a readable kernel");
@@ -563,8 +564,8 @@ async fn the_loop_applies_a_burst_at_once_and_ends_with_its_senders() {
 }
 
 /// An interface whose other end is in a namespace of this name.
-fn pods(ifindex: u32, netns: &str) -> crate::model::input::Link {
-    crate::model::input::Link { netns: Some(netns.to_owned()), ..link(ifindex, &format!("veth{ifindex}")) }
+fn pods(ifindex: u32, netns: &str) -> policy::model::input::Link {
+    policy::model::input::Link { netns: Some(netns.to_owned()), ..link(ifindex, &format!("veth{ifindex}")) }
 }
 
 fn holding() -> Settings {

@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use crate::dataplane::kernel::Kernel;
 use crate::dataplane::object;
 use crate::metrics::{KernelCounters, MapUsage, SlotCounters};
-use crate::plan::Table;
 use crate::reconcile::Snapshot;
+use policy::plan::Table;
 
 /// Handles of the counter maps, and who owns which slot.
 pub struct Counters {

@@ -7,10 +7,10 @@ use agent_common::layout::EndpointEntry;
 use agent_common::tenant::TenantId;
 
 use crate::events::enrich::{Named, Names, TenantNamed};
-use crate::events::schema::{PartyKind, Workload};
-use crate::model::input::Range;
-use crate::model::pod::Pod;
+use crate::events::schema::{FlowEndpointKind, Workload};
 use crate::reconcile::Snapshot;
+use policy::model::input::Range;
+use policy::model::pod::Pod;
 
 impl Names for Snapshot {
     fn endpoint(&self, ifindex: u32, _cookie: u32) -> Option<Named> {
@@ -22,11 +22,11 @@ impl Names for Snapshot {
             return Some(pod(self, found));
         }
         if self.nodes.contains(&address) {
-            return Some(Named { kind: PartyKind::Host, ..Named::default() });
+            return Some(Named { kind: FlowEndpointKind::Host, ..Named::default() });
         }
         let (tenant, range) = self.subnet(address)?;
         Some(Named {
-            kind: PartyKind::External,
+            kind: FlowEndpointKind::External,
             tenant: Some(tenant),
             subnet: Some(range.name.clone()),
             ..Named::default()
@@ -66,7 +66,7 @@ fn pod(snapshot: &Snapshot, pod: &Pod) -> Named {
     let key = pod.key();
     let text = |text: String| (!text.is_empty()).then_some(text);
     Named {
-        kind: PartyKind::Pod,
+        kind: FlowEndpointKind::Pod,
         tenant: snapshot.tenant_of(&key.namespace).map(ToString::to_string),
         namespace: text(key.namespace),
         pod: text(key.name),

@@ -13,10 +13,10 @@ use crate::events::history::History;
 use crate::health::{Endpoints, Guards, Nri, Observed, Shared, Tenants};
 use crate::metrics::Recorder;
 use crate::metrics::recorder::Phase;
-use crate::model::input::EndpointKey;
 use crate::reconcile::Snapshot;
 use crate::reconcile::snapshot::{Condition, EndpointView};
 use crate::source;
+use policy::model::input::EndpointKey;
 
 /// The health page must not go stale where nothing changes.
 const PULSE: Duration = Duration::from_secs(2);

@@ -14,8 +14,8 @@ use crate::dataplane::{Dataplane, DataplaneError, Port};
 use crate::events::Clock;
 use crate::links::Sightings;
 use crate::metrics::Recorder;
-use crate::model::guards::Guards;
-use crate::plan::{Actual, Op};
+use policy::model::guards::Guards;
+use policy::plan::{Actual, Op};
 
 /// The kernel with a watch in its hand.
 pub struct Timed {

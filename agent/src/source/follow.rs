@@ -17,7 +17,7 @@ use super::counters::Counters;
 use super::files::{self, Stamp};
 use super::merge::{Merge, Outcome};
 use crate::api::finding::{Finding, Severity};
-use crate::model::input::Change;
+use policy::model::input::Change;
 
 /// How often the files are compared with what was read.
 const POLL: Duration = Duration::from_secs(2);

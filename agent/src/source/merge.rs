@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::load::{Document, Documents, Known, reload, unreadable};
 use crate::api::document::{Key, Object};
 use crate::api::finding::{Code, Finding};
-use crate::model::input::Change;
+use policy::model::input::Change;
 
 /// What one look saw.
 #[derive(Clone, Debug, Default)]

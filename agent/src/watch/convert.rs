@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::api::convert;
 use crate::api::tenant::NetworkTenant;
-use crate::model::input::{self, EndpointKey};
+use policy::model::input::{self, EndpointKey};
 
 /// The label that ties a slice to its Service.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::convert::{PodSeen, ServiceSeen, SliceSeen};
 use super::told::Told;
-use crate::model::input::{Change, Endpoint, EndpointKey, Service};
+use policy::model::input::{Change, Endpoint, EndpointKey, Service};
 
 /// News of a namespace.
 #[derive(Clone, Debug)]

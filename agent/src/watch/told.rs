@@ -3,7 +3,7 @@
 //! Knows no kind of object. An object that could not be read is in no set, and its last good version
 //! stays: so a set names those that must be kept.
 
-use crate::model::input::EndpointKey;
+use policy::model::input::EndpointKey;
 
 /// News about objects of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]

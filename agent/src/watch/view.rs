@@ -18,11 +18,11 @@ use std::time::Duration;
 use super::convert::{NodeSeen, PodSeen, ServiceSeen, SliceSeen};
 use super::room::{Room, RoomNews};
 use super::told::Told;
-use crate::model::cluster::Cluster;
-use crate::model::input::{Attachment, Change, Endpoint, EndpointKey, HostPort, Namespace, Tenant};
-use crate::model::settings::Settings;
-use crate::model::tenancy::Tenancy;
 use crate::sandboxes::{Groups, Sandbox};
+use policy::model::cluster::Cluster;
+use policy::model::input::{Attachment, Change, Endpoint, EndpointKey, HostPort, Namespace, Tenant};
+use policy::model::settings::Settings;
+use policy::model::tenancy::Tenancy;
 
 /// How long a namespace is followed after its tenant left the node: jobs come and go.
 pub const LINGER: Duration = Duration::from_secs(30);

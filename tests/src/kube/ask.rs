@@ -20,7 +20,7 @@ const STACK: usize = 128 << 10;
 
 /// A party to a conversation: an index into the world's lists, or a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LocalTenant {
+pub enum Side {
     /// A pod.
     Pod(usize),
     /// A Service's own address.
@@ -52,9 +52,9 @@ pub enum How {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question {
     /// Who asks.
-    pub from: LocalTenant,
+    pub from: Side,
     /// Who is asked.
-    pub to: LocalTenant,
+    pub to: Side,
     /// Over which family.
     pub family: Family,
     /// What is spoken.
@@ -65,18 +65,16 @@ pub struct Question {
 
 /// Everything that is worth asking.
 pub fn questions(world: &World) -> Vec<Question> {
-    let pods = (0..world.pods.len()).map(LocalTenant::Pod);
-    let outside = (0..OUTSIDE.len()).map(LocalTenant::Outside);
-    let nodes = (0..world.nodes.len()).map(LocalTenant::Node);
-    let mut targets: Vec<LocalTenant> = pods.clone().chain(outside.clone()).chain(nodes.clone()).collect();
-    targets.extend((0..world.services.len()).map(LocalTenant::Service));
-    targets.extend((0..world.nodes.len()).map(LocalTenant::NodePort));
-    targets.extend([LocalTenant::ApiService, LocalTenant::ApiServer, LocalTenant::Dns]);
+    let pods = (0..world.pods.len()).map(Side::Pod);
+    let outside = (0..OUTSIDE.len()).map(Side::Outside);
+    let nodes = (0..world.nodes.len()).map(Side::Node);
+    let mut targets: Vec<Side> = pods.clone().chain(outside.clone()).chain(nodes.clone()).collect();
+    targets.extend((0..world.services.len()).map(Side::Service));
+    targets.extend((0..world.nodes.len()).map(Side::NodePort));
+    targets.extend([Side::ApiService, Side::ApiServer, Side::Dns]);
     let from_pods = pods.clone().flat_map(|from| targets.iter().map(move |to| (from, *to)));
-    let published: Vec<LocalTenant> =
-        targets.iter().copied().filter(|to| matches!(to, LocalTenant::NodePort(_))).collect();
-    let services: Vec<LocalTenant> =
-        targets.iter().copied().filter(|to| matches!(to, LocalTenant::Service(_))).collect();
+    let published: Vec<Side> = targets.iter().copied().filter(|to| matches!(to, Side::NodePort(_))).collect();
+    let services: Vec<Side> = targets.iter().copied().filter(|to| matches!(to, Side::Service(_))).collect();
     let to_pods = outside.clone().chain(nodes.clone()).flat_map(|from| pods.clone().map(move |to| (from, to)));
     let to_ports = outside.flat_map(|from| published.iter().map(move |to| (from, *to)));
     let to_services = nodes.flat_map(|from| services.iter().map(move |to| (from, *to)));
@@ -85,21 +83,21 @@ pub fn questions(world: &World) -> Vec<Question> {
 }
 
 /// Every family, speech and port between two parties.
-pub fn spoken(world: &World, from: LocalTenant, to: LocalTenant) -> Vec<Question> {
+pub fn spoken(world: &World, from: Side, to: Side) -> Vec<Question> {
     let speeches =
         |speeches: &[Speech], port| speeches.iter().map(|speech| (How::Echo(*speech), port)).collect::<Vec<_>>();
     let mut ways = match to {
-        LocalTenant::Pod(_) => speeches(&Speech::ALL, PORT),
-        LocalTenant::Outside(_) => speeches(&Speech::ALL, PORT),
-        LocalTenant::Node(_) => speeches(&Speech::ALL, NODE_PORT),
+        Side::Pod(_) => speeches(&Speech::ALL, PORT),
+        Side::Outside(_) => speeches(&Speech::ALL, PORT),
+        Side::Node(_) => speeches(&Speech::ALL, NODE_PORT),
         // A Service address has no ICMP.
-        LocalTenant::Service(_) => speeches(&[Speech::Tcp, Speech::Udp], SERVICE_PORT),
-        LocalTenant::NodePort(_) => speeches(&[Speech::Tcp, Speech::Udp], SHOP_NODE_PORT),
-        LocalTenant::ApiService => vec![(How::Connect, 443)],
-        LocalTenant::ApiServer => vec![(How::Connect, 6443)],
-        LocalTenant::Dns => vec![(How::Connect, 53)],
+        Side::Service(_) => speeches(&[Speech::Tcp, Speech::Udp], SERVICE_PORT),
+        Side::NodePort(_) => speeches(&[Speech::Tcp, Speech::Udp], SHOP_NODE_PORT),
+        Side::ApiService => vec![(How::Connect, 443)],
+        Side::ApiServer => vec![(How::Connect, 6443)],
+        Side::Dns => vec![(How::Connect, 53)],
     };
-    if matches!(to, LocalTenant::Outside(_)) {
+    if matches!(to, Side::Outside(_)) {
         ways.extend(speeches(&[Speech::Tcp, Speech::Udp], OTHER_PORT));
     }
     let all = Family::ALL.into_iter().flat_map(|family| ways.iter().map(move |(how, port)| (family, *how, *port)));
@@ -107,7 +105,7 @@ pub fn spoken(world: &World, from: LocalTenant, to: LocalTenant) -> Vec<Question
     questions.filter(|q| q.target(world).is_some() && from.address(world, q.family).is_some()).collect()
 }
 
-impl LocalTenant {
+impl Side {
     /// Its address of a family, if it has one.
     pub fn address(self, world: &World, family: Family) -> Option<IpAddr> {
         match self {
@@ -173,7 +171,7 @@ impl Question {
     /// Asks, in the namespace of the calling thread. A node asks with the address its routes choose, as a kubelet does.
     fn ask_here(&self, world: &World) -> Outcome {
         let source = match self.from {
-            LocalTenant::Node(_) => None,
+            Side::Node(_) => None,
             from => from.address(world, self.family),
         };
         let target = self.target(world).expect("questions without an address are not asked");

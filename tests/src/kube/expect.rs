@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::ask::{How, LocalTenant, Question};
+use super::ask::{How, Question, Side};
 use super::world::{NAMESPACES, OTHER_PORT, PORT, SHARED, World};
 use crate::config::{Config, Port, Tenant};
 use crate::place::Family;
@@ -80,8 +80,8 @@ impl Policy {
     /// Whether a question should be answered.
     pub fn allows(&self, world: &World, question: &Question) -> bool {
         match question.from {
-            LocalTenant::Pod(pod) => self.pod_may(world, pod, question),
-            LocalTenant::Outside(_) => self.outside_may(world, question),
+            Side::Pod(pod) => self.pod_may(world, pod, question),
+            Side::Outside(_) => self.outside_may(world, question),
             // Probes and exec come from nodes.
             _ => true,
         }
@@ -90,16 +90,16 @@ impl Policy {
     /// Whether the answer is a matter of chance: at a node's port kube-proxy chooses one of the Service's pods. One on
     /// the node itself refuses to answer another tenant's data subnet; one elsewhere sees only the node ask.
     pub fn is_chance(&self, world: &World, question: &Question) -> bool {
-        let LocalTenant::NodePort(_) = question.to else { return false };
+        let Side::NodePort(_) = question.to else { return false };
         // Of what Audit or Allow lets pass, a pod of the same node knows whose it is, whatever source address it has.
-        if let LocalTenant::Pod(pod) = question.from {
+        if let Side::Pod(pod) = question.from {
             return match self.owner(&world.pods[pod].namespace) {
                 Owner::Nobody => self.unassigned != Unassigned::Isolate,
                 Owner::Tenant(tenant) => tenant.audit && tenant.name != "acme",
                 Owner::Shared => false,
             };
         }
-        let outside = matches!(question.from, LocalTenant::Outside(_));
+        let outside = matches!(question.from, Side::Outside(_));
         let address = question.from.address(world, question.family).filter(|_| outside);
         let owned = |address| {
             let others = self.objects.tenants.iter().filter(|tenant| tenant.name != "acme");
@@ -122,14 +122,14 @@ impl Policy {
         let namespace = &world.pods[pod].namespace;
         let own = self.owner(namespace);
         match question.to {
-            LocalTenant::Pod(to) => self.pods_meet(namespace, &world.pods[to].namespace),
-            LocalTenant::Service(to) => self.pods_meet(namespace, &world.services[to].namespace),
-            LocalTenant::Dns => self.pods_meet(namespace, SHARED),
+            Side::Pod(to) => self.pods_meet(namespace, &world.pods[to].namespace),
+            Side::Service(to) => self.pods_meet(namespace, &world.services[to].namespace),
+            Side::Dns => self.pods_meet(namespace, SHARED),
             // The address of a node comes before what stands behind it.
-            LocalTenant::Node(_) | LocalTenant::NodePort(_) | LocalTenant::ApiService => self.may_ask_nodes(own, true),
+            Side::Node(_) | Side::NodePort(_) | Side::ApiService => self.may_ask_nodes(own, true),
             // Known by the addresses that its own Service tells, which are IPv4 here.
-            LocalTenant::ApiServer => self.may_ask_nodes(own, question.family == Family::V4),
-            LocalTenant::Outside(_) => question
+            Side::ApiServer => self.may_ask_nodes(own, question.family == Family::V4),
+            Side::Outside(_) => question
                 .to
                 .address(world, question.family)
                 .is_some_and(|address| self.may_leave(own, address, question)),
@@ -184,7 +184,7 @@ impl Policy {
     /// may too, and gets no answer: nothing leaves for it that its tenant does not list.
     fn outside_may(&self, world: &World, question: &Question) -> bool {
         // At a node's port kube-proxy puts the node's address in place of the asker's, and nodes may ask.
-        let LocalTenant::Pod(pod) = question.to else { return true };
+        let Side::Pod(pod) = question.to else { return true };
         let Some(address) = question.from.address(world, question.family) else { return false };
         let owner = self.owner(&world.pods[pod].namespace);
         let reported = match owner {

@@ -11,7 +11,7 @@ pub fn as_the_objects_say(site: &mut Site) -> Result<()> {
     let (open, closed): (Vec<Question>, Vec<Question>) = asked.iter().partition(|q| site.policy.allows(&site.world, q));
     println!("{} questions, of which {} should be answered", asked.len(), open.len());
     for pod in 0..site.world.pods.len() {
-        let asks = |questions: &[Question]| questions.iter().any(|q| q.from == bench::kube::ask::LocalTenant::Pod(pod));
+        let asks = |questions: &[Question]| questions.iter().any(|q| q.from == bench::kube::ask::Side::Pod(pod));
         ensure!(asks(&open) && asks(&closed), "{} has no control", site.world.pods[pod].label());
     }
     for _ in 0..2 {

@@ -16,9 +16,9 @@ use bench::{scope::Scope, tier};
 use bulkhead::dataplane::kernel::Kernel;
 use bulkhead::dataplane::object::Limits;
 use bulkhead::dataplane::{Dataplane, leave};
-use bulkhead::model::cgroup_guard::CgroupGuardState;
-use bulkhead::model::guards::Guards;
 use bulkhead::sandboxes::hierarchy;
+use policy::model::cgroup_guard::CgroupGuardState;
+use policy::model::guards::Guards;
 
 /// How the speaker is told its group and what it shall find.
 const GROUP: &str = "BULKHEAD_TEST_GROUP";

@@ -136,7 +136,10 @@ impl Tier {
             Self::Lint | Self::Kernels => Vec::new(),
             Self::Tidy => vec![TestCommand::plain("build xtask's tests", &["-p", "xtask"])],
             Self::Unit => vec![
-                TestCommand::plain("build the unit tests", &["-p", "agent-common", "-p", "bulkhead"]),
+                TestCommand::plain(
+                    "build the unit tests",
+                    &["-p", "agent-common", "-p", "bulkhead-policy", "-p", "bulkhead"],
+                ),
                 TestCommand::plain(
                     "build the test bench",
                     &["-p", "bulkhead-tests", "-p", "bulkhead-cluster", "--lib", "--bins"],

@@ -7,7 +7,7 @@ use agent_common::addr::Mac;
 use super::{Blame, Error, Problem, is_dns_label};
 use crate::api::cidr;
 use crate::api::endpoint::{Endpoint, EndpointSpec};
-use crate::model::input::{self, Attachment, EndpointKey, HostPort};
+use policy::model::input::{self, Attachment, EndpointKey, HostPort};
 
 /// `IFNAMSIZ` without its terminating zero.
 const MAX_INTERFACE: usize = 15;

@@ -11,7 +11,7 @@ use crate::api::tenant::{
     MAX_SELECTOR, MAX_SUBNETS, Mode, NamespaceSelector, NetworkTenant, NetworkTenantSpec, Peer, PortRule, Protocol,
     Subnet,
 };
-use crate::model::input::{self, Requirement};
+use policy::model::input::{self, Requirement};
 
 /// Most values of one selector expression.
 const MAX_VALUES: usize = 64;

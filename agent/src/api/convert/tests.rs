@@ -12,7 +12,7 @@ use crate::api::tenant::{
     Cidr, Class, Direction, EgressRule, LabelOperator, LabelRequirement, NamespaceSelector, NetworkTenant,
     NetworkTenantSpec, Peer, PortRule, Protocol, Subnet,
 };
-use crate::model::input::{Attachment, HostPort};
+use policy::model::input::{Attachment, HostPort};
 
 fn spec() -> NetworkTenantSpec {
     let match_labels = BTreeMap::from([("team".to_owned(), "acme".to_owned())]);

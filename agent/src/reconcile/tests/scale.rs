@@ -8,11 +8,11 @@ use agent_common::layout::PeerKeyV4;
 
 use super::{Bench, key, link, local, namespace, range, remote, tenant};
 use crate::dataplane::memory::MemoryDataplane;
-use crate::model::cluster::Cluster;
-use crate::model::input::{Change, Endpoint, Tenant};
-use crate::model::settings::Settings;
-use crate::plan::{Actual, Op};
 use crate::reconcile::State;
+use policy::model::cluster::Cluster;
+use policy::model::input::{Change, Endpoint, Tenant};
+use policy::model::settings::Settings;
+use policy::plan::{Actual, Op};
 
 const TENANTS: usize = 1000;
 const SPACES: usize = 4000;
@@ -152,7 +152,7 @@ fn weight_of_a_million_pods() {
     let mut actual = Actual::default();
     for n in 0..1_000_000 {
         let address = V4::new((0x0b00_0000 + n as u32).to_be_bytes());
-        actual.record(&Op::PeerV4(PeerKeyV4 { network: 0, address }, Some(crate::model::desired::NOBODYS)));
+        actual.record(&Op::PeerV4(PeerKeyV4 { network: 0, address }, Some(policy::model::desired::NOBODYS)));
     }
     println!("the mirror of 1,000,000 addresses: {} MiB", (resident() - before) >> 20);
     assert_eq!(actual.peers_v4.len(), 1_000_000);

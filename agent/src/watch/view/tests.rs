@@ -1,7 +1,7 @@
 //! The joined view: who is told, when, and what must not change anything.
 
 use super::*;
-use crate::model::testing::{ip, key, namespace, tenant};
+use policy::model::testing::{ip, key, namespace, tenant};
 
 struct World {
     view: View,
@@ -205,7 +205,7 @@ fn a_namespace_is_followed_while_its_tenant_is_here_and_a_little_longer() {
 #[test]
 fn peers_that_agree_and_shared_tenants_are_followed_too() {
     let mut world = World::with(vec![pod("shop/web", "a", &[])], vec![]);
-    let peer = |name: &str| crate::model::testing::peer(name, true, true, None);
+    let peer = |name: &str| policy::model::testing::peer(name, true, true, None);
     let acme = Tenant { peers: vec![peer("globex")], ..tenant("acme") };
     world.take(News::Tenants(Told::One(acme)));
     assert_eq!(world.followed(), ["depot", "shop"], "one side is not enough");

@@ -31,6 +31,6 @@ pub mod settings;
 pub mod spaces;
 pub mod tenancy;
 pub mod territory;
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod word;

@@ -13,12 +13,12 @@ use proptest::prelude::*;
 
 use self::judge::{Probe, allows};
 use self::world::{World, any_world, settings, told, whole};
-use super::{Actual, Ledger, Op};
 use crate::dataplane::memory::MemoryDataplane;
-use crate::model::input::Change;
-use crate::model::settings::{Limits, Settings};
 use crate::reconcile::pace::ROUND;
 use crate::reconcile::{Now, State, step};
+use policy::model::input::Change;
+use policy::model::settings::{Limits, Settings};
+use policy::plan::{Actual, Ledger, Op};
 
 /// A kernel that enforces `world`, and the agent that brought it there.
 fn enforcing(settings: Settings, changes: Vec<Change>) -> (State, MemoryDataplane) {
@@ -164,7 +164,7 @@ proptest! {
         }
         let half = news.len() / 2;
         for (at, order) in [told(&world), reversed, news].into_iter().enumerate() {
-            let (mut state, mut kernel) = enforcing(settings(true), crate::model::testing::nothing());
+            let (mut state, mut kernel) = enforcing(settings(true), policy::model::testing::nothing());
             for (n, change) in order.into_iter().enumerate() {
                 step(&mut state, &mut kernel, vec![change], Now::default());
                 if n == half && at == 2 {

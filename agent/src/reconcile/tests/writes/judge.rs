@@ -5,8 +5,8 @@ use agent_common::layout::{EndpointEntry, GrantKey, PORTS_ANY, PeerEntry, PeerKe
 use agent_common::tenant::{TenantId, TenantState};
 use ipnet::Ipv4Net;
 
-use crate::model::pod::v4_addr;
-use crate::plan::Actual;
+use policy::model::pod::v4_addr;
+use policy::plan::Actual;
 
 /// A TCP packet.
 #[derive(Clone, Debug)]

@@ -22,8 +22,6 @@ mod peers;
 mod phases;
 mod prefixes;
 mod table;
-#[cfg(test)]
-mod tests;
 
 pub use actual::Actual;
 pub use diff::diff;

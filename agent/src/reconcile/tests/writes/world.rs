@@ -2,9 +2,9 @@
 
 use proptest::prelude::*;
 
-use crate::model::input::{Change, Endpoint, Link, Namespace, Range, Tenant};
-use crate::model::settings::{Settings, Unassigned};
-use crate::model::testing::{ip, link, local, namespace, peer, range, remote, tenant};
+use policy::model::input::{Change, Endpoint, Link, Namespace, Range, Tenant};
+use policy::model::settings::{Settings, Unassigned};
+use policy::model::testing::{ip, link, local, namespace, peer, range, remote, tenant};
 
 const SUBNETS: [&str; 6] =
     ["10.40.0.0/24", "10.40.0.0/16", "10.40.1.0/24", "10.41.0.0/24", "10.40.0.0/25", "10.40.0.128/25"];
@@ -15,7 +15,7 @@ const NAMES: [&str; 3] = ["acme", "globex", "initech"];
 /// A world by indexes into the lists above.
 #[derive(Clone, Debug)]
 pub struct World {
-    pub tenants: Vec<LocalTenant>,
+    pub tenants: Vec<WorldTenant>,
     /// Tenant of each namespace; 3 is none.
     pub spaces: Vec<usize>,
     /// Namespace and last byte of the address of each pod; the first three run here.
@@ -23,7 +23,7 @@ pub struct World {
 }
 
 #[derive(Clone, Debug)]
-pub struct LocalTenant {
+pub struct WorldTenant {
     pub exists: bool,
     pub created: i64,
     pub shared: bool,
@@ -38,7 +38,7 @@ pub struct LocalTenant {
 impl World {
     /// Two tenants; the second has a wide range.
     pub fn example() -> Self {
-        let party = LocalTenant {
+        let party = WorldTenant {
             exists: true,
             created: 1,
             shared: false,
@@ -49,8 +49,8 @@ impl World {
             peers: vec![],
             many: false,
         };
-        let wide = LocalTenant { created: 2, subnets: vec![], egress: vec![0], ..party.clone() };
-        let none = LocalTenant { exists: false, ..party.clone() };
+        let wide = WorldTenant { created: 2, subnets: vec![], egress: vec![0], ..party.clone() };
+        let none = WorldTenant { exists: false, ..party.clone() };
         let pods = vec![Some((0, 1)), Some((0, 2)), Some((1, 3)), Some((1, 6)), None, None];
         Self { tenants: vec![party, wide, none], spaces: vec![0, 1, 3, 3], pods }
     }
@@ -69,7 +69,7 @@ pub fn any_world() -> impl Strategy<Value = World> {
     })
 }
 
-fn any_party() -> impl Strategy<Value = LocalTenant> {
+fn any_party() -> impl Strategy<Value = WorldTenant> {
     let flags = (prop::bool::weighted(0.8), 0..3_i64, prop::bool::weighted(0.2), prop::bool::weighted(0.15));
     let ranges = (
         0..PORTS.len(),
@@ -79,7 +79,7 @@ fn any_party() -> impl Strategy<Value = LocalTenant> {
     );
     let peers = prop::collection::vec((0..3_usize, any::<bool>(), any::<bool>()), 0..3);
     (flags, ranges, peers).prop_map(|((exists, created, shared, audit), (ports, subnets, egress, many), peers)| {
-        LocalTenant { exists, created, shared, audit, ports, subnets, egress, peers, many }
+        WorldTenant { exists, created, shared, audit, ports, subnets, egress, peers, many }
     })
 }
 
@@ -114,7 +114,7 @@ fn tenants(world: &World) -> Vec<Tenant> {
     exists.map(|(party, name)| object(party, name)).collect()
 }
 
-fn object(party: &LocalTenant, name: &str) -> Tenant {
+fn object(party: &WorldTenant, name: &str) -> Tenant {
     let ports = PORTS[party.ports];
     let mut object = Tenant {
         shared: party.shared,
