@@ -120,8 +120,12 @@ enum Verb {
     Cluster(cluster::Command),
     /// Check format, clippy, documentation and the licences and sources of dependencies.
     Lint,
-    /// Check the rules on modules: imports, unsafe code, how files open.
-    Tidy,
+    /// Check the rules on the tree: imports, circles, words, unsafe code, how files open.
+    Tidy {
+        /// Show the findings of rules that are not enforced yet, too.
+        #[arg(long)]
+        all: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -150,6 +154,6 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Image { quick } => image::run(if quick { Profile::Quick } else { Profile::Release }).map(done),
         Verb::Cluster(command) => cluster::run(command).map(done),
         Verb::Lint => lint::run(),
-        Verb::Tidy => tidy::run(),
+        Verb::Tidy { all } => tidy::run(all),
     }
 }

@@ -1,29 +1,29 @@
-//! The rooms and what they may import, as one table.
+//! Restrictions on some modules and crates: what they must not name, where `unsafe` may live, who reads the environment.
 //!
-//! A new room gets a row here. A room not listed may import what its crate may.
+//! The table of `modules` says what each module of the agent may import; this one adds finer limits, such as clocks.
 
 use super::{
-    Finding,
+    Finding, Rule,
     source::{Named, Source},
 };
 
-/// A row: some files and what they may name.
-struct Room {
-    /// How a finding calls it.
+/// Some files and what they may name.
+struct ModuleRule {
+    /// The subject of a finding's message.
     name: &'static str,
     /// `agent/src/model` means that file and everything below.
     files: &'static [&'static str],
-    /// Files that are not meant, though they lie there.
+    /// Files below them that the rule leaves out.
     except: &'static [&'static str],
     /// The other crates it may name.
     crates: Crates,
-    /// Paths it must not name: other rooms, clocks, sockets.
+    /// Paths it must not name: other modules, clocks, sockets.
     never: &'static [&'static str],
-    /// What is allowed of them nevertheless.
+    /// Paths below those that it may name.
     but: &'static [&'static str],
 }
 
-/// The other crates a room may name.
+/// The other crates that a module may name.
 enum Crates {
     /// These and no more.
     Only(&'static [&'static str]),
@@ -33,8 +33,8 @@ enum Crates {
 
 const KUBERNETES: [&str; 2] = ["kube", "k8s_openapi"];
 
-const ROOMS: [Room; 10] = [
-    Room {
+const RULES: [ModuleRule; 10] = [
+    ModuleRule {
         name: "agent-common",
         files: &["agent-common/src"],
         except: &["agent-common/src/mem_tables.rs", "agent-common/src/pod.rs"],
@@ -42,7 +42,7 @@ const ROOMS: [Room; 10] = [
         never: &[],
         but: &[],
     },
-    Room {
+    ModuleRule {
         name: "the tables in memory",
         files: &["agent-common/src/mem_tables.rs"],
         except: &[],
@@ -50,7 +50,7 @@ const ROOMS: [Room; 10] = [
         never: &[],
         but: &[],
     },
-    Room {
+    ModuleRule {
         name: "the Pod promises",
         files: &["agent-common/src/pod.rs"],
         except: &[],
@@ -58,7 +58,7 @@ const ROOMS: [Room; 10] = [
         never: &[],
         but: &[],
     },
-    Room {
+    ModuleRule {
         name: "agent-ebpf",
         files: &["agent-ebpf/src"],
         except: &[],
@@ -66,7 +66,7 @@ const ROOMS: [Room; 10] = [
         never: &[],
         but: &[],
     },
-    Room {
+    ModuleRule {
         name: "the pure core",
         files: &["agent/policy/src"],
         except: &[],
@@ -97,7 +97,7 @@ const ROOMS: [Room; 10] = [
             "std::time::Duration",
         ],
     },
-    Room {
+    ModuleRule {
         name: "the watch",
         files: &["agent/src/watch"],
         except: &[],
@@ -105,7 +105,7 @@ const ROOMS: [Room; 10] = [
         never: &["crate::dataplane", "crate::plan", "crate::reconcile"],
         but: &[],
     },
-    Room {
+    ModuleRule {
         name: "the controller",
         files: &["agent/src/controller"],
         except: &[],
@@ -113,7 +113,7 @@ const ROOMS: [Room; 10] = [
         never: &["crate::dataplane", "crate::events", "crate::plan", "crate::reconcile", "crate::run"],
         but: &[],
     },
-    Room {
+    ModuleRule {
         name: "the data plane",
         files: &["agent/src/dataplane"],
         except: &[],
@@ -121,7 +121,7 @@ const ROOMS: [Room; 10] = [
         never: &["crate::config", "crate::reconcile", "crate::run", "crate::watch"],
         but: &[],
     },
-    Room {
+    ModuleRule {
         name: "the hold of new sandboxes",
         files: &["agent/src/nri"],
         except: &[],
@@ -137,7 +137,7 @@ const ROOMS: [Room; 10] = [
         ],
         but: &[],
     },
-    Room {
+    ModuleRule {
         name: "the reconcile loop",
         files: &["agent/src/reconcile"],
         except: &[],
@@ -147,7 +147,7 @@ const ROOMS: [Room; 10] = [
     },
 ];
 
-/// The only files that may say `unsafe`, each for a reason its blocks explain.
+/// The only files with `unsafe` code. A comment at each block says why it is sound.
 const UNSAFE: [&str; 10] = [
     "agent-common/src/pod.rs",
     "agent-ebpf/src/guard.rs",
@@ -161,41 +161,41 @@ const UNSAFE: [&str; 10] = [
     "tests/src/raw.rs",
 ];
 
-/// The agent reads flags and the environment at one place; what prints asks for `NO_COLOR`.
+/// The only files of the agent that read the environment; the output reads `NO_COLOR`.
 const READS_ENVIRONMENT: [&str; 3] = ["agent/src/config", "agent/src/main.rs", "agent/src/cli/output.rs"];
 
 /// Everything in this file that a rule forbids; `crates` are the names that mean another crate.
 pub fn check(source: &Source, crates: &[String]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for named in &source.paths {
-        let broken = ROOMS.iter().filter(|room| room.holds(&source.file)).find_map(|room| room.refuses(named, crates));
+        let broken = RULES.iter().filter(|rule| rule.holds(&source.file)).find_map(|rule| rule.refuses(named, crates));
         let message = broken.or_else(|| reads_environment(&source.file, named));
         findings.extend(message.map(|message| finding(source, named.line, message)));
     }
     if !UNSAFE.contains(&source.file.as_str()) {
-        let refused = || "unsafe does not live here; see UNSAFE in xtask/src/tidy/rules.rs".to_owned();
+        let refused = || "unsafe code is not allowed in this file; see UNSAFE in xtask/src/tidy/rules.rs".to_owned();
         findings.extend(source.unsafe_lines.iter().map(|line| finding(source, *line, refused())));
     }
     findings
 }
 
 fn finding(source: &Source, line: usize, message: String) -> Finding {
-    Finding { file: source.file.clone(), line, message }
+    Finding { file: source.file.clone(), line, message, rule: Rule::Imports }
 }
 
 fn reads_environment(file: &str, named: &Named) -> Option<String> {
     let forbidden = file.starts_with("agent/src/")
         && !READS_ENVIRONMENT.iter().any(|reader| is_in(file, reader))
         && (is_under(&named.path, "std::env::var") || is_under(&named.path, "std::env::var_os"));
-    forbidden.then(|| format!("only config reads the environment, this names {}", named.path))
+    forbidden.then(|| format!("only the module config reads the environment; {} does here", named.path))
 }
 
-impl Room {
+impl ModuleRule {
     fn holds(&self, file: &str) -> bool {
         self.files.iter().any(|prefix| is_in(file, prefix)) && !self.except.contains(&file)
     }
 
-    /// Why this room must not name this path.
+    /// Why these files must not name this path.
     fn refuses(&self, named: &Named, crates: &[String]) -> Option<String> {
         let path = named.path.as_str();
         let first = path.split("::").next().unwrap_or(path);
@@ -216,7 +216,7 @@ impl Room {
 }
 
 /// True for `agent/src/model.rs` and `agent/src/model/cluster.rs` in `agent/src/model`.
-fn is_in(file: &str, prefix: &str) -> bool {
+pub fn is_in(file: &str, prefix: &str) -> bool {
     file.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest == ".rs" || rest.starts_with('/'))
 }
 
@@ -229,7 +229,7 @@ fn is_under(path: &str, prefix: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// The messages for a file with this content in a crate that knows these names.
+    /// The messages for a file with this content, in a crate with these dependencies.
     fn messages(file: &str, text: &str) -> Vec<String> {
         let crates = ["std", "core", "alloc", "kube", "aya", "tokio", "ipnet", "agent_common", "aya_ebpf"];
         let source = Source::parse(file, text).expect("valid tokens");
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn climbing_out_of_the_room_is_noticed() {
+    fn climbing_out_of_the_module_is_found() {
         assert!(!is_clean("agent/src/watch/convert.rs", "use super::super::plan::Op;"));
         assert!(!is_clean("agent/src/dataplane/maps.rs", "use super::super::watch::View;"));
         assert!(is_clean("agent/policy/src/plan.rs", "use super::model::Desired;"));
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn each_outer_room_has_its_strangers() {
+    fn each_outer_module_has_its_limits() {
         assert!(!is_clean("agent-ebpf/src/tables.rs", "use aya::Ebpf;"));
         assert!(is_clean("agent-ebpf/src/tables.rs", "use aya_ebpf::macros::map;"));
         assert!(!is_clean("agent/src/watch/convert.rs", "use crate::plan::Plan;"));

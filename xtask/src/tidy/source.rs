@@ -1,18 +1,28 @@
-//! A source file as the paths it names and the places where it says `unsafe`.
+//! A source file as the paths, identifiers and types it names, and the places where it says `unsafe`.
 //!
-//! Works on tokens, not on a syntax tree: a path is a path, be it in an import, an expression or inside a macro. What is
-//! compiled for tests only is left out.
+//! Works on tokens, not on a syntax tree: a path is a path, be it in an import, an expression or inside a macro. Paths
+//! and types that only tests compile are left out; identifiers are not.
+
+use std::collections::BTreeMap;
 
 use anyhow::{Result, anyhow};
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 
 /// One file, read.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Source {
     /// Its path from the top of the repository.
     pub file: String,
+    /// Only tests compile it.
+    pub is_test: bool,
     /// Every path it names outside tests.
     pub paths: Vec<Named>,
+    /// The types it defines outside tests, associated types excepted, with their lines.
+    pub types: Vec<(String, usize)>,
+    /// Each identifier, tests included, with the first line that has it.
+    pub identifiers: BTreeMap<String, usize>,
+    /// The modules that it declares for tests only, by name.
+    pub test_modules: Vec<String>,
     /// The lines with `unsafe`, tests included.
     pub unsafe_lines: Vec<usize>,
 }
@@ -24,20 +34,91 @@ pub struct Named {
     pub path: String,
     /// The line it begins on.
     pub line: usize,
+    /// It is part of an import.
+    pub imported: bool,
 }
 
 impl Source {
     /// Reads the file's tokens.
     pub fn parse(file: &str, text: &str) -> Result<Self> {
         let tokens: TokenStream = text.parse().map_err(|error| anyhow!("{error}"))?;
-        let mut source = Self { file: file.to_owned(), paths: Vec::new(), unsafe_lines: Vec::new() };
+        let mut source = Self { file: file.to_owned(), is_test: is_test_file(file), ..Self::default() };
         source.find_unsafe(tokens.clone());
-        if !is_test_file(file) {
+        source.find_identifiers(tokens.clone());
+        if !source.is_test {
+            source.find_types(tokens.clone(), false);
             let mut paths = Vec::new();
             walk(tokens, &mut paths);
             source.paths = paths.into_iter().map(|named| resolve(file, named)).collect();
         }
         Ok(source)
+    }
+
+    /// Forgets what does not count in a file that only tests compile.
+    pub fn mark_as_test(&mut self) {
+        self.is_test = true;
+        self.paths.clear();
+        self.types.clear();
+    }
+
+    fn find_identifiers(&mut self, tokens: TokenStream) {
+        for token in tokens {
+            match token {
+                TokenTree::Ident(word) => {
+                    let line = word.span().start().line;
+                    self.identifiers.entry(word.to_string()).or_insert(line);
+                }
+                TokenTree::Group(group) => self.find_identifiers(group.stream()),
+                _ => {}
+            }
+        }
+    }
+
+    /// Collects what `struct`, `enum`, `union`, `trait` and `type` define. Inside `impl` and `trait`, a `type` is associated.
+    fn find_types(&mut self, tokens: TokenStream, associated: bool) {
+        let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+        let mut opens_an_impl = false;
+        let mut at = 0;
+        while at < tokens.len() {
+            match &tokens[at] {
+                TokenTree::Punct(mark) if mark.as_char() == '#' => {
+                    let next = attribute(&tokens, at + 1, &mut Vec::new());
+                    self.find_test_module(&tokens[at..next]);
+                    at = next;
+                    continue;
+                }
+                TokenTree::Punct(mark) if mark.as_char() == ';' => opens_an_impl = false,
+                TokenTree::Ident(word) => {
+                    let keyword = word.to_string();
+                    let defines = match keyword.as_str() {
+                        "struct" | "enum" | "union" | "trait" => true,
+                        "type" => !associated,
+                        _ => false,
+                    };
+                    opens_an_impl |= keyword == "impl" || keyword == "trait";
+                    if let (true, Some(TokenTree::Ident(name))) = (defines, tokens.get(at + 1)) {
+                        self.types.push((name.to_string(), name.span().start().line));
+                    }
+                }
+                TokenTree::Group(group) => {
+                    let is_body = opens_an_impl && group.delimiter() == Delimiter::Brace;
+                    opens_an_impl &= !is_body;
+                    self.find_types(group.stream(), is_body);
+                }
+                _ => {}
+            }
+            at += 1;
+        }
+    }
+
+    /// Notes `#[cfg(test)] mod name;`: the file of that name is for tests only.
+    fn find_test_module(&mut self, item: &[TokenTree]) {
+        if let [.., TokenTree::Ident(keyword), TokenTree::Ident(name), TokenTree::Punct(end)] = item
+            && keyword == "mod"
+            && end.as_char() == ';'
+        {
+            self.test_modules.push(name.to_string());
+        }
     }
 
     /// Collects `unsafe` wherever it stands, except in attributes: `#[unsafe(no_mangle)]` is not a block.
@@ -61,7 +142,9 @@ impl Source {
 
 /// A module of its own that only tests compile.
 fn is_test_file(file: &str) -> bool {
-    file.ends_with("/tests.rs") || file.split('/').skip(1).any(|part| part == "tests" || part == "benches")
+    file.ends_with("/tests.rs")
+        || file.ends_with("_tests.rs")
+        || file.split('/').skip(1).any(|part| part == "tests" || part == "benches")
 }
 
 /// Collects the paths of a token stream, without items that only tests or a feature compile.
@@ -152,7 +235,7 @@ fn path(tokens: &[TokenTree], mut at: usize, prefix: &str, importing: bool, path
         at += 3;
     }
     if importing || path.contains("::") {
-        paths.push(Named { path, line });
+        paths.push(Named { path, line, imported: importing });
     }
     at
 }
@@ -171,12 +254,12 @@ fn branches(group: &Group, prefix: &str, paths: &mut Vec<Named>) {
             TokenTree::Ident(word) if word == "as" => at += 2,
             TokenTree::Ident(word) if word == "self" && !is_separator(&tokens, at + 1) => {
                 let path = prefix.trim_end_matches("::").to_owned();
-                paths.push(Named { path, line: word.span().start().line });
+                paths.push(Named { path, line: word.span().start().line, imported: true });
                 at += 1;
             }
             TokenTree::Ident(_) => at = path(&tokens, at, prefix, true, paths),
             TokenTree::Punct(mark) if mark.as_char() == '*' => {
-                paths.push(Named { path: format!("{prefix}*"), line: mark.span().start().line });
+                paths.push(Named { path: format!("{prefix}*"), line: mark.span().start().line, imported: true });
                 at += 1;
             }
             _ => at += 1,
@@ -198,12 +281,14 @@ fn resolve(file: &str, named: Named) -> Named {
         rest = up;
     }
     module.push(rest);
-    Named { path: format!("crate::{}", module.join("::")), line: named.line }
+    Named { path: format!("crate::{}", module.join("::")), ..named }
 }
 
-/// `["model", "cluster"]` for `agent/src/model/cluster.rs`.
-fn module_of(file: &str) -> Vec<&str> {
+/// `["model", "cluster"]` for `agent/src/model/cluster.rs`. A directory below `src/bin` is the top of its own crate.
+pub fn module_of(file: &str) -> Vec<&str> {
     let (_, inside) = file.split_once("src/").unwrap_or(("", file));
+    let binary = inside.strip_prefix("bin/").and_then(|rest| rest.split_once('/'));
+    let inside = binary.map_or(inside, |(_, inside)| inside);
     let mut parts: Vec<&str> = inside.trim_end_matches(".rs").split('/').collect();
     parts.pop_if(|last| matches!(*last, "lib" | "main" | "mod"));
     parts
@@ -253,6 +338,21 @@ mod tests {
         assert_eq!(paths("use super::super::dataplane::Map;"), ["crate::dataplane::Map"]);
         assert_eq!(paths("use super::grants::Grant;"), ["crate::model::grants::Grant"]);
         assert_eq!(paths("use self::inner::A;"), ["crate::model::cluster::inner::A"]);
+    }
+
+    #[test]
+    fn types_are_found_outside_tests_and_associated_ones_are_not() {
+        let text = "pub struct A; enum B {} trait C { type D; } impl C for A { type D = u8; fn f() { struct E; } }\n\
+                    type F = u8; #[cfg(test)] mod tests { struct G; } fn f(x: impl C) -> u8 { type H = u8; 0 }";
+        let source = Source::parse("agent/src/run.rs", text).expect("valid tokens");
+        let names: Vec<&str> = source.types.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["A", "B", "C", "E", "F", "H"]);
+    }
+
+    #[test]
+    fn modules_for_tests_are_known_by_name() {
+        let text = "#[cfg(test)]\npub mod testing;\nmod other;\n#[cfg(test)] mod tests { fn f() {} }";
+        assert_eq!(Source::parse("agent/src/model.rs", text).expect("valid tokens").test_modules, ["testing"]);
     }
 
     #[test]

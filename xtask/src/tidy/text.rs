@@ -1,6 +1,8 @@
-//! Rules on plain text: how a file opens, what a TODO promises, and no path of somebody's machine.
+//! Rules on plain text: how a file opens, what a TODO promises, and no path that exists on one machine only.
+//!
+//! Reads lines and knows no language.
 
-use super::Finding;
+use super::{Finding, Rule};
 
 /// Beginnings of paths that exist on one machine only.
 const MACHINES: [&str; 4] = ["/root/", "/home/", "/Users/", "/work/"];
@@ -14,18 +16,23 @@ pub fn check(file: &str, text: &str) -> Vec<Finding> {
     if file == SELF {
         return Vec::new();
     }
-    let finding = |line: usize, message: String| Finding { file: file.to_owned(), line, message };
+    let finding = |line: usize, message: String| Finding { file: file.to_owned(), line, message, rule: Rule::Text };
     let mut findings = Vec::new();
     if file.ends_with(".rs") && !opens_with_a_comment(text) {
-        findings
-            .push(finding(1, "say in a `//!` comment what this file is for and what it refuses to know".to_owned()));
+        findings.push(finding(
+            1,
+            "open the file with a `//!` comment: what it is for, and what it refuses to know".to_owned(),
+        ));
     }
     for (number, line) in text.lines().enumerate() {
         if is_bare_todo(line) {
-            findings.push(finding(number + 1, "a TODO names the condition that will remove it".to_owned()));
+            findings.push(finding(
+                number + 1,
+                "name the condition that removes this TODO: when, once, until, after".to_owned(),
+            ));
         }
         if let Some(path) = machine_path(line) {
-            findings.push(finding(number + 1, format!("{path} exists on one machine only")));
+            findings.push(finding(number + 1, format!("{path} exists on one machine only: use a relative path")));
         }
     }
     findings
@@ -78,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn no_path_of_somebodys_machine() {
+    fn no_path_of_one_machine() {
         assert_eq!(lines("a.sh", "cd /root/bulkhead\n"), [1]);
         assert_eq!(lines("a.yaml", "path: \"/home/me\"\n"), [1,]);
         assert_eq!(lines("a.yaml", "path: /var/home/me\nurl: https://example.org/work/x\n"), CLEAN);

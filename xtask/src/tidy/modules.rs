@@ -1,0 +1,80 @@
+//! What each module of the agent may import, as one table.
+//!
+//! A module without a row may import nothing: whoever adds one says here what it depends on. The crates of the standard
+//! library are free to all; `rules` restricts some modules further.
+
+use super::{Finding, Rule, source::Source};
+
+/// One row.
+struct Allowed {
+    /// The name of the module: `model` means `agent/src/model.rs` and everything below `agent/src/model`.
+    module: &'static str,
+    /// The other modules of the agent that it may name.
+    modules: &'static [&'static str],
+    /// The other crates that it may name.
+    crates: &'static [&'static str],
+}
+
+const AGENT: &str = "agent/src/";
+const FREE: [&str; 3] = ["std", "core", "alloc"];
+
+const TABLE: &[Allowed] = &[];
+
+/// Every import that this file's module has not been allowed; `crates` are the names that mean another crate.
+pub fn check(source: &Source, crates: &[String]) -> Vec<Finding> {
+    let Some(module) = module_of(&source.file) else {
+        return Vec::new();
+    };
+    let row = TABLE.iter().find(|row| row.module == module);
+    let refused = source.paths.iter().filter_map(|named| {
+        let message = refusal(module, row, &named.path, crates)?;
+        Some(Finding { file: source.file.clone(), line: named.line, message, rule: Rule::Modules })
+    });
+    refused.collect()
+}
+
+fn refusal(module: &str, row: Option<&Allowed>, path: &str, crates: &[String]) -> Option<String> {
+    let mut parts = path.split("::");
+    let (first, second) = (parts.next()?, parts.next());
+    let (what, name) = match (first, second) {
+        // What begins with a capital letter is defined at the top of the crate.
+        ("crate", Some(name)) if name != module && !name.starts_with(|c: char| c.is_uppercase()) => ("modules", name),
+        (name, _) if crates.iter().any(|known| known == name) && !FREE.contains(&name) => ("crates", name),
+        _ => return None,
+    };
+    let allowed = row.is_some_and(|row| if what == "crates" { row.crates } else { row.modules }.contains(&name));
+    (!allowed).then(|| format!("{module} may not import {name}; see its {what} in xtask/src/tidy/modules.rs"))
+}
+
+/// `model` for `agent/src/model.rs` and `agent/src/model/cluster.rs`.
+fn module_of(file: &str) -> Option<&str> {
+    let inside = file.strip_prefix(AGENT)?;
+    inside.split('/').next().map(|first| first.trim_end_matches(".rs"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(row: Option<&Allowed>, path: &str) -> bool {
+        refusal("new", row, path, &["std", "kube", "aya"].map(str::to_owned)).is_some()
+    }
+
+    #[test]
+    fn a_module_without_a_row_may_import_nothing() {
+        assert!(refused(None, "crate::model::Cluster"));
+        assert!(refused(None, "kube::Client"));
+        assert!(!refused(None, "crate::new::Own"));
+        assert!(!refused(None, "std::fs::read"));
+        assert!(!refused(None, "local::path"));
+    }
+
+    #[test]
+    fn a_row_allows_what_it_names() {
+        let row = Allowed { module: "new", modules: &["model"], crates: &["kube"] };
+        assert!(!refused(Some(&row), "crate::model::Cluster"));
+        assert!(refused(Some(&row), "crate::run::run"));
+        assert!(!refused(Some(&row), "kube::Client"));
+        assert!(refused(Some(&row), "aya::Ebpf"));
+    }
+}
