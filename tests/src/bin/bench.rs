@@ -4,11 +4,11 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use bench::api;
-use bench::engine::stay_on_one_cpu;
-use bench::measure::{Bench, Effort, measure, report};
 use clap::Parser;
 use serde_json::Value;
+use testbed::api;
+use testbed::engine::stay_on_one_cpu;
+use testbed::measure::{Bench, Effort, measure, report};
 
 /// Measures the loaded programs against an empty one, or a start.
 #[derive(Parser)]

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use bench::engine::{Engine, replay::replay, stage};
 use clap::Parser;
+use testbed::engine::{Engine, replay::replay, stage};
 
 /// Replays frames into the loaded programs.
 #[derive(Parser)]

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use bench::drip::Drip;
-use bench::kube::{Site, kernel};
-use bench::place::Family;
 use cluster::Cni;
+use testbed::drip::Drip;
+use testbed::kube::{Site, kernel};
+use testbed::place::Family;
 
 /// Where datagrams fall: a port that nobody else uses.
 const EAR: u16 = 7300;

@@ -5,12 +5,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bench::drip::{Chat, Drip};
-use bench::kube::world::{PORT, Pod, outside};
-use bench::kube::{PATIENCE, SYSTEM, Site};
-use bench::place::Family;
-use bench::probe::{Outcome, Speech, ask};
 use cluster::{Cluster, wait};
+use testbed::drip::{Chat, Drip};
+use testbed::kube::world::{PORT, Pod, outside};
+use testbed::kube::{PATIENCE, SYSTEM, Site};
+use testbed::place::Family;
+use testbed::probe::{Outcome, Speech, ask};
 
 use super::edits;
 

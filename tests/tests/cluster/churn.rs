@@ -10,16 +10,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bench::capture::Capture;
-use bench::drip::{Drip, Dripped};
-use bench::kube::addresses::give_again;
-use bench::kube::world::{PORT, items, outside, text};
-use bench::kube::{PATIENCE, Site};
-use bench::netns::Netns;
-use bench::place::Family;
-use bench::probe::open_tcp;
 use cluster::{images::AGNHOST, wait};
 use serde_json::{Value, json};
+use testbed::capture::Capture;
+use testbed::drip::{Drip, Dripped};
+use testbed::kube::addresses::give_again;
+use testbed::kube::world::{PORT, items, outside, text};
+use testbed::kube::{PATIENCE, Site};
+use testbed::netns::Netns;
+use testbed::place::Family;
+use testbed::probe::open_tcp;
 
 const WAVES: usize = 10;
 /// Pods of a wave, on both nodes and of both tenants.

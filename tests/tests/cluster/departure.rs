@@ -4,8 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use bench::kube::{SYSTEM, Site, deploy, kernel};
 use cluster::wait;
+use testbed::kube::{SYSTEM, Site, deploy, kernel};
 
 /// Deleting the agents opens nothing; the clean-up leaves no program, map, filter or pin on a node; what remains is a
 /// cluster where everybody reaches everybody, and no pod was restarted.

@@ -8,12 +8,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use bench::config::TENANT_LABEL;
-use bench::drip::{Chat, Chatted, Drip, Dripped};
-use bench::kube::Site;
-use bench::kube::world::{PORT, Pod, World, of_family, outside};
-use bench::netns::Netns;
-use bench::place::Family;
+use testbed::config::TENANT_LABEL;
+use testbed::drip::{Chat, Chatted, Drip, Dripped};
+use testbed::kube::Site;
+use testbed::kube::world::{PORT, Pod, World, of_family, outside};
+use testbed::netns::Netns;
+use testbed::place::Family;
 
 /// Where datagrams fall: a port that nobody else uses.
 const EAR: u16 = 7100;

@@ -4,13 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use bench::kube::expect::Unassigned;
-use bench::kube::world::{Pod, outside};
-use bench::kube::{Site, world};
-use bench::place::Family;
-use bench::probe::{Outcome, Speech, ask};
 use cluster::{Cni, wait};
 use serde_json::Value;
+use testbed::kube::expect::Unassigned;
+use testbed::kube::world::{Pod, outside};
+use testbed::kube::{Site, world};
+use testbed::place::Family;
+use testbed::probe::{Outcome, Speech, ask};
 
 /// A port that no other scenario asks at, so that what is told of it is ours.
 const PORT: u16 = 6100;

@@ -4,13 +4,13 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
-use bench::kube::world::{PORT, is_ready, items, of_family, pod_spec, text};
-use bench::kube::{PATIENCE, Site};
-use bench::netns::Netns;
-use bench::place::Family;
-use bench::probe::{Outcome, Speech, ask};
 use cluster::wait;
 use serde_json::json;
+use testbed::kube::world::{PORT, is_ready, items, of_family, pod_spec, text};
+use testbed::kube::{PATIENCE, Site};
+use testbed::netns::Netns;
+use testbed::place::Family;
+use testbed::probe::{Outcome, Speech, ask};
 
 use crate::nri::Stopped;
 use crate::strangers::Stranger;

@@ -1,8 +1,8 @@
 //! Who reaches whom, asked of every pod, node and outside address at once, and of names.
 
 use anyhow::{Result, ensure};
-use bench::kube::Site;
-use bench::kube::ask::Question;
+use testbed::kube::Site;
+use testbed::kube::ask::Question;
 
 /// Everything, several times: the second time, neighbours and connections are known, and still nothing passes. The table
 /// has both answers in it for every kind of asker.
@@ -11,7 +11,7 @@ pub fn as_the_objects_say(site: &mut Site) -> Result<()> {
     let (open, closed): (Vec<Question>, Vec<Question>) = asked.iter().partition(|q| site.policy.allows(&site.world, q));
     println!("{} questions, of which {} should be answered", asked.len(), open.len());
     for pod in 0..site.world.pods.len() {
-        let asks = |questions: &[Question]| questions.iter().any(|q| q.from == bench::kube::ask::Side::Pod(pod));
+        let asks = |questions: &[Question]| questions.iter().any(|q| q.from == testbed::kube::ask::Side::Pod(pod));
         ensure!(asks(&open) && asks(&closed), "{} has no control", site.world.pods[pod].label());
     }
     for _ in 0..2 {

@@ -6,11 +6,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use bench::kube::world::{PORT, text};
-use bench::kube::{PATIENCE, Site};
-use bench::place::Family;
 use cluster::{images::AGNHOST, wait};
 use serde_json::{Value, json};
+use testbed::kube::world::{PORT, text};
+use testbed::kube::{PATIENCE, Site};
+use testbed::place::Family;
 
 const NODE: &str = "b";
 const NAMESPACE: &str = "acme-jobs";

@@ -10,12 +10,12 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use bench::kube::Site;
-use bench::kube::world::outside;
-use bench::netns::Netns;
-use bench::place::Family;
 use cluster::wait;
 use serde_json::json;
+use testbed::kube::Site;
+use testbed::kube::world::outside;
+use testbed::netns::Netns;
+use testbed::place::Family;
 
 const NAMESPACE: &str = "acme-web";
 /// Where a Service without a selector leads, whatever its ends are.

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bench::kube::Site;
-use bench::kube::world::{PORT, Pod};
-use bench::netns::{self, Netns};
-use bench::place::Family;
-use bench::probe::{Outcome, Speech, ask};
 use cluster::Node;
+use testbed::kube::Site;
+use testbed::kube::world::{PORT, Pod};
+use testbed::netns::{self, Netns};
+use testbed::place::Family;
+use testbed::probe::{Outcome, Speech, ask};
 
 /// A namespace with a name on the node, as network plugins make them, and a wire to it.
 fn named(address: &str) -> String {

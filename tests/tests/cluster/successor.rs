@@ -5,14 +5,14 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bench::drip::Drip;
-use bench::kube::addresses::give_again;
-use bench::kube::world::{PORT, Pod, is_ready, outside, pod_spec};
-use bench::kube::{PATIENCE, Site};
-use bench::place::Family;
-use bench::probe::{Outcome, Speech, ask};
 use cluster::wait;
 use serde_json::json;
+use testbed::drip::Drip;
+use testbed::kube::addresses::give_again;
+use testbed::kube::world::{PORT, Pod, is_ready, outside, pod_spec};
+use testbed::kube::{PATIENCE, Site};
+use testbed::place::Family;
+use testbed::probe::{Outcome, Speech, ask};
 
 const NODE: &str = "b";
 /// Where datagrams fall: a port that nobody else uses.

@@ -1,8 +1,8 @@
 //! A namespace in no tenant, under each of the three settings; and nodes and system pods stay healthy throughout.
 
 use anyhow::{Context, Result, ensure};
-use bench::kube::Site;
-use bench::kube::expect::Unassigned;
+use testbed::kube::Site;
+use testbed::kube::expect::Unassigned;
 
 /// Isolate is what the others found; then Audit, then Allow, and back.
 pub fn each_setting(site: &mut Site) -> Result<()> {

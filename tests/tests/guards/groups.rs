@@ -11,14 +11,14 @@ use agent_common::counters::Counter;
 use agent_common::guard::Guard;
 use agent_common::reason::DropReason;
 use aya::maps::{MapData, PerCpuArray};
-use bench::netns::Netns;
-use bench::{scope::Scope, tier};
 use bulkhead::dataplane::kernel::Kernel;
 use bulkhead::dataplane::object::Limits;
 use bulkhead::dataplane::{Dataplane, leave};
 use bulkhead::sandboxes::hierarchy;
 use policy::model::cgroup_guard::CgroupGuardState;
 use policy::model::guards::Guards;
+use testbed::netns::Netns;
+use testbed::scope::Scope;
 
 /// How the speaker is told its group and what it shall find.
 const GROUP: &str = "BULKHEAD_TEST_GROUP";
@@ -34,16 +34,13 @@ const BURSTABLE: &str = "kubepods/burstable/pod2/c2";
 const BESIDE: &str = "system/agent";
 
 impl Groups {
-    fn new(scope: &Scope) -> Option<Self> {
-        let Some(hierarchy) = hierarchy(Path::new("/sys/fs/cgroup")) else {
-            println!("SKIPPED the guard on control groups: no hierarchy of version 2 is mounted here");
-            return None;
-        };
+    fn new(scope: &Scope) -> Self {
+        let hierarchy = hierarchy(Path::new("/sys/fs/cgroup")).expect("cgroup v2 is mounted below /sys/fs/cgroup");
         let groups = Self { root: hierarchy.join(format!("bulkhead-test-{}", scope.name())).join("node") };
         for group in [GUARANTEED, BURSTABLE, BESIDE] {
             fs::create_dir_all(groups.root.join(group)).expect("groups can be made");
         }
-        Some(groups)
+        groups
     }
 
     fn parent(&self) -> String {
@@ -60,7 +57,7 @@ impl Groups {
     /// Whether a process in a group, in a namespace, is refused, or else speaks.
     fn is(&self, refused: bool, netns: &Netns, group: &str) {
         let mut command = Command::new(env::current_exe().expect("this test"));
-        command.args(["--exact", "--ignored", "--nocapture", "groups::speaker"]);
+        command.args(["--exact", "--ignored", "--nocapture", "groups::sender_child_process"]);
         command.env(GROUP, self.root.join(group)).env(REFUSED, refused.to_string());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let output = netns.start(&mut command).and_then(process::Child::wait_with_output).expect("it runs");
@@ -92,8 +89,8 @@ impl Drop for Groups {
 }
 
 #[test]
-#[ignore = "no test of its own: the others start it in a group and a namespace"]
-fn speaker() {
+#[ignore = "a child process of the other tests, which start it in a cgroup and a namespace"]
+fn sender_child_process() {
     let group = PathBuf::from(env::var_os(GROUP).expect("a group"));
     fs::write(group.join("cgroup.procs"), process::id().to_string()).expect("it may join");
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
@@ -111,12 +108,10 @@ fn bring(node: &Netns, kernel: &mut Kernel, guards: &Guards) {
 }
 
 #[test]
+#[ignore = "needs root: cargo xtask test netns"]
 fn sockets_of_pods_speak_once_claimed_agent_or_no_agent() {
-    if !tier::can_build_worlds() {
-        return;
-    }
     let scope = Scope::new().expect("a scope");
-    let Some(groups) = Groups::new(&scope) else { return };
+    let groups = Groups::new(&scope);
     let [node, pod] = ["node", "pod"].map(|name| scope.netns(name).expect("a namespace"));
     [&node, &pod].iter().for_each(|netns| netns.ip("link set lo up").expect("loopback"));
     let pins = scope.pin_dir().join("v1");
@@ -168,12 +163,10 @@ fn sockets_of_pods_speak_once_claimed_agent_or_no_agent() {
 }
 
 #[test]
+#[ignore = "needs root: cargo xtask test netns"]
 fn a_group_that_is_gone_is_told_and_guards_nobody() {
-    if !tier::can_build_worlds() {
-        return;
-    }
     let scope = Scope::new().expect("a scope");
-    let Some(groups) = Groups::new(&scope) else { return };
+    let groups = Groups::new(&scope);
     let pod = scope.netns("pod").expect("a namespace");
     pod.ip("link set lo up").expect("loopback");
     let mut kernel = Kernel::open(&scope.pin_dir().join("v1"), &Limits::default()).expect("the programs load");

@@ -3,12 +3,12 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use bench::agent::Agent;
-use bench::capture::Capture;
-use bench::frames::craft::{Frame, Payload};
-use bench::place::{Family, Place};
-use bench::world::{Layout, World};
-use bench::{raw, tier};
+use testbed::agent::Agent;
+use testbed::capture::Capture;
+use testbed::frames::craft::{Frame, Payload};
+use testbed::place::{Family, Place};
+use testbed::raw;
+use testbed::world::{Layout, World};
 
 use crate::DROPS;
 
@@ -42,10 +42,8 @@ fn arrivals(world: &World, from: Place, to: Place, frames: &[Frame], marker: &'s
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn raw_frames_with_a_header_in_linear_memory_are_judged_like_any_other() {
-    if !tier::can_run_agent() {
-        return;
-    }
     for layout in [Layout::Routed, Layout::Bridged] {
         let world = World::new(layout).expect("a world");
         let sent = |to| Family::ALL.map(|family| frame(&world, Place::AcmeWeb, to, family));
@@ -66,10 +64,8 @@ fn raw_frames_with_a_header_in_linear_memory_are_judged_like_any_other() {
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn a_pod_speaks_for_nobody_but_itself() {
-    if !tier::can_run_agent() {
-        return;
-    }
     for layout in [Layout::Routed, Layout::Bridged] {
         let world = World::new(layout).expect("a world");
         let own = Family::ALL.map(|family| frame(&world, Place::AcmeWeb, Place::Dns, family));
@@ -92,10 +88,8 @@ fn a_pod_speaks_for_nobody_but_itself() {
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn on_a_bridge_an_allowed_address_at_another_pods_mac_reaches_nobody() {
-    if !tier::can_run_agent() {
-        return;
-    }
     let world = World::new(Layout::Bridged).expect("a world");
     let aside = |marker| {
         let frames = Family::ALL.map(|family| {
@@ -109,10 +103,8 @@ fn on_a_bridge_an_allowed_address_at_another_pods_mac_reaches_nobody() {
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn large_sends_and_marks_change_no_verdict() {
-    if !tier::can_run_agent() {
-        return;
-    }
     let world = World::new(Layout::Routed).expect("a world");
     let _agent = Agent::ready(&world).expect("an agent");
     for family in Family::ALL {
@@ -127,10 +119,8 @@ fn large_sends_and_marks_change_no_verdict() {
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn fragments_of_an_allowed_datagram_arrive_and_of_a_denied_one_do_not() {
-    if !tier::can_run_agent() {
-        return;
-    }
     let world = World::new(Layout::Routed).expect("a world");
     let large = |socket: &UdpSocket| {
         socket.send(&[0x5a; 9000]).expect("it is taken");

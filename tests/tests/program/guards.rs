@@ -8,9 +8,9 @@ use agent_common::reason::DropReason;
 use agent_common::tenant::TenantId;
 use aya::maps::{Array, HashMap};
 use aya::{TestRun, TestRunOptions};
-use bench::engine::{Engine, LOOPBACK, stage, stay_on_one_cpu};
-use bench::frames::craft::{Frame, Payload};
-use bench::frames::topology;
+use testbed::engine::{Engine, LOOPBACK, stage, stay_on_one_cpu};
+use testbed::frames::craft::{Frame, Payload};
+use testbed::frames::topology;
 
 const PASS: i32 = -1;
 const DROP: i32 = 2;
@@ -71,6 +71,7 @@ fn from(mac: [u8; 6]) -> Vec<u8> {
 }
 
 #[test]
+#[ignore = "needs root and the BPF object: cargo xtask test program"]
 fn the_uplink_lets_out_the_node_and_claimed_pods_and_counts_the_rest() {
     let guards = Guards::new();
     let frame = from(topology::A_MAC);
@@ -82,6 +83,7 @@ fn the_uplink_lets_out_the_node_and_claimed_pods_and_counts_the_rest() {
 }
 
 #[test]
+#[ignore = "needs root and the BPF object: cargo xtask test program"]
 fn half_a_claim_lets_nothing_out() {
     let mut guards = Guards::new();
     for entry in [
@@ -96,6 +98,7 @@ fn half_a_claim_lets_nothing_out() {
 }
 
 #[test]
+#[ignore = "needs root and the BPF object: cargo xtask test program"]
 fn from_a_bridge_rises_what_has_a_claimed_sender_behind_an_interface_that_exists() {
     const STRANGE: [u8; 6] = [2, 9, 9, 9, 9, 9];
     let mut guards = Guards::new();

@@ -4,22 +4,19 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bench::agent::Agent;
-use bench::config::Tenant;
-use bench::drip::Chat;
-use bench::matrix::{Cell, allowed, ask_in, assert_matrix};
-use bench::place::{Family, Place};
-use bench::probe::{Outcome, Speech};
-use bench::tier;
-use bench::world::{Layout, World};
+use testbed::agent::Agent;
+use testbed::config::Tenant;
+use testbed::drip::Chat;
+use testbed::matrix::{Cell, allowed, ask_in, assert_matrix};
+use testbed::place::{Family, Place};
+use testbed::probe::{Outcome, Speech};
+use testbed::world::{Layout, World};
 
 use crate::traffic::{SOON, assert_cut, pause};
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn a_revoked_permission_cuts_the_connections_that_live_on_it() {
-    if !tier::can_run_agent() {
-        return;
-    }
     let world = World::new(Layout::Routed).expect("a world");
     let agent = Agent::ready(&world).expect("an agent");
     let victims =
@@ -45,10 +42,8 @@ fn agree(acme: Option<&mut Tenant>, globex: Option<&mut Tenant>) {
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn a_permission_between_tenants_needs_both_and_has_a_direction() {
-    if !tier::can_run_agent() {
-        return;
-    }
     let world = World::new(Layout::Routed).expect("a world");
     let agent = Agent::ready(&world).expect("an agent");
     let mut config = world.config();
@@ -72,10 +67,8 @@ fn a_permission_between_tenants_needs_both_and_has_a_direction() {
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn a_bad_document_is_named_and_the_last_good_state_holds() {
-    if !tier::can_run_agent() {
-        return;
-    }
     let world = World::new(Layout::Routed).expect("a world");
     let agent = Agent::ready(&world).expect("an agent");
     let good = world.config();
@@ -107,10 +100,8 @@ fn a_bad_document_is_named_and_the_last_good_state_holds() {
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn a_namespace_that_changes_hands_takes_its_pods_along() {
-    if !tier::can_run_agent() {
-        return;
-    }
     let world = World::new(Layout::Routed).expect("a world");
     let agent = Agent::ready(&world).expect("an agent");
     let ask = |from, to| ask_in(&world, Cell { from, to, family: Family::V4, speech: Speech::Tcp });
@@ -125,10 +116,8 @@ fn a_namespace_that_changes_hands_takes_its_pods_along() {
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn pods_of_a_deleted_tenant_or_namespace_reach_nobody() {
-    if !tier::can_run_agent() {
-        return;
-    }
     let world = World::new(Layout::Routed).expect("a world");
     let agent = Agent::ready(&world).expect("an agent");
     let good = world.config();

@@ -3,9 +3,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bench::drip::{Chat, Chatted, Drip, Dripped};
-use bench::place::{Family, Place};
-use bench::world::World;
+use testbed::drip::{Chat, Chatted, Drip, Dripped};
+use testbed::place::{Family, Place};
+use testbed::world::World;
 
 /// How long a live edit may take to be in force.
 pub const SOON: Duration = Duration::from_secs(2);

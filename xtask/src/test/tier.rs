@@ -170,7 +170,11 @@ impl TestCommand {
         Self {
             label: format!("build the {} tests ({target})", tier.name()),
             selection: vec!["-p", "bulkhead-tests", "--test", target],
-            harness: &["--test-threads=1"],
+            harness: match tier {
+                // Its own `main` knows no other flags, and reads further words as names of scenarios.
+                Tier::Cluster => &["--test-threads=1"],
+                _ => &["--test-threads=1", "--include-ignored", "--skip", "child_process"],
+            },
         }
     }
 

@@ -9,14 +9,14 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
-use bench::agent::Agent;
-use bench::netns::Netns;
-use bench::place::{Family, Place};
-use bench::serve::Servers;
-use bench::world::{World, listening};
-use bench::{scope, tier};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
+use testbed::agent::Agent;
+use testbed::netns::Netns;
+use testbed::place::{Family, Place};
+use testbed::serve::Servers;
+use testbed::world::{World, listening};
+use testbed::{scope, tier};
 
 /// Everything of the demo is named after this; no process id is in it, because it may outlive its maker.
 pub const SCOPE: &str = "bh-demo";

@@ -4,13 +4,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use bench::agent::Agent;
-use bench::matrix::{self, Cell, allowed, ask_all, mismatches, questions};
-use bench::place::Place;
-use bench::scope::Scope;
-use bench::world::{Layout, World};
-use bench::{scope, tier};
 use serde_json::Value;
+use testbed::agent::Agent;
+use testbed::matrix::{self, Cell, allowed, ask_all, mismatches, questions};
+use testbed::place::Place;
+use testbed::scope::Scope;
+use testbed::world::{Layout, World};
+use testbed::{scope, tier};
 
 use crate::kept::{self, SCOPE};
 use crate::show::{counters, event, progress, remark, step, table};

@@ -5,11 +5,11 @@ use std::fmt::Display;
 use std::io::{IsTerminal, stdout};
 
 use anstyle::{AnsiColor, Style};
-use bench::matrix::{Cell, Matrix, Mismatch};
-use bench::metrics::Metrics;
-use bench::place::{Family, Place};
-use bench::probe::{Outcome, Speech};
 use serde_json::Value;
+use testbed::matrix::{Cell, Matrix, Mismatch};
+use testbed::metrics::Metrics;
+use testbed::place::{Family, Place};
+use testbed::probe::{Outcome, Speech};
 
 const GOOD: Style = AnsiColor::Green.on_default();
 const STOPPED: Style = AnsiColor::Red.on_default();

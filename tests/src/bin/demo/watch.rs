@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
-use bench::scope;
+use testbed::scope;
 
 use crate::kept::SCOPE;
 

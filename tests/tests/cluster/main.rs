@@ -3,38 +3,24 @@
 //! One subject a file in `cluster/`; a scenario is a function of a `Site` and a line in this list. They run in this order
 //! on one cluster with routed pods, those for both also on a second one with a bridge.
 
-#[path = "cluster/arrival.rs"]
 mod arrival;
-#[path = "cluster/away.rs"]
 mod away;
-#[path = "cluster/churn.rs"]
 mod churn;
-#[path = "cluster/control_plane.rs"]
 mod control_plane;
-#[path = "cluster/departure.rs"]
 mod departure;
-#[path = "cluster/edits.rs"]
 mod edits;
-#[path = "cluster/events.rs"]
 mod events;
-#[path = "cluster/guards.rs"]
 mod guards;
-#[path = "cluster/matrix.rs"]
 mod matrix;
-#[path = "cluster/nri.rs"]
 mod nri;
-#[path = "cluster/services.rs"]
 mod services;
-#[path = "cluster/strangers.rs"]
 mod strangers;
-#[path = "cluster/successor.rs"]
 mod successor;
-#[path = "cluster/unassigned.rs"]
 mod unassigned;
 
 use std::process::ExitCode;
 
-use bench::kube::run::{self, BOTH, PTP, Scenario};
+use testbed::kube::run::{self, BOTH, PTP, Scenario};
 
 const SCENARIOS: [Scenario; 28] = [
     Scenario::always("a_busy_cluster_is_enforced_without_restarting_a_pod", BOTH, arrival::enforces),

@@ -1,27 +1,22 @@
 //! While the agent comes, goes and learns: denied stays denied, allowed goes on.
 
-#[path = "restart/edits.rs"]
 mod edits;
-#[path = "restart/traffic.rs"]
 mod traffic;
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bench::agent::Agent;
-use bench::drip::{Chat, Drip};
-use bench::matrix::{Cell, allowed, ask_in, assert_matrix};
-use bench::place::{Family, Place};
-use bench::probe::{Outcome, Speech};
-use bench::tier;
-use bench::world::{Layout, World};
+use testbed::agent::Agent;
+use testbed::drip::{Chat, Drip};
+use testbed::matrix::{Cell, allowed, ask_in, assert_matrix};
+use testbed::place::{Family, Place};
+use testbed::probe::{Outcome, Speech};
+use testbed::world::{Layout, World};
 use traffic::{SOON, Traffic, assert_cut, pause};
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn killed_and_restarted_under_traffic_nothing_denied_passes_and_nothing_allowed_breaks() {
-    if !tier::can_run_agent() {
-        return;
-    }
     for layout in [Layout::Routed, Layout::Bridged] {
         let world = World::new(layout).expect("a world");
         let mut agent = Agent::ready(&world).expect("an agent");
@@ -40,10 +35,8 @@ fn killed_and_restarted_under_traffic_nothing_denied_passes_and_nothing_allowed_
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn terminated_it_goes_in_peace_and_enforcement_stays() {
-    if !tier::can_run_agent() {
-        return;
-    }
     let world = World::new(Layout::Routed).expect("a world");
     let mut agent = Agent::ready(&world).expect("an agent");
     let traffic = Traffic::start(&world);
@@ -56,10 +49,8 @@ fn terminated_it_goes_in_peace_and_enforcement_stays() {
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn counters_and_links_survive_a_restart_and_are_not_doubled() {
-    if !tier::can_run_agent() {
-        return;
-    }
     let world = World::new(Layout::Routed).expect("a world");
     let mut agent = Agent::ready(&world).expect("an agent");
     let denied = Cell { from: Place::AcmeWeb, to: Place::GlobexWeb, family: Family::V4, speech: Speech::Udp };
@@ -79,10 +70,8 @@ fn counters_and_links_survive_a_restart_and_are_not_doubled() {
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn what_was_dropped_while_nobody_listened_is_told_with_names() {
-    if !tier::can_run_agent() {
-        return;
-    }
     let world = World::new(Layout::Routed).expect("a world");
     let mut agent = Agent::ready(&world).expect("an agent");
     agent.kill();
@@ -101,10 +90,8 @@ fn what_was_dropped_while_nobody_listened_is_told_with_names() {
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn a_file_changed_while_the_agent_was_away_counts_when_it_is_back() {
-    if !tier::can_run_agent() {
-        return;
-    }
     let world = World::new(Layout::Routed).expect("a world");
     let mut agent = Agent::ready(&world).expect("an agent");
     let denied = Drip::start(&world, Place::AcmeWeb, Place::GlobexWeb, Family::V4).expect("a drip");

@@ -1,7 +1,6 @@
 //! The loaded programs, without a network: the verifier accepts them, they say what the host says, and
 //! they count and tell what they did.
 
-#[path = "program/guards.rs"]
 mod guards;
 
 use std::collections::BTreeMap;
@@ -16,10 +15,10 @@ use agent_common::layout::EndpointEntry;
 use agent_common::reason::DropReason;
 use agent_common::tenant::TenantState;
 use aya::maps::RingBuf;
-use bench::engine::{Engine, LOOPBACK, replay::replay, stage, stay_on_one_cpu};
-use bench::frames::{self, FrameCase, Hook};
-use bench::netns::Netns;
 use bulkhead::dataplane::object::Limits;
+use testbed::engine::{Engine, LOOPBACK, replay::replay, stage, stay_on_one_cpu};
+use testbed::frames::{self, FrameCase, Hook};
+use testbed::netns::Netns;
 
 const PASS: Option<i32> = Some(-1);
 const DROP: Option<i32> = Some(2);
@@ -79,6 +78,7 @@ impl Dice {
 }
 
 #[test]
+#[ignore = "needs root and the BPF object: cargo xtask test program"]
 fn every_frame_of_the_corpus_gets_its_verdict() {
     let text = std::fs::read_to_string(frames::corpus_path()).expect("the corpus is committed");
     let mut wrong = Vec::new();
@@ -92,6 +92,7 @@ fn every_frame_of_the_corpus_gets_its_verdict() {
 }
 
 #[test]
+#[ignore = "needs root and the BPF object: cargo xtask test program"]
 fn program_and_host_agree_on_frames_nobody_thought_of() {
     const CASES: usize = 20_000;
     let mut engine = engine();
@@ -157,6 +158,7 @@ fn mend_checksum(frame: &mut [u8]) {
 }
 
 #[test]
+#[ignore = "needs root and the BPF object: cargo xtask test program"]
 fn counters_are_exact_in_packets_and_bytes() {
     let engine = engine();
     let mut packets: BTreeMap<(Direction, Option<DropReason>), Counter> = BTreeMap::new();
@@ -180,6 +182,7 @@ fn counters_are_exact_in_packets_and_bytes() {
 }
 
 #[test]
+#[ignore = "needs root and the BPF object: cargo xtask test program"]
 fn audit_lets_pass_and_counts_apart() {
     let mut tables = stage::tables();
     tables.tenants.get_mut(&stage::A).expect("tenant A").flags |= TenantState::AUDIT;
@@ -195,6 +198,7 @@ fn audit_lets_pass_and_counts_apart() {
 }
 
 #[test]
+#[ignore = "needs root and the BPF object: cargo xtask test program"]
 fn a_flow_is_told_at_once_and_then_once_a_second_with_its_count() {
     let mut engine = engine();
     let cross = frame("cross4-tcp-syn");
@@ -221,6 +225,7 @@ fn a_flow_is_told_at_once_and_then_once_a_second_with_its_count() {
 }
 
 #[test]
+#[ignore = "needs root and the BPF object: cargo xtask test program"]
 fn a_loud_pod_is_limited_and_still_counted() {
     let mut engine = engine();
     let flows = 2_000_u16;
@@ -243,6 +248,7 @@ fn a_loud_pod_is_limited_and_still_counted() {
 }
 
 #[test]
+#[ignore = "needs root and the BPF object: cargo xtask test program"]
 fn records_lost_to_a_full_ring_are_counted() {
     let mut engine = engine();
     let (mut pods, mut packets) = (0_u32, 0);
@@ -269,6 +275,7 @@ fn records_lost_to_a_full_ring_are_counted() {
 }
 
 #[test]
+#[ignore = "needs root and the BPF object: cargo xtask test program"]
 fn nothing_half_written_passes() {
     let mut engine = engine();
     let peer = frame("peer4-udp");
@@ -303,6 +310,7 @@ fn engine_on_stage_without_pod() -> Engine {
 }
 
 #[test]
+#[ignore = "needs root and the BPF object: cargo xtask test program"]
 fn what_does_not_fit_a_map_stays_closed() {
     let mut tables = stage::tables();
     let pods = tables.peers_v4.len() as u32;
@@ -337,6 +345,7 @@ fn what_does_not_fit_a_map_stays_closed() {
 }
 
 #[test]
+#[ignore = "needs root and the BPF object: cargo xtask test program"]
 fn interfaces_beyond_the_array_are_found() {
     // An index of its own choice needs a namespace of its own.
     let far = 70_001;
@@ -352,6 +361,7 @@ fn interfaces_beyond_the_array_are_found() {
 }
 
 #[test]
+#[ignore = "needs root and the BPF object: cargo xtask test program"]
 fn a_long_frame_is_judged_like_a_short_one() {
     let engine = engine();
     let mut long = frame("peer4-udp-1500-bytes");

@@ -1,22 +1,21 @@
 //! The guards, each alone: a pod that nobody claims has no program on its interface and still sends
 //! nothing out of the node, whoever runs or does not; claimed pods and the node itself do.
 
-#[path = "guards/groups.rs"]
 mod groups;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bench::agent::Agent;
-use bench::capture::Capture;
-use bench::drip::{Chat, Drip};
-use bench::frames::craft::{Frame, Payload};
-use bench::matrix::{Cell, ask_in};
-use bench::place::{Family, Place};
-use bench::probe::{Outcome, Speech, ask};
-use bench::world::{Layout, World};
-use bench::{raw, tier};
+use testbed::agent::Agent;
+use testbed::capture::Capture;
+use testbed::drip::{Chat, Drip};
+use testbed::frames::craft::{Frame, Payload};
+use testbed::matrix::{Cell, ask_in};
+use testbed::place::{Family, Place};
+use testbed::probe::{Outcome, Speech, ask};
+use testbed::raw;
+use testbed::world::{Layout, World};
 
 /// The pod that no endpoint names.
 const STRANGER: Place = Place::GlobexWeb;
@@ -95,10 +94,8 @@ fn assert_open_to_the_rest(world: &World, when: &str) {
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn only_claimed_pods_and_the_node_itself_send_out_of_the_node_agent_or_no_agent() {
-    if !tier::can_run_agent() {
-        return;
-    }
     for layout in [Layout::Routed, Layout::Bridged] {
         let world = World::new(layout).expect("a world");
         // The control: without the guard the stranger's interface, which nobody names, is left alone.
@@ -131,10 +128,8 @@ fn only_claimed_pods_and_the_node_itself_send_out_of_the_node_agent_or_no_agent(
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn a_pod_that_appears_while_no_agent_runs_sends_nothing_out_until_it_is_claimed() {
-    if !tier::can_run_agent() {
-        return;
-    }
     for layout in [Layout::Routed, Layout::Bridged] {
         let mut world = World::new(layout).expect("a world");
         let mut agent = agent(&world, true);
@@ -169,10 +164,8 @@ fn translate(world: &World, rules: &str) {
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn a_source_that_the_node_translates_hides_nobody() {
-    if !tier::can_run_agent() || !tier::can_translate() {
-        return;
-    }
     let world = World::new(Layout::Routed).expect("a world");
     translate(&world, "add rule ip nat out oifname uplink masquerade");
     let masked = |from: Place, marker: &'static str| {
@@ -214,10 +207,8 @@ fn lead_elsewhere(world: &World) {
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn what_the_node_leads_elsewhere_is_judged_by_where_it_goes() {
-    if !tier::can_run_agent() || !tier::can_translate() {
-        return;
-    }
     for layout in [Layout::Routed, Layout::Bridged] {
         let world = World::new(layout).expect("a world");
         lead_elsewhere(&world);
@@ -244,10 +235,8 @@ fn what_the_node_leads_elsewhere_is_judged_by_where_it_goes() {
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn guards_are_shown_survive_and_are_removed_by_cleanup() {
-    if !tier::can_run_agent() {
-        return;
-    }
     let world = World::new(Layout::Bridged).expect("a world");
     let mut agent = agent(&world, true);
     let status = agent.ask(&["status"]).expect("it runs");
@@ -267,10 +256,8 @@ fn guards_are_shown_survive_and_are_removed_by_cleanup() {
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn an_agent_that_is_told_so_takes_the_guards_away() {
-    if !tier::can_run_agent() {
-        return;
-    }
     let world = World::new(Layout::Routed).expect("a world");
     drop(agent(&world, true));
     assert_eq!(drips_out(&world), [0, 0]);
@@ -311,10 +298,8 @@ fn answers_at(world: &World, port: u16, end: Place) -> usize {
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn an_answer_is_led_to_no_other_tenant() {
-    if !tier::can_run_agent() || !tier::can_translate() {
-        return;
-    }
     let world = World::new(Layout::Routed).expect("a world");
     lead_answers(&world);
     drop(agent(&world, false));
@@ -357,10 +342,8 @@ fn written_over(world: &World) -> usize {
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn a_checksum_that_is_finished_later_changes_no_address() {
-    if !tier::can_run_agent() {
-        return;
-    }
     let world = World::new(Layout::Routed).expect("a world");
     raw::finish_checksums(&world.node, "uplink").expect("a setting of the interface");
     drop(agent(&world, false));

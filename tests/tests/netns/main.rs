@@ -4,24 +4,21 @@ use std::process::Output;
 use std::thread;
 use std::time::Duration;
 
-use bench::agent::{Agent, NODE_NAME};
-use bench::drip::{Chat, Drip};
-use bench::matrix::{allowed, ask_in, assert_matrix, spoken};
-use bench::place::{Family, Place};
-use bench::probe::Outcome;
-use bench::scope::Scope;
-use bench::tier;
-use bench::world::{Layout, World};
-use bench::{netns, scope};
+use testbed::agent::{Agent, NODE_NAME};
+use testbed::drip::{Chat, Drip};
+use testbed::matrix::{allowed, ask_in, assert_matrix, spoken};
+use testbed::place::{Family, Place};
+use testbed::probe::Outcome;
+use testbed::scope::Scope;
+use testbed::world::{Layout, World};
+use testbed::{netns, scope};
 
 /// How long the agent may take to notice an interface.
 const SOON: Duration = Duration::from_secs(2);
 
 #[test]
+#[ignore = "needs root: cargo xtask test netns"]
 fn without_an_agent_everybody_reaches_everybody() {
-    if !tier::can_build_worlds() {
-        return;
-    }
     for layout in [Layout::Routed, Layout::Bridged] {
         let world = World::new(layout).expect("a world");
         assert_matrix(&world, |_| true);
@@ -29,10 +26,8 @@ fn without_an_agent_everybody_reaches_everybody() {
 }
 
 #[test]
+#[ignore = "needs root: cargo xtask test netns"]
 fn a_world_leaves_nothing_behind_even_after_a_panic() {
-    if !tier::can_build_worlds() {
-        return;
-    }
     let world = World::new(Layout::Routed).expect("a world");
     let name = world.scope.name().to_owned();
     assert!(scope::exists(&name) && netns::list().contains(&world.scope.netns_name("node")));
@@ -45,10 +40,8 @@ fn a_world_leaves_nothing_behind_even_after_a_panic() {
 }
 
 #[test]
+#[ignore = "needs root: cargo xtask test netns"]
 fn lasting_probes_deliver_what_they_send() {
-    if !tier::can_build_worlds() {
-        return;
-    }
     let world = World::new(Layout::Bridged).expect("a world");
     for family in Family::ALL {
         let drip = Drip::start(&world, Place::AcmeWeb, Place::GlobexWeb, family).expect("a drip");
@@ -62,10 +55,8 @@ fn lasting_probes_deliver_what_they_send() {
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn an_interface_that_appears_is_enforced_and_one_that_vanishes_leaves_nothing() {
-    if !tier::can_run_agent() {
-        return;
-    }
     for layout in [Layout::Routed, Layout::Bridged] {
         let mut world = World::without_pods(layout, Scope::new().expect("a scope")).expect("a world");
         for place in [Place::GlobexWeb, Place::Dns] {
@@ -98,10 +89,8 @@ fn an_interface_that_appears_is_enforced_and_one_that_vanishes_leaves_nothing() 
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn cleanup_removes_everything_and_says_so() {
-    if !tier::can_run_agent() {
-        return;
-    }
     for layout in [Layout::Routed, Layout::Bridged] {
         let world = World::new(layout).expect("a world");
         let mut agent = Agent::ready(&world).expect("an agent");
@@ -123,10 +112,8 @@ fn cleanup_removes_everything_and_says_so() {
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn explain_reads_the_kernel_and_status_the_agent() {
-    if !tier::can_run_agent() {
-        return;
-    }
     let world = World::new(Layout::Routed).expect("a world");
     let mut agent = Agent::ready(&world).expect("an agent");
     let said = |output: anyhow::Result<Output>| {

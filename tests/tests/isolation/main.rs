@@ -1,27 +1,23 @@
 //! Real sockets, real frames, the real agent: what passes, what does not, what is told of it.
 
-#[path = "isolation/frames.rs"]
 mod frames;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bench::agent::{Agent, NODE_NAME};
-use bench::capture::Capture;
-use bench::matrix::{Cell, allowed, ask_in, assert_matrix};
-use bench::place::{BRIDGED_GATEWAYS, Family, Place};
-use bench::probe::{Outcome, Speech, ask};
-use bench::tier;
-use bench::world::{Layout, World};
+use testbed::agent::{Agent, NODE_NAME};
+use testbed::capture::Capture;
+use testbed::matrix::{Cell, allowed, ask_in, assert_matrix};
+use testbed::place::{BRIDGED_GATEWAYS, Family, Place};
+use testbed::probe::{Outcome, Speech, ask};
+use testbed::world::{Layout, World};
 
 const DROPS: &str = "bulkhead_drop_packets_total";
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn tenants_are_kept_apart_in_both_layouts_and_families() {
-    if !tier::can_run_agent() {
-        return;
-    }
     for layout in [Layout::Routed, Layout::Bridged] {
         let world = World::new(layout).expect("a world");
         // The control: whatever does not pass later, the agent has stopped.
@@ -39,10 +35,8 @@ fn tenants_are_kept_apart_in_both_layouts_and_families() {
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn the_gateway_gives_a_way_and_not_a_service() {
-    if !tier::can_run_agent() {
-        return;
-    }
     let world = World::new(Layout::Bridged).expect("a world");
     let gateways = [IpAddr::V4(BRIDGED_GATEWAYS.0), IpAddr::V6(BRIDGED_GATEWAYS.1)];
     let asked = |speech| {
@@ -62,10 +56,8 @@ fn the_gateway_gives_a_way_and_not_a_service() {
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn a_flood_is_counted_to_the_packet_and_told_in_few_words() {
-    if !tier::can_run_agent() {
-        return;
-    }
     const COUNT: u64 = 20_000;
     let world = World::new(Layout::Routed).expect("a world");
     let agent = Agent::ready(&world).expect("an agent");
@@ -98,10 +90,8 @@ fn a_flood_is_counted_to_the_packet_and_told_in_few_words() {
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn an_event_names_both_pods_and_both_tenants() {
-    if !tier::can_run_agent() {
-        return;
-    }
     let world = World::new(Layout::Routed).expect("a world");
     let agent = Agent::ready(&world).expect("an agent");
     for (family, speech) in [(Family::V4, Speech::Tcp), (Family::V6, Speech::Udp), (Family::V4, Speech::Icmp)] {
@@ -146,10 +136,8 @@ fn an_event_names_both_pods_and_both_tenants() {
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn audit_lets_pass_and_tells_and_does_not_open_other_tenants_doors() {
-    if !tier::can_run_agent() {
-        return;
-    }
     let world = World::new(Layout::Routed).expect("a world");
     let mut config = world.config();
     config.tenant("acme").audit = true;
@@ -172,10 +160,8 @@ fn audit_lets_pass_and_tells_and_does_not_open_other_tenants_doors() {
 }
 
 #[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
 fn what_is_denied_never_shows_on_the_other_side() {
-    if !tier::can_run_agent() {
-        return;
-    }
     let world = World::new(Layout::Bridged).expect("a world");
     let _agent = Agent::ready(&world).expect("an agent");
     let source = Place::AcmeWeb.v4().octets();
