@@ -34,6 +34,7 @@ pub(super) fn publish(state: &State) -> Option<Snapshot> {
         tenancy: Arc::clone(&desired.tenancy),
         tenants: tenants(state, last),
         ports: keep(&last.ports, ports(&endpoints)),
+        repairs: keep(&last.repairs, repairs(state, &endpoints)),
         endpoints,
         conflicts: conflicts(state, last),
         overflows: keep(&last.overflows, overflows(state)),
@@ -61,6 +62,7 @@ fn is_news(old: &Snapshot, new: &Snapshot) -> bool {
         || !Arc::ptr_eq(&old.nodes, &new.nodes)
         || !Arc::ptr_eq(&old.tenants, &new.tenants)
         || !Arc::ptr_eq(&old.endpoints, &new.endpoints)
+        || !Arc::ptr_eq(&old.repairs, &new.repairs)
         || !Arc::ptr_eq(&old.conflicts, &new.conflicts)
         || !Arc::ptr_eq(&old.overflows, &new.overflows)
         || !Arc::ptr_eq(&old.guards, &new.guards)
@@ -105,6 +107,12 @@ fn endpoint(state: &State, standing: &Standing) -> EndpointView {
 fn ports(endpoints: &BTreeMap<EndpointKey, EndpointView>) -> BTreeMap<u32, EndpointKey> {
     let claimed = endpoints.iter().filter(|(_, view)| view.standing.is_claimed());
     claimed.filter_map(|(key, view)| Some((view.standing.ifindex?, key.clone()))).collect()
+}
+
+/// Of the pods that are still here.
+fn repairs(state: &State, endpoints: &BTreeMap<EndpointKey, EndpointView>) -> BTreeMap<EndpointKey, u64> {
+    let here = state.repairs.iter().filter(|(key, _)| endpoints.contains_key(key));
+    here.map(|(key, count)| (key.clone(), *count)).collect()
 }
 
 fn overflows(state: &State) -> Vec<Overflow> {

@@ -54,6 +54,8 @@ pub struct Snapshot {
     pub tenants: Arc<BTreeMap<TenantId, TenantView>>,
     /// Local pods.
     pub endpoints: Arc<BTreeMap<EndpointKey, EndpointView>>,
+    /// How often the programs of each local pod were missing and were attached again.
+    pub repairs: Arc<BTreeMap<EndpointKey, u64>>,
     /// Local pods by interface.
     pub ports: Arc<BTreeMap<u32, EndpointKey>>,
     /// Who goes without what, and why.

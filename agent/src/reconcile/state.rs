@@ -17,7 +17,7 @@ use policy::model::cluster::{Cluster, Touched};
 use policy::model::desired::Desired;
 use policy::model::endpoints::is_pods;
 use policy::model::guards::{self, Guards};
-use policy::model::input::Change;
+use policy::model::input::{Change, EndpointKey};
 use policy::model::pod::{v4_addr, v6_addr};
 use policy::model::report::Overflows;
 use policy::model::settings::Settings;
@@ -35,6 +35,10 @@ pub struct State {
     pub(super) attached: BTreeMap<u32, Port>,
     /// Attached interfaces that may not run our programs: another agent's, or none any more.
     doubtful: BTreeSet<u32>,
+    /// Interfaces of enforced pods that the last look found without this agent's programs.
+    missing: BTreeSet<u32>,
+    /// How often the programs of each local pod were missing and were attached again.
+    pub(super) repairs: BTreeMap<EndpointKey, u64>,
     /// Interfaces without programs that should have them, and why.
     pub(super) bare: BTreeMap<u32, String>,
     /// Interfaces that nobody has tried to attach yet: the next step does.
@@ -96,6 +100,8 @@ impl State {
             ledger,
             attached: attached.into_iter().map(|port| (port.ifindex, port)).collect(),
             doubtful,
+            missing: BTreeSet::new(),
+            repairs: BTreeMap::new(),
             bare: BTreeMap::new(),
             waiting: BTreeSet::new(),
             broken: BTreeMap::new(),
@@ -192,8 +198,15 @@ impl State {
     fn look_at_ports(&mut self, dataplane: &mut impl Dataplane) {
         match dataplane.attached() {
             Ok(ports) => {
-                self.doubtful = doubtful(dataplane, &ports);
-                self.attached = ports.into_iter().map(|port| (port.ifindex, port)).collect();
+                let doubtful = doubtful(dataplane, &ports);
+                let ports: BTreeMap<u32, Port> = ports.into_iter().map(|port| (port.ifindex, port)).collect();
+                let was_intact = |ifindex: &u32| !self.doubtful.contains(ifindex);
+                let is_gone = |ifindex: &u32| doubtful.contains(ifindex) || !ports.contains_key(ifindex);
+                let lost = self.attached.keys().filter(|ifindex| was_intact(ifindex) && is_gone(ifindex));
+                self.missing = lost.filter(|ifindex| self.snapshot.ports.contains_key(ifindex)).copied().collect();
+                self.repairs.retain(|pod, _| self.snapshot.endpoints.contains_key(pod));
+                self.doubtful = doubtful;
+                self.attached = ports;
             }
             Err(error) => tracing::warn!(error = describe(&error), "cannot see what is attached"),
         }
@@ -371,6 +384,11 @@ impl State {
             match dataplane.attach(&port) {
                 Ok(()) => {
                     self.doubtful.remove(&port.ifindex);
+                    if self.missing.remove(&port.ifindex)
+                        && let Some(pod) = self.snapshot.ports.get(&port.ifindex)
+                    {
+                        *self.repairs.entry(pod.clone()).or_default() += 1;
+                    }
                     self.attached.insert(port.ifindex, port);
                 }
                 Err(error) => failed.push((port, error)),

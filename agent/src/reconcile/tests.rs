@@ -492,9 +492,15 @@ fn what_only_the_kernel_still_has_is_swept_away() {
 fn a_program_that_somebody_removed_is_attached_again() {
     let mut bench = Bench::new(Settings::default());
     bench.tell(two_tenants());
-    bench.kernel.ports.clear();
+    assert!(bench.state.snapshot().repairs.is_empty());
+    for times in 1..=2 {
+        bench.kernel.ports.clear();
+        bench.wait(ROUND.as_secs());
+        assert_eq!(bench.kernel.ports.len(), 1);
+        assert_eq!(*bench.state.snapshot().repairs, [(key("web/a"), times)].into());
+    }
     bench.wait(ROUND.as_secs());
-    assert_eq!(bench.kernel.ports.len(), 1);
+    assert_eq!(*bench.state.snapshot().repairs, [(key("web/a"), 2)].into(), "nothing was missing");
 }
 
 #[test]
