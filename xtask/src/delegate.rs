@@ -8,7 +8,7 @@ use std::{
     process::{Command, ExitCode, ExitStatus},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::{
     ebpf::{self, Variant},
@@ -47,6 +47,26 @@ fn run(binary: &str, arguments: &[OsString]) -> Result<ExitCode> {
     cargo.args(["--quiet", "-p", "bulkhead-tests", "--bin", binary, "--"]).args(arguments);
     let status = with_agent(&mut cargo).status().context("cannot start cargo")?;
     Ok(exit_code(status))
+}
+
+/// Builds the agent as the tests do.
+///
+/// A test is among the targets, because cargo counts the features of dev-dependencies only then. Without it, the
+/// Kubernetes client would be built twice.
+pub fn build_agent() -> Result<()> {
+    let mut cargo = workspace::cargo("build");
+    cargo.args(workspace::PACKAGES).args(["--bin", "bulkhead", "--test", "verdict"]);
+    step::run("build the agent", &mut cargo)
+}
+
+/// What the agent prints for a command that needs nothing of the machine.
+pub fn agent_output(command: &str) -> Result<Vec<u8>> {
+    build_agent()?;
+    let output = Command::new(workspace::agent_binary()).arg(command).output().context("cannot start the agent")?;
+    if !output.status.success() || output.stdout.is_empty() {
+        bail!("`bulkhead {command}` printed nothing: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(output.stdout)
 }
 
 /// Where a binary of the tests lies, once built.

@@ -16,7 +16,7 @@ use std::fs;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{step, workspace};
+use crate::{delegate, workspace};
 
 /// Turns the facts into one page.
 type Render = fn(&Value) -> String;
@@ -57,9 +57,6 @@ pub fn run(check: bool) -> Result<()> {
 
 /// What `bulkhead reference` prints.
 fn facts() -> Result<Value> {
-    let mut cargo = workspace::cargo("build");
-    step::run("build the agent", cargo.args(workspace::AGENT))?;
-    let mut command = std::process::Command::new(workspace::agent_binary());
-    let text = workspace::output_of(command.arg("reference")).context("`bulkhead reference` failed")?;
-    serde_json::from_str(&text).context("`bulkhead reference` printed no JSON")
+    let text = delegate::agent_output("reference")?;
+    serde_json::from_slice(&text).context("`bulkhead reference` printed no JSON")
 }

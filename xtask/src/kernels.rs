@@ -92,7 +92,7 @@ pub struct Binaries {
 
 fn binaries() -> Result<Binaries> {
     let mut cargo = workspace::cargo("build");
-    cargo.args(["-p", "bulkhead-tests", "--bin", "frames"]);
+    cargo.args(workspace::PACKAGES).args(["--bin", "frames", "--test", "isolation"]);
     step::run("build the replay", &mut cargo)?;
     let ip = workspace::on_path("ip").context("there is no ip (iproute2)")?;
     Ok(Binaries {
@@ -107,7 +107,7 @@ fn binaries() -> Result<Binaries> {
 /// Where cargo puts a file of tests, which only cargo knows.
 fn test_binary(target: &str) -> Result<PathBuf> {
     let mut cargo = workspace::cargo("test");
-    cargo.args(["--no-run", "--quiet", "--message-format=json", "-p", "bulkhead-tests", "--test", target]);
+    cargo.args(["--no-run", "--quiet", "--message-format=json"]).args(workspace::PACKAGES).args(["--test", target]);
     let output = cargo.output().context("cannot start cargo")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let executable = text

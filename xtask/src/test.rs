@@ -17,11 +17,11 @@ use self::report::Report;
 pub use self::tier::Selection;
 use self::tier::Tier;
 use crate::{
-    docs,
+    delegate, docs,
     ebpf::{self, Variant},
     host,
     image::{self, Profile},
-    kernels, lint, setup, step,
+    kernels, lint, setup,
     tally::{Outcome, Tally},
     workspace,
 };
@@ -141,7 +141,7 @@ fn prepare() -> Prerequisites {
     if !obstacles.is_empty() {
         return Prerequisites::Missing(obstacles.join("; "));
     }
-    let built = setup::build_tools().and_then(|_| ebpf::build(Variant::Plain)).and_then(|()| build_agent());
+    let built = setup::build_tools().and_then(|_| ebpf::build(Variant::Plain)).and_then(|()| delegate::build_agent());
     match built {
         Ok(()) => Prerequisites::Ready,
         Err(error) => {
@@ -149,12 +149,6 @@ fn prepare() -> Prerequisites {
             Prerequisites::Broken
         }
     }
-}
-
-/// Builds the agent's binary, which the privileged tiers start.
-fn build_agent() -> Result<()> {
-    let mut cargo = workspace::cargo("build");
-    step::run("build the agent", cargo.args(workspace::AGENT))
 }
 
 /// Runs the checks of `cargo xtask lint`. Each counts as one test.

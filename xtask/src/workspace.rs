@@ -10,8 +10,10 @@ use std::{
 
 use anyhow::{Context, Result};
 
-/// Selects the agent for a build. The tests are named too, so that every build gives dependencies the same features.
-pub const AGENT: [&str; 6] = ["-p", "bulkhead", "-p", "bulkhead-tests", "--bin", "bulkhead"];
+/// Every package with tests beside the code. Each build of tests or of the agent names all of them, so that cargo gives
+/// their dependencies the same features and builds those once.
+pub const PACKAGES: [&str; 10] =
+    ["-p", "agent-common", "-p", "bulkhead-policy", "-p", "bulkhead", "-p", "bulkhead-tests", "-p", "bulkhead-cluster"];
 
 /// The top of the repository.
 pub fn root() -> PathBuf {

@@ -2,7 +2,7 @@
 //!
 //! Runs nothing itself.
 
-use std::process::Command;
+use std::{fs, process::Command};
 
 use clap::{ValueEnum, builder::PossibleValue};
 
@@ -134,17 +134,8 @@ impl Tier {
     pub fn commands(self) -> Vec<TestCommand> {
         match self {
             Self::Lint | Self::Kernels => Vec::new(),
-            Self::Tidy => vec![TestCommand::plain("build xtask's tests", &["-p", "xtask"])],
-            Self::Unit => vec![
-                TestCommand::plain(
-                    "build the unit tests",
-                    &["-p", "agent-common", "-p", "bulkhead-policy", "-p", "bulkhead"],
-                ),
-                TestCommand::plain(
-                    "build the test bench",
-                    &["-p", "bulkhead-tests", "-p", "bulkhead-cluster", "--lib", "--bins"],
-                ),
-            ],
+            Self::Tidy => vec![TestCommand::plain("build xtask's tests", vec!["-p".to_owned(), "xtask".to_owned()])],
+            Self::Unit => vec![TestCommand::plain("build the unit tests", unit())],
             Self::Program | Self::Netns | Self::Cluster => {
                 self.files().iter().map(|target| TestCommand::privileged(self, target)).collect()
             }
@@ -152,30 +143,48 @@ impl Tier {
     }
 }
 
+/// All tests beside the code, and the integration tests that need no privileges: those of `agent-common`.
+fn unit() -> Vec<String> {
+    let mut selection = packages();
+    selection.extend(["--lib", "--bins"].map(str::to_owned));
+    let entries = fs::read_dir(workspace::root().join("agent-common/tests"));
+    let files = entries.into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut names: Vec<String> = files
+        .filter(|file| file.extension().is_some_and(|extension| extension == "rs"))
+        .filter_map(|file| Some(file.file_stem()?.to_string_lossy().into_owned()))
+        .collect();
+    names.sort();
+    selection.extend(names.into_iter().flat_map(|name| ["--test".to_owned(), name]));
+    selection
+}
+
+fn packages() -> Vec<String> {
+    workspace::PACKAGES.map(str::to_owned).into()
+}
+
 /// One call of `cargo test`.
 pub struct TestCommand {
     /// The name of its build step.
     pub label: String,
-    selection: Vec<&'static str>,
+    selection: Vec<String>,
     harness: &'static [&'static str],
 }
 
 impl TestCommand {
-    fn plain(label: &str, selection: &[&'static str]) -> Self {
-        Self { label: label.to_owned(), selection: selection.to_vec(), harness: &["--quiet"] }
+    fn plain(label: &str, selection: Vec<String>) -> Self {
+        Self { label: label.to_owned(), selection, harness: &["--quiet"] }
     }
 
     /// Runs one test at a time, because these tests share the machine's network.
-    fn privileged(tier: Tier, target: &'static str) -> Self {
-        Self {
-            label: format!("build the {} tests ({target})", tier.name()),
-            selection: vec!["-p", "bulkhead-tests", "--test", target],
-            harness: match tier {
-                // Its own `main` knows no other flags, and reads further words as names of scenarios.
-                Tier::Cluster => &["--test-threads=1"],
-                _ => &["--test-threads=1", "--include-ignored", "--skip", "child_process"],
-            },
-        }
+    fn privileged(tier: Tier, target: &str) -> Self {
+        let mut selection = packages();
+        selection.extend(["--test", target].map(str::to_owned));
+        let harness: &[&str] = match tier {
+            // Its own `main` knows no other flags, and reads further words as names of scenarios.
+            Tier::Cluster => &["--test-threads=1"],
+            _ => &["--test-threads=1", "--include-ignored", "--skip", "child_process"],
+        };
+        Self { label: format!("build the {} tests ({target})", tier.name()), selection, harness }
     }
 
     /// Builds without running.
@@ -197,8 +206,6 @@ impl TestCommand {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     #[test]
