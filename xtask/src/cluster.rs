@@ -1,4 +1,6 @@
-//! `cargo xtask cluster`: a real Kubernetes on this machine, by hand. The work is in the crate `cluster`.
+//! `cargo xtask cluster`: a real Kubernetes on this machine, by hand.
+//!
+//! Only reads the command line. The work is in the crate `cluster`.
 
 use std::{os::unix::process::CommandExt, process};
 
@@ -9,59 +11,59 @@ use clap::{Args, Subcommand};
 /// What to do with a cluster.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Builds the Kubernetes parts from Go modules, once per version.
+    /// Build the Kubernetes parts from Go modules, once for each version.
     Parts,
-    /// Brings up two nodes, a control plane, DNS and a database host.
+    /// Start two nodes, a control plane, DNS and a database host.
     Up {
         #[command(flatten)]
         which: Which,
-        /// How pods are connected: ptp or bridge.
+        /// How pods are connected to their node: ptp or bridge.
         #[arg(long, default_value_t = Cni::default())]
         cni: Cni,
-        /// Only the control plane.
+        /// Start only the control plane.
         #[arg(long)]
         no_nodes: bool,
     },
-    /// Ends it and leaves nothing.
+    /// Stop a cluster and remove everything of it.
     Down {
         #[command(flatten)]
         which: Which,
     },
-    /// Says what is there.
+    /// Print the clusters of this machine and their daemons.
     Status,
-    /// kubectl as the cluster's administrator.
+    /// Run kubectl as the administrator of a cluster.
     Kubectl {
         #[command(flatten)]
         which: Which,
-        /// Its arguments.
+        /// The arguments of the program.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Runs a command on node a or b, or with the network of cp, db or lan.
+    /// Run a program on node a or b, or in the network of cp, db or lan.
     Exec {
         #[command(flatten)]
         which: Which,
-        /// The host.
+        /// Node a or b, or the host cp, db or lan.
         host: String,
-        /// The program.
+        /// The program to run.
         program: String,
-        /// Its arguments.
+        /// The arguments of the program.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Loads an OCI archive into both nodes' containerd.
+    /// Load an OCI archive into the containerd of both nodes.
     Import {
         #[command(flatten)]
         which: Which,
-        /// The archive.
+        /// The archive to load.
         archive: std::path::PathBuf,
     },
 }
 
-/// Which cluster is meant.
+/// The cluster that a command is about.
 #[derive(Debug, Args)]
 pub struct Which {
-    /// Its name, 1 to 16 of a-z and 0-9; by default this checkout's own.
+    /// Name of the cluster, 1 to 16 of a-z and 0-9; by default that of this checkout.
     #[arg(long, env = "BULKHEAD_CLUSTER")]
     id: Option<String>,
 }
@@ -72,7 +74,7 @@ impl Which {
     }
 }
 
-/// Does it.
+/// Runs the command.
 pub fn run(command: Command) -> Result<()> {
     match command {
         Command::Parts => parts().map(drop),
@@ -93,8 +95,10 @@ fn parts() -> Result<Parts> {
 fn up(cluster: &Cluster, options: Options) -> Result<()> {
     match Source::find() {
         Source::Parts => cluster.up(&parts()?, options)?,
-        Source::Kubeconfig(path) => bail!("no cluster of our own here; use the one of {}", path.display()),
-        Source::Missing(reason) => bail!("no cluster: {reason}"),
+        Source::Kubeconfig(path) => {
+            bail!("KUBECONFIG names a cluster already: use that of {}, or unset KUBECONFIG", path.display())
+        }
+        Source::Missing(reason) => bail!("cannot start a cluster: {reason}"),
     }
     let id = cluster.id();
     println!("cluster {id} ({}) is up: cargo xtask cluster kubectl --id {id} get pods -A", options.cni);
@@ -103,8 +107,8 @@ fn up(cluster: &Cluster, options: Options) -> Result<()> {
 
 fn down(cluster: &Cluster) -> Result<()> {
     let removed = cluster.down()?;
-    let said = if removed.anything() { format!("removed {removed}") } else { "was not there".into() };
-    println!("cluster {}: {said}", cluster.id());
+    let result = if removed.anything() { format!("removed {removed}") } else { "did not exist".into() };
+    println!("cluster {}: {result}", cluster.id());
     Ok(())
 }
 
@@ -127,7 +131,7 @@ fn exec(cluster: &Cluster, host: &str, program: &str, args: &[String]) -> Result
     become_it(command)
 }
 
-/// In place of this process, so that signals, terminal and exit code are the program's own.
+/// Replaces this process, so that signals, terminal and exit code are those of the program.
 fn become_it(mut command: process::Command) -> Result<()> {
     Err(command.exec()).with_context(|| format!("cannot start {command:?}"))
 }

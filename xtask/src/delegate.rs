@@ -1,6 +1,6 @@
-//! Verbs whose work is done by a binary of the `tests` crate: set-up, build, then that binary's output and exit code.
+//! Verbs that a binary of the `tests` crate carries out, and builds of the agent for them.
 //!
-//! Nothing is printed to standard output here: all of it belongs to the binary.
+//! Standard output belongs to the binary, so nothing is printed to it here. The exit code is the binary's.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -15,7 +15,7 @@ use crate::{
     setup, step, workspace,
 };
 
-/// Plays the demo, or ends one that was kept.
+/// Shows the demo, or ends one that was kept.
 pub fn demo(keep: bool, action: Option<&str>) -> Result<ExitCode> {
     let mut arguments: Vec<OsString> = Vec::new();
     arguments.extend(keep.then(|| "--keep".into()));
@@ -41,7 +41,7 @@ pub fn bench(json: Option<&Path>, quick: bool, api: bool) -> Result<ExitCode> {
 
 fn run(binary: &str, arguments: &[OsString]) -> Result<ExitCode> {
     setup::all()?;
-    ebpf::build(Variant::Plain)?;
+    ebpf::build(Variant::Shipped)?;
     build(binary)?;
     let mut cargo = workspace::cargo("run");
     cargo.args(["--quiet", "-p", "bulkhead-tests", "--bin", binary, "--"]).args(arguments);
@@ -69,24 +69,24 @@ pub fn agent_output(command: &str) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// Where a binary of the tests lies, once built.
+/// The path of a binary of the tests.
 pub fn binary(name: &str) -> PathBuf {
     workspace::cargo_target().join("debug").join(name)
 }
 
-/// Builds the agent and a binary of the tests in one go, so that both share their dependencies.
+/// Builds the agent and a binary of the tests in one call, so that both share their dependencies.
 fn build(binary: &str) -> Result<()> {
     let mut cargo = workspace::cargo("build");
     cargo.args(["-p", "bulkhead", "-p", "bulkhead-tests", "--bin", "bulkhead", "--bin", binary]);
     step::run("build the agent", &mut cargo)
 }
 
-/// Tells the command where the agent's binary lies.
+/// Sets the path of the agent's binary in the environment of a command.
 pub fn with_agent(command: &mut Command) -> &mut Command {
     command.env(OsStr::new("BULKHEAD_BIN"), workspace::agent_binary())
 }
 
-/// Passes a child's exit code on; one that was killed counts as failed.
+/// Passes the exit code of a child on. A child that was killed counts as failed.
 fn exit_code(status: ExitStatus) -> ExitCode {
     status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
 }

@@ -1,7 +1,7 @@
 //! Builds the kernel side into `target/ebpf/bulkhead.o`.
 //!
-//! It has its own compiler, target and directory, and the same bytes come out wherever the sources lie. The object is
-//! written only when its bytes change, so that the agent is rebuilt only then.
+//! The build has its own compiler, target and directory. The same sources give the same bytes in every directory. The
+//! object is written only when its bytes change, so that the agent is rebuilt only then.
 
 mod record;
 mod reproducible;
@@ -30,9 +30,9 @@ const CRATE: &str = "agent-ebpf";
 /// Which of the objects to build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
-    /// The one that ships.
-    Plain,
-    /// With development log lines.
+    /// The one that the agent embeds.
+    Shipped,
+    /// The one with development log lines.
     Log,
 }
 
@@ -40,20 +40,20 @@ impl Variant {
     /// The file `agent/build.rs` embeds for this variant.
     pub fn object(self) -> PathBuf {
         workspace::ebpf().join(match self {
-            Self::Plain => "bulkhead.o",
+            Self::Shipped => "bulkhead.o",
             Self::Log => "bulkhead-log.o",
         })
     }
 
     fn features(self) -> &'static [&'static str] {
         match self {
-            Self::Plain => &[],
+            Self::Shipped => &[],
             Self::Log => &["--features", "log"],
         }
     }
 }
 
-/// The verb: builds and tells what came out; with `check`, builds a copy elsewhere and compares.
+/// The verb: builds and prints the result; with `check`, also builds a copy elsewhere and compares.
 pub fn run(variant: Variant, check: bool) -> Result<()> {
     let tools = Toolchain::find()?;
     let compiler = &tools.compiler;
@@ -74,7 +74,7 @@ pub fn build(variant: Variant) -> Result<()> {
     build_with(&Toolchain::find()?, variant).map(|_| ())
 }
 
-/// Builds, strips and stores; says whether the stored bytes are new.
+/// Builds, strips and stores the object. Returns its bytes, and true if they differ from those stored before.
 fn build_with(tools: &Toolchain, variant: Variant) -> Result<(Vec<u8>, bool)> {
     let record = Record::new(tools);
     let object = variant.object();
@@ -100,7 +100,7 @@ fn compile(tools: &Toolchain, variant: Variant, root: &Path, target: &Path) -> R
     fs::read(&stripped).with_context(|| format!("cannot read {}", stripped.display()))
 }
 
-/// Cargo does not know the linker's version; a new linker must not be given yesterday's result.
+/// Removes the results of another linker, because cargo does not know the linker's version.
 fn forget(root: &Path, target: &Path) -> Result<()> {
     let mut clean = workspace::cargo("clean");
     clean.current_dir(root).args(["-p", CRATE, "--target", TARGET, "--release", "--target-dir"]).arg(target);
@@ -116,7 +116,7 @@ fn cargo(tools: &Toolchain, root: &Path) -> Result<Command> {
     // Only `aya-ebpf` needs unstable features; our own crates stay on stable Rust.
     command.env_clear().envs(inherited()).env("RUSTC", &compiler.rustc).env("RUSTC_BOOTSTRAP", "aya_ebpf");
     command.env("PATH", path_with(&tools.linker)?).env("CARGO_ENCODED_RUSTFLAGS", flags(root)?);
-    // Ours are settings for the agent: link-time optimisation and stripping are the business of bpf-linker and llvm-strip.
+    // The profile is meant for the agent. Here bpf-linker optimises and llvm-strip strips.
     command.env("CARGO_PROFILE_RELEASE_LTO", "false").env("CARGO_PROFILE_RELEASE_STRIP", "none");
     command.current_dir(root).args(["build", "--locked", "--release", "-p", CRATE, "--target", TARGET]);
     if compiler.core == Core::FromSource {
@@ -125,7 +125,7 @@ fn cargo(tools: &Toolchain, root: &Path) -> Result<Command> {
     Ok(command)
 }
 
-/// The environment without what would change the object: compilers, flags and libraries of the toolchain that runs us.
+/// The environment without what would change the object: compilers, flags and libraries of the toolchain that runs xtask.
 fn inherited() -> impl Iterator<Item = (OsString, OsString)> {
     env::vars_os().filter(|(name, _)| {
         let name = name.to_string_lossy();
@@ -146,8 +146,8 @@ fn path_with(linker: &Path) -> Result<OsString> {
 
 /// Debug information and BTF, with every path of this machine replaced.
 fn flags(root: &Path) -> Result<String> {
-    // v3 has 32-bit operations (kernel 5.1) and a third fewer instructions than the default. Size over speed: an unrolled
-    // scan of a row runs no faster, and is verified sixteen times.
+    // v3 has 32-bit operations (kernel 5.1) and needs a third fewer instructions than the default. The optimiser prefers
+    // size: an unrolled scan of a row runs no faster, and the verifier would read it sixteen times.
     let mut flags: Vec<String> =
         ["-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3", "-Copt-level=s"].map(str::to_owned).into();
     flags.extend(workspace::remaps(root)?);
@@ -155,7 +155,7 @@ fn flags(root: &Path) -> Result<String> {
     Ok(flags.join("\x1f"))
 }
 
-/// Writes the object in one move, and only if it differs from what lies there.
+/// Replaces the object atomically, and only if its bytes differ.
 fn store(object: &Path, bytes: &[u8]) -> Result<bool> {
     if fs::read(object).is_ok_and(|before| before == bytes) {
         return Ok(false);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_hide_where_the_sources_lie() {
+    fn flags_hide_the_directory_of_the_sources() {
         let flags = flags(Path::new("/some where/else")).expect("flags");
         assert!(flags.split('\x1f').any(|flag| flag == "--remap-path-prefix=/some where/else=/src"), "{flags}");
     }

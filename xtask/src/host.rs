@@ -1,6 +1,6 @@
-//! What this machine is and what we may do on it.
+//! What this machine offers, and what this user may do on it.
 //!
-//! Reads, never changes anything; what to do about a finding is for `setup` and `test` to decide.
+//! Reads and never changes anything. `setup` and `test` decide what to do about a missing part.
 
 use std::{fs, path::Path};
 
@@ -24,12 +24,12 @@ pub struct Host {
     pub btf: bool,
     /// The BPF file system is mounted at its usual place.
     pub bpffs: bool,
-    /// Capabilities we lack.
+    /// Capabilities that this process lacks.
     pub lacking: Vec<&'static str>,
 }
 
 impl Host {
-    /// Looks at the machine we run on.
+    /// Looks at this machine.
     pub fn look() -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
@@ -60,19 +60,19 @@ impl Host {
     }
 }
 
-/// What a run of all tiers from nothing leaves on the disk, and some room to work.
+/// Bytes that a first run of all tiers needs on the disk.
 const ALL_TIERS: u64 = 12 << 30;
 
-/// What to say where all tiers may not find room, before a compiler says it in other words; `target` is where builds go.
+/// A warning if the disk may be too small for all tiers. `target` is the directory of the builds.
 pub fn cramped(target: &Path) -> Option<String> {
     let stat = target.ancestors().find_map(|path| rustix::fs::statvfs(path).ok())?;
     let free = stat.f_bavail * stat.f_frsize;
-    // The last that a whole run makes.
+    // A whole run builds this image last.
     let is_warm = target.join("image-quick").exists();
     (!is_warm && free < ALL_TIERS).then(|| {
         let (free, needed) = (gib(free), gib(ALL_TIERS));
         format!(
-            "{} has {free:.1} GiB free and all tiers take up to {needed:.0} GiB: make room, or set CARGO_TARGET_DIR",
+            "{} has {free:.1} GiB free, and all tiers take up to {needed:.0} GiB: free some space, or set CARGO_TARGET_DIR",
             target.display()
         )
     })

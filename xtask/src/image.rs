@@ -1,8 +1,8 @@
-//! The image: one static binary and nothing else, in an OCI archive, without a container tool.
+//! Builds the image: an OCI archive with one static binary. It needs no container tool.
 //!
-//! Same sources, same bytes: paths of this machine are replaced, times and owners fixed. Static glibc cannot resolve
-//! names without libraries of the same version; the agent needs none, since the API server's address is in every pod's
-//! environment.
+//! The same sources give the same bytes: paths of this machine are replaced, times and owners are fixed. Static glibc
+//! cannot resolve names without shared libraries. The agent resolves none: the address of the API server is in the
+//! environment of every pod.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command};
 
@@ -15,10 +15,10 @@ use crate::{
     step, workspace,
 };
 
-/// Links the C library in.
+/// Links the C library statically.
 const STATIC: &str = "-Ctarget-feature=+crt-static";
 
-/// By which name pods ask for the image of this version.
+/// The name of this version's image in pods.
 pub fn name() -> &'static str {
     concat!("localhost/bulkhead:", env!("CARGO_PKG_VERSION"))
 }
@@ -26,14 +26,14 @@ pub fn name() -> &'static str {
 /// How the binary is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
-    /// As it is given to users.
+    /// For users.
     Release,
-    /// For tests: the agent of the other tiers, linked without libraries. Only the last step differs from what those
-    /// tiers have built, so it takes seconds where the release build takes many minutes on two cores.
+    /// For tests: a debug build. It shares most dependencies with the other tiers, and is far quicker than the release
+    /// build, which takes many minutes on two cores.
     Quick,
 }
 
-/// Builds everything and prints what came out.
+/// Builds the image and prints its path, size and digest.
 pub fn run(profile: Profile) -> Result<()> {
     let (archive, program) = build(profile)?;
     let bytes = fs::read(&archive)?;
@@ -44,28 +44,28 @@ pub fn run(profile: Profile) -> Result<()> {
     Ok(())
 }
 
-/// Where the archive of a profile is.
+/// The path of a profile's archive.
 pub fn archive(profile: Profile) -> PathBuf {
-    folder(profile).join("bulkhead.tar")
+    directory(profile).join("bulkhead.tar")
 }
 
-fn folder(profile: Profile) -> PathBuf {
+fn directory(profile: Profile) -> PathBuf {
     workspace::products().join(if profile == Profile::Release { "image" } else { "image-quick" })
 }
 
-/// Builds the archive; returns it and the binary in it.
+/// Builds the archive. Returns its path, and that of the binary in it.
 pub fn build(profile: Profile) -> Result<(PathBuf, PathBuf)> {
-    ebpf::build(Variant::Plain)?;
+    ebpf::build(Variant::Shipped)?;
     let binary = compile(profile)?;
-    let folder = folder(profile);
-    let _ = fs::remove_dir_all(&folder);
-    let root = folder.join("root");
+    let directory = directory(profile);
+    let _ = fs::remove_dir_all(&directory);
+    let root = directory.join("root");
     fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
     let program = root.join("bulkhead");
     fs::copy(&binary, &program).with_context(|| format!("cannot copy {}", binary.display()))?;
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
     let archive = archive(profile);
-    write(&[image(&program)?], &folder.join("layout"), &archive)?;
+    write(&[image(&program)?], &directory.join("layout"), &archive)?;
     Ok((archive, program))
 }
 
@@ -79,15 +79,15 @@ fn image(program: &std::path::Path) -> Result<Image> {
     })
 }
 
-/// The binary without a single library.
+/// Builds the static binary and starts it once.
 fn compile(profile: Profile) -> Result<PathBuf> {
     let binary = if profile == Profile::Release { release()? } else { quick()? };
     step::run("start the static agent", Command::new(&binary).arg("version"))?;
     Ok(binary)
 }
 
-/// The target is named although it is this machine's own: flags for it would otherwise meet build scripts and macros
-/// too, and those cannot be static.
+/// The target is named although it is this machine's own. Without a name, the flags would apply to build scripts and
+/// macros, which cannot be static.
 fn release() -> Result<PathBuf> {
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let mut cargo = workspace::cargo("build");
@@ -97,7 +97,7 @@ fn release() -> Result<PathBuf> {
     Ok(workspace::cargo_target().join(&target).join("release/bulkhead"))
 }
 
-/// Flags for the last step alone: how a program is linked is decided there, also for the libraries in it.
+/// Sets the flags for the binary alone: its link step decides for the libraries in it.
 fn quick() -> Result<PathBuf> {
     let mut cargo = workspace::cargo("rustc");
     cargo.args(["-p", "bulkhead", "--bin", "bulkhead", "--", STATIC, "-Cstrip=symbols"]);

@@ -1,8 +1,7 @@
-//! The same programs and the same traffic on other kernels, each in a virtual machine made for it.
+//! Runs the same programs and traffic on other kernels, each in a virtual machine of its own.
 //!
-//! No acceleration, no disk, no network, no root inside or out: an initial file system with the binaries that the
-//! other tiers have built, a kernel of Debian's, and what it says on its serial line. Slow machines make slow guests,
-//! so what runs there is short and its limits are generous.
+//! A guest has a Debian kernel and an initial file system with the binaries of the other tiers. It has no acceleration,
+//! disk or network, and reports on its serial line. Guests are slow, so few tests run there and limits are generous.
 
 mod fetch;
 mod guest;
@@ -18,17 +17,17 @@ use crate::{
     workspace,
 };
 
-/// A line of kernels, by the beginning of its version; the newest of each is taken.
+/// A series of kernels, by the beginning of their version. The newest one is taken.
 pub struct Series {
-    /// As people say it.
+    /// Its short name.
     pub name: &'static str,
-    /// Suites that may hold it.
+    /// The Debian suite that holds it.
     pub suite: &'static str,
-    /// What the package's name goes on with after `linux-image-`.
+    /// A pattern for what follows `linux-image-` in the name of the package.
     pub version: &'static str,
 }
 
-/// The oldest we promise, those that nodes run today, the newest there is.
+/// The oldest supported kernel, those of today's nodes, and the newest one.
 pub const SERIES: [Series; 4] = [
     Series { name: "5.10", suite: "bullseye-security", version: r"5\.10\." },
     Series { name: "6.1", suite: "bookworm-security", version: r"6\.1\." },
@@ -38,16 +37,16 @@ pub const SERIES: [Series; 4] = [
 
 const PACKAGES: [&str; 3] = ["qemu-system-x86", "busybox-static", "xz-utils"];
 
-/// What keeps guests from being made here.
+/// Why no guest can be started on this machine.
 pub fn obstacle() -> Option<String> {
     if std::env::consts::ARCH != "x86_64" {
-        return Some(format!("guests are made for x86_64 only, and this is {}", std::env::consts::ARCH));
+        return Some(format!("guests are x86_64 only, and this machine is {}", std::env::consts::ARCH));
     }
     let apt = workspace::on_path("apt-get").is_some();
-    (!apt).then(|| "kernels come as Debian packages, and there is no apt here".to_owned())
+    (!apt).then(|| "the kernels are Debian packages, and this machine has no apt".to_owned())
 }
 
-/// Fetches kernels, boots each, and counts what passed there.
+/// Fetches the kernels, boots each, and counts the results.
 pub fn run() -> Result<Outcome> {
     setup::packages("install what guests need", &PACKAGES)?;
     let binaries = binaries()?;
@@ -64,8 +63,8 @@ pub fn run() -> Result<Outcome> {
         };
         println!("kernel {} ({})", series.name, kernel.version);
         let once_more = |error| {
-            // Without acceleration a kernel that patches its own text on one CPU can trip over it on the other (int3).
-            println!("kernel {}: {error:#}; a guest that crashed is booted once more", kernel.version);
+            // Without acceleration, a kernel that patches its own text on one CPU can crash on the other (int3).
+            println!("kernel {}: {error:#}; the guest is booted once more", kernel.version);
             guest::run(&kernel, &binaries)
         };
         let tally = guest::run(&kernel, &binaries).or_else(once_more).unwrap_or_else(|error| {
@@ -75,13 +74,13 @@ pub fn run() -> Result<Outcome> {
         sum += tally;
     }
     Ok(if missing.len() == SERIES.len() {
-        Outcome::Skipped("no kernel can be had here".to_owned())
+        Outcome::Skipped("no kernel could be fetched".to_owned())
     } else {
         Outcome::Ran(sum)
     })
 }
 
-/// Programs that go into the guest.
+/// Programs of the guest.
 pub struct Binaries {
     frames: PathBuf,
     isolation: PathBuf,
@@ -94,7 +93,7 @@ fn binaries() -> Result<Binaries> {
     let mut cargo = workspace::cargo("build");
     cargo.args(workspace::PACKAGES).args(["--bin", "frames", "--test", "isolation"]);
     step::run("build the replay", &mut cargo)?;
-    let ip = workspace::on_path("ip").context("there is no ip (iproute2)")?;
+    let ip = workspace::on_path("ip").context("there is no program ip: install iproute2")?;
     Ok(Binaries {
         frames: delegate::binary("frames"),
         isolation: test_binary("isolation")?,
@@ -104,7 +103,7 @@ fn binaries() -> Result<Binaries> {
     })
 }
 
-/// Where cargo puts a file of tests, which only cargo knows.
+/// The path of a test binary, which only cargo knows.
 fn test_binary(target: &str) -> Result<PathBuf> {
     let mut cargo = workspace::cargo("test");
     cargo.args(["--no-run", "--quiet", "--message-format=json"]).args(workspace::PACKAGES).args(["--test", target]);
@@ -115,10 +114,10 @@ fn test_binary(target: &str) -> Result<PathBuf> {
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .filter(|message| message["target"]["name"] == target)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from));
-    executable.with_context(|| format!("cargo builds no tests {target}: {}", String::from_utf8_lossy(&output.stderr)))
+    executable.with_context(|| format!("cargo built no test {target}: {}", String::from_utf8_lossy(&output.stderr)))
 }
 
-/// Standard output of a command that must succeed.
-fn said(command: &mut Command) -> Result<String> {
+/// The standard output of a command that must succeed.
+fn output(command: &mut Command) -> Result<String> {
     workspace::output_of(command).with_context(|| format!("{} failed", command.get_program().display()))
 }

@@ -1,7 +1,7 @@
-//! The front door: `cargo xtask <verb>`.
+//! The commands of this repository: `cargo xtask <verb>`.
 //!
-//! A list of verbs and nothing else; each has its room. Progress goes to standard error, results to standard output, and
-//! the exit code is that of the work that was done.
+//! Lists the verbs and nothing else; each has a module. Progress goes to standard error and results to standard output.
+//! The exit code is that of the work.
 
 #![forbid(unsafe_code)]
 
@@ -33,7 +33,7 @@ use crate::{
     test::{Selection, long::Long},
 };
 
-/// Builds, shows, tests and measures Bulkhead.
+/// Build, show, test and measure Bulkhead.
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask", disable_help_subcommand = true)]
 struct Arguments {
@@ -43,23 +43,23 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Install what is missing to build and load the kernel side; quick when nothing is.
+    /// Install what the build and the tests of the kernel side need. Quick when nothing is missing.
     Setup,
     /// Build the kernel side into target/ebpf/bulkhead.o.
     Ebpf {
-        /// Build a copy of the tree in another directory too, and compare.
+        /// Build a copy of the tree in another directory as well, and compare the bytes.
         #[arg(long)]
         check_reproducible: bool,
         /// Build the variant with development log lines, target/ebpf/bulkhead-log.o.
         #[arg(long)]
         log: bool,
     },
-    /// Two tenants on this machine: who reaches whom without the agent, with it, and after it was killed.
+    /// Show two tenants on this machine: who reaches whom without the agent, with it, and after its death.
     Demo {
-        /// Leave everything running to play with.
+        /// Leave everything running afterwards.
         #[arg(long)]
         keep: bool,
-        /// End a demo that was kept.
+        /// `down` ends a demo that was started with --keep.
         #[arg(value_parser = ["down"])]
         action: Option<String>,
     },
@@ -74,20 +74,20 @@ enum Verb {
         #[command(subcommand)]
         long: Option<Long>,
     },
-    /// Replay frames into the loaded programs: one JSON line each, then a summary.
+    /// Replay frames into the loaded programs. Prints one JSON line for each, then a summary.
     Frames {
-        /// Lines of JSON, each with a frame and the verdict it should get.
+        /// A file with one JSON object a line: a frame and its expected verdict.
         file: PathBuf,
     },
-    /// Measure the loaded programs against an empty one, or what a start costs the API server.
+    /// Measure the loaded programs against an empty program, or the load of a start on the API server.
     Bench {
         /// Write the figures to this file as JSON.
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
-        /// Fewer repetitions or fewer pods, for a first look.
+        /// Measure with fewer repetitions or fewer pods, for a first impression.
         #[arg(long)]
         quick: bool,
-        /// Instead: requests, watches, bytes and memory of the agent's start on a real API server.
+        /// Measure requests, watches, bytes and memory of the agent's start on a real API server instead.
         #[arg(long)]
         api: bool,
     },
@@ -97,25 +97,25 @@ enum Verb {
         #[arg(long)]
         check: bool,
     },
-    /// Write deploy/crd.yaml from the types.
+    /// Write deploy/crd.yaml from the types of the agent.
     Crds {
-        /// Only compare.
+        /// Compare only, and fail on a difference.
         #[arg(long)]
         check: bool,
     },
-    /// Write deploy/bulkhead.yaml from the files beside it.
+    /// Write deploy/bulkhead.yaml from the other files of its directory.
     Manifests {
-        /// Only compare.
+        /// Compare only, and fail on a difference.
         #[arg(long)]
         check: bool,
     },
-    /// Build the agent's image, target/image/bulkhead.tar: one static binary.
+    /// Build the agent's image, target/image/bulkhead.tar, with one static binary.
     Image {
-        /// The debug build that the cluster tier uses, in seconds: target/image-quick/bulkhead.tar.
+        /// Build the debug image of the tier cluster instead, target/image-quick/bulkhead.tar.
         #[arg(long)]
         quick: bool,
     },
-    /// A real Kubernetes on this machine.
+    /// Run a real Kubernetes on this machine.
     #[command(subcommand)]
     Cluster(cluster::Command),
     /// Check format, clippy, documentation and the licences and sources of dependencies.
@@ -140,7 +140,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Setup => setup::run().map(done),
         Verb::Ebpf { check_reproducible, log } => {
-            ebpf::run(if log { Variant::Log } else { Variant::Plain }, check_reproducible).map(done)
+            ebpf::run(if log { Variant::Log } else { Variant::Shipped }, check_reproducible).map(done)
         }
         Verb::Demo { keep, action } => delegate::demo(keep, action.as_deref()),
         Verb::Test { list: true, .. } => Ok(test::list()),

@@ -1,7 +1,6 @@
-//! Keeps `deploy/bulkhead.yaml` equal to the files that `deploy/kustomization.yaml` lists, in their order.
+//! Writes `deploy/bulkhead.yaml` from the files that `deploy/kustomization.yaml` lists, in their order.
 //!
-//! The base sets everything in its files and transforms nothing, so that putting them one after another is all there
-//! is to do. What a kustomization could do beyond that is refused here.
+//! The base transforms nothing, so its files only have to be joined. A kustomization with other fields is refused.
 
 use std::{fs, path::Path};
 
@@ -28,7 +27,7 @@ pub fn run(check: bool) -> Result<()> {
     Ok(())
 }
 
-/// All files of the base as one.
+/// Joins the files of the base.
 fn render(deploy: &Path) -> Result<String> {
     let base = deploy.join("kustomization.yaml");
     let base = fs::read_to_string(&base).with_context(|| format!("cannot read {}", base.display()))?;
@@ -41,14 +40,16 @@ fn render(deploy: &Path) -> Result<String> {
     Ok(all)
 }
 
-/// What stands under `resources:`, the only field that the base may have.
+/// The items of `resources:`, the only field that the base may have.
 fn resources(base: &str) -> Result<Vec<&str>> {
     let mut names = Vec::new();
     for line in base.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         match line.strip_prefix("- ") {
             Some(name) => names.push(name),
             None if ["apiVersion:", "kind:", "resources:"].iter().any(|known| line.starts_with(known)) => {}
-            None => bail!("kustomization.yaml says {line:?}, which is more than `resources`"),
+            None => bail!(
+                "kustomization.yaml has the line {line:?}: only `resources` is supported; see xtask/src/manifests.rs"
+            ),
         }
     }
     Ok(names)

@@ -1,7 +1,7 @@
-//! Gets the machine ready: what builds the kernel side, and what loads it.
+//! Prepares the machine: what builds the kernel side, and what loads it.
 //!
-//! Looks first and touches only what is missing, so a second run takes a moment. What it may not or cannot do itself it
-//! spells out as commands. It changes nothing outside the package manager, `target/tools` and the mount of bpffs.
+//! Installs only what is missing, so a second run is quick. When it lacks permission, it prints the commands instead. It
+//! changes nothing but packages, `target/tools` and the mount of bpffs.
 
 mod apt;
 mod crates;
@@ -19,12 +19,12 @@ use crate::{
     workspace::on_path,
 };
 
-/// Programs that the demo and the tests call, and the packages they come in.
+/// Programs that the demo and the tests call, and the packages that hold them.
 const PROGRAMS: [(&str, &str); 3] = [("ip", "iproute2"), ("nft", "nftables"), ("cc", "gcc")];
-/// Debian's compiler for browsers, the only one it ships with `core` for BPF.
+/// Debian's compiler for browsers: the only one of Debian's with `core` for BPF.
 const COMPILER: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 
-/// The verb: everything, with a report of what is there.
+/// The verb: installs everything and prints what was found.
 pub fn run() -> Result<()> {
     let tools = build_tools()?;
     eprintln!(
@@ -43,7 +43,7 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// What the demo needs: tools to build with and a kernel to load into.
+/// Installs what the demo needs, and fails if the kernel cannot load programs.
 pub fn all() -> Result<()> {
     build_tools()?;
     let obstacles = kernel();
@@ -53,7 +53,7 @@ pub fn all() -> Result<()> {
     Ok(())
 }
 
-/// Installs packages that only some tier needs.
+/// Installs packages that only one tier needs.
 pub fn packages(label: &str, names: &[&str]) -> Result<()> {
     apt::install(&Host::look(), label, &names.iter().map(ToString::to_string).collect::<Vec<_>>())
 }
@@ -82,13 +82,14 @@ fn ensure_compiler(host: &Host) -> Result<Compiler> {
         return Ok(compiler);
     }
     apt::install(host, "install the compiler for BPF", &COMPILER.map(str::to_owned)).context(
-        "no Rust compiler for BPF, and Debian's cannot be installed; another way is\n  \
+        "there is no Rust compiler for BPF, and Debian's cannot be installed; install a nightly instead:\n  \
          rustup toolchain install nightly --component rust-src",
     )?;
-    toolchain::compiler()?.context("the compiler was installed, but cannot be found; BULKHEAD_BPF_RUSTC can name one")
+    toolchain::compiler()?
+        .context("the compiler was installed, but cannot be found; set BULKHEAD_BPF_RUSTC to its path")
 }
 
-/// Mounts the BPF file system if it may, and says what else keeps programs from being loaded.
+/// Mounts the BPF file system if this user may. Returns what still keeps programs from being loaded.
 pub fn kernel() -> Vec<String> {
     let host = Host::look();
     if host.bpffs || !host.root {

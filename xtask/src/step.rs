@@ -1,6 +1,6 @@
-//! Long steps: one quiet line while they run, the whole story in a log file, its end shown when they fail.
+//! Long steps: one line while they run, and their output in a log file. When a step fails, the end of the log is shown.
 //!
-//! Everything goes to standard error, because standard output belongs to the verb's result.
+//! Everything goes to standard error, because standard output belongs to the result of the verb.
 
 use std::{
     fs::{self, File},
@@ -15,11 +15,11 @@ use anyhow::{Context, Result, bail};
 
 use crate::workspace;
 
-/// How often a line appears where lines cannot be rewritten.
+/// Time between two lines where lines cannot be rewritten.
 const QUIET_PERIOD: Duration = Duration::from_secs(20);
-/// Steps shorter than this are not worth a line of their own.
-const WORTH_TELLING: Duration = Duration::from_secs(1);
-/// How much of the log is shown after a failure.
+/// Shorter steps print no line.
+const WORTH_A_LINE: Duration = Duration::from_secs(1);
+/// Lines of the log that are shown after a failure.
 const LAST_LINES: usize = 40;
 const WIDTH: usize = 100;
 
@@ -59,27 +59,27 @@ fn log_file(label: &str) -> Result<PathBuf> {
     Ok(directory.join(format!("{name}.log")))
 }
 
-/// The line a person watches.
+/// The line with the state of the step.
 struct Line<'a> {
     label: &'a str,
     started: Instant,
-    told: Instant,
+    printed: Instant,
     terminal: bool,
 }
 
 impl<'a> Line<'a> {
     fn new(label: &'a str) -> Self {
         let now = Instant::now();
-        Self { label, started: now, told: now, terminal: io::stderr().is_terminal() }
+        Self { label, started: now, printed: now, terminal: io::stderr().is_terminal() }
     }
 
-    /// Rewrites the line on a terminal; elsewhere adds one now and then.
+    /// Rewrites the line on a terminal. Elsewhere adds a line from time to time.
     fn update(&mut self, log: &Path) {
         if self.terminal && self.started.elapsed() > Duration::from_millis(300) {
             eprint!("\r\x1b[2K{}", self.text(&tail(log, 4096, 1)));
             let _ = io::stderr().flush();
-        } else if !self.terminal && self.told.elapsed() >= QUIET_PERIOD {
-            self.told = Instant::now();
+        } else if !self.terminal && self.printed.elapsed() >= QUIET_PERIOD {
+            self.printed = Instant::now();
             eprintln!("{}", self.text(&tail(log, 4096, 1)));
         }
     }
@@ -88,7 +88,7 @@ impl<'a> Line<'a> {
         if self.terminal {
             eprint!("\r\x1b[2K");
         }
-        if !success || self.started.elapsed() > WORTH_TELLING {
+        if !success || self.started.elapsed() > WORTH_A_LINE {
             eprintln!("{}", self.text(if success { "done" } else { "failed" }));
         }
     }
@@ -107,7 +107,7 @@ pub fn seconds(duration: Duration) -> String {
     }
 }
 
-/// The last lines of a file, from at most its last `bytes`; nothing when it cannot be read.
+/// The last lines among the last `bytes` of a file; empty if it cannot be read.
 fn tail(file: &Path, bytes: u64, lines: usize) -> String {
     let read = || -> io::Result<Vec<u8>> {
         let mut file = File::open(file)?;

@@ -141,7 +141,7 @@ fn prepare() -> Prerequisites {
     if !obstacles.is_empty() {
         return Prerequisites::Missing(obstacles.join("; "));
     }
-    let built = setup::build_tools().and_then(|_| ebpf::build(Variant::Plain)).and_then(|()| delegate::build_agent());
+    let built = setup::build_tools().and_then(|_| ebpf::build(Variant::Shipped)).and_then(|()| delegate::build_agent());
     match built {
         Ok(()) => Prerequisites::Ready,
         Err(error) => {

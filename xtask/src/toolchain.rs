@@ -1,7 +1,7 @@
-//! Which compiler, linker and strip build the kernel side, and why those.
+//! Finds the compiler, linker and strip that build the kernel side.
 //!
-//! Only looks; `setup` installs what is missing. Versions are never written down here: Debian moves its compiler with
-//! what browsers need, so everything is derived from the compiler that is found.
+//! Installs nothing; `setup` does. No version is written down here: Debian raises its compiler with the needs of browsers,
+//! so every other version follows from the compiler that is found.
 
 use std::{
     env, fs,
@@ -38,14 +38,14 @@ pub struct Compiler {
 pub enum Core {
     /// Shipped with the compiler.
     Prebuilt,
-    /// Built from its sources, which takes a nightly cargo.
+    /// Built from its sources, which needs a nightly cargo.
     FromSource,
 }
 
 /// All that is needed to build the kernel side.
 #[derive(Debug)]
 pub struct Toolchain {
-    /// Compiles.
+    /// Compiles to bitcode.
     pub compiler: Compiler,
     /// Links bitcode to one object.
     pub linker: PathBuf,
@@ -54,7 +54,7 @@ pub struct Toolchain {
 }
 
 impl Toolchain {
-    /// Finds all three, or says what to run.
+    /// Finds all three. The error names the command that installs the missing one.
     pub fn find() -> Result<Self> {
         let compiler = compiler()?.context(NO_COMPILER)?;
         let linker = linker(compiler.llvm)
@@ -64,13 +64,13 @@ impl Toolchain {
     }
 }
 
-const NO_COMPILER: &str = "no Rust compiler for BPF here; one of these gives you one:\n  \
+const NO_COMPILER: &str = "there is no Rust compiler for BPF; one of these installs it:\n  \
     cargo xtask setup            (Debian-like, as root: installs rustc-web and libstd-rust-web-dev-bpf)\n  \
     rustup toolchain install nightly --component rust-src";
 
-/// The compiler to use: a named one, one with a prebuilt `core`, a nightly with the sources of `core`.
+/// The compiler to use: a named one, one with a prebuilt `core`, or a nightly with the sources of `core`.
 ///
-/// Naming one that cannot do it is an error; finding none is not.
+/// A named one that cannot build for BPF is an error. Finding none is not.
 pub fn compiler() -> Result<Option<Compiler>> {
     if let Some(named) = env::var_os("BULKHEAD_BPF_RUSTC") {
         let named = PathBuf::from(named);
@@ -78,7 +78,10 @@ pub fn compiler() -> Result<Option<Compiler>> {
             .or_else(|| examine(&named, Core::FromSource, "BULKHEAD_BPF_RUSTC names it"));
         return match found {
             Some(compiler) => Ok(Some(compiler)),
-            None => bail!("BULKHEAD_BPF_RUSTC={}: it has neither core for {TARGET} nor rust-src", named.display()),
+            None => bail!(
+                "BULKHEAD_BPF_RUSTC={}: this compiler has neither core for {TARGET} nor rust-src",
+                named.display()
+            ),
         };
     }
     let prebuilt = ["/usr/bin/rustc", "rustc"]
@@ -92,7 +95,7 @@ fn nightly() -> Option<Compiler> {
     examine(Path::new(&rustc), Core::FromSource, "a nightly with rust-src builds core itself")
 }
 
-/// Looks whether this compiler can get `core` in this way.
+/// Describes the compiler, if it can get `core` in this way.
 fn examine(rustc: &Path, core: Core, why: &'static str) -> Option<Compiler> {
     let sysroot = PathBuf::from(output_of(Command::new(rustc).args(["--print", "sysroot"]))?);
     let there = match core {
@@ -129,7 +132,7 @@ fn llvm_of_rustc(verbose: &str) -> Option<u32> {
     major(verbose.lines().find_map(|line| line.strip_prefix("LLVM version: "))?)
 }
 
-/// A bpf-linker whose LLVM reads what a compiler with this LLVM writes: ours, or one on the path.
+/// A bpf-linker whose LLVM reads the bitcode of a compiler with this LLVM: that of `target/tools`, or one on the path.
 pub fn linker(llvm: u32) -> Option<PathBuf> {
     let ours = workspace::tools().join("bin/bpf-linker");
     [Some(ours), on_path("bpf-linker")].into_iter().flatten().find(|linker| reads(linker, llvm))
@@ -137,8 +140,8 @@ pub fn linker(llvm: u32) -> Option<PathBuf> {
 
 /// True if the linker runs and its LLVM is not older than `llvm`.
 ///
-/// It does not print its LLVM; the shared library it loads tells. One without such a library carries its LLVM inside, and
-/// gets the benefit of the doubt: bitcode that is too new fails the build with a plain message.
+/// It does not print the version of its LLVM, but the name of its shared library holds it. A linker without that library
+/// is accepted: if its LLVM is too old, the build fails with a clear message.
 fn reads(linker: &Path, llvm: u32) -> bool {
     if output_of(Command::new(linker).arg("--version")).is_none() {
         return false;
@@ -153,7 +156,7 @@ fn llvm_of_libraries(ldd: &str) -> Option<u32> {
     major(name.trim_start_matches(|c: char| !c.is_ascii_digit()))
 }
 
-/// A strip of the compiler's own LLVM if there is one, else any.
+/// The strip of the compiler's own LLVM, or any other one.
 pub fn strip(llvm: u32) -> Option<PathBuf> {
     let own = Path::new("/usr/lib").join(format!("llvm-{llvm}/bin/llvm-strip"));
     if own.is_file() {

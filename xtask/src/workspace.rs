@@ -1,6 +1,6 @@
-//! Where things lie, and how to call cargo on them.
+//! Paths inside the repository, and calls of cargo on it.
 //!
-//! The one place that knows paths inside the repository. It builds nothing.
+//! No other module knows these paths. This one builds nothing.
 
 use std::{
     env, fs,
@@ -21,7 +21,7 @@ pub fn root() -> PathBuf {
     xtask.parent().map_or(xtask.clone(), Path::to_path_buf)
 }
 
-/// Where cargo puts what it builds for this machine.
+/// The directory of cargo's builds for this machine.
 pub fn cargo_target() -> PathBuf {
     match env::var_os("CARGO_TARGET_DIR") {
         Some(chosen) => env::current_dir().unwrap_or_default().join(chosen),
@@ -29,19 +29,19 @@ pub fn cargo_target() -> PathBuf {
     }
 }
 
-/// Where xtask's own products go: tools, logs, the eBPF object.
+/// The directory of xtask's own products: tools, logs, the eBPF object.
 ///
-/// Not under `CARGO_TARGET_DIR`: `agent/build.rs` must find the object without knowing who built it.
+/// It does not follow `CARGO_TARGET_DIR`, because `agent/build.rs` must find the object in any case.
 pub fn products() -> PathBuf {
     root().join("target")
 }
 
-/// The tools that xtask builds for itself.
+/// The directory of the tools that xtask builds.
 pub fn tools() -> PathBuf {
     products().join("tools")
 }
 
-/// The eBPF objects and the directory in which they are built.
+/// The directory of the eBPF objects and of their build.
 pub fn ebpf() -> PathBuf {
     products().join("ebpf")
 }
@@ -51,9 +51,9 @@ pub fn agent_binary() -> PathBuf {
     cargo_target().join("debug/bulkhead")
 }
 
-/// Cargo on this workspace with the committed lock file, from whichever directory the user stands in.
+/// A call of cargo on this workspace with the committed lock file. The current directory does not matter.
 ///
-/// What the outer `cargo run` says about the xtask package is taken away again: build scripts would read it as a change.
+/// The variables that the outer `cargo run` sets for xtask are removed: build scripts would take them for a change.
 pub fn cargo(verb: &str) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.arg(verb).arg("--locked").arg("--manifest-path").arg(root().join("Cargo.toml"));
@@ -66,14 +66,14 @@ pub fn cargo(verb: &str) -> Command {
     command
 }
 
-/// What makes rustc forget where the tree at `root` and cargo's sources lie on this machine.
+/// Flags that keep the paths of the tree at `root` and of cargo's sources out of what rustc writes.
 pub fn remaps(root: &Path) -> Result<Vec<String>> {
     let mut flags = Vec::new();
     let mut remap = |from: &Path, to: &str| flags.push(format!("--remap-path-prefix={}={to}", from.display()));
     let home = cargo_home()?;
     remap(root, "/src");
     remap(&home, "/cargo");
-    // The last match counts, and the directory's name tells which registry or mirror was used.
+    // The last match counts. The name of this directory depends on the registry or mirror.
     for registry in fs::read_dir(home.join("registry/src")).into_iter().flatten().flatten() {
         remap(&registry.path(), "/cargo/registry");
     }
@@ -90,18 +90,18 @@ fn cargo_home() -> Result<PathBuf> {
 /// The first file of this name on the search path.
 pub fn on_path(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
-    // Administrators' tools (ip, tc) hide from some users' paths.
+    // Some users' paths lack the directories of administrators' tools (ip, tc).
     let extra = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     env::split_paths(&path).chain(extra).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
-/// What a program says on its standard output, if it exists and succeeds.
+/// The standard output of a program that exists and succeeds.
 pub fn output_of(command: &mut Command) -> Option<String> {
     let output = command.output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// The commit the tree stands on, marked when files differ from it.
+/// The current commit, marked as dirty when files differ from it.
 pub fn revision() -> String {
     let mut git = Command::new("git");
     git.arg("-C").arg(root()).args(["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]);

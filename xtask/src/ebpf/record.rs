@@ -1,6 +1,6 @@
-//! What lies beside an object: its digest and what made it.
+//! The record beside an object: its digest, and the tools that built it.
 //!
-//! For people and for supply-chain records; the build itself reads only the linker, to notice that it changed.
+//! People and supply-chain records read it. The build itself reads only the linker, to find that it has changed.
 
 use std::{
     fs,
@@ -21,16 +21,16 @@ use crate::{
 pub struct Record {
     /// Of the object's bytes, in hexadecimal.
     pub sha256: String,
-    /// What the compiler says of itself.
+    /// The version that the compiler prints.
     pub rustc: String,
-    /// What the linker says of itself.
+    /// The version that the linker prints.
     pub linker: String,
     /// The commit, marked when the tree differs from it.
     pub revision: String,
 }
 
 impl Record {
-    /// Describes what these tools are about to build.
+    /// Describes the build of these tools, without a digest.
     pub fn new(tools: &Toolchain) -> Self {
         Self {
             sha256: String::new(),

@@ -13,10 +13,10 @@ use anyhow::{Context, Result, bail};
 use super::{Variant, compile, digest};
 use crate::{toolchain::Toolchain, workspace};
 
-/// What a build does not read, or what it produces.
+/// Directories that the build does not read, or that it writes.
 const NOT_SOURCES: [&str; 2] = [".git", "target"];
 
-/// Builds a copy and fails if another object comes out.
+/// Builds a copy of the tree, and fails if the object differs.
 pub fn check(tools: &Toolchain, variant: Variant, expected: &[u8]) -> Result<()> {
     let elsewhere = Elsewhere::new()?;
     let tree = elsewhere.0.join("tree");
@@ -31,7 +31,7 @@ pub fn check(tools: &Toolchain, variant: Variant, expected: &[u8]) -> Result<()>
     Ok(())
 }
 
-/// A directory of our own that goes away with us.
+/// A temporary directory that is removed with this value.
 struct Elsewhere(PathBuf);
 
 impl Elsewhere {
@@ -44,7 +44,7 @@ impl Elsewhere {
 
 impl Drop for Elsewhere {
     fn drop(&mut self) {
-        // Left-overs in the temporary directory harm nobody.
+        // Left-overs in the temporary directory do no harm.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -1,7 +1,7 @@
-//! Kernels from Debian's packages, unpacked under `target/kernels` and never installed.
+//! Fetches kernels from Debian's packages and unpacks them under `target/kernels`. Nothing is installed.
 //!
-//! Other suites are asked through package lists of our own, from the mirrors this machine uses already; its own lists
-//! stay as they are. Versions vanish from mirrors, so they are chosen by pattern.
+//! Package lists of other suites are kept apart, so the machine's own lists do not change. They come from the mirrors of
+//! this machine. Old versions vanish from mirrors, so versions are chosen by pattern.
 
 use std::{
     fs,
@@ -11,56 +11,56 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Series, said};
+use super::{Series, output};
 use crate::{step, workspace};
 
 /// A kernel, unpacked.
 pub struct Kernel {
-    /// As `uname -r` will say.
+    /// The output of `uname -r`.
     pub version: String,
     /// The image.
     pub image: PathBuf,
-    /// The folder of its modules.
+    /// The directory of its modules.
     pub modules: PathBuf,
 }
 
 /// The newest kernel of a series.
 pub fn kernel(series: &Series) -> Result<Kernel> {
-    let folder = workspace::products().join("kernels").join(series.name);
-    if let Ok(kernel) = unpacked(&folder) {
+    let directory = workspace::products().join("kernels").join(series.name);
+    if let Ok(kernel) = unpacked(&directory) {
         return Ok(kernel);
     }
     let lists = Lists::of(series.suite)?;
     let package = lists.newest(series.version)?;
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    // Since 7.x the image is a package of packages.
+    let _ = fs::remove_dir_all(&directory);
+    fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    // Since 7.x the image is split into several packages.
     let version = package.trim_start_matches("linux-image-");
     let parts = [format!("linux-binary-{version}"), format!("linux-modules-{version}")];
     let parts: Vec<&str> = parts.iter().map(String::as_str).filter(|part| lists.has(part)).collect();
     let wanted = if parts.is_empty() { vec![package.as_str()] } else { parts };
     let mut download = lists.apt("apt-get");
-    step::run(&format!("fetch kernel {}", series.name), download.arg("download").args(wanted).current_dir(&folder))?;
-    for file in files(&folder)?.iter().filter(|file| file.extension().is_some_and(|e| e == "deb")) {
-        said(Command::new("dpkg-deb").arg("-x").arg(file).arg(&folder))?;
+    step::run(&format!("fetch kernel {}", series.name), download.arg("download").args(wanted).current_dir(&directory))?;
+    for file in files(&directory)?.iter().filter(|file| file.extension().is_some_and(|e| e == "deb")) {
+        output(Command::new("dpkg-deb").arg("-x").arg(file).arg(&directory))?;
         fs::remove_file(file)?;
     }
-    unpacked(&folder)
+    unpacked(&directory)
 }
 
-fn unpacked(folder: &Path) -> Result<Kernel> {
-    // A merged file system has /usr/lib, older packages /lib.
-    let roots = ["usr/lib/modules", "lib/modules"].map(|path| folder.join(path));
+fn unpacked(directory: &Path) -> Result<Kernel> {
+    // Newer packages use /usr/lib, older ones /lib.
+    let roots = ["usr/lib/modules", "lib/modules"].map(|path| directory.join(path));
     let modules = roots.iter().filter_map(|root| files(root).ok()?.into_iter().next()).next();
     let modules = modules.context("the package holds no modules")?;
     let version = modules.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let images = [folder.join(format!("boot/vmlinuz-{version}")), modules.join("vmlinuz")];
+    let images = [directory.join(format!("boot/vmlinuz-{version}")), modules.join("vmlinuz")];
     let image = images.into_iter().find(|image| image.is_file()).context("the package holds no kernel")?;
     Ok(Kernel { version, image, modules })
 }
 
-fn files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+fn files(directory: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))?;
     Ok(entries.flatten().map(|entry| entry.path()).collect())
 }
 
@@ -72,19 +72,19 @@ struct Lists {
 impl Lists {
     /// Fetches them.
     fn of(suite: &str) -> Result<Self> {
-        let folder = workspace::products().join("kernels/lists").join(suite);
+        let directory = workspace::products().join("kernels/lists").join(suite);
         for part in ["lists/partial", "cache/archives/partial"] {
-            fs::create_dir_all(folder.join(part))?;
+            fs::create_dir_all(directory.join(part))?;
         }
-        let sources = folder.join("sources.list");
+        let sources = directory.join("sources.list");
         fs::write(&sources, format!("deb {} {suite} main\n", mirror(suite)?))?;
         let set = |name: &str, value: &Path| format!("-oDir::{name}={}", value.display());
         let options = vec![
             set("Etc::sourcelist", &sources),
             set("Etc::sourceparts", Path::new("/dev/null")),
-            set("State::lists", &folder.join("lists")),
-            set("Cache", &folder.join("cache")),
-            // Downloads go where we stand, which a sandboxed user may not write.
+            set("State::lists", &directory.join("lists")),
+            set("Cache", &directory.join("cache")),
+            // apt's sandbox user may not write the directory of the download.
             "-oAPT::Sandbox::User=root".to_owned(),
         ];
         let lists = Self { options };
@@ -100,13 +100,13 @@ impl Lists {
 
     fn newest(&self, version: &str) -> Result<String> {
         let pattern = format!("^linux-image-{version}.*-cloud-amd64$");
-        let names = said(self.apt("apt-cache").args(["search", "--names-only", &pattern]))?;
+        let names = output(self.apt("apt-cache").args(["search", "--names-only", &pattern]))?;
         let names = names.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned);
         names.max_by_key(|name| numbers(name)).with_context(|| format!("the suite has no {pattern}"))
     }
 
     fn has(&self, package: &str) -> bool {
-        said(self.apt("apt-cache").args(["show", package])).is_ok_and(|text| !text.is_empty())
+        output(self.apt("apt-cache").args(["show", package])).is_ok_and(|text| !text.is_empty())
     }
 }
 
@@ -115,10 +115,10 @@ fn numbers(name: &str) -> Vec<u32> {
     name.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
 }
 
-/// The mirror from which this machine gets suites of that kind.
+/// The mirror of this machine for suites of that kind.
 fn mirror(suite: &str) -> Result<String> {
     let security = suite.ends_with("-security");
-    let targets = said(Command::new("apt-get").args([
+    let targets = output(Command::new("apt-get").args([
         "indextargets",
         "--format",
         "$(REPO_URI) $(RELEASE) $(SIGNED_BY)",

@@ -1,4 +1,6 @@
-//! One boot: an initial file system, the machine, and what it said.
+//! Boots one guest: builds its initial file system, starts the machine and counts the results it prints.
+//!
+//! Knows nothing of other kernels. A guest prints what the tests print, so their result lines are read as usual.
 
 use std::{
     collections::BTreeSet,
@@ -11,12 +13,12 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Binaries, fetch::Kernel, said};
+use super::{Binaries, fetch::Kernel, output};
 use crate::{tally::Tally, workspace};
 
-/// Modules that the tests need where they are not built in, each after those it needs.
+/// Kernel modules of the tests, where they are not built in. Each stands after those that it needs.
 const MODULES: [&str; 6] = ["llc", "stp", "bridge", "veth", "sch_ingress", "cls_bpf"];
-/// Seconds after which a guest is given up.
+/// Seconds after which a guest is stopped.
 const LIMIT: &str = "300";
 /// What runs in a guest: the frames of the corpus, then who reaches whom over both ways to attach pods,
 /// then the guards in place and gone, the one on control groups alone, and what reads the kernel's structures.
@@ -41,10 +43,10 @@ guards --test-threads=1 --include-ignored --skip child_process guards_are_shown 
 
 /// Boots a kernel and counts the results it prints.
 pub fn run(kernel: &Kernel, binaries: &Binaries) -> Result<Tally> {
-    let folder = workspace::products().join("kernels/guests").join(&kernel.version);
-    let _ = fs::remove_dir_all(&folder);
-    let initrd = folder.join("initrd");
-    build(kernel, binaries, &folder.join("root"), &initrd).context("cannot build the initial file system")?;
+    let directory = workspace::products().join("kernels/guests").join(&kernel.version);
+    let _ = fs::remove_dir_all(&directory);
+    let initrd = directory.join("initrd");
+    build(kernel, binaries, &directory.join("root"), &initrd).context("cannot build the initial file system")?;
     let mut machine = Command::new("timeout");
     machine.args([LIMIT, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"]);
     machine.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
@@ -63,16 +65,16 @@ pub fn run(kernel: &Kernel, binaries: &Binaries) -> Result<Tally> {
         }
     }
     let status = child.wait()?;
-    ensure!(results == 3, "it told {results} results instead of 3, and ended with {status}");
-    fs::remove_dir_all(&folder)?;
+    ensure!(results == 3, "the guest printed {results} results instead of 3, and ended with {status}");
+    fs::remove_dir_all(&directory)?;
     Ok(tally)
 }
 
 fn build(kernel: &Kernel, binaries: &Binaries, root: &Path, initrd: &Path) -> Result<()> {
-    for folder in ["bin", "proc", "sys", "dev", "run", "tmp", "modules"] {
-        fs::create_dir_all(root.join(folder))?;
+    for directory in ["bin", "proc", "sys", "dev", "run", "tmp", "modules"] {
+        fs::create_dir_all(root.join(directory))?;
     }
-    let busybox = workspace::on_path("busybox").context("there is no busybox")?;
+    let busybox = workspace::on_path("busybox").context("there is no program busybox: install busybox-static")?;
     fs::copy(&busybox, root.join("bin/busybox"))?;
     let programs = [
         (&binaries.frames, "frames"),
@@ -82,14 +84,14 @@ fn build(kernel: &Kernel, binaries: &Binaries, root: &Path, initrd: &Path) -> Re
         (&binaries.ip, "ip"),
     ];
     for (from, name) in programs {
-        said(Command::new("strip").arg("-o").arg(root.join("bin").join(name)).arg(from.canonicalize()?))?;
+        output(Command::new("strip").arg("-o").arg(root.join("bin").join(name)).arg(from.canonicalize()?))?;
         libraries(from, root)?;
     }
     fs::copy(workspace::root().join("tests/frames/corpus.jsonl"), root.join("corpus.jsonl"))?;
-    for (place, module) in MODULES.iter().enumerate() {
-        let found = said(Command::new("find").arg(&kernel.modules).args(["-name", &format!("{module}.ko*")]))?;
+    for (number, module) in MODULES.iter().enumerate() {
+        let found = output(Command::new("find").arg(&kernel.modules).args(["-name", &format!("{module}.ko*")]))?;
         let Some(from) = found.lines().next() else { continue };
-        let to = root.join(format!("modules/{place}-{module}.ko"));
+        let to = root.join(format!("modules/{number}-{module}.ko"));
         if from.ends_with(".xz") {
             let unpacked = Command::new("xz").args(["-dc", from]).stdout(File::create(&to)?).status()?;
             ensure!(unpacked.success(), "cannot unpack {from}");
@@ -101,12 +103,12 @@ fn build(kernel: &Kernel, binaries: &Binaries, root: &Path, initrd: &Path) -> Re
     fs::write(&init, SCRIPT)?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
     let pack = "cd \"$1\" && find . | busybox cpio -o -H newc | gzip -1 > \"$2\"";
-    said(Command::new("sh").args(["-c", pack, "sh"]).arg(root).arg(initrd).stderr(Stdio::null())).map(drop)
+    output(Command::new("sh").args(["-c", pack, "sh"]).arg(root).arg(initrd).stderr(Stdio::null())).map(drop)
 }
 
-/// Copies the shared libraries of a program to the places where it looks for them.
+/// Copies the shared libraries of a program to the paths where it looks for them.
 fn libraries(program: &Path, root: &Path) -> Result<()> {
-    let listed = said(Command::new("ldd").arg(program))?;
+    let listed = output(Command::new("ldd").arg(program))?;
     let words = listed.split_whitespace().filter(|word| word.starts_with('/'));
     for library in words.map(PathBuf::from).collect::<BTreeSet<_>>() {
         let to = root.join(library.strip_prefix("/").unwrap_or(&library));

@@ -1,6 +1,6 @@
-//! Debian packages: installs those that are missing, or says how.
+//! Installs missing Debian packages, or prints the command that does.
 //!
-//! The package lists are fetched only when something is to be installed.
+//! Package lists are fetched only when a package is missing.
 
 use std::process::Command;
 
@@ -8,9 +8,9 @@ use anyhow::{Result, bail};
 
 use crate::{host::Host, step, workspace::output_of};
 
-/// Installs the packages that are not there yet.
+/// Installs the packages that are missing.
 ///
-/// On a machine where it may not, the error holds the command that does it.
+/// If this user may not, the error holds the command.
 pub fn install(host: &Host, label: &str, packages: &[String]) -> Result<()> {
     let missing: Vec<&String> = packages.iter().filter(|package| !host.apt || !is_installed(package)).collect();
     if missing.is_empty() {
@@ -19,18 +19,20 @@ pub fn install(host: &Host, label: &str, packages: &[String]) -> Result<()> {
     let names = missing.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(" ");
     if !host.apt {
         bail!(
-            "missing here: what Debian calls {names}; install it with this system's package manager, then run this again"
+            "this machine lacks what Debian calls {names}: install it with the system's package manager, then run this again"
         );
     }
     if !host.root {
-        bail!("missing: {names}; as root:\n  apt-get update && apt-get install -y --no-install-recommends {names}");
+        bail!(
+            "these packages are missing: {names}; install them as root:\n  apt-get update && apt-get install -y --no-install-recommends {names}"
+        );
     }
     eprintln!("{label}: {names}");
     step::run("fetch package lists", apt().arg("update"))?;
     step::run(label, apt().args(["install", "-y", "--no-install-recommends"]).args(missing))
 }
 
-/// Asks no questions, and waits for another package manager to finish.
+/// A call of apt-get that asks no questions and waits for another package manager.
 fn apt() -> Command {
     let mut command = Command::new("apt-get");
     command.env("DEBIAN_FRONTEND", "noninteractive").args(["-o", "DPkg::Lock::Timeout=300"]);

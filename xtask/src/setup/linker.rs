@@ -20,11 +20,14 @@ const VERSION: &str = "0.13.0";
 /// The versions of LLVM that this bpf-linker can be built with.
 const LLVM: RangeInclusive<u32> = 21..=23;
 
-/// Installs what the build needs, then builds.
+/// Installs what the build needs, then builds bpf-linker.
 pub fn build(host: &Host, llvm: u32) -> Result<()> {
     let llvm = llvm.max(*LLVM.start());
     if !LLVM.contains(&llvm) {
-        bail!("bpf-linker {VERSION} is for LLVM {LLVM:?}, the compiler has {llvm}: raise the version in {}", file!());
+        bail!(
+            "bpf-linker {VERSION} supports LLVM {LLVM:?}, but the compiler has {llvm}: raise the version in {}",
+            file!()
+        );
     }
     if prefix(llvm).is_none() {
         apt::install(host, "install LLVM", &packages(llvm))?;
@@ -47,7 +50,7 @@ fn packages(llvm: u32) -> Vec<String> {
     packages
 }
 
-/// Where this LLVM with its headers is installed.
+/// The directory where this LLVM is installed with its headers.
 fn prefix(llvm: u32) -> Option<PathBuf> {
     let debian = Path::new("/usr/lib").join(format!("llvm-{llvm}"));
     if debian.join("bin/llvm-config").is_file() && debian.join("include/llvm-c").is_dir() {
