@@ -209,7 +209,7 @@ impl Agent {
     }
 
     /// Runs a command that asks the running agent.
-    pub fn ask(&self, arguments: &[&str]) -> Result<Output> {
+    pub fn query(&self, arguments: &[&str]) -> Result<Output> {
         self.command(arguments, "--socket", &self.socket)
     }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::place::{BRIDGED_GATEWAYS, Place, ROUTED_GATEWAYS};
+use crate::host::{BRIDGED_GATEWAYS, Host, ROUTED_GATEWAYS};
 
 /// The label by which namespaces belong to tenants here.
 pub const TENANT_LABEL: &str = "example.com/tenant";
@@ -89,9 +89,9 @@ impl Config {
         self.tenants.iter_mut().find(|tenant| tenant.name == name).expect("a tenant of the world")
     }
 
-    /// The endpoint of this place.
-    pub fn endpoint(&mut self, place: Place) -> &mut Endpoint {
-        self.endpoints.iter_mut().find(|endpoint| endpoint.name == place.name()).expect("an endpoint of the world")
+    /// The endpoint of this host.
+    pub fn endpoint(&mut self, host: Host) -> &mut Endpoint {
+        self.endpoints.iter_mut().find(|endpoint| endpoint.name == host.name()).expect("an endpoint of the world")
     }
 
     /// Replaces a file at once, as a careful editor does.
@@ -143,26 +143,26 @@ impl Tenant {
 
 impl Endpoint {
     /// A pod elsewhere.
-    pub fn far(place: Place) -> Self {
+    pub fn far(host: Host) -> Self {
         Self {
-            namespace: place.namespace().expect("a pod").to_owned(),
-            name: place.name().to_owned(),
-            addresses: vec![place.v4().to_string(), place.v6().to_string()],
+            namespace: host.namespace().expect("a pod").to_owned(),
+            name: host.name().to_owned(),
+            addresses: vec![host.v4().to_string(), host.v6().to_string()],
             attachment: None,
             gateways: Vec::new(),
         }
     }
 
     /// A pod with a route to itself, behind the link-local gateways.
-    pub fn routed(place: Place, attachment: (&'static str, String)) -> Self {
+    pub fn routed(host: Host, attachment: (&'static str, String)) -> Self {
         let gateways = vec![ROUTED_GATEWAYS.0.to_string(), ROUTED_GATEWAYS.1.to_string()];
-        Self { attachment: Some(attachment), gateways, ..Self::far(place) }
+        Self { attachment: Some(attachment), gateways, ..Self::far(host) }
     }
 
     /// A pod on a bridge.
-    pub fn bridged(place: Place, attachment: (&'static str, String)) -> Self {
+    pub fn bridged(host: Host, attachment: (&'static str, String)) -> Self {
         let gateways = vec![BRIDGED_GATEWAYS.0.to_string(), BRIDGED_GATEWAYS.1.to_string()];
-        Self { attachment: Some(attachment), gateways, ..Self::far(place) }
+        Self { attachment: Some(attachment), gateways, ..Self::far(host) }
     }
 
     fn to_yaml(&self) -> String {
@@ -205,9 +205,9 @@ mod tests {
         config.tenant("acme").audit = true;
         config.tenant("acme").peers.push(("globex".into(), "Egress".into()));
         config.endpoints = vec![
-            Endpoint::far(Place::AcmeFar),
-            Endpoint::routed(Place::AcmeWeb, ("interface", "bh-acme-web".into())),
-            Endpoint::bridged(Place::GlobexWeb, ("netns", "bh-1-1-globex-web".into())),
+            Endpoint::far(Host::AcmeFar),
+            Endpoint::routed(Host::AcmeWeb, ("interface", "bh-acme-web".into())),
+            Endpoint::bridged(Host::GlobexWeb, ("netns", "bh-1-1-globex-web".into())),
         ];
         let loaded = bulkhead::source::load::load(Path::new("bulkhead.yaml"), config.to_yaml().as_bytes());
         let documents = loaded.expect("YAML");

@@ -9,10 +9,10 @@
 //! pass is computed in `expect`, from the same objects that are applied and from nothing of the agent.
 
 pub mod addresses;
-pub mod ask;
 pub mod expect;
 pub mod kernel;
 mod manifest;
+pub mod question;
 pub mod run;
 pub mod world;
 
@@ -26,9 +26,9 @@ use serde_json::Value;
 use crate::metrics::Metrics;
 use crate::page;
 use crate::probe::Outcome;
-use ask::{Mismatch, Question, ask_all, mismatches, questions};
 use expect::{Policy, Unassigned};
-use world::{World, items, text};
+use question::{Question, QuestionMismatch, mismatches, probe_all, questions};
+use world::{ClusterWorld, items, text};
 
 /// Where agents and controller live.
 pub const SYSTEM: &str = "bulkhead-system";
@@ -49,7 +49,7 @@ pub struct Site {
     /// How its pods are connected.
     pub cni: Cni,
     /// Who lives there.
-    pub world: World,
+    pub world: ClusterWorld,
     /// The objects and settings that were applied last.
     pub policy: Policy,
     /// Whether the container runtime holds new pods.
@@ -78,7 +78,7 @@ impl Site {
         let down = Down(cluster.clone());
         cluster.up(&parts, Options { cni, nodes: true })?;
         cluster.import(image)?;
-        let world = World::build(&cluster)?;
+        let world = ClusterWorld::build(&cluster)?;
         Ok(Self { cluster, cni, world, policy: Policy::new(), nri: false, _down: down })
     }
 
@@ -168,7 +168,7 @@ impl Site {
     fn until(&self, asked: &[Question], expected: impl Fn(&Question) -> bool) -> Result<()> {
         let start = Instant::now();
         loop {
-            let wrong = mismatches(&self.world, &ask_all(&self.world, asked), &expected);
+            let wrong = mismatches(&self.world, &probe_all(&self.world, asked), &expected);
             if wrong.is_empty() {
                 return Ok(());
             }
@@ -186,7 +186,7 @@ impl Site {
         if wrong.len() <= LATE && wrong.iter().all(|mismatch| mismatch.expected) {
             wrong.retain(|mismatch| {
                 println!("late: {mismatch}");
-                mismatch.asked.ask(&self.world) != Outcome::Answered
+                mismatch.asked.probe(&self.world) != Outcome::Answered
             });
         }
         ensure!(wrong.is_empty(), "{}", tell(&wrong, asked.len()));
@@ -194,8 +194,8 @@ impl Site {
     }
 
     /// The answers to these questions that are not as the policy says.
-    pub fn wrong(&self, asked: &[Question]) -> Vec<Mismatch> {
-        mismatches(&self.world, &ask_all(&self.world, asked), |question| self.policy.allows(&self.world, question))
+    pub fn wrong(&self, asked: &[Question]) -> Vec<QuestionMismatch> {
+        mismatches(&self.world, &probe_all(&self.world, asked), |question| self.policy.allows(&self.world, question))
     }
 
     /// The pod of a node's agent.
@@ -330,7 +330,7 @@ pub fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }
 
-fn tell(wrong: &[Mismatch], of: usize) -> String {
-    let lines: Vec<String> = wrong.iter().take(40).map(Mismatch::to_string).collect();
+fn tell(wrong: &[QuestionMismatch], of: usize) -> String {
+    let lines: Vec<String> = wrong.iter().take(40).map(QuestionMismatch::to_string).collect();
     format!("{} of {of} answers are not as expected:\n{}", wrong.len(), lines.join("\n"))
 }

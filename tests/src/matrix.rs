@@ -9,21 +9,21 @@ use std::net::SocketAddr;
 use std::sync::mpsc;
 use std::thread;
 
-use crate::place::{Family, Place};
-use crate::probe::{Outcome, Speech, ask};
+use crate::host::{Family, Host};
+use crate::probe::{Outcome, Transport, probe};
 use crate::world::World;
 
 /// One question: who asks whom, how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cell {
     /// Who asks.
-    pub from: Place,
+    pub from: Host,
     /// Who is asked.
-    pub to: Place,
+    pub to: Host,
     /// Over which family.
     pub family: Family,
-    /// What is spoken.
-    pub speech: Speech,
+    /// What is over_each_transport.
+    pub transport: Transport,
 }
 
 /// Answers by question.
@@ -31,28 +31,28 @@ pub type Matrix = BTreeMap<Cell, Outcome>;
 
 /// Everything a pod of this node may ask, and what others may ask it.
 pub fn questions() -> Vec<Cell> {
-    let from_pods = pairs(&Place::PODS, &Place::ALL);
-    let others = [Place::AcmeFar, Place::GlobexFar, Place::AcmeDb, Place::GlobexDb, Place::Internet, Place::Node];
-    let to_pods = pairs(&others, &Place::PODS);
-    from_pods.into_iter().chain(to_pods).flat_map(|(from, to)| spoken(from, to)).collect()
+    let from_pods = pairs(&Host::PODS, &Host::ALL);
+    let others = [Host::AcmeFar, Host::GlobexFar, Host::AcmeDb, Host::GlobexDb, Host::Internet, Host::Node];
+    let to_pods = pairs(&others, &Host::PODS);
+    from_pods.into_iter().chain(to_pods).flat_map(|(from, to)| over_each_transport(from, to)).collect()
 }
 
-/// Every family and speech between two places.
-pub fn spoken(from: Place, to: Place) -> Vec<Cell> {
-    let all = Family::ALL.into_iter().flat_map(|family| Speech::ALL.map(|speech| (family, speech)));
-    all.map(|(family, speech)| Cell { from, to, family, speech }).collect()
+/// Every family and transport between two hosts.
+pub fn over_each_transport(from: Host, to: Host) -> Vec<Cell> {
+    let all = Family::ALL.into_iter().flat_map(|family| Transport::ALL.map(|transport| (family, transport)));
+    all.map(|(family, transport)| Cell { from, to, family, transport }).collect()
 }
 
-fn pairs(from: &[Place], to: &[Place]) -> Vec<(Place, Place)> {
+fn pairs(from: &[Host], to: &[Host]) -> Vec<(Host, Host)> {
     let all = from.iter().flat_map(|from| to.iter().map(|to| (*from, *to)));
     all.filter(|(from, to)| from != to).collect()
 }
 
 /// Asks all questions at once.
-pub fn ask_all(world: &World, questions: &[Cell]) -> Matrix {
+pub fn probe_all(world: &World, questions: &[Cell]) -> Matrix {
     let (sender, answers) = mpsc::channel();
     thread::scope(|scope| {
-        for from in Place::ALL {
+        for from in Host::ALL {
             let cells: Vec<Cell> = questions.iter().copied().filter(|cell| cell.from == from).collect();
             let sender = sender.clone();
             scope.spawn(move || {
@@ -61,8 +61,8 @@ pub fn ask_all(world: &World, questions: &[Cell]) -> Matrix {
                     thread::scope(|inside| {
                         for cell in cells {
                             let sender = sender.clone();
-                            let asker = thread::Builder::new().stack_size(128 << 10);
-                            let spawned = asker.spawn_scoped(inside, move || sender.send((cell, ask_one(cell))));
+                            let prober = thread::Builder::new().stack_size(128 << 10);
+                            let spawned = prober.spawn_scoped(inside, move || sender.send((cell, probe_one(cell))));
                             spawned.expect("a thread can be started");
                         }
                     });
@@ -75,26 +75,26 @@ pub fn ask_all(world: &World, questions: &[Cell]) -> Matrix {
 }
 
 /// Asks one question.
-pub fn ask_in(world: &World, cell: Cell) -> Outcome {
-    world.netns(cell.from).run(|| ask_one(cell))
+pub fn probe_in(world: &World, cell: Cell) -> Outcome {
+    world.netns(cell.from).run(|| probe_one(cell))
 }
 
-fn ask_one(cell: Cell) -> Outcome {
+fn probe_one(cell: Cell) -> Outcome {
     // The node asks with the address its routes choose, as a kubelet does.
-    let source = (cell.from != Place::Node).then(|| cell.from.address(cell.family));
-    ask(cell.speech, source, SocketAddr::new(cell.to.address(cell.family), cell.to.port()))
+    let source = (cell.from != Host::Node).then(|| cell.from.address(cell.family));
+    probe(cell.transport, source, SocketAddr::new(cell.to.address(cell.family), cell.to.port()))
 }
 
 /// Whether the policy of `Config::two_tenants` lets this question and its answer through.
 pub fn allowed(cell: Cell) -> bool {
-    use Place::*;
+    use Host::*;
     match (cell.from, cell.to) {
         // Pods ask.
         (AcmeWeb | AcmeApi, AcmeWeb | AcmeApi | AcmeFar | Dns) => true,
         (GlobexWeb | GlobexApi, GlobexWeb | GlobexApi | GlobexFar | Dns) => true,
         // Shared reaches all, the node's own services included, but no tenant's subnet.
         (Dns, AcmeWeb | AcmeApi | AcmeFar | GlobexWeb | GlobexApi | GlobexFar | Internet | Node) => true,
-        (AcmeWeb | AcmeApi, AcmeDb) => cell.speech == Speech::Tcp,
+        (AcmeWeb | AcmeApi, AcmeDb) => cell.transport == Transport::Tcp,
         (GlobexWeb | GlobexApi, GlobexDb) => true,
         // Others ask pods.
         (AcmeFar | AcmeDb, AcmeWeb | AcmeApi) => true,
@@ -120,14 +120,14 @@ pub struct Mismatch {
 
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Cell { from, to, family, speech } = self.cell;
+        let Cell { from, to, family, transport } = self.cell;
         let expected = if self.expected { "an answer" } else { "silence" };
         write!(
             f,
             "{} -> {} {} {family:?}: expected {expected}, got {:?}",
             from.name(),
             to.name(),
-            speech.name(),
+            transport.name(),
             self.got
         )
     }
@@ -147,10 +147,10 @@ const LATE: usize = 8;
 /// time are asked for again, alone; what must be silent is never asked twice.
 pub fn assert_matrix(world: &World, expected: impl Fn(Cell) -> bool) {
     let asked: Vec<Cell> = questions();
-    let mut wrong = mismatches(&ask_all(world, &asked), expected);
+    let mut wrong = mismatches(&probe_all(world, &asked), expected);
     if wrong.len() <= LATE {
         let late = |m: &Mismatch| m.expected && m.got == Outcome::Silence;
-        wrong.retain(|m| !(late(m) && ask_in(world, m.cell) == Outcome::Answered));
+        wrong.retain(|m| !(late(m) && probe_in(world, m.cell) == Outcome::Answered));
     }
     let lines: Vec<String> = wrong.iter().map(Mismatch::to_string).collect();
     assert!(wrong.is_empty(), "{} of {} cells are not as expected:\n{}", wrong.len(), asked.len(), lines.join("\n"));
@@ -163,11 +163,14 @@ mod tests {
     #[test]
     fn the_table_has_both_answers_for_every_place_and_speech() {
         let questions = questions();
-        for place in Place::PODS {
-            for speech in Speech::ALL {
-                let row: Vec<bool> =
-                    questions.iter().filter(|c| c.from == place && c.speech == speech).map(|c| allowed(*c)).collect();
-                assert!(row.contains(&true) && row.contains(&false), "{place:?} {speech:?}");
+        for host in Host::PODS {
+            for transport in Transport::ALL {
+                let row: Vec<bool> = questions
+                    .iter()
+                    .filter(|c| c.from == host && c.transport == transport)
+                    .map(|c| allowed(*c))
+                    .collect();
+                assert!(row.contains(&true) && row.contains(&false), "{host:?} {transport:?}");
             }
         }
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-pub use cases::{Bench, Case};
+pub use cases::{Bench, BenchCase};
 pub use sys::Sizes;
 
 /// How long to measure.

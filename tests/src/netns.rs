@@ -67,7 +67,7 @@ impl Netns {
         &self.name
     }
 
-    /// Leaves it in place when the value is dropped.
+    /// Leaves it in host when the value is dropped.
     pub fn keep(&mut self) {
         self.owned = false;
     }

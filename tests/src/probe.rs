@@ -1,6 +1,6 @@
-//! One question from one place to another, bounded in time: does an answer come back?
+//! One question from one host to another, bounded in time: does an answer come back?
 //!
-//! Each probe binds the asker's own address, so that a place with several addresses asks with the
+//! Each probe binds the prober's own address, so that a host with several addresses asks with the
 //! right one.
 
 use std::io::{self, ErrorKind};
@@ -21,7 +21,7 @@ pub const PATIENCE: Duration = Duration::from_millis(1000);
 
 /// What a probe speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Speech {
+pub enum Transport {
     /// A connection and an echo over it.
     Tcp,
     /// A datagram and its echo.
@@ -30,7 +30,7 @@ pub enum Speech {
     Icmp,
 }
 
-impl Speech {
+impl Transport {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Icmp];
 
@@ -62,11 +62,11 @@ pub enum Outcome {
 }
 
 /// Asks from the namespace of the calling thread.
-pub fn ask(speech: Speech, source: Option<IpAddr>, target: SocketAddr) -> Outcome {
-    let result = match speech {
-        Speech::Tcp => tcp(source, target),
-        Speech::Udp => datagram(socket(SocketType::DGRAM, target, ipproto::UDP), source, target, b"bulkhead"),
-        Speech::Icmp => icmp(source, target),
+pub fn probe(transport: Transport, source: Option<IpAddr>, target: SocketAddr) -> Outcome {
+    let result = match transport {
+        Transport::Tcp => tcp(source, target),
+        Transport::Udp => datagram(socket(SocketType::DGRAM, target, ipproto::UDP), source, target, b"bulkhead"),
+        Transport::Icmp => icmp(source, target),
     };
     outcome(result)
 }

@@ -53,7 +53,7 @@ impl Scope {
         &self.name
     }
 
-    /// Leaves everything in place when the value is dropped.
+    /// Leaves everything in host when the value is dropped.
     pub fn keep(&mut self) {
         self.owned = false;
     }

@@ -18,8 +18,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use crate::config::{Config, Endpoint};
+use crate::host::{BRIDGED_GATEWAYS, Family, Host, ROUTED_GATEWAYS, UPSTREAM, mac_text};
 use crate::netns::Netns;
-use crate::place::{BRIDGED_GATEWAYS, Family, Place, ROUTED_GATEWAYS, UPSTREAM, mac_text};
 use crate::scope::Scope;
 use crate::serve::Servers;
 
@@ -37,8 +37,8 @@ pub enum Layout {
 pub struct World {
     /// How its pods are attached.
     pub layout: Layout,
-    servers: Vec<(Place, Servers)>,
-    pods: Vec<(Place, Netns)>,
+    servers: Vec<(Host, Servers)>,
+    pods: Vec<(Host, Netns)>,
     /// Where the agent runs.
     pub node: Netns,
     outside: Netns,
@@ -50,8 +50,8 @@ impl World {
     /// Builds one with all its pods.
     pub fn new(layout: Layout) -> Result<Self> {
         let mut world = Self::without_pods(layout, Scope::new()?)?;
-        for place in Place::PODS {
-            world.add_pod(place)?;
+        for host in Host::PODS {
+            world.add_pod(host)?;
         }
         Ok(world)
     }
@@ -71,17 +71,17 @@ impl World {
         outside.ip(&outside_batch()).context("cannot build what lies beyond the node")?;
         outside.fast_verdict()?;
         let mut world = Self { layout, servers: Vec::new(), pods: Vec::new(), node, outside, scope };
-        let beyond: Vec<SocketAddr> = Place::OUTSIDE.into_iter().flat_map(listening).collect();
-        world.servers.push((Place::Internet, Servers::start(&world.outside, &beyond)?));
-        world.servers.push((Place::Node, Servers::start(&world.node, &listening(Place::Node))?));
+        let beyond: Vec<SocketAddr> = Host::OUTSIDE.into_iter().flat_map(listening).collect();
+        world.servers.push((Host::Internet, Servers::start(&world.outside, &beyond)?));
+        world.servers.push((Host::Node, Servers::start(&world.node, &listening(Host::Node))?));
         Ok(world)
     }
 
     /// Adds a pod of this node, with its servers.
-    pub fn add_pod(&mut self, place: Place) -> Result<()> {
-        let pod = self.scope.netns(place.name())?;
-        let (own_mac, gateway_mac) = place.macs();
-        let interface = interface(place);
+    pub fn add_pod(&mut self, host: Host) -> Result<()> {
+        let pod = self.scope.netns(host.name())?;
+        let (own_mac, gateway_mac) = host.macs();
+        let interface = interface(host);
         let mut node = format!(
             "link add {interface} address {} type veth peer name eth0 address {} netns {}\n",
             mac_text(gateway_mac),
@@ -92,34 +92,34 @@ impl World {
             Layout::Routed => {
                 let _ = writeln!(node, "link set {interface} up");
                 let _ = writeln!(node, "addr add {}/64 dev {interface} nodad", ROUTED_GATEWAYS.1);
-                let _ = writeln!(node, "route add {}/32 dev {interface}", place.v4());
-                let _ = writeln!(node, "route add {}/128 dev {interface}", place.v6());
-                routed_pod_batch(place)
+                let _ = writeln!(node, "route add {}/32 dev {interface}", host.v4());
+                let _ = writeln!(node, "route add {}/128 dev {interface}", host.v6());
+                routed_pod_batch(host)
             }
             Layout::Bridged => {
                 let _ = writeln!(node, "link set {interface} master cni0\nlink set {interface} up");
-                bridged_pod_batch(place)
+                bridged_pod_batch(host)
             }
         };
-        self.node.ip(&node).with_context(|| format!("cannot attach {}", place.name()))?;
+        self.node.ip(&node).with_context(|| format!("cannot attach {}", host.name()))?;
         if self.layout == Layout::Routed {
             // The node answers for the link-local gateway, at once.
             let key = |setting: &str| format!("ipv4/{setting}").replace("IF", &interface);
             self.node.sysctl(&[(&key("conf/IF/proxy_arp"), "1"), (&key("neigh/IF/proxy_delay"), "0")])?;
         }
-        pod.ip(&batch).with_context(|| format!("cannot configure {}", place.name()))?;
+        pod.ip(&batch).with_context(|| format!("cannot configure {}", host.name()))?;
         pod.fast_verdict()?;
         self.node.fast_verdict()?;
-        self.servers.push((place, Servers::start(&pod, &listening(place))?));
-        self.pods.push((place, pod));
+        self.servers.push((host, Servers::start(&pod, &listening(host))?));
+        self.pods.push((host, pod));
         Ok(())
     }
 
     /// Removes a pod, interface first, as network plugins do.
-    pub fn remove_pod(&mut self, place: Place) -> Result<()> {
-        self.node.ip(&format!("link del {}", interface(place)))?;
-        self.servers.retain(|(owner, _)| *owner != place);
-        self.pods.retain(|(owner, _)| *owner != place);
+    pub fn remove_pod(&mut self, host: Host) -> Result<()> {
+        self.node.ip(&format!("link del {}", interface(host)))?;
+        self.servers.retain(|(owner, _)| *owner != host);
+        self.pods.retain(|(owner, _)| *owner != host);
         Ok(())
     }
 
@@ -137,11 +137,11 @@ impl World {
         Ok(())
     }
 
-    /// The namespace a place is in.
-    pub fn netns(&self, place: Place) -> &Netns {
-        match place {
-            Place::Node => &self.node,
-            _ => self.pods.iter().find(|(pod, _)| *pod == place).map_or(&self.outside, |(_, netns)| netns),
+    /// The namespace a host is in.
+    pub fn netns(&self, host: Host) -> &Netns {
+        match host {
+            Host::Node => &self.node,
+            _ => self.pods.iter().find(|(pod, _)| *pod == host).map_or(&self.outside, |(_, netns)| netns),
         }
     }
 
@@ -151,16 +151,16 @@ impl World {
     }
 
     /// The pods there are.
-    pub fn pods(&self) -> impl Iterator<Item = Place> {
-        self.pods.iter().map(|(place, _)| *place)
+    pub fn pods(&self) -> impl Iterator<Item = Host> {
+        self.pods.iter().map(|(host, _)| *host)
     }
 
     /// Two tenants, and an endpoint for every pod, whether it is there yet or not: named by its
     /// interface in a routed world, by its network namespace in a bridged one.
     pub fn config(&self) -> Config {
         let mut config = Config::two_tenants();
-        config.endpoints = Place::PODS.into_iter().map(|place| self.endpoint(place)).collect();
-        config.endpoints.extend([Place::AcmeFar, Place::GlobexFar].map(Endpoint::far));
+        config.endpoints = Host::PODS.into_iter().map(|host| self.endpoint(host)).collect();
+        config.endpoints.extend([Host::AcmeFar, Host::GlobexFar].map(Endpoint::far));
         config
     }
 
@@ -169,7 +169,7 @@ impl World {
         self.scope.file("bulkhead.yaml")
     }
 
-    /// Ends the servers and leaves everything else in place.
+    /// Ends the servers and leaves everything else in host.
     pub fn keep(&mut self) {
         self.servers.clear();
         self.scope.keep();
@@ -178,24 +178,24 @@ impl World {
         self.pods.iter_mut().for_each(|(_, netns)| netns.keep());
     }
 
-    fn endpoint(&self, place: Place) -> Endpoint {
+    fn endpoint(&self, host: Host) -> Endpoint {
         match self.layout {
-            Layout::Routed => Endpoint::routed(place, ("interface", interface(place))),
-            Layout::Bridged => Endpoint::bridged(place, ("netns", self.scope.netns_name(place.name()))),
+            Layout::Routed => Endpoint::routed(host, ("interface", interface(host))),
+            Layout::Bridged => Endpoint::bridged(host, ("netns", self.scope.netns_name(host.name()))),
         }
     }
 }
 
 /// The node's interface of a pod.
-pub fn interface(place: Place) -> String {
-    format!("bh-{}", place.name())
+pub fn interface(host: Host) -> String {
+    format!("bh-{}", host.name())
 }
 
-/// Where the servers of a place listen.
-pub fn listening(place: Place) -> Vec<SocketAddr> {
-    let mut addresses = Family::ALL.map(|family| place.server(family)).to_vec();
-    if matches!(place, Place::AcmeDb | Place::GlobexDb) {
-        addresses.extend(Family::ALL.map(|family| SocketAddr::new(place.address(family), OTHER_PORT)));
+/// Where the servers of a host listen.
+pub fn listening(host: Host) -> Vec<SocketAddr> {
+    let mut addresses = Family::ALL.map(|family| host.server(family)).to_vec();
+    if matches!(host, Host::AcmeDb | Host::GlobexDb) {
+        addresses.extend(Family::ALL.map(|family| SocketAddr::new(host.address(family), OTHER_PORT)));
     }
     addresses
 }
@@ -203,7 +203,7 @@ pub fn listening(place: Place) -> Vec<SocketAddr> {
 /// A port that databases listen at too, and that acme's policy does not name.
 pub const OTHER_PORT: u16 = 9999;
 
-fn neighbour(other: Place, family: Family) -> String {
+fn neighbour(other: Host, family: Family) -> String {
     let (address, mac) = (other.address(family), mac_text(other.macs().0));
     format!("neigh replace {address} lladdr {mac} dev eth0 nud permanent\n")
 }
@@ -214,8 +214,8 @@ fn node_batch(layout: Layout, outside: &Netns) -> String {
          addr add {}/24 dev uplink\naddr add {}/64 dev uplink nodad\n\
          route add default via {}\nroute add default via {}\n",
         outside.name(),
-        Place::Node.v4(),
-        Place::Node.v6(),
+        Host::Node.v4(),
+        Host::Node.v6(),
         UPSTREAM.0,
         UPSTREAM.1
     );
@@ -236,32 +236,32 @@ fn outside_batch() -> String {
          route add 10.244.1.0/24 via {}\nroute add fd00:244:1::/64 via {}\n",
         UPSTREAM.0,
         UPSTREAM.1,
-        Place::Node.v4(),
-        Place::Node.v6()
+        Host::Node.v4(),
+        Host::Node.v6()
     );
-    for place in Place::OUTSIDE {
-        let _ = write!(batch, "addr add {}/32 dev lo\naddr add {}/128 dev lo nodad\n", place.v4(), place.v6());
+    for host in Host::OUTSIDE {
+        let _ = write!(batch, "addr add {}/32 dev lo\naddr add {}/128 dev lo nodad\n", host.v4(), host.v6());
     }
     batch
 }
 
-fn routed_pod_batch(place: Place) -> String {
+fn routed_pod_batch(host: Host) -> String {
     let (v4, v6) = ROUTED_GATEWAYS;
     format!(
         "link set eth0 up\naddr add {}/32 dev eth0\naddr add {}/128 dev eth0 nodad\n\
          route add {v4} dev eth0 scope link\nroute add default via {v4} dev eth0\n\
          route add default via {v6} dev eth0\n",
-        place.v4(),
-        place.v6()
+        host.v4(),
+        host.v6()
     )
 }
 
-fn bridged_pod_batch(place: Place) -> String {
+fn bridged_pod_batch(host: Host) -> String {
     let (v4, v6) = BRIDGED_GATEWAYS;
     format!(
         "link set eth0 up\naddr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\n\
          route add default via {v4}\nroute add default via {v6}\n",
-        place.v4(),
-        place.v6()
+        host.v4(),
+        host.v6()
     )
 }

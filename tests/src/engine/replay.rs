@@ -60,11 +60,11 @@ pub fn replay(engine: &mut Engine, text: &str, mut tell: impl FnMut(&Line)) -> R
     Ok((passed, failed))
 }
 
-type Case = Result<FrameCase, Line>;
+type ReplayCase = Result<FrameCase, Line>;
 
 /// Cases by group, groups where their first frame stands.
-fn trains(text: &str) -> Vec<Vec<Case>> {
-    let mut trains: Vec<(Option<String>, Vec<Case>)> = Vec::new();
+fn trains(text: &str) -> Vec<Vec<ReplayCase>> {
+    let mut trains: Vec<(Option<String>, Vec<ReplayCase>)> = Vec::new();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let case = read(index + 1, line);
         let group = case.as_ref().ok().and_then(|case| case.group.clone());
@@ -76,7 +76,7 @@ fn trains(text: &str) -> Vec<Vec<Case>> {
     trains.into_iter().map(|(_, train)| train).collect()
 }
 
-fn read(number: usize, line: &str) -> Case {
+fn read(number: usize, line: &str) -> ReplayCase {
     let broken = |error: String| Line {
         name: format!("line {number}"),
         ok: false,

@@ -111,9 +111,9 @@ pub fn peer(tables: &mut MemTables, address: IpAddr, entry: PeerEntry) {
 /// Prefixes in the order given.
 pub fn row_v4(prefixes: &[(Ipv4Addr, u8, u16)]) -> RowV4 {
     let mut row = RowV4::default();
-    for (place, (net, length, ports)) in row.prefixes.iter_mut().zip(prefixes) {
+    for (host, (net, length, ports)) in row.prefixes.iter_mut().zip(prefixes) {
         let grant = PrefixGrant { ports: *ports, flags: 0, length: *length };
-        *place = PrefixV4 { net: v4(*net), mask: V4::mask(*length), grant, _pad: 0 };
+        *host = PrefixV4 { net: v4(*net), mask: V4::mask(*length), grant, _pad: 0 };
     }
     row
 }
@@ -121,9 +121,9 @@ pub fn row_v4(prefixes: &[(Ipv4Addr, u8, u16)]) -> RowV4 {
 /// Prefixes in the order given.
 pub fn row_v6(prefixes: &[(Ipv6Addr, u8, u16)]) -> RowV6 {
     let mut row = RowV6::default();
-    for (place, (net, length, ports)) in row.prefixes.iter_mut().zip(prefixes) {
+    for (host, (net, length, ports)) in row.prefixes.iter_mut().zip(prefixes) {
         let grant = PrefixGrant { ports: *ports, flags: 0, length: *length };
-        *place = PrefixV6 { net: v6(*net), mask: V6::mask(*length), grant, _pad: 0 };
+        *host = PrefixV6 { net: v6(*net), mask: V6::mask(*length), grant, _pad: 0 };
     }
     row
 }
@@ -131,8 +131,8 @@ pub fn row_v6(prefixes: &[(Ipv6Addr, u8, u16)]) -> RowV6 {
 /// A port set of protocol, first and last port.
 pub fn ports(ranges: &[(u8, u16, u16)]) -> PortSet {
     let mut set = PortSet::default();
-    for (place, (protocol, low, high)) in set.ranges.iter_mut().zip(ranges) {
-        *place = PortRange { protocol: *protocol, low: *low, high: *high, _pad: 0 };
+    for (host, (protocol, low, high)) in set.ranges.iter_mut().zip(ranges) {
+        *host = PortRange { protocol: *protocol, low: *low, high: *high, _pad: 0 };
     }
     set
 }

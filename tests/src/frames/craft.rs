@@ -1,7 +1,7 @@
 //! Frames field by field: what is not said is right, what is said is written as it is.
 //!
 //! Lengths and checksums are computed unless a case overrides them, so that each malformed frame
-//! is wrong in exactly the one place its name tells.
+//! is wrong in exactly the one host its name tells.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

@@ -136,10 +136,10 @@ fn encapsulations() -> Vec<(&'static str, Payload)> {
 fn tunnels(corpus: &mut Corpus) {
     corpus.class = "tunnel";
     for (name, payload) in encapsulations() {
-        for (place, to, reason) in
+        for (host, to, reason) in
             [("node", NODE, "node"), ("b", B, "cross_tenant"), ("external", EXTERNAL, "off_subnet")]
         {
-            corpus.denied("ATK-096", &format!("{name}-to-{place}"), reason, &Frame::v4(to, payload.clone()));
+            corpus.denied("ATK-096", &format!("{name}-to-{host}"), reason, &Frame::v4(to, payload.clone()));
         }
     }
     for (name, payload) in encapsulations().into_iter().take(2) {

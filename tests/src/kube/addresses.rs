@@ -9,7 +9,7 @@ use cluster::{Node, wait};
 
 use super::PATIENCE;
 use super::world::of_family;
-use crate::place::Family;
+use crate::host::Family;
 
 /// Waits until these addresses of earlier pods are free, and makes the plugin believe that it gave the one before the
 /// first of them last: the next pods of the node have them again.

@@ -7,11 +7,11 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::ask::{How, Question, Side};
-use super::world::{NAMESPACES, OTHER_PORT, PORT, SHARED, World};
+use super::question::{How, Question, Side};
+use super::world::{ClusterWorld, NAMESPACES, OTHER_PORT, PORT, SHARED};
 use crate::config::{Config, Port, Tenant};
-use crate::place::Family;
-use crate::probe::Speech;
+use crate::host::Family;
+use crate::probe::Transport;
 
 /// What becomes of namespaces in no tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl Policy {
     }
 
     /// Whether a question should be answered.
-    pub fn allows(&self, world: &World, question: &Question) -> bool {
+    pub fn allows(&self, world: &ClusterWorld, question: &Question) -> bool {
         match question.from {
             Side::Pod(pod) => self.pod_may(world, pod, question),
             Side::Outside(_) => self.outside_may(world, question),
@@ -89,7 +89,7 @@ impl Policy {
 
     /// Whether the answer is a matter of chance: at a node's port kube-proxy chooses one of the Service's pods. One on
     /// the node itself refuses to answer another tenant's data subnet; one elsewhere sees only the node ask.
-    pub fn is_chance(&self, world: &World, question: &Question) -> bool {
+    pub fn is_chance(&self, world: &ClusterWorld, question: &Question) -> bool {
         let Side::NodePort(_) = question.to else { return false };
         // Of what Audit or Allow lets pass, a pod of the same node knows whose it is, whatever source address it has.
         if let Side::Pod(pod) = question.from {
@@ -118,7 +118,7 @@ impl Policy {
         }
     }
 
-    fn pod_may(&self, world: &World, pod: usize, question: &Question) -> bool {
+    fn pod_may(&self, world: &ClusterWorld, pod: usize, question: &Question) -> bool {
         let namespace = &world.pods[pod].namespace;
         let own = self.owner(namespace);
         match question.to {
@@ -182,8 +182,8 @@ impl Policy {
 
     /// Everything may enter but what comes from a tenant's data subnet and asks for somebody else. A metadata address
     /// may too, and gets no answer: nothing leaves for it that its tenant does not list.
-    fn outside_may(&self, world: &World, question: &Question) -> bool {
-        // At a node's port kube-proxy puts the node's address in place of the asker's, and nodes may ask.
+    fn outside_may(&self, world: &ClusterWorld, question: &Question) -> bool {
+        // At a node's port kube-proxy puts the node's address in host of the prober's, and nodes may ask.
         let Side::Pod(pod) = question.to else { return true };
         let Some(address) = question.from.address(world, question.family) else { return false };
         let owner = self.owner(&world.pods[pod].namespace);
@@ -219,9 +219,9 @@ fn covers(cidr: &str, address: IpAddr) -> bool {
 /// No ports are all ports; ICMP passes where there are none.
 fn fits(ports: &[Port], question: &Question) -> bool {
     let protocol = match question.how {
-        How::Echo(Speech::Tcp) | How::Connect => "TCP",
-        How::Echo(Speech::Udp) => "UDP",
-        How::Echo(Speech::Icmp) => "ICMP",
+        How::Echo(Transport::Tcp) | How::Connect => "TCP",
+        How::Echo(Transport::Udp) => "UDP",
+        How::Echo(Transport::Icmp) => "ICMP",
     };
     ports.is_empty() || ports.contains(&(protocol, question.port))
 }

@@ -1,6 +1,6 @@
 //! The tier's own `main`: one cluster for many scenarios, taken down whatever becomes of them.
 //!
-//! `cargo test` has no place for something that is made before the first test and ended after the last, a panic
+//! `cargo test` has no host for something that is made before the first test and ended after the last, a panic
 //! included; so the scenarios are a list, and this prints what `cargo test` would.
 
 use std::env;

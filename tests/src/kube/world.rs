@@ -20,8 +20,8 @@ use anyhow::{Context, Result, ensure};
 use cluster::{Cluster, images::AGNHOST, wait};
 use serde_json::{Value, json};
 
+use crate::host::Family;
 use crate::netns::Netns;
-use crate::place::Family;
 use crate::serve::Servers;
 
 /// Where the echo servers of pods and databases listen, TCP and UDP.
@@ -45,10 +45,10 @@ pub const OUTSIDE: [(&str, &str, &str); 6] = [
     ("metadata", "169.254.169.254", ""),
 ];
 
-/// The IPv4 address of a place on the database host.
+/// The IPv4 address of a host on the database host.
 pub fn outside(name: &str) -> Result<IpAddr> {
     let (_, address, _) =
-        OUTSIDE.iter().find(|(known, ..)| *known == name).with_context(|| format!("{name} is no place outside"))?;
+        OUTSIDE.iter().find(|(known, ..)| *known == name).with_context(|| format!("{name} is no host outside"))?;
     Ok(address.parse()?)
 }
 
@@ -109,7 +109,7 @@ pub struct Service {
 
 /// All of it. Dropping the value ends the servers; the pods are the cluster's.
 #[derive(Debug)]
-pub struct World {
+pub struct ClusterWorld {
     /// The pods, by namespace, workload and node.
     pub pods: Vec<Pod>,
     /// The Services.
@@ -123,7 +123,7 @@ pub struct World {
     _servers: Vec<Servers>,
 }
 
-impl World {
+impl ClusterWorld {
     /// Makes namespaces and workloads, waits for the pods, and starts the servers.
     pub fn build(cluster: &Cluster) -> Result<Self> {
         let kubectl = cluster.kubectl();
@@ -235,7 +235,7 @@ pub fn items(list: &Value) -> impl Iterator<Item = &Value> {
     list["items"].as_array().into_iter().flatten()
 }
 
-/// The text at a place of an object; empty if there is none.
+/// The text at a host of an object; empty if there is none.
 pub fn text(object: &Value, at: &str) -> String {
     object.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned()
 }

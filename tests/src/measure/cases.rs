@@ -62,7 +62,7 @@ enum Target {
 }
 
 /// A case, ready to run.
-pub struct Case<'a> {
+pub struct BenchCase<'a> {
     /// What it is called.
     pub label: &'a str,
     /// Times the empty program's cost that it may take.
@@ -75,7 +75,7 @@ pub struct Case<'a> {
     returns: i32,
 }
 
-impl Case<'_> {
+impl BenchCase<'_> {
     /// Runs it so many times. A verdict that is not the expected one makes every figure worthless.
     pub fn run(&self, repeat: u32) -> Result<Duration> {
         let (returned, spent) =
@@ -176,10 +176,10 @@ impl Bench {
     }
 
     /// The cases, in the order in which they take turns.
-    pub fn cases(&self) -> Vec<Case<'_>> {
+    pub fn cases(&self) -> Vec<BenchCase<'_>> {
         self.plans
             .iter()
-            .map(|plan| Case {
+            .map(|plan| BenchCase {
                 label: &plan.label,
                 goal: plan.goal,
                 baseline: plan.baseline,
@@ -218,7 +218,7 @@ impl Bench {
 /// In the last of tenant A's sixteen prefixes.
 const SUBNET: Ipv4Addr = Ipv4Addr::new(10, 200, 15, 9);
 
-/// The stage, with tenant A's row full to the last place.
+/// The stage, with tenant A's row full to the last host.
 fn tables() -> MemTables {
     let mut tables = stage::tables();
     tables.port_sets.insert(9, stage::ports(&[(TCP, 5432, 5432), (TCP, 6379, 6379)]));

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::{Case, Figures, Sizes, median};
+use super::{BenchCase, Figures, Sizes, median};
 
 /// Most that the larger program should need.
 const VERIFIED_GOAL: u32 = 10_000;
@@ -17,7 +17,7 @@ fn bounds(values: &[f64]) -> (f64, f64) {
 }
 
 /// An aligned table.
-pub fn table(cases: &[Case<'_>], figures: &[Figures], sizes: &[(&str, Sizes)]) -> String {
+pub fn table(cases: &[BenchCase<'_>], figures: &[Figures], sizes: &[(&str, Sizes)]) -> String {
     let width = cases.iter().map(|case| case.label.len()).max().unwrap_or_default();
     let mut text = String::new();
     let line = |text: std::fmt::Arguments<'_>, out: &mut String| writeln!(out, "{text}").expect("a string grows");
@@ -48,7 +48,7 @@ pub fn table(cases: &[Case<'_>], figures: &[Figures], sizes: &[(&str, Sizes)]) -
 }
 
 /// The same as JSON.
-pub fn json(cases: &[Case<'_>], figures: &[Figures], sizes: &[(&str, Sizes)]) -> Value {
+pub fn json(cases: &[BenchCase<'_>], figures: &[Figures], sizes: &[(&str, Sizes)]) -> Value {
     let rows: Vec<Value> = cases
         .iter()
         .zip(figures)

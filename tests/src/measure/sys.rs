@@ -51,7 +51,7 @@ pub fn load(instructions: &[Instruction]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// A program array with this program in its only place.
+/// A program array with this program in its only host.
 pub fn program_array(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let mut attributes = [0_u64; 16];
     attributes[0] = u64::from(MAP_TYPE_PROG_ARRAY) | 4 << 32;

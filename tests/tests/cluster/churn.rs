@@ -13,13 +13,13 @@ use anyhow::{Context, Result, ensure};
 use cluster::{images::AGNHOST, wait};
 use serde_json::{Value, json};
 use testbed::capture::Capture;
-use testbed::drip::{Drip, Dripped};
+use testbed::host::Family;
 use testbed::kube::addresses::give_again;
 use testbed::kube::world::{PORT, items, outside, text};
 use testbed::kube::{PATIENCE, Site};
 use testbed::netns::Netns;
-use testbed::place::Family;
 use testbed::probe::open_tcp;
+use testbed::stream::{DatagramRecord, DatagramStream};
 
 const WAVES: usize = 10;
 /// Pods of a wave, on both nodes and of both tenants.
@@ -48,7 +48,7 @@ const SIDES: [Side; 2] = [
 /// No packet of a short-lived pod arrives at the other tenant, whoever had its address before, and each reaches its own.
 pub fn of_short_lived_pods(site: &mut Site) -> Result<()> {
     let ears = Ears::open(site)?;
-    let drips = Rain::start(site)?;
+    let streams = Rain::start(site)?;
     let (before, start) = (Exposure::of(site)?, Instant::now());
     let mut owners: BTreeMap<IpAddr, BTreeSet<&str>> = BTreeMap::new();
     for wave in 0..WAVES {
@@ -70,13 +70,13 @@ pub fn of_short_lived_pods(site: &mut Site) -> Result<()> {
     ensure!(passed_on >= PASSED_ON, "only {passed_on} addresses went from one tenant to the other");
     let dropped = after.dropped - before.dropped;
     ensure!(dropped >= (WAVES * PODS) as f64, "only {dropped} packets were dropped: did they knock at all?");
-    drips.lost_nothing()?;
+    streams.lost_nothing()?;
     ears.heard_nothing()?;
     site.healthy()
 }
 
 /// Datagrams that may fall, between pods that stay and to a database.
-struct Rain(Vec<(String, Drip)>);
+struct Rain(Vec<(String, DatagramStream)>);
 
 impl Rain {
     fn start(site: &Site) -> Result<Self> {
@@ -88,17 +88,17 @@ impl Rain {
             (store, Family::V6, &partner.netns, partner.address(Family::V6)?),
             (shop, Family::V4, &world.outside, outside("acme-efs")?),
         ];
-        let drips = falls.into_iter().map(|(from, family, netns, to)| {
-            let drip = Drip::between(&from.netns, from.address(family)?, netns, SocketAddr::new(to, RAIN))?;
-            Ok((format!("{} to {to}", from.label()), drip))
+        let streams = falls.into_iter().map(|(from, family, netns, to)| {
+            let stream = DatagramStream::between(&from.netns, from.address(family)?, netns, SocketAddr::new(to, RAIN))?;
+            Ok((format!("{} to {to}", from.label()), stream))
         });
-        drips.collect::<Result<_>>().map(Self)
+        streams.collect::<Result<_>>().map(Self)
     }
 
     fn lost_nothing(self) -> Result<()> {
         let mut fallen = 0;
-        for (name, drip) in self.0 {
-            let Dripped { sent, refused, arrived } = drip.stop();
+        for (name, stream) in self.0 {
+            let DatagramRecord { sent, refused, arrived } = stream.stop();
             let missing = sent - arrived.len() as u64;
             ensure!(sent > 1_000, "{name}: only {sent} were sent");
             ensure!(
@@ -225,15 +225,15 @@ impl Ears {
         let mut ears = Vec::new();
         for (own, other) in [(&SIDES[0], &SIDES[1]), (&SIDES[1], &SIDES[0])] {
             let friend = site.world.pod(own.friends, "a")?;
-            let mut places = vec![(own.database.to_owned(), &site.world.outside, outside(own.database)?)];
+            let mut hosts = vec![(own.database.to_owned(), &site.world.outside, outside(own.database)?)];
             for node in NODES {
                 let pod = site.world.pod(own.friends, node)?;
-                places.push((pod.label(), &pod.netns, pod.address(Family::V4)?));
-                places.push((pod.label(), &pod.netns, pod.address(Family::V6)?));
+                hosts.push((pod.label(), &pod.netns, pod.address(Family::V4)?));
+                hosts.push((pod.label(), &pod.netns, pod.address(Family::V6)?));
             }
-            for (name, netns, address) in places {
-                let asker = if name == friend.label() { site.world.pod(own.friends, "b")? } else { friend };
-                hears(netns, &asker.netns, SocketAddr::new(address, other.knocks_at))
+            for (name, netns, address) in hosts {
+                let prober = if name == friend.label() { site.world.pod(own.friends, "b")? } else { friend };
+                hears(netns, &prober.netns, SocketAddr::new(address, other.knocks_at))
                     .with_context(|| format!("a friend's knock at {name}"))?;
                 ears.push((name, listen(netns, address, other.knocks_at)?));
             }
@@ -251,10 +251,10 @@ impl Ears {
 }
 
 /// The control: what a friend sends to the same port is captured.
-fn hears(netns: &Netns, asker: &Netns, target: SocketAddr) -> Result<()> {
+fn hears(netns: &Netns, prober: &Netns, target: SocketAddr) -> Result<()> {
     let ear = listen(netns, target.ip(), target.port())?;
     // Refused or not taken, it was sent.
-    let _ = asker.run(|| open_tcp(None, target, Duration::from_millis(500)));
+    let _ = prober.run(|| open_tcp(None, target, Duration::from_millis(500)));
     ensure!(!ear.stop().is_empty(), "it was not captured");
     Ok(())
 }

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use testbed::config::TENANT_LABEL;
-use testbed::drip::{Chat, Chatted, Drip, Dripped};
+use testbed::host::Family;
 use testbed::kube::Site;
-use testbed::kube::world::{PORT, Pod, World, of_family, outside};
+use testbed::kube::world::{ClusterWorld, PORT, Pod, of_family, outside};
 use testbed::netns::Netns;
-use testbed::place::Family;
+use testbed::stream::{DatagramRecord, DatagramStream, EchoConnection, EchoRecord};
 
 /// Where datagrams fall: a port that nobody else uses.
 const EAR: u16 = 7100;
@@ -30,19 +30,19 @@ struct Way<'a> {
 }
 
 impl<'a> Way<'a> {
-    fn to_pod(world: &'a World, from: (&str, &str), to: (&str, &str), family: Family) -> Result<Self> {
+    fn to_pod(world: &'a ClusterWorld, from: (&str, &str), to: (&str, &str), family: Family) -> Result<Self> {
         let (from, to) = (world.pod(from.0, from.1)?, world.pod(to.0, to.1)?);
         Ok(Self { from, to: &to.netns, address: SocketAddr::new(to.address(family)?, PORT) })
     }
 
-    fn outside(world: &'a World, from: (&str, &str), to: &str) -> Result<Self> {
+    fn outside(world: &'a ClusterWorld, from: (&str, &str), to: &str) -> Result<Self> {
         let from = world.pod(from.0, from.1)?;
         Ok(Self { from, to: &world.outside, address: SocketAddr::new(outside(to)?, PORT) })
     }
 
-    fn drip(&self) -> Result<Drip> {
+    fn stream(&self) -> Result<DatagramStream> {
         let source = self.source()?;
-        Drip::between(&self.from.netns, source, self.to, SocketAddr::new(self.address.ip(), EAR))
+        DatagramStream::between(&self.from.netns, source, self.to, SocketAddr::new(self.address.ip(), EAR))
     }
 
     fn source(&self) -> Result<IpAddr> {
@@ -50,8 +50,8 @@ impl<'a> Way<'a> {
         of_family(&self.from.addresses, family).context("an address")
     }
 
-    fn chat(&self) -> Result<Chat> {
-        Chat::between(&self.from.netns, Some(self.source()?), self.address)
+    fn connection(&self) -> Result<EchoConnection> {
+        EchoConnection::between(&self.from.netns, Some(self.source()?), self.address)
     }
 }
 
@@ -81,7 +81,7 @@ impl Edited {
     }
 
     /// Nothing came before, and soon something did.
-    fn opened(&self, what: &str, dripped: &Dripped) -> Result<()> {
+    fn opened(&self, what: &str, dripped: &DatagramRecord) -> Result<()> {
         let early = dripped.arrived.iter().filter(|at| **at < self.at).count();
         ensure!(early == 0, "{what}: {early} of {} datagrams came before it was allowed", dripped.sent);
         let Some(took) = dripped.first_after(self.at) else { bail!("{what}: of {} none came", dripped.sent) };
@@ -90,7 +90,7 @@ impl Edited {
     }
 
     /// The last datagram tells when, and the connection must have ended with it.
-    fn closed(&self, what: &str, dripped: &Dripped, chatted: &Chatted) -> Result<()> {
+    fn closed(&self, what: &str, dripped: &DatagramRecord, chatted: &EchoRecord) -> Result<()> {
         ensure!(dripped.arrived.iter().any(|at| *at < self.at), "{what}: it was not open before");
         let took = dripped.last_after(self.at).unwrap_or_default();
         ensure!(took < SOON - Duration::from_millis(100), "{what}: datagrams still come");
@@ -103,15 +103,16 @@ impl Edited {
 }
 
 fn opens(what: &str, way: &Way<'_>, edit: impl FnOnce() -> Result<()>) -> Result<()> {
-    let drip = way.drip()?;
+    let stream = way.stream()?;
     let edited = amid_traffic(edit)?;
-    edited.opened(what, &drip.stop())
+    edited.opened(what, &stream.stop())
 }
 
 fn closes(what: &str, way: &Way<'_>, edit: impl FnOnce() -> Result<()>) -> Result<()> {
-    let (drip, chat) = (way.drip()?, way.chat().with_context(|| format!("{what}: a connection before"))?);
+    let (stream, connection) =
+        (way.stream()?, way.connection().with_context(|| format!("{what}: a connection before"))?);
     let edited = amid_traffic(edit)?;
-    edited.closed(what, &drip.stop(), &chat.stop())
+    edited.closed(what, &stream.stop(), &connection.stop())
 }
 
 /// A tenant gets a data subnet, and loses it again.
@@ -160,7 +161,7 @@ pub fn a_namespace(site: &mut Site) -> Result<()> {
     }
     let old = Way::to_pod(&site.world, ("batch", "a"), ("shop", "b"), Family::V4)?;
     let new = Way::to_pod(&site.world, ("batch", "a"), ("store", "b"), Family::V4)?;
-    let (leaving, talk, joining) = (old.drip()?, old.chat()?, new.drip()?);
+    let (leaving, talk, joining) = (old.stream()?, old.connection()?, new.stream()?);
     let edited = amid_traffic(|| site.apply_policy())?;
     edited.closed("namespace left its tenant", &leaving.stop(), &talk.stop())?;
     edited.opened("namespace joined another", &joining.stop())?;

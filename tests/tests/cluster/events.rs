@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use cluster::{Cni, wait};
 use serde_json::Value;
+use testbed::host::Family;
 use testbed::kube::expect::Unassigned;
 use testbed::kube::world::{Pod, outside};
 use testbed::kube::{Site, world};
-use testbed::place::Family;
-use testbed::probe::{Outcome, Speech, ask};
+use testbed::probe::{Outcome, Transport, probe};
 
 /// A port that no other scenario asks at, so that what is told of it is ours.
 const PORT: u16 = 6100;
@@ -31,7 +31,7 @@ pub fn name_both_sides(site: &mut Site) -> Result<()> {
             continue;
         }
         let (from, to) = (site.world.pod(from, node)?, site.world.pod(to, far)?);
-        let event = provoked(site, from, to.address(family)?, Speech::Tcp)?;
+        let event = provoked(site, from, to.address(family)?, Transport::Tcp)?;
         ensure!(event["reason"] == "cross_tenant" && event["verdict"] == "dropped", "{event}");
         ensure!(event["direction"] == "egress" && event["node"] == *from.node, "{event}");
         is_pod(&event["source"], from).with_context(|| event.to_string())?;
@@ -54,13 +54,13 @@ pub fn name_the_reason(site: &mut Site) -> Result<()> {
     ];
     for (from, to, reason) in cases {
         let from = site.world.pod(from, "b")?;
-        let event = provoked(site, from, to, Speech::Udp)?;
+        let event = provoked(site, from, to, Transport::Udp)?;
         ensure!(event["reason"] == reason, "wanted {reason}: {event}");
         is_pod(&event["source"], from).with_context(|| event.to_string())?;
         let other = &event["destination"];
         ensure!(other["ip"] == to.to_string() && other["pod"].is_null() && other["kind"] != "pod", "{event}");
     }
-    let owned = provoked(site, site.world.pod("shop", "a")?, outside("globex-db")?, Speech::Udp)?;
+    let owned = provoked(site, site.world.pod("shop", "a")?, outside("globex-db")?, Transport::Udp)?;
     ensure!(owned["destination"]["tenant"] == "globex", "the subnet's owner is not named: {owned}");
     Ok(())
 }
@@ -71,7 +71,7 @@ pub fn name_both_sides_where_it_arrives(site: &mut Site) -> Result<()> {
     site.set_unassigned(Unassigned::Audit)?;
     let (from, to) = (site.world.pod("stray", "a")?, site.world.pod("shop", "b")?);
     let address = to.address(Family::V4)?;
-    let left = provoked(site, from, address, Speech::Tcp)?;
+    let left = provoked(site, from, address, Transport::Tcp)?;
     ensure!(left["verdict"] == "audited" && left["direction"] == "egress", "{left}");
     let arrived = told(site, "b", from, address)?;
     ensure!(arrived["verdict"] == "dropped" && arrived["direction"] == "ingress", "{arrived}");
@@ -87,9 +87,9 @@ pub fn name_both_sides_where_it_arrives(site: &mut Site) -> Result<()> {
     Ok(())
 }
 
-/// Asks what must not be answered, and returns what the agent of the asker's node tells of it.
-fn provoked(site: &Site, from: &Pod, to: IpAddr, speech: Speech) -> Result<Value> {
-    let answer = from.netns.run(|| ask(speech, None, SocketAddr::new(to, PORT)));
+/// Asks what must not be answered, and returns what the agent of the prober's node tells of it.
+fn provoked(site: &Site, from: &Pod, to: IpAddr, transport: Transport) -> Result<Value> {
+    let answer = from.netns.run(|| probe(transport, None, SocketAddr::new(to, PORT)));
     ensure!(matches!(answer, Outcome::Silence | Outcome::Unreachable), "{} to {to}: {answer:?}", from.label());
     told(site, &from.node, from, to)
 }

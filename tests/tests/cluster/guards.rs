@@ -6,14 +6,14 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, Result, ensure};
 use cluster::wait;
 use serde_json::json;
+use testbed::host::Family;
 use testbed::kube::world::{PORT, is_ready, items, of_family, pod_spec, text};
 use testbed::kube::{PATIENCE, Site};
 use testbed::netns::Netns;
-use testbed::place::Family;
-use testbed::probe::{Outcome, Speech, ask};
+use testbed::probe::{Outcome, Transport, probe};
 
 use crate::nri::Stopped;
-use crate::strangers::Stranger;
+use crate::unclaimed::Stranger;
 
 const NODE: &str = "a";
 /// Where a way out of a node ends that a guard can shut: the other node, which answers everybody.
@@ -43,17 +43,17 @@ pub fn stand_alone(site: &mut Site) -> Result<()> {
     let [x, y, z, _] = shop.octets();
     let _stranger = Stranger::arrive_with(node, &format!("{x}.{y}.{z}.250"))?;
     let stranger = Netns::at(&node.path("/run/netns/stranger")?, "stranger")?;
-    let asked = |speech| stranger.run(|| ask(speech, None, SocketAddr::new(other, PORT)));
-    for speech in Speech::ALL {
-        let outcome = asked(speech);
-        ensure!(outcome == Outcome::Silence, "a stranger got {outcome:?} over {}", speech.name());
+    let asked = |transport| stranger.run(|| probe(transport, None, SocketAddr::new(other, PORT)));
+    for transport in Transport::ALL {
+        let outcome = asked(transport);
+        ensure!(outcome == Outcome::Silence, "a stranger got {outcome:?} over {}", transport.name());
     }
     // The same node at the same moment: claimed pods of all tenants, the node and those outside.
     site.check().context("while the agent is stopped")?;
 
     let removed = node.command("sh")?.args(["-ec", "rm /sys/fs/bpf/bulkhead/*/guards/*-uplink"]).output()?;
     ensure!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
-    let outcome = asked(Speech::Icmp);
+    let outcome = asked(Transport::Icmp);
     ensure!(outcome == Outcome::Answered, "the control, without the guard, got {outcome:?}");
     agent.goes_on()?;
     wait("the guard to be put back", PATIENCE, || {

@@ -3,27 +3,27 @@
 //! One subject a file in `cluster/`; a scenario is a function of a `Site` and a line in this list. They run in this order
 //! on one cluster with routed pods, those for both also on a second one with a bridge.
 
-mod arrival;
-mod away;
+mod address_reuse;
 mod churn;
 mod control_plane;
-mod departure;
 mod edits;
 mod events;
 mod guards;
+mod install;
 mod matrix;
 mod nri;
+mod outage;
 mod services;
-mod strangers;
-mod successor;
 mod unassigned;
+mod unclaimed;
+mod uninstall;
 
 use std::process::ExitCode;
 
 use testbed::kube::run::{self, BOTH, PTP, Scenario};
 
 const SCENARIOS: [Scenario; 28] = [
-    Scenario::always("a_busy_cluster_is_enforced_without_restarting_a_pod", BOTH, arrival::enforces),
+    Scenario::always("a_busy_cluster_is_enforced_without_restarting_a_pod", BOTH, install::enforces),
     Scenario::new("good_tenants_are_taken_and_bad_ones_refused", PTP, |site| {
         control_plane::good_tenants_are_taken_and_bad_ones_refused(&site.kubectl())
     }),
@@ -47,10 +47,10 @@ const SCENARIOS: [Scenario; 28] = [
     Scenario::new("events_name_both_sides", BOTH, events::name_both_sides),
     Scenario::new("events_name_the_reason", PTP, events::name_the_reason),
     Scenario::new("events_name_both_sides_where_it_arrives", PTP, events::name_both_sides_where_it_arrives),
-    Scenario::new("an_interface_that_no_pod_claims_is_denied", PTP, strangers::are_denied),
+    Scenario::new("an_interface_that_no_pod_claims_is_denied", PTP, unclaimed::are_denied),
     Scenario::new("a_guard_alone_keeps_strangers_in", PTP, guards::stand_alone),
     Scenario::new("a_guard_alone_keeps_sockets_silent", PTP, guards::stand_alone_on_control_groups),
-    Scenario::new("an_address_that_changes_hands_changes_tenants", BOTH, successor::inherits_nothing),
+    Scenario::new("an_address_that_changes_hands_changes_tenants", BOTH, address_reuse::inherits_nothing),
     Scenario::new("a_subnet_is_added_and_removed", BOTH, edits::a_subnet),
     Scenario::new("peers_agree_and_withdraw", PTP, edits::peers),
     Scenario::new("a_namespace_moves_between_tenants", PTP, edits::a_namespace),
@@ -60,9 +60,9 @@ const SCENARIOS: [Scenario; 28] = [
     Scenario::new("a_pod_s_first_command_finds_its_policy_in_force", PTP, nri::holds_new_pods),
     Scenario::new("a_service_leads_nowhere_its_tenant_may_not_go", BOTH, services::lead_nowhere_else),
     Scenario::new("short_lived_pods_reach_their_own_tenant_only", PTP, churn::of_short_lived_pods),
-    Scenario::new("an_outage_changes_nothing_and_the_next_edit_counts", PTP, away::without_an_api_server),
-    Scenario::new("agents_are_replaced_amid_traffic", BOTH, away::agents_are_replaced),
-    Scenario::always("leaving_restores_the_nodes", BOTH, departure::restores),
+    Scenario::new("an_outage_changes_nothing_and_the_next_edit_counts", PTP, outage::without_an_api_server),
+    Scenario::new("agents_are_replaced_amid_traffic", BOTH, outage::agents_are_replaced),
+    Scenario::always("leaving_restores_the_nodes", BOTH, uninstall::restores),
 ];
 
 fn main() -> ExitCode {

@@ -2,16 +2,16 @@
 
 use anyhow::{Result, ensure};
 use testbed::kube::Site;
-use testbed::kube::ask::Question;
+use testbed::kube::question::Question;
 
 /// Everything, several times: the second time, neighbours and connections are known, and still nothing passes. The table
-/// has both answers in it for every kind of asker.
+/// has both answers in it for every kind of prober.
 pub fn as_the_objects_say(site: &mut Site) -> Result<()> {
     let asked = site.asked();
     let (open, closed): (Vec<Question>, Vec<Question>) = asked.iter().partition(|q| site.policy.allows(&site.world, q));
     println!("{} questions, of which {} should be answered", asked.len(), open.len());
     for pod in 0..site.world.pods.len() {
-        let asks = |questions: &[Question]| questions.iter().any(|q| q.from == testbed::kube::ask::Side::Pod(pod));
+        let asks = |questions: &[Question]| questions.iter().any(|q| q.from == testbed::kube::question::Side::Pod(pod));
         ensure!(asks(&open) && asks(&closed), "{} has no control", site.world.pods[pod].label());
     }
     for _ in 0..2 {
@@ -33,15 +33,15 @@ pub fn names_lead_there_too(site: &mut Site) -> Result<()> {
     ];
     let askers = [("shop", "a", "acme"), ("batch", "a", "acme"), ("store", "b", "globex"), ("ledger", "b", "globex")];
     std::thread::scope(|scope| {
-        let all = askers.iter().flat_map(|asker| names.iter().map(move |name| (asker, name)));
+        let all = askers.iter().flat_map(|prober| names.iter().map(move |name| (prober, name)));
         let site = &*site;
-        let asked: Vec<_> = all.map(|(asker, name)| scope.spawn(move || by_name(site, asker, name))).collect();
+        let asked: Vec<_> = all.map(|(prober, name)| scope.spawn(move || by_name(site, prober, name))).collect();
         asked.into_iter().try_for_each(|asked| asked.join().expect("asking does not panic"))
     })
 }
 
-fn by_name(site: &Site, asker: &(&str, &str, &str), name: &(&str, u16, &str)) -> Result<()> {
-    let (app, node, tenant) = *asker;
+fn by_name(site: &Site, prober: &(&str, &str, &str), name: &(&str, u16, &str)) -> Result<()> {
+    let (app, node, tenant) = *prober;
     let (name, port, owner) = *name;
     let pod = site.world.pod(app, node)?;
     let target = format!("{name}.svc.cluster.local:{port}");

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use cluster::{images::AGNHOST, wait};
 use serde_json::{Value, json};
+use testbed::host::Family;
 use testbed::kube::world::{PORT, text};
 use testbed::kube::{PATIENCE, Site};
-use testbed::place::Family;
 
 const NODE: &str = "b";
 const NAMESPACE: &str = "acme-jobs";

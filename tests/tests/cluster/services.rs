@@ -12,10 +12,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use cluster::wait;
 use serde_json::json;
+use testbed::host::Family;
 use testbed::kube::Site;
 use testbed::kube::world::outside;
 use testbed::netns::Netns;
-use testbed::place::Family;
 
 const NAMESPACE: &str = "acme-web";
 /// Where a Service without a selector leads, whatever its ends are.
@@ -45,10 +45,10 @@ pub fn lead_nowhere_else(site: &mut Site) -> Result<()> {
     let targets = [service.address, EXTERNAL.parse()?].map(|address| SocketAddr::new(address, EAR));
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let asker = scope.spawn(|| site.world.pod("shop", "a").map(|pod| pod.netns.run(|| ask(targets, &stop))));
+        let prober = scope.spawn(|| site.world.pod("shop", "a").map(|pod| pod.netns.run(|| ask(targets, &stop))));
         let outcome = to_and_fro(&service, &own_ear, &foreign);
         stop.store(true, Ordering::Relaxed);
-        asker.join().expect("the asker does not panic")??;
+        prober.join().expect("the prober does not panic")??;
         outcome
     })?;
     // How many the nodes did translate to where they may not go, and somebody stopped there.

@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 
 use testbed::agent::Agent;
 use testbed::capture::Capture;
-use testbed::drip::{Chat, Drip};
 use testbed::frames::craft::{Frame, Payload};
-use testbed::matrix::{Cell, ask_in};
-use testbed::place::{Family, Place};
-use testbed::probe::{Outcome, Speech, ask};
+use testbed::host::{Family, Host};
+use testbed::matrix::{Cell, probe_in};
+use testbed::probe::{Outcome, Transport, probe};
 use testbed::raw;
+use testbed::stream::{DatagramStream, EchoConnection};
 use testbed::world::{Layout, World};
 
 /// The pod that no endpoint names.
-const STRANGER: Place = Place::GlobexWeb;
+const STRANGER: Host = Host::GlobexWeb;
 /// How long the agent may take to notice something.
 const SOON: Duration = Duration::from_secs(3);
 
@@ -36,29 +36,30 @@ fn agent(world: &World, guarded: bool) -> Agent {
 
 /// Datagrams of the stranger that get out of the node within a moment, by family.
 fn drips_out(world: &World) -> [usize; 2] {
-    let drips = Family::ALL.map(|family| Drip::start(world, STRANGER, Place::Internet, family).expect("a drip"));
+    let streams =
+        Family::ALL.map(|family| DatagramStream::start(world, STRANGER, Host::Internet, family).expect("a stream"));
     thread::sleep(Duration::from_millis(250));
-    drips.map(|drip| {
-        let drip = drip.stop();
-        assert!(drip.sent > 50, "only {} were sent", drip.sent);
-        drip.arrived.len()
+    streams.map(|stream| {
+        let stream = stream.stop();
+        assert!(stream.sent > 50, "only {} were sent", stream.sent);
+        stream.arrived.len()
     })
 }
 
 /// Raw frames of the stranger that get out of the node, sent both ways there are, under the source
 /// addresses of `spoken_for`.
-fn frames_out(world: &World, spoken_for: Place, marker: &'static str) -> usize {
+fn frames_out(world: &World, spoken_for: Host, marker: &'static str) -> usize {
     let (own, gateway) = STRANGER.macs();
     let next_hop = if world.layout == Layout::Routed { gateway } else { [0x02, 0xfe, 0, 0, 1, 1] };
-    let payload = || Payload::udp(40000, Place::Internet.port());
+    let payload = || Payload::udp(40000, Host::Internet.port());
     let frames = [
-        Frame::v4(Place::Internet.v4(), payload()).ip(|ip| ip.source = spoken_for.v4()),
-        Frame::v6(Place::Internet.v6(), payload()).ip6(|ip| ip.source = spoken_for.v6()),
+        Frame::v4(Host::Internet.v4(), payload()).ip(|ip| ip.source = spoken_for.v4()),
+        Frame::v6(Host::Internet.v6(), payload()).ip6(|ip| ip.source = spoken_for.v6()),
     ];
     let frames = frames.map(|frame| frame.with(|f| (f.from, f.to) = (own, next_hop)).build(marker.as_bytes()));
     // Servers answer, and errors about their answers quote the marker: only UDP that goes there counts.
     let holds = move |bytes: &[u8]| {
-        let (v4, v6) = (Place::Internet.v4().octets(), Place::Internet.v6().octets());
+        let (v4, v6) = (Host::Internet.v4().octets(), Host::Internet.v6().octets());
         let goes_v4 = bytes.get(30..34) == Some(&v4[..]) && bytes[23] == 17;
         let goes = goes_v4 || (bytes.get(38..54) == Some(&v6[..]) && bytes[20] == 17);
         goes && bytes.windows(marker.len()).any(|window| window == marker.as_bytes())
@@ -74,23 +75,24 @@ fn assert_shut_to_the_stranger(world: &World, when: &'static str) {
     assert_eq!(drips_out(world), [0, 0], "{layout:?} {when}");
     assert_eq!(frames_out(world, STRANGER, when), 0, "{layout:?} {when}");
     // An address of its own choice is no way out.
-    assert_eq!(frames_out(world, Place::Internet, when), 0, "{layout:?} {when}");
-    let tcp = Cell { from: STRANGER, to: Place::GlobexDb, family: Family::V4, speech: Speech::Tcp };
-    assert_eq!(ask_in(world, tcp), Outcome::Silence, "{layout:?} {when}");
+    assert_eq!(frames_out(world, Host::Internet, when), 0, "{layout:?} {when}");
+    let tcp = Cell { from: STRANGER, to: Host::GlobexDb, family: Family::V4, transport: Transport::Tcp };
+    assert_eq!(probe_in(world, tcp), Outcome::Silence, "{layout:?} {when}");
 }
 
 /// What must go on: claimed pods, and the node, which sends and forwards.
 fn assert_open_to_the_rest(world: &World, when: &str) {
-    for (from, to) in [(Place::Dns, Place::Internet), (Place::AcmeWeb, Place::AcmeFar), (Place::Node, Place::Internet)]
-    {
-        for (family, speech) in [(Family::V4, Speech::Udp), (Family::V6, Speech::Tcp), (Family::V4, Speech::Icmp)] {
-            let cell = Cell { from, to, family, speech };
-            assert_eq!(ask_in(world, cell), Outcome::Answered, "{:?} {when}: {cell:?}", world.layout);
+    for (from, to) in [(Host::Dns, Host::Internet), (Host::AcmeWeb, Host::AcmeFar), (Host::Node, Host::Internet)] {
+        for (family, transport) in
+            [(Family::V4, Transport::Udp), (Family::V6, Transport::Tcp), (Family::V4, Transport::Icmp)]
+        {
+            let cell = Cell { from, to, family, transport };
+            assert_eq!(probe_in(world, cell), Outcome::Answered, "{:?} {when}: {cell:?}", world.layout);
         }
     }
     // From outside to a pod: in by the uplink, and the answer out by it.
-    let probe = Cell { from: Place::AcmeFar, to: Place::AcmeWeb, family: Family::V4, speech: Speech::Tcp };
-    assert_eq!(ask_in(world, probe), Outcome::Answered, "{:?} {when}: {probe:?}", world.layout);
+    let probe = Cell { from: Host::AcmeFar, to: Host::AcmeWeb, family: Family::V4, transport: Transport::Tcp };
+    assert_eq!(probe_in(world, probe), Outcome::Answered, "{:?} {when}: {probe:?}", world.layout);
 }
 
 #[test]
@@ -113,7 +115,7 @@ fn only_claimed_pods_and_the_node_itself_send_out_of_the_node_agent_or_no_agent(
         let before = drops(&agent);
         assert!(before > 100.0, "{before} of {guard}");
 
-        let chat = Chat::start(&world, Place::AcmeWeb, Place::AcmeDb, Family::V4).expect("a connection");
+        let connection = EchoConnection::start(&world, Host::AcmeWeb, Host::AcmeDb, Family::V4).expect("a connection");
         agent.kill();
         assert_shut_to_the_stranger(&world, "killed");
         assert_open_to_the_rest(&world, "killed");
@@ -122,8 +124,12 @@ fn only_claimed_pods_and_the_node_itself_send_out_of_the_node_agent_or_no_agent(
         assert_shut_to_the_stranger(&world, "back");
         assert_open_to_the_rest(&world, "back");
         assert!(drops(&agent) > before, "what was dropped meanwhile is counted");
-        let chat = chat.stop();
-        assert!(chat.error.is_none() && chat.longest_gap() < Duration::from_secs(1), "{:?}", chat.error);
+        let connection = connection.stop();
+        assert!(
+            connection.error.is_none() && connection.longest_gap() < Duration::from_secs(1),
+            "{:?}",
+            connection.error
+        );
     }
 }
 
@@ -134,19 +140,19 @@ fn a_pod_that_appears_while_no_agent_runs_sends_nothing_out_until_it_is_claimed(
         let mut world = World::new(layout).expect("a world");
         let mut agent = agent(&world, true);
         agent.kill();
-        world.remove_pod(Place::Dns).expect("it goes");
-        world.add_pod(Place::Dns).expect("another comes");
+        world.remove_pod(Host::Dns).expect("it goes");
+        world.add_pod(Host::Dns).expect("another comes");
         world.introduce().expect("neighbours");
-        let drip = Drip::start(&world, Place::Dns, Place::Internet, Family::V4).expect("a drip");
+        let stream = DatagramStream::start(&world, Host::Dns, Host::Internet, Family::V4).expect("a stream");
         thread::sleep(Duration::from_millis(300));
         let back = Instant::now();
         agent.start_again().expect("it starts again");
         agent.wait_ready(Duration::from_secs(60)).expect("it gets ready again");
         let ready = Instant::now();
         thread::sleep(Duration::from_millis(1500));
-        let drip = drip.stop();
-        assert!(drip.arrived.iter().all(|at| *at > back), "{layout:?}: out before anybody claimed it");
-        assert!(drip.arrived_after(ready) > 100, "{layout:?}: only {} came", drip.arrived_after(ready));
+        let stream = stream.stop();
+        assert!(stream.arrived.iter().all(|at| *at > back), "{layout:?}: out before anybody claimed it");
+        assert!(stream.arrived_after(ready) > 100, "{layout:?}: only {} came", stream.arrived_after(ready));
     }
 }
 
@@ -168,8 +174,8 @@ fn translate(world: &World, rules: &str) {
 fn a_source_that_the_node_translates_hides_nobody() {
     let world = World::new(Layout::Routed).expect("a world");
     translate(&world, "add rule ip nat out oifname uplink masquerade");
-    let masked = |from: Place, marker: &'static str| {
-        let node = Place::Node.v4().octets();
+    let masked = |from: Host, marker: &'static str| {
+        let node = Host::Node.v4().octets();
         let holds = move |bytes: &[u8]| {
             bytes.get(26..30) == Some(&node[..])
                 && bytes[23] == 17
@@ -177,14 +183,14 @@ fn a_source_that_the_node_translates_hides_nobody() {
         };
         let capture = Capture::start(world.outside(), holds).expect("a capture");
         let (own, gateway) = from.macs();
-        let frame = Frame::v4(Place::Internet.v4(), Payload::udp(40000, Place::Internet.port()));
+        let frame = Frame::v4(Host::Internet.v4(), Payload::udp(40000, Host::Internet.port()));
         let frame = frame.ip(|ip| ip.source = from.v4()).with(|f| (f.from, f.to) = (own, gateway));
         raw::send_frames(world.netns(from), "eth0", &[frame.build(marker.as_bytes())]).expect("it is sent");
         capture.stop().len()
     };
     assert_eq!(masked(STRANGER, "before"), 1, "the control: it leaves under the node's address");
     let _agent = agent(&world, true);
-    assert_eq!((masked(STRANGER, "stranger"), masked(Place::Dns, "claimed")), (0, 1));
+    assert_eq!((masked(STRANGER, "stranger"), masked(Host::Dns, "claimed")), (0, 1));
 }
 
 /// Ports of a friend's address that the node leads elsewhere.
@@ -194,15 +200,15 @@ const TO_FOREIGN_POD: u16 = 6002;
 
 /// As kube-proxy does with addresses that somebody calls a Service's; to the pod under the node's own address.
 fn lead_elsewhere(world: &World) {
-    let friend = Place::AcmeFar.v4();
-    let lead = |port: u16, to: Place| {
+    let friend = Host::AcmeFar.v4();
+    let lead = |port: u16, to: Host| {
         let target = SocketAddr::new(to.address(Family::V4), to.port());
         format!("add rule ip nat in ip daddr {friend} tcp dport {port} dnat to {target}; ")
     };
-    let rules = lead(TO_FOREIGN_DATABASE, Place::GlobexDb)
-        + &lead(TO_OWN_DATABASE, Place::AcmeDb)
-        + &lead(TO_FOREIGN_POD, Place::GlobexApi)
-        + &format!("add rule ip nat out ip daddr {} masquerade", Place::GlobexApi.v4());
+    let rules = lead(TO_FOREIGN_DATABASE, Host::GlobexDb)
+        + &lead(TO_OWN_DATABASE, Host::AcmeDb)
+        + &lead(TO_FOREIGN_POD, Host::GlobexApi)
+        + &format!("add rule ip nat out ip daddr {} masquerade", Host::GlobexApi.v4());
     translate(world, &rules);
 }
 
@@ -212,25 +218,23 @@ fn what_the_node_leads_elsewhere_is_judged_by_where_it_goes() {
     for layout in [Layout::Routed, Layout::Bridged] {
         let world = World::new(layout).expect("a world");
         lead_elsewhere(&world);
-        let asks = |from: Place, port: u16| {
-            let target = SocketAddr::new(Place::AcmeFar.address(Family::V4), port);
-            world.netns(from).run(|| ask(Speech::Tcp, Some(from.address(Family::V4)), target))
+        let asks = |from: Host, port: u16| {
+            let target = SocketAddr::new(Host::AcmeFar.address(Family::V4), port);
+            world.netns(from).run(|| probe(Transport::Tcp, Some(from.address(Family::V4)), target))
         };
         // The control: without the guard nobody sees where it goes.
         let unguarded = agent(&world, false);
-        assert_eq!(asks(Place::AcmeWeb, TO_FOREIGN_DATABASE), Outcome::Answered, "{layout:?}");
+        assert_eq!(asks(Host::AcmeWeb, TO_FOREIGN_DATABASE), Outcome::Answered, "{layout:?}");
         drop(unguarded);
         let guarded = agent(&world, true);
-        guarded
-            .wait(SOON, "guarded", || asks(Place::AcmeWeb, TO_FOREIGN_DATABASE) == Outcome::Silence)
-            .expect("a lock");
-        assert_eq!(asks(Place::AcmeWeb, TO_OWN_DATABASE), Outcome::Answered, "{layout:?}: its own it may reach");
+        guarded.wait(SOON, "guarded", || asks(Host::AcmeWeb, TO_FOREIGN_DATABASE) == Outcome::Silence).expect("a lock");
+        assert_eq!(asks(Host::AcmeWeb, TO_OWN_DATABASE), Outcome::Answered, "{layout:?}: its own it may reach");
         let drops = guarded.metrics().expect("metrics");
         let reason = [("guard", "uplink"), ("reason", "cross_tenant")];
         assert!(drops.sum("bulkhead_guard_drop_packets_total", &reason) > 0.0, "{layout:?}");
         // The receiver knows the sender under whatever address: what a Shared tenant's pod may ask, acme's may not.
-        assert_eq!(asks(Place::Dns, TO_FOREIGN_POD), Outcome::Answered, "{layout:?}");
-        assert_eq!(asks(Place::AcmeWeb, TO_FOREIGN_POD), Outcome::Silence, "{layout:?}");
+        assert_eq!(asks(Host::Dns, TO_FOREIGN_POD), Outcome::Answered, "{layout:?}");
+        assert_eq!(asks(Host::AcmeWeb, TO_FOREIGN_POD), Outcome::Silence, "{layout:?}");
     }
 }
 
@@ -239,7 +243,7 @@ fn what_the_node_leads_elsewhere_is_judged_by_where_it_goes() {
 fn guards_are_shown_survive_and_are_removed_by_cleanup() {
     let world = World::new(Layout::Bridged).expect("a world");
     let mut agent = agent(&world, true);
-    let status = agent.ask(&["status"]).expect("it runs");
+    let status = agent.query(&["status"]).expect("it runs");
     let status = String::from_utf8(status.stdout).expect("text");
     assert!(status.contains("guard uplink: uplink\n") && status.contains("guard bridge: cni0\n"), "{status}");
     agent.kill();
@@ -270,29 +274,29 @@ const LED_TO_FOREIGN_DATABASE: u16 = 7600;
 const LED_TO_OWN_DATABASE: u16 = 7601;
 
 fn lead_answers(world: &World) {
-    let lead = |port: u16, to: Place| {
-        let (client, to) = (Place::Internet.v4(), to.v4());
+    let lead = |port: u16, to: Host| {
+        let (client, to) = (Host::Internet.v4(), to.v4());
         format!("add rule ip raw in iifname != uplink ip daddr {client} udp dport {port} ip daddr set {to}; ")
     };
     let rules = "add table ip raw; add chain ip raw in { type filter hook prerouting priority raw; }; ".to_owned()
-        + &lead(LED_TO_FOREIGN_DATABASE, Place::GlobexDb)
-        + &lead(LED_TO_OWN_DATABASE, Place::AcmeDb);
+        + &lead(LED_TO_FOREIGN_DATABASE, Host::GlobexDb)
+        + &lead(LED_TO_OWN_DATABASE, Host::AcmeDb);
     rule(world, &rules);
 }
 
 /// Somebody outside asks acme's pod from a port, and it answers; how many answers come out of the node where they are led.
-fn answers_at(world: &World, port: u16, end: Place) -> usize {
-    let pod = world.netns(Place::AcmeWeb).run(|| UdpSocket::bind((Place::AcmeWeb.v4(), 7602))).expect("a socket");
-    let client = world.outside().run(|| UdpSocket::bind((Place::Internet.v4(), port))).expect("a socket");
+fn answers_at(world: &World, port: u16, end: Host) -> usize {
+    let pod = world.netns(Host::AcmeWeb).run(|| UdpSocket::bind((Host::AcmeWeb.v4(), 7602))).expect("a socket");
+    let client = world.outside().run(|| UdpSocket::bind((Host::Internet.v4(), port))).expect("a socket");
     pod.set_read_timeout(Some(Duration::from_secs(2))).expect("a timeout");
     let to = end.v4().octets();
     let led =
         move |bytes: &[u8]| bytes.get(30..34) == Some(&to[..]) && bytes.get(36..38) == Some(&port.to_be_bytes()[..]);
     let capture = Capture::start(world.outside(), led).expect("a capture");
     for _ in 0..5 {
-        client.send_to(b"asked", (Place::AcmeWeb.v4(), 7602)).expect("it is sent");
-        let (_, asker) = pod.recv_from(&mut [0; 8]).expect("who asks is heard");
-        pod.send_to(b"answered", asker).expect("it is answered");
+        client.send_to(b"asked", (Host::AcmeWeb.v4(), 7602)).expect("it is sent");
+        let (_, prober) = pod.recv_from(&mut [0; 8]).expect("who asks is heard");
+        pod.send_to(b"answered", prober).expect("it is answered");
     }
     capture.stop().len()
 }
@@ -303,10 +307,10 @@ fn an_answer_is_led_to_no_other_tenant() {
     let world = World::new(Layout::Routed).expect("a world");
     lead_answers(&world);
     drop(agent(&world, false));
-    assert_eq!(answers_at(&world, LED_TO_FOREIGN_DATABASE, Place::GlobexDb), 5, "the control: without the guard");
+    assert_eq!(answers_at(&world, LED_TO_FOREIGN_DATABASE, Host::GlobexDb), 5, "the control: without the guard");
     let agent = agent(&world, true);
-    assert_eq!(answers_at(&world, LED_TO_FOREIGN_DATABASE, Place::GlobexDb), 0);
-    assert_eq!(answers_at(&world, LED_TO_OWN_DATABASE, Place::AcmeDb), 5, "at the same moment");
+    assert_eq!(answers_at(&world, LED_TO_FOREIGN_DATABASE, Host::GlobexDb), 0);
+    assert_eq!(answers_at(&world, LED_TO_OWN_DATABASE, Host::AcmeDb), 5, "at the same moment");
     let dropped =
         agent.metrics().expect("metrics").sum("bulkhead_guard_drop_packets_total", &[("reason", "cross_tenant")]);
     assert!(dropped >= 5.0, "{dropped}");
@@ -315,13 +319,13 @@ fn an_answer_is_led_to_no_other_tenant() {
 /// Frames of acme's pod to its own database whose destination the kernel is asked to change to globex's while it finishes
 /// a checksum, on the way out of the node; how many arrived there.
 fn written_over(world: &World) -> usize {
-    let (own, theirs) = (Place::AcmeDb.v6().octets(), Place::GlobexDb.v6().octets());
+    let (own, theirs) = (Host::AcmeDb.v6().octets(), Host::GlobexDb.v6().octets());
     // Where the two differ: one word of the destination, in an IPv6 header behind the Ethernet header.
     let word = (0..8).find(|at| own[at * 2..at * 2 + 2] != theirs[at * 2..at * 2 + 2]).expect("they differ");
     let start = 14 + 24 + 2 * word;
-    let (mac, gateway) = Place::AcmeWeb.macs();
-    let frame = Frame::v6(Place::AcmeDb.v6(), Payload::tcp(Place::AcmeDb.port(), 2));
-    let frame = frame.ip6(|ip| ip.source = Place::AcmeWeb.v6()).with(|f| (f.from, f.to) = (mac, gateway));
+    let (mac, gateway) = Host::AcmeWeb.macs();
+    let frame = Frame::v6(Host::AcmeDb.v6(), Payload::tcp(Host::AcmeDb.port(), 2));
+    let frame = frame.ip6(|ip| ip.source = Host::AcmeWeb.v6()).with(|f| (f.from, f.to) = (mac, gateway));
     let mut frame = frame.build(b"\0\0written over");
     // What is written is the complement of the sum of all words from there on: the first of the payload makes it fit.
     let words = |bytes: &[u8]| -> u32 {
@@ -336,7 +340,7 @@ fn written_over(world: &World) -> usize {
     let goes = move |bytes: &[u8]| bytes.get(38..54) == Some(&theirs[..]) && bytes.ends_with(b"written over");
     let capture = Capture::start(world.outside(), goes).expect("a capture");
     for _ in 0..5 {
-        raw::send_unfinished(world.netns(Place::AcmeWeb), "eth0", &frame, start as u16, 0).expect("it is sent");
+        raw::send_unfinished(world.netns(Host::AcmeWeb), "eth0", &frame, start as u16, 0).expect("it is sent");
     }
     capture.stop().len()
 }

@@ -6,14 +6,14 @@ use std::time::Duration;
 use testbed::agent::Agent;
 use testbed::capture::Capture;
 use testbed::frames::craft::{Frame, Payload};
-use testbed::place::{Family, Place};
+use testbed::host::{Family, Host};
 use testbed::raw;
 use testbed::world::{Layout, World};
 
 use crate::DROPS;
 
 /// A UDP frame from a pod, as its own kernel would send it to another pod of this node.
-fn frame(world: &World, from: Place, to: Place, family: Family) -> Frame {
+fn frame(world: &World, from: Host, to: Host, family: Family) -> Frame {
     let (own, gateway) = from.macs();
     let payload = Payload::udp(40000, to.port());
     let frame = match family {
@@ -25,12 +25,12 @@ fn frame(world: &World, from: Place, to: Place, family: Family) -> Frame {
 }
 
 /// Changes the source address of a frame's packet.
-fn pretend(frame: Frame, source: Place) -> Frame {
+fn pretend(frame: Frame, source: Host) -> Frame {
     frame.ip(|ip| ip.source = source.v4()).ip6(|ip| ip.source = source.v6())
 }
 
 /// Sends frames from a pod, both ways there are, and counts those with this marker that arrive.
-fn arrivals(world: &World, from: Place, to: Place, frames: &[Frame], marker: &'static str) -> usize {
+fn arrivals(world: &World, from: Host, to: Host, frames: &[Frame], marker: &'static str) -> usize {
     let holds = move |bytes: &[u8]| bytes.windows(marker.len()).any(|window| window == marker.as_bytes());
     let capture = Capture::start(world.netns(to), holds).expect("a capture");
     let bytes: Vec<Vec<u8>> = frames.iter().map(|frame| frame.build(marker.as_bytes())).collect();
@@ -46,20 +46,12 @@ fn arrivals(world: &World, from: Place, to: Place, frames: &[Frame], marker: &'s
 fn raw_frames_with_a_header_in_linear_memory_are_judged_like_any_other() {
     for layout in [Layout::Routed, Layout::Bridged] {
         let world = World::new(layout).expect("a world");
-        let sent = |to| Family::ALL.map(|family| frame(&world, Place::AcmeWeb, to, family));
+        let sent = |to| Family::ALL.map(|family| frame(&world, Host::AcmeWeb, to, family));
         // Two frames, each by send and by ring.
-        assert_eq!(
-            arrivals(&world, Place::AcmeWeb, Place::GlobexWeb, &sent(Place::GlobexWeb), "before"),
-            4,
-            "{layout:?}"
-        );
+        assert_eq!(arrivals(&world, Host::AcmeWeb, Host::GlobexWeb, &sent(Host::GlobexWeb), "before"), 4, "{layout:?}");
         let _agent = Agent::ready(&world).expect("an agent");
-        assert_eq!(arrivals(&world, Place::AcmeWeb, Place::AcmeApi, &sent(Place::AcmeApi), "peer"), 4, "{layout:?}");
-        assert_eq!(
-            arrivals(&world, Place::AcmeWeb, Place::GlobexWeb, &sent(Place::GlobexWeb), "cross"),
-            0,
-            "{layout:?}"
-        );
+        assert_eq!(arrivals(&world, Host::AcmeWeb, Host::AcmeApi, &sent(Host::AcmeApi), "peer"), 4, "{layout:?}");
+        assert_eq!(arrivals(&world, Host::AcmeWeb, Host::GlobexWeb, &sent(Host::GlobexWeb), "cross"), 0, "{layout:?}");
     }
 }
 
@@ -68,11 +60,11 @@ fn raw_frames_with_a_header_in_linear_memory_are_judged_like_any_other() {
 fn a_pod_speaks_for_nobody_but_itself() {
     for layout in [Layout::Routed, Layout::Bridged] {
         let world = World::new(layout).expect("a world");
-        let own = Family::ALL.map(|family| frame(&world, Place::AcmeWeb, Place::Dns, family));
-        let as_peer = own.clone().map(|frame| pretend(frame, Place::AcmeApi));
-        let as_other = own.clone().map(|frame| pretend(frame, Place::GlobexApi));
-        let other_mac = own.clone().map(|frame| frame.with(|f| f.from = Place::AcmeApi.macs().0));
-        let to_dns = |frames: &[Frame], marker| arrivals(&world, Place::AcmeWeb, Place::Dns, frames, marker);
+        let own = Family::ALL.map(|family| frame(&world, Host::AcmeWeb, Host::Dns, family));
+        let as_peer = own.clone().map(|frame| pretend(frame, Host::AcmeApi));
+        let as_other = own.clone().map(|frame| pretend(frame, Host::GlobexApi));
+        let other_mac = own.clone().map(|frame| frame.with(|f| f.from = Host::AcmeApi.macs().0));
+        let to_dns = |frames: &[Frame], marker| arrivals(&world, Host::AcmeWeb, Host::Dns, frames, marker);
         assert_eq!(to_dns(&as_peer, "before"), 4, "{layout:?}");
         let agent = Agent::ready(&world).expect("an agent");
         assert_eq!(to_dns(&own, "own"), 4, "{layout:?}");
@@ -93,9 +85,9 @@ fn on_a_bridge_an_allowed_address_at_another_pods_mac_reaches_nobody() {
     let world = World::new(Layout::Bridged).expect("a world");
     let aside = |marker| {
         let frames = Family::ALL.map(|family| {
-            frame(&world, Place::AcmeWeb, Place::AcmeApi, family).with(|f| f.to = Place::GlobexWeb.macs().0)
+            frame(&world, Host::AcmeWeb, Host::AcmeApi, family).with(|f| f.to = Host::GlobexWeb.macs().0)
         });
-        arrivals(&world, Place::AcmeWeb, Place::GlobexWeb, &frames, marker)
+        arrivals(&world, Host::AcmeWeb, Host::GlobexWeb, &frames, marker)
     };
     assert_eq!(aside("before"), 4);
     let _agent = Agent::ready(&world).expect("an agent");
@@ -109,11 +101,11 @@ fn large_sends_and_marks_change_no_verdict() {
     let _agent = Agent::ready(&world).expect("an agent");
     for family in Family::ALL {
         // 30 datagrams of 1000 bytes in one call.
-        assert_eq!(segmented(&world, Place::AcmeApi, family), 30, "{family:?}");
-        assert_eq!(segmented(&world, Place::GlobexWeb, family), 0, "{family:?}");
+        assert_eq!(segmented(&world, Host::AcmeApi, family), 30, "{family:?}");
+        assert_eq!(segmented(&world, Host::GlobexWeb, family), 0, "{family:?}");
         for mark in [0x4000, 0x8000, 0x200, 0xf00, u32::MAX] {
-            assert_eq!(marked(&world, Place::AcmeApi, family, mark), 1, "{family:?} {mark:#x}");
-            assert_eq!(marked(&world, Place::GlobexWeb, family, mark), 0, "{family:?} {mark:#x}");
+            assert_eq!(marked(&world, Host::AcmeApi, family, mark), 1, "{family:?} {mark:#x}");
+            assert_eq!(marked(&world, Host::GlobexWeb, family, mark), 0, "{family:?} {mark:#x}");
         }
     }
 }
@@ -125,22 +117,22 @@ fn fragments_of_an_allowed_datagram_arrive_and_of_a_denied_one_do_not() {
     let large = |socket: &UdpSocket| {
         socket.send(&[0x5a; 9000]).expect("it is taken");
     };
-    assert_eq!(received(&world, Place::GlobexWeb, Family::V4, large), 1, "before");
+    assert_eq!(received(&world, Host::GlobexWeb, Family::V4, large), 1, "before");
     let _agent = Agent::ready(&world).expect("an agent");
     for family in Family::ALL {
-        assert_eq!(received(&world, Place::AcmeApi, family, large), 1, "{family:?}");
-        assert_eq!(received(&world, Place::GlobexWeb, family, large), 0, "{family:?}");
+        assert_eq!(received(&world, Host::AcmeApi, family, large), 1, "{family:?}");
+        assert_eq!(received(&world, Host::GlobexWeb, family, large), 0, "{family:?}");
     }
 }
 
-fn segmented(world: &World, to: Place, family: Family) -> usize {
+fn segmented(world: &World, to: Host, family: Family) -> usize {
     received(world, to, family, |socket| {
         raw::segment_datagrams(socket, 1000).expect("UDP_SEGMENT");
         socket.send(&[0x5a; 30_000]).expect("it is taken");
     })
 }
 
-fn marked(world: &World, to: Place, family: Family, mark: u32) -> usize {
+fn marked(world: &World, to: Host, family: Family, mark: u32) -> usize {
     received(world, to, family, |socket| {
         raw::mark(socket, mark).expect("SO_MARK");
         socket.send(b"marked").expect("it is taken");
@@ -148,12 +140,12 @@ fn marked(world: &World, to: Place, family: Family, mark: u32) -> usize {
 }
 
 /// Datagrams that a socket of `to` receives within a moment after acme-web has sent.
-fn received(world: &World, to: Place, family: Family, send: impl FnOnce(&UdpSocket) + Send) -> usize {
+fn received(world: &World, to: Host, family: Family, send: impl FnOnce(&UdpSocket) + Send) -> usize {
     let target = SocketAddr::new(to.address(family), 7777);
     let ear = world.netns(to).run(|| UdpSocket::bind(target)).expect("a port is free");
     ear.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
-    world.netns(Place::AcmeWeb).run(|| {
-        let socket = UdpSocket::bind(SocketAddr::new(Place::AcmeWeb.address(family), 0)).expect("a socket");
+    world.netns(Host::AcmeWeb).run(|| {
+        let socket = UdpSocket::bind(SocketAddr::new(Host::AcmeWeb.address(family), 0)).expect("a socket");
         socket.connect(target).expect("a target");
         send(&socket);
     });

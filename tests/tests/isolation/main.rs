@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use testbed::agent::{Agent, NODE_NAME};
 use testbed::capture::Capture;
-use testbed::matrix::{Cell, allowed, ask_in, assert_matrix};
-use testbed::place::{BRIDGED_GATEWAYS, Family, Place};
-use testbed::probe::{Outcome, Speech, ask};
+use testbed::host::{BRIDGED_GATEWAYS, Family, Host};
+use testbed::matrix::{Cell, allowed, assert_matrix, probe_in};
+use testbed::probe::{Outcome, Transport, probe};
 use testbed::world::{Layout, World};
 
 const DROPS: &str = "bulkhead_drop_packets_total";
@@ -39,20 +39,20 @@ fn tenants_are_kept_apart_in_both_layouts_and_families() {
 fn the_gateway_gives_a_way_and_not_a_service() {
     let world = World::new(Layout::Bridged).expect("a world");
     let gateways = [IpAddr::V4(BRIDGED_GATEWAYS.0), IpAddr::V6(BRIDGED_GATEWAYS.1)];
-    let asked = |speech| {
-        let ask = |gateway| ask(speech, None, SocketAddr::new(gateway, 10250));
-        world.netns(Place::AcmeWeb).run(|| gateways.map(ask))
+    let asked = |transport| {
+        let ask = |gateway| probe(transport, None, SocketAddr::new(gateway, 10250));
+        world.netns(Host::AcmeWeb).run(|| gateways.map(ask))
     };
-    assert_eq!(asked(Speech::Tcp), [Outcome::Refused; 2]);
-    assert_eq!(asked(Speech::Icmp), [Outcome::Answered; 2]);
+    assert_eq!(asked(Transport::Tcp), [Outcome::Refused; 2]);
+    assert_eq!(asked(Transport::Icmp), [Outcome::Answered; 2]);
     let agent = Agent::ready(&world).expect("an agent");
-    for speech in Speech::ALL {
-        assert_eq!(asked(speech), [Outcome::Silence; 2], "{speech:?}");
+    for transport in Transport::ALL {
+        assert_eq!(asked(transport), [Outcome::Silence; 2], "{transport:?}");
     }
     let metrics = agent.metrics().expect("metrics");
     assert!(metrics.sum(DROPS, &[("reason", "node"), ("direction", "egress")]) > 0.0);
-    let beyond = Cell { from: Place::AcmeWeb, to: Place::AcmeDb, family: Family::V4, speech: Speech::Tcp };
-    assert_eq!(ask_in(&world, beyond), Outcome::Answered);
+    let beyond = Cell { from: Host::AcmeWeb, to: Host::AcmeDb, family: Family::V4, transport: Transport::Tcp };
+    assert_eq!(probe_in(&world, beyond), Outcome::Answered);
 }
 
 #[test]
@@ -62,9 +62,9 @@ fn a_flood_is_counted_to_the_packet_and_told_in_few_words() {
     let world = World::new(Layout::Routed).expect("a world");
     let agent = Agent::ready(&world).expect("an agent");
     let flooded = Instant::now();
-    world.netns(Place::AcmeWeb).run(|| {
-        let socket = UdpSocket::bind(SocketAddr::new(IpAddr::V4(Place::AcmeWeb.v4()), 0)).expect("a socket");
-        socket.connect(Place::GlobexWeb.server(Family::V4)).expect("a target");
+    world.netns(Host::AcmeWeb).run(|| {
+        let socket = UdpSocket::bind(SocketAddr::new(IpAddr::V4(Host::AcmeWeb.v4()), 0)).expect("a socket");
+        socket.connect(Host::GlobexWeb.server(Family::V4)).expect("a target");
         for index in 0..COUNT {
             socket.send(&index.to_be_bytes()).expect("it is taken");
             if index % 200 == 0 {
@@ -94,16 +94,18 @@ fn a_flood_is_counted_to_the_packet_and_told_in_few_words() {
 fn an_event_names_both_pods_and_both_tenants() {
     let world = World::new(Layout::Routed).expect("a world");
     let agent = Agent::ready(&world).expect("an agent");
-    for (family, speech) in [(Family::V4, Speech::Tcp), (Family::V6, Speech::Udp), (Family::V4, Speech::Icmp)] {
-        let (from, to) = (Place::AcmeWeb, Place::GlobexApi);
-        assert_eq!(ask_in(&world, Cell { from, to, family, speech }), Outcome::Silence);
+    for (family, transport) in
+        [(Family::V4, Transport::Tcp), (Family::V6, Transport::Udp), (Family::V4, Transport::Icmp)]
+    {
+        let (from, to) = (Host::AcmeWeb, Host::GlobexApi);
+        assert_eq!(probe_in(&world, Cell { from, to, family, transport }), Outcome::Silence);
         let destination = to.address(family).to_string();
         let about = |event: &serde_json::Value| {
             event["destination"]["ip"] == *destination
-                && event["network"]["transport"].as_str().is_some_and(|t| t.contains(speech.name()))
+                && event["network"]["transport"].as_str().is_some_and(|t| t.contains(transport.name()))
         };
         let event = agent.wait_event(Duration::from_secs(2), about).unwrap_or_else(|| {
-            panic!("{speech:?} {family:?} is not told; events: {:#?}", agent.events());
+            panic!("{transport:?} {family:?} is not told; events: {:#?}", agent.events());
         });
         for (pointer, expected) in [
             ("/schema", "bulkhead.dev/violation/v1"),
@@ -125,7 +127,7 @@ fn an_event_names_both_pods_and_both_tenants() {
             assert_eq!(event.pointer(pointer).and_then(|v| v.as_str()), Some(expected), "{pointer} of {event:#}");
         }
         assert!(event["count"].as_u64().is_some_and(|count| count >= 1), "{event:#}");
-        if speech != Speech::Icmp {
+        if transport != Transport::Icmp {
             assert_eq!(event["destination"]["port"], to.port(), "{event:#}");
             assert!(event["source"]["port"].is_u64(), "{event:#}");
         }
@@ -144,12 +146,12 @@ fn audit_lets_pass_and_tells_and_does_not_open_other_tenants_doors() {
     config.write(&world.config_path()).expect("a configuration");
     let agent = Agent::start_with(&world).expect("an agent");
     agent.wait_ready(Duration::from_secs(15)).expect("it gets ready");
-    let ask = |from, to| ask_in(&world, Cell { from, to, family: Family::V4, speech: Speech::Tcp });
-    assert_eq!(ask(Place::AcmeWeb, Place::Internet), Outcome::Answered);
-    assert_eq!(ask(Place::GlobexWeb, Place::Internet), Outcome::Silence);
+    let ask = |from, to| probe_in(&world, Cell { from, to, family: Family::V4, transport: Transport::Tcp });
+    assert_eq!(ask(Host::AcmeWeb, Host::Internet), Outcome::Answered);
+    assert_eq!(ask(Host::GlobexWeb, Host::Internet), Outcome::Silence);
     // globex is not in audit mode: its own guard holds.
-    assert_eq!(ask(Place::AcmeWeb, Place::GlobexWeb), Outcome::Silence);
-    let internet = Place::Internet.v4().to_string();
+    assert_eq!(ask(Host::AcmeWeb, Host::GlobexWeb), Outcome::Silence);
+    let internet = Host::Internet.v4().to_string();
     let event = agent.wait_event(Duration::from_secs(2), |event| {
         event["destination"]["ip"] == *internet && event["source"]["tenant"] == "acme"
     });
@@ -164,13 +166,13 @@ fn audit_lets_pass_and_tells_and_does_not_open_other_tenants_doors() {
 fn what_is_denied_never_shows_on_the_other_side() {
     let world = World::new(Layout::Bridged).expect("a world");
     let _agent = Agent::ready(&world).expect("an agent");
-    let source = Place::AcmeWeb.v4().octets();
+    let source = Host::AcmeWeb.v4().octets();
     let from_acme = move |bytes: &[u8]| bytes.get(26..30) == Some(&source[..]) && bytes[12..14] == [8, 0];
-    let there = Capture::start(world.netns(Place::GlobexWeb), from_acme).expect("a capture");
-    let here = Capture::start(world.netns(Place::AcmeApi), from_acme).expect("a capture");
-    for speech in Speech::ALL {
-        let ask = |to| ask_in(&world, Cell { from: Place::AcmeWeb, to, family: Family::V4, speech });
-        assert_eq!((ask(Place::GlobexWeb), ask(Place::AcmeApi)), (Outcome::Silence, Outcome::Answered));
+    let there = Capture::start(world.netns(Host::GlobexWeb), from_acme).expect("a capture");
+    let here = Capture::start(world.netns(Host::AcmeApi), from_acme).expect("a capture");
+    for transport in Transport::ALL {
+        let ask = |to| probe_in(&world, Cell { from: Host::AcmeWeb, to, family: Family::V4, transport });
+        assert_eq!((ask(Host::GlobexWeb), ask(Host::AcmeApi)), (Outcome::Silence, Outcome::Answered));
     }
     assert!(!here.stop().is_empty());
     assert_eq!(there.stop(), Vec::<Vec<u8>>::new());

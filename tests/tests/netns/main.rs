@@ -5,11 +5,11 @@ use std::thread;
 use std::time::Duration;
 
 use testbed::agent::{Agent, NODE_NAME};
-use testbed::drip::{Chat, Drip};
-use testbed::matrix::{allowed, ask_in, assert_matrix, spoken};
-use testbed::place::{Family, Place};
+use testbed::host::{Family, Host};
+use testbed::matrix::{allowed, assert_matrix, over_each_transport, probe_in};
 use testbed::probe::Outcome;
 use testbed::scope::Scope;
+use testbed::stream::{DatagramStream, EchoConnection};
 use testbed::world::{Layout, World};
 use testbed::{netns, scope};
 
@@ -44,13 +44,18 @@ fn a_world_leaves_nothing_behind_even_after_a_panic() {
 fn lasting_probes_deliver_what_they_send() {
     let world = World::new(Layout::Bridged).expect("a world");
     for family in Family::ALL {
-        let drip = Drip::start(&world, Place::AcmeWeb, Place::GlobexWeb, family).expect("a drip");
-        let chat = Chat::start(&world, Place::AcmeWeb, Place::AcmeDb, family).expect("a chat");
+        let stream = DatagramStream::start(&world, Host::AcmeWeb, Host::GlobexWeb, family).expect("a stream");
+        let connection = EchoConnection::start(&world, Host::AcmeWeb, Host::AcmeDb, family).expect("a connection");
         thread::sleep(Duration::from_millis(300));
-        let (drip, chat) = (drip.stop(), chat.stop());
-        assert!(drip.sent > 100 && drip.refused == 0, "{} sent, {} refused", drip.sent, drip.refused);
-        assert!(drip.arrived.len() as u64 == drip.sent, "{} of {}", drip.arrived.len(), drip.sent);
-        assert!(chat.answers.len() > 50 && chat.error.is_none(), "{} answers, {:?}", chat.answers.len(), chat.error);
+        let (stream, connection) = (stream.stop(), connection.stop());
+        assert!(stream.sent > 100 && stream.refused == 0, "{} sent, {} refused", stream.sent, stream.refused);
+        assert!(stream.arrived.len() as u64 == stream.sent, "{} of {}", stream.arrived.len(), stream.sent);
+        assert!(
+            connection.answers.len() > 50 && connection.error.is_none(),
+            "{} answers, {:?}",
+            connection.answers.len(),
+            connection.error
+        );
     }
 }
 
@@ -59,8 +64,8 @@ fn lasting_probes_deliver_what_they_send() {
 fn an_interface_that_appears_is_enforced_and_one_that_vanishes_leaves_nothing() {
     for layout in [Layout::Routed, Layout::Bridged] {
         let mut world = World::without_pods(layout, Scope::new().expect("a scope")).expect("a world");
-        for place in [Place::GlobexWeb, Place::Dns] {
-            world.add_pod(place).expect("a pod");
+        for host in [Host::GlobexWeb, Host::Dns] {
+            world.add_pod(host).expect("a pod");
         }
         let agent = Agent::ready(&world).expect("an agent");
         let enforced = |agent: &Agent| {
@@ -70,19 +75,22 @@ fn an_interface_that_appears_is_enforced_and_one_that_vanishes_leaves_nothing() 
         };
         assert_eq!(enforced(&agent), 2.0);
         let pins = world.scope.pins();
-        world.add_pod(Place::AcmeWeb).expect("a pod");
+        world.add_pod(Host::AcmeWeb).expect("a pod");
         world.introduce().expect("neighbours");
-        let drip = |to| Drip::start(&world, Place::AcmeWeb, to, Family::V4).expect("a drip");
-        let drips = [Place::GlobexWeb, Place::Internet].map(drip);
+        let stream = |to| DatagramStream::start(&world, Host::AcmeWeb, to, Family::V4).expect("a stream");
+        let streams = [Host::GlobexWeb, Host::Internet].map(stream);
         agent.wait(SOON, "attached", || enforced(&agent) == 3.0).expect("it notices");
-        for cell in spoken(Place::AcmeWeb, Place::Dns).into_iter().chain(spoken(Place::Dns, Place::AcmeWeb)) {
-            assert_eq!(ask_in(&world, cell), Outcome::Answered, "{layout:?} {cell:?}");
+        for cell in over_each_transport(Host::AcmeWeb, Host::Dns)
+            .into_iter()
+            .chain(over_each_transport(Host::Dns, Host::AcmeWeb))
+        {
+            assert_eq!(probe_in(&world, cell), Outcome::Answered, "{layout:?} {cell:?}");
         }
-        for (index, drip) in drips.into_iter().enumerate() {
-            let drip = drip.stop();
-            assert_eq!(drip.arrived.len(), 0, "{layout:?} {index}: of {} sent", drip.sent);
+        for (index, stream) in streams.into_iter().enumerate() {
+            let stream = stream.stop();
+            assert_eq!(stream.arrived.len(), 0, "{layout:?} {index}: of {} sent", stream.sent);
         }
-        world.remove_pod(Place::AcmeWeb).expect("it goes");
+        world.remove_pod(Host::AcmeWeb).expect("it goes");
         agent.wait(SOON, "detached", || enforced(&agent) == 2.0).expect("it notices");
         agent.wait(SOON, "clean", || world.scope.pins().len() == pins.len()).expect("no pin is left");
     }
@@ -121,16 +129,16 @@ fn explain_reads_the_kernel_and_status_the_agent() {
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).expect("text")
     };
-    let status = said(agent.ask(&["status"]));
+    let status = said(agent.query(&["status"]));
     assert!(status.contains(NODE_NAME), "{status}");
     agent.kill();
-    let asked_of_nobody = agent.ask(&["status"]).expect("it runs");
+    let asked_of_nobody = agent.query(&["status"]).expect("it runs");
     assert_eq!(asked_of_nobody.status.code(), Some(1), "{asked_of_nobody:?}");
-    let web = Place::AcmeWeb.v4().to_string();
-    let denied = said(agent.on_pins(&["explain", &web, &format!("{}:8080", Place::GlobexWeb.v4())]));
+    let web = Host::AcmeWeb.v4().to_string();
+    let denied = said(agent.on_pins(&["explain", &web, &format!("{}:8080", Host::GlobexWeb.v4())]));
     assert!(denied.contains("cross_tenant") && denied.contains("globex"), "{denied}");
-    let granted = said(agent.on_pins(&["explain", &web, &format!("{}:5432", Place::AcmeDb.v4())]));
+    let granted = said(agent.on_pins(&["explain", &web, &format!("{}:5432", Host::AcmeDb.v4())]));
     assert!(granted.contains("ALLOWED") && granted.contains("TCP 5432"), "{granted}");
-    let found = agent.on_pins(&["explain", "--exit-code", &web, &Place::Internet.v4().to_string()]).expect("it runs");
+    let found = agent.on_pins(&["explain", "--exit-code", &web, &Host::Internet.v4().to_string()]).expect("it runs");
     assert_eq!(found.status.code(), Some(3), "{found:?}");
 }

@@ -238,7 +238,7 @@ fn a_loud_pod_is_limited_and_still_counted() {
     assert!((1..=3 * POD_RECORDS_PER_SECOND).contains(&told), "{told} records");
     assert_eq!(denied(&engine, Egress, false, DropReason::CrossTenant).packets, u64::from(flows));
     let unreported = engine.lost(Loss::Unreported).expect("a counter");
-    assert!(unreported > 0, "flows that lost their place untold are counted");
+    assert!(unreported > 0, "flows that lost their host untold are counted");
     // Another pod still has a budget of its own.
     let mut tables = stage::tables();
     tables.endpoints.insert(LOOPBACK, EndpointEntry { slot: 2, cookie: 0x0b05, ..stage::pod_a() });

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use testbed::agent::Agent;
 use testbed::config::Tenant;
-use testbed::drip::Chat;
-use testbed::matrix::{Cell, allowed, ask_in, assert_matrix};
-use testbed::place::{Family, Place};
-use testbed::probe::{Outcome, Speech};
+use testbed::host::{Family, Host};
+use testbed::matrix::{Cell, allowed, assert_matrix, probe_in};
+use testbed::probe::{Outcome, Transport};
+use testbed::stream::EchoConnection;
 use testbed::world::{Layout, World};
 
 use crate::traffic::{SOON, assert_cut, pause};
@@ -19,16 +19,16 @@ use crate::traffic::{SOON, assert_cut, pause};
 fn a_revoked_permission_cuts_the_connections_that_live_on_it() {
     let world = World::new(Layout::Routed).expect("a world");
     let agent = Agent::ready(&world).expect("an agent");
-    let victims =
-        Family::ALL.map(|family| Chat::start(&world, Place::AcmeWeb, Place::AcmeDb, family).expect("a connection"));
-    let bystander = Chat::start(&world, Place::GlobexWeb, Place::GlobexDb, Family::V4).expect("a connection");
+    let victims = Family::ALL
+        .map(|family| EchoConnection::start(&world, Host::AcmeWeb, Host::AcmeDb, family).expect("a connection"));
+    let bystander = EchoConnection::start(&world, Host::GlobexWeb, Host::GlobexDb, Family::V4).expect("a connection");
     pause();
     let mut config = world.config();
     config.tenant("acme").subnets.clear();
     config.write(&world.config_path()).expect("an edit");
     let moment = Instant::now();
     thread::sleep(SOON + Duration::from_secs(1));
-    victims.into_iter().for_each(|chat| assert_cut(chat, moment));
+    victims.into_iter().for_each(|connection| assert_cut(connection, moment));
     let bystander = bystander.stop();
     assert_eq!(bystander.error, None);
     assert!(bystander.longest_gap() < Duration::from_millis(150), "{:?}", bystander.longest_gap());
@@ -54,15 +54,17 @@ fn a_permission_between_tenants_needs_both_and_has_a_direction() {
 
     agree(None, Some(config.tenant("globex")));
     config.write(&world.config_path()).expect("an edit");
-    let probe = Cell { from: Place::AcmeWeb, to: Place::GlobexWeb, family: Family::V4, speech: Speech::Tcp };
-    agent.wait(SOON * 2, "granted", || ask_in(&world, probe) == Outcome::Answered).expect("both agree now");
-    let acme = [Place::AcmeWeb, Place::AcmeApi, Place::AcmeFar];
-    let globex = [Place::GlobexWeb, Place::GlobexApi, Place::GlobexFar];
+    let probe = Cell { from: Host::AcmeWeb, to: Host::GlobexWeb, family: Family::V4, transport: Transport::Tcp };
+    agent.wait(SOON * 2, "granted", || probe_in(&world, probe) == Outcome::Answered).expect("both agree now");
+    let acme = [Host::AcmeWeb, Host::AcmeApi, Host::AcmeFar];
+    let globex = [Host::GlobexWeb, Host::GlobexApi, Host::GlobexFar];
     assert_matrix(&world, |cell| allowed(cell) || (acme.contains(&cell.from) && globex.contains(&cell.to)));
 
     config.tenant("globex").peers.clear();
     config.write(&world.config_path()).expect("an edit");
-    agent.wait(SOON * 2, "revoked", || ask_in(&world, probe) == Outcome::Silence).expect("one does not agree any more");
+    agent
+        .wait(SOON * 2, "revoked", || probe_in(&world, probe) == Outcome::Silence)
+        .expect("one does not agree any more");
     assert_matrix(&world, allowed);
 }
 
@@ -85,17 +87,17 @@ fn a_bad_document_is_named_and_the_last_good_state_holds() {
     // It spoils only itself: another document of the same file is followed.
     bad.tenant("globex").egress.push(("web".into(), vec!["198.51.100.0/24".into()], vec![]));
     bad.write(&world.config_path()).expect("an edit");
-    let probe = Cell { from: Place::GlobexWeb, to: Place::Internet, family: Family::V4, speech: Speech::Tcp };
-    agent.wait(SOON * 2, "granted", || ask_in(&world, probe) == Outcome::Answered).expect("the good document counts");
-    let asked = Cell { from: Place::AcmeWeb, to: Place::AcmeDb, ..probe };
-    assert_eq!(ask_in(&world, asked), Outcome::Answered, "the last good state of the bad one holds");
+    let probe = Cell { from: Host::GlobexWeb, to: Host::Internet, family: Family::V4, transport: Transport::Tcp };
+    agent.wait(SOON * 2, "granted", || probe_in(&world, probe) == Outcome::Answered).expect("the good document counts");
+    let asked = Cell { from: Host::AcmeWeb, to: Host::AcmeDb, ..probe };
+    assert_eq!(probe_in(&world, asked), Outcome::Answered, "the last good state of the bad one holds");
     // Not even YAML.
     fs::write(world.config_path(), "kind: [NetworkTenant\n  - {").expect("an edit");
     thread::sleep(SOON);
-    assert_eq!(ask_in(&world, asked), Outcome::Answered);
-    assert_eq!(ask_in(&world, Cell { to: Place::GlobexWeb, ..asked }), Outcome::Silence);
+    assert_eq!(probe_in(&world, asked), Outcome::Answered);
+    assert_eq!(probe_in(&world, Cell { to: Host::GlobexWeb, ..asked }), Outcome::Silence);
     good.write(&world.config_path()).expect("an edit");
-    agent.wait(SOON * 2, "as before", || ask_in(&world, probe) == Outcome::Silence).expect("the file counts again");
+    agent.wait(SOON * 2, "as before", || probe_in(&world, probe) == Outcome::Silence).expect("the file counts again");
     assert_matrix(&world, allowed);
 }
 
@@ -104,15 +106,15 @@ fn a_bad_document_is_named_and_the_last_good_state_holds() {
 fn a_namespace_that_changes_hands_takes_its_pods_along() {
     let world = World::new(Layout::Routed).expect("a world");
     let agent = Agent::ready(&world).expect("an agent");
-    let ask = |from, to| ask_in(&world, Cell { from, to, family: Family::V4, speech: Speech::Tcp });
-    assert_eq!(ask(Place::AcmeWeb, Place::AcmeDb), Outcome::Answered);
+    let ask = |from, to| probe_in(&world, Cell { from, to, family: Family::V4, transport: Transport::Tcp });
+    assert_eq!(ask(Host::AcmeWeb, Host::AcmeDb), Outcome::Answered);
     let mut config = world.config();
     config.namespaces[0].1 = "globex".into();
     config.write(&world.config_path()).expect("an edit");
-    let moved = || ask(Place::AcmeWeb, Place::GlobexWeb) == Outcome::Answered;
+    let moved = || ask(Host::AcmeWeb, Host::GlobexWeb) == Outcome::Answered;
     agent.wait(SOON * 2, "moved", moved).expect("it is globex's now");
-    assert_eq!(ask(Place::AcmeWeb, Place::GlobexDb), Outcome::Answered);
-    assert_eq!(ask(Place::AcmeWeb, Place::AcmeDb), Outcome::Silence);
+    assert_eq!(ask(Host::AcmeWeb, Host::GlobexDb), Outcome::Answered);
+    assert_eq!(ask(Host::AcmeWeb, Host::AcmeDb), Outcome::Silence);
 }
 
 #[test]
@@ -121,7 +123,7 @@ fn pods_of_a_deleted_tenant_or_namespace_reach_nobody() {
     let world = World::new(Layout::Routed).expect("a world");
     let agent = Agent::ready(&world).expect("an agent");
     let good = world.config();
-    let ask = |to| ask_in(&world, Cell { from: Place::AcmeWeb, to, family: Family::V4, speech: Speech::Tcp });
+    let ask = |to| probe_in(&world, Cell { from: Host::AcmeWeb, to, family: Family::V4, transport: Transport::Tcp });
     for what in ["tenant", "namespace"] {
         let mut config = good.clone();
         match what {
@@ -129,14 +131,14 @@ fn pods_of_a_deleted_tenant_or_namespace_reach_nobody() {
             _ => drop(config.namespaces.remove(0)),
         }
         config.write(&world.config_path()).expect("an edit");
-        let cut = || ask(Place::AcmeDb) == Outcome::Silence;
+        let cut = || ask(Host::AcmeDb) == Outcome::Silence;
         agent.wait(SOON * 2, "cut off", cut).unwrap_or_else(|error| panic!("no {what}: {error:#}"));
         // Pods of the same namespace are left out: they are of no other tenant, whatever that one is.
-        for to in [Place::GlobexWeb, Place::GlobexFar, Place::GlobexDb, Place::Internet, Place::Metadata] {
+        for to in [Host::GlobexWeb, Host::GlobexFar, Host::GlobexDb, Host::Internet, Host::Metadata] {
             assert_eq!(ask(to), Outcome::Silence, "no {what}: {to:?}");
         }
         good.write(&world.config_path()).expect("an edit");
-        let back = || ask(Place::AcmeDb) == Outcome::Answered;
+        let back = || ask(Host::AcmeDb) == Outcome::Answered;
         agent.wait(SOON * 2, "restored", back).expect("it is back");
     }
 }

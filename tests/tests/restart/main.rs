@@ -7,10 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use testbed::agent::Agent;
-use testbed::drip::{Chat, Drip};
-use testbed::matrix::{Cell, allowed, ask_in, assert_matrix};
-use testbed::place::{Family, Place};
-use testbed::probe::{Outcome, Speech};
+use testbed::host::{Family, Host};
+use testbed::matrix::{Cell, allowed, assert_matrix, probe_in};
+use testbed::probe::{Outcome, Transport};
+use testbed::stream::{DatagramStream, EchoConnection};
 use testbed::world::{Layout, World};
 use traffic::{SOON, Traffic, assert_cut, pause};
 
@@ -53,15 +53,15 @@ fn terminated_it_goes_in_peace_and_enforcement_stays() {
 fn counters_and_links_survive_a_restart_and_are_not_doubled() {
     let world = World::new(Layout::Routed).expect("a world");
     let mut agent = Agent::ready(&world).expect("an agent");
-    let denied = Cell { from: Place::AcmeWeb, to: Place::GlobexWeb, family: Family::V4, speech: Speech::Udp };
-    assert_eq!(ask_in(&world, denied), Outcome::Silence);
+    let denied = Cell { from: Host::AcmeWeb, to: Host::GlobexWeb, family: Family::V4, transport: Transport::Udp };
+    assert_eq!(probe_in(&world, denied), Outcome::Silence);
     let drops = |agent: &Agent| {
         agent.metrics().expect("metrics").sum("bulkhead_drop_packets_total", &[("reason", "cross_tenant")])
     };
     let (before, pins) = (drops(&agent), world.scope.pins());
     assert!(before > 0.0);
     agent.kill();
-    assert_eq!(ask_in(&world, denied), Outcome::Silence);
+    assert_eq!(probe_in(&world, denied), Outcome::Silence);
     agent.start_again().expect("it starts again");
     agent.wait_ready(Duration::from_secs(15)).expect("it gets ready again");
     // What was dropped while nobody counted is counted.
@@ -75,8 +75,8 @@ fn what_was_dropped_while_nobody_listened_is_told_with_names() {
     let world = World::new(Layout::Routed).expect("a world");
     let mut agent = Agent::ready(&world).expect("an agent");
     agent.kill();
-    let denied = Cell { from: Place::AcmeApi, to: Place::GlobexApi, family: Family::V6, speech: Speech::Udp };
-    assert_eq!(ask_in(&world, denied), Outcome::Silence);
+    let denied = Cell { from: Host::AcmeApi, to: Host::GlobexApi, family: Family::V6, transport: Transport::Udp };
+    assert_eq!(probe_in(&world, denied), Outcome::Silence);
     agent.start_again().expect("it starts again");
     agent.wait_ready(Duration::from_secs(15)).expect("it gets ready again");
     let target = denied.to.v6().to_string();
@@ -94,9 +94,9 @@ fn what_was_dropped_while_nobody_listened_is_told_with_names() {
 fn a_file_changed_while_the_agent_was_away_counts_when_it_is_back() {
     let world = World::new(Layout::Routed).expect("a world");
     let mut agent = Agent::ready(&world).expect("an agent");
-    let denied = Drip::start(&world, Place::AcmeWeb, Place::GlobexWeb, Family::V4).expect("a drip");
-    let victim = Chat::start(&world, Place::AcmeWeb, Place::AcmeDb, Family::V4).expect("a connection");
-    let granted = Drip::start(&world, Place::AcmeApi, Place::Internet, Family::V4).expect("a drip");
+    let denied = DatagramStream::start(&world, Host::AcmeWeb, Host::GlobexWeb, Family::V4).expect("a stream");
+    let victim = EchoConnection::start(&world, Host::AcmeWeb, Host::AcmeDb, Family::V4).expect("a connection");
+    let granted = DatagramStream::start(&world, Host::AcmeApi, Host::Internet, Family::V4).expect("a stream");
     pause();
     agent.kill();
     let mut config = world.config();

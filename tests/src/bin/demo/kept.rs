@@ -12,8 +12,8 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use testbed::agent::Agent;
+use testbed::host::{Family, Host};
 use testbed::netns::Netns;
-use testbed::place::{Family, Place};
 use testbed::serve::Servers;
 use testbed::world::{World, listening};
 use testbed::{scope, tier};
@@ -68,19 +68,19 @@ pub fn keep(mut world: World, agent: Agent) -> Result<()> {
 }
 
 fn hints(world: &World, pin_dir: &Path, events: &Path, log: &Path) {
-    let inside = |place: Place| format!("ip netns exec {}", world.netns(place).name());
-    let ask = |to: Place| format!("timeout 1 bash -c '</dev/tcp/{}/{}' && echo reached", to.v4(), to.port());
+    let inside = |host: Host| format!("ip netns exec {}", world.netns(host).name());
+    let ask = |to: Host| format!("timeout 1 bash -c '</dev/tcp/{}/{}' && echo reached", to.v4(), to.port());
     let binary = tier::agent_binary().unwrap_or_else(|| "bulkhead".into());
-    let agent = format!("{} {}", inside(Place::Node), binary.display());
+    let agent = format!("{} {}", inside(Host::Node), binary.display());
     let socket = world.scope.file("agent.sock");
-    let (web, other) = (Place::AcmeWeb.v4(), Place::GlobexWeb.server(Family::V4));
+    let (web, other) = (Host::AcmeWeb.v4(), Host::GlobexWeb.server(Family::V4));
     println!("  policy, edited live:  {}", world.config_path().display());
     println!("  events as JSON:       tail -f {}", events.display());
     println!("  events for people:    {agent} observe -f --socket {}", socket.display());
     println!("  the agent's log:      {}", log.display());
-    println!("  a pod's shell:        {} bash", inside(Place::AcmeWeb));
-    println!("  ask across tenants:   {} {}", inside(Place::AcmeWeb), ask(Place::GlobexWeb));
-    println!("  ask inside a tenant:  {} {}", inside(Place::AcmeWeb), ask(Place::AcmeApi));
+    println!("  a pod's shell:        {} bash", inside(Host::AcmeWeb));
+    println!("  ask across tenants:   {} {}", inside(Host::AcmeWeb), ask(Host::GlobexWeb));
+    println!("  ask inside a tenant:  {} {}", inside(Host::AcmeWeb), ask(Host::AcmeApi));
     println!("  who decides:          {agent} explain --pin-dir {} {web} {other}", pin_dir.display());
     println!("  state of the node:    {agent} status --socket {}", socket.display());
     println!("  end it:               cargo xtask demo down");
@@ -121,10 +121,10 @@ fn end(pid: u32, name: &str) {
 pub fn serve() -> Result<ExitCode> {
     let open = |label: &str| Netns::open(&format!("{SCOPE}-{label}"));
     let mut servers = Vec::new();
-    let beyond: Vec<_> = Place::OUTSIDE.into_iter().flat_map(listening).collect();
+    let beyond: Vec<_> = Host::OUTSIDE.into_iter().flat_map(listening).collect();
     servers.push(Servers::start(&open("outside")?, &beyond)?);
-    for place in Place::PODS.into_iter().chain([Place::Node]) {
-        servers.push(Servers::start(&open(place.name())?, &listening(place))?);
+    for host in Host::PODS.into_iter().chain([Host::Node]) {
+        servers.push(Servers::start(&open(host.name())?, &listening(host))?);
     }
     loop {
         thread::park();

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use testbed::agent::Agent;
-use testbed::matrix::{self, Cell, allowed, ask_all, mismatches, questions};
-use testbed::place::Place;
+use testbed::host::Host;
+use testbed::matrix::{self, Cell, allowed, mismatches, probe_all, questions};
 use testbed::scope::Scope;
 use testbed::world::{Layout, World};
 use testbed::{scope, tier};
@@ -46,8 +46,8 @@ fn scenes(keep: bool) -> Result<usize> {
     step("1. A node, five pods, two tenants, and what lies beyond the node");
     progress("building network namespaces");
     let mut world = World::without_pods(Layout::Routed, Scope::named(SCOPE)?)?;
-    for place in Place::PODS {
-        world.add_pod(place)?;
+    for host in Host::PODS {
+        world.add_pod(host)?;
     }
     remark("acme: acme-web, acme-api.  globex: globex-web, globex-api.  Shared: dns.  Each has IPv4 and IPv6.");
     remark("acme-db and globex-db stand in data subnets; acme-far and globex-far are pods on another node.");
@@ -92,7 +92,7 @@ fn scenes(keep: bool) -> Result<usize> {
 fn show_matrix(world: &World, expected: impl Fn(Cell) -> bool) -> usize {
     let asked = questions();
     progress(format!("asking {} questions", asked.len()));
-    let answers = ask_all(world, &asked);
+    let answers = probe_all(world, &asked);
     let wrong = mismatches(&answers, expected);
     table(&answers, &wrong);
     wrong.iter().for_each(|mismatch: &matrix::Mismatch| remark(mismatch));
@@ -134,7 +134,7 @@ fn clean_up(world: &World, agent: &Agent) -> Result<usize> {
     let pins = world.scope.pins();
     pins.iter().for_each(|pin| remark(format!("left: {}", pin.display())));
     let asked = questions();
-    let wrong = mismatches(&ask_all(world, &asked), |_| true);
+    let wrong = mismatches(&probe_all(world, &asked), |_| true);
     wrong.iter().for_each(remark);
     if wrong.is_empty() {
         remark("without the agent everybody reaches everybody again");

@@ -6,10 +6,10 @@ use std::io::{IsTerminal, stdout};
 
 use anstyle::{AnsiColor, Style};
 use serde_json::Value;
+use testbed::host::{Family, Host};
 use testbed::matrix::{Cell, Matrix, Mismatch};
 use testbed::metrics::Metrics;
-use testbed::place::{Family, Place};
-use testbed::probe::{Outcome, Speech};
+use testbed::probe::{Outcome, Transport};
 
 const GOOD: Style = AnsiColor::Green.on_default();
 const STOPPED: Style = AnsiColor::Red.on_default();
@@ -41,12 +41,12 @@ pub fn progress(text: impl Display) {
     eprintln!("  ... {text}");
 }
 
-/// Who reaches whom: a column for each pod that asks, a row for each place that is asked.
+/// Who reaches whom: a column for each pod that asks, a row for each host that is asked.
 pub fn table(matrix: &Matrix, mismatches: &[Mismatch]) {
-    let heads: String = Place::PODS.map(|pod| format!("{:<COLUMN$}", pod.name())).concat();
+    let heads: String = Host::PODS.map(|pod| format!("{:<COLUMN$}", pod.name())).concat();
     println!("  {}", paint(HEADING, format!("{:<FIRST$}{heads}", "to \\ from").trim_end()));
-    for to in Place::ALL {
-        let cells = Place::PODS.map(|from| {
+    for to in Host::ALL {
+        let cells = Host::PODS.map(|from| {
             let unexpected = mismatches.iter().any(|m| m.cell.from == from && m.cell.to == to);
             cell(matrix, from, to, unexpected)
         });
@@ -55,8 +55,8 @@ pub fn table(matrix: &Matrix, mismatches: &[Mismatch]) {
     others(matrix, mismatches);
 }
 
-/// One cell: all six questions between two places.
-fn cell(matrix: &Matrix, from: Place, to: Place, unexpected: bool) -> String {
+/// One cell: all six questions between two hosts.
+fn cell(matrix: &Matrix, from: Host, to: Host, unexpected: bool) -> String {
     if from == to {
         return format!("{:<COLUMN$}", "-");
     }
@@ -66,11 +66,11 @@ fn cell(matrix: &Matrix, from: Place, to: Place, unexpected: bool) -> String {
     format!("{}{}", paint(style, &text), " ".repeat(COLUMN.saturating_sub(text.len())))
 }
 
-fn summary(matrix: &Matrix, from: Place, to: Place) -> (Style, String) {
-    let answered = |family, speech| matrix.get(&Cell { from, to, family, speech }) == Some(&Outcome::Answered);
-    let count = |speech| Family::ALL.into_iter().filter(|family| answered(*family, speech)).count();
-    let counts = Speech::ALL.map(|speech| (speech, count(speech)));
-    let names = counts.iter().filter(|(_, count)| *count == 2).map(|(speech, _)| speech.name());
+fn summary(matrix: &Matrix, from: Host, to: Host) -> (Style, String) {
+    let answered = |family, transport| matrix.get(&Cell { from, to, family, transport }) == Some(&Outcome::Answered);
+    let count = |transport| Family::ALL.into_iter().filter(|family| answered(*family, transport)).count();
+    let counts = Transport::ALL.map(|transport| (transport, count(transport)));
+    let names = counts.iter().filter(|(_, count)| *count == 2).map(|(transport, _)| transport.name());
     match counts.map(|(_, count)| count) {
         [2, 2, 2] => (GOOD, "yes".to_owned()),
         [0, 0, 0] => (STOPPED, "no".to_owned()),
@@ -81,9 +81,9 @@ fn summary(matrix: &Matrix, from: Place, to: Place) -> (Style, String) {
 
 /// What others ask the pods, in one line.
 fn others(matrix: &Matrix, mismatches: &[Mismatch]) {
-    let asked = || matrix.iter().filter(|(cell, _)| !Place::PODS.contains(&cell.from));
+    let asked = || matrix.iter().filter(|(cell, _)| !Host::PODS.contains(&cell.from));
     let answered = asked().filter(|(_, outcome)| **outcome == Outcome::Answered).count();
-    let wrong = mismatches.iter().filter(|m| !Place::PODS.contains(&m.cell.from)).count();
+    let wrong = mismatches.iter().filter(|m| !Host::PODS.contains(&m.cell.from)).count();
     let verdict = if wrong == 0 { "all as expected".to_owned() } else { format!("{wrong} not as expected") };
     remark(format!("from elsewhere to the pods: {answered} of {} questions answered, {verdict}", asked().count()));
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use cluster::Cni;
-use testbed::drip::Drip;
+use testbed::host::Family;
 use testbed::kube::{Site, kernel};
-use testbed::place::Family;
+use testbed::stream::DatagramStream;
 
 /// Where datagrams fall: a port that nobody else uses.
 const EAR: u16 = 7300;
@@ -25,13 +25,13 @@ pub fn enforces(site: &mut Site) -> Result<()> {
     let before = site.restarts()?;
     let (from, to) = (site.world.pod("shop", "a")?, site.world.pod("shop", "b")?);
     let (source, target) = (from.address(Family::V4)?, to.address(Family::V4)?);
-    let drip = Drip::between(&from.netns, source, &to.netns, SocketAddr::new(target, EAR))?;
+    let stream = DatagramStream::between(&from.netns, source, &to.netns, SocketAddr::new(target, EAR))?;
     site.install()?;
     site.apply_policy()?;
     site.fast_verdict()?;
     site.check()?;
     println!("{asked} questions: all answered before, as the policy says after");
-    let gap = drip.stop().longest_gap();
+    let gap = stream.stop().longest_gap();
     ensure!(gap < TOLERABLE, "a tenant's own pods did not hear each other for {gap:?}");
     println!("a tenant's own pods did not hear each other for {} ms", gap.as_millis());
     let after = site.restarts()?;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// A party to a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Place {
+pub enum Host {
     /// A pod of acme on this node.
     AcmeWeb,
     /// Another pod of acme on this node.
@@ -43,7 +43,7 @@ pub const BRIDGED_GATEWAYS: (Ipv4Addr, Ipv6Addr) =
 pub const UPSTREAM: (Ipv4Addr, Ipv6Addr) =
     (Ipv4Addr::new(192, 0, 2, 1), Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1));
 
-impl Place {
+impl Host {
     /// Everybody.
     pub const ALL: [Self; 12] = [
         Self::AcmeWeb,

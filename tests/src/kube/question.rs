@@ -1,6 +1,6 @@
 //! Who reaches whom in the world: questions, and the answers that sockets give.
 //!
-//! Each question is asked with a socket in the asker's own network namespace; many at a time, since most of the time is
+//! Each question is asked with a socket in the prober's own network namespace; many at a time, since most of the time is
 //! spent waiting for answers that must not come.
 
 use std::fmt;
@@ -8,10 +8,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
 use std::thread;
 
-use super::world::{NODE_PORT, OTHER_PORT, OUTSIDE, PORT, SERVICE_PORT, SHOP_NODE_PORT, World, of_family};
+use super::world::{ClusterWorld, NODE_PORT, OTHER_PORT, OUTSIDE, PORT, SERVICE_PORT, SHOP_NODE_PORT, of_family};
+use crate::host::Family;
 use crate::netns::Netns;
-use crate::place::Family;
-use crate::probe::{self, Outcome, Speech};
+use crate::probe::{self, Outcome, Transport};
 
 /// How many questions are under way at once: more, and two cores answer late.
 const AT_ONCE: usize = 400;
@@ -39,11 +39,11 @@ pub enum Side {
     Dns,
 }
 
-/// What is spoken.
+/// What is over_each_transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
     /// A message and its echo.
-    Echo(Speech),
+    Echo(Transport),
     /// A TCP connection, and nothing is said.
     Connect,
 }
@@ -57,14 +57,14 @@ pub struct Question {
     pub to: Side,
     /// Over which family.
     pub family: Family,
-    /// What is spoken.
+    /// What is over_each_transport.
     pub how: How,
     /// At which port.
     pub port: u16,
 }
 
 /// Everything that is worth asking.
-pub fn questions(world: &World) -> Vec<Question> {
+pub fn questions(world: &ClusterWorld) -> Vec<Question> {
     let pods = (0..world.pods.len()).map(Side::Pod);
     let outside = (0..OUTSIDE.len()).map(Side::Outside);
     let nodes = (0..world.nodes.len()).map(Side::Node);
@@ -79,26 +79,31 @@ pub fn questions(world: &World) -> Vec<Question> {
     let to_ports = outside.flat_map(|from| published.iter().map(move |to| (from, *to)));
     let to_services = nodes.flat_map(|from| services.iter().map(move |to| (from, *to)));
     let to_pods = to_pods.chain(to_ports).chain(to_services);
-    from_pods.chain(to_pods).filter(|(from, to)| from != to).flat_map(|(from, to)| spoken(world, from, to)).collect()
+    from_pods
+        .chain(to_pods)
+        .filter(|(from, to)| from != to)
+        .flat_map(|(from, to)| over_each_transport(world, from, to))
+        .collect()
 }
 
-/// Every family, speech and port between two parties.
-pub fn spoken(world: &World, from: Side, to: Side) -> Vec<Question> {
-    let speeches =
-        |speeches: &[Speech], port| speeches.iter().map(|speech| (How::Echo(*speech), port)).collect::<Vec<_>>();
+/// Every family, transport and port between two parties.
+pub fn over_each_transport(world: &ClusterWorld, from: Side, to: Side) -> Vec<Question> {
+    let speeches = |speeches: &[Transport], port| {
+        speeches.iter().map(|transport| (How::Echo(*transport), port)).collect::<Vec<_>>()
+    };
     let mut ways = match to {
-        Side::Pod(_) => speeches(&Speech::ALL, PORT),
-        Side::Outside(_) => speeches(&Speech::ALL, PORT),
-        Side::Node(_) => speeches(&Speech::ALL, NODE_PORT),
+        Side::Pod(_) => speeches(&Transport::ALL, PORT),
+        Side::Outside(_) => speeches(&Transport::ALL, PORT),
+        Side::Node(_) => speeches(&Transport::ALL, NODE_PORT),
         // A Service address has no ICMP.
-        Side::Service(_) => speeches(&[Speech::Tcp, Speech::Udp], SERVICE_PORT),
-        Side::NodePort(_) => speeches(&[Speech::Tcp, Speech::Udp], SHOP_NODE_PORT),
+        Side::Service(_) => speeches(&[Transport::Tcp, Transport::Udp], SERVICE_PORT),
+        Side::NodePort(_) => speeches(&[Transport::Tcp, Transport::Udp], SHOP_NODE_PORT),
         Side::ApiService => vec![(How::Connect, 443)],
         Side::ApiServer => vec![(How::Connect, 6443)],
         Side::Dns => vec![(How::Connect, 53)],
     };
     if matches!(to, Side::Outside(_)) {
-        ways.extend(speeches(&[Speech::Tcp, Speech::Udp], OTHER_PORT));
+        ways.extend(speeches(&[Transport::Tcp, Transport::Udp], OTHER_PORT));
     }
     let all = Family::ALL.into_iter().flat_map(|family| ways.iter().map(move |(how, port)| (family, *how, *port)));
     let questions = all.map(|(family, how, port)| Question { from, to, family, how, port });
@@ -107,7 +112,7 @@ pub fn spoken(world: &World, from: Side, to: Side) -> Vec<Question> {
 
 impl Side {
     /// Its address of a family, if it has one.
-    pub fn address(self, world: &World, family: Family) -> Option<IpAddr> {
+    pub fn address(self, world: &ClusterWorld, family: Family) -> Option<IpAddr> {
         match self {
             Self::Pod(index) => of_family(&world.pods[index].addresses, family),
             Self::Service(index) => of_family(&world.services[index].addresses, family),
@@ -129,7 +134,7 @@ impl Side {
     }
 
     /// How tables call it.
-    pub fn label(self, world: &World) -> String {
+    pub fn label(self, world: &ClusterWorld) -> String {
         match self {
             Self::Pod(index) => world.pods[index].label(),
             Self::Service(index) => format!("service {}", world.services[index].name),
@@ -143,7 +148,7 @@ impl Side {
     }
 
     /// Where its sockets are made.
-    fn netns(self, world: &World) -> &Netns {
+    fn netns(self, world: &ClusterWorld) -> &Netns {
         match self {
             Self::Pod(index) => &world.pods[index].netns,
             Self::Node(index) => &world.nodes[index].1,
@@ -154,14 +159,14 @@ impl Side {
 }
 
 impl Question {
-    fn target(&self, world: &World) -> Option<SocketAddr> {
+    fn target(&self, world: &ClusterWorld) -> Option<SocketAddr> {
         Some(SocketAddr::new(self.to.address(world, self.family)?, self.port))
     }
 
     /// For people.
-    pub fn text(&self, world: &World) -> String {
+    pub fn text(&self, world: &ClusterWorld) -> String {
         let how = match self.how {
-            How::Echo(speech) => speech.name(),
+            How::Echo(transport) => transport.name(),
             How::Connect => "connect",
         };
         let (from, to) = (self.from.label(world), self.to.label(world));
@@ -169,26 +174,26 @@ impl Question {
     }
 
     /// Asks, in the namespace of the calling thread. A node asks with the address its routes choose, as a kubelet does.
-    fn ask_here(&self, world: &World) -> Outcome {
+    fn ask_here(&self, world: &ClusterWorld) -> Outcome {
         let source = match self.from {
             Side::Node(_) => None,
             from => from.address(world, self.family),
         };
         let target = self.target(world).expect("questions without an address are not asked");
         match self.how {
-            How::Echo(speech) => probe::ask(speech, source, target),
+            How::Echo(transport) => probe::probe(transport, source, target),
             How::Connect => probe::connects(source, target),
         }
     }
 
     /// Asks.
-    pub fn ask(&self, world: &World) -> Outcome {
+    pub fn probe(&self, world: &ClusterWorld) -> Outcome {
         self.from.netns(world).run(|| self.ask_here(world))
     }
 }
 
 /// Asks all of them, and returns each with its answer.
-pub fn ask_all(world: &World, questions: &[Question]) -> Vec<(Question, Outcome)> {
+pub fn probe_all(world: &ClusterWorld, questions: &[Question]) -> Vec<(Question, Outcome)> {
     let answers = Mutex::new(Vec::with_capacity(questions.len()));
     for some in questions.chunks(AT_ONCE) {
         thread::scope(|scope| {
@@ -199,16 +204,16 @@ pub fn ask_all(world: &World, questions: &[Question]) -> Vec<(Question, Outcome)
             }
         });
     }
-    answers.into_inner().expect("no asker panics")
+    answers.into_inner().expect("no prober panics")
 }
 
-fn ask_here(world: &World, questions: &[Question], answers: &Mutex<Vec<(Question, Outcome)>>) {
+fn ask_here(world: &ClusterWorld, questions: &[Question], answers: &Mutex<Vec<(Question, Outcome)>>) {
     thread::scope(|inside| {
         for question in questions {
-            let asker = thread::Builder::new().stack_size(STACK);
-            let spawned = asker.spawn_scoped(inside, move || {
+            let prober = thread::Builder::new().stack_size(STACK);
+            let spawned = prober.spawn_scoped(inside, move || {
                 let answer = question.ask_here(world);
-                answers.lock().expect("no asker panics").push((*question, answer));
+                answers.lock().expect("no prober panics").push((*question, answer));
             });
             spawned.expect("a thread can be started");
         }
@@ -217,7 +222,7 @@ fn ask_here(world: &World, questions: &[Question], answers: &Mutex<Vec<(Question
 
 /// An answer that is not as expected.
 #[derive(Clone, Debug)]
-pub struct Mismatch {
+pub struct QuestionMismatch {
     /// What was asked.
     pub asked: Question,
     /// The same for people.
@@ -228,7 +233,7 @@ pub struct Mismatch {
     pub got: Outcome,
 }
 
-impl fmt::Display for Mismatch {
+impl fmt::Display for QuestionMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let expected = if self.expected { "an answer" } else { "silence" };
         write!(f, "{}: expected {expected}, got {:?}", self.question, self.got)
@@ -238,13 +243,15 @@ impl fmt::Display for Mismatch {
 /// The answers that are not as `expected` says. Where none is expected, a refusal is one too: it would mean that
 /// somebody was reached. "No way" is not: where neighbours are asked for first, the kernel says it when none answers.
 pub fn mismatches(
-    world: &World,
+    world: &ClusterWorld,
     answers: &[(Question, Outcome)],
     expected: impl Fn(&Question) -> bool,
-) -> Vec<Mismatch> {
+) -> Vec<QuestionMismatch> {
     let wrong = answers.iter().filter(|(question, got)| {
         let closed = matches!(got, Outcome::Silence | Outcome::Unreachable | Outcome::Denied);
         if expected(question) { *got != Outcome::Answered } else { !closed }
     });
-    wrong.map(|(q, got)| Mismatch { asked: *q, question: q.text(world), expected: expected(q), got: *got }).collect()
+    wrong
+        .map(|(q, got)| QuestionMismatch { asked: *q, question: q.text(world), expected: expected(q), got: *got })
+        .collect()
 }

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use cluster::Node;
+use testbed::host::Family;
 use testbed::kube::Site;
 use testbed::kube::world::{PORT, Pod};
 use testbed::netns::{self, Netns};
-use testbed::place::Family;
-use testbed::probe::{Outcome, Speech, ask};
+use testbed::probe::{Outcome, Transport, probe};
 
 /// A namespace with a name on the node, as network plugins make them, and a wire to it.
 fn named(address: &str) -> String {
@@ -52,14 +52,14 @@ pub fn are_denied(site: &mut Site) -> Result<()> {
     let stranger = Netns::at(&node.path("/run/netns/stranger")?, "stranger")?;
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(3) {
-        for speech in Speech::ALL {
-            let [theirs, ours] = [&stranger, &own].map(|from| asked(from, shop, speech));
-            ensure!(ours? == Outcome::Answered, "the control got no answer over {}", speech.name());
+        for transport in Transport::ALL {
+            let [theirs, ours] = [&stranger, &own].map(|from| asked(from, shop, transport));
+            ensure!(ours? == Outcome::Answered, "the control got no answer over {}", transport.name());
             let theirs = theirs?;
             ensure!(
                 matches!(theirs, Outcome::Silence | Outcome::Unreachable),
                 "a stranger got {theirs:?} over {}",
-                speech.name()
+                transport.name()
             );
         }
     }
@@ -67,9 +67,9 @@ pub fn are_denied(site: &mut Site) -> Result<()> {
     Ok(())
 }
 
-fn asked(from: &Netns, to: &Pod, speech: Speech) -> Result<Outcome> {
+fn asked(from: &Netns, to: &Pod, transport: Transport) -> Result<Outcome> {
     let target = SocketAddr::new(to.address(Family::V4)?, PORT);
-    Ok(from.run(|| ask(speech, None, target)))
+    Ok(from.run(|| probe(transport, None, target)))
 }
 
 /// Leaves again when the value is dropped.

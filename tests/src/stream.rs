@@ -1,7 +1,7 @@
 //! Probes that last: something small every millisecond, and a record of what came through.
 //!
-//! What holds "throughout" a restart is asked of these: a `Drip` that is denied must have
-//! delivered nothing, a `Chat` that is allowed must have gone on.
+//! What holds "throughout" a restart is asked of these: a `DatagramStream` that is denied must have
+//! delivered nothing, a `EchoConnection` that is allowed must have gone on.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -11,34 +11,34 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::host::{Family, Host};
 use crate::netns::Netns;
-use crate::place::{Family, Place};
 use crate::probe::{PATIENCE, open_tcp};
 use crate::worker::Worker;
 use crate::world::World;
 
 /// Between two messages.
 const PACE: Duration = Duration::from_millis(1);
-/// Where a `Drip` falls.
+/// Where a `DatagramStream` falls.
 const PORT: u16 = 7000;
 
 /// Numbered datagrams, one way.
 #[derive(Debug)]
-pub struct Drip {
+pub struct DatagramStream {
     sender: Worker<Sent>,
     receiver: Worker<Vec<Instant>>,
 }
 
-/// What the sender of a `Drip` saw.
+/// What the sender of a `DatagramStream` saw.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sent {
     sent: u64,
     refused: u64,
 }
 
-/// What a `Drip` did.
+/// What a `DatagramStream` did.
 #[derive(Clone, Debug)]
-pub struct Dripped {
+pub struct DatagramRecord {
     /// Datagrams the sender's kernel took.
     pub sent: u64,
     /// Datagrams the sender's kernel refused.
@@ -47,17 +47,17 @@ pub struct Dripped {
     pub arrived: Vec<Instant>,
 }
 
-impl Drip {
-    /// Starts to drip from one place to a port of its own at another.
-    pub fn start(world: &World, from: Place, to: Place, family: Family) -> Result<Self> {
-        // A port for each pair, so that several may fall on one place.
+impl DatagramStream {
+    /// Starts to stream from one host to a port of its own at another.
+    pub fn start(world: &World, from: Host, to: Host, family: Family) -> Result<Self> {
+        // A port for each pair, so that several may fall on one host.
         let target = SocketAddr::new(to.address(family), PORT + from as u16);
         Self::between(world.netns(from), from.address(family), world.netns(to), target)
     }
 
-    /// Starts to drip from an address in one namespace to a port in another, where nobody listens yet.
+    /// Starts to stream from an address in one namespace to a port in another, where nobody listens yet.
     pub fn between(from: &Netns, source: IpAddr, to: &Netns, target: SocketAddr) -> Result<Self> {
-        let ear = to.run(|| UdpSocket::bind(target)).context("cannot listen for drips")?;
+        let ear = to.run(|| UdpSocket::bind(target)).context("cannot listen for streams")?;
         ear.set_read_timeout(Some(Duration::from_millis(50)))?;
         let mouth = from.run(|| {
             let socket = UdpSocket::bind(SocketAddr::new(source, 0))?;
@@ -69,16 +69,16 @@ impl Drip {
     }
 
     /// Ends it and tells.
-    pub fn stop(self) -> Dripped {
+    pub fn stop(self) -> DatagramRecord {
         let sent = self.sender.stop();
         // What is under way may still arrive.
         thread::sleep(Duration::from_millis(50));
         let arrived = self.receiver.stop();
-        Dripped { sent: sent.sent, refused: sent.refused, arrived }
+        DatagramRecord { sent: sent.sent, refused: sent.refused, arrived }
     }
 }
 
-impl Dripped {
+impl DatagramRecord {
     /// The first that arrived after a moment, and how long after.
     pub fn first_after(&self, moment: Instant) -> Option<Duration> {
         self.arrived.iter().find(|at| **at > moment).map(|at| *at - moment)
@@ -125,23 +125,23 @@ fn listen(ear: &UdpSocket, stop: &AtomicBool) -> Vec<Instant> {
 
 /// One connection on which a question follows each answer.
 #[derive(Debug)]
-pub struct Chat {
-    worker: Worker<Chatted>,
+pub struct EchoConnection {
+    worker: Worker<EchoRecord>,
 }
 
-/// What a `Chat` did.
+/// What a `EchoConnection` did.
 #[derive(Clone, Debug, Default)]
-pub struct Chatted {
+pub struct EchoRecord {
     /// When each answer came.
     pub answers: Vec<Instant>,
     /// Why it ended, if not because it was stopped.
     pub error: Option<String>,
 }
 
-impl Chat {
-    /// Opens a connection to the server of a place and starts to talk.
-    pub fn start(world: &World, from: Place, to: Place, family: Family) -> Result<Self> {
-        let source = (from != Place::Node).then(|| from.address(family));
+impl EchoConnection {
+    /// Opens a connection to the server of a host and starts to talk.
+    pub fn start(world: &World, from: Host, to: Host, family: Family) -> Result<Self> {
+        let source = (from != Host::Node).then(|| from.address(family));
         Self::between(world.netns(from), source, to.server(family))
     }
 
@@ -151,7 +151,7 @@ impl Chat {
         // Longer than a few retransmissions.
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         let worker = Worker::start(from, move |stop| {
-            let mut chatted = Chatted::default();
+            let mut chatted = EchoRecord::default();
             while !stop.load(Ordering::Relaxed) {
                 let mut answer = [0; 8];
                 let question = (chatted.answers.len() as u64).to_be_bytes();
@@ -172,12 +172,12 @@ impl Chat {
     }
 
     /// Ends it and tells. Waits for an answer under way.
-    pub fn stop(self) -> Chatted {
+    pub fn stop(self) -> EchoRecord {
         self.worker.stop()
     }
 }
 
-impl Chatted {
+impl EchoRecord {
     /// How many answers came after a moment.
     pub fn answers_after(&self, moment: Instant) -> usize {
         self.answers.iter().filter(|at| **at > moment).count()

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use cluster::wait;
 use serde_json::json;
-use testbed::drip::Drip;
+use testbed::host::Family;
 use testbed::kube::addresses::give_again;
 use testbed::kube::world::{PORT, Pod, is_ready, outside, pod_spec};
 use testbed::kube::{PATIENCE, Site};
-use testbed::place::Family;
-use testbed::probe::{Outcome, Speech, ask};
+use testbed::probe::{Outcome, Transport, probe};
+use testbed::stream::DatagramStream;
 
 const NODE: &str = "b";
 /// Where datagrams fall: a port that nobody else uses.
@@ -76,15 +76,19 @@ fn has_company_of(site: &Site, pod: &Pod, own: &str) -> Result<()> {
     for family in Family::ALL {
         let address = pod.address(family)?;
         let stranger = friend(other, "a")?;
-        let drip =
-            Drip::between(&stranger.netns, stranger.address(family)?, &pod.netns, SocketAddr::new(address, EAR))?;
+        let stream = DatagramStream::between(
+            &stranger.netns,
+            stranger.address(family)?,
+            &pod.netns,
+            SocketAddr::new(address, EAR),
+        )?;
         for node in ["a", "b"] {
             reaches(friend(own, node)?, address).with_context(|| format!("{own}'s pod on {node} to {address}"))?;
             reaches(pod, friend(own, node)?.address(family)?).with_context(|| format!("to {own}'s pod on {node}"))?;
             let theirs = ask_from(pod, friend(other, node)?.address(family)?);
             ensure!(matches!(theirs, Outcome::Silence | Outcome::Unreachable), "{other}'s pod on {node}: {theirs:?}");
         }
-        let dripped = drip.stop();
+        let dripped = stream.stop();
         ensure!(
             dripped.sent > 0 && dripped.arrived.is_empty(),
             "{} of {other}'s datagrams came",
@@ -99,7 +103,7 @@ fn has_company_of(site: &Site, pod: &Pod, own: &str) -> Result<()> {
 }
 
 fn ask_from(from: &Pod, to: IpAddr) -> Outcome {
-    from.netns.run(|| ask(Speech::Tcp, None, SocketAddr::new(to, PORT)))
+    from.netns.run(|| probe(Transport::Tcp, None, SocketAddr::new(to, PORT)))
 }
 
 /// The other node may hear of the pod a moment later than the API server says that it is ready.

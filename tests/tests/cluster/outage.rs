@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use cluster::{Cluster, wait};
-use testbed::drip::{Chat, Drip};
+use testbed::host::Family;
 use testbed::kube::world::{PORT, Pod, outside};
 use testbed::kube::{PATIENCE, SYSTEM, Site};
-use testbed::place::Family;
-use testbed::probe::{Outcome, Speech, ask};
+use testbed::probe::{Outcome, Transport, probe};
+use testbed::stream::{DatagramStream, EchoConnection};
 
 use super::edits;
 
@@ -27,8 +27,8 @@ const TOLERABLE: Duration = Duration::from_millis(500);
 /// What goes on meanwhile: a connection of a tenant's own between the nodes, and datagrams of one tenant to a pod and to a
 /// database of another.
 struct Traffic {
-    chat: Chat,
-    drips: Vec<(&'static str, Drip)>,
+    connection: EchoConnection,
+    streams: Vec<(&'static str, DatagramStream)>,
 }
 
 impl Traffic {
@@ -36,28 +36,31 @@ impl Traffic {
         let world = &site.world;
         let (from, to) = (world.pod("shop", "a")?, world.pod("shop", "b")?);
         let source = from.address(Family::V4)?;
-        let chat = Chat::between(&from.netns, Some(source), SocketAddr::new(to.address(Family::V4)?, PORT))?;
-        let mut drips = Vec::new();
+        let connection =
+            EchoConnection::between(&from.netns, Some(source), SocketAddr::new(to.address(Family::V4)?, PORT))?;
+        let mut streams = Vec::new();
         for node in NODES {
             let stranger = world.pod("store", node)?;
             let target = SocketAddr::new(stranger.address(Family::V4)?, EAR);
-            drips.push(("another tenant's pod", Drip::between(&from.netns, source, &stranger.netns, target)?));
+            streams
+                .push(("another tenant's pod", DatagramStream::between(&from.netns, source, &stranger.netns, target)?));
         }
         let target = SocketAddr::new(outside("globex-db")?, EAR);
-        drips.push(("another tenant's database", Drip::between(&from.netns, source, &world.outside, target)?));
-        Ok(Self { chat, drips })
+        streams
+            .push(("another tenant's database", DatagramStream::between(&from.netns, source, &world.outside, target)?));
+        Ok(Self { connection, streams })
     }
 
     fn end(self, what: &str) -> Result<()> {
-        let chatted = self.chat.stop();
+        let chatted = self.connection.stop();
         ensure!(chatted.error.is_none(), "{what}: a tenant's own connection ended: {:?}", chatted.error);
         let gap = chatted.longest_gap();
         ensure!(gap < TOLERABLE, "{what}: a tenant's own connection paused for {gap:?}");
         println!("{what}: a tenant's own connection paused for {} ms at the most", gap.as_millis());
-        for (place, drip) in self.drips {
-            let dripped = drip.stop();
-            ensure!(dripped.sent > 0, "{what}: nothing was sent to {place}");
-            ensure!(dripped.arrived.is_empty(), "{what}: {} datagrams came to {place}", dripped.arrived.len());
+        for (host, stream) in self.streams {
+            let dripped = stream.stop();
+            ensure!(dripped.sent > 0, "{what}: nothing was sent to {host}");
+            ensure!(dripped.arrived.is_empty(), "{what}: {} datagrams came to {host}", dripped.arrived.len());
         }
         Ok(())
     }
@@ -118,7 +121,7 @@ fn as_ever(site: &Site) -> Result<()> {
     let world = &site.world;
     let asked = |from: &Pod, to: &Pod| -> Result<Outcome> {
         let target = SocketAddr::new(to.address(Family::V4)?, PORT);
-        Ok(from.netns.run(|| ask(Speech::Tcp, None, target)))
+        Ok(from.netns.run(|| probe(Transport::Tcp, None, target)))
     };
     for (from, to) in [("a", "b"), ("b", "a"), ("a", "a")] {
         let own = asked(world.pod("store", from)?, world.pod("store", to)?)?;
