@@ -1,20 +1,20 @@
-//! The controller: tells people what became of their objects, and frees nodes whose agent enforces.
+//! The controller: writes the status of every NetworkTenant, and removes the start-up taint from enforcing nodes.
 //!
 //! ```text
-//! watches -> World -> report (pure, the model's own functions) -> difference to what is written -> writes
-//!               \--> nodes to untaint, nodes without an agent
+//! watches -> ControllerState -> report (pure, the model's own functions) -> differing statuses -> writes
+//!                         \--> nodes to untaint, nodes without an agent
 //! ```
 //!
-//! Nothing here is needed for enforcement: nodes decide by themselves, from the same objects and the same functions.
-//! It refuses to know maps and programs. One replica leads; a write happens only where something differs.
+//! Enforcement does not depend on it: each node decides for itself, from the same objects and the same functions.
+//! It refuses to know maps and programs. One replica leads; a status is written only if it differs.
 
 pub mod conditions;
 pub mod lease;
 pub mod nodes;
 pub mod pages;
+pub mod state;
 pub mod statuses;
-pub mod watch;
-pub mod world;
+pub mod watches;
 pub mod write;
 
 use std::future::Future;
@@ -32,38 +32,39 @@ use self::conditions::{of_kind, says_already};
 use self::lease::{Holder, Lost};
 use self::nodes::Absences;
 use self::pages::Pages;
+use self::state::{ControllerEvent, ControllerState, Urgency};
 use self::statuses::Report;
-use self::world::{News, Told, Urgency, World};
 use self::write::{WriteError, Writer};
 use crate::config::controller::ControllerConfig;
 use crate::http::BindError;
+use crate::kube_watch::update::Update;
 
 /// Name of the Lease.
 const LEASE: &str = "bulkhead-controller";
-/// News that wait for the loop.
-const NEWS: usize = 1024;
-/// News come in bursts: a look waits for the end of one.
+/// How many events may wait for the loop.
+const EVENTS: usize = 1024;
+/// Delay before a pass after an event. Events come in bursts, and one pass serves a whole burst.
 const SOON: Duration = Duration::from_millis(100);
-/// Counts of pods change all the time; nobody waits for them.
+/// Delay before a pass after a mere change of pod counts, which are frequent.
 const LATER: Duration = Duration::from_secs(5);
-/// The longest time without a look: absences are counted in minutes, and a failed write is tried again.
+/// Longest time between two passes. A pass finds nodes without an agent and retries failed writes.
 const IDLE: Duration = Duration::from_secs(15);
-/// Writes at a time.
+/// How many statuses are written at the same time.
 const WRITES: usize = 8;
 
 /// What ends the controller.
 #[derive(Debug, thiserror::Error)]
 pub enum ControllerError {
-    /// Neither a kubeconfig nor a service account, or they are of no use.
-    #[error("cannot find a Kubernetes cluster to talk to")]
+    /// The cluster's configuration cannot be used.
+    #[error("cannot create a Kubernetes client from the kubeconfig or the service account")]
     Client(#[source] kube::Error),
-    /// Neither a kubeconfig nor a service account was found.
-    #[error("cannot find a Kubernetes cluster to talk to")]
+    /// There is no configuration of a cluster.
+    #[error("found neither a kubeconfig nor a service account; set KUBECONFIG or run in a pod of the cluster")]
     Config(#[from] kube::config::InferConfigError),
-    /// The pages.
+    /// The pages cannot be served.
     #[error(transparent)]
     Http(#[from] BindError),
-    /// Leadership.
+    /// Leadership is lost.
     #[error(transparent)]
     Lost(#[from] Lost),
 }
@@ -71,7 +72,7 @@ pub enum ControllerError {
 /// Runs until `shutdown` is done or leadership is lost.
 ///
 /// # Errors
-/// What prevents the start, and the loss of leadership: the next start is the cleanest way to become a follower.
+/// What prevents the start, and the loss of leadership. The process is then restarted, which makes it a follower.
 pub async fn run(config: ControllerConfig, shutdown: impl Future<Output = ()>) -> Result<(), ControllerError> {
     let client = Client::try_from(kube::Config::infer().await?).map_err(ControllerError::Client)?;
     let listener = pages::bind(config.listen).await?;
@@ -80,13 +81,13 @@ pub async fn run(config: ControllerConfig, shutdown: impl Future<Output = ()>) -
     let serving = tokio::spawn(pages::serve(listener, Arc::clone(&pages), async {
         let _ = stopped.await;
     }));
-    let (sender, news) = mpsc::channel(NEWS);
-    let watches = watch::start(&client, &config.namespace, &sender);
+    let (sender, events) = mpsc::channel(EVENTS);
+    let watches = watches::start(&client, &config.namespace, &config.settings.keys, &sender);
     let leases = Api::namespaced(client.clone(), &config.namespace);
     let mut holder = Holder::new(leases, LEASE, config.identity.clone());
     let (lead, leading) = tokio::sync::watch::channel(false);
     let mut control = Control {
-        world: World::new(config.settings),
+        state: ControllerState::new(config.settings),
         writer: Writer::new(client, &config.identity),
         absences: Absences::default(),
         pages,
@@ -94,7 +95,7 @@ pub async fn run(config: ControllerConfig, shutdown: impl Future<Output = ()>) -
     let ended = tokio::select! {
         () = shutdown => Ok(()),
         lost = holder.hold(&lead) => Err(ControllerError::Lost(lost)),
-        () = control.turn_for_ever(news, leading) => Ok(()),
+        () = control.run_loop(events, leading) => Ok(()),
     };
     drop(watches);
     holder.release().await;
@@ -103,22 +104,26 @@ pub async fn run(config: ControllerConfig, shutdown: impl Future<Output = ()>) -
     ended
 }
 
-/// The loop and what it holds.
+/// The loop and its state.
 struct Control {
-    world: World,
+    state: ControllerState,
     writer: Writer,
     absences: Absences,
     pages: Arc<Pages>,
 }
 
 impl Control {
-    /// Takes in news and acts on them; ends only when nobody can send any more.
-    async fn turn_for_ever(&mut self, mut news: mpsc::Receiver<News>, mut leading: tokio::sync::watch::Receiver<bool>) {
+    /// Applies events and makes passes until every sender is gone.
+    async fn run_loop(
+        &mut self,
+        mut events: mpsc::Receiver<ControllerEvent>,
+        mut leading: tokio::sync::watch::Receiver<bool>,
+    ) {
         let mut due = Instant::now() + IDLE;
         loop {
             tokio::select! {
-                told = news.recv() => match told {
-                    Some(told) => due = due.min(self.take(told)),
+                event = events.recv() => match event {
+                    Some(event) => due = due.min(self.apply(event)),
                     None => return,
                 },
                 changed = leading.changed() => match changed {
@@ -127,36 +132,36 @@ impl Control {
                 },
                 () = sleep_until(due) => {
                     let leads = *leading.borrow_and_update();
-                    due = Instant::now() + self.look(leads).await;
+                    due = Instant::now() + self.pass(leads).await;
                 }
             }
         }
     }
 
-    fn take(&mut self, told: News) -> Instant {
+    fn apply(&mut self, event: ControllerEvent) -> Instant {
         let now = Instant::now();
-        match self.world.apply(told) {
+        match self.state.apply(event) {
             Urgency::Soon => now + SOON,
             Urgency::Later => now + LATER,
             Urgency::Never => now + IDLE,
         }
     }
 
-    /// One look at everything; returns when the next is due if nothing happens before.
-    async fn look(&mut self, leads: bool) -> Duration {
+    /// Evaluates the whole state once. Returns when the next pass is due if no event comes before.
+    async fn pass(&mut self, leads: bool) -> Duration {
         self.pages.turned();
         self.pages.leader.set(leads.into());
-        let complete = self.world.missing().is_empty();
+        let complete = self.state.missing().is_empty();
         self.pages.synced.store(complete, Ordering::Relaxed);
         if !complete {
             return IDLE;
         }
         let now = Timestamp::now();
-        for node in self.absences.look(&self.world, now) {
-            tracing::warn!(node, "no ready agent for more than five minutes");
+        for node in self.absences.update(&self.state, now) {
+            tracing::warn!(node, "node has had no ready agent for more than five minutes");
         }
-        let report = statuses::report(&self.world, now);
-        self.show(&report, now);
+        let report = statuses::report(&self.state, now);
+        self.publish(&report, now);
         if leads {
             self.write_statuses(&report).await;
             self.untaint().await;
@@ -166,9 +171,9 @@ impl Control {
     }
 
     async fn write_statuses(&mut self, report: &Report) {
-        let world = &self.world;
+        let state = &self.state;
         let differing = report.statuses.iter().filter_map(|(name, wanted)| {
-            let current = &world.written.get(name)?.status;
+            let current = &state.objects.get(name)?.status;
             (!says_already(current, wanted)).then_some((name.as_str(), current, wanted))
         });
         let writer = &self.writer;
@@ -177,19 +182,21 @@ impl Control {
         for (name, result) in written {
             self.count(result.as_ref().err());
             match result {
-                // Before the watch tells it too: the next look must not take the old transition times for true.
-                Ok(object) => _ = self.world.apply(News::Tenant(Told::One(object))),
-                Err(error) => tracing::warn!(%error, tenant = name, "cannot write a status; it is tried again"),
+                // Apply it before the watch delivers it, so that the next pass starts from the new transition times.
+                Ok(object) => _ = self.state.apply(ControllerEvent::Tenant(Update::Upsert(object))),
+                Err(error) => {
+                    tracing::warn!(%error, tenant = name, "cannot write the status; the next pass tries again")
+                }
             }
         }
     }
 
     async fn untaint(&self) {
-        for node in nodes::to_untaint(&self.world) {
+        for node in nodes::to_untaint(&self.state) {
             let result = self.writer.untaint(node).await;
             self.count(result.as_ref().err());
             if let Err(error) = result {
-                tracing::warn!(%error, node, "cannot remove the start-up taint; it is tried again");
+                tracing::warn!(%error, node, "cannot remove the start-up taint; the next pass tries again");
             }
         }
     }
@@ -199,7 +206,7 @@ impl Control {
         self.pages.writes.get_or_create(&[("result", result)]).inc();
     }
 
-    fn show(&self, report: &Report, now: Timestamp) {
+    fn publish(&self, report: &Report, now: Timestamp) {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         let is_ready = |status: &&crate::api::NetworkTenantStatus| {
             of_kind(status, "Ready").is_some_and(|condition| condition.status == "True")
@@ -211,7 +218,7 @@ impl Control {
         for (kind, count) in &report.conflicts {
             self.pages.conflicts.get_or_create(&[("kind", *kind)]).set(gauge(*count));
         }
-        let tainted = self.world.nodes.values().filter(|node| node.tainted).count();
+        let tainted = self.state.nodes.values().filter(|node| node.tainted).count();
         self.pages.tainted.set(gauge(tainted));
         self.pages.unguarded.set(gauge(self.absences.long(now).count()));
     }

@@ -16,6 +16,7 @@ pub mod dataplane;
 pub mod events;
 pub mod health;
 pub mod http;
+pub mod kube_watch;
 pub mod links;
 pub mod lint;
 pub mod metrics;

@@ -97,6 +97,12 @@ impl Metrics {
     }
 }
 
+/// A metrics page with nothing but the samples of `recorder`.
+#[cfg(test)]
+pub fn recorded_page(recorder: &Arc<Recorder>) -> String {
+    scrape::text(scrape::Samples::default(), recorder)
+}
+
 /// Packets denied since the maps were made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {

@@ -9,6 +9,7 @@ pub use names::addresses;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use aya::maps::MapError;
@@ -138,6 +139,7 @@ pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> Resu
     ));
     let (changes, news) = mpsc::channel(CHANGES);
     let findings = Arc::<source::Counters>::default();
+    let invalid_tenants = Arc::<AtomicU64>::default();
     let observed = crate::health::Shared::from(Arc::new(arc_swap::ArcSwap::from_pointee(Observed {
         loaded: true,
         ..Observed::default()
@@ -155,14 +157,15 @@ pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> Resu
     tokio::spawn(socket::serve(bound, Shown { hub, status }, std::future::pending()));
     let sightings = links::Sightings::default();
     tokio::spawn(links::follow(config.netns_dir.clone(), sightings.clone(), changes.clone()));
-    follow(&config, changes, &findings, &recorder).await?;
+    follow(&config, changes, &findings, &recorder, Arc::clone(&invalid_tenants)).await?;
     let (nri, held) = watch::channel(Nri::default());
     if let Some(socket) = &config.nri {
         tokio::spawn(nri::follow(socket.clone(), nri::Gate::new(latest.clone(), Arc::clone(&recorder)), nri));
     }
     tokio::spawn(settle(Arc::clone(&metrics)));
     let named = names_known(Arc::clone(&observed));
-    let watcher = observed::Watcher::new(observed, history, findings, Arc::clone(&recorder), held, begun);
+    let watcher =
+        observed::Watcher::new(observed, history, (findings, invalid_tenants), Arc::clone(&recorder), held, begun);
     tokio::spawn(watcher.follow(latest));
     let loop_thread =
         spawn_loop(state, timed::Timed::new(kernel, Arc::clone(&recorder), sightings), recorder, news, snapshots)?;
@@ -197,6 +200,7 @@ async fn follow(
     changes: mpsc::Sender<Change>,
     findings: &Arc<source::Counters>,
     recorder: &Arc<Recorder>,
+    invalid_tenants: Arc<AtomicU64>,
 ) -> Result<(), RunError> {
     let places = match &config.source {
         Source::Files(path) => {
@@ -213,15 +217,16 @@ async fn follow(
         tracing::warn!("without --pod-cidr, addresses of pods that this node does not know count as outside");
     }
     let inferred = kube::Config::infer().await.map_err(Box::new)?;
-    let asker = cluster::Asker {
+    let watches = cluster::WatchConfig {
         client: kube::Client::try_from(inferred).map_err(Box::new)?,
         node: config.node.clone(),
         settings: config.settings.clone(),
         recorder: Arc::clone(recorder),
+        invalid_tenants,
     };
     let (to, told) = watch::channel(None);
     tokio::spawn(sandboxes::follow(places, to));
-    tokio::spawn(cluster::follow(asker, told, changes));
+    tokio::spawn(cluster::follow(watches, told, changes));
     Ok(())
 }
 

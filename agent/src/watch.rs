@@ -1,97 +1,97 @@
-//! Kubernetes objects to changes of the model: `bulkhead run` without `--config`.
+//! Kubernetes objects to changes of the model, for `bulkhead run` without `--config`.
 //!
 //! ```text
-//! API server ─stream─▶ Told ─▶ view ─▶ Change ─▶ the loop
-//!                                │ ▲
-//!                                ▼ └── sandboxes, from the runtime
-//!                       streams of namespaces, while their tenants have pods here
+//! API server ─kube_watch─▶ WatchEvent ─▶ ClusterView ─▶ Change ─▶ the reconcile loop
+//!                                          │ ▲
+//!                                          ▼ └── sandboxes, from the container runtime
+//!                       watches of namespaces, while their tenants have pods here
 //! ```
 //!
-//! Asks for what this node needs: tenants, namespaces and nodes of the cluster, pods of this node; of
-//! namespaces only those whose tenants live here or are agreed with or Shared. A watch that breaks, and
-//! an object that cannot be read, change nothing. Refuses to know maps, plans, and what a change does.
+//! Watches what this node needs: tenants, namespaces, nodes, and the pods of this node. A namespace's pods and Services
+//! are watched only if its tenant has a pod here, is a peer of such a tenant, or is Shared. A watch that breaks and an
+//! object that cannot be read change nothing. Refuses to know maps, plans, and what a change does.
 
-pub mod convert;
-mod health;
-pub mod room;
-mod stream;
-pub mod told;
-pub mod view;
+pub mod cluster_view;
+pub mod namespace;
 
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
+use kube::core::DeserializeGuard;
 use kube::runtime::watcher::Config;
 use kube::{Api, Client, Resource};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::api::tenant::NetworkTenant;
+use crate::kube_watch::gauge::WatchHealth;
+use crate::kube_watch::objects::{LIVE_PODS, namespace_reader, read_tenant};
+use crate::kube_watch::objects::{NamespaceLite, NodeLite, PodLite, SERVICE_NAME, ServiceLite, SliceLite};
+use crate::kube_watch::stream::{self, WatchTarget};
+use crate::kube_watch::update::Update;
 use crate::metrics::Recorder;
 use crate::sandboxes::Sandboxes;
-use convert::{NamespaceLite, NodeLite, PodLite, SERVICE_NAME, ServiceLite, SliceLite};
-use health::Health;
+use cluster_view::{ClusterView, Subscription, WatchEvent};
+use namespace::NamespaceEvent;
 use policy::model::input::Change;
 use policy::model::settings::{Settings, TenancyKey};
-use room::RoomNews;
-use told::Told;
-use view::{News, Order, View};
 
-use crate::api::tenant::NetworkTenant;
-use policy::model::input::Namespace;
-
-/// News that wait for the view.
-const NEWS: usize = 1024;
-/// How often namespaces are looked at that nobody needs any more.
+/// How many events may wait for the view.
+const EVENTS: usize = 1024;
+/// How often the view looks for namespaces that are not needed any more.
 const TICK: Duration = Duration::from_secs(5);
-/// Pods that are over have no network.
-const LIVE: &str = "status.phase!=Succeeded,status.phase!=Failed";
 
-/// Who asks, and for what.
-pub struct Asker {
-    /// The API server.
+/// What the watches need.
+pub struct WatchConfig {
+    /// Client of the API server.
     pub client: Client,
-    /// This node.
+    /// Name of this node.
     pub node: String,
     /// Settings of the model.
     pub settings: Settings,
     /// Where metrics go.
     pub recorder: Arc<Recorder>,
+    /// How many tenants exist whose current spec cannot be read.
+    pub invalid_tenants: Arc<AtomicU64>,
 }
 
-/// Follows the cluster until nobody listens to the changes.
-pub async fn follow(asker: Asker, mut sandboxes: watch::Receiver<Sandboxes>, changes: mpsc::Sender<Change>) {
-    let mut view = View::new(asker.node.clone(), asker.settings.clone());
-    let (to, mut news) = mpsc::channel(NEWS);
-    let streams = Streams { client: asker.client, health: Arc::new(Health::new(asker.recorder)), to };
-    let _cluster = streams.cluster(&asker.node, &asker.settings.keys);
-    let mut rooms: HashMap<u64, JoinSet<()>> = HashMap::new();
-    let (begun, mut said) = (Instant::now(), false);
+/// Follows the cluster until the receiver of `changes` is gone.
+pub async fn follow(config: WatchConfig, mut sandboxes: watch::Receiver<Sandboxes>, changes: mpsc::Sender<Change>) {
+    let mut view = ClusterView::new(config.node.clone(), config.settings.clone());
+    let (to, mut events) = mpsc::channel(EVENTS);
+    let watches = Watches { client: config.client, health: Arc::new(WatchHealth::new(config.recorder)), to };
+    let _cluster = watches.cluster(&config.node, &config.settings.keys);
+    let mut namespaces: HashMap<u64, JoinSet<()>> = HashMap::new();
+    let (begun, mut logged) = (Instant::now(), false);
     loop {
         let mut out = Vec::new();
         tokio::select! {
-            Some(one) = news.recv() => {
-                out.extend(view.take(one));
-                while let Ok(one) = news.try_recv() {
-                    out.extend(view.take(one));
+            Some(event) = events.recv() => {
+                out.extend(view.apply(event));
+                while let Ok(event) = events.try_recv() {
+                    out.extend(view.apply(event));
                 }
             }
             Ok(()) = sandboxes.changed() => {
                 let made = sandboxes.borrow_and_update().clone();
-                let news = made.map(|made| [News::Groups(made.groups), News::Sandboxes(made.sandboxes)]);
-                out.extend(news.into_iter().flatten().flat_map(|one| view.take(one)));
+                let events = made.map(|made| [WatchEvent::Groups(made.groups), WatchEvent::Sandboxes(made.sandboxes)]);
+                out.extend(events.into_iter().flatten().flat_map(|event| view.apply(event)));
             }
             () = tokio::time::sleep(TICK) => {}
             () = changes.closed() => return,
         }
-        let (orders, more) = view.orders(begun.elapsed());
+        config.invalid_tenants.store(view.invalid_tenants() as u64, Ordering::Relaxed);
+        let (subscriptions, more) = view.subscriptions(begun.elapsed());
         out.extend(more);
-        for order in orders {
-            match order {
-                Order::Open(namespace, number) => _ = rooms.insert(number, streams.room(&namespace, number)),
-                Order::Close(number) => _ = rooms.remove(&number),
+        for subscription in subscriptions {
+            match subscription {
+                Subscription::Start(name, id) => _ = namespaces.insert(id, watches.namespace(&name, id)),
+                Subscription::Stop(id) => _ = namespaces.remove(&id),
             }
         }
         for change in out {
@@ -99,89 +99,78 @@ pub async fn follow(asker: Asker, mut sandboxes: watch::Receiver<Sandboxes>, cha
                 return;
             }
         }
-        if view.is_complete() && !std::mem::replace(&mut said, true) {
-            tracing::info!(namespaces = rooms.len(), "the cluster was told in full");
+        if view.is_complete() && !std::mem::replace(&mut logged, true) {
+            tracing::info!(namespaces = namespaces.len(), "every watch has delivered its objects");
         }
     }
 }
 
-/// Starts watches. A set of them ends when it is dropped.
-struct Streams {
+/// Starts watches. Dropping a set ends its watches.
+struct Watches {
     client: Client,
-    health: Arc<Health>,
-    to: mpsc::Sender<News>,
+    health: Arc<WatchHealth>,
+    to: mpsc::Sender<WatchEvent>,
 }
 
-impl Streams {
+impl Watches {
     fn cluster(&self, node: &str, keys: &[TenancyKey]) -> JoinSet<()> {
         let mut set = JoinSet::new();
         let all = Config::default;
-        let keep: Vec<String> = keys.iter().filter_map(annotation).collect();
-        let namespaces = move |told| News::Namespaces(trimmed(told, &keep));
-        let local = all().fields(&format!("spec.nodeName={node},{LIVE}"));
-        let api_slices = all().labels(&format!("{SERVICE_NAME}=kubernetes"));
+        let local = all().fields(&format!("spec.nodeName={node},{LIVE_PODS}"));
         let api = all().fields("metadata.name=kubernetes");
-        self.start::<NetworkTenant>(&mut set, Api::all(self.client.clone()), all(), "networktenants", News::Tenants);
-        self.start::<NamespaceLite>(&mut set, Api::all(self.client.clone()), all(), "namespaces", namespaces);
-        self.start::<NodeLite>(&mut set, Api::all(self.client.clone()), all(), "nodes", News::Nodes);
-        self.start::<PodLite>(&mut set, Api::all(self.client.clone()), local, "pods", News::Local);
-        self.start::<ServiceLite>(&mut set, self.inside("default"), api, "services", News::ApiService);
-        self.start::<SliceLite>(&mut set, self.inside("default"), api_slices, "endpointslices", News::ApiSlices);
+        let api_slices = all().labels(&format!("{SERVICE_NAME}=kubernetes"));
+        let tenants = target("networktenants", all(), read_tenant, WatchEvent::Tenants);
+        self.start::<NetworkTenant, _>(&mut set, Api::all, tenants);
+        let namespaces = target("namespaces", all(), namespace_reader(keys), WatchEvent::Namespaces);
+        self.start(&mut set, Api::<DeserializeGuard<NamespaceLite>>::all, namespaces);
+        self.start(&mut set, Api::all, target("nodes", all(), NodeLite::read, WatchEvent::Nodes));
+        self.start(&mut set, Api::all, target("pods", local, PodLite::read, WatchEvent::Local));
+        let service = target("services", api, ServiceLite::read, WatchEvent::ApiService);
+        self.start(&mut set, within("default"), service);
+        let slices = target("endpointslices", api_slices, SliceLite::read, WatchEvent::ApiSlices);
+        self.start(&mut set, within("default"), slices);
         set
     }
 
-    fn room(&self, namespace: &str, number: u64) -> JoinSet<()> {
+    fn namespace(&self, name: &str, id: u64) -> JoinSet<()> {
         let mut set = JoinSet::new();
-        let (all, live) = (Config::default, Config::default().fields(LIVE));
-        let pods = move |told| News::Room(number, RoomNews::Pods(told));
-        let services = move |told| News::Room(number, RoomNews::Services(told));
-        let slices = move |told| News::Room(number, RoomNews::Slices(told));
-        self.start::<PodLite>(&mut set, self.inside(namespace), live, "pods", pods);
-        self.start::<ServiceLite>(&mut set, self.inside(namespace), all(), "services", services);
-        self.start::<SliceLite>(&mut set, self.inside(namespace), all(), "endpointslices", slices);
+        let (all, live) = (Config::default, Config::default().fields(LIVE_PODS));
+        let pods = move |update| WatchEvent::Namespace(id, NamespaceEvent::Pods(update));
+        let services = move |update| WatchEvent::Namespace(id, NamespaceEvent::Services(update));
+        let slices = move |update| WatchEvent::Namespace(id, NamespaceEvent::Slices(update));
+        self.start(&mut set, within(name), target("pods", live, PodLite::read, pods));
+        self.start(&mut set, within(name), target("services", all(), ServiceLite::read, services));
+        self.start(&mut set, within(name), target("endpointslices", all(), SliceLite::read, slices));
         set
     }
 
-    fn inside<K>(&self, namespace: &str) -> Api<kube::core::DeserializeGuard<K>>
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-    {
-        Api::namespaced(self.client.clone(), namespace)
-    }
-
-    fn start<K>(
+    fn start<K, T>(
         &self,
         set: &mut JoinSet<()>,
-        api: Api<kube::core::DeserializeGuard<K>>,
-        config: Config,
-        resource: &'static str,
-        news: impl Fn(Told<K::Input>) -> News + Send + Sync + 'static,
+        api: impl FnOnce(Client) -> Api<DeserializeGuard<K>> + Send + 'static,
+        target: WatchTarget<
+            impl Fn(K) -> Result<Option<T>, String> + Send + Sync + 'static,
+            impl Fn(Update<T>) -> WatchEvent + Send + Sync + 'static,
+        >,
     ) where
-        K: Resource<DynamicType = ()> + convert::Meaning + Clone + serde::de::DeserializeOwned,
-        K: std::fmt::Debug + Send + Sync + 'static,
-        K::Input: Send,
+        K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + Debug + Send + Sync + 'static,
+        T: Send + 'static,
     {
-        set.spawn(stream::follow(api, config, Arc::clone(&self.health), resource, self.to.clone(), news));
+        set.spawn(stream::follow(self.client.clone(), api, target, Arc::clone(&self.health), self.to.clone()));
     }
 }
 
-/// The annotation that a tenancy key reads.
-fn annotation(key: &TenancyKey) -> Option<String> {
-    match key {
-        TenancyKey::NamespaceAnnotation { key, .. } => Some(key.clone()),
-        _ => None,
-    }
+fn target<R, E>(resource: &'static str, config: Config, read: R, event: E) -> WatchTarget<R, E> {
+    WatchTarget { resource, config, read, event }
 }
 
-/// Namespaces with no more annotations than somebody reads.
-fn trimmed(told: Told<Namespace>, keep: &[String]) -> Told<Namespace> {
-    let trim = |mut namespace: Namespace| {
-        namespace.annotations.retain(|key, _| keep.contains(key));
-        namespace
-    };
-    match told {
-        Told::All { objects, kept } => Told::All { objects: objects.into_iter().map(trim).collect(), kept },
-        Told::One(namespace) => Told::One(trim(namespace)),
-        gone @ Told::Gone { .. } => gone,
-    }
+fn within<K>(namespace: &str) -> impl FnOnce(Client) -> Api<DeserializeGuard<K>> + Send + 'static
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    let namespace = namespace.to_owned();
+    move |client| Api::namespaced(client, &namespace)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,87 +1,88 @@
-//! Conditions: what is found, in the form Kubernetes' tools wait for.
+//! Conditions of a NetworkTenant, in the form that `kubectl wait` understands.
 //!
-//! A transition time moves only when the status does, whatever became of reason and message: it answers "since when".
+//! A transition time changes only with the condition's status, not with its reason or message. It answers "since when".
+//! Knows no rule of the policy.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::world::Written;
+use super::state::TenantObject;
 use crate::api::NetworkTenantStatus;
 
-/// Longest message; a status is read in a terminal.
+/// Longest message in bytes. A status is read in a terminal.
 const LONGEST: usize = 1024;
 
-/// One condition before it has a history.
+/// One condition without a transition time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub struct ConditionFinding {
     kind: &'static str,
     status: &'static str,
     reason: &'static str,
     message: String,
 }
 
-impl Finding {
-    /// It is so, or it is not.
+impl ConditionFinding {
+    /// The condition holds or does not hold.
     pub fn new(kind: &'static str, holds: bool, reason: &'static str, message: &str) -> Self {
         Self { kind, status: if holds { "True" } else { "False" }, reason, message: shortened(message) }
     }
 
-    /// Nobody can say.
+    /// The condition cannot be evaluated.
     pub fn unknown(kind: &'static str, reason: &'static str, message: &str) -> Self {
         Self { status: "Unknown", ..Self::new(kind, false, reason, message) }
     }
 
-    /// Whether it is as one would wish: only `Conflicted` is better false.
+    /// Whether the condition is as wanted. Only `Conflicted` should be false.
     fn is_good(&self) -> bool {
         self.status == if self.kind == "Conflicted" { "False" } else { "True" }
     }
 }
 
-/// The findings and their summary, with the times at which each became what it is.
-pub fn conditions(findings: [Finding; 3], written: &Written, now: Timestamp) -> Vec<Condition> {
+/// The findings and the summary `Ready`, each with its transition time.
+pub fn conditions(findings: [ConditionFinding; 3], object: &TenantObject, now: Timestamp) -> Vec<Condition> {
     let summary = match findings.iter().find(|finding| !finding.is_good()) {
-        Some(failing) => Finding::new("Ready", false, failing.reason, &failing.message),
-        None => Finding::new("Ready", true, "Ready", ""),
+        Some(failing) => ConditionFinding::new("Ready", false, failing.reason, &failing.message),
+        None => ConditionFinding::new("Ready", true, "Ready", ""),
     };
-    findings.into_iter().chain([summary]).map(|finding| condition(finding, written, now)).collect()
+    findings.into_iter().chain([summary]).map(|finding| condition(finding, object, now)).collect()
 }
 
-fn condition(finding: Finding, written: &Written, now: Timestamp) -> Condition {
-    let before = of_kind(&written.status, finding.kind).filter(|before| before.status == finding.status);
-    // The API server keeps whole seconds.
+fn condition(finding: ConditionFinding, object: &TenantObject, now: Timestamp) -> Condition {
+    let before = of_kind(&object.status, finding.kind).filter(|before| before.status == finding.status);
+    // The API server stores whole seconds.
     let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
     Condition {
         type_: finding.kind.to_owned(),
         status: finding.status.to_owned(),
         reason: finding.reason.to_owned(),
         message: finding.message,
-        observed_generation: written.generation,
+        observed_generation: object.generation,
         last_transition_time: before.map_or(Time(now), |before| before.last_transition_time.clone()),
     }
 }
 
-/// Whether `current` says all of `wanted`; conditions of others are none of our business.
+/// Whether `current` already contains `wanted`. Conditions of other controllers are ignored.
 pub fn says_already(current: &NetworkTenantStatus, wanted: &NetworkTenantStatus) -> bool {
     let mut ours = current.clone();
     ours.conditions = wanted.conditions.iter().filter_map(|one| of_kind(current, &one.type_).cloned()).collect();
     ours == *wanted
 }
 
-/// What a person should hear of: conditions that are bad, and were not, or for another reason.
+/// Conditions that deserve a Kubernetes Event: they are bad, and their status or message is new.
 pub fn worth_an_event<'a>(
     current: &'a NetworkTenantStatus,
     wanted: &'a NetworkTenantStatus,
 ) -> impl Iterator<Item = &'a Condition> {
-    let is_news = |one: &&Condition| {
+    let is_new = |one: &&Condition| {
         let before = of_kind(current, &one.type_);
         before.is_none_or(|before| (&before.status, &before.message) != (&one.status, &one.message))
     };
     let is_bad = |one: &&Condition| one.status == if one.type_ == "Conflicted" { "True" } else { "False" };
-    // The summary would say the same again.
-    wanted.conditions.iter().filter(|one| one.type_ != "Ready").filter(is_bad).filter(is_news)
+    // `Ready` repeats the reason of another condition.
+    wanted.conditions.iter().filter(|one| one.type_ != "Ready").filter(is_bad).filter(is_new)
 }
 
-/// One condition of a status.
+/// The condition of a status with this type.
 pub fn of_kind<'a>(status: &'a NetworkTenantStatus, kind: &str) -> Option<&'a Condition> {
     status.conditions.iter().find(|condition| condition.type_ == kind)
 }

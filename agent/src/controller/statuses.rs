@@ -1,13 +1,13 @@
-//! What each `NetworkTenant` should be told: its conditions and counts, from the same functions by which nodes decide.
+//! Computes the status of each `NetworkTenant`: conditions and counts, from the functions by which nodes decide.
 //!
-//! Pure: the time comes in as an argument, and only expiries and transitions look at it.
+//! Pure: time is an argument, used for expiries and transition times only. Makes no request.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::conditions::{Finding, conditions};
-use super::world::{World, Written};
+use super::conditions::{ConditionFinding, conditions};
+use super::state::{ControllerState, TenantObject};
 use crate::api::NetworkTenantStatus;
 use policy::model::input::{Peer, Tenant};
 use policy::model::prefixes;
@@ -15,21 +15,21 @@ use policy::model::report::{Conflict, ConflictKind};
 use policy::model::tenancy::Tenancy;
 use policy::model::territory::Territory;
 
-/// Most namespaces listed by name; the count is exact.
+/// How many namespaces are listed by name. The count is always exact.
 const LISTED: usize = 256;
-/// Most conflicts told in one message.
-const TOLD: usize = 3;
+/// How many conflicts one message names.
+const NAMED_CONFLICTS: usize = 3;
 
-/// What should stand in every status.
+/// Every status as it should be.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Statuses by tenant.
     pub statuses: BTreeMap<String, NetworkTenantStatus>,
-    /// How many objects go without something, by kind.
+    /// How many conflicts there are, by kind.
     pub conflicts: BTreeMap<&'static str, usize>,
-    /// Marks on namespaces that mean less than their author thinks; no object is to blame.
+    /// Messages about tenancy keys on namespaces that have no effect. They are no fault of a tenant object.
     pub marks: Vec<String>,
-    /// Seconds since 1970 at which a permission ends, and with it what stands here.
+    /// Unix time at which the next permission ends, and with it this report becomes out of date.
     pub next_end: Option<i64>,
 }
 
@@ -41,90 +41,101 @@ struct Holding {
 }
 
 /// Computes every status.
-pub fn report(world: &World, now: Timestamp) -> Report {
-    let mut conflicts = conflicts(world);
-    let mut holdings = holdings(world);
+pub fn report(state: &ControllerState, now: Timestamp) -> Report {
+    let mut conflicts = conflicts(state);
+    let mut holdings = holdings(state);
     let mut report = Report::default();
     for conflict in conflicts.values().flatten() {
         *report.conflicts.entry(conflict.kind.as_str()).or_default() += 1;
         report.marks.extend((!is_loss(conflict.kind)).then(|| conflict.message.clone()));
     }
-    for (name, written) in &world.written {
+    for (name, object) in &state.objects {
         let holding = holdings.remove(name).unwrap_or_default();
         let conflicts = conflicts.remove(name).unwrap_or_default();
-        let tenant = world.cluster.tenants().get(name.as_str()).map(|tenant| &**tenant);
-        let findings = match (&written.problem, tenant) {
-            (None, Some(tenant)) => understood(world, tenant, &holding, &conflicts, now.as_second()),
-            (problem, _) => refused(problem.as_deref().unwrap_or_default()),
+        let tenant = state.cluster.tenants().get(name.as_str()).map(|tenant| &**tenant);
+        let findings = match (&object.problem, tenant) {
+            (None, Some(tenant)) => evaluated(state, tenant, &holding, &conflicts, now.as_second()),
+            (problem, _) => invalid(problem.as_deref().unwrap_or_default()),
         };
-        report.statuses.insert(name.clone(), status(written, holding, findings, now));
+        report.statuses.insert(name.clone(), status(object, holding, findings, now));
         report.next_end =
             [report.next_end, tenant.and_then(|tenant| next_end(tenant, now.as_second()))].into_iter().flatten().min();
     }
     report
 }
 
-fn status(written: &Written, holding: Holding, findings: [Finding; 3], now: Timestamp) -> NetworkTenantStatus {
+fn status(
+    object: &TenantObject,
+    holding: Holding,
+    findings: [ConditionFinding; 3],
+    now: Timestamp,
+) -> NetworkTenantStatus {
     let count = |count: usize| Some(i32::try_from(count).unwrap_or(i32::MAX));
     NetworkTenantStatus {
-        observed_generation: written.generation,
+        observed_generation: object.generation,
         namespace_count: count(holding.namespaces.len()),
         pod_count: count(holding.pods),
         namespaces: holding.namespaces.into_iter().take(LISTED).collect(),
-        conditions: conditions(findings, written, now),
+        conditions: conditions(findings, object, now),
     }
 }
 
-fn understood(world: &World, tenant: &Tenant, holding: &Holding, conflicts: &[Conflict], now: i64) -> [Finding; 3] {
+fn evaluated(
+    state: &ControllerState,
+    tenant: &Tenant,
+    holding: &Holding,
+    conflicts: &[Conflict],
+    now: i64,
+) -> [ConditionFinding; 3] {
     let accepted = if holding.namespaces.is_empty() {
-        Finding::new("Accepted", true, "EmptySelection", "no namespace belongs to the tenant yet")
+        ConditionFinding::new("Accepted", true, "EmptySelection", "no namespace belongs to this tenant yet")
     } else {
-        Finding::new("Accepted", true, "Accepted", "")
+        ConditionFinding::new("Accepted", true, "Accepted", "")
     };
-    [accepted, references(world, tenant, now), disputes(conflicts)]
+    [accepted, references(state, tenant, now), disputes(conflicts)]
 }
 
-fn refused(problem: &str) -> [Finding; 3] {
-    let message = format!("{problem}; nodes keep what they last understood of this object");
-    let unknown = |kind| Finding::unknown(kind, "Invalid", "the spec is not understood");
-    [Finding::new("Accepted", false, "Invalid", &message), unknown("ResolvedRefs"), unknown("Conflicted")]
+fn invalid(problem: &str) -> [ConditionFinding; 3] {
+    let message = format!("{problem}; nodes keep the last valid version of this object");
+    let unknown = |kind| ConditionFinding::unknown(kind, "Invalid", "the spec is invalid, so this is not evaluated");
+    [ConditionFinding::new("Accepted", false, "Invalid", &message), unknown("ResolvedRefs"), unknown("Conflicted")]
 }
 
-fn disputes(conflicts: &[Conflict]) -> Finding {
+fn disputes(conflicts: &[Conflict]) -> ConditionFinding {
     let mut losses: Vec<&Conflict> = conflicts.iter().filter(|conflict| is_loss(conflict.kind)).collect();
     losses.sort_by_key(|conflict| (rank(conflict.kind), &conflict.message));
     let Some(first) = losses.first() else {
-        return Finding::new("Conflicted", false, "NoConflict", "");
+        return ConditionFinding::new("Conflicted", false, "NoConflict", "");
     };
-    let told: Vec<&str> = losses.iter().take(TOLD).map(|conflict| conflict.message.as_str()).collect();
-    let more = losses.len().saturating_sub(TOLD);
+    let named: Vec<&str> = losses.iter().take(NAMED_CONFLICTS).map(|conflict| conflict.message.as_str()).collect();
+    let more = losses.len().saturating_sub(NAMED_CONFLICTS);
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-    Finding::new("Conflicted", true, reason(first.kind), &format!("{}{more}", told.join("; ")))
+    ConditionFinding::new("Conflicted", true, reason(first.kind), &format!("{}{more}", named.join("; ")))
 }
 
-/// The first half of a permission that permits nothing because of the other side.
-fn references(world: &World, tenant: &Tenant, now: i64) -> Finding {
-    let failing = tenant.peers.iter().find_map(|peer| unresolved(world, tenant, peer, now));
+/// Reports the first peer entry that permits nothing because the other tenant does not agree.
+fn references(state: &ControllerState, tenant: &Tenant, now: i64) -> ConditionFinding {
+    let failing = tenant.peers.iter().find_map(|peer| unresolved(state, tenant, peer, now));
     let (resolved, reason, message) = match failing {
         Some((reason, message)) => (false, reason, message),
         None => (true, "ResolvedRefs", String::new()),
     };
-    Finding::new("ResolvedRefs", resolved, reason, &message)
+    ConditionFinding::new("ResolvedRefs", resolved, reason, &message)
 }
 
-fn unresolved(world: &World, tenant: &Tenant, peer: &Peer, now: i64) -> Option<(&'static str, String)> {
+fn unresolved(state: &ControllerState, tenant: &Tenant, peer: &Peer, now: i64) -> Option<(&'static str, String)> {
     let (us, them) = (&tenant.age.name, &peer.tenant);
     if has_ended(peer, now) {
-        // It ended as agreed: nothing is wrong, and nobody has to act.
+        // It ended as agreed, so there is nothing to report.
         return None;
     }
-    let Some(written) = world.written.get(them) else {
-        return Some(("PeerNotFound", format!("there is no NetworkTenant {them}")));
+    let Some(object) = state.objects.get(them) else {
+        return Some(("PeerNotFound", format!("NetworkTenant {them} does not exist")));
     };
-    if written.problem.is_some() {
-        return Some(("PeerInvalid", format!("NetworkTenant {them} is not understood")));
+    if object.problem.is_some() {
+        return Some(("PeerInvalid", format!("the spec of NetworkTenant {them} is invalid")));
     }
-    let other = world.cluster.tenants().get(them.as_str())?;
+    let other = state.cluster.tenants().get(them.as_str())?;
     if other.shared {
         return None;
     }
@@ -132,9 +143,11 @@ fn unresolved(world: &World, tenant: &Tenant, peer: &Peer, now: i64) -> Option<(
     let meet = |theirs: &Peer| (peer.egress && theirs.ingress) || (peer.ingress && theirs.egress);
     let message = match theirs().next() {
         None => format!("NetworkTenant {them} does not list {us} as a peer"),
-        Some(_) if !theirs().any(meet) => format!("{us} and {them} name the same direction: neither may connect"),
+        Some(_) if !theirs().any(meet) => format!(
+            "{us} and {them} name the same direction, so neither may connect; one needs Egress, the other Ingress"
+        ),
         Some(_) if theirs().filter(|theirs| meet(theirs)).all(|theirs| has_ended(theirs, now)) => {
-            format!("the half of NetworkTenant {them} has ended")
+            format!("the peer entry for {us} in NetworkTenant {them} has expired")
         }
         Some(_) => return None,
     };
@@ -149,8 +162,8 @@ fn next_end(tenant: &Tenant, now: i64) -> Option<i64> {
     tenant.peers.iter().filter_map(|peer| peer.until).filter(|until| *until > now).min()
 }
 
-fn conflicts(world: &World) -> BTreeMap<String, Vec<Conflict>> {
-    let (cluster, territory) = (&world.cluster, Territory::new(&world.cluster));
+fn conflicts(state: &ControllerState) -> BTreeMap<String, Vec<Conflict>> {
+    let (cluster, territory) = (&state.cluster, Territory::new(&state.cluster));
     let mut all = territory.conflicts.clone();
     let tenancy = Tenancy::new(cluster);
     let objects = tenancy.members.values().filter(|member| member.object.is_some());
@@ -166,20 +179,20 @@ fn conflicts(world: &World) -> BTreeMap<String, Vec<Conflict>> {
     by_tenant
 }
 
-fn holdings(world: &World) -> BTreeMap<String, Holding> {
+fn holdings(state: &ControllerState) -> BTreeMap<String, Holding> {
     let mut holdings: BTreeMap<String, Holding> = BTreeMap::new();
-    for space in world.cluster.spaces().iter() {
+    for space in state.cluster.spaces().iter() {
         let Some((_, owner)) = space.claims.first() else { continue };
         let holding = holdings.entry(owner.to_string()).or_default();
         holding.namespaces.push(space.name.to_string());
-        holding.pods += world.pods_of(&space.name);
+        holding.pods += state.pods_of(&space.name);
     }
     holdings.values_mut().for_each(|holding| holding.namespaces.sort_unstable());
     holdings
 }
 
-/// Whether the object goes without something. What a mark on a namespace does is no fault of an object: otherwise
-/// whoever may mark a namespace could make somebody else's tenant look broken.
+/// Whether the tenant object loses something by the conflict. A tenancy key on a namespace does not count: otherwise a
+/// namespace's owner could make another tenant look broken.
 fn is_loss(kind: ConflictKind) -> bool {
     !matches!(kind, ConflictKind::KeyNotSelected | ConflictKind::KeyMismatch)
 }

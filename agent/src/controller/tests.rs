@@ -1,4 +1,4 @@
-//! Objects in, statuses out: no API server, no clock.
+//! Objects in, statuses out: without an API server and without a clock.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
@@ -7,9 +7,12 @@ use serde_json::{Value, json};
 
 use super::conditions::{of_kind, says_already, worth_an_event};
 use super::nodes::{Absences, TAINT, to_untaint, without_ours};
+use super::state::{AgentPod, ControllerEvent, ControllerState, NodeState, Urgency};
 use super::statuses::{Report, report};
-use super::world::{AgentPod, News, NodeState, PodName, Told, Urgency, World};
 use crate::api::NetworkTenantStatus;
+use crate::kube_watch::objects::{NamespaceLite, namespace_reader};
+use crate::kube_watch::update::Update;
+use policy::model::input::{EndpointKey, Namespace};
 use policy::model::settings::{Settings, TenancyKey};
 
 fn object<T: serde::de::DeserializeOwned>(value: Value) -> T {
@@ -28,27 +31,36 @@ fn tenant(name: &str, age: u8, spec: Value) -> DynamicObject {
     }))
 }
 
-fn namespace(name: &str, labels: Value) -> v1::Namespace {
-    object(json!({"metadata": {"name": name, "labels": labels}}))
+fn namespace(name: &str, labels: Value) -> Namespace {
+    let object: NamespaceLite = object(json!({"metadata": {"name": name, "labels": labels}}));
+    namespace_reader(&[])(object).expect("it can be read").expect("a namespace")
 }
 
-fn pod(namespace: &str, name: &str) -> PodName {
-    PodName { namespace: namespace.into(), name: name.into() }
+fn pod(namespace: &str, name: &str) -> EndpointKey {
+    EndpointKey { namespace: namespace.into(), name: name.into() }
 }
 
-fn world(settings: Settings, tenants: Vec<DynamicObject>, namespaces: Vec<v1::Namespace>) -> World {
-    let mut world = World::new(settings);
-    world.apply(News::Tenant(Told::All(tenants)));
-    world.apply(News::Namespace(Told::All(namespaces)));
-    world
+fn all<T>(objects: Vec<T>) -> Update<T> {
+    Update::Snapshot { objects, unreadable: Vec::new() }
+}
+
+fn gone<T>(key: EndpointKey) -> Update<T> {
+    Update::Delete { key, uid: String::new() }
+}
+
+fn state(settings: Settings, tenants: Vec<DynamicObject>, namespaces: Vec<Namespace>) -> ControllerState {
+    let mut state = ControllerState::new(settings);
+    state.apply(ControllerEvent::Tenant(all(tenants)));
+    state.apply(ControllerEvent::Namespace(all(namespaces)));
+    state
 }
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).expect("a time")
 }
 
-fn status(world: &World, name: &str) -> NetworkTenantStatus {
-    report(world, at(1_000)).statuses.remove(name).expect("a status")
+fn status(state: &ControllerState, name: &str) -> NetworkTenantStatus {
+    report(state, at(1_000)).statuses.remove(name).expect("a status")
 }
 
 /// `True/Reason` of one condition.
@@ -57,16 +69,16 @@ fn said(status: &NetworkTenantStatus, kind: &str) -> String {
     format!("{}/{}", condition.status, condition.reason)
 }
 
-fn ready(world: &World, name: &str) -> String {
-    said(&status(world, name), "Ready")
+fn ready(state: &ControllerState, name: &str) -> String {
+    said(&status(state, name), "Ready")
 }
 
 #[test]
 fn a_tenant_with_namespaces_and_pods_is_ready_and_counted() {
     let spaces = vec![namespace("b", json!({"t": "acme"})), namespace("a", json!({"t": "acme"}))];
-    let mut world = world(Settings::default(), vec![tenant("acme", 0, json!({}))], spaces);
-    world.apply(News::Pod(Told::All(vec![pod("a", "x"), pod("a", "y"), pod("b", "x"), pod("other", "x")])));
-    let status = status(&world, "acme");
+    let mut state = state(Settings::default(), vec![tenant("acme", 0, json!({}))], spaces);
+    state.apply(ControllerEvent::Pod(all(vec![pod("a", "x"), pod("a", "y"), pod("b", "x"), pod("other", "x")])));
+    let status = status(&state, "acme");
     let kinds = ["Accepted", "ResolvedRefs", "Conflicted", "Ready"].map(|kind| said(&status, kind));
     assert_eq!(kinds, ["True/Accepted", "True/ResolvedRefs", "False/NoConflict", "True/Ready"]);
     assert_eq!((status.namespace_count, status.pod_count), (Some(2), Some(3)));
@@ -75,44 +87,44 @@ fn a_tenant_with_namespaces_and_pods_is_ready_and_counted() {
 }
 
 #[test]
-fn a_tenant_without_namespaces_is_ready_and_says_so() {
-    let world = world(Settings::default(), vec![tenant("acme", 0, json!({}))], vec![]);
-    assert_eq!(said(&status(&world, "acme"), "Accepted"), "True/EmptySelection");
-    assert_eq!(ready(&world, "acme"), "True/Ready");
+fn a_tenant_without_namespaces_is_ready_with_the_reason_empty_selection() {
+    let state = state(Settings::default(), vec![tenant("acme", 0, json!({}))], vec![]);
+    assert_eq!(said(&status(&state, "acme"), "Accepted"), "True/EmptySelection");
+    assert_eq!(ready(&state, "acme"), "True/Ready");
 }
 
 #[test]
-fn a_namespace_claimed_twice_stays_with_the_older_tenant_and_the_newer_says_so() {
+fn a_namespace_claimed_twice_stays_with_the_older_tenant_and_the_newer_reports_it() {
     let both = json!({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "a"}}});
     let tenants = vec![tenant("older", 1, both.clone()), tenant("aaa-newer", 2, both)];
-    let world = world(Settings::default(), tenants, vec![namespace("a", json!({}))]);
-    assert_eq!(ready(&world, "older"), "True/Ready");
-    assert_eq!(ready(&world, "aaa-newer"), "False/NamespaceClaimed");
-    assert_eq!(status(&world, "older").namespaces, ["a"]);
-    let newer = status(&world, "aaa-newer");
+    let state = state(Settings::default(), tenants, vec![namespace("a", json!({}))]);
+    assert_eq!(ready(&state, "older"), "True/Ready");
+    assert_eq!(ready(&state, "aaa-newer"), "False/NamespaceClaimed");
+    assert_eq!(status(&state, "older").namespaces, ["a"]);
+    let newer = status(&state, "aaa-newer");
     assert_eq!(newer.namespace_count, Some(0));
-    assert!(of_kind(&newer, "Conflicted").is_some_and(|told| told.message.contains("the older tenant older")));
-    assert_eq!(report(&world, at(0)).conflicts.get("namespace_claimed"), Some(&1));
+    assert!(of_kind(&newer, "Conflicted").is_some_and(|found| found.message.contains("the older tenant older")));
+    assert_eq!(report(&state, at(0)).conflicts.get("namespace_claimed"), Some(&1));
 }
 
 #[test]
 fn an_overlapping_subnet_stays_with_the_older_tenant() {
     let subnet = |cidr: &str| json!({"subnets": [{"name": "rds", "cidr": cidr}]});
     let tenants = vec![tenant("newer", 2, subnet("10.40.0.0/25")), tenant("older", 1, subnet("10.40.0.0/24"))];
-    let world = world(Settings::default(), tenants, vec![]);
-    assert_eq!([ready(&world, "older"), ready(&world, "newer")], ["True/Ready", "False/SubnetOverlap"]);
+    let state = state(Settings::default(), tenants, vec![]);
+    assert_eq!([ready(&state, "older"), ready(&state, "newer")], ["True/Ready", "False/SubnetOverlap"]);
 }
 
 #[test]
-fn a_subnet_in_the_clusters_own_ranges_is_nobodys() {
+fn a_subnet_in_the_clusters_own_ranges_is_refused() {
     let settings = Settings { pod_cidrs: vec!["10.244.0.0/16".parse().expect("a range")], ..Settings::default() };
     let inside = json!({"subnets": [{"name": "rds", "cidr": "10.244.7.0/24"}]});
-    let world = world(settings, vec![tenant("acme", 0, inside)], vec![]);
-    assert_eq!(ready(&world, "acme"), "False/ClusterRange");
+    let state = state(settings, vec![tenant("acme", 0, inside)], vec![]);
+    assert_eq!(ready(&state, "acme"), "False/ClusterRange");
 }
 
 #[test]
-fn a_peer_counts_once_both_sides_agree_on_a_direction() {
+fn a_peer_is_resolved_once_both_sides_agree_on_a_direction() {
     let peer = |other: &str, direction: &str| json!({"peers": [{"tenant": other, "direction": direction}]});
     let acme = || tenant("acme", 0, peer("globex", "Egress"));
     for (globex, expected) in [
@@ -124,21 +136,21 @@ fn a_peer_counts_once_both_sides_agree_on_a_direction() {
         (Some(json!({"class": "Shared"})), "True/ResolvedRefs"),
     ] {
         let tenants = [acme()].into_iter().chain(globex.clone().map(|spec| tenant("globex", 1, spec))).collect();
-        let world = world(Settings::default(), tenants, vec![]);
-        assert_eq!(said(&status(&world, "acme"), "ResolvedRefs"), expected, "{globex:?}");
+        let state = state(Settings::default(), tenants, vec![]);
+        assert_eq!(said(&status(&state, "acme"), "ResolvedRefs"), expected, "{globex:?}");
     }
 }
 
 #[test]
-fn a_permission_that_ends_by_agreement_is_no_failure_and_one_that_only_the_other_ended_is() {
+fn a_permission_that_both_sides_ended_is_resolved_and_one_that_only_the_peer_ended_is_not() {
     let until = "1970-01-01T00:00:50Z";
     let acme = |spec| tenant("acme", 0, json!({"peers": [spec]}));
     let globex = tenant("globex", 1, json!({"peers": [{"tenant": "acme", "direction": "Ingress", "until": until}]}));
     let bounded = acme(json!({"tenant": "globex", "direction": "Egress", "until": until}));
     let unbounded = acme(json!({"tenant": "globex", "direction": "Egress"}));
     for (acme, expected) in [(bounded, "True/ResolvedRefs"), (unbounded, "False/PeerNotMutual")] {
-        let world = world(Settings::default(), vec![acme, globex.clone()], vec![]);
-        let (before, after) = (report(&world, at(49)), report(&world, at(50)));
+        let state = state(Settings::default(), vec![acme, globex.clone()], vec![]);
+        let (before, after) = (report(&state, at(49)), report(&state, at(50)));
         assert_eq!(said(&before.statuses["acme"], "ResolvedRefs"), "True/ResolvedRefs");
         assert_eq!(said(&after.statuses["acme"], "ResolvedRefs"), expected);
         assert_eq!((before.next_end, after.next_end), (Some(50), None));
@@ -146,48 +158,48 @@ fn a_permission_that_ends_by_agreement_is_no_failure_and_one_that_only_the_other
 }
 
 #[test]
-fn a_spec_that_is_not_understood_spoils_itself_and_its_last_good_form_keeps_its_place() {
+fn an_invalid_spec_is_reported_and_its_last_good_version_keeps_its_claims() {
     let subnet = json!({"subnets": [{"name": "rds", "cidr": "10.40.0.0/24"}]});
     let tenants = vec![tenant("older", 1, subnet.clone()), tenant("newer", 2, subnet)];
-    let mut world = world(Settings::default(), tenants, vec![]);
+    let mut state = state(Settings::default(), tenants, vec![]);
     let broken = || tenant("older", 1, json!({"subnets": [{"name": "rds", "cidr": "10.40.0.0/24", "prots": []}]}));
-    assert_eq!(world.apply(News::Tenant(Told::One(broken()))), Urgency::Soon);
-    assert_eq!([ready(&world, "older"), ready(&world, "newer")], ["False/Invalid", "False/SubnetOverlap"]);
-    world.apply(News::Tenant(Told::All(vec![broken()])));
-    assert_eq!(ready(&world, "older"), "False/Invalid");
-    world.apply(News::Tenant(Told::Gone(broken())));
-    assert_eq!(report(&world, at(0)).statuses.len(), 0);
+    assert_eq!(state.apply(ControllerEvent::Tenant(Update::Upsert(broken()))), Urgency::Soon);
+    assert_eq!([ready(&state, "older"), ready(&state, "newer")], ["False/Invalid", "False/SubnetOverlap"]);
+    state.apply(ControllerEvent::Tenant(all(vec![broken()])));
+    assert_eq!(ready(&state, "older"), "False/Invalid");
+    state.apply(ControllerEvent::Tenant(gone(pod("", "older"))));
+    assert_eq!(report(&state, at(0)).statuses.len(), 0);
 }
 
 #[test]
-fn who_marks_a_namespace_cannot_make_a_tenant_look_broken() {
+fn a_tenancy_key_on_a_namespace_cannot_make_a_tenant_look_broken() {
     let settings = Settings { keys: vec![TenancyKey::NamespaceLabel { key: "mark".into() }], ..Settings::default() };
     let space = namespace("a", json!({"mark": "acme"}));
-    let world = world(settings, vec![tenant("acme", 0, json!({}))], vec![space]);
-    assert_eq!(ready(&world, "acme"), "True/Ready");
-    let Report { conflicts, marks, .. } = report(&world, at(0));
+    let state = state(settings, vec![tenant("acme", 0, json!({}))], vec![space]);
+    assert_eq!(ready(&state, "acme"), "True/Ready");
+    let Report { conflicts, marks, .. } = report(&state, at(0));
     assert_eq!((conflicts.get("key_not_selected"), marks.len()), (Some(&1), 1));
 }
 
 #[test]
-fn times_move_only_with_the_status_and_nothing_is_written_twice() {
-    let mut world = world(Settings::default(), vec![tenant("acme", 0, json!({}))], vec![]);
-    let first = report(&world, at(100)).statuses.remove("acme").expect("a status");
-    world.written.get_mut("acme").expect("acme").status = first.clone();
-    let same = report(&world, at(200)).statuses.remove("acme").expect("a status");
+fn transition_times_change_only_with_the_status_and_nothing_is_written_twice() {
+    let mut state = state(Settings::default(), vec![tenant("acme", 0, json!({}))], vec![]);
+    let first = report(&state, at(100)).statuses.remove("acme").expect("a status");
+    state.objects.get_mut("acme").expect("acme").status = first.clone();
+    let same = report(&state, at(200)).statuses.remove("acme").expect("a status");
     assert!(says_already(&first, &same));
 
-    world.apply(News::Namespace(Told::One(namespace("a", json!({"t": "acme"})))));
-    let other = report(&world, at(300)).statuses.remove("acme").expect("a status");
+    state.apply(ControllerEvent::Namespace(Update::Upsert(namespace("a", json!({"t": "acme"})))));
+    let other = report(&state, at(300)).statuses.remove("acme").expect("a status");
     assert!(!says_already(&first, &other), "the count and the reason changed");
     let since = |status: &NetworkTenantStatus| of_kind(status, "Accepted").map(|one| one.last_transition_time.clone());
-    assert_eq!(since(&other), since(&first), "it is accepted as before");
+    assert_eq!(since(&other), since(&first), "the status of Accepted did not change");
 }
 
 #[test]
-fn conditions_of_others_are_none_of_our_business() {
-    let world = world(Settings::default(), vec![tenant("acme", 0, json!({}))], vec![]);
-    let wanted = status(&world, "acme");
+fn conditions_of_other_controllers_are_ignored() {
+    let state = state(Settings::default(), vec![tenant("acme", 0, json!({}))], vec![]);
+    let wanted = status(&state, "acme");
     let mut current = wanted.clone();
     current.conditions.reverse();
     current.conditions.push(object(json!({
@@ -197,41 +209,41 @@ fn conditions_of_others_are_none_of_our_business() {
 }
 
 #[test]
-fn an_event_is_told_once_and_again_when_it_says_something_else() {
+fn an_event_is_written_once_and_again_when_its_message_changes() {
     let both = json!({"namespaceSelector": {"matchLabels": {"team": "x"}}});
     let tenants = vec![tenant("older", 1, both.clone()), tenant("newer", 2, both)];
-    let mut world = world(Settings::default(), tenants, vec![namespace("a", json!({"team": "x"}))]);
+    let mut state = state(Settings::default(), tenants, vec![namespace("a", json!({"team": "x"}))]);
     let reasons = |current: &NetworkTenantStatus, wanted: &NetworkTenantStatus| {
         worth_an_event(current, wanted).map(|one| one.reason.clone()).collect::<Vec<_>>()
     };
-    let first = status(&world, "newer");
+    let first = status(&state, "newer");
     assert_eq!(reasons(&NetworkTenantStatus::default(), &first), ["NamespaceClaimed"]);
     assert_eq!(reasons(&first, &first), Vec::<String>::new());
-    world.apply(News::Namespace(Told::One(namespace("b", json!({"team": "x"})))));
-    assert_eq!(reasons(&first, &status(&world, "newer")), ["NamespaceClaimed"]);
-    assert_eq!(reasons(&NetworkTenantStatus::default(), &status(&world, "older")), Vec::<String>::new());
+    state.apply(ControllerEvent::Namespace(Update::Upsert(namespace("b", json!({"team": "x"})))));
+    assert_eq!(reasons(&first, &status(&state, "newer")), ["NamespaceClaimed"]);
+    assert_eq!(reasons(&NetworkTenantStatus::default(), &status(&state, "older")), Vec::<String>::new());
 }
 
 #[test]
 fn a_thousand_namespaces_are_counted_and_256_of_them_named() {
     let spaces = (0..1000).map(|n| namespace(&format!("n{n:04}"), json!({"t": "acme"}))).collect();
-    let world = world(Settings::default(), vec![tenant("acme", 0, json!({}))], spaces);
-    let status = status(&world, "acme");
+    let state = state(Settings::default(), vec![tenant("acme", 0, json!({}))], spaces);
+    let status = status(&state, "acme");
     assert_eq!((status.namespace_count, status.namespaces.len()), (Some(1000), 256));
     assert_eq!(status.namespaces[255], "n0255");
 }
 
 #[test]
-fn a_resync_forgets_what_vanished_and_counts_wait_while_objects_do_not() {
+fn a_snapshot_removes_what_vanished_and_pod_counts_are_less_urgent_than_objects() {
     let spaces = vec![namespace("a", json!({"t": "acme"}))];
-    let mut world = world(Settings::default(), vec![tenant("acme", 0, json!({}))], spaces);
-    assert_eq!(world.apply(News::Pod(Told::All(vec![pod("a", "x")]))), Urgency::Later);
-    assert_eq!(world.apply(News::Pod(Told::One(pod("a", "x")))), Urgency::Never);
-    assert_eq!(world.apply(News::Pod(Told::Gone(pod("a", "x")))), Urgency::Later);
-    assert_eq!(status(&world, "acme").pod_count, Some(0));
-    assert_eq!(world.apply(News::Namespace(Told::All(vec![]))), Urgency::Soon);
-    assert_eq!(status(&world, "acme").namespace_count, Some(0));
-    assert_eq!(world.missing().iter().copied().collect::<Vec<_>>(), ["agents", "nodes"]);
+    let mut state = state(Settings::default(), vec![tenant("acme", 0, json!({}))], spaces);
+    assert_eq!(state.apply(ControllerEvent::Pod(all(vec![pod("a", "x")]))), Urgency::Later);
+    assert_eq!(state.apply(ControllerEvent::Pod(Update::Upsert(pod("a", "x")))), Urgency::Never);
+    assert_eq!(state.apply(ControllerEvent::Pod(gone(pod("a", "x")))), Urgency::Later);
+    assert_eq!(status(&state, "acme").pod_count, Some(0));
+    assert_eq!(state.apply(ControllerEvent::Namespace(all(vec![]))), Urgency::Soon);
+    assert_eq!(status(&state, "acme").namespace_count, Some(0));
+    assert_eq!(state.missing().iter().copied().collect::<Vec<_>>(), ["agents", "nodes"]);
 }
 
 fn node(name: &str, tainted: bool) -> NodeState {
@@ -244,16 +256,16 @@ fn agent(name: &str, node: &str, ready: bool) -> AgentPod {
 
 #[test]
 fn a_node_loses_its_taint_once_its_own_agent_is_ready_and_not_before() {
-    let mut world = World::new(Settings::default());
-    world.apply(News::Node(Told::All(vec![node("a", true), node("b", true), node("c", false)])));
-    world.apply(News::Agent(Told::All(vec![agent("x", "a", false), agent("y", "c", true)])));
-    assert!(to_untaint(&world).is_empty());
-    assert_eq!(world.apply(News::Agent(Told::One(agent("x", "a", true)))), Urgency::Soon);
-    assert_eq!(to_untaint(&world), ["a"]);
+    let mut state = ControllerState::new(Settings::default());
+    state.apply(ControllerEvent::Node(all(vec![node("a", true), node("b", true), node("c", false)])));
+    state.apply(ControllerEvent::Agent(all(vec![agent("x", "a", false), agent("y", "c", true)])));
+    assert!(to_untaint(&state).is_empty());
+    assert_eq!(state.apply(ControllerEvent::Agent(Update::Upsert(agent("x", "a", true)))), Urgency::Soon);
+    assert_eq!(to_untaint(&state), ["a"]);
 }
 
 #[test]
-fn only_our_taint_is_taken_whatever_its_effect() {
+fn only_the_start_up_taint_is_removed_whatever_its_effect() {
     let taint = |key: &str, effect: &str| object::<v1::Taint>(json!({"key": key, "effect": effect}));
     let taints = [taint(TAINT, "NoSchedule"), taint("other", "NoSchedule"), taint(TAINT, "NoExecute")];
     assert_eq!(without_ours(&taints), Some(vec![taint("other", "NoSchedule")]));
@@ -261,16 +273,17 @@ fn only_our_taint_is_taken_whatever_its_effect() {
 }
 
 #[test]
-fn a_node_without_a_ready_agent_is_told_of_once_after_five_minutes() {
-    let mut world = World::new(Settings::default());
-    world.apply(News::Node(Told::All(vec![node("a", false), NodeState { eligible: false, ..node("win", false) }])));
+fn a_node_without_a_ready_agent_is_reported_once_after_five_minutes() {
+    let mut state = ControllerState::new(Settings::default());
+    state
+        .apply(ControllerEvent::Node(all(vec![node("a", false), NodeState { eligible: false, ..node("win", false) }])));
     let mut absences = Absences::default();
-    assert!(absences.look(&world, at(0)).is_empty());
-    assert!(absences.look(&world, at(299)).is_empty());
-    assert_eq!(absences.look(&world, at(300)), ["a"]);
-    assert!(absences.look(&world, at(600)).is_empty());
+    assert!(absences.update(&state, at(0)).is_empty());
+    assert!(absences.update(&state, at(299)).is_empty());
+    assert_eq!(absences.update(&state, at(300)), ["a"]);
+    assert!(absences.update(&state, at(600)).is_empty());
     assert_eq!(absences.long(at(600)).count(), 1);
-    world.apply(News::Agent(Told::One(agent("x", "a", true))));
-    assert!(absences.look(&world, at(700)).is_empty());
+    state.apply(ControllerEvent::Agent(Update::Upsert(agent("x", "a", true))));
+    assert!(absences.update(&state, at(700)).is_empty());
     assert_eq!(absences.long(at(2000)).count(), 0);
 }

@@ -1,4 +1,6 @@
-//! The only file of the controller that changes objects of others: statuses, Events, and one taint.
+//! The only file of the controller that writes objects of other owners: statuses, Events, and one taint.
+//!
+//! Decides nothing: it writes what it is given. Every request has a time limit.
 
 use std::time::Duration;
 
@@ -10,26 +12,26 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::conditions::worth_an_event;
-use super::{nodes, watch};
+use super::{nodes, watches};
 use crate::api::{API_VERSION, NetworkTenantStatus};
 
-/// Owner of the fields we write, and author of our Events.
+/// Field manager of the writes, and reporter of the Events.
 const NAME: &str = "bulkhead-controller";
-/// For one request: a leader must not wait for long.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Time limit of one request. A leader must not wait for long.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What could not be written. It is tried again with the next look.
+/// Why a write failed. The next pass tries again.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// The API server refused or could not be asked.
+    /// The API server refused the request or could not be reached.
     #[error(transparent)]
     Api(#[from] kube::Error),
-    /// It did not answer.
-    #[error("the API server takes too long")]
+    /// The API server did not answer in time.
+    #[error("the API server did not answer within 5 seconds")]
     Slow(#[from] tokio::time::error::Elapsed),
 }
 
-/// Writes for one replica.
+/// Writes on behalf of one replica.
 #[derive(Clone)]
 pub struct Writer {
     client: Client,
@@ -39,13 +41,13 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// As the replica `identity`.
+    /// A writer for the replica `identity`.
     pub fn new(client: Client, identity: &str) -> Self {
         let reporter = Reporter { controller: NAME.to_owned(), instance: Some(identity.to_owned()) };
-        Self { tenants: watch::tenants(client.clone()), nodes: Api::all(client.clone()), client, reporter }
+        Self { tenants: watches::tenants(client.clone()), nodes: Api::all(client.clone()), client, reporter }
     }
 
-    /// Writes a status, then tells of what went wrong with the tenant since `current`; returns the object as it is now.
+    /// Writes a status, and one Event for each condition that is bad and new since `current`. Returns the written object.
     pub async fn status(
         &self,
         name: &str,
@@ -59,7 +61,8 @@ impl Writer {
             "status": wanted,
         });
         let params = PatchParams::apply(NAME).force();
-        let written = timeout(PATIENCE, self.tenants.patch_status(name, &params, &Patch::Apply(&object))).await??;
+        let written =
+            timeout(REQUEST_TIMEOUT, self.tenants.patch_status(name, &params, &Patch::Apply(&object))).await??;
         for condition in worth_an_event(current, wanted) {
             tracing::warn!(tenant = name, reason = condition.reason, "{}", condition.message);
             let event = Event {
@@ -69,29 +72,30 @@ impl Writer {
                 action: "Evaluate".to_owned(),
                 secondary: None,
             };
-            // A fresh recorder: one that remembers would count a new message as a repetition of the old.
+            // A recorder counts a new message as a repetition of the old one, so each Event gets a new recorder.
             let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
-            let told = timeout(PATIENCE, recorder.publish(&event, &reference(name, &written))).await;
-            // The status says the same and stays; an Event that is lost is not worth writing it again.
-            if let Err(error) = told.map_err(WriteError::from).and_then(|told| told.map_err(WriteError::from)) {
-                tracing::warn!(%error, tenant = name, "an Event is lost");
+            let published = timeout(REQUEST_TIMEOUT, recorder.publish(&event, &reference(name, &written))).await;
+            let published = published.map_err(WriteError::from).and_then(|done| done.map_err(WriteError::from));
+            // The status says the same, so a lost Event is not written again.
+            if let Err(error) = published {
+                tracing::warn!(%error, tenant = name, "cannot write a Kubernetes Event; the status has the same message");
             }
         }
         Ok(written)
     }
 
-    /// Takes the start-up taint from a node, if it still has it.
+    /// Removes the start-up taint from a node, if the node still has it.
     pub async fn untaint(&self, name: &str) -> Result<(), WriteError> {
-        let node = timeout(PATIENCE, self.nodes.get(name)).await??;
+        let node = timeout(REQUEST_TIMEOUT, self.nodes.get(name)).await??;
         let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
         let Some(rest) = nodes::without_ours(&taints) else { return Ok(()) };
-        // The version makes it a conflict if somebody else changed the node meanwhile: taints are replaced as a list.
+        // Taints are replaced as a list. The version turns a concurrent change of the node into a conflict.
         let patch = json!({
             "metadata": {"resourceVersion": node.metadata.resource_version},
             "spec": {"taints": rest},
         });
-        timeout(PATIENCE, self.nodes.patch(name, &PatchParams::default(), &Patch::Merge(&patch))).await??;
-        tracing::info!(node = name, "its agent enforces: the start-up taint is removed");
+        timeout(REQUEST_TIMEOUT, self.nodes.patch(name, &PatchParams::default(), &Patch::Merge(&patch))).await??;
+        tracing::info!(node = name, "removed the start-up taint: the agent of the node enforces");
         Ok(())
     }
 }

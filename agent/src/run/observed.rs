@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use agent_common::guard::Guard;
@@ -28,6 +30,8 @@ pub struct Watcher {
     shared: Shared,
     history: Arc<History<Snapshot>>,
     findings: Arc<source::Counters>,
+    /// Tenants of the cluster whose current spec cannot be read.
+    invalid_tenants: Arc<AtomicU64>,
     recorder: Arc<Recorder>,
     nri: watch::Receiver<Nri>,
     begun: Instant,
@@ -41,12 +45,13 @@ impl Watcher {
     pub fn new(
         shared: Shared,
         history: Arc<History<Snapshot>>,
-        findings: Arc<source::Counters>,
+        (findings, invalid_tenants): (Arc<source::Counters>, Arc<AtomicU64>),
         recorder: Arc<Recorder>,
         nri: watch::Receiver<Nri>,
         begun: Instant,
     ) -> Self {
-        Self { shared, history, findings, recorder, nri, begun, standing: BTreeMap::new(), ready_once: false }
+        let standing = BTreeMap::new();
+        Self { shared, history, findings, invalid_tenants, recorder, nri, begun, standing, ready_once: false }
     }
 
     /// Follows until the loop is gone.
@@ -87,7 +92,8 @@ impl Watcher {
             );
         }
         let nri = *self.nri.borrow();
-        self.shared.store(Arc::new(observed(snapshot, nri, self.findings.standing(), problems)));
+        let invalid = self.findings.standing() + self.invalid_tenants.load(Relaxed);
+        self.shared.store(Arc::new(observed(snapshot, nri, invalid, problems)));
     }
 }
 

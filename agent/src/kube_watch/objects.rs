@@ -1,8 +1,7 @@
-//! Kubernetes objects to what they mean here: the only file that knows their schema.
+//! Decodes Kubernetes objects: the only file that knows their schema.
 //!
-//! Types of our own, with the fields we read and no more: a pod as the API server writes it is some
-//! five kilobytes, of which this keeps a few hundred bytes. Believes nothing that a tenant may write
-//! himself, such as `spec.externalIPs`.
+//! The types here have only the fields that are read. The API server's form of a pod takes about five kilobytes; a few
+//! hundred bytes of it are kept. Fields that a tenant may write, such as `spec.externalIPs`, are never read.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,11 +15,14 @@ use serde::Deserialize;
 use crate::api::convert;
 use crate::api::tenant::NetworkTenant;
 use policy::model::input::{self, EndpointKey};
+use policy::model::settings::TenancyKey;
 
-/// The label that ties a slice to its Service.
+/// Field selector of pods that have not ended. An ended pod has no network.
+pub const LIVE_PODS: &str = "status.phase!=Succeeded,status.phase!=Failed";
+/// The label of a slice that names its Service.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// Addresses a node's packets may come from, which overlays write into its annotations.
+/// Annotations in which overlays write the source addresses of a node's packets.
 const TUNNELS: [&str; 6] = [
     "projectcalico.org/IPv4Address",
     "projectcalico.org/IPv6Address",
@@ -29,60 +31,51 @@ const TUNNELS: [&str; 6] = [
     "projectcalico.org/IPv6VXLANTunnelAddr",
     "io.cilium.network.ipv4-cilium-host",
 ];
-/// Flannel's interface of its overlay has the first address of the node's range of pods, and says so
-/// by no other means.
+/// Annotation of a node with Flannel. The overlay's interface has the first address of the node's pod range; no other
+/// field states it.
 const FLANNEL: &str = "flannel.alpha.coreos.com/backend-type";
-
-/// An object that means something here.
-pub trait Meaning: Sized {
-    /// What it means.
-    type Input;
-
-    /// What it means; `None` if nothing.
-    fn meaning(self) -> Result<Option<Self::Input>, String>;
-}
 
 /// A pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PodSeen {
-    /// As the network sees it; without an address for a while.
+pub struct ObservedPod {
+    /// The pod as an endpoint. A new pod has no address yet.
     pub endpoint: input::Endpoint,
-    /// Where it runs.
+    /// Name of the node that it runs on.
     pub node: String,
-    /// Whether its network is the node's own: then it is no endpoint, and its addresses are not its.
+    /// Whether it uses the node's network. Such a pod is no endpoint, and its addresses are the node's.
     pub on_node: bool,
 }
 
 /// A node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NodeSeen {
+pub struct ObservedNode {
     /// Its name.
     pub name: String,
-    /// Addresses its own packets come from.
+    /// Source addresses of the node's own packets.
     pub addresses: Vec<IpAddr>,
 }
 
-/// A Service without its ends.
+/// A Service without its backends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ServiceSeen {
+pub struct ObservedService {
     /// Its name.
     pub key: EndpointKey,
-    /// Addresses the API server gave it.
+    /// Addresses that the API server assigned.
     pub addresses: Vec<IpAddr>,
 }
 
-/// Some of a Service's ends.
+/// Some of a Service's backends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SliceSeen {
-    /// Its own name.
+pub struct ObservedSlice {
+    /// Name of the slice.
     pub key: EndpointKey,
-    /// Of which Service.
+    /// Name of its Service.
     pub service: String,
-    /// The ends.
-    pub ends: Vec<IpAddr>,
+    /// Addresses of the backends.
+    pub backends: Vec<IpAddr>,
 }
 
-/// A pod, the fields we read.
+/// A pod with the fields that are read.
 #[derive(Resource, Clone, Debug, Default, Deserialize)]
 #[resource(inherit = "Pod")]
 pub struct PodLite {
@@ -113,14 +106,14 @@ struct PodIp {
     ip: String,
 }
 
-/// A namespace, the fields we read.
+/// A namespace with the fields that are read.
 #[derive(Resource, Clone, Debug, Default, Deserialize)]
 #[resource(inherit = "Namespace")]
 pub struct NamespaceLite {
     metadata: ObjectMeta,
 }
 
-/// A node, the fields we read.
+/// A node with the fields that are read.
 #[derive(Resource, Clone, Debug, Default, Deserialize)]
 #[resource(inherit = "Node")]
 pub struct NodeLite {
@@ -149,7 +142,7 @@ struct NodeAddress {
     address: String,
 }
 
-/// A Service, the fields we read.
+/// A Service with the fields that are read.
 #[derive(Resource, Clone, Debug, Default, Deserialize)]
 #[resource(inherit = "Service")]
 pub struct ServiceLite {
@@ -165,7 +158,7 @@ struct ServiceSpec {
     cluster_ips: Option<Vec<String>>,
 }
 
-/// A slice, the fields we read.
+/// An EndpointSlice with the fields that are read.
 #[derive(Resource, Clone, Debug, Default, Deserialize)]
 #[resource(inherit = "EndpointSlice")]
 #[serde(rename_all = "camelCase")]
@@ -174,36 +167,44 @@ pub struct SliceLite {
     #[serde(default)]
     address_type: String,
     #[serde(default)]
-    endpoints: Option<Vec<SliceEnd>>,
+    endpoints: Option<Vec<SliceEndpoint>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-struct SliceEnd {
+struct SliceEndpoint {
     addresses: Vec<String>,
 }
 
-impl Meaning for NetworkTenant {
-    type Input = input::Tenant;
+/// Reads a tenant.
+///
+/// # Errors
+/// The spec is not understood.
+pub fn read_tenant(object: NetworkTenant) -> Result<Option<input::Tenant>, String> {
+    convert::tenant(&object).map(Some).map_err(|error| error.to_string())
+}
 
-    fn meaning(self) -> Result<Option<input::Tenant>, String> {
-        convert::tenant(&self).map(Some).map_err(|error| error.to_string())
+/// Reads a namespace. Of its annotations only those stay that a key of `keys` reads.
+pub fn namespace_reader(
+    keys: &[TenancyKey],
+) -> impl Fn(NamespaceLite) -> Result<Option<input::Namespace>, String> + use<> {
+    let annotation = |key: &TenancyKey| match key {
+        TenancyKey::NamespaceAnnotation { key, .. } => Some(key.clone()),
+        _ => None,
+    };
+    let keep: Vec<String> = keys.iter().filter_map(annotation).collect();
+    move |object| {
+        let whole = Namespace { metadata: object.metadata, ..Namespace::default() };
+        let read = convert::namespace(&whole, |annotation| keep.iter().any(|kept| kept == annotation));
+        read.map(Some).map_err(|error| error.to_string())
     }
 }
 
-impl Meaning for NamespaceLite {
-    type Input = input::Namespace;
-
-    /// All annotations for now: which ones a tenancy key reads is the caller's business.
-    fn meaning(self) -> Result<Option<input::Namespace>, String> {
-        let whole = Namespace { metadata: self.metadata, ..Namespace::default() };
-        convert::namespace(&whole, |_| true).map(Some).map_err(|error| error.to_string())
-    }
-}
-
-impl Meaning for PodLite {
-    type Input = PodSeen;
-
-    fn meaning(self) -> Result<Option<PodSeen>, String> {
+impl PodLite {
+    /// Reads the pod; `None` if it has ended.
+    ///
+    /// # Errors
+    /// An address that is none.
+    pub fn read(self) -> Result<Option<ObservedPod>, String> {
         let is_over = matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"));
         if is_over {
             return Ok(None);
@@ -219,18 +220,19 @@ impl Meaning for PodLite {
             local: None,
             workload: workload(&self.metadata),
         };
-        Ok(Some(PodSeen { endpoint, node: self.spec.node_name.unwrap_or_default(), on_node }))
+        Ok(Some(ObservedPod { endpoint, node: self.spec.node_name.unwrap_or_default(), on_node }))
     }
 }
 
-impl Meaning for NodeLite {
-    type Input = NodeSeen;
-
-    fn meaning(self) -> Result<Option<NodeSeen>, String> {
+impl NodeLite {
+    /// Reads the node. Host names among its addresses are skipped.
+    ///
+    /// # Errors
+    /// None: an address that cannot be read is skipped.
+    pub fn read(self) -> Result<Option<ObservedNode>, String> {
         let annotations = self.metadata.annotations.unwrap_or_default();
-        let told = self.status.addresses.unwrap_or_default();
-        // Host names are among them.
-        let mut addresses: Vec<IpAddr> = told.iter().filter_map(|one| address(&one.address).ok()).collect();
+        let reported = self.status.addresses.unwrap_or_default();
+        let mut addresses: Vec<IpAddr> = reported.iter().filter_map(|one| address(&one.address).ok()).collect();
         let tunnels = TUNNELS.iter().filter_map(|name| annotations.get(*name));
         addresses.extend(tunnels.filter_map(|text| address(text.split('/').next().unwrap_or_default()).ok()));
         if annotations.contains_key(FLANNEL) {
@@ -239,34 +241,39 @@ impl Meaning for NodeLite {
         }
         addresses.sort_unstable();
         addresses.dedup();
-        Ok(Some(NodeSeen { name: self.metadata.name.unwrap_or_default(), addresses }))
+        Ok(Some(ObservedNode { name: self.metadata.name.unwrap_or_default(), addresses }))
     }
 }
 
-impl Meaning for ServiceLite {
-    type Input = ServiceSeen;
-
-    fn meaning(self) -> Result<Option<ServiceSeen>, String> {
+impl ServiceLite {
+    /// Reads the Service; `None` if it has no address.
+    ///
+    /// # Errors
+    /// An address that is none.
+    pub fn read(self) -> Result<Option<ObservedService>, String> {
         let addresses = self.spec.cluster_ips.unwrap_or_default();
         let addresses = addresses.iter().filter(|text| !text.is_empty() && *text != "None");
         let addresses = addresses.map(|text| address(text)).collect::<Result<Vec<_>, _>>()?;
-        Ok((!addresses.is_empty()).then(|| ServiceSeen { key: key(&self.metadata), addresses }))
+        Ok((!addresses.is_empty()).then(|| ObservedService { key: key(&self.metadata), addresses }))
     }
 }
 
-impl Meaning for SliceLite {
-    type Input = SliceSeen;
-
-    fn meaning(self) -> Result<Option<SliceSeen>, String> {
+impl SliceLite {
+    /// Reads the slice; `None` if it belongs to no Service or has no addresses.
+    ///
+    /// # Errors
+    /// An address that is none.
+    pub fn read(self) -> Result<Option<ObservedSlice>, String> {
         let service = self.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME)).cloned();
         let Some(service) = service.filter(|_| self.address_type != "FQDN") else { return Ok(None) };
-        let ends = self.endpoints.unwrap_or_default();
-        let ends = ends.iter().flat_map(|end| &end.addresses).map(|text| address(text)).collect::<Result<_, _>>()?;
-        Ok(Some(SliceSeen { key: key(&self.metadata), service, ends }))
+        let endpoints = self.endpoints.unwrap_or_default();
+        let backends = endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+        let backends = backends.map(|text| address(text)).collect::<Result<_, _>>()?;
+        Ok(Some(ObservedSlice { key: key(&self.metadata), service, backends }))
     }
 }
 
-/// Name and namespace; the namespace is empty for objects of the cluster.
+/// Namespace and name of an object. The namespace of a cluster-scoped object is empty.
 pub fn key(meta: &ObjectMeta) -> EndpointKey {
     EndpointKey { namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() }
 }
@@ -280,7 +287,7 @@ fn address(text: &str) -> Result<IpAddr, String> {
     parsed.map(|address| address.to_canonical()).map_err(|_| format!("{text:?} is not an address"))
 }
 
-/// What runs a pod. A Deployment is behind its ReplicaSet, whose name ends in a hash the pod also has.
+/// The workload that runs a pod. A ReplicaSet of a Deployment has the Deployment's name and the pod's template hash.
 fn workload(meta: &ObjectMeta) -> Option<(String, String)> {
     let owner = meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))?;
     let empty = BTreeMap::new();
@@ -298,20 +305,20 @@ mod tests {
 
     use super::*;
 
-    fn read<T: Meaning + for<'a> Deserialize<'a>>(value: Value) -> Result<Option<T::Input>, String> {
-        serde_json::from_value::<T>(value).expect("it can be decoded").meaning()
+    fn decode<T: for<'a> Deserialize<'a>>(value: Value) -> T {
+        serde_json::from_value(value).expect("it can be decoded")
     }
 
-    fn pod(spec: Value, status: Value) -> Result<Option<PodSeen>, String> {
+    fn pod(spec: Value, status: Value) -> Result<Option<ObservedPod>, String> {
         let metadata = json!({"namespace": "shop", "name": "web-5d4-x", "uid": "u1",
             "creationTimestamp": "2026-01-02T03:04:05Z", "labels": {"pod-template-hash": "5d4"},
             "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-5d4", "uid": "r",
                                  "controller": true}]});
-        read::<PodLite>(json!({"metadata": metadata, "spec": spec, "status": status}))
+        decode::<PodLite>(json!({"metadata": metadata, "spec": spec, "status": status})).read()
     }
 
     #[test]
-    fn a_pod_is_its_addresses_its_node_and_what_runs_it() {
+    fn a_pod_has_its_addresses_its_node_and_its_workload() {
         let status = json!({"phase": "Running", "podIP": "10.244.0.5",
                             "podIPs": [{"ip": "10.244.0.5"}, {"ip": "fd00::5"}]});
         let seen = pod(json!({"nodeName": "a", "containers": []}), status).expect("good").expect("a pod");
@@ -322,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn completed_pods_are_none_and_host_network_pods_have_no_address() {
+    fn completed_pods_are_skipped_and_host_network_pods_have_no_address() {
         let ip = json!([{"ip": "10.244.0.5"}]);
         for phase in ["Succeeded", "Failed"] {
             assert_eq!(pod(json!({}), json!({"phase": phase, "podIPs": ip})), Ok(None));
@@ -333,13 +340,13 @@ mod tests {
     }
 
     #[test]
-    fn a_node_s_addresses_are_those_its_packets_come_from() {
+    fn a_node_has_the_source_addresses_of_its_packets() {
         let node = |annotations: Value| {
             let node = json!({"metadata": {"name": "a", "annotations": annotations},
                 "spec": {"podCIDRs": ["10.244.3.0/24"]},
                 "status": {"addresses": [{"type": "InternalIP", "address": "192.168.0.1"},
                                          {"type": "Hostname", "address": "a"}]}});
-            let seen = read::<NodeLite>(node).expect("good").expect("a node");
+            let seen = decode::<NodeLite>(node).read().expect("good").expect("a node");
             seen.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(node(json!({})), "192.168.0.1");
@@ -348,26 +355,25 @@ mod tests {
     }
 
     #[test]
-    fn a_service_has_no_address_that_its_owner_wrote() {
+    fn addresses_that_a_service_s_owner_wrote_are_not_read() {
         let service = json!({"metadata": {"namespace": "shop", "name": "web"},
             "spec": {"clusterIPs": ["10.96.0.9"], "externalIPs": ["10.40.0.10"], "type": "LoadBalancer"},
             "status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.9"}]}}});
-        let seen = read::<ServiceLite>(service).expect("good").expect("a Service");
+        let seen = decode::<ServiceLite>(service).read().expect("good").expect("a Service");
         assert_eq!(seen.addresses, ["10.96.0.9".parse::<IpAddr>().expect("an address")]);
         let headless = json!({"metadata": {"name": "db"}, "spec": {"clusterIPs": ["None"]}});
-        assert_eq!(read::<ServiceLite>(headless), Ok(None));
+        assert_eq!(decode::<ServiceLite>(headless).read(), Ok(None));
     }
 
     #[test]
-    fn a_slice_tells_ends_ready_or_not() {
+    fn a_slice_has_its_backends_ready_or_not() {
         let slice = |kind: &str, end: &str| {
-            read::<SliceLite>(
-                json!({"metadata": {"namespace": "shop", "name": "web-1", "labels": {SERVICE_NAME: "web"}},
+            let slice = json!({"metadata": {"namespace": "shop", "name": "web-1", "labels": {SERVICE_NAME: "web"}},
                 "addressType": kind, "ports": [],
-                "endpoints": [{"addresses": [end], "conditions": {"ready": false}}]}),
-            )
+                "endpoints": [{"addresses": [end], "conditions": {"ready": false}}]});
+            decode::<SliceLite>(slice).read()
         };
-        assert_eq!(slice("IPv4", "10.244.0.5").expect("good").expect("a slice").ends.len(), 1);
+        assert_eq!(slice("IPv4", "10.244.0.5").expect("good").expect("a slice").backends.len(), 1);
         assert_eq!(slice("FQDN", "example.com"), Ok(None));
         assert!(slice("IPv4", "nonsense").is_err());
     }

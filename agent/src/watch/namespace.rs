@@ -1,52 +1,52 @@
-//! One namespace that is followed: its pods elsewhere, its Services, their ends.
+//! One followed namespace: its pods on other nodes, its Services, and their backends.
 //!
-//! Knows no other namespace. A pod of this node is told by whoever knows its interface, so here it is
-//! passed over.
+//! Knows no other namespace. Pods of this node are skipped here: [`ClusterView`](super::cluster_view::ClusterView)
+//! reports them with their interface.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::convert::{PodSeen, ServiceSeen, SliceSeen};
-use super::told::Told;
+use crate::kube_watch::objects::{ObservedPod, ObservedService, ObservedSlice};
+use crate::kube_watch::update::Update;
 use policy::model::input::{Change, Endpoint, EndpointKey, Service};
 
-/// News of a namespace.
+/// An update of one namespace.
 #[derive(Clone, Debug)]
-pub enum RoomNews {
-    /// Of its pods, on whatever node.
-    Pods(Told<PodSeen>),
-    /// Of its Services.
-    Services(Told<ServiceSeen>),
-    /// Of their ends.
-    Slices(Told<SliceSeen>),
+pub enum NamespaceEvent {
+    /// Pods, on any node.
+    Pods(Update<ObservedPod>),
+    /// Services.
+    Services(Update<ObservedService>),
+    /// Backends of Services.
+    Slices(Update<ObservedSlice>),
 }
 
-/// What was told of a namespace; `None` until it was told in full.
+/// What is known of a namespace. Each set is `None` until its first snapshot.
 #[derive(Clone, Debug)]
-pub struct Room {
-    /// Tells its news from those of an earlier room of the same name.
-    pub number: u64,
-    /// When it was last needed, if it is needed no more.
+pub struct NamespaceWatch {
+    /// Distinguishes its events from those of an earlier watch of the same namespace.
+    pub id: u64,
+    /// Since when it is not needed any more, if so.
     pub unwanted_since: Option<Duration>,
     pods: Option<HashMap<EndpointKey, Endpoint>>,
-    services: Option<HashMap<EndpointKey, ServiceSeen>>,
-    slices: Option<HashMap<EndpointKey, SliceSeen>>,
+    services: Option<HashMap<EndpointKey, ObservedService>>,
+    slices: Option<HashMap<EndpointKey, ObservedSlice>>,
     is_api: bool,
 }
 
-impl Room {
-    /// Nothing told yet.
-    pub fn of_namespace(number: u64) -> Self {
-        Self { number, unwanted_since: None, pods: None, services: None, slices: None, is_api: false }
+impl NamespaceWatch {
+    /// A watch that has received nothing yet.
+    pub fn new(id: u64) -> Self {
+        Self { id, unwanted_since: None, pods: None, services: None, slices: None, is_api: false }
     }
 
-    /// The one Service of the API server, which every node must know.
+    /// The API server's Service alone, which every node must know.
     pub fn of_api_server() -> Self {
-        Self { pods: Some(HashMap::new()), is_api: true, ..Self::of_namespace(0) }
+        Self { pods: Some(HashMap::new()), is_api: true, ..Self::new(0) }
     }
 
-    /// Whether all was told.
+    /// Whether every set has had its first snapshot.
     pub fn is_complete(&self) -> bool {
         self.pods.is_some() && self.services.is_some() && self.slices.is_some()
     }
@@ -56,26 +56,26 @@ impl Room {
         self.pods.iter().flat_map(HashMap::values)
     }
 
-    /// One of them.
+    /// One pod on another node.
     pub fn pod(&self, key: &EndpointKey) -> Option<&Endpoint> {
         self.pods.as_ref()?.get(key)
     }
 
-    /// Services with their ends.
+    /// Services with their backends.
     pub fn services(&self) -> impl Iterator<Item = Service> + '_ {
         self.services.iter().flat_map(HashMap::keys).filter_map(|key| self.service(key))
     }
 
-    /// Takes in news; pods of `local` are told elsewhere.
-    pub fn take(&mut self, news: RoomNews, node: &str, local: &HashMap<EndpointKey, Endpoint>) -> Vec<Change> {
+    /// Applies an event on `node`. Changes of the pods in `local` are reported elsewhere.
+    pub fn apply(&mut self, event: NamespaceEvent, node: &str, local: &HashMap<EndpointKey, Endpoint>) -> Vec<Change> {
         let was_known = self.knows_services();
-        let keys = match news {
-            RoomNews::Pods(told) => return self.take_pods(told, node, local),
-            RoomNews::Services(told) => absorb(&mut self.services, told, |service| service.key.clone()),
-            RoomNews::Slices(told) => {
+        let keys = match event {
+            NamespaceEvent::Pods(update) => return self.apply_pods(update, node, local),
+            NamespaceEvent::Services(update) => absorb(&mut self.services, update, |service| service.key.clone()),
+            NamespaceEvent::Slices(update) => {
                 let before = self.slices.clone().unwrap_or_default();
-                let keys = absorb(&mut self.slices, told, |slice| slice.key.clone());
-                let service = |key: &EndpointKey, slice: &SliceSeen| EndpointKey {
+                let keys = absorb(&mut self.slices, update, |slice| slice.key.clone());
+                let service = |key: &EndpointKey, slice: &ObservedSlice| EndpointKey {
                     namespace: key.namespace.clone(),
                     name: slice.service.clone(),
                 };
@@ -85,9 +85,9 @@ impl Room {
             }
         };
         match (was_known, self.knows_services()) {
-            (true, _) => self.tell(keys),
+            (true, _) => self.changes(keys),
             (false, true) => self.services().map(Change::Service).collect(),
-            // A Service whose ends are only late would deny what its pods may.
+            // A Service without its backends would be denied to pods that may use it.
             (false, false) => Vec::new(),
         }
     }
@@ -96,38 +96,45 @@ impl Room {
         self.services.is_some() && self.slices.is_some()
     }
 
-    /// Takes back all that was said.
-    pub fn empty(&mut self, local: &HashMap<EndpointKey, Endpoint>) -> Vec<Change> {
+    /// Forgets everything. Returns the changes that undo what was reported.
+    pub fn clear(&mut self, local: &HashMap<EndpointKey, Endpoint>) -> Vec<Change> {
         let pods = self.pods.take().unwrap_or_default().into_values().filter(|pod| !local.contains_key(&pod.key));
         let services = self.services.take().unwrap_or_default().into_keys();
         let services = services.map(Change::ServiceGone);
         pods.map(|pod| Change::EndpointGone { key: pod.key, uid: pod.uid }).chain(services).collect()
     }
 
-    fn take_pods(&mut self, told: Told<PodSeen>, node: &str, local: &HashMap<EndpointKey, Endpoint>) -> Vec<Change> {
-        let is_ours = |pod: &PodSeen| pod.node != node && !pod.endpoint.addresses.is_empty();
-        let told = match told {
-            Told::All { objects, kept } => {
-                let objects = objects.into_iter().filter(is_ours).map(|pod| pod.endpoint).collect();
-                Told::All { objects, kept }
+    fn apply_pods(
+        &mut self,
+        update: Update<ObservedPod>,
+        node: &str,
+        local: &HashMap<EndpointKey, Endpoint>,
+    ) -> Vec<Change> {
+        let is_remote = |pod: &ObservedPod| pod.node != node && !pod.endpoint.addresses.is_empty();
+        let update = match update {
+            Update::Snapshot { objects, unreadable } => {
+                let objects = objects.into_iter().filter(is_remote).map(|pod| pod.endpoint).collect();
+                Update::Snapshot { objects, unreadable }
             }
-            Told::One(pod) if is_ours(&pod) => Told::One(pod.endpoint),
-            Told::One(pod) => Told::Gone { key: pod.endpoint.key, uid: pod.endpoint.uid },
-            Told::Gone { key, uid } => {
+            Update::Upsert(pod) if is_remote(&pod) => Update::Upsert(pod.endpoint),
+            Update::Upsert(pod) => Update::Delete { key: pod.endpoint.key, uid: pod.endpoint.uid },
+            Update::Unreadable(key) => Update::Unreadable(key),
+            Update::Delete { key, uid } => {
                 let is_late = self.pod(&key).is_some_and(|pod| !uid.is_empty() && pod.uid != uid);
                 if is_late {
                     return Vec::new();
                 }
-                Told::Gone { key, uid }
+                Update::Delete { key, uid }
             }
         };
-        let old = |room: &Self, key: &EndpointKey| room.pod(key).map(|pod| pod.uid.clone());
-        let before: HashMap<EndpointKey, String> = match &told {
-            Told::All { .. } => self.pods().map(|pod| (pod.key.clone(), pod.uid.clone())).collect(),
-            Told::One(pod) => old(self, &pod.key).map(|uid| (pod.key.clone(), uid)).into_iter().collect(),
-            Told::Gone { key, .. } => old(self, key).map(|uid| (key.clone(), uid)).into_iter().collect(),
+        let old = |key: &EndpointKey| self.pod(key).map(|pod| (pod.key.clone(), pod.uid.clone()));
+        let before: HashMap<EndpointKey, String> = match &update {
+            Update::Snapshot { .. } => self.pods().map(|pod| (pod.key.clone(), pod.uid.clone())).collect(),
+            Update::Upsert(pod) => old(&pod.key).into_iter().collect(),
+            Update::Delete { key, .. } => old(key).into_iter().collect(),
+            Update::Unreadable(_) => return Vec::new(),
         };
-        let keys = absorb(&mut self.pods, told, |pod| pod.key.clone());
+        let keys = absorb(&mut self.pods, update, |pod| pod.key.clone());
         let change = |key: EndpointKey| match self.pod(&key) {
             Some(pod) => Some(Change::Endpoint(pod.clone())),
             None => before.get(&key).map(|uid| Change::EndpointGone { key, uid: uid.clone() }),
@@ -135,7 +142,7 @@ impl Room {
         keys.into_iter().filter(|key| !local.contains_key(key)).filter_map(change).collect()
     }
 
-    fn tell(&self, keys: BTreeSet<EndpointKey>) -> Vec<Change> {
+    fn changes(&self, keys: BTreeSet<EndpointKey>) -> Vec<Change> {
         let change = |key: EndpointKey| self.service(&key).map_or(Change::ServiceGone(key), Change::Service);
         keys.into_iter().filter(|key| self.is_api || !is_api(key)).map(change).collect()
     }
@@ -143,8 +150,8 @@ impl Room {
     fn service(&self, key: &EndpointKey) -> Option<Service> {
         let service = self.services.as_ref()?.get(key).filter(|_| self.is_api || !is_api(key))?;
         let slices = self.slices.iter().flat_map(HashMap::values).filter(|slice| slice.service == key.name);
-        let ends: BTreeSet<IpAddr> = slices.flat_map(|slice| slice.ends.iter().copied()).collect();
-        Some(Service { key: key.clone(), addresses: service.addresses.clone(), ends: ends.into_iter().collect() })
+        let backends: BTreeSet<IpAddr> = slices.flat_map(|slice| slice.backends.iter().copied()).collect();
+        Some(Service { key: key.clone(), addresses: service.addresses.clone(), ends: backends.into_iter().collect() })
     }
 }
 
@@ -152,15 +159,15 @@ fn is_api(key: &EndpointKey) -> bool {
     key.namespace == "default" && key.name == "kubernetes"
 }
 
-/// Takes told objects into `known`; says which keys differ now.
+/// Applies an update to `known`. Returns the keys of the objects that differ now.
 fn absorb<T: Clone + PartialEq>(
     known: &mut Option<HashMap<EndpointKey, T>>,
-    told: Told<T>,
+    update: Update<T>,
     key: impl Fn(&T) -> EndpointKey,
 ) -> BTreeSet<EndpointKey> {
     let mut differs = BTreeSet::new();
-    match told {
-        Told::All { objects, kept } => {
+    match update {
+        Update::Snapshot { objects, unreadable } => {
             let mut before = known.take().unwrap_or_default();
             let mut now = HashMap::with_capacity(objects.len());
             for object in objects {
@@ -170,7 +177,7 @@ fn absorb<T: Clone + PartialEq>(
                 }
                 now.insert(key, object);
             }
-            for key in kept {
+            for key in unreadable {
                 if let Some(object) = before.remove(&key) {
                     now.insert(key, object);
                 }
@@ -178,7 +185,7 @@ fn absorb<T: Clone + PartialEq>(
             differs.extend(before.into_keys());
             *known = Some(now);
         }
-        Told::One(object) => {
+        Update::Upsert(object) => {
             let Some(known) = known else { return differs };
             let key = key(&object);
             if known.get(&key) != Some(&object) {
@@ -186,7 +193,8 @@ fn absorb<T: Clone + PartialEq>(
                 differs.insert(key);
             }
         }
-        Told::Gone { key, .. } => {
+        Update::Unreadable(_) => {}
+        Update::Delete { key, .. } => {
             if known.as_mut().is_some_and(|known| known.remove(&key).is_some()) {
                 differs.insert(key);
             }
