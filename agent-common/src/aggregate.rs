@@ -18,7 +18,7 @@ pub const REPORT_INTERVAL_NS: u64 = 1_000_000_000;
 /// Records of one pod in one window of a second, per CPU.
 pub const POD_RECORDS_PER_SECOND: u32 = 100;
 /// Event limits kept apart: local pods.
-pub const LIMIT_SLOTS: u32 = 4096;
+pub const EVENT_SLOTS: u32 = 4096;
 
 /// What makes packets one flow here: no source port, as one client retrying is one story.
 #[repr(C)]
@@ -73,7 +73,7 @@ pub struct AggregateEntry {
 /// How many records a pod may still send in this window.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-pub struct Limit {
+pub struct EventBudget {
     /// Start of the window, monotonic clock.
     pub window_ns: u64,
     /// Records in this window.
@@ -84,7 +84,7 @@ pub struct Limit {
     pub held_back: u64,
 }
 
-impl Limit {
+impl EventBudget {
     /// Takes one record from the window's budget, or counts that there was none.
     #[inline(always)]
     pub fn take(&mut self, now_ns: u64) -> bool {
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_limit_holds_back_and_counts_and_opens_again() {
-        let mut limit = Limit::default();
+        let mut limit = EventBudget::default();
         let sent = (0..1000).filter(|_| limit.take(5 * SECOND)).count() as u32;
         assert_eq!((sent, limit.held_back), (POD_RECORDS_PER_SECOND, 1000 - u64::from(POD_RECORDS_PER_SECOND)));
         assert!(limit.take(6 * SECOND), "the next window is a new budget");

@@ -123,7 +123,7 @@ pub fn rises<P: Packet>(claims: &impl Claims, frame: &P) -> Option<DropReason> {
 /// lets no socket speak that is in no claimed group.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-pub struct PodGroups {
+pub struct CgroupConfig {
     /// Its id; 0 is none.
     pub parent: u64,
     /// Inode number of the node's own network namespace; 0 is none.
@@ -132,9 +132,9 @@ pub struct PodGroups {
     pub _pad: u32,
 }
 
-const _: () = assert!(size_of::<PodGroups>() == 16);
+const _: () = assert!(size_of::<CgroupConfig>() == 16);
 
-impl PodGroups {
+impl CgroupConfig {
     /// Whether anything was written.
     #[inline(always)]
     pub const fn is_known(self) -> bool {
@@ -159,7 +159,7 @@ const DEEPEST: u32 = 12;
 /// Judges what a socket below the pods' group sends. Pods on the node's own network are the node: it must
 /// never depend on an agent.
 #[inline(always)]
-pub fn speaks(socket: &impl Socket, groups: PodGroups) -> Option<DropReason> {
+pub fn speaks(socket: &impl Socket, groups: CgroupConfig) -> Option<DropReason> {
     let speaks = is_of_claimed(socket, groups.parent) || (groups.netns != 0 && socket.netns() == groups.netns);
     if speaks { None } else { Some(DropReason::NotReady) }
 }
@@ -369,13 +369,13 @@ mod tests {
     /// The same of a guaranteed pod.
     const GUARANTEED: [u64; 4] = [1, 10, 31, 41];
 
-    fn speaks_here(groups: &[u64], claimed: &[u64], netns: u32, known: PodGroups) -> bool {
+    fn speaks_here(groups: &[u64], claimed: &[u64], netns: u32, known: CgroupConfig) -> bool {
         speaks(&Speaker(groups.to_vec(), claimed.iter().copied().collect(), netns), known).is_none()
     }
 
     #[test]
     fn a_socket_speaks_once_its_pod_is_claimed() {
-        let known = PodGroups { parent: 10, netns: NODE, _pad: 0 };
+        let known = CgroupConfig { parent: 10, netns: NODE, _pad: 0 };
         for (groups, claimed, speaks) in [
             (&BURSTABLE[..], &[30][..], true),
             (&BURSTABLE, &[31], false),
@@ -395,13 +395,13 @@ mod tests {
 
     #[test]
     fn whoever_is_on_the_node_s_own_network_speaks() {
-        let known = PodGroups { parent: 10, netns: NODE, _pad: 0 };
+        let known = CgroupConfig { parent: 10, netns: NODE, _pad: 0 };
         assert!(speaks_here(&BURSTABLE, &[], NODE, known));
-        assert!(!speaks_here(&BURSTABLE, &[], 0, PodGroups::default()), "what is not known is nobody's network");
-        assert!(!speaks_here(&BURSTABLE, &[], NODE, PodGroups::default()));
-        assert!(!speaks_here(&BURSTABLE, &[30], ELSEWHERE, PodGroups::default()));
+        assert!(!speaks_here(&BURSTABLE, &[], 0, CgroupConfig::default()), "what is not known is nobody's network");
+        assert!(!speaks_here(&BURSTABLE, &[], NODE, CgroupConfig::default()));
+        assert!(!speaks_here(&BURSTABLE, &[30], ELSEWHERE, CgroupConfig::default()));
         let deep: Vec<u64> = (1..30).chain([10]).collect();
-        assert!(!speaks_here(&deep, &[], ELSEWHERE, PodGroups { parent: 99, ..known }));
+        assert!(!speaks_here(&deep, &[], ELSEWHERE, CgroupConfig { parent: 99, ..known }));
     }
 
     #[test]

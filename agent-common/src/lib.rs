@@ -24,6 +24,7 @@ pub mod flow;
 pub mod guard;
 pub mod headers;
 pub mod layout;
+pub mod maps;
 #[cfg(feature = "mem-tables")]
 pub mod mem_tables;
 pub mod neighbor;

@@ -3,11 +3,11 @@
 #![allow(unsafe_code)]
 
 use crate::addr::{V4, V6};
-use crate::aggregate::{AggregateEntry, Limit};
+use crate::aggregate::{AggregateEntry, EventBudget};
 use crate::conntrack::{ReplyEntry, ReplyKey};
 use crate::counters::Counter;
 use crate::event::FlowEvent;
-use crate::guard::PodGroups;
+use crate::guard::CgroupConfig;
 use crate::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,
@@ -31,8 +31,8 @@ plain!(
     Counter,
     FlowEvent,
     AggregateEntry,
-    Limit,
-    PodGroups,
+    EventBudget,
+    CgroupConfig,
     ReplyEntry,
     EndpointEntry,
     Grant,

@@ -13,17 +13,32 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub struct TenantId(pub u32);
 
 impl TenantId {
-    /// No tenant: what a missing entry reads as.
+    /// No tenant: the number in a missing or zero entry.
     pub const UNKNOWN: Self = Self(0);
-    /// Owner of the cluster's pod and Service ranges: an address there that is no known pod belongs
-    /// to nobody, whatever wide `egress` range covers it, and nobody may come from there.
-    pub const CLUSTER: Self = Self(u32::MAX);
-    /// Owner of the cluster's node ranges: an address there is a node, known by name or not.
+    /// Highest number a tenant may have. The numbers above it are reserved.
+    pub const LAST: Self = Self(u32::MAX - 3);
+    /// Owner of the cluster's node ranges. An address there is a node, whether the agent knows that node or not.
     pub const NODES: Self = Self(u32::MAX - 2);
+    /// Owner of a range while it passes from one tenant to another. No tenant has this number, so every tenant
+    /// takes the range for another's.
+    pub const IN_PASSING: Self = Self(u32::MAX - 1);
+    /// Owner of the cluster's pod and Service ranges. An address there that is no known pod belongs to no tenant,
+    /// whatever wide `egress` range covers it, and no packet may come from it.
+    pub const CLUSTER: Self = Self(u32::MAX);
 
-    /// Whether this number names a tenant at all.
+    /// Whether this number names an owner at all.
     pub const fn is_known(self) -> bool {
         self.0 != 0
+    }
+
+    /// Whether this is one of the numbers that name an owner which is no tenant.
+    pub const fn is_reserved(self) -> bool {
+        self.0 > Self::LAST.0
+    }
+
+    /// Whether this is a tenant's number.
+    pub const fn is_tenant(self) -> bool {
+        self.is_known() && !self.is_reserved()
     }
 }
 

@@ -71,7 +71,7 @@ impl Claims for Here<'_> {
     #[inline(always)]
     fn is_own(&self, ifindex: u32) -> bool {
         // SAFETY: the value is only looked for, never read.
-        unsafe { maps::OWN.get(ifindex) }.is_some()
+        unsafe { maps::NODE_IFACES.get(ifindex) }.is_some()
     }
 
     #[inline(always)]
@@ -178,7 +178,7 @@ fn enforce(ctx: &TcContext, guard: Guard, refused: Option<DropReason>) -> i32 {
 /// Where a socket of the pods' control groups sends.
 #[inline(always)]
 pub fn cgroup(ctx: &SkBuffContext) -> i32 {
-    let groups = maps::POD_GROUPS.get(0).copied().unwrap_or_default();
+    let groups = maps::CGROUP_CONFIG.get(0).copied().unwrap_or_default();
     let Some(reason) = guard::speaks(&Sending(ctx.skb.skb), groups) else { return SPEAKS };
     // Nothing known yet: the agent tries the program out before it attaches it, and nobody is refused.
     if groups.is_known() {
@@ -211,7 +211,7 @@ impl Socket for Sending {
     #[inline(always)]
     fn is_claimed(&self, group: u64) -> bool {
         // SAFETY: the value is only looked for, never read.
-        unsafe { maps::CGROUPS.get(group) }.is_some()
+        unsafe { maps::POD_CGROUPS.get(group) }.is_some()
     }
 
     #[inline(always)]

@@ -222,7 +222,7 @@ fn replace(
 /// Sends the record of a flow, within its pod's budget.
 #[inline(always)]
 fn tell(bucket: &mut AggregateEntry, slot: u16, now: u64) {
-    let Some(limit) = maps::LIMITS.get_ptr_mut(u32::from(slot)) else { return };
+    let Some(limit) = maps::EVENT_BUDGETS.get_ptr_mut(u32::from(slot)) else { return };
     bucket.attempted(now);
     // SAFETY: as for `add`.
     if !unsafe { &mut *limit }.take(now) {

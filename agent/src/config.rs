@@ -271,28 +271,9 @@ impl RunArgs {
     }
 }
 
-/// The model's limits are the maps' sizes: what does not fit is refused before the kernel must.
+/// The model's limits are the sizes of the maps: the model refuses what does not fit before the kernel has to.
 fn limits(sizes: &object::Limits) -> Limits {
-    let room = |name: &str| {
-        let shapes = object::shapes(sizes);
-        shapes.iter().find(|shape| shape.name == name).map_or(0, object::Shape::max_entries) as usize
-    };
-    Limits {
-        // The far map takes any index; it bounds their number, not their value.
-        interfaces: u32::MAX,
-        tenants: room("TENANTS") as u32 - 1,
-        peers_v4: room("PEERS_V4"),
-        peers_v6: room("PEERS_V6"),
-        rows: room("ROWS_V4") as u16 - 1,
-        port_sets: room("PORT_SETS") as u16 - 1,
-        grants: room("GRANTS"),
-        owners_v4: room("OWNERS_V4"),
-        owners_v6: room("OWNERS_V6"),
-        trie_v4: room("TRIE_V4"),
-        trie_v6: room("TRIE_V6"),
-        counter_slots: agent_common::counters::TENANT_SLOTS as u16 - 1,
-        event_slots: agent_common::aggregate::LIMIT_SLOTS as u16 - 1,
-    }
+    Limits { peers_v4: sizes.peers as usize, peers_v6: sizes.peers as usize, ..Limits::default() }
 }
 
 fn uplinks(words: Vec<String>, is_static: bool) -> Result<Uplinks, ConfigError> {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use agent_common::maps;
 use aya::maps::MapError;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
@@ -242,10 +243,10 @@ fn hello(config: &Config) -> Notice {
 
 fn ring(kernel: &mut Kernel) -> Result<Ring, RunError> {
     Ok(Ring::new(
-        kernel.take("EVENTS")?.try_into()?,
-        kernel.take("DENIED_FLOWS")?.try_into()?,
-        kernel.take("LIMITS")?.try_into()?,
-        kernel.take("LOSS")?.try_into()?,
+        kernel.take(maps::EVENTS.name)?.try_into()?,
+        kernel.take(maps::DENIED_FLOWS.name)?.try_into()?,
+        kernel.take(maps::EVENT_BUDGETS.name)?.try_into()?,
+        kernel.take(maps::LOSS.name)?.try_into()?,
     )?)
 }
 

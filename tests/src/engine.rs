@@ -16,6 +16,7 @@ use agent_common::conntrack::{ReplyEntry, ReplyKey};
 use agent_common::counters::{Counter, Outcome, allowed_index, denied_index};
 use agent_common::flow::Direction;
 use agent_common::guard::Guard;
+use agent_common::maps;
 use agent_common::mem_tables::{Judged, MemTables};
 use agent_common::reason::DropReason;
 use agent_common::tenant::TenantState;
@@ -139,14 +140,14 @@ impl Engine {
         let state = self.tables.tenants.get(&entry.tenant).copied().unwrap_or_default();
         let audited = state.has(TenantState::AUDIT);
         let cell = |reason| denied_index(state.slot, direction, audited, reason);
-        let guessed = guess.map(|reason| self.counter("DENIED", cell(reason))).transpose()?;
-        let allowed = self.counter("ALLOWED", allowed_index(state.slot, direction))?;
+        let guessed = guess.map(|reason| self.counter(maps::DENIED.name, cell(reason))).transpose()?;
+        let allowed = self.counter(maps::ALLOWED.name, allowed_index(state.slot, direction))?;
         let all = match guess {
             Some(_) => None,
             None => Some(self.reasons(cell)?),
         };
         let Some(returned) = self.run(direction, frame, 1)? else { return Ok(None) };
-        if self.counter("ALLOWED", allowed_index(state.slot, direction))?.packets == allowed.packets + 1 {
+        if self.counter(maps::ALLOWED.name, allowed_index(state.slot, direction))?.packets == allowed.packets + 1 {
             ensure!(returned == PASS, "counted as allowed, but returned {returned}");
             return Ok(Some(Ran { outcome: Outcome::Allowed, reason: None }));
         }
@@ -156,7 +157,9 @@ impl Engine {
             other => bail!("returned {other} without counting a packet that passed"),
         };
         let reason = match (guess, guessed, all) {
-            (Some(guess), Some(before), _) if self.counter("DENIED", cell(guess))?.packets == before.packets + 1 => {
+            (Some(guess), Some(before), _)
+                if self.counter(maps::DENIED.name, cell(guess))?.packets == before.packets + 1 =>
+            {
                 guess
             }
             (_, _, Some(before)) => self.risen(&before, cell)?,
@@ -167,7 +170,7 @@ impl Engine {
     }
 
     fn reasons(&self, cell: impl Fn(DropReason) -> u32) -> Result<Vec<u64>> {
-        DropReason::ALL.iter().map(|reason| Ok(self.counter("DENIED", cell(*reason))?.packets)).collect()
+        DropReason::ALL.iter().map(|reason| Ok(self.counter(maps::DENIED.name, cell(*reason))?.packets)).collect()
     }
 
     fn risen(&self, before: &[u64], cell: impl Fn(DropReason) -> u32) -> Result<DropReason> {
@@ -187,7 +190,7 @@ impl Engine {
 
     /// What could not be told, summed over the CPUs.
     pub fn lost(&self, what: agent_common::counters::Loss) -> Result<u64> {
-        let lost: PerCpuArray<_, u64> = self.map("LOSS")?.try_into()?;
+        let lost: PerCpuArray<_, u64> = self.map(maps::LOSS.name)?.try_into()?;
         Ok(lost.get(&(what as u32), 0)?.iter().sum())
     }
 
@@ -199,8 +202,8 @@ impl Engine {
     /// Forgets every connection, in the maps and in memory.
     pub fn forget(&mut self) -> Result<()> {
         self.tables.forget();
-        empty::<ReplyKey<V4>>(&mut self.ebpf, "REPLIES_V4")?;
-        empty::<ReplyKey<V6>>(&mut self.ebpf, "REPLIES_V6")
+        empty::<ReplyKey<V4>>(&mut self.ebpf, maps::REPLIES_V4.name)?;
+        empty::<ReplyKey<V6>>(&mut self.ebpf, maps::REPLIES_V6.name)
     }
 
     /// The host's verdict about the same frame, by the same tables.

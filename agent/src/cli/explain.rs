@@ -14,6 +14,7 @@ use agent_common::decide::{self, attribute_owner};
 use agent_common::flow::Direction;
 use agent_common::layout::{EndpointEntry, Grant, GrantKey, PORTS_ANY, PeerEntry, PeerKeyV4, PortSet, PrefixGrant};
 use agent_common::layout::{RowV4, RowV6, Runtime};
+use agent_common::maps;
 use agent_common::query::Query;
 use agent_common::tenant::{TenantId, TenantState};
 use clap::Args;
@@ -367,16 +368,16 @@ trait Show: Family {
 }
 
 impl Show for V4 {
-    const PEERS: &'static str = "PEERS_V4";
-    const OWNERS: &'static str = "OWNERS_V4";
+    const PEERS: &'static str = maps::PEERS_V4.name;
+    const OWNERS: &'static str = maps::OWNERS_V4.name;
     fn show(self) -> IpAddr {
         self.octets().into()
     }
 }
 
 impl Show for V6 {
-    const PEERS: &'static str = "PEERS_V6";
-    const OWNERS: &'static str = "OWNERS_V6";
+    const PEERS: &'static str = maps::PEERS_V6.name;
+    const OWNERS: &'static str = maps::OWNERS_V6.name;
     fn show(self) -> IpAddr {
         self.octets().into()
     }

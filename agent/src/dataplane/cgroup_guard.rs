@@ -11,7 +11,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use agent_common::guard::PodGroups;
+use agent_common::guard::CgroupConfig;
+use agent_common::maps;
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use aya::programs::{CgroupSkb, ProgramError};
@@ -47,7 +48,7 @@ pub fn load(ebpf: &mut Ebpf) -> Result<(), ProgramError> {
 /// Tables and pin of the guard, and what they were last brought to.
 pub struct CgroupGuard {
     claims: HashMap<MapData, u64, u32>,
-    groups: Array<MapData, PodGroups>,
+    groups: Array<MapData, CgroupConfig>,
     pin: PathBuf,
     held: Option<Held>,
 }
@@ -65,7 +66,7 @@ impl CgroupGuard {
     /// # Errors
     /// Those of `take`, and a map of another type under the name.
     pub fn new(mut take: impl FnMut(&'static str) -> Result<Map, MapError>, pins: &Path) -> Result<Self, MapError> {
-        let (claims, groups) = (take("CGROUPS")?.try_into()?, take("POD_GROUPS")?.try_into()?);
+        let (claims, groups) = (take(maps::POD_CGROUPS.name)?.try_into()?, take(maps::CGROUP_CONFIG.name)?.try_into()?);
         Ok(Self { claims, groups, pin: folder(pins).join(PROGRAM), held: None })
     }
 
@@ -89,7 +90,7 @@ impl CgroupGuard {
             match put(&mut self.claims, group, is_new.then_some(1)) {
                 Ok(()) if is_new => _ = held.claimed.insert(group),
                 Ok(()) => _ = held.claimed.remove(&group),
-                Err(error) => failed.push(table("CGROUPS", error)),
+                Err(error) => failed.push(table(maps::POD_CGROUPS.name, error)),
             }
         }
         let parent = match wanted {
@@ -114,7 +115,8 @@ impl CgroupGuard {
     }
 
     fn read(&self) -> Result<Held, DataplaneError> {
-        let claimed = self.claims.keys().collect::<Result<_, _>>().map_err(|error| table("CGROUPS", error))?;
+        let claimed =
+            self.claims.keys().collect::<Result<_, _>>().map_err(|error| table(maps::POD_CGROUPS.name, error))?;
         // Where an earlier agent put it, the pin tells; ours is looked at again.
         let parent = self.pin.exists().then(String::new);
         Ok(Held { claimed, parent })
@@ -122,11 +124,11 @@ impl CgroupGuard {
 }
 
 /// Puts the program on the group that holds all pods', or makes the one that is there run ours.
-fn shut(ebpf: &mut Ebpf, groups: &mut Array<MapData, PodGroups>, pin: &Path, parent: &str) -> Result<(), Source> {
+fn shut(ebpf: &mut Ebpf, groups: &mut Array<MapData, CgroupConfig>, pin: &Path, parent: &str) -> Result<(), Source> {
     let parent = File::open(parent)?;
     let id = parent.metadata()?.ino();
     let netns = fs::metadata("/proc/thread-self/ns/net")?.ino();
-    let known = PodGroups { parent: id, netns: u32::try_from(netns)?, _pad: 0 };
+    let known = CgroupConfig { parent: id, netns: u32::try_from(netns)?, _pad: 0 };
     let program = program(ebpf)?;
     let number = program.info()?.id();
     let program = program.fd()?.as_fd();
@@ -155,8 +157,12 @@ fn shut(ebpf: &mut Ebpf, groups: &mut Array<MapData, PodGroups>, pin: &Path, par
 
 /// Whether the program can tell the node's network from another: nothing but trust in it would stand
 /// between a mistake and every pod on the node's network, the agent and the API server among them.
-fn try_out(program: BorrowedFd<'_>, groups: &mut Array<MapData, PodGroups>, known: PodGroups) -> Result<(), Source> {
-    groups.set(0, PodGroups::default(), 0)?;
+fn try_out(
+    program: BorrowedFd<'_>,
+    groups: &mut Array<MapData, CgroupConfig>,
+    known: CgroupConfig,
+) -> Result<(), Source> {
+    groups.set(0, CgroupConfig::default(), 0)?;
     let stranger = sys::test_run(program, &FRAME)?;
     groups.set(0, known, 0)?;
     judge_trial(stranger, sys::test_run(program, &FRAME)?)

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use agent_common::guard::{Guard, Sender};
+use agent_common::maps;
 use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData, MapError};
 
@@ -49,7 +50,7 @@ impl InstalledGuards {
         notes: Notes,
         refused: Option<OpenError>,
     ) -> Result<Self, MapError> {
-        let (own, senders) = (take("OWN")?.try_into()?, take("SENDERS")?.try_into()?);
+        let (own, senders) = (take(maps::NODE_IFACES.name)?.try_into()?, take(maps::SENDERS.name)?.try_into()?);
         Ok(Self { own, senders, notes, held: Held::default(), refused: refused.map(Arc::new) })
     }
 
@@ -79,8 +80,9 @@ impl InstalledGuards {
     }
 
     fn read(&mut self) -> Result<(), DataplaneError> {
-        let own = self.own.keys().collect::<Result<_, _>>().map_err(|error| table("OWN", error))?;
-        let senders = self.senders.iter().collect::<Result<_, _>>().map_err(|error| table("SENDERS", error))?;
+        let own = self.own.keys().collect::<Result<_, _>>().map_err(|error| table(maps::NODE_IFACES.name, error))?;
+        let senders =
+            self.senders.iter().collect::<Result<_, _>>().map_err(|error| table(maps::SENDERS.name, error))?;
         let noted = self.notes.noted().map_err(|error| DataplaneError::Attached(boxed(error)))?;
         self.held = Held { known: true, own, senders, doors: BTreeMap::new(), noted: noted.into_iter().collect() };
         Ok(())
@@ -95,7 +97,7 @@ impl InstalledGuards {
         for sender in gone {
             match put(&mut self.senders, sender, None) {
                 Ok(()) => _ = self.held.senders.remove(&sender),
-                Err(error) => failed.push(table("SENDERS", error)),
+                Err(error) => failed.push(table(maps::SENDERS.name, error)),
             }
         }
     }
@@ -108,7 +110,7 @@ impl InstalledGuards {
             }
             match put(&mut self.senders, *sender, Some(*ifindex)) {
                 Ok(()) => _ = self.held.senders.insert(*sender, *ifindex),
-                Err(error) => failed.push(table("SENDERS", error)),
+                Err(error) => failed.push(table(maps::SENDERS.name, error)),
             }
         }
     }
@@ -178,7 +180,7 @@ impl InstalledGuards {
         match put(&mut self.own, ifindex, own.then_some(1)) {
             Ok(()) if own => _ = self.held.own.insert(ifindex),
             Ok(()) => _ = self.held.own.remove(&ifindex),
-            Err(error) => failed.push(table("OWN", error)),
+            Err(error) => failed.push(table(maps::NODE_IFACES.name, error)),
         }
     }
 }

@@ -9,6 +9,7 @@ use agent_common::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,
 };
+use agent_common::maps;
 use agent_common::tenant::{TenantId, TenantName, TenantState};
 use aya::Pod;
 use aya::maps::lpm_trie::Key;
@@ -46,21 +47,21 @@ impl Maps {
     /// Those of `take`, and a map of another type under the name.
     pub fn new(mut take: impl FnMut(&'static str) -> Result<Map, MapError>) -> Result<Self, MapError> {
         Ok(Self {
-            endpoints: take("ENDPOINTS")?.try_into()?,
-            endpoints_far: take("ENDPOINTS_FAR")?.try_into()?,
-            peers_v4: take("PEERS_V4")?.try_into()?,
-            peers_v6: take("PEERS_V6")?.try_into()?,
-            tenants: take("TENANTS")?.try_into()?,
-            names: take("TENANT_NAMES")?.try_into()?,
-            rows_v4: take("ROWS_V4")?.try_into()?,
-            rows_v6: take("ROWS_V6")?.try_into()?,
-            port_sets: take("PORT_SETS")?.try_into()?,
-            trie_v4: take("TRIE_V4")?.try_into()?,
-            trie_v6: take("TRIE_V6")?.try_into()?,
-            grants: take("GRANTS")?.try_into()?,
-            owners_v4: take("OWNERS_V4")?.try_into()?,
-            owners_v6: take("OWNERS_V6")?.try_into()?,
-            runtime: take("RUNTIME")?.try_into()?,
+            endpoints: take(maps::ENDPOINTS.name)?.try_into()?,
+            endpoints_far: take(maps::ENDPOINTS_FAR.name)?.try_into()?,
+            peers_v4: take(maps::PEERS_V4.name)?.try_into()?,
+            peers_v6: take(maps::PEERS_V6.name)?.try_into()?,
+            tenants: take(maps::TENANTS.name)?.try_into()?,
+            names: take(maps::TENANT_NAMES.name)?.try_into()?,
+            rows_v4: take(maps::ROWS_V4.name)?.try_into()?,
+            rows_v6: take(maps::ROWS_V6.name)?.try_into()?,
+            port_sets: take(maps::PORT_SETS.name)?.try_into()?,
+            trie_v4: take(maps::TRIE_V4.name)?.try_into()?,
+            trie_v6: take(maps::TRIE_V6.name)?.try_into()?,
+            grants: take(maps::GRANTS.name)?.try_into()?,
+            owners_v4: take(maps::OWNERS_V4.name)?.try_into()?,
+            owners_v6: take(maps::OWNERS_V6.name)?.try_into()?,
+            runtime: take(maps::RUNTIME.name)?.try_into()?,
         })
     }
 

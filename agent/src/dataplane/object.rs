@@ -1,19 +1,10 @@
 //! The embedded programs: loading them, and refusing maps of another layout.
 //!
-//! Knows names and sizes of maps, not their meaning.
+//! Knows the names and sizes of maps from [`agent_common::maps`], not their meaning.
 
 use std::path::{Path, PathBuf};
 
-use agent_common::addr::{V4, V6};
-use agent_common::aggregate::{AGGREGATE_LEN, AggregateEntry, LIMIT_SLOTS, Limit};
-use agent_common::conntrack::{ReplyEntry, ReplyKey};
-use agent_common::counters::{ALLOWED_LEN, Counter, DENIED_LEN, Loss};
-use agent_common::guard::{Guard, PodGroups, Sender};
-use agent_common::layout::{
-    EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
-    TrieKeyV6,
-};
-use agent_common::tenant::{TenantId, TenantName, TenantState};
+use agent_common::maps::{self, MapSpec, SizeFlag};
 use aya::maps::{Map, MapData};
 use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_helper_supported};
@@ -82,67 +73,38 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { peers: 131_072, connections: 65_536 }
+        Self { peers: maps::PEERS_V4.max_entries, connections: maps::REPLIES_V4.max_entries }
     }
 }
 
-/// One map: what it must look like.
+/// One map of the table, at the size this agent wants.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    /// Name, and name of its pin.
-    pub name: &'static str,
-    key: usize,
-    value: usize,
+    /// The map.
+    pub spec: &'static MapSpec,
     entries: u32,
-}
-
-const fn shape<K, V>(name: &'static str, entries: u32) -> Shape {
-    Shape { name, key: size_of::<K>(), value: size_of::<V>(), entries }
 }
 
 impl Shape {
     /// As the reference of maps shows it.
     pub fn facts(&self) -> serde_json::Value {
-        serde_json::json!({ "name": self.name, "key": self.key, "value": self.value, "entries": self.entries })
+        let MapSpec { name, holds, key, value, size_flag, when_full, .. } = *self.spec;
+        let flag = size_flag.map_or("", SizeFlag::as_str);
+        serde_json::json!({
+            "name": name, "holds": holds, "key": key, "value": value, "entries": self.entries, "flag": flag,
+            "when_full": when_full,
+        })
     }
 }
 
-/// Bytes of an LPM key: the prefix length and its data.
-#[repr(C, packed)]
-struct Lpm<K>(u32, K);
-
-/// Every map of the object at these limits.
+/// Every pinned map of the object at these limits.
 pub fn shapes(limits: &Limits) -> Vec<Shape> {
-    vec![
-        shape::<u32, EndpointEntry>("ENDPOINTS", 65_536),
-        shape::<u32, EndpointEntry>("ENDPOINTS_FAR", 4_096),
-        shape::<u32, TenantState>("TENANTS", 16_384),
-        shape::<TenantId, TenantName>("TENANT_NAMES", 16_384),
-        shape::<PeerKeyV4, PeerEntry>("PEERS_V4", limits.peers),
-        shape::<V6, PeerEntry>("PEERS_V6", limits.peers),
-        shape::<u32, RowV4>("ROWS_V4", 2_048),
-        shape::<u32, RowV6>("ROWS_V6", 2_048),
-        shape::<Lpm<TrieKeyV4>, PrefixGrant>("TRIE_V4", 65_536),
-        shape::<Lpm<TrieKeyV6>, PrefixGrant>("TRIE_V6", 65_536),
-        shape::<Lpm<V4>, TenantId>("OWNERS_V4", 65_536),
-        shape::<Lpm<V6>, TenantId>("OWNERS_V6", 65_536),
-        shape::<u32, PortSet>("PORT_SETS", 4_096),
-        shape::<GrantKey, Grant>("GRANTS", 16_384),
-        shape::<ReplyKey<V4>, ReplyEntry>("REPLIES_V4", limits.connections),
-        shape::<ReplyKey<V6>, ReplyEntry>("REPLIES_V6", limits.connections),
-        shape::<u32, Runtime>("RUNTIME", 1),
-        shape::<u32, Counter>("ALLOWED", ALLOWED_LEN),
-        shape::<u32, Counter>("DENIED", DENIED_LEN),
-        shape::<u32, u64>("LOSS", Loss::LEN),
-        shape::<u32, AggregateEntry>("DENIED_FLOWS", AGGREGATE_LEN),
-        shape::<u32, Limit>("LIMITS", LIMIT_SLOTS),
-        shape::<u32, u32>("OWN", 4_096),
-        shape::<Sender, u32>("SENDERS", 16_384),
-        shape::<u64, u32>("CGROUPS", 4_096),
-        shape::<u32, PodGroups>("POD_GROUPS", 1),
-        shape::<u32, Counter>("GUARD_DROPS", Guard::LEN),
-        Shape { name: "EVENTS", key: 0, value: 0, entries: 1 << 20 },
-    ]
+    let entries = |spec: &MapSpec| match spec.size_flag {
+        Some(SizeFlag::Peers) => limits.peers,
+        Some(SizeFlag::Connections) => limits.connections,
+        None => spec.max_entries,
+    };
+    maps::ALL.iter().filter(|spec| spec.is_pinned()).map(|spec| Shape { spec, entries: entries(spec) }).collect()
 }
 
 /// Loads the object's maps, adopting those pinned below `pins`; with `None`, maps of its own that
@@ -171,11 +133,12 @@ pub fn open(pins: Option<&Path>, limits: &Limits) -> Result<Ebpf, ObjectError> {
     loader.override_global("SKB_NETWORK", &skb_network, true);
     let shapes = shapes(limits);
     for shape in &shapes {
-        if shape.resizable() {
-            loader.map_max_entries(shape.name, shape.entries);
+        let name = shape.spec.name;
+        if shape.spec.size_flag.is_some() {
+            loader.map_max_entries(name, shape.entries);
         }
         if let Some(pins) = pins {
-            loader.map_pin_path(shape.name, pins.join(shape.name));
+            loader.map_pin_path(name, pins.join(name));
         }
     }
     let ebpf = loader.load(OBJECT).map_err(|error| ObjectError::Load(Box::new(error)))?;
@@ -186,24 +149,21 @@ pub fn open(pins: Option<&Path>, limits: &Limits) -> Result<Ebpf, ObjectError> {
 }
 
 impl Shape {
-    fn resizable(&self) -> bool {
-        self.name.starts_with("PEERS_") || self.name.starts_with("REPLIES_")
-    }
-
     /// aya opens whatever is pinned under the name and compares nothing: a map with larger values
     /// would let the kernel write past our buffers.
     fn check(&self, ebpf: &Ebpf, pins: Option<&Path>) -> Result<(), ObjectError> {
-        let map = ebpf.map(self.name).ok_or(ObjectError::Absent(self.name))?;
-        let info = data(map).info().map_err(|source| ObjectError::Inspect { name: self.name, source })?;
+        let MapSpec { name, key, value, .. } = *self.spec;
+        let map = ebpf.map(name).ok_or(ObjectError::Absent(name))?;
+        let info = data(map).info().map_err(|source| ObjectError::Inspect { name, source })?;
         let pairs = [
-            ("its key size", info.key_size(), self.key as u32),
-            ("its value size", info.value_size(), self.value as u32),
+            ("its key size", info.key_size(), key),
+            ("its value size", info.value_size(), value),
             ("its maximum of entries", info.max_entries(), self.entries),
         ];
         match pairs.into_iter().find(|(_, found, expected)| found != expected) {
             None => Ok(()),
             Some((field, found, expected)) => {
-                Err(ObjectError::Layout { path: pins.unwrap_or(Path::new("")).join(self.name), field, found, expected })
+                Err(ObjectError::Layout { path: pins.unwrap_or(Path::new("")).join(name), field, found, expected })
             }
         }
     }

@@ -148,10 +148,7 @@ impl Enricher {
     }
 
     fn tenant(&self, id: TenantId) -> Option<TenantNamed> {
-        (id.is_known() && id < TenantId::NODES)
-            .then(|| self.names.tenant(id))
-            .flatten()
-            .filter(|tenant| !tenant.name.is_empty())
+        id.is_tenant().then(|| self.names.tenant(id)).flatten().filter(|tenant| !tenant.name.is_empty())
     }
 
     /// The pod whose interface it was, whatever address the packet claims.
@@ -218,7 +215,7 @@ fn flow_endpoint(named: Named, judged: Option<TenantNamed>, ip: Option<IpAddr>, 
 fn unnamed_kind(record: &Checked, ip: Option<IpAddr>) -> FlowEndpointKind {
     match (ip, record.reason) {
         (Some(_), DropReason::Node) => FlowEndpointKind::Host,
-        (Some(_), _) if record.event.peer_tenant < TenantId::NODES => FlowEndpointKind::External,
+        (Some(_), _) if !record.event.peer_tenant.is_reserved() => FlowEndpointKind::External,
         _ => FlowEndpointKind::Unknown,
     }
 }

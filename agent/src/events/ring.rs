@@ -4,8 +4,9 @@
 
 use std::io;
 
-use agent_common::aggregate::{AGGREGATE_LEN, AggregateEntry, LIMIT_SLOTS, Limit};
+use agent_common::aggregate::{AGGREGATE_LEN, AggregateEntry, EVENT_SLOTS, EventBudget};
 use agent_common::counters::Loss;
+use agent_common::maps;
 use aya::maps::{MapData, MapError, PerCpuArray, RingBuf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -33,7 +34,7 @@ pub enum RingError {
 pub struct Ring {
     records: AsyncFd<RingBuf<MapData>>,
     fold: PerCpuArray<MapData, AggregateEntry>,
-    limits: PerCpuArray<MapData, Limit>,
+    limits: PerCpuArray<MapData, EventBudget>,
     losses: PerCpuArray<MapData, u64>,
 }
 
@@ -42,7 +43,7 @@ impl Ring {
     pub fn new(
         records: RingBuf<MapData>,
         fold: PerCpuArray<MapData, AggregateEntry>,
-        limits: PerCpuArray<MapData, Limit>,
+        limits: PerCpuArray<MapData, EventBudget>,
         losses: PerCpuArray<MapData, u64>,
     ) -> Result<Self, RingError> {
         #[expect(
@@ -55,7 +56,7 @@ impl Ring {
 
     /// What every limit has held back so far: once, at the start.
     pub fn all_held_back(&mut self) -> Result<Vec<(u16, u64)>, RingError> {
-        (0..LIMIT_SLOTS as u16).map(|slot| self.held_back(slot).map(|count| (slot, count))).collect()
+        (0..EVENT_SLOTS as u16).map(|slot| self.held_back(slot).map(|count| (slot, count))).collect()
     }
 }
 
@@ -89,21 +90,26 @@ impl Source for Ring {
     fn sweep(&mut self) -> Result<Vec<AggregateEntry>, RingError> {
         let mut found = Vec::new();
         for place in 0..AGGREGATE_LEN {
-            let entries = self.fold.get(&place, 0).map_err(|source| RingError::Read { map: "DENIED_FLOWS", source })?;
+            let entries =
+                self.fold.get(&place, 0).map_err(|source| RingError::Read { map: maps::DENIED_FLOWS.name, source })?;
             found.extend(entries.iter().filter(|entry| entry.event.count > 0));
         }
         Ok(found)
     }
 
     fn held_back(&mut self, slot: u16) -> Result<u64, RingError> {
-        let limits = self.limits.get(&slot.into(), 0).map_err(|source| RingError::Read { map: "LIMITS", source })?;
+        let limits = self
+            .limits
+            .get(&slot.into(), 0)
+            .map_err(|source| RingError::Read { map: maps::EVENT_BUDGETS.name, source })?;
         Ok(limits.iter().map(|limit| limit.held_back).sum())
     }
 
     fn losses(&mut self) -> Result<[u64; Loss::LEN as usize], RingError> {
         let mut losses = [0; Loss::LEN as usize];
         for (index, lost) in (0..).zip(&mut losses) {
-            let counts = self.losses.get(&index, 0).map_err(|source| RingError::Read { map: "LOSS", source })?;
+            let counts =
+                self.losses.get(&index, 0).map_err(|source| RingError::Read { map: maps::LOSS.name, source })?;
             *lost = counts.iter().sum();
         }
         Ok(losses)

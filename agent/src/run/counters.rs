@@ -7,6 +7,7 @@ use std::sync::Arc;
 use agent_common::counters::{Counter, allowed_index, denied_index};
 use agent_common::flow::Direction;
 use agent_common::guard::Guard;
+use agent_common::maps::{self, MapSpec};
 use agent_common::reason::DropReason;
 use aya::maps::{MapData, MapError, PerCpuArray};
 use tokio::sync::watch;
@@ -36,8 +37,9 @@ impl Counters {
         latest: watch::Receiver<Arc<Snapshot>>,
         sizes: &object::Limits,
     ) -> Result<Self, MapError> {
-        let (allowed, denied) = (kernel.take("ALLOWED")?.try_into()?, kernel.take("DENIED")?.try_into()?);
-        let guard_drops = kernel.take("GUARD_DROPS")?.try_into()?;
+        let (allowed, denied) =
+            (kernel.take(maps::ALLOWED.name)?.try_into()?, kernel.take(maps::DENIED.name)?.try_into()?);
+        let guard_drops = kernel.take(maps::GUARD_DROPS.name)?.try_into()?;
         Ok(Self { allowed, denied, guard_drops, latest, sizes: *sizes })
     }
 }
@@ -79,15 +81,15 @@ impl KernelCounters for Counters {
     fn maps(&self) -> Vec<MapUsage> {
         let snapshot = self.latest.borrow();
         let guards = &snapshot.guards;
-        let used = |name: &str| match name {
-            "OWN" => Some(guards.own.len() as u64),
-            "SENDERS" => Some(guards.senders.len() as u64),
-            "CGROUPS" => Some(guards.pods.as_ref().map_or(0, |guard| guard.claimed.len()) as u64),
-            name => snapshot.tables.iter().find(|fill| map_of(fill.table) == name).map(|fill| fill.used as u64),
+        let used = |spec: &MapSpec| match *spec {
+            maps::NODE_IFACES => Some(guards.own.len() as u64),
+            maps::SENDERS => Some(guards.senders.len() as u64),
+            maps::POD_CGROUPS => Some(guards.pods.as_ref().map_or(0, |guard| guard.claimed.len()) as u64),
+            _ => snapshot.tables.iter().find(|fill| map_of(fill.table) == spec.name).map(|fill| fill.used as u64),
         };
         let usage = |shape: object::Shape| MapUsage {
-            name: shape.name.to_lowercase(),
-            entries: used(shape.name),
+            name: shape.spec.name.to_lowercase(),
+            entries: used(shape.spec),
             max_entries: u64::from(shape.max_entries()),
         };
         object::shapes(&self.sizes).into_iter().map(usage).collect()

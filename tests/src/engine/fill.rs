@@ -2,6 +2,7 @@
 
 use agent_common::addr::{V4, V6};
 use agent_common::layout::{EndpointEntry, PeerKeyV4, TrieKeyV4, TrieKeyV6};
+use agent_common::maps;
 use agent_common::mem_tables::MemTables;
 use agent_common::tenant::TenantId;
 use anyhow::{Context, Result};
@@ -15,33 +16,37 @@ const NEAR: u32 = 65_536;
 /// Writes every table; connections are left alone.
 pub fn write(ebpf: &mut Ebpf, tables: &MemTables) -> Result<()> {
     let (near, far): (Vec<_>, Vec<_>) = tables.endpoints.iter().partition(|(ifindex, _)| **ifindex < NEAR);
-    array(ebpf, "ENDPOINTS", near.into_iter().map(|(ifindex, entry)| (*ifindex, *entry)))?;
-    hash::<u32, EndpointEntry>(ebpf, "ENDPOINTS_FAR", far.into_iter().map(|(ifindex, entry)| (*ifindex, *entry)))?;
-    array(ebpf, "TENANTS", tables.tenants.iter().map(|(id, state)| (id.0, *state)))?;
-    array(ebpf, "ROWS_V4", tables.rows_v4.iter().map(|(row, prefixes)| (u32::from(*row), *prefixes)))?;
-    array(ebpf, "ROWS_V6", tables.rows_v6.iter().map(|(row, prefixes)| (u32::from(*row), *prefixes)))?;
-    array(ebpf, "PORT_SETS", tables.port_sets.iter().map(|(set, ports)| (u32::from(*set), *ports)))?;
-    array(ebpf, "RUNTIME", [(0, tables.runtime)])?;
+    array(ebpf, maps::ENDPOINTS.name, near.into_iter().map(|(ifindex, entry)| (*ifindex, *entry)))?;
+    hash::<u32, EndpointEntry>(
+        ebpf,
+        maps::ENDPOINTS_FAR.name,
+        far.into_iter().map(|(ifindex, entry)| (*ifindex, *entry)),
+    )?;
+    array(ebpf, maps::TENANTS.name, tables.tenants.iter().map(|(id, state)| (id.0, *state)))?;
+    array(ebpf, maps::ROWS_V4.name, tables.rows_v4.iter().map(|(row, prefixes)| (u32::from(*row), *prefixes)))?;
+    array(ebpf, maps::ROWS_V6.name, tables.rows_v6.iter().map(|(row, prefixes)| (u32::from(*row), *prefixes)))?;
+    array(ebpf, maps::PORT_SETS.name, tables.port_sets.iter().map(|(set, ports)| (u32::from(*set), *ports)))?;
+    array(ebpf, maps::RUNTIME.name, [(0, tables.runtime)])?;
     let peers = tables.peers_v4.iter().map(|(address, peer)| (PeerKeyV4 { network: 0, address: *address }, *peer));
-    hash(ebpf, "PEERS_V4", peers)?;
-    hash(ebpf, "PEERS_V6", tables.peers_v6.iter().map(|(address, peer)| (*address, *peer)))?;
-    hash(ebpf, "GRANTS", tables.grants.iter().map(|(key, grant)| (*key, *grant)))?;
+    hash(ebpf, maps::PEERS_V4.name, peers)?;
+    hash(ebpf, maps::PEERS_V6.name, tables.peers_v6.iter().map(|(address, peer)| (*address, *peer)))?;
+    hash(ebpf, maps::GRANTS.name, tables.grants.iter().map(|(key, grant)| (*key, *grant)))?;
     let key = |tenant: TenantId, net: V4, length| Key::new(32 + u32::from(length), TrieKeyV4 { tenant, net });
     trie(
         ebpf,
-        "TRIE_V4",
+        maps::TRIE_V4.name,
         tables.trie_v4.iter().map(|(tenant, net, length, grant)| (key(*tenant, *net, *length), *grant)),
     )?;
     let key = |tenant: TenantId, net: V6, length| Key::new(32 + u32::from(length), TrieKeyV6 { tenant, net });
     trie(
         ebpf,
-        "TRIE_V6",
+        maps::TRIE_V6.name,
         tables.trie_v6.iter().map(|(tenant, net, length, grant)| (key(*tenant, *net, *length), *grant)),
     )?;
     let owners = tables.owners_v4.iter().map(|(net, length, owner)| (Key::new(u32::from(*length), *net), *owner));
-    trie(ebpf, "OWNERS_V4", owners)?;
+    trie(ebpf, maps::OWNERS_V4.name, owners)?;
     let owners = tables.owners_v6.iter().map(|(net, length, owner)| (Key::new(u32::from(*length), *net), *owner));
-    trie(ebpf, "OWNERS_V6", owners)
+    trie(ebpf, maps::OWNERS_V6.name, owners)
 }
 
 fn array<V: Pod>(ebpf: &mut Ebpf, name: &str, entries: impl IntoIterator<Item = (u32, V)>) -> Result<()> {

@@ -9,6 +9,7 @@ use agent_common::flow::Direction::{self, Egress, Ingress};
 use agent_common::guard::Guard;
 use agent_common::headers::TCP;
 use agent_common::layout::{PORTS_ANY, PeerEntry, PeerKeyV4};
+use agent_common::maps;
 use agent_common::mem_tables::MemTables;
 use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, MapData};
@@ -231,7 +232,7 @@ fn tables() -> MemTables {
 
 /// Adds pods of tenant A.
 fn know(engine: &mut Engine, pods: u32) -> Result<()> {
-    let map = engine.ebpf().map_mut("PEERS_V4").context("the map of peers")?;
+    let map = engine.ebpf().map_mut(maps::PEERS_V4.name).context("the map of peers")?;
     let mut peers: HashMap<&mut MapData, PeerKeyV4, PeerEntry> = map.try_into()?;
     for pod in 0..pods {
         let address = V4::new((u32::from(FIRST) + pod).to_be_bytes());

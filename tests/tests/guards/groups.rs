@@ -9,6 +9,7 @@ use std::{env, fs, net::UdpSocket, process};
 
 use agent_common::counters::Counter;
 use agent_common::guard::Guard;
+use agent_common::maps;
 use agent_common::reason::DropReason;
 use aya::maps::{MapData, PerCpuArray};
 use bulkhead::dataplane::kernel::Kernel;
@@ -134,7 +135,7 @@ fn sockets_of_pods_speak_once_claimed_agent_or_no_agent() {
     groups.is(false, &pod, GUARANTEED);
 
     let dropped: PerCpuArray<MapData, Counter> =
-        kernel.take("GUARD_DROPS").expect("a map").try_into().expect("counters");
+        kernel.take(maps::GUARD_DROPS.name).expect("a map").try_into().expect("counters");
     let counted = dropped.get(&Guard::Cgroup.index(DropReason::NotReady), 0).expect("a counter");
     assert_eq!(counted.iter().map(|cpu| cpu.packets).sum::<u64>(), 4);
 

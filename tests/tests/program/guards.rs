@@ -4,6 +4,7 @@ use agent_common::addr::Mac;
 use agent_common::counters::Counter;
 use agent_common::guard::{Guard, Sender, senders};
 use agent_common::layout::EndpointEntry;
+use agent_common::maps;
 use agent_common::reason::DropReason;
 use agent_common::tenant::TenantId;
 use aya::maps::{Array, HashMap};
@@ -30,9 +31,10 @@ impl Guards {
         let mut guards = Self(Engine::new(stage::tables()).expect("the programs load"));
         guards.know(POD, &stage::pod_a());
         let far = EndpointEntry { cookie: 7, tenant: stage::B, ..EndpointEntry::default() };
-        let mut beyond: HashMap<_, u32, EndpointEntry> = guards.map("ENDPOINTS_FAR").try_into().expect("a map");
+        let mut beyond: HashMap<_, u32, EndpointEntry> =
+            guards.map(maps::ENDPOINTS_FAR.name).try_into().expect("a map");
         beyond.insert(FAR, far, 0).expect("room");
-        let mut own: HashMap<_, u32, u32> = guards.map("OWN").try_into().expect("a map");
+        let mut own: HashMap<_, u32, u32> = guards.map(maps::NODE_IFACES.name).try_into().expect("a map");
         own.insert(OWN, 1, 0).expect("room");
         guards
     }
@@ -42,13 +44,13 @@ impl Guards {
     }
 
     fn claim(&mut self, ifindex: u32, entry: EndpointEntry) {
-        let mut endpoints: Array<_, EndpointEntry> = self.map("ENDPOINTS").try_into().expect("a map");
+        let mut endpoints: Array<_, EndpointEntry> = self.map(maps::ENDPOINTS.name).try_into().expect("a map");
         endpoints.set(ifindex, entry, 0).expect("room");
         self.know(ifindex, &entry);
     }
 
     fn know(&mut self, ifindex: u32, entry: &EndpointEntry) {
-        let mut map: HashMap<_, Sender, u32> = self.map("SENDERS").try_into().expect("a map");
+        let mut map: HashMap<_, Sender, u32> = self.map(maps::SENDERS.name).try_into().expect("a map");
         senders(entry).for_each(|sender| map.insert(sender, ifindex, 0).expect("room"));
     }
 
@@ -62,7 +64,7 @@ impl Guards {
     }
 
     fn dropped(&self, guard: Guard) -> Counter {
-        self.0.counter("GUARD_DROPS", guard.index(DropReason::NotReady)).expect("a counter")
+        self.0.counter(maps::GUARD_DROPS.name, guard.index(DropReason::NotReady)).expect("a counter")
     }
 }
 

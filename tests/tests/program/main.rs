@@ -12,6 +12,7 @@ use agent_common::counters::{Counter, Loss, Outcome, allowed_index, denied_index
 use agent_common::event::FlowEvent;
 use agent_common::flow::Direction::{self, Egress, Ingress};
 use agent_common::layout::EndpointEntry;
+use agent_common::maps;
 use agent_common::reason::DropReason;
 use agent_common::tenant::TenantState;
 use aya::maps::RingBuf;
@@ -49,15 +50,16 @@ fn frame(name: &str) -> Vec<u8> {
 }
 
 fn denied(engine: &Engine, direction: Direction, audited: bool, reason: DropReason) -> Counter {
-    engine.counter("DENIED", denied_index(SLOT, direction, audited, reason)).expect("a counter")
+    engine.counter(maps::DENIED.name, denied_index(SLOT, direction, audited, reason)).expect("a counter")
 }
 
 fn allowed(engine: &Engine, direction: Direction) -> Counter {
-    engine.counter("ALLOWED", allowed_index(SLOT, direction)).expect("a counter")
+    engine.counter(maps::ALLOWED.name, allowed_index(SLOT, direction)).expect("a counter")
 }
 
 fn records(engine: &mut Engine) -> Vec<FlowEvent> {
-    let mut ring: RingBuf<_> = engine.ebpf().map_mut("EVENTS").expect("the ring").try_into().expect("a ring buffer");
+    let mut ring: RingBuf<_> =
+        engine.ebpf().map_mut(maps::EVENTS.name).expect("the ring").try_into().expect("a ring buffer");
     let mut records = Vec::new();
     while let Some(item) = ring.next() {
         records.push(FlowEvent::decode(&item).expect("a record of ours").event);
@@ -282,7 +284,7 @@ fn nothing_half_written_passes() {
     assert_eq!(engine.run(Egress, &peer, 1).expect("a run"), PASS);
     let not_ready = |engine: &Engine, way| {
         let index = denied_index(0, way, false, DropReason::NotReady);
-        engine.counter("DENIED", index).expect("a counter").packets
+        engine.counter(maps::DENIED.name, index).expect("a counter").packets
     };
     let mut tables = stage::tables();
     tables.tenants.get_mut(&stage::A).expect("tenant A").flags &= !TenantState::VALID;
@@ -319,7 +321,7 @@ fn what_does_not_fit_a_map_stays_closed() {
     let mut engine = Engine::with_limits(tables.clone(), &limits).expect("they just fit");
     stage::peer(&mut tables, [10, 99, 0, 1].into(), stage::pod_of(stage::A));
     let error = engine.refill(tables).expect_err("one too many");
-    assert!(format!("{error:#}").contains("PEERS_V4"), "{error:#}");
+    assert!(format!("{error:#}").contains(maps::PEERS_V4.name), "{error:#}");
     let mut to_it = frame("peer4-udp");
     to_it[30..34].copy_from_slice(&[10, 99, 0, 1]);
     mend_checksum(&mut to_it);

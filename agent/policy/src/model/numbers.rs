@@ -113,7 +113,7 @@ fn keep_held<'a>(tenancy: &'a Tenancy, held: &Held<'_>, numbers: &mut Numbers) -
 
 fn free_numbers<'a>(held: &'a Held<'_>, limit: u32) -> impl Iterator<Item = TenantId> + 'a {
     // The two highest numbers are the cluster's and that of ranges between two owners.
-    let limit = limit.min(TenantId::NODES.0 - 1);
+    let limit = limit.min(TenantId::LAST.0);
     (1..=limit).map(TenantId).filter(|id| !held.names.contains_key(id) && !(held.mentions)(*id))
 }
 

@@ -5,6 +5,9 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use agent_common::aggregate::EVENT_SLOTS;
+use agent_common::counters::TENANT_SLOTS;
+use agent_common::maps;
 use ipnet::IpNet;
 
 /// Settings of the model.
@@ -212,22 +215,25 @@ impl Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            interfaces: 65_536,
-            tenants: 65_535,
-            peers_v4: 1_048_576,
-            peers_v6: 1_048_576,
-            rows: 8_191,
-            port_sets: 8_191,
-            grants: 65_536,
-            owners_v4: 65_536,
-            owners_v6: 65_536,
-            trie_v4: 262_144,
-            trie_v6: 262_144,
-            counter_slots: 1_023,
-            event_slots: 4_095,
+            // `ENDPOINTS_FAR` takes any index: it limits the number of interfaces, not their index.
+            interfaces: u32::MAX,
+            tenants: maps::TENANTS.max_entries - 1,
+            peers_v4: maps::PEERS_V4.max_entries as usize,
+            peers_v6: maps::PEERS_V6.max_entries as usize,
+            rows: maps::ROWS_V4.max_entries as u16 - 1,
+            port_sets: maps::PORT_SETS.max_entries as u16 - 1,
+            grants: maps::GRANTS.max_entries as usize,
+            owners_v4: maps::OWNERS_V4.max_entries as usize,
+            owners_v6: maps::OWNERS_V6.max_entries as usize,
+            trie_v4: maps::TRIE_V4.max_entries as usize,
+            trie_v6: maps::TRIE_V6.max_entries as usize,
+            counter_slots: TENANT_SLOTS as u16 - 1,
+            event_slots: EVENT_SLOTS as u16 - 1,
         }
     }
 }
+
+const _: () = assert!(maps::ROWS_V4.max_entries == maps::ROWS_V6.max_entries, "one limit serves both families");
 
 impl Default for Settings {
     fn default() -> Self {

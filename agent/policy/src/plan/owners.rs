@@ -10,10 +10,6 @@ use super::phases::Phases;
 use super::{Actual, Ledger, Op};
 use crate::model::desired::Owners;
 
-/// Owner of a range in passing: a number no tenant has, hence everybody's "somebody else". Not the
-/// cluster's number, which `explain` gives a name.
-const IN_PASSING: TenantId = TenantId(TenantId::CLUSTER.0 - 1);
-
 /// Adds the writes that bring the owners from `ledger` to `wanted`.
 pub(super) fn diff(wanted: &Owners, ledger: &Ledger, phases: &mut Phases) {
     let actual = ledger.actual();
@@ -36,9 +32,9 @@ pub(super) fn diff(wanted: &Owners, ledger: &Ledger, phases: &mut Phases) {
 fn pass(net: IpNet, old: Option<TenantId>, new: TenantId, phases: &mut Phases) {
     match old {
         Some(old) if old == new => phases.fence.push(op(net, Some(new))),
-        Some(IN_PASSING) => phases.unfence.push(op(net, Some(new))),
+        Some(TenantId::IN_PASSING) => phases.unfence.push(op(net, Some(new))),
         Some(_) => {
-            phases.fence.push(op(net, Some(IN_PASSING)));
+            phases.fence.push(op(net, Some(TenantId::IN_PASSING)));
             phases.unfence.push(op(net, Some(new)));
         }
         None => phases.fence.push(op(net, Some(new))),
@@ -47,8 +43,8 @@ fn pass(net: IpNet, old: Option<TenantId>, new: TenantId, phases: &mut Phases) {
 
 /// `net` loses its entry and falls to the owner of a wider one, or to nobody.
 fn leave(net: IpNet, old: TenantId, heir: Option<TenantId>, phases: &mut Phases) {
-    if heir.is_some_and(|heir| heir != old) && old != IN_PASSING {
-        phases.fence.push(op(net, Some(IN_PASSING)));
+    if heir.is_some_and(|heir| heir != old) && old != TenantId::IN_PASSING {
+        phases.fence.push(op(net, Some(TenantId::IN_PASSING)));
     }
     phases.unfence.push(op(net, None));
 }
@@ -78,7 +74,7 @@ mod tests {
     use super::*;
     use crate::model::settings::Limits;
 
-    const NOBODY: u32 = IN_PASSING.0;
+    const NOBODY: u32 = TenantId::IN_PASSING.0;
 
     /// Fence and unfence writes from one set of owners to another, as `net owner`.
     fn writes(held: &[(&str, u32)], wanted: &[(&str, u32)]) -> (Vec<String>, Vec<String>) {
