@@ -1,7 +1,6 @@
-//! The agent under test: started as users start it, looked at as users look at it.
+//! The agent under test, started and read as users do it.
 //!
-//! Runs in the namespace that plays the node. Everything it says is kept, and shown when it does
-//! not get ready.
+//! The agent runs in the network namespace of the test node. Its output is kept, and printed if the agent does not become ready.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -23,12 +22,12 @@ use crate::page;
 use crate::tier;
 use crate::world::World;
 
-/// Where it serves metrics and health.
+/// The address of its metrics and health pages.
 const LISTEN: ([u8; 4], u16) = ([127, 0, 0, 1], 9464);
-/// What it calls its node.
+/// The name of its node.
 pub const NODE_NAME: &str = "node-1";
 
-/// Why a guard is always there to take.
+/// The message of an impossible poisoned mutex.
 const UNBROKEN: &str = "no holder panics";
 
 /// A running or ended agent. Dropping the value kills it.
@@ -42,9 +41,9 @@ pub struct Agent {
     /// Further flags of `run`.
     flags: Vec<String>,
     child: Mutex<Option<Child>>,
-    /// Lines of standard output, of all its lives.
+    /// Lines of standard output, over all restarts.
     out: Arc<Lines>,
-    /// Lines of standard error, of all its lives.
+    /// Lines of standard error, over all restarts.
     log: Arc<Lines>,
 }
 
@@ -84,7 +83,7 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Starts it once more, after it was killed or ended.
+    /// Starts it again after it was killed or has ended.
     pub fn start_again(&mut self) -> Result<()> {
         self.kill();
         let mut command = self.run();
@@ -123,7 +122,7 @@ impl Agent {
         let end = Instant::now() + patience;
         while !holds() {
             if let Some(status) = self.ended() {
-                bail!("it has ended: {status}; its log:\n{}", self.log().join("\n"));
+                bail!("the agent has ended: {status}; its log:\n{}", self.log().join("\n"));
             }
             ensure!(Instant::now() < end, "not {what} after {patience:?}; its log:\n{}", self.log().join("\n"));
             thread::sleep(Duration::from_millis(10));
@@ -131,7 +130,7 @@ impl Agent {
         Ok(())
     }
 
-    /// SIGKILL: no farewell.
+    /// Kills it with SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.get_mut().expect(UNBROKEN).take() {
             let _ = child.kill();
@@ -139,7 +138,7 @@ impl Agent {
         }
     }
 
-    /// SIGTERM, and its exit status.
+    /// Ends it with SIGTERM and returns its exit status.
     pub fn terminate(&mut self) -> Result<ExitStatus> {
         let mut child = self.child.get_mut().expect(UNBROKEN).take().context("it does not run")?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("a pid")?;
@@ -151,7 +150,7 @@ impl Agent {
             }
             if Instant::now() > end {
                 child.kill()?;
-                bail!("it ignores SIGTERM; its log:\n{}", self.log().join("\n"));
+                bail!("the agent ignores SIGTERM; its log:\n{}", self.log().join("\n"));
             }
             thread::sleep(Duration::from_millis(10));
         }
@@ -162,7 +161,7 @@ impl Agent {
         self.child.lock().expect(UNBROKEN).as_mut().and_then(|child| child.try_wait().ok().flatten())
     }
 
-    /// Starts it once more, to outlive this process: events and log go to files. Returns its pid.
+    /// Starts it again so that it outlives this process, with events and log in files. Returns its pid.
     pub fn stay(mut self, events: &Path, log: &Path) -> Result<u32> {
         self.kill();
         let mut command = self.run();
@@ -208,7 +207,7 @@ impl Agent {
         self.command(arguments, "--pin-dir", &self.pin_dir)
     }
 
-    /// Runs a command that asks the running agent.
+    /// Runs a command that queries the running agent.
     pub fn query(&self, arguments: &[&str]) -> Result<Output> {
         self.command(arguments, "--socket", &self.socket)
     }

@@ -1,4 +1,4 @@
-//! What really arrives in a namespace, below every socket.
+//! Captures every frame that arrives in a network namespace, below all sockets.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;

@@ -1,4 +1,4 @@
-//! The agent's static configuration, as a value that tests edit and as YAML that people read.
+//! The agent's static configuration: a value that tests edit, written as the YAML that users read.
 
 use std::fmt::Write;
 use std::fs;

@@ -1,8 +1,8 @@
-//! The loaded programs, run on single frames without being attached to anything.
+//! Runs the loaded programs on single frames, without attaching them.
 //!
-//! `BPF_PROG_TEST_RUN` hands a frame to a program as if it had come from an interface. The tables are
-//! those of a `MemTables`, written into private maps, so that the host can judge the same frame by the
-//! same tables; whoever asks compares the two. Knows no case and no expectation.
+//! `BPF_PROG_TEST_RUN` gives a program a frame as if an interface had delivered it. The maps hold the entries of a
+//! [`MemTables`], so the host can judge the same frame with the same tables. The caller compares the two. This module holds
+//! no test case and no expectation.
 
 mod fill;
 pub mod reasons;

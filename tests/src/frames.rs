@@ -1,7 +1,7 @@
-//! Cases of the frame corpus: one Ethernet frame, the hook that meets it, the verdict it must get.
+//! Cases of the frame corpus: one Ethernet frame, the hook that receives it, the verdict it must get.
 //!
-//! The form is one JSON object a line. A file from elsewhere may leave out what only helps a
-//! reader and may say more than we know; what decides is never guessed.
+//! The format is one JSON object per line. A foreign file may omit descriptive fields and may have unknown ones. A field that
+//! decides the result is never guessed.
 
 mod corpus;
 pub mod craft;

@@ -1,10 +1,10 @@
-//! Who and what there is in a world: names, addresses, what listens there.
+//! The hosts of a world: their names, addresses and ports.
 //!
-//! One table for all worlds: each lives in namespaces of its own, so that addresses never meet.
+//! All worlds share this table. Each world has namespaces of its own, so equal addresses never meet.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// A party to a conversation.
+/// One end of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Host {
     /// A pod of acme on this node.
@@ -15,7 +15,7 @@ pub enum Host {
     GlobexWeb,
     /// Another pod of globex on this node.
     GlobexApi,
-    /// The pod of a Shared tenant that answers for names.
+    /// The DNS pod of a Shared tenant.
     Dns,
     /// A pod of acme on another node.
     AcmeFar,
@@ -25,7 +25,7 @@ pub enum Host {
     AcmeDb,
     /// A database in globex's data subnet.
     GlobexDb,
-    /// Somebody on the internet.
+    /// A host on the internet.
     Internet,
     /// The cloud's metadata service.
     Metadata,
@@ -44,7 +44,7 @@ pub const UPSTREAM: (Ipv4Addr, Ipv6Addr) =
     (Ipv4Addr::new(192, 0, 2, 1), Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1));
 
 impl Host {
-    /// Everybody.
+    /// All hosts.
     pub const ALL: [Self; 12] = [
         Self::AcmeWeb,
         Self::AcmeApi,
@@ -61,7 +61,7 @@ impl Host {
     ];
     /// The pods of this node.
     pub const PODS: [Self; 5] = [Self::AcmeWeb, Self::AcmeApi, Self::GlobexWeb, Self::GlobexApi, Self::Dns];
-    /// Who sits beyond the uplink.
+    /// The hosts beyond the uplink.
     pub const OUTSIDE: [Self; 6] =
         [Self::AcmeFar, Self::GlobexFar, Self::AcmeDb, Self::GlobexDb, Self::Internet, Self::Metadata];
 
@@ -149,7 +149,7 @@ impl Host {
         }
     }
 
-    /// Where its server of a family listens.
+    /// The address and port of its server, by family.
     pub fn server(self, family: Family) -> SocketAddr {
         SocketAddr::new(self.address(family), self.port())
     }

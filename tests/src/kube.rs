@@ -30,25 +30,25 @@ use expect::{Policy, Unassigned};
 use question::{Question, QuestionMismatch, mismatches, probe_all, questions};
 use world::{ClusterWorld, items, text};
 
-/// Where agents and controller live.
+/// The namespace of agents and controller.
 pub const SYSTEM: &str = "bulkhead-system";
-/// Where an agent's pages are, on its node's loopback.
+/// The address of an agent's HTTP pages, on its node's loopback.
 const PAGES: ([u8; 4], u16) = ([127, 0, 0, 1], 9481);
-/// How long everything may take that is not measured.
+/// The limit for every step that is not measured.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How many answers of one round may be late.
 const LATE: usize = 4;
-/// How long until all answers must be right: whoever loses packets for longer than this has lost them.
+/// The time after which all answers must be right. Packets that are lost for longer count as lost.
 const SETTLED: Duration = Duration::from_secs(20);
 
-/// A cluster, its pods, and the policy that is meant to be in force. Dropping it ends the cluster.
+/// A cluster, its pods, and the policy that should be in force. Dropping the value ends the cluster.
 #[derive(Debug)]
 pub struct Site {
     /// The cluster.
     pub cluster: Cluster,
     /// How its pods are connected.
     pub cni: Cni,
-    /// Who lives there.
+    /// Its pods, Services and hosts.
     pub world: ClusterWorld,
     /// The objects and settings that were applied last.
     pub policy: Policy,
@@ -147,18 +147,18 @@ impl Site {
         self.kubectl().apply(&self.policy.objects.to_yaml()).map(drop)
     }
 
-    /// Waits until every question is answered as the policy says; the last answers tell why not.
+    /// Waits until every probe ends as the policy says. The error lists the last outcomes that did not.
     pub fn fast_verdict(&self) -> Result<()> {
         self.until(&self.asked(), |question| self.policy.allows(&self.world, question))
     }
 
-    /// Everything that can be asked and is not a matter of chance.
+    /// All probes whose outcome is not a matter of chance.
     pub fn asked(&self) -> Vec<Question> {
         questions(&self.world).into_iter().filter(|question| !self.policy.is_chance(&self.world, question)).collect()
     }
 
-    /// The control: without an agent everybody reaches everybody, once kube-proxy has heard of every Service. Returns
-    /// how many questions that were.
+    /// The control: without an agent every probe is answered once kube-proxy knows every Service. Returns the number of
+    /// probes.
     pub fn settle_open(&self) -> Result<usize> {
         let asked = questions(&self.world);
         self.until(&asked, |_| true)?;
@@ -176,10 +176,10 @@ impl Site {
         }
     }
 
-    /// Asks everything once; what is not as the policy says is an error.
+    /// Sends every probe once. An outcome that contradicts the policy is an error.
     ///
-    /// A few answers that should come and do not are asked for again, alone: hundreds of questions at once make some
-    /// late on a busy machine. An answer that must not come is never asked for twice.
+    /// A few late answers are probed again, one by one: hundreds of probes at once make some late on a busy machine. A
+    /// probe that must get no answer is never repeated.
     pub fn check(&self) -> Result<()> {
         let asked = self.asked();
         let mut wrong = self.wrong(&asked);
@@ -193,7 +193,7 @@ impl Site {
         Ok(())
     }
 
-    /// The answers to these questions that are not as the policy says.
+    /// The outcomes of these probes that contradict the policy.
     pub fn wrong(&self, asked: &[Question]) -> Vec<QuestionMismatch> {
         mismatches(&self.world, &probe_all(&self.world, asked), |question| self.policy.allows(&self.world, question))
     }
@@ -215,7 +215,7 @@ impl Site {
         Ok(id.strip_prefix("containerd://").context("the agent has no container")?.to_owned())
     }
 
-    /// Sends a container's first process a signal, as containerd does: no API server is asked.
+    /// Sends a signal to a container's first process through containerd, without the API server.
     pub fn signal(&self, node: &str, container: &str, signal: &str) -> Result<()> {
         let mut ctr = self.cluster.node(node)?.command("ctr")?;
         let output = ctr.args(["-n", "k8s.io", "tasks", "kill", "--signal", signal, container]).output()?;
@@ -223,13 +223,13 @@ impl Site {
         Ok(())
     }
 
-    /// What a node's agent has said, log and events.
+    /// The output of a node's agent: log and events.
     pub fn agent_lines(&self, node: &str) -> Result<Vec<String>> {
         let said = self.kubectl().run(["-n", SYSTEM, "logs", &self.agent(node)?])?;
         Ok(said.lines().map(str::to_owned).collect())
     }
 
-    /// The violations that a node's agent has told on its standard output.
+    /// The violations that a node's agent has printed.
     pub fn violations(&self, node: &str) -> Result<Vec<Value>> {
         let lines = self.agent_lines(node)?;
         let events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -249,7 +249,7 @@ impl Site {
         Ok(Metrics::parse(&body))
     }
 
-    /// Nodes are Ready, and no pod of the cluster has restarted or is anything but ready.
+    /// Checks that all nodes and pods are ready and that no pod has restarted.
     pub fn healthy(&self) -> Result<()> {
         wait("a healthy cluster", PATIENCE, || {
             let nodes = self.kubectl().json(["get", "nodes"])?;
@@ -267,7 +267,7 @@ impl Site {
         Ok(())
     }
 
-    /// Every container of the cluster: namespace, pod, UID, how often it was started again.
+    /// Every container of the cluster: namespace, pod, UID, number of restarts.
     pub fn restarts(&self) -> Result<Vec<String>> {
         let pods = self.kubectl().json(["get", "pods", "-A"])?;
         let line = |pod: &Value| {
@@ -280,7 +280,7 @@ impl Site {
         Ok(items(&pods).map(line).collect())
     }
 
-    /// Since when every pod but ours, and every node, is ready: a line that changed was not ready in between.
+    /// The time since which each node and each pod except ours is ready. A changed line was not ready in between.
     pub fn readiness(&self) -> Result<Vec<String>> {
         let mut lines = Vec::new();
         for kind in ["nodes", "pods"] {
@@ -295,7 +295,7 @@ impl Site {
         Ok(lines)
     }
 
-    /// What an engineer wants to see when something failed.
+    /// The diagnostics that help after a failure.
     pub fn describe(&self) -> String {
         let mut told = String::new();
         let mut add = |title: &str, said: Result<String>| {

@@ -1,7 +1,6 @@
-//! Who reaches whom: asked of the world by sockets, and expected from a table written down here.
+//! The connectivity matrix: sockets probe every pair of hosts, and a hand-written table says what must pass.
 //!
-//! The table knows the policy of `Config::two_tenants` as a person would say it. It shares no
-//! line with the agent.
+//! The table states the policy of `Config::two_tenants` as a person would. It shares no code with the agent.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,23 +12,23 @@ use crate::host::{Family, Host};
 use crate::probe::{Outcome, Transport, probe};
 use crate::world::World;
 
-/// One question: who asks whom, how.
+/// One probe: the sender, the destination and the transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cell {
-    /// Who asks.
+    /// The sender.
     pub from: Host,
-    /// Who is asked.
+    /// The destination.
     pub to: Host,
-    /// Over which family.
+    /// The address family.
     pub family: Family,
-    /// What is over_each_transport.
+    /// The transport.
     pub transport: Transport,
 }
 
-/// Answers by question.
+/// Outcomes by probe.
 pub type Matrix = BTreeMap<Cell, Outcome>;
 
-/// Everything a pod of this node may ask, and what others may ask it.
+/// All probes from pods of this node, and all probes from other hosts to them.
 pub fn questions() -> Vec<Cell> {
     let from_pods = pairs(&Host::PODS, &Host::ALL);
     let others = [Host::AcmeFar, Host::GlobexFar, Host::AcmeDb, Host::GlobexDb, Host::Internet, Host::Node];
@@ -48,7 +47,7 @@ fn pairs(from: &[Host], to: &[Host]) -> Vec<(Host, Host)> {
     all.filter(|(from, to)| from != to).collect()
 }
 
-/// Asks all questions at once.
+/// Sends all probes at once.
 pub fn probe_all(world: &World, questions: &[Cell]) -> Matrix {
     let (sender, answers) = mpsc::channel();
     thread::scope(|scope| {
@@ -56,7 +55,7 @@ pub fn probe_all(world: &World, questions: &[Cell]) -> Matrix {
             let cells: Vec<Cell> = questions.iter().copied().filter(|cell| cell.from == from).collect();
             let sender = sender.clone();
             scope.spawn(move || {
-                // Threads started inside stay inside.
+                // A thread inherits the namespace of the thread that starts it.
                 world.netns(from).run(|| {
                     thread::scope(|inside| {
                         for cell in cells {
@@ -74,29 +73,29 @@ pub fn probe_all(world: &World, questions: &[Cell]) -> Matrix {
     })
 }
 
-/// Asks one question.
+/// Sends one probe.
 pub fn probe_in(world: &World, cell: Cell) -> Outcome {
     world.netns(cell.from).run(|| probe_one(cell))
 }
 
 fn probe_one(cell: Cell) -> Outcome {
-    // The node asks with the address its routes choose, as a kubelet does.
+    // The node uses the address that its routes choose, as a kubelet does.
     let source = (cell.from != Host::Node).then(|| cell.from.address(cell.family));
     probe(cell.transport, source, SocketAddr::new(cell.to.address(cell.family), cell.to.port()))
 }
 
-/// Whether the policy of `Config::two_tenants` lets this question and its answer through.
+/// Whether the policy of `Config::two_tenants` lets this probe and its answer pass.
 pub fn allowed(cell: Cell) -> bool {
     use Host::*;
     match (cell.from, cell.to) {
-        // Pods ask.
+        // From pods.
         (AcmeWeb | AcmeApi, AcmeWeb | AcmeApi | AcmeFar | Dns) => true,
         (GlobexWeb | GlobexApi, GlobexWeb | GlobexApi | GlobexFar | Dns) => true,
         // Shared reaches all, the node's own services included, but no tenant's subnet.
         (Dns, AcmeWeb | AcmeApi | AcmeFar | GlobexWeb | GlobexApi | GlobexFar | Internet | Node) => true,
         (AcmeWeb | AcmeApi, AcmeDb) => cell.transport == Transport::Tcp,
         (GlobexWeb | GlobexApi, GlobexDb) => true,
-        // Others ask pods.
+        // From other hosts to pods.
         (AcmeFar | AcmeDb, AcmeWeb | AcmeApi) => true,
         (GlobexFar | GlobexDb, GlobexWeb | GlobexApi) => true,
         (AcmeFar | GlobexFar, Dns) => true,
@@ -110,11 +109,11 @@ pub fn allowed(cell: Cell) -> bool {
 /// A cell that is not as expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mismatch {
-    /// Which.
+    /// The probe.
     pub cell: Cell,
-    /// Whether an answer should have come.
+    /// Whether an answer was expected.
     pub expected: bool,
-    /// What came.
+    /// What happened.
     pub got: Outcome,
 }
 
@@ -134,17 +133,17 @@ impl fmt::Display for Mismatch {
 }
 
 /// The cells that are not as `expected` says. Where no answer is expected, silence is the only
-/// right outcome: a refusal would mean that somebody was reached.
+/// right outcome: a refusal would prove that the destination was reached.
 pub fn mismatches(matrix: &Matrix, expected: impl Fn(Cell) -> bool) -> Vec<Mismatch> {
     let judged = matrix.iter().map(|(cell, got)| Mismatch { cell: *cell, expected: expected(*cell), got: *got });
     judged.filter(|m| m.got != if m.expected { Outcome::Answered } else { Outcome::Silence }).collect()
 }
 
-/// How many answers of one round may be late: hundreds are asked at the same time.
+/// How many answers of one round may be late, since hundreds of probes run at the same time.
 const LATE: usize = 8;
 
-/// Asks, judges and panics with every cell that is not as expected. A few answers that did not come in
-/// time are asked for again, alone; what must be silent is never asked twice.
+/// Sends all probes and panics with every cell that is not as expected. A few late answers are probed again, one by
+/// one. A probe that must get no answer is never repeated.
 pub fn assert_matrix(world: &World, expected: impl Fn(Cell) -> bool) {
     let asked: Vec<Cell> = questions();
     let mut wrong = mismatches(&probe_all(world, &asked), expected);

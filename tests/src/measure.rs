@@ -1,9 +1,8 @@
-//! What a verdict costs, beside a program that does nothing.
+//! Measures what a verdict costs, relative to an empty program.
 //!
-//! All cases take turns, round after round, so that a noisy moment falls on all of them; a figure is
-//! the CPU time of the calling thread over a million runs, and what counts is its ratio to the empty
-//! program's in the same round. One frame repeated keeps every line of memory near: good for ratios,
-//! low for absolutes; the cases with random destinations show the difference.
+//! The cases take turns, round after round, so that a disturbance affects all of them. A figure is the CPU time of the calling
+//! thread over a million runs. The ratio to the empty program of the same round is what counts. A repeated frame keeps the
+//! caches warm, so absolute figures are low. The cases with random destinations show the difference.
 
 mod cases;
 pub mod report;

@@ -1,4 +1,4 @@
-//! Metrics as a scrape returns them, enough of the text format to add up samples.
+//! Reads a metrics scrape: as much of the text format as it takes to sum samples.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,8 @@
-//! Network namespaces that clean up after themselves.
+//! Network namespaces that remove themselves.
 //!
-//! A namespace is a name under `/run/netns`, as `ip netns` makes it, so that `ip` and the agent
-//! find it too. Nobody enters one with a thread that others use: every closure gets a thread of
-//! its own, and a child process inherits the namespace of the thread that starts it.
+//! A namespace is a name below `/run/netns`, as `ip netns` makes it, so `ip` and the agent find it too. No shared thread ever
+//! enters a namespace: every closure runs on a thread of its own. A child process inherits the namespace of the thread that
+//! starts it.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -67,7 +67,7 @@ impl Netns {
         &self.name
     }
 
-    /// Leaves it in host when the value is dropped.
+    /// Keeps the namespace when the value is dropped.
     pub fn keep(&mut self) {
         self.owned = false;
     }

@@ -1,4 +1,4 @@
-//! A page of an HTTP server on somebody's loopback: metrics, health, readiness.
+//! Reads a page of an HTTP server on a namespace's loopback: metrics, health, readiness.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

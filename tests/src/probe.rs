@@ -1,7 +1,6 @@
-//! One question from one host to another, bounded in time: does an answer come back?
+//! One probe from one host to another, with a time limit: does an answer come back?
 //!
-//! Each probe binds the prober's own address, so that a host with several addresses asks with the
-//! right one.
+//! Each probe binds the sender's address, so that a host with several addresses uses the right one.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};

@@ -1,7 +1,6 @@
-//! Frames and datagrams as ordinary sockets do not send them: whatever bytes, with next to none of
-//! them in linear memory, or many segments in one.
+//! Frames and datagrams that ordinary sockets do not send: arbitrary bytes, non-linear frames, segmented datagrams.
 //!
-//! The only file of this crate with `unsafe`: these socket options have no safe wrapper.
+//! This is the crate's only module with `unsafe` for sockets: these socket options have no safe wrapper.
 
 use std::io;
 use std::net::UdpSocket;

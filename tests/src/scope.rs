@@ -1,7 +1,6 @@
-//! What one world owns on this machine, under one name, so that all of it can be removed: named
-//! network namespaces, a directory, a BPF file system of its own.
+//! What one world owns on this machine, under one name: network namespaces, a directory, a BPF file system.
 //!
-//! The name holds the pid of its owner. Whoever comes next removes what a dead owner left.
+//! The name contains the pid of its owner, so the next run can remove what a dead owner left.
 
 use std::fs;
 use std::io;
@@ -53,7 +52,7 @@ impl Scope {
         &self.name
     }
 
-    /// Leaves everything in host when the value is dropped.
+    /// Keeps everything when the value is dropped.
     pub fn keep(&mut self) {
         self.owned = false;
     }
@@ -121,7 +120,7 @@ pub fn exists(name: &str) -> bool {
     directory(name).exists() || netns::list().iter().any(|n| n.starts_with(&format!("{name}-")))
 }
 
-/// Removes what dead owners left.
+/// Removes what dead owners left behind.
 fn reclaim() {
     let directories = fs::read_dir(BASE).into_iter().flatten().flatten();
     let mut names: Vec<String> = directories.filter_map(|entry| entry.file_name().into_string().ok()).collect();

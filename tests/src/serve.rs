@@ -1,7 +1,7 @@
-//! Servers that say back what they hear, TCP and UDP, inside a network namespace.
+//! TCP and UDP echo servers in a network namespace.
 //!
-//! Each socket is bound to one address, so that an answer always comes from where the question
-//! went. One thread per namespace; it ends when the value is dropped.
+//! Each socket is bound to one address, so an answer always comes from the address that was probed. One thread serves a
+//! namespace and ends when the value is dropped.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};

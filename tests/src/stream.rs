@@ -1,7 +1,7 @@
-//! Probes that last: something small every millisecond, and a record of what came through.
+//! Lasting probes: one small message per millisecond, and a record of what arrived.
 //!
-//! What holds "throughout" a restart is asked of these: a `DatagramStream` that is denied must have
-//! delivered nothing, a `EchoConnection` that is allowed must have gone on.
+//! Tests use them to check a whole period, such as a restart. A denied [`DatagramStream`] must have delivered nothing. An
+//! allowed [`EchoConnection`] must have continued.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -19,7 +19,7 @@ use crate::world::World;
 
 /// Between two messages.
 const PACE: Duration = Duration::from_millis(1);
-/// Where a `DatagramStream` falls.
+/// The port that a `DatagramStream` sends to.
 const PORT: u16 = 7000;
 
 /// Numbered datagrams, one way.
@@ -36,7 +36,7 @@ struct Sent {
     refused: u64,
 }
 
-/// What a `DatagramStream` did.
+/// The record of a `DatagramStream`.
 #[derive(Clone, Debug)]
 pub struct DatagramRecord {
     /// Datagrams the sender's kernel took.
@@ -50,28 +50,28 @@ pub struct DatagramRecord {
 impl DatagramStream {
     /// Starts to stream from one host to a port of its own at another.
     pub fn start(world: &World, from: Host, to: Host, family: Family) -> Result<Self> {
-        // A port for each pair, so that several may fall on one host.
+        // A port for each pair, so that several streams can end at one host.
         let target = SocketAddr::new(to.address(family), PORT + from as u16);
         Self::between(world.netns(from), from.address(family), world.netns(to), target)
     }
 
     /// Starts to stream from an address in one namespace to a port in another, where nobody listens yet.
     pub fn between(from: &Netns, source: IpAddr, to: &Netns, target: SocketAddr) -> Result<Self> {
-        let ear = to.run(|| UdpSocket::bind(target)).context("cannot listen for streams")?;
-        ear.set_read_timeout(Some(Duration::from_millis(50)))?;
+        let receiver = to.run(|| UdpSocket::bind(target)).context("cannot listen for streams")?;
+        receiver.set_read_timeout(Some(Duration::from_millis(50)))?;
         let mouth = from.run(|| {
             let socket = UdpSocket::bind(SocketAddr::new(source, 0))?;
             socket.connect(target).map(|()| socket)
         })?;
-        let receiver = Worker::start(to, move |stop| listen(&ear, stop));
+        let receiver = Worker::start(to, move |stop| listen(&receiver, stop));
         let sender = Worker::start(from, move |stop| talk(&mouth, stop));
         Ok(Self { sender, receiver })
     }
 
-    /// Ends it and tells.
+    /// Ends it and returns the record.
     pub fn stop(self) -> DatagramRecord {
         let sent = self.sender.stop();
-        // What is under way may still arrive.
+        // Datagrams in flight may still arrive.
         thread::sleep(Duration::from_millis(50));
         let arrived = self.receiver.stop();
         DatagramRecord { sent: sent.sent, refused: sent.refused, arrived }
@@ -112,11 +112,11 @@ fn talk(mouth: &UdpSocket, stop: &AtomicBool) -> Sent {
     sent
 }
 
-fn listen(ear: &UdpSocket, stop: &AtomicBool) -> Vec<Instant> {
+fn listen(receiver: &UdpSocket, stop: &AtomicBool) -> Vec<Instant> {
     let mut arrived = Vec::new();
     let mut buffer = [0; 64];
     while !stop.load(Ordering::Relaxed) {
-        if ear.recv(&mut buffer).is_ok() {
+        if receiver.recv(&mut buffer).is_ok() {
             arrived.push(Instant::now());
         }
     }
@@ -129,7 +129,7 @@ pub struct EchoConnection {
     worker: Worker<EchoRecord>,
 }
 
-/// What a `EchoConnection` did.
+/// What an `EchoConnection` did.
 #[derive(Clone, Debug, Default)]
 pub struct EchoRecord {
     /// When each answer came.
@@ -171,7 +171,7 @@ impl EchoConnection {
         Ok(Self { worker })
     }
 
-    /// Ends it and tells. Waits for an answer under way.
+    /// Ends it and returns the record, after an answer in flight.
     pub fn stop(self) -> EchoRecord {
         self.worker.stop()
     }

@@ -1,5 +1,6 @@
-//! A thread in a network namespace that works until it is told to stop, at the latest when its
-//! owner is dropped: a failed test leaves nobody sending.
+//! A thread in a network namespace that works until it is stopped.
+//!
+//! Dropping the value stops the thread, so a failed test leaves no sender behind.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -26,23 +26,23 @@ use crate::serve::Servers;
 /// How pods are attached to their node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// As ptp and Calico do: each pod at the end of its own link, the node routes.
+    /// As ptp and Calico do: each pod has its own link, and the node routes.
     Routed,
-    /// As the bridge plugin does: pods share a link, the node routes only what leaves it.
+    /// As the bridge plugin does: pods share a link, and the node routes only what leaves it.
     Bridged,
 }
 
 /// The world. Dropping it removes everything.
 #[derive(Debug)]
 pub struct World {
-    /// How its pods are attached.
+    /// How its pods are connected.
     pub layout: Layout,
     servers: Vec<(Host, Servers)>,
     pods: Vec<(Host, Netns)>,
-    /// Where the agent runs.
+    /// The network namespace of the node, where the agent runs.
     pub node: Netns,
     outside: Netns,
-    /// What everything is named after.
+    /// The scope that owns everything.
     pub scope: Scope,
 }
 
@@ -103,7 +103,7 @@ impl World {
         };
         self.node.ip(&node).with_context(|| format!("cannot attach {}", host.name()))?;
         if self.layout == Layout::Routed {
-            // The node answers for the link-local gateway, at once.
+            // The node answers ARP for the link-local gateway immediately.
             let key = |setting: &str| format!("ipv4/{setting}").replace("IF", &interface);
             self.node.sysctl(&[(&key("conf/IF/proxy_arp"), "1"), (&key("neigh/IF/proxy_delay"), "0")])?;
         }
@@ -123,8 +123,8 @@ impl World {
         Ok(())
     }
 
-    /// Tells pods that share a link each other's hardware addresses for good. An agent that answers
-    /// nobody's question for a neighbour stops honest pods; this stands for one that does not ask.
+    /// Gives pods that share a link permanent neighbour entries for each other. It simulates a pod that sends frames
+    /// without ARP or neighbour discovery.
     pub fn introduce(&self) -> Result<()> {
         if self.layout == Layout::Routed {
             return Ok(());
@@ -137,7 +137,7 @@ impl World {
         Ok(())
     }
 
-    /// The namespace a host is in.
+    /// The network namespace of a host.
     pub fn netns(&self, host: Host) -> &Netns {
         match host {
             Host::Node => &self.node,
@@ -145,18 +145,18 @@ impl World {
         }
     }
 
-    /// The namespace beyond the node's uplink, which is nobody's pod.
+    /// The network namespace beyond the node's uplink, which is no pod's.
     pub fn outside(&self) -> &Netns {
         &self.outside
     }
 
-    /// The pods there are.
+    /// The existing pods.
     pub fn pods(&self) -> impl Iterator<Item = Host> {
         self.pods.iter().map(|(host, _)| *host)
     }
 
-    /// Two tenants, and an endpoint for every pod, whether it is there yet or not: named by its
-    /// interface in a routed world, by its network namespace in a bridged one.
+    /// Two tenants, and an endpoint for every pod, existing or not. A routed world names the interface, a bridged one the
+    /// network namespace.
     pub fn config(&self) -> Config {
         let mut config = Config::two_tenants();
         config.endpoints = Host::PODS.into_iter().map(|host| self.endpoint(host)).collect();
@@ -164,12 +164,12 @@ impl World {
         config
     }
 
-    /// Where the configuration is written.
+    /// The path of the configuration.
     pub fn config_path(&self) -> PathBuf {
         self.scope.file("bulkhead.yaml")
     }
 
-    /// Ends the servers and leaves everything else in host.
+    /// Ends the servers and keeps everything else.
     pub fn keep(&mut self) {
         self.servers.clear();
         self.scope.keep();
@@ -191,7 +191,7 @@ pub fn interface(host: Host) -> String {
     format!("bh-{}", host.name())
 }
 
-/// Where the servers of a host listen.
+/// The addresses of the servers of a host.
 pub fn listening(host: Host) -> Vec<SocketAddr> {
     let mut addresses = Family::ALL.map(|family| host.server(family)).to_vec();
     if matches!(host, Host::AcmeDb | Host::GlobexDb) {
@@ -200,7 +200,7 @@ pub fn listening(host: Host) -> Vec<SocketAddr> {
     addresses
 }
 
-/// A port that databases listen at too, and that acme's policy does not name.
+/// A second port of the databases, which acme's policy does not list.
 pub const OTHER_PORT: u16 = 9999;
 
 fn neighbour(other: Host, family: Family) -> String {

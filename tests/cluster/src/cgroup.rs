@@ -1,7 +1,7 @@
-//! The cluster's cgroups: one folder of its own in every hierarchy, and everything the cluster runs below it.
+//! The cluster's cgroups: one directory in every hierarchy, with all processes of the cluster below it.
 //!
-//! So the answer to "which processes are ours" never rests on a pid somebody else may have by now. The root and
-//! other people's cgroups are only read.
+//! Ownership of a process is therefore never decided by a pid that another process may have by now. The root and foreign cgroups
+//! are only read.
 
 use std::{
     fs, io,

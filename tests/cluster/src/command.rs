@@ -1,4 +1,4 @@
-//! Running other programs: an error carries the command and what it said.
+//! Runs other programs. An error contains the command and its output.
 
 use std::{
     ffi::OsStr,

@@ -1,6 +1,6 @@
-//! The control plane: etcd, API server, controllers, scheduler, all in the namespace of one host.
+//! The control plane: etcd, API server, controllers and scheduler, all in the namespace of one host.
 //!
-//! Arguments follow from the cluster's folders alone, so a test may stop a part and any later process start it again.
+//! Arguments follow from the cluster's directories alone, so a test may stop a part and a later process may start it again.
 
 use std::{fs, iter, time::Duration};
 

@@ -1,6 +1,6 @@
-//! Long-running programs: started inside our cgroups, recorded, ended by what was recorded.
+//! Long-running programs: started inside our cgroups, recorded, and ended by that record.
 //!
-//! A record is a pid and the moment that process was born, so a pid that somebody else has got since is left alone.
+//! A record is a pid and the start time of that process, so a reused pid is left alone.
 
 use std::{
     fs::{self, File},

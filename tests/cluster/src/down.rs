@@ -1,4 +1,4 @@
-//! Ends a cluster, whole or half-made, by what carries its id; also how `up` removes a crashed run.
+//! Removes a cluster, complete or not, by its id. `up` uses it to remove a crashed run.
 
 use std::{fmt, fs, path::Path, time::Duration};
 

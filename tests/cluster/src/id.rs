@@ -1,7 +1,7 @@
-//! What a cluster is called, and every name on the machine that follows from it.
+//! A cluster's id, and every name on the machine that follows from it.
 //!
-//! Namespaces, cgroups and folders carry the id, so clusters never meet and leftovers of a crashed run are found
-//! by name. Nothing here touches the machine.
+//! Namespaces, cgroups and directories contain the id. Clusters therefore never collide, and what a crashed run left is found by
+//! name. This module does not touch the machine.
 
 use std::{fmt, path::Path};
 

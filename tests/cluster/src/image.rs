@@ -1,6 +1,6 @@
-//! Container images without a container tool: an OCI layout is a few JSON files and some tars in a tar.
+//! Builds container images without a container tool: an OCI layout is a few JSON files and some tars in a tar.
 //!
-//! Same input, same bytes: times, owners and order are fixed, and blobs are named by their digest.
+//! Equal input gives equal bytes: times, owners and order are fixed, and blobs are named by their digest.
 
 use std::{
     fs,

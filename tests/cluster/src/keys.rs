@@ -1,4 +1,4 @@
-//! Who the components are to each other: a CA, the API server's certificate, tokens, kubeconfigs. New in each run.
+//! Credentials of the components: a CA, the API server's certificate, tokens, kubeconfigs. New in each run.
 
 use std::{
     fs::{self, File},

@@ -1,4 +1,4 @@
-//! kubectl, as the administrator of a cluster: one we made, or one somebody else did.
+//! kubectl with the administrator's rights, on our own cluster or on a given one.
 
 use std::{
     ffi::OsStr,

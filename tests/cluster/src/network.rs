@@ -1,6 +1,6 @@
-//! Builds the little world of `plan`: a namespace per host, hung on one bridge.
+//! Builds the network of `plan`: a namespace for each host, all on one bridge.
 //!
-//! Links are made inside the namespaces, both ends at once, so the machine's own namespace never sees one.
+//! Links are made inside the namespaces, both ends at once, so the machine's own namespace never contains one.
 
 use std::{
     fs,

@@ -1,7 +1,7 @@
-//! A node: namespaces of its own for everything a real node has of its own, then containerd, kubelet, kube-proxy.
+//! A node: its own namespaces for everything that a real node has of its own, then containerd, kubelet and kube-proxy.
 //!
-//! Its first process makes the mounts and stays as process 1 of the node; whoever enters, enters what that process
-//! has. With pid and cgroup namespaces too, a node sees no process and no cgroup but its own, as on a machine.
+//! The first process makes the mounts and stays as process 1 of the node. Whatever enters the node sees these mounts. With pid and
+//! cgroup namespaces a node sees only its own processes and cgroups, as on a separate machine.
 
 use std::{
     fs,

@@ -1,7 +1,7 @@
-//! The real Kubernetes programs, built from the Go modules pinned in `parts/*/go.mod` and kept by version.
+//! The Kubernetes programs, built from the Go modules pinned in `parts/*/go.mod` and cached by version.
 //!
-//! A part is taken as it is while the pins it was built from are the pins we have; otherwise it is built anew, aside,
-//! and put in place when complete.
+//! A part is reused while its pins are unchanged. Otherwise it is built in a separate directory and moved into position when it is
+//! complete.
 
 use std::{
     env,

@@ -1,4 +1,4 @@
-//! The Debian packages a cluster needs. Installed when missing and we are root; otherwise named in the error.
+//! The Debian packages that a cluster needs. Root installs what is missing; otherwise the error names it.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Where a cluster for the tests may come from, and why there may be none.
+//! Where a cluster for the tests comes from, and why there may be none.
 
 use std::{env, path::PathBuf};
 

@@ -1,4 +1,4 @@
-//! Brings a cluster up: first what a crashed run left goes, then everything that need not wait runs side by side.
+//! Brings a cluster up: removes what a crashed run left, then starts everything that can start in parallel.
 
 use std::{
     fs::{self, File},

@@ -1,5 +1,5 @@
-//! `bench [--json FILE] [--quick] [--api]`: what a verdict costs, beside a program that does nothing; or what a start
-//! costs the API server.
+//! `bench [--json FILE] [--quick] [--api]`: measures what a verdict costs relative to an empty program, or what an
+//! agent's start costs the API server.
 
 use std::path::PathBuf;
 

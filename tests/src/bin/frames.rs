@@ -1,4 +1,4 @@
-//! `frames FILE`: replays frames into the loaded programs; one line of JSON each, then the count.
+//! `frames FILE`: replays frames into the loaded programs. Prints one JSON line per frame, then a summary.
 
 use std::io::{self, Write};
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! Writes tables in memory into the maps of loaded programs.
+//! Writes tables from memory into the maps of loaded programs.
 
 use agent_common::addr::{V4, V6};
 use agent_common::layout::{EndpointEntry, PeerKeyV4, TrieKeyV4, TrieKeyV6};

@@ -1,35 +1,8 @@
-//! Classes of the attack table, and which of our reasons say the same.
+//! Which drop reasons satisfy each class of the attack table.
 //!
-//! A class names the attack; a reason names the rule that stopped it. The rules stand in an order, so
-//! a frame that breaks two is dropped by the first: a truncated datagram for the other tenant is
-//! `malformed`, not `cross_tenant`. What cannot be parsed (rule 1) and what is not the pod's own (rule
-//! 2) is therefore accepted wherever a later rule was expected. A class we do not know is decided by
-//! the verdict alone.
-//!
-//! | class | our reasons |
-//! |---|---|
-//! | `cross_tenant` | `cross_tenant`, `unassigned_source`, `unassigned_destination`, or of rule 1 |
-//! | `off_subnet` | `off_subnet`, `martian`, `multicast`, `port_denied`, or of rule 1 |
-//! | `metadata` | `metadata_service`, `martian`, or of rule 1 |
-//! | `node` | `node`, `martian`, or of rule 1 |
-//! | `martian`, `embedded_v4` | `martian`, `multicast`, `off_subnet`, `spoofed_source`, `not_own_address`, or of rule 1 |
-//! | `multicast` | `multicast`, `martian`, `not_own_address`, or of rule 1 |
-//! | `tunnel` | any destination's: `node`, `cross_tenant`, `off_subnet`, `port_denied` |
-//! | `port_denied` | `port_denied`, `fragment`, or of rule 1 |
-//! | `spoof_src_ip` | `spoofed_source`, `spoofed_neighbor`, `spoofed_mac`, `multicast`, `martian`, `malformed` |
-//! | `spoof_src_mac` | `spoofed_mac`, `spoofed_neighbor` |
-//! | `arp_spoof` | `spoofed_neighbor`, `spoofed_mac`, `cross_tenant`, `malformed`, `ethertype`, `not_own_address` |
-//! | `nd_spoof` | as `arp_spoof`, and `spoofed_source`, `off_subnet`, `multicast` |
-//! | `nd_ra` | `router_advertisement`, `spoofed_source`, `malformed` |
-//! | `nd_redirect`, `icmp_redirect` | `icmp_redirect`, `malformed` |
-//! | `malformed` | `malformed`, `fragment`, `extension_header`, `ethertype` |
-//! | `fragment` | `fragment`, `malformed` |
-//! | `ext_header` | `extension_header`, `malformed`, `routing_header` |
-//! | `routing_header`, `source_route` | the same |
-//! | `ethertype`, `vlan` | either of the two, or `malformed` |
-//! | `l2_dst_mismatch` | `not_own_address`, `multicast` |
-//! | `unknown_pod`, `not_programmed` | `not_ready` |
-//! | `ct_full` | `internal`, or that of the rule which asked for the state |
+//! A class names the attack. A reason names the rule that stopped it. Rules have an order, so a frame that breaks two is
+//! dropped by the first: a truncated datagram for another tenant is `malformed`, not `cross_tenant`. Reasons of rules 1 and 2
+//! are therefore accepted wherever a later rule was expected. For an unknown class, only the verdict counts.
 
 use agent_common::reason::DropReason::{self, *};
 

@@ -1,8 +1,7 @@
-//! Frames of a file through the loaded programs and through the host, one line of JSON each.
+//! Replays the frames of a file through the loaded programs and the host verdict, one JSON line each.
 //!
-//! A frame passes when the verdict is as expected, program and host agree on verdict and reason, and
-//! the reason is one that its class stands for (`reasons`). Frames of a group share their state, in
-//! the order of the file; every other frame starts with none.
+//! A frame passes if the verdict is as expected, if program and host agree on verdict and reason, and if the reason belongs to
+//! the frame's class (`reasons`). Frames of a group share their state, in file order. Every other frame starts with none.
 
 use agent_common::flow::Direction;
 use anyhow::Result;

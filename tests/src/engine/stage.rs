@@ -1,7 +1,6 @@
-//! The stage of the attack table as tables: two tenants, a node, a gateway, a name service.
+//! The tables behind the attack table: two tenants, a node, a gateway, a name service.
 //!
-//! Written down by hand, entry by entry, and not by the agent's own compiler: the programs are
-//! tested here, not who fills their maps.
+//! The entries are written by hand and not by the agent's compiler, because the programs are under test here.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,7 +1,7 @@
-//! Frames field by field: what is not said is right, what is said is written as it is.
+//! Builds frames field by field. A field that is not given has its correct value.
 //!
-//! Lengths and checksums are computed unless a case overrides them, so that each malformed frame
-//! is wrong in exactly the one host its name tells.
+//! Lengths and checksums are computed unless a case overrides them. Each malformed frame is therefore wrong in exactly the
+//! one field that its name states.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

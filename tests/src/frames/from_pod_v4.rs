@@ -1,4 +1,4 @@
-//! What a pod may send over IPv4, and what it may not: ATK-001 to ATK-043.
+//! IPv4 packets that a pod may send, and those it may not: ATK-001 to ATK-043.
 
 use std::net::Ipv4Addr;
 

@@ -1,4 +1,4 @@
-//! What a pod may send over IPv6, and what it may not: ATK-050 to ATK-072.
+//! IPv6 packets that a pod may send, and those it may not: ATK-050 to ATK-072.
 
 use std::net::Ipv6Addr;
 

@@ -1,4 +1,4 @@
-//! IPv4 headers that lie, end early or come in pieces: ATK-030 to ATK-043.
+//! IPv4 headers that are inconsistent, truncated or fragmented: ATK-030 to ATK-043.
 
 use super::corpus::Corpus;
 use super::craft::{Frame, Payload, words};

@@ -1,4 +1,4 @@
-//! Below and around IP: tags, foreign EtherTypes, ARP, tunnels. ATK-090 to ATK-097.
+//! Frames below and beside IP: VLAN tags, foreign EtherTypes, ARP, tunnels. ATK-090 to ATK-097.
 
 use std::net::Ipv4Addr;
 

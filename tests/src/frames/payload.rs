@@ -1,4 +1,4 @@
-//! Transport headers of the corpus, and the checksum they share with IPv4.
+//! Transport headers of the corpus, and the checksum that they share with IPv4.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! What may reach a pod, and what may not: ATK-100 to ATK-103. The second guard.
+//! Packets that may reach a pod, and those that may not: ATK-100 to ATK-103.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,6 +1,6 @@
-//! The stage on which the corpus plays: two tenants, a node, a gateway, the rest of the world.
+//! The network of the corpus: two tenants, a node, a gateway, hosts outside.
 //!
-//! Policy assumed: a tenant reaches its own ranges and the name service on port 53; nothing else.
+//! The assumed policy: a tenant reaches its own ranges and the name service on port 53, and nothing else.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

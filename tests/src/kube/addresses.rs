@@ -1,4 +1,4 @@
-//! Which addresses a node's pods get next, by the notes of the host-local address plugin.
+//! Predicts the next pod addresses of a node from the files of the host-local IPAM plugin.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,8 +11,8 @@ use super::PATIENCE;
 use super::world::of_family;
 use crate::host::Family;
 
-/// Waits until these addresses of earlier pods are free, and makes the plugin believe that it gave the one before the
-/// first of them last: the next pods of the node have them again.
+/// Waits until these addresses of earlier pods are free and sets the plugin's last address to the one before the first
+/// of them. The next pods of the node then get the same addresses.
 pub fn give_again(node: Node<'_>, addresses: impl IntoIterator<Item = IpAddr>) -> Result<()> {
     let folder = node.path("/var/lib/cni/networks/pods")?;
     let addresses: Vec<IpAddr> = addresses.into_iter().collect::<BTreeSet<_>>().into_iter().collect();

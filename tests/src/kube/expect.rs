@@ -1,7 +1,7 @@
-//! Who should reach whom, computed from the objects: the second time that the policy is written down.
+//! Computes from the objects which probes must pass: the second statement of the policy.
 //!
-//! Knows what the README says and nothing of the agent. It is slow, and says each rule in the words of an
-//! administrator.
+//! This module follows the documentation and knows nothing of the agent. It is slow on purpose: each rule reads as an
+//! administrator would state it.
 
 use std::net::IpAddr;
 
@@ -13,27 +13,27 @@ use crate::config::{Config, Port, Tenant};
 use crate::host::Family;
 use crate::probe::Transport;
 
-/// What becomes of namespaces in no tenant.
+/// The setting for namespaces in no tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unassigned {
     /// Each is a tenant of its own.
     Isolate,
-    /// What that would drop is told, and passes.
+    /// As `Isolate`, but packets pass and are reported.
     Audit,
-    /// Its destinations are not judged.
+    /// Destinations are not checked.
     Allow,
 }
 
 /// The objects in force, and the administrator's settings.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    /// NetworkTenants, and which namespace is labelled as whose.
+    /// NetworkTenants, and the tenant label of each namespace.
     pub objects: Config,
     /// The setting for all other namespaces.
     pub unassigned: Unassigned,
 }
 
-/// Whose a namespace is.
+/// The owner of a namespace.
 #[derive(Clone, Copy, Debug)]
 enum Owner<'a> {
     Tenant(&'a Tenant),
@@ -77,7 +77,7 @@ impl Policy {
         self.objects.tenant(name)
     }
 
-    /// Whether a question should be answered.
+    /// Whether a probe should be answered.
     pub fn allows(&self, world: &ClusterWorld, question: &Question) -> bool {
         match question.from {
             Side::Pod(pod) => self.pod_may(world, pod, question),
@@ -87,11 +87,11 @@ impl Policy {
         }
     }
 
-    /// Whether the answer is a matter of chance: at a node's port kube-proxy chooses one of the Service's pods. One on
-    /// the node itself refuses to answer another tenant's data subnet; one elsewhere sees only the node ask.
+    /// Whether the outcome is a matter of chance: at a node port kube-proxy picks one of the Service's pods. A pod on that
+    /// node does not answer another tenant's data subnet. A pod on another node sees the node's address as the source.
     pub fn is_chance(&self, world: &ClusterWorld, question: &Question) -> bool {
         let Side::NodePort(_) = question.to else { return false };
-        // Of what Audit or Allow lets pass, a pod of the same node knows whose it is, whatever source address it has.
+        // A pod of the same node knows the tenant of packets that Audit or Allow let pass, whatever their source address.
         if let Side::Pod(pod) = question.from {
             return match self.owner(&world.pods[pod].namespace) {
                 Owner::Nobody => self.unassigned != Unassigned::Isolate,
@@ -125,9 +125,9 @@ impl Policy {
             Side::Pod(to) => self.pods_meet(namespace, &world.pods[to].namespace),
             Side::Service(to) => self.pods_meet(namespace, &world.services[to].namespace),
             Side::Dns => self.pods_meet(namespace, SHARED),
-            // The address of a node comes before what stands behind it.
+            // The rule for node addresses comes before the rule for the Service behind them.
             Side::Node(_) | Side::NodePort(_) | Side::ApiService => self.may_ask_nodes(own, true),
-            // Known by the addresses that its own Service tells, which are IPv4 here.
+            // The addresses come from its own Service, which is IPv4 here.
             Side::ApiServer => self.may_ask_nodes(own, question.family == Family::V4),
             Side::Outside(_) => question
                 .to
@@ -136,7 +136,7 @@ impl Policy {
         }
     }
 
-    /// An address in the nodes' range that nobody has named is closed to Shared tenants too.
+    /// An unknown address in the node range is closed to Shared tenants too.
     fn may_ask_nodes(&self, own: Owner<'_>, named: bool) -> bool {
         match own {
             Owner::Shared => named,
@@ -153,7 +153,7 @@ impl Policy {
                     one.name == other.name || one.shared || other.shared || agreed(one, other)
                 }
                 (Owner::Nobody, Owner::Nobody) => self.unassigned != Unassigned::Isolate,
-                // Whoever is enforced does not take part in it.
+                // An enforced tenant does not take part in it.
                 (Owner::Tenant(tenant), Owner::Nobody) | (Owner::Nobody, Owner::Tenant(tenant)) => tenant.shared,
             }
     }
@@ -180,10 +180,10 @@ impl Policy {
         }
     }
 
-    /// Everything may enter but what comes from a tenant's data subnet and asks for somebody else. A metadata address
-    /// may too, and gets no answer: nothing leaves for it that its tenant does not list.
+    /// Everything may enter except packets from another tenant's data subnet. A packet from a metadata address may enter
+    /// too but gets no answer, because its tenant does not list that address.
     fn outside_may(&self, world: &ClusterWorld, question: &Question) -> bool {
-        // At a node's port kube-proxy puts the node's address in host of the prober's, and nodes may ask.
+        // At a node's port kube-proxy puts the node's address instead of the sender's, and nodes may open connections.
         let Side::Pod(pod) = question.to else { return true };
         let Some(address) = question.from.address(world, question.family) else { return false };
         let owner = self.owner(&world.pods[pod].namespace);

@@ -1,5 +1,4 @@
-//! What is of Bulkhead in a node's kernel, asked of the kernel: programs on interfaces, the programs and maps
-//! themselves by their numbers, and pins.
+//! What Bulkhead has in a node's kernel: programs on interfaces, programs and maps by id, and pins.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,20 +10,20 @@ use cluster::Node;
 
 use crate::netns::Netns;
 
-/// All of it on one node.
+/// What one node holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Traces {
-    /// Interfaces with a program of anybody, and the directions.
+    /// Interfaces with any program, and the directions.
     pub hooks: BTreeSet<String>,
-    /// Numbers of those programs, and of others that use their maps.
+    /// Ids of those programs, and of others that share their maps.
     pub programs: BTreeSet<u32>,
-    /// Numbers of the maps that they use.
+    /// Ids of the maps that they use.
     pub maps: BTreeSet<u32>,
     /// Files on the node's BPF file system.
     pub pins: BTreeSet<String>,
 }
 
-/// Looks at every interface of a node but its loopback.
+/// Inspects every interface of a node except its loopback.
 pub fn look(node: &Node<'_>) -> Result<Traces> {
     let path = node.netns();
     // By the name that `ip` knows too.
@@ -48,7 +47,7 @@ pub fn look(node: &Node<'_>) -> Result<Traces> {
         traces.maps.extend(maps(&program)?);
     }
     let mut more = BTreeSet::new();
-    // One on a control group shows by the maps that it has in common with these.
+    // A program on a cgroup is found by the maps that it shares with these.
     for program in loaded_programs().filter_map(Result::ok) {
         if !maps(&program)?.is_disjoint(&traces.maps) {
             traces.programs.insert(program.id());
@@ -59,14 +58,14 @@ pub fn look(node: &Node<'_>) -> Result<Traces> {
     Ok(traces)
 }
 
-/// Those programs and maps that the kernel still has, wherever; numbers are not given twice.
+/// The programs and maps that the kernel still holds anywhere. Ids are never reused.
 pub fn remaining(traces: &Traces) -> (BTreeSet<u32>, BTreeSet<u32>) {
     let programs = loaded_programs().filter_map(Result::ok).map(|program| program.id());
     let maps = loaded_maps().filter_map(Result::ok).map(|map| map.id());
     (programs.filter(|id| traces.programs.contains(id)).collect(), maps.filter(|id| traces.maps.contains(id)).collect())
 }
 
-/// Without the two that the kernel itself puts on every such file system.
+/// Pins, without the two files that the kernel creates on every BPF file system.
 fn pins(node: &Node<'_>) -> Result<BTreeSet<String>> {
     let output = node.command("find")?.args(["/sys/fs/bpf", "-mindepth", "1", "!", "-name", "*.debug"]).output()?;
     ensure!(output.status.success(), "find: {}", String::from_utf8_lossy(&output.stderr));
@@ -83,7 +82,7 @@ fn filters(netns: &Netns) -> Result<Vec<String>> {
 }
 
 impl Traces {
-    /// Whether there is nothing.
+    /// Whether the node holds nothing.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

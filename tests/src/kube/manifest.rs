@@ -1,11 +1,11 @@
-//! Edits `deploy/bulkhead.yaml` as its comments tell an administrator to: a setting's line gets a value.
+//! Edits `deploy/bulkhead.yaml` as its comments tell an administrator: a setting's line gets a value.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-/// The manifests with these keys of the ConfigMap set, whether the file only mentions them in a comment or not.
+/// The manifests with these keys of the ConfigMap set, also where the file has them as comments.
 pub fn with_settings(file: &Path, settings: &[(&str, &str)]) -> Result<String> {
     let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     settings.iter().try_fold(text, |text, (key, value)| set(&text, key, value))

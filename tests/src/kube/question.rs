@@ -1,7 +1,7 @@
-//! Who reaches whom in the world: questions, and the answers that sockets give.
+//! The connectivity matrix of the cluster: questions, and the answers that sockets give.
 //!
-//! Each question is asked with a socket in the prober's own network namespace; many at a time, since most of the time is
-//! spent waiting for answers that must not come.
+//! A socket in the sender's own network namespace probes each question. Many run at a time, because most of the time is spent
+//! waiting for answers that must not come.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -13,12 +13,12 @@ use crate::host::Family;
 use crate::netns::Netns;
 use crate::probe::{self, Outcome, Transport};
 
-/// How many questions are under way at once: more, and two cores answer late.
+/// How many probes run at once. With more, two cores answer late.
 const AT_ONCE: usize = 400;
 /// A thread that waits for a socket needs little.
 const STACK: usize = 128 << 10;
 
-/// A party to a conversation: an index into the world's lists, or a name.
+/// One end of a probe: an index into the world's lists, or a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// A pod.
@@ -39,31 +39,31 @@ pub enum Side {
     Dns,
 }
 
-/// What is over_each_transport.
+/// The transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
     /// A message and its echo.
     Echo(Transport),
-    /// A TCP connection, and nothing is said.
+    /// A TCP connection without data.
     Connect,
 }
 
-/// One question.
+/// One probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question {
-    /// Who asks.
+    /// The sender.
     pub from: Side,
-    /// Who is asked.
+    /// The destination.
     pub to: Side,
-    /// Over which family.
+    /// The address family.
     pub family: Family,
-    /// What is over_each_transport.
+    /// The transport.
     pub how: How,
-    /// At which port.
+    /// The port.
     pub port: u16,
 }
 
-/// Everything that is worth asking.
+/// All probes.
 pub fn questions(world: &ClusterWorld) -> Vec<Question> {
     let pods = (0..world.pods.len()).map(Side::Pod);
     let outside = (0..OUTSIDE.len()).map(Side::Outside);
@@ -86,7 +86,7 @@ pub fn questions(world: &ClusterWorld) -> Vec<Question> {
         .collect()
 }
 
-/// Every family, transport and port between two parties.
+/// Every family, transport and port between two ends.
 pub fn over_each_transport(world: &ClusterWorld, from: Side, to: Side) -> Vec<Question> {
     let speeches = |speeches: &[Transport], port| {
         speeches.iter().map(|transport| (How::Echo(*transport), port)).collect::<Vec<_>>()
@@ -133,7 +133,7 @@ impl Side {
         }
     }
 
-    /// How tables call it.
+    /// Its name in tables.
     pub fn label(self, world: &ClusterWorld) -> String {
         match self {
             Self::Pod(index) => world.pods[index].label(),
@@ -147,7 +147,7 @@ impl Side {
         }
     }
 
-    /// Where its sockets are made.
+    /// The namespace of its sockets.
     fn netns(self, world: &ClusterWorld) -> &Netns {
         match self {
             Self::Pod(index) => &world.pods[index].netns,
@@ -163,7 +163,7 @@ impl Question {
         Some(SocketAddr::new(self.to.address(world, self.family)?, self.port))
     }
 
-    /// For people.
+    /// A readable form.
     pub fn text(&self, world: &ClusterWorld) -> String {
         let how = match self.how {
             How::Echo(transport) => transport.name(),
@@ -173,7 +173,7 @@ impl Question {
         format!("{from} -> {to} {how} {} {:?}", self.port, self.family)
     }
 
-    /// Asks, in the namespace of the calling thread. A node asks with the address its routes choose, as a kubelet does.
+    /// Sends it from the namespace of the calling thread. A node uses the address that its routes choose, as a kubelet does.
     fn ask_here(&self, world: &ClusterWorld) -> Outcome {
         let source = match self.from {
             Side::Node(_) => None,
@@ -186,20 +186,20 @@ impl Question {
         }
     }
 
-    /// Asks.
+    /// Sends it from the sender's namespace.
     pub fn probe(&self, world: &ClusterWorld) -> Outcome {
         self.from.netns(world).run(|| self.ask_here(world))
     }
 }
 
-/// Asks all of them, and returns each with its answer.
+/// Sends all of them and returns each with its outcome.
 pub fn probe_all(world: &ClusterWorld, questions: &[Question]) -> Vec<(Question, Outcome)> {
     let answers = Mutex::new(Vec::with_capacity(questions.len()));
     for some in questions.chunks(AT_ONCE) {
         thread::scope(|scope| {
             for asked in some.chunk_by(|one, other| one.from == other.from) {
                 let answers = &answers;
-                // Threads started inside stay inside.
+                // A thread inherits the namespace of the thread that starts it.
                 scope.spawn(move || asked[0].from.netns(world).run(|| ask_here(world, asked, answers)));
             }
         });
@@ -220,16 +220,16 @@ fn ask_here(world: &ClusterWorld, questions: &[Question], answers: &Mutex<Vec<(Q
     });
 }
 
-/// An answer that is not as expected.
+/// An outcome that is not as expected.
 #[derive(Clone, Debug)]
 pub struct QuestionMismatch {
-    /// What was asked.
+    /// The probe.
     pub asked: Question,
-    /// The same for people.
+    /// The probe in a readable form.
     pub question: String,
-    /// Whether an answer should have come.
+    /// Whether an answer was expected.
     pub expected: bool,
-    /// What came.
+    /// What happened.
     pub got: Outcome,
 }
 
@@ -240,8 +240,8 @@ impl fmt::Display for QuestionMismatch {
     }
 }
 
-/// The answers that are not as `expected` says. Where none is expected, a refusal is one too: it would mean that
-/// somebody was reached. "No way" is not: where neighbours are asked for first, the kernel says it when none answers.
+/// The outcomes that are not as `expected` says. Where no answer is expected, a refusal is a mismatch: it proves that the
+/// destination was reached. "No route" is none: the kernel reports it when neighbour resolution gets no answer.
 pub fn mismatches(
     world: &ClusterWorld,
     answers: &[(Question, Outcome)],

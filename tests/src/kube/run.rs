@@ -1,7 +1,7 @@
-//! The tier's own `main`: one cluster for many scenarios, taken down whatever becomes of them.
+//! The `main` of the cluster tier: one cluster for many scenarios, removed whatever happens.
 //!
-//! `cargo test` has no host for something that is made before the first test and ended after the last, a panic
-//! included; so the scenarios are a list, and this prints what `cargo test` would.
+//! `cargo test` offers no hook before the first and after the last test, a panic included. The scenarios are therefore a list,
+//! and this module prints what `cargo test` would print.
 
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,21 +16,21 @@ use super::Site;
 use super::expect::Policy;
 use crate::tier;
 
-/// Something that should hold on a cluster where the product is installed.
+/// A property that should hold on a cluster where the product is installed.
 pub struct Scenario {
     /// A sentence about behaviour.
     pub name: &'static str,
-    /// How pods are connected where it runs.
+    /// The network plugins that it runs with.
     pub on: &'static [Cni],
-    /// Does it. The policy that it finds is put back afterwards.
+    /// The scenario itself. The policy in force before it is restored afterwards.
     pub run: fn(&mut Site) -> Result<()>,
-    /// Whether the others cannot do without it, so that no filter leaves it out.
+    /// Whether other scenarios depend on it, so that no filter excludes it.
     pub always: bool,
 }
 
 /// With either network plugin.
 pub const BOTH: &[Cni] = &[Cni::Ptp, Cni::Bridge];
-/// Where the network plugin makes no difference to what is asked.
+/// With routed pods only, for scenarios where the network plugin makes no difference.
 pub const PTP: &[Cni] = &[Cni::Ptp];
 
 impl Scenario {
@@ -39,7 +39,7 @@ impl Scenario {
         Self { name, on, run, always: false }
     }
 
-    /// One that the others stand on, or that ends them.
+    /// A scenario that others depend on, or that must run last.
     pub const fn always(name: &'static str, on: &'static [Cni], run: fn(&mut Site) -> Result<()>) -> Self {
         Self { name, on, run, always: true }
     }
@@ -49,7 +49,7 @@ impl Scenario {
     }
 }
 
-/// What became of them.
+/// The results.
 #[derive(Default)]
 struct Count {
     passed: usize,
@@ -57,7 +57,7 @@ struct Count {
     left_out: usize,
 }
 
-/// Runs those that the command line names, or all: on a cluster with routed pods, then on one with a bridge.
+/// Runs the scenarios that the command line names, or all: first with routed pods, then with a bridge.
 pub fn main(scenarios: &[Scenario]) -> ExitCode {
     let words: Vec<String> = env::args().skip(1).collect();
     if words.iter().any(|word| word == "--list") {
@@ -127,7 +127,7 @@ fn on_cluster(cni: Cni, image: &Path, scenarios: &[&&Scenario], count: &mut Coun
                 );
                 count.failed.push(title);
                 if scenario.always {
-                    println!("the others were not run, for they stand on it");
+                    println!("the other scenarios were not run, because they depend on it");
                     count.failed.extend(scenarios[done + 1..].iter().map(|scenario| scenario.title(cni)));
                     return;
                 }
@@ -139,7 +139,7 @@ fn on_cluster(cni: Cni, image: &Path, scenarios: &[&&Scenario], count: &mut Coun
     }
 }
 
-/// The next scenario finds the policy that the first one found, in force.
+/// Restores the policy, so that every scenario starts with the same one.
 fn restore(site: &mut Site, scenario: &Scenario, failed: bool) -> Result<()> {
     let usual = Policy::new();
     let same = site.policy.objects.to_yaml() == usual.objects.to_yaml();
@@ -154,7 +154,7 @@ fn restore(site: &mut Site, scenario: &Scenario, failed: bool) -> Result<()> {
     site.fast_verdict()
 }
 
-/// A panic is a failure like any other: the cluster must still be taken down.
+/// Turns a panic into an error, because the cluster must be removed in any case.
 fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());

@@ -24,18 +24,18 @@ use crate::host::Family;
 use crate::netns::Netns;
 use crate::serve::Servers;
 
-/// Where the echo servers of pods and databases listen, TCP and UDP.
+/// The port of the echo servers of pods and databases, TCP and UDP.
 pub const PORT: u16 = 5432;
-/// A second port of the databases, which no subnet of acme's first kind names.
+/// A second port of the databases, which acme's PostgreSQL subnet does not list.
 pub const OTHER_PORT: u16 = 9999;
-/// Where nodes listen.
+/// The port of the echo servers of nodes.
 pub const NODE_PORT: u16 = 7000;
 /// The port of every Service.
 pub const SERVICE_PORT: u16 = 80;
-/// The port on every node that leads to acme's shop.
+/// The node port of acme's shop.
 pub const SHOP_NODE_PORT: u16 = 30080;
 
-/// Addresses on the database host: what they stand for, IPv4, IPv6 (the metadata service has none here).
+/// Addresses on the database host: name, IPv4, IPv6. The metadata service has no IPv6 address here.
 pub const OUTSIDE: [(&str, &str, &str); 6] = [
     ("acme-rds", "10.40.0.10", "fd00:40::10"),
     ("acme-efs", "10.41.0.10", "fd00:41::10"),
@@ -52,7 +52,7 @@ pub fn outside(name: &str) -> Result<IpAddr> {
     Ok(address.parse()?)
 }
 
-/// Namespaces of the world and the tenant each is labelled with; one is nobody's.
+/// Namespaces of the world and their tenant labels. One has no label.
 pub const NAMESPACES: [(&str, Option<&str>); 5] = [
     ("acme-web", Some("acme")),
     ("acme-jobs", Some("acme")),
@@ -61,7 +61,7 @@ pub const NAMESPACES: [(&str, Option<&str>); 5] = [
     ("stray", None),
 ];
 
-/// The Shared namespace, which is there already.
+/// The Shared namespace, which exists already.
 pub const SHARED: &str = "kube-system";
 
 /// Workloads: namespace, name, kind, and the node of those that have only one pod.
@@ -74,7 +74,7 @@ const WORKLOADS: [(&str, &str, &str, Option<&str>); 6] = [
     ("stray", "stray", "DaemonSet", None),
 ];
 
-/// A pod that runs.
+/// A running pod.
 #[derive(Debug)]
 pub struct Pod {
     /// Its namespace.
@@ -85,13 +85,13 @@ pub struct Pod {
     pub app: String,
     /// Its workload's kind.
     pub kind: String,
-    /// Where it runs.
+    /// Its node.
     pub node: String,
     /// Its UID.
     pub uid: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// Its network.
+    /// Its network namespace.
     pub netns: Netns,
     servers: Option<Servers>,
 }
@@ -107,14 +107,14 @@ pub struct Service {
     pub addresses: Vec<IpAddr>,
 }
 
-/// All of it. Dropping the value ends the servers; the pods are the cluster's.
+/// The pods, Services and hosts of a cluster. Dropping the value ends the servers; the pods stay in the cluster.
 #[derive(Debug)]
 pub struct ClusterWorld {
     /// The pods, by namespace, workload and node.
     pub pods: Vec<Pod>,
     /// The Services.
     pub services: Vec<Service>,
-    /// The nodes' networks: `a` and `b`.
+    /// The network namespaces of nodes `a` and `b`.
     pub nodes: Vec<(&'static str, Netns, Vec<IpAddr>)>,
     /// The database host.
     pub outside: Netns,
@@ -154,7 +154,7 @@ impl ClusterWorld {
         Ok(world)
     }
 
-    /// Waits until every workload has its pods and looks for them anew, as after one was replaced.
+    /// Waits until every workload has its pods and finds them again, for example after one was replaced.
     pub fn find_pods(&mut self, cluster: &Cluster) -> Result<()> {
         let expected = WORKLOADS.iter().map(|(.., node)| if node.is_some() { 1 } else { 2 }).sum::<usize>();
         let found = wait("the world's pods", Duration::from_secs(90), || {
@@ -209,7 +209,7 @@ impl Pod {
         Ok(Self { namespace, name, app, kind, node, uid, addresses, netns, servers })
     }
 
-    /// How tables call it.
+    /// Its name in tables.
     pub fn label(&self) -> String {
         format!("{}/{}@{}", self.namespace, self.app, self.node)
     }
@@ -235,12 +235,12 @@ pub fn items(list: &Value) -> impl Iterator<Item = &Value> {
     list["items"].as_array().into_iter().flatten()
 }
 
-/// The text at a host of an object; empty if there is none.
+/// The text at a JSON path of an object. Empty if there is none.
 pub fn text(object: &Value, at: &str) -> String {
     object.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
-/// Whether a pod is ready, and nobody has asked it to end.
+/// Whether a pod is ready and not terminating.
 pub fn is_ready(pod: &Value) -> bool {
     let mut conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
     let ready = conditions.any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
@@ -255,7 +255,7 @@ fn sockets(addresses: &[IpAddr], ports: &[u16]) -> Vec<SocketAddr> {
     addresses.iter().flat_map(|address| ports.iter().map(|port| SocketAddr::new(*address, *port))).collect()
 }
 
-/// Lets whoever is inside send echo requests without raw sockets, as container runtimes do.
+/// Allows ICMP echo sockets without CAP_NET_RAW in the namespace, as container runtimes do.
 fn pingable(netns: &Netns) -> Result<()> {
     netns.sysctl(&[("ipv4/ping_group_range", "0 2147483647")])
 }
@@ -264,7 +264,7 @@ fn objects() -> Vec<Value> {
     let mut all: Vec<Value> = WORKLOADS.iter().map(|(ns, app, kind, node)| workload(ns, app, kind, *node)).collect();
     for (namespace, app) in [("acme-web", "shop"), ("globex-web", "store"), (SHARED, "tool")] {
         let mut plain = service(namespace, app, app, &json!({}));
-        // The others are asked for by name, or at the nodes.
+        // The others are probed by name, or at node ports.
         plain["metadata"]["labels"] = json!({"world": app});
         all.push(plain);
     }
@@ -307,7 +307,7 @@ fn workload(namespace: &str, app: &str, kind: &str, node: Option<&str>) -> Value
     json!({"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": app, "namespace": namespace}, "spec": spec})
 }
 
-/// A server with a readiness probe, so that kubelet asks it every second whatever tenant it is of.
+/// A server with a readiness probe, so that the kubelet connects to it every second, whatever its tenant.
 pub fn pod_spec() -> Value {
     json!({
         "terminationGracePeriodSeconds": 0,

@@ -1,4 +1,4 @@
-//! What is measured: the cases of the table of goals, and the tables behind them.
+//! The measured cases, and the tables behind them.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,4 +1,4 @@
-//! Figures for people and for machines.
+//! Prints figures as a table and as JSON.
 
 use std::fmt::Write;
 

@@ -1,5 +1,4 @@
-//! bpf(2), as far as aya does not speak it: programs of a few instructions of our own, runs that are
-//! timed, and the size of what the kernel made.
+//! The bpf(2) calls that aya does not offer: tiny programs of our own, timed runs, sizes of loaded programs.
 
 #![allow(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! An address that one tenant's pod had is another's a moment later.
+//! An address passes from one tenant's pod to another tenant's.
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Stdio};

@@ -1,9 +1,8 @@
-//! Many short-lived pods of two tenants, wave after wave, at addresses that the other tenant's had a moment before.
+//! Many short-lived pods of two tenants, in waves, at addresses that the other tenant's pods had just before.
 //!
-//! Each pod sends SYNs to the other tenant from its first instruction on, to ports that nobody else uses, and then has to
-//! reach its own tenant: again and again once it has. What arrives at the other tenant is captured
-//! below every socket, so that one packet is one too many. Meanwhile datagrams fall between pods that were there before, and
-//! none may be missing.
+//! Each pod sends SYNs to the other tenant from its first instruction on, to ports that no other test uses. Then it must reach
+//! its own tenant, repeatedly. A capture below every socket counts what arrives at the other tenant; one packet fails the test.
+//! Meanwhile datagrams flow between pods that stay, and none may be lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};

@@ -1,7 +1,7 @@
-//! What the real API server makes of our manifests, and what the controller makes of objects.
+//! What the real API server accepts of our manifests, and what the controller does with objects.
 //!
-//! Every scenario takes a cluster where `deploy/bulkhead.yaml` is applied, uses names of its own (`cp-…`), and leaves
-//! nothing. Those that end in `controller` need one that runs and leads; none needs a node.
+//! Every scenario needs a cluster where `deploy/bulkhead.yaml` is applied, uses names of its own (`cp-…`), and removes them.
+//! Those that end in `controller` need a leading controller. None needs a node.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
-//! Edits of objects while pods talk: how long until the kernel agrees, and that what is taken away ends what is open.
+//! Objects are edited while pods communicate: how long the kernel takes to follow, and that revocation ends open connections.
 //!
-//! Each edit is watched by datagrams, one a millisecond, from a pod to somewhere that the edit opens or closes, and by
-//! a TCP connection that is open when it closes. Afterwards every question of the world is asked.
+//! A datagram stream watches each edit, one datagram per millisecond, from a pod to a destination that the edit opens or
+//! closes. A TCP connection is open when it closes. Afterwards the whole matrix is probed.
 
 use std::net::{IpAddr, SocketAddr};
 use std::thread;

@@ -1,4 +1,4 @@
-//! Violation events, from the agents' standard output: both sides by their right names.
+//! Violation events on the agents' standard output name both sides correctly.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

@@ -1,5 +1,4 @@
-//! The guards, each alone: the agent is stopped (SIGSTOP) before an interface or a pod appears, so that no program is ever
-//! put on it.
+//! Each guard alone: the agent is stopped (SIGSTOP) before an interface or a pod appears, so no program is attached to it.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,4 +1,4 @@
-//! The manifests come to a cluster that is full of running pods.
+//! The manifests are applied to a cluster that is full of running pods.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,7 +1,7 @@
-//! The product on a real two-node Kubernetes: image, manifests and agents as a user has them.
+//! The product on a real two-node Kubernetes: image, manifests and agents as users have them.
 //!
-//! One subject a file in `cluster/`; a scenario is a function of a `Site` and a line in this list. They run in this order
-//! on one cluster with routed pods, those for both also on a second one with a bridge.
+//! Each file has one subject. A scenario is a function of a [`Site`](testbed::kube::Site) and a line in this list. All
+//! scenarios run in this order on a cluster with routed pods. Those marked for both run again on a cluster with a bridge.
 
 mod address_reuse;
 mod churn;

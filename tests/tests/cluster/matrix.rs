@@ -1,4 +1,4 @@
-//! Who reaches whom, asked of every pod, node and outside address at once, and of names.
+//! The connectivity matrix: every pod, node and outside address at once, and names.
 
 use anyhow::{Result, ensure};
 use testbed::kube::Site;

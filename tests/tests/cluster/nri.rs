@@ -1,7 +1,7 @@
-//! The container runtime holds a new pod until its interface is enforced, where the agent may ask it to.
+//! The container runtime holds a new pod until its interface is enforced, where NRI lets the agent ask for it.
 //!
-//! What a first command finds would depend on who is quicker, so the agent is stopped (SIGSTOP) while the pod is made:
-//! without the hold the command is denied, with it the command waits for the agent.
+//! Whether the first command or the agent is faster would be chance. The agent is therefore stopped (SIGSTOP) while the pod is
+//! created: without the hold the command is denied, with it the command waits for the agent.
 
 use std::time::{Duration, Instant};
 

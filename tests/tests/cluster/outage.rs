@@ -1,4 +1,4 @@
-//! Agents and the API server are away for a while, and traffic goes on as the policy says.
+//! Agents or the API server are away for a while, and traffic continues as the policy says.
 
 use std::net::SocketAddr;
 use std::thread;

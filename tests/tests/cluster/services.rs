@@ -1,8 +1,8 @@
-//! Services whose ends somebody wrote by hand: a name for what the writer may not reach himself.
+//! Services with hand-written endpoints that name addresses which their author may not reach.
 //!
-//! A node translates addresses after the pod's packet was judged by them: a Service's own, which kube-proxy and the agent
-//! hear of at different times, and any other that somebody calls its external one, which the pod may reach as what it is.
-//! So the ends are edited to and fro amid traffic to both, and whatever arrives counts.
+//! A node translates addresses after the pod's packet was judged. kube-proxy and the agent learn of a Service at different
+//! times, and an external address may be one that the pod may reach as itself. The endpoints are therefore edited back and
+//! forth under traffic, and every packet that arrives is counted.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! A namespace in no tenant, under each of the three settings; and nodes and system pods stay healthy throughout.
+//! A namespace in no tenant, under each of the three settings. Nodes and system pods stay healthy throughout.
 
 use anyhow::{Context, Result, ensure};
 use testbed::kube::Site;

@@ -1,4 +1,4 @@
-//! Interfaces on a node that belong to no pod anybody has told of.
+//! Interfaces on a node that belong to no known pod.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

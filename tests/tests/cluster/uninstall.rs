@@ -1,4 +1,4 @@
-//! The way out, as `deploy/cleanup` documents it.
+//! Uninstalling, as `deploy/cleanup` documents it.
 
 use std::fs;
 use std::time::Duration;

@@ -1,5 +1,6 @@
-//! The guard on the control groups of pods, alone: no interface has a program. Real sockets of processes in groups that
-//! are made like a kubelet's, in a namespace like a pod's or in the node's.
+//! The cgroup guard alone, with no program on any interface.
+//!
+//! Real sockets of processes in cgroups that are laid out like a kubelet's, in a pod's network namespace or in the node's.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
-//! The guards, each alone: a pod that nobody claims has no program on its interface and still sends
-//! nothing out of the node, whoever runs or does not; claimed pods and the node itself do.
+//! Each guard alone: an unclaimed pod has no program on its interface and still sends nothing out of the node.
+//!
+//! This holds with and without a running agent. Claimed pods and the node itself do send.
 
 mod groups;
 

@@ -1,4 +1,4 @@
-//! Real sockets, real frames, the real agent: what passes, what does not, what is told of it.
+//! Real sockets, real frames and the real agent: what passes, what does not, and what is reported.
 
 mod frames;
 

@@ -1,4 +1,4 @@
-//! The world itself, and the agent's way into it and out again.
+//! The test world itself, and how the agent is installed in it and removed.
 
 use std::process::Output;
 use std::thread;

@@ -1,4 +1,4 @@
-//! The guards' programs, loaded, on single frames: by the interface a frame came in by, and by its sender.
+//! The guards' programs on single frames: by ingress interface, and by sender address.
 
 use agent_common::addr::Mac;
 use agent_common::counters::Counter;

@@ -1,5 +1,6 @@
-//! The loaded programs, without a network: the verifier accepts them, they say what the host says, and
-//! they count and tell what they did.
+//! The loaded programs without a network.
+//!
+//! The verifier accepts them, they agree with the host verdict, and they count and report what they did.
 
 mod guards;
 

@@ -1,4 +1,4 @@
-//! While the agent comes, goes and learns: denied stays denied, allowed goes on.
+//! The agent stops, starts and learns: what is denied stays denied, what is allowed continues.
 
 mod edits;
 mod traffic;

@@ -1,4 +1,4 @@
-//! Traffic that goes on while something happens, and what must be true of it afterwards.
+//! Traffic that continues while something happens, and what must hold afterwards.
 
 use std::thread;
 use std::time::{Duration, Instant};

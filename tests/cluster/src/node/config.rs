@@ -1,4 +1,4 @@
-//! What a node's daemons read: containerd, kubelet and the CNI configuration, for both address families.
+//! Configuration of a node's daemons: containerd, kubelet and CNI, for both address families.
 
 use std::{fs, path::Path};
 

@@ -1,7 +1,7 @@
 //! The script of a node's first process: the mounts that make a node out of a part of this machine.
 //!
-//! The machine's folders stay as they are: `/etc` and `/var/lib` get an upper layer in the node's own memory, and
-//! only what must lie on a disk is bound from the cluster's folder.
+//! The machine's directories stay unchanged. `/etc` and `/var/lib` get an upper layer in the node's memory. Only what must be on a
+//! disk is bound from the cluster's directory.
 
 use std::path::Path;
 

@@ -1,5 +1,6 @@
-//! A node's pods as the kernel has them: found by their cgroups, which carry the pod's UID whatever runtime and
-//! network plugin there are.
+//! A node's pods as the kernel has them, found by their cgroups.
+//!
+//! The cgroup path contains the pod's UID, whatever container runtime and network plugin are in use.
 
 use std::path::{Path, PathBuf};
 

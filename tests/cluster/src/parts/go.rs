@@ -1,4 +1,4 @@
-//! Builds a part with the Go tool, and says how far it is: the first time this takes minutes.
+//! Builds a part with the Go tool and reports progress, because the first build takes minutes.
 
 use std::{
     io::{BufRead, BufReader, IsTerminal, Read},

@@ -18,10 +18,10 @@ use testbed::serve::Servers;
 use testbed::world::{World, listening};
 use testbed::{scope, tier};
 
-/// Everything of the demo is named after this; no process id is in it, because it may outlive its maker.
+/// The scope name of the demo. It contains no process id, because a kept demo outlives its creator.
 pub const SCOPE: &str = "bh-demo";
 
-/// What a kept demo consists of beside its scope.
+/// The processes of a kept demo.
 #[derive(Serialize, Deserialize)]
 struct State {
     agent: u32,
@@ -29,24 +29,24 @@ struct State {
     pin_dir: PathBuf,
 }
 
-/// Where that is written down.
+/// The file that records them.
 fn state_path() -> PathBuf {
     env::temp_dir().join("bulkhead-demo.json")
 }
 
-/// Refuses to build over a kept demo; removes what an interrupted one left.
+/// Fails if a demo is being kept. Removes what an interrupted demo left.
 pub fn make_room() -> Result<()> {
     if state_path().exists() {
         bail!("a demo is being kept: end it with `cargo xtask demo down`");
     }
     if scope::exists(SCOPE) {
         scope::remove(SCOPE);
-        eprintln!("  ... removed what an interrupted demo had left");
+        eprintln!("  ... removed the leftovers of an interrupted demo");
     }
     Ok(())
 }
 
-/// Hands world and agent over to processes that stay, and says what to try.
+/// Hands world and agent over to processes that stay, and prints what to try.
 pub fn keep(mut world: World, agent: Agent) -> Result<()> {
     let events = world.scope.file("events.jsonl");
     let log = world.scope.file("agent.log");
@@ -79,8 +79,8 @@ fn hints(world: &World, pin_dir: &Path, events: &Path, log: &Path) {
     println!("  events for people:    {agent} observe -f --socket {}", socket.display());
     println!("  the agent's log:      {}", log.display());
     println!("  a pod's shell:        {} bash", inside(Host::AcmeWeb));
-    println!("  ask across tenants:   {} {}", inside(Host::AcmeWeb), ask(Host::GlobexWeb));
-    println!("  ask inside a tenant:  {} {}", inside(Host::AcmeWeb), ask(Host::AcmeApi));
+    println!("  probe across tenants: {} {}", inside(Host::AcmeWeb), ask(Host::GlobexWeb));
+    println!("  probe inside one:     {} {}", inside(Host::AcmeWeb), ask(Host::AcmeApi));
     println!("  who decides:          {agent} explain --pin-dir {} {web} {other}", pin_dir.display());
     println!("  state of the node:    {agent} status --socket {}", socket.display());
     println!("  end it:               cargo xtask demo down");
@@ -108,11 +108,11 @@ pub fn down() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Ends a process of ours. Its number may be another's by now: the name decides.
+/// Ends a process of the demo. A reused pid is recognised by the process name.
 fn end(pid: u32, name: &str) {
     let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw).filter(|_| comm.trim() == name) {
-        // It may have ended in this moment.
+        // The process may have ended in the meantime.
         let _ = kill_process(pid, Signal::KILL);
     }
 }

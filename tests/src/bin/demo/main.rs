@@ -16,7 +16,7 @@ use clap::{Parser, Subcommand};
 #[derive(Parser)]
 #[command(name = "demo")]
 struct Arguments {
-    /// Leave world and agent running, to play with.
+    /// Keep world and agent running.
     #[arg(long)]
     keep: bool,
     #[command(subcommand)]

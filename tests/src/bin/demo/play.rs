@@ -19,10 +19,13 @@ use crate::watch::Guard;
 /// Event lines shown at most.
 const EVENTS: usize = 16;
 
-/// Plays; returns how it ended.
+/// Runs the demo and returns the exit code.
 pub fn play(keep: bool) -> Result<ExitCode> {
-    ensure!(rustix::process::geteuid().is_root(), "namespaces and programs need root: use `sudo -E cargo xtask demo`");
-    ensure!(tier::agent_binary().is_some(), "there is no agent to show: use `cargo xtask demo`, which builds it");
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "the demo needs root for network namespaces and programs: run `sudo -E cargo xtask demo`"
+    );
+    ensure!(tier::agent_binary().is_some(), "the agent's binary is missing: run `cargo xtask demo`, which builds it");
     kept::make_room()?;
     let began = Instant::now();
     let guard = Guard::start()?;
@@ -37,11 +40,11 @@ pub fn play(keep: bool) -> Result<ExitCode> {
         step(format!("Every cell was as expected ({seconds:.1} s)."));
         return Ok(ExitCode::SUCCESS);
     }
-    step(format!("{wrong} things were not as expected ({seconds:.1} s)."));
+    step(format!("{wrong} results were not as expected ({seconds:.1} s)."));
     Ok(ExitCode::FAILURE)
 }
 
-/// All scenes; returns how many things were not as expected.
+/// Runs all steps and returns the number of unexpected results.
 fn scenes(keep: bool) -> Result<usize> {
     step("1. A node, five pods, two tenants, and what lies beyond the node");
     progress("building network namespaces");
@@ -50,7 +53,7 @@ fn scenes(keep: bool) -> Result<usize> {
         world.add_pod(host)?;
     }
     remark("acme: acme-web, acme-api.  globex: globex-web, globex-api.  Shared: dns.  Each has IPv4 and IPv6.");
-    remark("acme-db and globex-db stand in data subnets; acme-far and globex-far are pods on another node.");
+    remark("acme-db and globex-db are in data subnets; acme-far and globex-far are pods on another node.");
 
     step("2. Before: who reaches whom, over TCP, UDP and ICMP");
     let mut wrong = show_matrix(&world, |_| true);
@@ -59,21 +62,25 @@ fn scenes(keep: bool) -> Result<usize> {
     progress("loading programs");
     let start = Instant::now();
     let mut agent = Agent::ready(&world)?;
-    remark(format!("it enforces after {} ms; policy: {}", start.elapsed().as_millis(), world.config_path().display()));
+    remark(format!(
+        "the agent enforces after {} ms; policy: {}",
+        start.elapsed().as_millis(),
+        world.config_path().display()
+    ));
 
-    step("4. After: the same questions");
+    step("4. After: the same probes");
     wrong += show_matrix(&world, allowed);
 
-    step("5. What it told");
+    step("5. Reported violations");
     wrong += show_events(&agent)?;
     counters(&agent.metrics()?);
 
-    step("6. The agent is killed (SIGKILL): the same questions to a node without agent");
+    step("6. The agent is killed (SIGKILL): the same probes on a node without an agent");
     agent.kill();
     wrong += show_matrix(&world, allowed);
 
     if keep {
-        step("7. Everything stays, with a new agent. Try:");
+        step("7. Everything is kept, with a new agent. Try:");
         kept::keep(world, agent)?;
         return Ok(wrong);
     }
@@ -88,7 +95,7 @@ fn scenes(keep: bool) -> Result<usize> {
     Ok(wrong)
 }
 
-/// Asks everything, shows the table and each cell that is wrong; returns how many are.
+/// Sends all probes, prints the table and each wrong cell, and returns the number of wrong cells.
 fn show_matrix(world: &World, expected: impl Fn(Cell) -> bool) -> usize {
     let asked = questions();
     progress(format!("asking {} questions", asked.len()));
@@ -99,7 +106,7 @@ fn show_matrix(world: &World, expected: impl Fn(Cell) -> bool) -> usize {
     wrong.len()
 }
 
-/// Shows some events of each kind; none at all, or one without names, is wrong.
+/// Prints some events of each kind. No events, or an event without names, is wrong.
 fn show_events(agent: &Agent) -> Result<usize> {
     let named = |event: &Value| event["source"]["tenant"] == "acme" && event["destination"]["tenant"] == "globex";
     let told = agent.wait_event(Duration::from_secs(5), named).is_some();
@@ -122,7 +129,7 @@ fn show_events(agent: &Agent) -> Result<usize> {
     Ok(usize::from(!told))
 }
 
-/// Runs `bulkhead cleanup`, and asks once more: nothing must be left of the agent.
+/// Runs `bulkhead cleanup` and probes again: nothing of the agent may be left.
 fn clean_up(world: &World, agent: &Agent) -> Result<usize> {
     let output = agent.on_pins(&["cleanup"])?;
     if !output.status.success() {
@@ -137,7 +144,7 @@ fn clean_up(world: &World, agent: &Agent) -> Result<usize> {
     let wrong = mismatches(&probe_all(world, &asked), |_| true);
     wrong.iter().for_each(remark);
     if wrong.is_empty() {
-        remark("without the agent everybody reaches everybody again");
+        remark("without the agent every host reaches every other again");
     }
     Ok(pins.len() + wrong.len())
 }

@@ -20,28 +20,28 @@ const HEADING: Style = Style::new().bold();
 const COLUMN: usize = 11;
 const FIRST: usize = 12;
 
-/// Text in a style, if anybody can see it.
+/// Text in a style, if the output is a terminal.
 fn paint(style: Style, text: impl Display) -> String {
     let plain = !stdout().is_terminal() || env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     if plain { text.to_string() } else { format!("{style}{text}{style:#}") }
 }
 
-/// What happens next, in one line.
+/// Prints the heading of the next step.
 pub fn step(text: impl Display) {
     println!("\n{}", paint(HEADING, text));
 }
 
-/// A remark under a step.
+/// Prints a remark under a step.
 pub fn remark(text: impl Display) {
     println!("  {text}");
 }
 
-/// Something slow is under way.
+/// Prints that something slow has started.
 pub fn progress(text: impl Display) {
     eprintln!("  ... {text}");
 }
 
-/// Who reaches whom: a column for each pod that asks, a row for each host that is asked.
+/// Prints the connectivity matrix: a column for each sending pod, a row for each destination.
 pub fn table(matrix: &Matrix, mismatches: &[Mismatch]) {
     let heads: String = Host::PODS.map(|pod| format!("{:<COLUMN$}", pod.name())).concat();
     println!("  {}", paint(HEADING, format!("{:<FIRST$}{heads}", "to \\ from").trim_end()));
@@ -55,14 +55,14 @@ pub fn table(matrix: &Matrix, mismatches: &[Mismatch]) {
     others(matrix, mismatches);
 }
 
-/// One cell: all six questions between two hosts.
+/// One cell: all six probes between two hosts.
 fn cell(matrix: &Matrix, from: Host, to: Host, unexpected: bool) -> String {
     if from == to {
         return format!("{:<COLUMN$}", "-");
     }
     let (style, text) = summary(matrix, from, to);
     let text = if unexpected { format!("{text} !") } else { text };
-    // Padding counts what is seen, not what colours it.
+    // Padding ignores the escape sequences.
     format!("{}{}", paint(style, &text), " ".repeat(COLUMN.saturating_sub(text.len())))
 }
 
@@ -79,7 +79,7 @@ fn summary(matrix: &Matrix, from: Host, to: Host) -> (Style, String) {
     }
 }
 
-/// What others ask the pods, in one line.
+/// Prints the probes from other hosts to pods in one line.
 fn others(matrix: &Matrix, mismatches: &[Mismatch]) {
     let asked = || matrix.iter().filter(|(cell, _)| !Host::PODS.contains(&cell.from));
     let answered = asked().filter(|(_, outcome)| **outcome == Outcome::Answered).count();
@@ -88,7 +88,7 @@ fn others(matrix: &Matrix, mismatches: &[Mismatch]) {
     remark(format!("from elsewhere to the pods: {answered} of {} questions answered, {verdict}", asked().count()));
 }
 
-/// An event as one line for people.
+/// An event as one readable line.
 pub fn event(event: &Value) -> Option<String> {
     let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str);
     let side = |side: &str| {
@@ -107,7 +107,7 @@ pub fn event(event: &Value) -> Option<String> {
     Some(format!("{verdict} {count:>3} x {reason} {transport:<9} {} -> {}{port}", side("source"), side("destination")))
 }
 
-/// The counters that tell the story.
+/// Prints the counters of dropped packets.
 pub fn counters(metrics: &Metrics) {
     for verdict in ["allowed", "dropped"] {
         let count = metrics.sum("bulkhead_packets_total", &[("verdict", verdict)]);

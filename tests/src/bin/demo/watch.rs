@@ -15,7 +15,7 @@ use crate::kept::SCOPE;
 /// The last word of a demo that has ended well, or is kept.
 const FAREWELL: &[u8] = b"farewell";
 
-/// A guard at work.
+/// A running watcher process.
 pub struct Guard {
     child: Child,
 }
@@ -33,23 +33,23 @@ impl Guard {
         Ok(Self { child })
     }
 
-    /// Sends it away: nothing is left, or what is left is meant to be.
+    /// Ends it: nothing is left, or what is left is kept on purpose.
     pub fn dismiss(mut self) {
         if let Some(mut pipe) = self.child.stdin.take() {
-            // It may be gone; then there is nobody to tell.
+            // The process may have ended already.
             let _ = pipe.write_all(FAREWELL);
         }
         let _ = self.child.wait();
     }
 }
 
-/// What a guard does.
+/// The work of the watcher process.
 pub fn guard() -> Result<ExitCode> {
     let mut words = Vec::new();
     stdin().read_to_end(&mut words)?;
     if words != FAREWELL {
         scope::remove(SCOPE);
-        eprintln!("\ninterrupted: everything of the demo was removed");
+        eprintln!("\ninterrupted: the demo was removed completely");
     }
     Ok(ExitCode::SUCCESS)
 }
