@@ -107,11 +107,11 @@ pub struct RunArgs {
     #[arg(long, env = "BULKHEAD_SHARED_NAMESPACE", value_delimiter = ',', value_name = "NAMESPACE")]
     pub shared_namespace: Vec<String>,
     /// Exact addresses the kernel can know, per family
-    #[arg(long, env = "BULKHEAD_MAX_PEERS", default_value_t = object::Limits::default().peers, value_name = "N",
+    #[arg(long, env = "BULKHEAD_MAX_PEERS", default_value_t = object::MapLimits::default().peers, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     pub max_peers: u32,
     /// Inbound connections the kernel can remember, per family
-    #[arg(long, env = "BULKHEAD_MAX_CONNECTIONS", default_value_t = object::Limits::default().connections,
+    #[arg(long, env = "BULKHEAD_MAX_CONNECTIONS", default_value_t = object::MapLimits::default().connections,
           value_name = "N", value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     pub max_connections: u32,
     /// Tenants with metrics of their own; the rest is `other`
@@ -205,7 +205,7 @@ pub struct Config {
     /// Socket of the container runtime where new pods are held, if they are.
     pub nri: Option<PathBuf>,
     /// Sizes of the maps that can be chosen.
-    pub sizes: object::Limits,
+    pub sizes: object::MapLimits,
     /// Settings of the model.
     pub settings: Settings,
     /// Tenants with metrics of their own.
@@ -227,7 +227,7 @@ impl RunArgs {
         if is_static && self.nri_socket.is_some() {
             return Err(ConfigError::NriWithFiles);
         }
-        let sizes = object::Limits { peers: self.max_peers, connections: self.max_connections };
+        let sizes = object::MapLimits { peers: self.max_peers, connections: self.max_connections };
         let settings = Settings {
             pod_cidrs: self.pod_cidr,
             service_cidrs: self.service_cidr,
@@ -272,7 +272,7 @@ impl RunArgs {
 }
 
 /// The model's limits are the sizes of the maps: the model refuses what does not fit before the kernel has to.
-fn limits(sizes: &object::Limits) -> Limits {
+fn limits(sizes: &object::MapLimits) -> Limits {
     Limits { peers_v4: sizes.peers as usize, peers_v6: sizes.peers as usize, ..Limits::default() }
 }
 
@@ -371,7 +371,7 @@ mod tests {
 
     #[test]
     fn the_model_never_plans_more_than_the_maps_hold() {
-        let limits = limits(&object::Limits { peers: 5000, connections: 5000 });
+        let limits = limits(&object::MapLimits { peers: 5000, connections: 5000 });
         assert_eq!((limits.peers_v4, limits.tenants, limits.rows), (5000, 16_383, 2_047));
         assert!(limits.tenants < 1 << agent_common::post_nat::TENANT_BITS, "a packet mark can name every tenant");
     }

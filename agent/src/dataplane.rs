@@ -1,130 +1,52 @@
-//! The seam of the house: what the rest may ask of the kernel.
+//! The seam between decisions and the kernel: the trait [`Dataplane`].
 //!
-//! Knows tables, interfaces and bytes; knows neither Kubernetes nor a tenant's name. Nothing here
-//! decides: an implementation writes what it is told, or says why it could not.
+//! Knows tables, interfaces and bytes; knows neither Kubernetes nor a tenant's name. An implementation decides
+//! nothing: it makes the write it is given, or returns why it could not.
 
 use policy::model::guards::Guards;
-use policy::plan::{Actual, Op, Table};
+use policy::plan::{Actual, Op};
 
 pub mod attach;
 pub mod btf;
 pub mod cgroup_guard;
+pub mod cleanup;
+pub mod error;
 pub mod guards;
 pub mod kernel;
-pub mod leave;
 pub mod maps;
-pub mod memory;
+pub mod mem_dataplane;
 pub mod object;
 mod sys;
 
-/// An interface of the node that holds, or shall hold, both programs.
+pub use error::DataplaneError;
+
+/// An interface of the node that runs both programs, or should.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Port {
-    /// Index in the node's namespace: its identity.
+    /// Index in the node's network namespace, which identifies it.
     pub ifindex: u32,
-    /// Name when it was seen, for messages and for a check against reuse of the index.
+    /// Name at the time of observation, for messages and to detect that the index was reused.
     pub name: String,
 }
 
-/// What went wrong in the kernel; the variant says what was tried.
-#[derive(Debug, thiserror::Error)]
-pub enum DataplaneError {
-    /// A table could not be read back.
-    #[error("cannot read table {}", .table.as_str())]
-    Load {
-        /// Which.
-        table: Table,
-        /// Why.
-        #[source]
-        source: Source,
-    },
-    /// A table is full.
-    #[error("table {} is full", .0.as_str())]
-    Full(Table),
-    /// An entry could not be written or removed.
-    #[error("cannot write table {}", .table.as_str())]
-    Write {
-        /// Which.
-        table: Table,
-        /// Why.
-        #[source]
-        source: Source,
-    },
-    /// The interface is gone, so nothing can or need be attached.
-    #[error("interface {} (index {}) is gone", .0.name, .0.ifindex)]
-    Gone(Port),
-    /// A program could not be attached.
-    #[error("cannot attach to interface {} (index {})", .port.name, .port.ifindex)]
-    Attach {
-        /// Where.
-        port: Port,
-        /// Why.
-        #[source]
-        source: Source,
-    },
-    /// A program could not be detached.
-    #[error("cannot detach from interface {} (index {})", .port.name, .port.ifindex)]
-    Detach {
-        /// Where.
-        port: Port,
-        /// Why.
-        #[source]
-        source: Source,
-    },
-    /// A table of the guards could not be read or written.
-    #[error("cannot bring the guards' table {table} up to date")]
-    Guard {
-        /// Which.
-        table: &'static str,
-        /// Why.
-        #[source]
-        source: Source,
-    },
-    /// The kernel refused the program of a guard, so there is none.
-    #[error("there are no guards")]
-    NoGuards(#[source] std::sync::Arc<kernel::OpenError>),
-    /// The guard on the pods' control groups could not be put in place or taken away.
-    #[error("cannot guard the pods' control groups at {path:?} (BULKHEAD_CGROUP_GUARD=none does without)")]
-    CgroupGuardState {
-        /// The group that holds them all; empty where the guard was to go.
-        path: String,
-        /// Why.
-        #[source]
-        source: Source,
-    },
-    /// What is attached could not be listed.
-    #[error("cannot list attached programs")]
-    Attached(#[source] Source),
+/// Whether [`Dataplane::sync_guards`] reads the kernel's state again before it compares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recheck {
+    /// Compares with what was last read or written.
+    Skip,
+    /// Reads the guards' tables and programs again first.
+    Kernel,
 }
 
-/// The cause below a `DataplaneError`.
-pub type Source = Box<dyn std::error::Error + Send + Sync>;
-
-impl DataplaneError {
-    /// The word used in metrics.
-    pub const fn label(&self) -> &'static str {
-        match self {
-            Self::Load { .. } => "load",
-            Self::Full(_) => "full",
-            Self::Write { .. } => "write",
-            Self::Gone(_) => "gone",
-            Self::Attach { .. } => "attach",
-            Self::Detach { .. } => "detach",
-            Self::Guard { .. } | Self::NoGuards(_) | Self::CgroupGuardState { .. } => "guard",
-            Self::Attached(_) => "attached",
-        }
-    }
-}
-
-/// The kernel, or what stands in for it in tests.
+/// The kernel, or its substitute in tests.
 ///
-/// Calls are made from one thread, in the order of the plan.
+/// All calls come from one thread, in the order of the plan.
 pub trait Dataplane {
-    /// Reads every table back. Called at start, and again when drift is suspected.
+    /// Reads every table back. Called at start.
     fn load(&mut self) -> Result<Actual, DataplaneError>;
 
-    /// Makes one write. Afterwards either the table holds the new value, or it is unchanged and an
-    /// error says so. Removing what is not there succeeds.
+    /// Makes one write. On success the table holds the new value; on an error it is unchanged. Removing an
+    /// absent entry succeeds.
     fn apply(&mut self, op: &Op) -> Result<(), DataplaneError>;
 
     /// Makes writes that do not depend on each other (no two on one key), and returns the index and
@@ -133,32 +55,32 @@ pub trait Dataplane {
         ops.iter().enumerate().filter_map(|(at, op)| self.apply(op).err().map(|error| (at, error))).collect()
     }
 
-    /// Puts the program on an interface that judges what its pod sends: from then on nothing comes out of it
-    /// until its `Endpoint` entry is written. `attach` repairs what fails here.
-    fn shut(&mut self, port: &Port) -> Result<(), DataplaneError> {
+    /// Attaches only the program for packets from the pod. The pod can send nothing from then on, until its
+    /// `Endpoint` entry is written. [`Dataplane::attach`] repairs a failure here.
+    fn attach_from_pod(&mut self, port: &Port) -> Result<(), DataplaneError> {
         let _ = port;
         Ok(())
     }
 
-    /// Puts both programs on an interface; succeeds when they are there already. From then on the
-    /// interface is denied until its `Endpoint` entry is written.
+    /// Attaches both programs; succeeds when both are attached already. The interface is denied from then on,
+    /// until its `Endpoint` entry is written.
     fn attach(&mut self, port: &Port) -> Result<(), DataplaneError>;
 
-    /// Removes both programs, and every pin of theirs; succeeds when interface or programs are gone.
+    /// Detaches both programs and removes their pins; succeeds when the interface or the programs are gone.
     fn detach(&mut self, port: &Port) -> Result<(), DataplaneError>;
 
-    /// Whether an interface that `attached` named still runs this agent's programs: not those of the
-    /// agent before it, and not none because somebody removed them. `attach` repairs it.
+    /// Whether the interface still runs this agent's programs. False after another process removed them, and
+    /// for programs of an earlier agent. [`Dataplane::attach`] repairs both.
     fn is_intact(&mut self, port: &Port) -> bool {
         let _ = port;
         true
     }
 
-    /// Brings the guards to this, and returns what could not be done; whoever is not known then stays
-    /// guarded out. With `look`, what is in the kernel is read again first.
-    fn sync_guards(&mut self, guards: &Guards, look: bool) -> Vec<DataplaneError>;
+    /// Makes the guards in the kernel equal to `guards`, and returns each part that failed. The guards deny
+    /// what a failed part would have allowed.
+    fn sync_guards(&mut self, guards: &Guards, recheck: Recheck) -> Vec<DataplaneError>;
 
-    /// What the kernel says is attached now, pins of vanished interfaces included: those are to be
-    /// detached too.
+    /// Interfaces on which programs are attached now, and those of pins whose interface is gone. The latter
+    /// must be detached too.
     fn attached(&mut self) -> Result<Vec<Port>, DataplaneError>;
 }

@@ -35,6 +35,7 @@ use agent_common::counters::Loss;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::clock::Clock;
 pub use pipeline::{Notice, Pipeline};
 
 /// How often the fold tables are swept.
@@ -60,28 +61,6 @@ pub trait Source: Send {
     fn held_back(&mut self, slot: u16) -> Result<u64, Self::Error>;
     /// The losses so far, all CPUs together.
     fn losses(&mut self) -> Result<[u64; Loss::LEN as usize], Self::Error>;
-}
-
-/// The two clocks of the kernel's records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Clock {
-    /// Monotonic, nanoseconds: the clock of the programs.
-    pub monotonic_ns: u64,
-    /// What to add to get nanoseconds since 1970.
-    pub offset_ns: u64,
-}
-
-impl Clock {
-    /// Reads both.
-    pub fn now() -> Self {
-        use rustix::time::{ClockId, clock_gettime};
-        let nanos = |id| {
-            let time = clock_gettime(id);
-            u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
-        };
-        let monotonic_ns = nanos(ClockId::Monotonic);
-        Self { monotonic_ns, offset_ns: nanos(ClockId::Realtime).saturating_sub(monotonic_ns) }
-    }
 }
 
 /// Moves records to the sinks until `notices` closes; then tells what is left and closes the sinks.

@@ -1,4 +1,4 @@
-//! The Bulkhead node agent, rooms in reading order.
+//! The Bulkhead node agent. Data flows through its modules like this:
 //!
 //! ```text
 //! objects -> Change -> model (Cluster -> Desired) -> plan -> dataplane -> kernel verdict
@@ -10,9 +10,11 @@
 
 pub mod api;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod controller;
 pub mod dataplane;
+pub mod errors;
 pub mod events;
 pub mod health;
 pub mod http;

@@ -1,62 +1,64 @@
-//! The loop: gather news, compile, plan, apply, keep what failed, tell everybody.
+//! The reconcile loop: takes in changes, compiles, plans, writes, retries, and publishes snapshots.
 //!
-//! Knows the `Dataplane` trait and the clock it is given; knows no kernel and no Kubernetes. It
-//! never stops because something failed: the last good state stays in force and is reported.
+//! Knows the trait [`Dataplane`] and the clock it is given; knows no kernel and no Kubernetes. A failure never stops
+//! it: the last good state stays in force and is reported.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use lag::Lag;
 use tokio::sync::{mpsc, watch};
 
 use crate::dataplane::Dataplane;
 use policy::model::input::Subject;
+use propagation::Propagation;
 
 pub mod execute;
-pub mod lag;
-pub mod pace;
+mod interfaces;
+pub mod propagation;
 mod publish;
+pub mod schedule;
 pub mod snapshot;
 pub mod state;
+pub mod step;
 #[cfg(test)]
 mod tests;
 
-pub use lag::News;
-pub use pace::Now;
+pub use propagation::TimedChange;
+pub use schedule::Now;
 pub use snapshot::Snapshot;
-pub use state::{Outcome, State, step};
+pub use state::ReconcileState;
+pub use step::{StepOutcome, step};
 
-/// Pieces of news taken in at once at most: a burst becomes one compile and one plan.
+/// Changes taken in at once at most: a burst becomes one compile and one plan.
 const BURST: usize = 8192;
 
-/// Runs until every sender of changes is gone, and gives the dataplane back.
+/// Runs until every sender of changes is gone, and returns the dataplane.
 ///
-/// Writes to the kernel block, so give it a thread of its own. Sources send each kind of object in
-/// full once at the start, empty if there is none: until all kinds were told nothing is written,
-/// because after a restart a missing object may only be late. `told` hears how long news of each kind
-/// took, oldest first, whenever the kernel holds all that was seen.
+/// Writes to the kernel block, so this needs a thread of its own. Each source sends every kind of object in full
+/// once at the start, even if it is empty. Nothing is written before that: after a restart, a missing object may only
+/// be late. `propagated` gets how long changes of each kind took, as soon as the kernel holds all that was reported.
 pub async fn run<D: Dataplane>(
-    mut state: State,
+    mut state: ReconcileState,
     mut dataplane: D,
-    mut news: mpsc::Receiver<News>,
+    mut changes: mpsc::Receiver<TimedChange>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     clock: impl Fn() -> Now,
-    mut told: impl FnMut(Subject, Duration),
+    mut propagated: impl FnMut(Subject, Duration),
 ) -> D {
     let mut wake = Duration::ZERO;
-    let mut lag = Lag::default();
+    let mut propagation = Propagation::default();
     loop {
         let mut burst = Vec::new();
         let pause = wake.saturating_sub(clock().tick);
-        if let Ok(0) = tokio::time::timeout(pause, news.recv_many(&mut burst, BURST)).await {
+        if let Ok(0) = tokio::time::timeout(pause, changes.recv_many(&mut burst, BURST)).await {
             return dataplane;
         }
-        burst.iter().for_each(|news| lag.note(news));
-        let changes = burst.into_iter().map(|news| news.change).collect();
-        let outcome = step(&mut state, &mut dataplane, changes, clock());
+        burst.iter().for_each(|timed| propagation.seen(timed));
+        let burst = burst.into_iter().map(|timed| timed.change).collect();
+        let outcome = step(&mut state, &mut dataplane, burst, clock());
         wake = outcome.wake;
         if outcome.in_force {
-            lag.end(clock().tick).for_each(|(subject, took)| told(subject, took));
+            propagation.finish(clock().tick).for_each(|(subject, took)| propagated(subject, took));
         }
         if outcome.published {
             snapshots.send_replace(Arc::clone(state.snapshot()));

@@ -1,9 +1,11 @@
-//! Wiring: builds every room, connects them, waits for the end. No logic of its own.
+//! Builds every module of the agent, connects them, and waits for the end.
+//!
+//! Decides nothing but where objects come from. Nothing is detached at the end, so enforcement goes on.
 
 mod counters;
 mod names;
 mod observed;
-mod timed;
+mod timed_dataplane;
 
 pub use names::addresses;
 
@@ -17,9 +19,11 @@ use aya::maps::MapError;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
+use crate::clock::Clock;
 use crate::config::{Config, Source};
 use crate::dataplane::DataplaneError;
 use crate::dataplane::kernel::{Kernel, OpenError};
+use crate::events;
 use crate::events::enrich::Enricher;
 use crate::events::history::History;
 use crate::events::intake::Bounds;
@@ -31,12 +35,11 @@ use crate::events::sink::Sink;
 use crate::events::sink::hub::Hub;
 use crate::events::sink::writer::WriterSink;
 use crate::events::stats::EventStats;
-use crate::events::{self, Clock};
 use crate::health::{Nri, Observed};
 use crate::http::{self, Pages};
 use crate::metrics::recorder::Phase;
 use crate::metrics::{Metrics, Recorder};
-use crate::reconcile::{self, News, Now, Snapshot, State};
+use crate::reconcile::{self, Now, ReconcileState, Snapshot, TimedChange};
 use crate::socket::{self, Shown};
 use crate::{links, nri, sandboxes, source, watch as cluster};
 use policy::model::input::Change;
@@ -129,9 +132,9 @@ pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> Resu
     let pipeline =
         Pipeline::new(enricher, sinks, Arc::clone(&stats), (bounds, Rates::default()), ring.all_held_back()?, clock);
 
-    let state = State::start(&mut kernel, config.settings.clone())?;
+    let state = ReconcileState::start(&mut kernel, config.settings.clone())?;
     let (snapshots, latest) = watch::channel(Arc::clone(state.snapshot()));
-    let counters = counters::Counters::new(&mut kernel, latest.clone(), &config.sizes)?;
+    let counters = counters::CounterMaps::new(&mut kernel, latest.clone(), &config.sizes)?;
     let metrics = Arc::new(Metrics::new(
         Box::new(counters),
         Arc::clone(&recorder),
@@ -156,8 +159,8 @@ pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> Resu
         std::future::pending(),
     ));
     tokio::spawn(socket::serve(bound, Shown { hub, status }, std::future::pending()));
-    let sightings = links::Sightings::default();
-    tokio::spawn(links::follow(config.netns_dir.clone(), sightings.clone(), changes.clone()));
+    let first_seen = links::FirstSeen::default();
+    tokio::spawn(links::follow(config.netns_dir.clone(), first_seen.clone(), changes.clone()));
     follow(&config, changes, &findings, &recorder, Arc::clone(&invalid_tenants)).await?;
     let (nri, held) = watch::channel(Nri::default());
     if let Some(socket) = &config.nri {
@@ -165,11 +168,22 @@ pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> Resu
     }
     tokio::spawn(settle(Arc::clone(&metrics)));
     let named = names_known(Arc::clone(&observed));
-    let watcher =
-        observed::Watcher::new(observed, history, (findings, invalid_tenants), Arc::clone(&recorder), held, begun);
+    let watcher = observed::SnapshotWatcher::new(
+        observed,
+        history,
+        (findings, invalid_tenants),
+        Arc::clone(&recorder),
+        held,
+        begun,
+    );
     tokio::spawn(watcher.follow(latest));
-    let loop_thread =
-        spawn_loop(state, timed::Timed::new(kernel, Arc::clone(&recorder), sightings), recorder, news, snapshots)?;
+    let loop_thread = spawn_loop(
+        state,
+        timed_dataplane::TimedDataplane::new(kernel, Arc::clone(&recorder), first_seen),
+        recorder,
+        news,
+        snapshots,
+    )?;
     let events = tokio::spawn(async move {
         named.await;
         events::run(ring, pipeline, told).await;
@@ -278,9 +292,9 @@ async fn settle(metrics: Arc<Metrics>) {
 }
 
 /// Notes when each change was seen: the loop may be busy, and takes them in later.
-async fn stamp(mut changes: mpsc::Receiver<Change>, news: mpsc::Sender<News>, clock: impl Fn() -> Now) {
+async fn stamp(mut changes: mpsc::Receiver<Change>, news: mpsc::Sender<TimedChange>, clock: impl Fn() -> Now) {
     while let Some(change) = changes.recv().await {
-        if news.send(News { change, seen: clock().tick }).await.is_err() {
+        if news.send(TimedChange { change, seen: clock().tick }).await.is_err() {
             return;
         }
     }
@@ -288,8 +302,8 @@ async fn stamp(mut changes: mpsc::Receiver<Change>, news: mpsc::Sender<News>, cl
 
 /// The loop blocks in system calls, so it has a thread of its own.
 fn spawn_loop(
-    state: State,
-    kernel: timed::Timed,
+    state: ReconcileState,
+    kernel: timed_dataplane::TimedDataplane,
     recorder: Arc<Recorder>,
     changes: mpsc::Receiver<Change>,
     snapshots: watch::Sender<Arc<Snapshot>>,

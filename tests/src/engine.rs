@@ -25,7 +25,7 @@ use aya::maps::{HashMap, MapData, PerCpuArray};
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, TestRun, TestRunOptions};
 use bulkhead::dataplane::cgroup_guard;
-use bulkhead::dataplane::object::{self, Limits};
+use bulkhead::dataplane::object::{self, MapLimits};
 
 /// The interface a frame comes from unless a context says otherwise: the namespace's loopback.
 pub const LOOPBACK: u32 = 1;
@@ -68,11 +68,11 @@ pub fn program_name(direction: Direction) -> &'static str {
 impl Engine {
     /// Loads the programs and fills their maps.
     pub fn new(tables: MemTables) -> Result<Self> {
-        Self::with_limits(tables, &Limits::default())
+        Self::with_limits(tables, &MapLimits::default())
     }
 
     /// As `new`, with maps of another size.
-    pub fn with_limits(tables: MemTables, limits: &Limits) -> Result<Self> {
+    pub fn with_limits(tables: MemTables, limits: &MapLimits) -> Result<Self> {
         let mut ebpf = object::open(None, limits)?;
         for name in Direction::ALL.map(program_name).into_iter().chain(Guard::ON_INTERFACES.map(Guard::as_str)) {
             let program: &mut SchedClassifier =

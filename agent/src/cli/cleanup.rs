@@ -1,4 +1,4 @@
-//! `bulkhead cleanup`: leave, say what was there, and check that it is gone.
+//! `bulkhead cleanup`: removes everything from this node, prints what it was, and verifies that it is gone.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::output::{Exit, safe};
 use crate::config::PinArgs;
-use crate::dataplane::leave::{self, Found, LeaveError};
+use crate::dataplane::cleanup::{self, CleanupError, Remains};
 
 /// Remove every program, map, pin and filter of Bulkhead from this node.
 #[derive(Clone, Debug, Args)]
@@ -22,13 +22,13 @@ pub struct CleanupArgs {
     pub pin: PinArgs,
 }
 
-/// Removes what is below the pin directory, all layouts' folders included, and verifies it.
+/// Removes everything below the pin directory, those of other layout versions included, and verifies that.
 ///
 /// # Errors
-/// Something could not be listed or removed; what was removed until then is printed.
-pub fn run(args: &CleanupArgs) -> Result<Exit, LeaveError> {
+/// An object could not be listed or removed. What was removed before is printed.
+pub fn run(args: &CleanupArgs) -> Result<Exit, CleanupError> {
     let root: PathBuf = args.pin.pin_dir.clone();
-    let found = leave::find(&root)?;
+    let found = cleanup::find(&root)?;
     if found.is_empty() {
         println!("nothing of Bulkhead is below {}", root.display());
         return Ok(Exit::Fine);
@@ -37,8 +37,8 @@ pub fn run(args: &CleanupArgs) -> Result<Exit, LeaveError> {
     if args.dry_run {
         return Ok(Exit::Fine);
     }
-    leave::remove(&root, &found)?;
-    let left = leave::find(&root)?;
+    cleanup::remove(&root, &found)?;
+    let left = cleanup::find(&root)?;
     if left.is_empty() {
         println!("removed {}; nothing is left", found.summary());
         return Ok(Exit::Fine);
@@ -47,7 +47,7 @@ pub fn run(args: &CleanupArgs) -> Result<Exit, LeaveError> {
     Ok(Exit::Found)
 }
 
-fn print(verb: &str, found: &Found) {
+fn print(verb: &str, found: &Remains) {
     for port in &found.ports {
         let name = if port.name.is_empty() { "an interface that is gone" } else { &port.name };
         println!("{verb} programs on {} (index {})", safe(name), port.ifindex);

@@ -22,10 +22,10 @@ use serde::Serialize;
 
 use super::output::{Exit, safe};
 use crate::api::document;
+use crate::clock::Clock;
 use crate::config::PinArgs;
 use crate::dataplane::DataplaneError;
 use crate::dataplane::kernel::inspect;
-use crate::events::Clock;
 use crate::source;
 use policy::plan::Actual;
 

@@ -20,7 +20,7 @@ pub fn facts() -> Value {
     json!({
         "drop_reasons": DropReason::ALL.iter().copied().map(reason).collect::<Vec<_>>(),
         "metrics": metrics::table::ALL.iter().map(|metric| family(metric)).collect::<Vec<_>>(),
-        "maps": object::shapes(&object::Limits::default()).iter().map(object::Shape::facts).collect::<Vec<_>>(),
+        "maps": object::shapes(&object::MapLimits::default()).iter().map(object::Shape::facts).collect::<Vec<_>>(),
         "commands": commands(),
         "events": schema::json_schema(),
         "tenant": api::crd(),

@@ -73,7 +73,7 @@ impl ControllerArgs {
             node_cidrs: self.node_cidr,
             keys: self.tenancy_key,
             shared_namespaces: self.shared_namespace.into_iter().collect(),
-            limits: limits(&object::Limits::default()),
+            limits: limits(&object::MapLimits::default()),
             ..Settings::default()
         };
         ControllerConfig {

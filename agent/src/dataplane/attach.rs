@@ -1,10 +1,9 @@
-//! Programs and interfaces: the only file that knows that a veth swaps directions, and which of the
-//! two ways to attach this kernel has.
+//! Attaches programs to interfaces, by TCX links (6.6) or by clsact filters on older kernels.
 //!
-//! What a pod sends enters the node by the *ingress* hook of its host-side interface. TCX links
-//! (6.6) are pinned below `links/`; clsact filters, on older kernels, live on the interface itself
-//! and leave an empty directory below `clsact/` as a note of where. Both outlive the agent. The guards
-//! on the node's own interfaces are noted apart, below `guards/` and `guards-clsact/`.
+//! Only this file knows that a veth swaps directions: a pod's packets enter the node by the *ingress* hook of
+//! its host-side interface. TCX links are pinned below `links/`. A clsact filter lives on the interface itself,
+//! and an empty directory below `clsact/` records its index. Both outlive the agent. The guards on the node's
+//! own interfaces have directories of their own, `guards/` and `guards-clsact/`.
 
 use std::fs;
 use std::io;
@@ -17,16 +16,17 @@ use aya::programs::tc::{
 };
 use aya::programs::{SchedClassifier, TcAttachType};
 
-use super::maps::{boxed, sentence};
-use super::{DataplaneError, Port, Source, sys};
+use super::error::BoxedCause;
+use super::maps::{boxed, message};
+use super::{DataplaneError, Port, sys};
 
-/// Our filters' priority: the first, so that nothing before us can end the chain.
+/// The priority of our filters: the first, so no other filter can end the chain before them.
 const PRIORITY: u16 = 1;
 
-/// A program, and where it belongs.
+/// A program and its hook.
 #[derive(Debug)]
 pub struct Hook {
-    /// Name.
+    /// Name of the program.
     pub program: &'static str,
     at: TcAttachType,
     tcx: u32,
@@ -40,42 +40,42 @@ const fn egress(program: &'static str) -> Hook {
     Hook { program, at: TcAttachType::Egress, tcx: sys::TCX_EGRESS }
 }
 
-/// What a pod's interface holds. What a pod sends is judged first: from there a tenant could leave.
+/// The hooks of a pod's interface. Packets from the pod come first, because a tenant could leave through them.
 static PODS: [Hook; 2] = [ingress("from_pod"), egress("to_pod")];
 
-/// What an interface of the node's own may hold, one of the two.
+/// The hooks of the node's own interfaces, of which each interface has one at most.
 pub static GUARDS: [Hook; 2] = [egress("uplink"), ingress("bridge")];
 
-/// How this kernel attaches.
+/// How this kernel attaches programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
+pub enum AttachMethod {
     /// TCX links, kernel 6.6 and later.
     Tcx,
     /// Filters of a clsact qdisc.
     Clsact,
 }
 
-/// Where attachments are noted, and of which programs.
+/// The directories that record attachments, and the hooks they record.
 #[derive(Clone, Debug)]
-pub struct Notes {
+pub struct Pins {
     links: PathBuf,
     clsact: PathBuf,
     hooks: &'static [Hook],
 }
 
-impl Notes {
-    /// Of pods' interfaces, below a pin directory.
-    pub fn below(pins: &Path) -> Self {
-        Self { links: pins.join("links"), clsact: pins.join("clsact"), hooks: &PODS }
+impl Pins {
+    /// Those of pods' interfaces, below a pin directory.
+    pub fn of_pods(directory: &Path) -> Self {
+        Self { links: directory.join("links"), clsact: directory.join("clsact"), hooks: &PODS }
     }
 
-    /// Of the guards.
-    pub fn guards(pins: &Path) -> Self {
-        Self { links: pins.join("guards"), clsact: pins.join("guards-clsact"), hooks: &GUARDS }
+    /// Those of the guards, below a pin directory.
+    pub fn of_guards(directory: &Path) -> Self {
+        Self { links: directory.join("guards"), clsact: directory.join("guards-clsact"), hooks: &GUARDS }
     }
 
     /// The directories.
-    pub fn folders(&self) -> [&Path; 2] {
+    pub fn directories(&self) -> [&Path; 2] {
         [&self.links, &self.clsact]
     }
 
@@ -87,11 +87,11 @@ impl Notes {
         self.clsact.join(ifindex.to_string())
     }
 
-    /// Interface indices that have a note, of either method.
+    /// Indices of the recorded interfaces, attached by either method.
     ///
     /// # Errors
     /// A directory that cannot be listed.
-    pub fn noted(&self) -> io::Result<Vec<u32>> {
+    pub fn interfaces(&self) -> io::Result<Vec<u32>> {
         let mut found: Vec<u32> = list(&self.links)?
             .iter()
             .filter_map(|name| name.split_once('-'))
@@ -112,7 +112,7 @@ fn list(directory: &Path) -> io::Result<Vec<String>> {
     }
 }
 
-/// The name an index has now, if it exists.
+/// The current name of an interface, if it exists.
 pub fn name_of(ifindex: u32) -> Option<String> {
     rustix::net::netdevice::index_to_name(
         rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None).ok()?,
@@ -121,34 +121,40 @@ pub fn name_of(ifindex: u32) -> Option<String> {
     .ok()
 }
 
-/// Puts both programs on an interface, or makes those that are there run ours.
+/// Attaches all programs of `pins` to an interface, or replaces those of an earlier agent.
 ///
 /// # Errors
-/// `Gone` where the interface vanished meanwhile, `Attach` otherwise; a half-attached interface is
-/// fully attached by the next try.
-pub fn attach(ebpf: &mut Ebpf, notes: &Notes, port: &Port, method: Method) -> Result<(), DataplaneError> {
-    notes.hooks.iter().try_for_each(|hook| put(ebpf, notes, port, method, hook))
+/// [`DataplaneError::Gone`] if the interface vanished, [`DataplaneError::Attach`] otherwise. The next call completes
+/// a half-attached interface.
+pub fn attach(ebpf: &mut Ebpf, pins: &Pins, port: &Port, method: AttachMethod) -> Result<(), DataplaneError> {
+    pins.hooks.iter().try_for_each(|hook| attach_hook(ebpf, pins, port, method, hook))
 }
 
-/// Puts the program on an interface that judges what its pod sends.
+/// Attaches the program for packets from the pod.
 ///
 /// # Errors
-/// As for `attach`.
-pub fn shut(ebpf: &mut Ebpf, notes: &Notes, port: &Port, method: Method) -> Result<(), DataplaneError> {
-    put(ebpf, notes, port, method, &PODS[0])
+/// As for [`attach`].
+pub fn attach_from_pod(ebpf: &mut Ebpf, pins: &Pins, port: &Port, method: AttachMethod) -> Result<(), DataplaneError> {
+    attach_hook(ebpf, pins, port, method, &PODS[0])
 }
 
-/// Puts one program on an interface, or makes the one that is there run ours.
+/// Attaches one program to an interface, or replaces that of an earlier agent.
 ///
 /// # Errors
-/// As for `attach`.
-pub fn put(ebpf: &mut Ebpf, notes: &Notes, port: &Port, method: Method, hook: &Hook) -> Result<(), DataplaneError> {
+/// As for [`attach`].
+pub fn attach_hook(
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    port: &Port,
+    method: AttachMethod,
+    hook: &Hook,
+) -> Result<(), DataplaneError> {
     if name_of(port.ifindex).as_deref() != Some(port.name.as_str()) {
         return Err(DataplaneError::Gone(port.clone()));
     }
     let attached = match method {
-        Method::Tcx => attach_tcx(ebpf, notes, port, hook.program, hook.tcx),
-        Method::Clsact => attach_clsact(ebpf, notes, port, hook.program, hook.at),
+        AttachMethod::Tcx => attach_tcx(ebpf, pins, port, hook.program, hook.tcx),
+        AttachMethod::Clsact => attach_clsact(ebpf, pins, port, hook.program, hook.at),
     };
     attached.map_err(|source| match name_of(port.ifindex) {
         Some(_) => DataplaneError::Attach { port: port.clone(), source },
@@ -156,14 +162,20 @@ pub fn put(ebpf: &mut Ebpf, notes: &Notes, port: &Port, method: Method, hook: &H
     })
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, Source> {
-    let program = ebpf.program_mut(name).ok_or_else(|| sentence(format!("the object has no program {name}")))?;
+fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, BoxedCause> {
+    let program = ebpf.program_mut(name).ok_or_else(|| message(format!("the eBPF object has no program {name}")))?;
     Ok(program.try_into()?)
 }
 
-/// By index, not by name: a name may go to another interface between a look and a call.
-fn attach_tcx(ebpf: &mut Ebpf, notes: &Notes, port: &Port, name: &'static str, attach_type: u32) -> Result<(), Source> {
-    let pin = notes.link(port.ifindex, name);
+/// Attaches by index, because a name may pass to another interface before the call.
+fn attach_tcx(
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    port: &Port,
+    name: &'static str,
+    attach_type: u32,
+) -> Result<(), BoxedCause> {
+    let pin = pins.link(port.ifindex, name);
     let program = program(ebpf, name)?;
     let fd = program.fd()?.as_fd();
     if !adopt(fd, program.info()?.id(), &pin, port.ifindex)? {
@@ -173,8 +185,8 @@ fn attach_tcx(ebpf: &mut Ebpf, notes: &Notes, port: &Port, name: &'static str, a
     Ok(())
 }
 
-/// Makes a pinned link run `program`, in one step that no packet falls through. False where there
-/// is no such link, or its interface is gone and the index was given again.
+/// Replaces the program of a pinned link in one step, so no packet passes unchecked. Returns false if there is
+/// no such link, or if its index now belongs to another interface.
 fn adopt(program: BorrowedFd<'_>, id: u32, pin: &Path, ifindex: u32) -> io::Result<bool> {
     let link = match sys::obj_get(pin) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -193,18 +205,18 @@ fn adopt(program: BorrowedFd<'_>, id: u32, pin: &Path, ifindex: u32) -> io::Resu
 
 fn attach_clsact(
     ebpf: &mut Ebpf,
-    notes: &Notes,
+    pins: &Pins,
     port: &Port,
     name: &'static str,
     hook: TcAttachType,
-) -> Result<(), Source> {
-    // Ours to use, never to remove: others may have filters there.
+) -> Result<(), BoxedCause> {
+    // The qdisc is used and never removed, because other software may have filters there.
     if let Err(error) = qdisc_add_clsact(&port.name)
         && !exists(&error)
     {
         return Err(boxed(error));
     }
-    fs::create_dir_all(notes.filter(port.ifindex))?;
+    fs::create_dir_all(pins.filter(port.ifindex))?;
     let program = program(ebpf, name)?;
     let handle = TcHandle::new(0, 1);
     let known = SchedClassifierLink::attached(&port.name, hook, PRIORITY, handle, None)?;
@@ -236,14 +248,13 @@ fn missing(error: &TcError) -> bool {
     }
 }
 
-/// Removes all programs of these notes from an interface, and the notes. Works without the programs
-/// at hand.
+/// Detaches all programs of `pins` from an interface and removes the pins. The programs need not be loaded.
 ///
 /// # Errors
-/// `Detach`; notes that could not be removed stay, and the next try finds them.
-pub fn detach(notes: &Notes, port: &Port) -> Result<(), DataplaneError> {
-    notes.hooks.iter().try_for_each(|hook| remove(notes, port, hook))?;
-    match fs::remove_dir(notes.filter(port.ifindex)) {
+/// [`DataplaneError::Detach`]. A pin that could not be removed stays, so the next call tries again.
+pub fn detach(pins: &Pins, port: &Port) -> Result<(), DataplaneError> {
+    pins.hooks.iter().try_for_each(|hook| detach_hook(pins, port, hook))?;
+    match fs::remove_dir(pins.filter(port.ifindex)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(DataplaneError::Detach { port: port.clone(), source: boxed(error) })
         }
@@ -251,29 +262,29 @@ pub fn detach(notes: &Notes, port: &Port) -> Result<(), DataplaneError> {
     }
 }
 
-/// Removes one program from an interface; the note of a filter stays, for other filters may be there.
+/// Detaches one program from an interface. The record of a filter stays, because it covers both hooks.
 ///
 /// # Errors
-/// `Detach`.
-pub fn remove(notes: &Notes, port: &Port, hook: &Hook) -> Result<(), DataplaneError> {
-    let failed = |source: Source| DataplaneError::Detach { port: port.clone(), source };
-    unlink(&notes.link(port.ifindex, hook.program)).map_err(|error| failed(boxed(error)))?;
-    let noted = notes.filter(port.ifindex).exists();
-    let Some(name) = name_of(port.ifindex).filter(|_| noted) else { return Ok(()) };
+/// [`DataplaneError::Detach`].
+pub fn detach_hook(pins: &Pins, port: &Port, hook: &Hook) -> Result<(), DataplaneError> {
+    let failed = |source: BoxedCause| DataplaneError::Detach { port: port.clone(), source };
+    unlink(&pins.link(port.ifindex, hook.program)).map_err(|error| failed(boxed(error)))?;
+    let recorded = pins.filter(port.ifindex).exists();
+    let Some(name) = name_of(port.ifindex).filter(|_| recorded) else { return Ok(()) };
     match qdisc_detach_program(&name, hook.at, hook.program) {
         Err(error) if !missing(&error) => Err(failed(boxed(error))),
         _ => Ok(()),
     }
 }
 
-/// Detaches a pinned link, then removes its pin. Removing the pin alone would detach it too, but
-/// some time later: a link's last reference is dropped by a kernel worker.
+/// Detaches a pinned link, then removes its pin. Removing the pin alone would detach it later, when a kernel
+/// worker drops the last reference.
 pub(super) fn unlink(pin: &Path) -> io::Result<()> {
     match sys::obj_get(pin) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
         Ok(link) => match sys::link_detach(link.as_fd()) {
-            // The interface is gone, and the link with it.
+            // The interface is gone, so the link is detached already.
             Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
             other => other?,
         },
@@ -288,37 +299,37 @@ fn remove_file(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether both programs of this agent are on the interface: what a pin cannot tell, because an
-/// earlier agent may have left its own, or somebody may have detached them.
-pub fn is_intact(ebpf: &Ebpf, notes: &Notes, port: &Port, method: Method) -> bool {
-    if method == Method::Clsact {
-        // The kernel lists filters only through netlink: replacing them again costs less than asking.
+/// Whether the interface runs this agent's programs. A pin does not prove it: an earlier agent may have left its
+/// programs, or another process may have detached them.
+pub fn is_intact(ebpf: &Ebpf, pins: &Pins, port: &Port, method: AttachMethod) -> bool {
+    if method == AttachMethod::Clsact {
+        // The kernel lists filters only through netlink, and replacing them costs less than listing them.
         return false;
     }
-    notes.hooks.iter().all(|hook| {
+    pins.hooks.iter().all(|hook| {
         let name = hook.program;
         let ours = ebpf.program(name).and_then(|program| program.info().ok()).map(|info| info.id());
-        let pinned = sys::obj_get(&notes.link(port.ifindex, name)).and_then(|fd| sys::link_info(fd.as_fd()));
+        let pinned = sys::obj_get(&pins.link(port.ifindex, name)).and_then(|fd| sys::link_info(fd.as_fd()));
         let running = sys::tcx_programs(port.ifindex, hook.tcx).unwrap_or_default();
         let position = running.iter().position(|id| Some(*id) == ours);
         if position.is_some_and(|position| position > 0) {
             tracing::warn!(
                 interface = port.name,
                 program = name,
-                "another program runs before ours and may end the chain; find it with `bpftool net`"
+                "another program runs before Bulkhead's and may end the chain; find it with `bpftool net`"
             );
         }
         pinned.is_ok_and(|info| info.ifindex == port.ifindex && Some(info.program) == ours) && position.is_some()
     })
 }
 
-/// Asks the kernel which way to attach it has. Nothing is attached for that.
-pub fn method() -> Method {
+/// Finds out which method this kernel supports. Attaches nothing.
+pub fn method() -> AttachMethod {
     match sys::tcx_programs(1, sys::TCX_INGRESS) {
         Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS)) => {
-            Method::Clsact
+            AttachMethod::Clsact
         }
-        // Any other answer comes from a kernel that knows the hook, whatever is attached there.
-        _ => Method::Tcx,
+        // Any other answer comes from a kernel that supports the hook.
+        _ => AttachMethod::Tcx,
     }
 }

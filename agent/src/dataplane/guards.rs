@@ -1,10 +1,11 @@
-//! The guards in the kernel: their programs on interfaces, and the two tables they ask.
+//! The guards on interfaces: their programs, and the two tables that the programs read.
 //!
-//! Brings what is there to what is wanted, in an order in which no step opens what the next must close:
-//! first whoever is no longer known, then whoever is new, and the node's own interfaces before the
-//! guards on them. Knows not why an interface is what it is.
+//! Changes the kernel to what is wanted, in an order in which no step allows what the next must deny: stale
+//! entries go first, then new entries come, and bridges are guarded before uplinks. Does not know why an
+//! interface needs a guard.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::sync::Arc;
 
 use agent_common::guard::{Guard, Sender};
@@ -12,32 +13,35 @@ use agent_common::maps;
 use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData, MapError};
 
-use super::attach::{self, Hook, Method, Notes};
-use super::kernel::OpenError;
+use super::attach::{self, AttachMethod, Hook, Pins};
 use super::maps::{boxed, put};
-use super::{DataplaneError, Port};
+use super::{DataplaneError, Port, Recheck};
 use policy::model::guards::Guards;
 
-/// Tables and notes of the guards, and what they were last brought to.
+/// Tables and pins of the guards, and their last known contents.
 pub struct InstalledGuards {
     own: HashMap<MapData, u32, u32>,
     senders: HashMap<MapData, Sender, u32>,
-    notes: Notes,
-    held: Held,
-    /// Why the kernel can hold none.
-    refused: Option<Arc<OpenError>>,
+    pins: Pins,
+    kernel: GuardsInKernel,
+    /// Why the kernel refused the program of a guard.
+    refused: Option<Refusal>,
 }
 
-/// What the kernel holds, as far as we wrote or read it.
+/// Why the kernel refused a program.
+type Refusal = Arc<dyn Error + Send + Sync>;
+
+/// What the kernel holds, as last read or written.
 #[derive(Default)]
-struct Held {
+struct GuardsInKernel {
+    /// Whether it was read.
     known: bool,
     own: BTreeSet<u32>,
     senders: BTreeMap<Sender, u32>,
-    /// Interfaces whose program was put there or looked at.
-    doors: BTreeMap<u32, (Guard, String)>,
-    /// Interfaces with programs or notes of such.
-    noted: BTreeSet<u32>,
+    /// Interfaces whose program was attached or checked.
+    interfaces: BTreeMap<u32, (Guard, String)>,
+    /// Interfaces with programs, or with pins of programs.
+    pinned: BTreeSet<u32>,
 }
 
 impl InstalledGuards {
@@ -47,35 +51,40 @@ impl InstalledGuards {
     /// Those of `take`, and a map of another type under the name.
     pub fn new(
         mut take: impl FnMut(&'static str) -> Result<Map, MapError>,
-        notes: Notes,
-        refused: Option<OpenError>,
+        pins: Pins,
+        refused: Option<Refusal>,
     ) -> Result<Self, MapError> {
         let (own, senders) = (take(maps::NODE_IFACES.name)?.try_into()?, take(maps::SENDERS.name)?.try_into()?);
-        Ok(Self { own, senders, notes, held: Held::default(), refused: refused.map(Arc::new) })
+        Ok(Self { own, senders, pins, kernel: GuardsInKernel::default(), refused })
     }
 
-    /// Brings the kernel to `wanted`; with `look`, what is there is read again first. Returns what
-    /// could not be done, which the next call tries again.
-    pub fn bring(&mut self, ebpf: &mut Ebpf, method: Method, wanted: &Guards, look: bool) -> Vec<DataplaneError> {
-        // One guard without the other would stop claimed pods, so all are opened.
+    /// Makes the kernel equal to `wanted`. Returns each part that failed; the next call tries it again.
+    pub fn sync(
+        &mut self,
+        ebpf: &mut Ebpf,
+        method: AttachMethod,
+        wanted: &Guards,
+        recheck: Recheck,
+    ) -> Vec<DataplaneError> {
+        // One guard without the other would stop claimed pods, so none is attached.
         if let Some(refused) = self.refused.clone().filter(|_| !wanted.doors.is_empty()) {
-            let mut failed = self.bring(ebpf, method, &Guards::default(), look);
+            let mut failed = self.sync(ebpf, method, &Guards::default(), recheck);
             failed.push(DataplaneError::NoGuards(refused));
             return failed;
         }
-        if (look || !self.held.known)
+        if (recheck == Recheck::Kernel || !self.kernel.known)
             && let Err(error) = self.read()
         {
             return vec![error];
         }
         let mut failed = Vec::new();
-        self.withdraw(wanted, &mut failed);
-        self.admit(wanted, &mut failed);
-        // A bridge passes the uplinks because its own guard has judged what it brings: the guard first.
-        let unguarded = self.shut(ebpf, method, wanted, Guard::Bridge, &mut failed);
-        self.own(wanted, &unguarded, &mut failed);
-        self.shut(ebpf, method, wanted, Guard::Uplink, &mut failed);
-        self.open(wanted, &mut failed);
+        self.remove_stale(wanted, &mut failed);
+        self.write_senders(wanted, &mut failed);
+        // Uplinks accept packets from a bridge because its guard has checked them, so that guard comes first.
+        let unguarded = self.attach(ebpf, method, wanted, Guard::Bridge, &mut failed);
+        self.write_own(wanted, &unguarded, &mut failed);
+        self.attach(ebpf, method, wanted, Guard::Uplink, &mut failed);
+        self.detach_idle(wanted, &mut failed);
         failed
     }
 
@@ -83,64 +92,70 @@ impl InstalledGuards {
         let own = self.own.keys().collect::<Result<_, _>>().map_err(|error| table(maps::NODE_IFACES.name, error))?;
         let senders =
             self.senders.iter().collect::<Result<_, _>>().map_err(|error| table(maps::SENDERS.name, error))?;
-        let noted = self.notes.noted().map_err(|error| DataplaneError::Attached(boxed(error)))?;
-        self.held = Held { known: true, own, senders, doors: BTreeMap::new(), noted: noted.into_iter().collect() };
+        let pinned = self.pins.interfaces().map_err(|error| DataplaneError::Attached(boxed(error)))?;
+        self.kernel = GuardsInKernel {
+            known: true,
+            own,
+            senders,
+            interfaces: BTreeMap::new(),
+            pinned: pinned.into_iter().collect(),
+        };
         Ok(())
     }
 
-    /// Forgets whoever is no longer known.
-    fn withdraw(&mut self, wanted: &Guards, failed: &mut Vec<DataplaneError>) {
-        let strangers: Vec<u32> = self.held.own.difference(&wanted.own).copied().collect();
-        strangers.into_iter().for_each(|ifindex| self.set_own(ifindex, false, failed));
+    /// Removes interfaces and senders that are no longer wanted.
+    fn remove_stale(&mut self, wanted: &Guards, failed: &mut Vec<DataplaneError>) {
+        let stale: Vec<u32> = self.kernel.own.difference(&wanted.own).copied().collect();
+        stale.into_iter().for_each(|ifindex| self.set_own(ifindex, false, failed));
         let gone: Vec<Sender> =
-            self.held.senders.keys().filter(|sender| !wanted.senders.contains_key(sender)).copied().collect();
+            self.kernel.senders.keys().filter(|sender| !wanted.senders.contains_key(sender)).copied().collect();
         for sender in gone {
             match put(&mut self.senders, sender, None) {
-                Ok(()) => _ = self.held.senders.remove(&sender),
+                Ok(()) => _ = self.kernel.senders.remove(&sender),
                 Err(error) => failed.push(table(maps::SENDERS.name, error)),
             }
         }
     }
 
-    /// Writes whose the addresses of claimed pods are.
-    fn admit(&mut self, wanted: &Guards, failed: &mut Vec<DataplaneError>) {
+    /// Writes the addresses of claimed pods.
+    fn write_senders(&mut self, wanted: &Guards, failed: &mut Vec<DataplaneError>) {
         for (sender, ifindex) in &wanted.senders {
-            if self.held.senders.get(sender) == Some(ifindex) {
+            if self.kernel.senders.get(sender) == Some(ifindex) {
                 continue;
             }
             match put(&mut self.senders, *sender, Some(*ifindex)) {
-                Ok(()) => _ = self.held.senders.insert(*sender, *ifindex),
+                Ok(()) => _ = self.kernel.senders.insert(*sender, *ifindex),
                 Err(error) => failed.push(table(maps::SENDERS.name, error)),
             }
         }
     }
 
-    /// Puts the programs of one guard in place, and returns the interfaces where that failed.
-    fn shut(
+    /// Attaches the programs of one guard, and returns the interfaces where that failed.
+    fn attach(
         &mut self,
         ebpf: &mut Ebpf,
-        method: Method,
+        method: AttachMethod,
         wanted: &Guards,
         guard: Guard,
         failed: &mut Vec<DataplaneError>,
     ) -> BTreeSet<u32> {
         let mut unguarded = BTreeSet::new();
         let Some(hook) = hook(guard) else { return unguarded };
-        for (ifindex, door) in wanted.doors.iter().filter(|(_, (kind, _))| *kind == guard) {
-            if self.held.doors.get(ifindex) == Some(door) {
+        for (ifindex, entry) in wanted.doors.iter().filter(|(_, (kind, _))| *kind == guard) {
+            if self.kernel.interfaces.get(ifindex) == Some(entry) {
                 continue;
             }
-            let port = Port { ifindex: *ifindex, name: door.1.clone() };
-            match attach::put(ebpf, &self.notes, &port, method, hook) {
+            let port = Port { ifindex: *ifindex, name: entry.1.clone() };
+            match attach::attach_hook(ebpf, &self.pins, &port, method, hook) {
                 Ok(()) => {
-                    self.held.doors.insert(*ifindex, door.clone());
-                    self.held.noted.insert(*ifindex);
-                    // What it was before, it is no more.
+                    self.kernel.interfaces.insert(*ifindex, entry.clone());
+                    self.kernel.pinned.insert(*ifindex);
+                    // The interface may have had the other guard before.
                     let others = attach::GUARDS.iter().filter(|other| other.program != guard.as_str());
-                    let removed = others.map(|other| attach::remove(&self.notes, &port, other));
+                    let removed = others.map(|other| attach::detach_hook(&self.pins, &port, other));
                     failed.extend(removed.filter_map(Result::err));
                 }
-                // The next list of links will not have it.
+                // The next list of links will not contain it.
                 Err(DataplaneError::Gone(_)) => _ = unguarded.insert(*ifindex),
                 Err(error) => {
                     unguarded.insert(*ifindex);
@@ -151,25 +166,25 @@ impl InstalledGuards {
         unguarded
     }
 
-    /// Writes which interfaces are the node's own, without those that are nobody's until guarded.
-    fn own(&mut self, wanted: &Guards, unguarded: &BTreeSet<u32>, failed: &mut Vec<DataplaneError>) {
+    /// Writes which interfaces are the node's own. A bridge without its guard is not written.
+    fn write_own(&mut self, wanted: &Guards, unguarded: &BTreeSet<u32>, failed: &mut Vec<DataplaneError>) {
         for ifindex in wanted.own.iter().chain(unguarded) {
-            let (is, should) = (self.held.own.contains(ifindex), !unguarded.contains(ifindex));
+            let (is, should) = (self.kernel.own.contains(ifindex), !unguarded.contains(ifindex));
             if is != should {
                 self.set_own(*ifindex, should, failed);
             }
         }
     }
 
-    /// Lets go of interfaces that hold no guard any more.
-    fn open(&mut self, wanted: &Guards, failed: &mut Vec<DataplaneError>) {
-        let idle: Vec<u32> = self.held.noted.iter().filter(|at| !wanted.doors.contains_key(at)).copied().collect();
+    /// Detaches guards from interfaces that need none any more.
+    fn detach_idle(&mut self, wanted: &Guards, failed: &mut Vec<DataplaneError>) {
+        let idle: Vec<u32> = self.kernel.pinned.iter().filter(|at| !wanted.doors.contains_key(at)).copied().collect();
         for ifindex in idle {
             let port = Port { ifindex, name: attach::name_of(ifindex).unwrap_or_default() };
-            match attach::detach(&self.notes, &port) {
+            match attach::detach(&self.pins, &port) {
                 Ok(()) => {
-                    self.held.noted.remove(&ifindex);
-                    self.held.doors.remove(&ifindex);
+                    self.kernel.pinned.remove(&ifindex);
+                    self.kernel.interfaces.remove(&ifindex);
                 }
                 Err(error) => failed.push(error),
             }
@@ -178,14 +193,14 @@ impl InstalledGuards {
 
     fn set_own(&mut self, ifindex: u32, own: bool, failed: &mut Vec<DataplaneError>) {
         match put(&mut self.own, ifindex, own.then_some(1)) {
-            Ok(()) if own => _ = self.held.own.insert(ifindex),
-            Ok(()) => _ = self.held.own.remove(&ifindex),
+            Ok(()) if own => _ = self.kernel.own.insert(ifindex),
+            Ok(()) => _ = self.kernel.own.remove(&ifindex),
             Err(error) => failed.push(table(maps::NODE_IFACES.name, error)),
         }
     }
 }
 
-/// Where on an interface a guard's program belongs; `None` for one that stands on none.
+/// The hook of a guard's program; `None` for a guard that is not on an interface.
 fn hook(guard: Guard) -> Option<&'static Hook> {
     attach::GUARDS.iter().find(|hook| hook.program == guard.as_str())
 }

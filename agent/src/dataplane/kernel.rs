@@ -1,10 +1,12 @@
-//! The dataplane that is a kernel: open, adopt, write, attach.
+//! The dataplane of the running kernel: opens the programs, adopts pinned maps, writes and attaches.
 //!
-//! Holds descriptors and nothing else. What the maps mean is the plan's business.
+//! Holds descriptors and no policy; the plan knows what the maps mean. What an earlier agent attached stays
+//! attached while this one starts.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use agent_common::guard::Guard;
 use aya::Ebpf;
@@ -12,49 +14,49 @@ use aya::maps::{Map, MapError};
 use aya::programs::{ProgramError, SchedClassifier};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::attach::{self, Method, Notes};
+use super::attach::{self, AttachMethod, Pins};
 use super::cgroup_guard::{self, CgroupGuard};
 use super::guards::InstalledGuards;
-use super::maps::Maps;
-use super::object::{self, Limits, ObjectError};
-use super::{Dataplane, DataplaneError, Port, btf};
+use super::maps::PolicyMaps;
+use super::object::{self, MapLimits, ObjectError};
+use super::{Dataplane, DataplaneError, Port, Recheck, btf};
 use policy::model::guards::Guards;
 use policy::plan::{Actual, Op};
 
 /// The magic number of a BPF file system (`BPF_FS_MAGIC`).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
-/// What stops the agent from taking hold of the kernel.
+/// Why the programs and maps could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The pin directory is on no BPF file system.
+    /// The pin directory is not on a BPF file system.
     #[error(
-        "{0} is not on a BPF file system: mount one (`mount -t bpf bpf /sys/fs/bpf`), or in a pod mount the node's \
+        "{0} is not on a BPF file system; on a node, run `mount -t bpf bpf /sys/fs/bpf`; in a pod, mount the node's \
          /sys/fs/bpf as a hostPath with mountPropagation HostToContainer"
     )]
     NoBpffs(PathBuf),
-    /// The pin directory could not be made or read.
+    /// The pin directory could not be created or read.
     #[error("cannot use pin directory {path}")]
     Pins {
-        /// Which.
+        /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The kernel's answer.
         #[source]
         source: io::Error,
     },
-    /// Programs or maps.
+    /// The programs or maps could not be loaded.
     #[error(transparent)]
     Object(#[from] ObjectError),
     /// The verifier refused a program.
     #[error("the kernel refuses program {name}: {source}")]
     Program {
-        /// Which.
+        /// The program.
         name: &'static str,
-        /// Why, with the verifier's words.
+        /// The verifier's log.
         #[source]
         source: Box<ProgramError>,
     },
-    /// What a program must know of the kernel's structures is not known.
+    /// The offsets that a program needs are not known.
     #[error(transparent)]
     Btf(#[from] &'static btf::BtfError),
     /// A map has another type than this agent expects.
@@ -62,54 +64,56 @@ pub enum OpenError {
     Map(#[from] MapError),
 }
 
-/// The programs, the maps that policy is written to, and the rest for those who read.
+/// The loaded programs, the policy maps, and the state of the guards.
 pub struct Kernel {
     ebpf: Ebpf,
-    maps: Maps,
+    maps: PolicyMaps,
     guards: InstalledGuards,
     groups: CgroupGuard,
     no_groups: Option<OpenError>,
-    notes: Notes,
-    method: Method,
+    pins: Pins,
+    method: AttachMethod,
 }
 
 impl Kernel {
-    /// Loads the programs, adopting the maps pinned below `pins` (created if missing).
+    /// Loads the programs and adopts the maps pinned below `pins`; creates what is missing.
     ///
     /// # Errors
-    /// See `OpenError`. What was attached before stays attached and enforcing.
-    pub fn open(pins: &Path, limits: &Limits) -> Result<Self, OpenError> {
+    /// See [`OpenError`]. What was attached before stays attached and enforcing.
+    pub fn open(pins: &Path, limits: &MapLimits) -> Result<Self, OpenError> {
         prepare(pins)?;
         lift_memory_limit();
         let mut ebpf = object::open(Some(pins), limits)?;
         for name in ["from_pod", "to_pod"] {
             load(&mut ebpf, name)?;
         }
-        // A kernel that refuses a guard is no reason to leave pods unjudged.
+        // Pods are still enforced on a kernel that refuses a guard.
         let refused = Guard::ON_INTERFACES.into_iter().find_map(|guard| load(&mut ebpf, guard.as_str()).err());
         if let Some(error) = &refused {
-            tracing::error!(error = error as &dyn std::error::Error, "the guards are left out");
+            let error = error as &dyn std::error::Error;
+            tracing::error!(error, "no guard is attached, because the kernel refused the program of one");
         }
         let mut take = |name| ebpf.take_map(name).ok_or(absent(name));
-        let maps = Maps::new(&mut take)?;
-        let guards = InstalledGuards::new(&mut take, Notes::guards(pins), refused)?;
+        let maps = PolicyMaps::new(&mut take)?;
+        let refused = refused.map(|error| Arc::new(error) as _);
+        let guards = InstalledGuards::new(&mut take, Pins::of_guards(pins), refused)?;
         let groups = CgroupGuard::new(&mut take, pins)?;
         let no_groups = load_groups(&mut ebpf).err();
-        let (notes, method) = (Notes::below(pins), attach::method());
-        Ok(Self { ebpf, maps, guards, groups, no_groups, notes, method })
+        let (pins, method) = (Pins::of_pods(pins), attach::method());
+        Ok(Self { ebpf, maps, guards, groups, no_groups, pins, method })
     }
 
-    /// Why this kernel has no guard on control groups, if it has none.
+    /// Why this kernel cannot run the cgroup guard, if it cannot.
     pub const fn no_groups(&self) -> Option<&OpenError> {
         self.no_groups.as_ref()
     }
 
-    /// How this kernel attaches.
-    pub const fn method(&self) -> Method {
+    /// How this kernel attaches programs.
+    pub const fn method(&self) -> AttachMethod {
         self.method
     }
 
-    /// Takes one of the maps that the plan does not write: counters, records and their like.
+    /// Takes a map that the plan does not write, such as counters or the ring buffer.
     ///
     /// # Errors
     /// The map was taken before.
@@ -117,16 +121,15 @@ impl Kernel {
         self.ebpf.take_map(name).ok_or(absent(name))
     }
 
-    /// Tells the programs the time of day; see `Maps::set_clock_offset`.
+    /// Gives the programs the time of day; see [`PolicyMaps::set_clock_offset`].
     ///
     /// # Errors
-    /// `DataplaneError::Write`.
+    /// [`DataplaneError::Write`].
     pub fn set_clock_offset(&mut self, offset_ns: u64) -> Result<(), DataplaneError> {
         self.maps.set_clock_offset(offset_ns)
     }
 
-    /// Forwards the programs' development log lines to the agent's log from now on. Lossy: for
-    /// looking at a program, never for knowing what happened.
+    /// Forwards the programs' development log lines to the agent's log from now on. Lines may be lost.
     ///
     /// # Errors
     /// The object was built without `cargo xtask ebpf --log`.
@@ -142,7 +145,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// Programs for test runs.
+    /// The programs, for test runs.
     pub const fn programs(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
@@ -167,7 +170,7 @@ fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<(), OpenError> {
     load(program).map_err(|source| OpenError::Program { name, source: Box::new(source) })
 }
 
-/// Makes the pin directory and its folders, readable by root alone.
+/// Creates the pin directory and its subdirectories, readable by root alone.
 fn prepare(pins: &Path) -> Result<(), OpenError> {
     let failed = |source| OpenError::Pins { path: pins.to_owned(), source };
     let existing = pins.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
@@ -175,49 +178,52 @@ fn prepare(pins: &Path) -> Result<(), OpenError> {
     if filesystem.f_type as u64 != BPF_FS_MAGIC {
         return Err(OpenError::NoBpffs(pins.to_owned()));
     }
-    let (pods, guards, groups) = (Notes::below(pins), Notes::guards(pins), cgroup_guard::folder(pins));
-    for path in [pins].into_iter().chain(pods.folders()).chain(guards.folders()).chain([&*groups]) {
+    let (pods, guards, groups) = (Pins::of_pods(pins), Pins::of_guards(pins), cgroup_guard::directory(pins));
+    for path in [pins].into_iter().chain(pods.directories()).chain(guards.directories()).chain([&*groups]) {
         fs::create_dir_all(path).map_err(failed)?;
         fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(failed)?;
     }
     Ok(())
 }
 
-/// Before 5.11 the kernel counts maps against `RLIMIT_MEMLOCK`, 64 KiB by default; later it looks at the
-/// control group, and the limit means nothing to us.
+/// Raises `RLIMIT_MEMLOCK`, 64 KiB by default. Kernels before 5.11 count maps against it; later ones use the
+/// control group.
 fn lift_memory_limit() {
     let unlimited = Rlimit { current: None, maximum: None };
     let own = getrlimit(Resource::Memlock);
     let lifted = setrlimit(Resource::Memlock, unlimited)
         .or_else(|_| setrlimit(Resource::Memlock, Rlimit { current: own.maximum, maximum: own.maximum }));
     if let (Err(error), Some(limit)) = (lifted, own.current) {
-        tracing::debug!(error = &error as &dyn std::error::Error, limit, "locked memory stays limited");
+        tracing::debug!(
+            error = &error as &dyn std::error::Error,
+            limit,
+            "the limit on locked memory could not be raised"
+        );
     }
     if let Some(limit) = getrlimit(Resource::Memlock).current
         && counts_maps(&rustix::system::uname().release().to_string_lossy())
     {
         tracing::warn!(
             limit,
-            "this kernel counts maps as locked memory, and there is a limit to it: if loading fails with \"operation not \
+            "this kernel counts maps as locked memory, which is limited; if loading fails with \"operation not \
              permitted\", raise RLIMIT_MEMLOCK for the container runtime, or give the agent CAP_SYS_RESOURCE"
         );
     }
 }
 
-/// Whether a kernel of this release is older than 5.11.
+/// Whether this kernel release is older than 5.11.
 fn counts_maps(release: &str) -> bool {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < (5, 11)
 }
 
-/// Reads the policy maps pinned below `pins` without loading or changing anything: for `explain`
-/// and `status`.
+/// Reads the policy maps pinned below `pins`, and loads and changes nothing. For `explain` and `status`.
 ///
 /// # Errors
-/// Nothing is pinned there, or a pin is of another layout.
+/// Nothing is pinned there, or a pinned map has another layout.
 pub fn inspect(pins: &Path) -> Result<Actual, DataplaneError> {
     let open = |name: &'static str| aya::maps::MapData::from_pin(pins.join(name)).and_then(Map::from_map_data);
-    let maps = Maps::new(open).map_err(|error| DataplaneError::Attached(Box::new(error)))?;
+    let maps = PolicyMaps::new(open).map_err(|error| DataplaneError::Attached(Box::new(error)))?;
     maps.read()
 }
 
@@ -230,32 +236,32 @@ impl Dataplane for Kernel {
         self.maps.write(op)
     }
 
-    fn shut(&mut self, port: &Port) -> Result<(), DataplaneError> {
-        attach::shut(&mut self.ebpf, &self.notes, port, self.method)
+    fn attach_from_pod(&mut self, port: &Port) -> Result<(), DataplaneError> {
+        attach::attach_from_pod(&mut self.ebpf, &self.pins, port, self.method)
     }
 
     fn attach(&mut self, port: &Port) -> Result<(), DataplaneError> {
-        attach::attach(&mut self.ebpf, &self.notes, port, self.method)
+        attach::attach(&mut self.ebpf, &self.pins, port, self.method)
     }
 
     fn detach(&mut self, port: &Port) -> Result<(), DataplaneError> {
-        attach::detach(&self.notes, port)
+        attach::detach(&self.pins, port)
     }
 
     fn is_intact(&mut self, port: &Port) -> bool {
-        attach::is_intact(&self.ebpf, &self.notes, port, self.method)
+        attach::is_intact(&self.ebpf, &self.pins, port, self.method)
     }
 
-    fn sync_guards(&mut self, guards: &Guards, look: bool) -> Vec<DataplaneError> {
-        let mut failed = self.guards.bring(&mut self.ebpf, self.method, guards, look);
-        failed.extend(self.groups.bring(&mut self.ebpf, guards.pods.as_ref(), look));
+    fn sync_guards(&mut self, guards: &Guards, recheck: Recheck) -> Vec<DataplaneError> {
+        let mut failed = self.guards.sync(&mut self.ebpf, self.method, guards, recheck);
+        failed.extend(self.groups.sync(&mut self.ebpf, guards.pods.as_ref(), recheck));
         failed
     }
 
     fn attached(&mut self) -> Result<Vec<Port>, DataplaneError> {
-        let noted = self.notes.noted().map_err(|error| DataplaneError::Attached(Box::new(error)))?;
+        let pinned = self.pins.interfaces().map_err(|error| DataplaneError::Attached(Box::new(error)))?;
         let port = |ifindex| Port { ifindex, name: attach::name_of(ifindex).unwrap_or_default() };
-        Ok(noted.into_iter().map(port).collect())
+        Ok(pinned.into_iter().map(port).collect())
     }
 }
 
@@ -264,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kernels_before_5_11_count_maps_as_guarded_memory() {
+    fn kernels_before_5_11_count_maps_as_locked_memory() {
         for (release, counts) in
             [("5.10.0-46-cloud-amd64", true), ("4.19.1", true), ("5.11.0", false), ("6.1.0", false)]
         {

@@ -1,6 +1,7 @@
-//! One typed handle per policy map, and one place that turns an op into a write.
+//! One typed handle for each policy map, and one function that turns an op into a write.
 //!
-//! Knows which key goes where; not why.
+//! Knows keys and values of the maps; does not know why an entry is written. Reading a map back gives the
+//! value that the ledger holds after the same writes.
 
 use std::io;
 
@@ -16,11 +17,12 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError};
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::{DataplaneError, Source};
+use super::DataplaneError;
+use super::error::BoxedCause;
 use policy::plan::{Actual, Op, Table};
 
 /// The maps that a plan writes.
-pub struct Maps {
+pub struct PolicyMaps {
     endpoints: Array<MapData, EndpointEntry>,
     endpoints_far: HashMap<MapData, u32, EndpointEntry>,
     peers_v4: HashMap<MapData, PeerKeyV4, PeerEntry>,
@@ -38,13 +40,13 @@ pub struct Maps {
     runtime: Array<MapData, Runtime>,
 }
 
-type Written = Result<(), MapError>;
+type WriteResult = Result<(), MapError>;
 
-impl Maps {
+impl PolicyMaps {
     /// Takes each map by name from `take`.
     ///
     /// # Errors
-    /// Those of `take`, and a map of another type under the name.
+    /// Those of `take`; or a map has another type.
     pub fn new(mut take: impl FnMut(&'static str) -> Result<Map, MapError>) -> Result<Self, MapError> {
         Ok(Self {
             endpoints: take(maps::ENDPOINTS.name)?.try_into()?,
@@ -68,7 +70,7 @@ impl Maps {
     /// Makes one write.
     ///
     /// # Errors
-    /// `Full` where the map holds no more, `Write` otherwise.
+    /// [`DataplaneError::Full`] if the map is full, [`DataplaneError::Write`] otherwise.
     pub fn write(&mut self, op: &Op) -> Result<(), DataplaneError> {
         let written = match op {
             Op::Endpoint(ifindex, entry) => self.endpoint(*ifindex, *entry),
@@ -93,23 +95,23 @@ impl Maps {
         written.map_err(|error| classify(op.table(), error))
     }
 
-    /// Interface indices beyond the array live in a hash; a claim is in one of the two, never both.
-    fn endpoint(&mut self, ifindex: u32, entry: EndpointEntry) -> Written {
+    /// Writes the entry of an interface. Indices beyond the array are in a hash.
+    fn endpoint(&mut self, ifindex: u32, entry: EndpointEntry) -> WriteResult {
         if ifindex < self.endpoints.len() {
             return self.endpoints.set(ifindex, entry, 0);
         }
         put(&mut self.endpoints_far, ifindex, (entry != EndpointEntry::default()).then_some(entry))
     }
 
-    fn generation(&mut self, generation: u64) -> Written {
+    fn generation(&mut self, generation: u64) -> WriteResult {
         let runtime = Runtime { generation, ..self.runtime.get(&0, 0)? };
         self.runtime.set(0, runtime, 0)
     }
 
-    /// Tells the programs how far the monotonic clock is from the time of day, for grants that end.
+    /// Writes the difference between the monotonic clock and the time of day, which grants with an end need.
     ///
     /// # Errors
-    /// `Write`.
+    /// [`DataplaneError::Write`].
     pub fn set_clock_offset(&mut self, offset_ns: u64) -> Result<(), DataplaneError> {
         let write = |runtime: &mut Array<MapData, Runtime>| {
             let now = runtime.get(&0, 0)?;
@@ -121,10 +123,10 @@ impl Maps {
         write(&mut self.runtime).map_err(|error| classify(Table::Runtime, error))
     }
 
-    /// Reads everything back.
+    /// Reads every table back.
     ///
     /// # Errors
-    /// `Load`, naming the table.
+    /// [`DataplaneError::Load`] with the table.
     pub fn read(&self) -> Result<Actual, DataplaneError> {
         let mut actual = Actual::default();
         load(Table::Endpoints, || {
@@ -194,7 +196,7 @@ fn load(table: Table, read: impl FnOnce() -> Result<(), MapError>) -> Result<(),
     read().map_err(|error| DataplaneError::Load { table, source: Box::new(error) })
 }
 
-/// Elements of an array that are not zero.
+/// The elements of an array that are not zero.
 fn elements<V: Pod + Default + PartialEq>(map: &Array<MapData, V>) -> Result<Vec<(u32, V)>, MapError> {
     let mut found = Vec::new();
     for (index, value) in map.iter().enumerate() {
@@ -221,15 +223,15 @@ fn prefixes<K: Pod, V: Pod>(map: &LpmTrie<MapData, K, V>) -> Result<Vec<(u32, K,
     map.iter().map(|entry| entry.map(|(key, value)| (key.prefix_len(), key.data(), value))).collect()
 }
 
-/// Writes or removes one entry; removing what is not there succeeds.
-pub(super) fn put<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>, key: K, value: Option<V>) -> Written {
+/// Writes or removes one entry; removing an absent entry succeeds.
+pub(super) fn put<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>, key: K, value: Option<V>) -> WriteResult {
     match value {
         Some(value) => map.insert(key, value, 0),
         None => gone(map.remove(&key)),
     }
 }
 
-fn put_prefix<K: Pod, V: Pod>(map: &mut LpmTrie<MapData, K, V>, length: u32, data: K, value: Option<V>) -> Written {
+fn put_prefix<K: Pod, V: Pod>(map: &mut LpmTrie<MapData, K, V>, length: u32, data: K, value: Option<V>) -> WriteResult {
     let key = Key::new(length, data);
     match value {
         Some(value) => map.insert(&key, value, 0),
@@ -237,8 +239,8 @@ fn put_prefix<K: Pod, V: Pod>(map: &mut LpmTrie<MapData, K, V>, length: u32, dat
     }
 }
 
-/// Removing what is not there succeeds.
-fn gone(removed: Written) -> Written {
+/// Accepts the removal of an absent entry.
+fn gone(removed: WriteResult) -> WriteResult {
     match removed {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
@@ -246,7 +248,8 @@ fn gone(removed: Written) -> Written {
     }
 }
 
-/// A hash says `E2BIG` when it is full, a trie `ENOSPC`, an array `E2BIG` beyond its end.
+/// Distinguishes a full table from other errors: a hash returns `E2BIG`, a trie `ENOSPC`, an array `E2BIG` beyond
+/// its end.
 fn classify(table: Table, error: MapError) -> DataplaneError {
     let full = match &error {
         MapError::SyscallError(error) => {
@@ -258,12 +261,12 @@ fn classify(table: Table, error: MapError) -> DataplaneError {
     if full { DataplaneError::Full(table) } else { DataplaneError::Write { table, source: boxed(error) } }
 }
 
-/// Any error as the cause of another.
-pub(super) fn boxed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Source {
+/// Turns any error into a cause.
+pub(super) fn boxed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> BoxedCause {
     error.into()
 }
 
-/// A cause that is only a sentence.
-pub(super) fn sentence(text: impl Into<String>) -> Source {
+/// A cause that is only a message.
+pub(super) fn message(text: impl Into<String>) -> BoxedCause {
     Box::new(io::Error::other(text.into()))
 }

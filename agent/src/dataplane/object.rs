@@ -1,6 +1,7 @@
-//! The embedded programs: loading them, and refusing maps of another layout.
+//! Loads the embedded eBPF object and refuses pinned maps of another layout.
 //!
-//! Knows the names and sizes of maps from [`agent_common::maps`], not their meaning.
+//! Knows the names and sizes of maps from [`agent_common::maps`]; does not know their meaning. A map whose layout
+//! differs is never used.
 
 use std::path::{Path, PathBuf};
 
@@ -12,66 +13,66 @@ use aya::{Ebpf, EbpfLoader};
 
 use super::btf;
 
-/// The programs as `cargo xtask ebpf` built them; empty where it has not run.
+/// The object that `cargo xtask ebpf` built; empty if it has not run.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bulkhead.o"));
 
-/// What stops programs or maps from being loaded.
+/// Why programs or maps could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectError {
     /// The agent was built without its kernel side.
-    #[error("this build holds no eBPF programs: run `cargo xtask ebpf`, then build the agent again")]
+    #[error("this build contains no eBPF programs; run `cargo xtask ebpf`, then build the agent again")]
     Missing,
     /// The kernel or the object refused.
     #[error("cannot load the eBPF object{}", hint(.0))]
     Load(#[source] Box<aya::EbpfError>),
-    /// A pin holds a map of another shape.
+    /// A pinned map has another layout.
     #[error(
-        "pinned map {path} is not ours or of another version: {field} is {found}, expected {expected}; start with the \
-         limits it was made with, or remove it with `bulkhead cleanup`"
+        "pinned map {path} has another layout: {field} is {found}, expected {expected}; start the agent with the \
+         limits of that map, or remove the map with `bulkhead cleanup`"
     )]
     Layout {
-        /// Where.
+        /// The pin.
         path: PathBuf,
-        /// What differs.
+        /// The property that differs.
         field: &'static str,
-        /// In the kernel.
+        /// Its value in the kernel.
         found: u32,
-        /// In this agent.
+        /// Its value in this agent.
         expected: u32,
     },
     /// A map of the object could not be inspected.
     #[error("cannot inspect map {name}")]
     Inspect {
-        /// Which.
+        /// The map.
         name: &'static str,
-        /// Why.
+        /// The kernel's answer.
         #[source]
         source: aya::maps::MapError,
     },
     /// The object lacks a program or map that this agent needs.
-    #[error("the embedded eBPF object has no {0}: agent and object were built from different sources")]
+    #[error("the embedded eBPF object has no {0}; build agent and object from the same sources")]
     Absent(&'static str),
 }
 
 fn hint(error: &aya::EbpfError) -> &'static str {
     let text = format!("{error:?}");
     if text.contains("PermissionDenied") || text.contains("Operation not permitted") {
-        ": it needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and a seccomp profile that allows bpf(2)"
+        "; the agent needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and a seccomp profile that allows bpf(2)"
     } else {
         ""
     }
 }
 
-/// Sizes of the policy maps that a cluster may want to change.
+/// The sizes of maps that a cluster may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct MapLimits {
     /// Exact addresses per family.
     pub peers: u32,
-    /// Remembered connections per family.
+    /// Connections in the reply table per family.
     pub connections: u32,
 }
 
-impl Default for Limits {
+impl Default for MapLimits {
     fn default() -> Self {
         Self { peers: maps::PEERS_V4.max_entries, connections: maps::REPLIES_V4.max_entries }
     }
@@ -98,7 +99,7 @@ impl Shape {
 }
 
 /// Every pinned map of the object at these limits.
-pub fn shapes(limits: &Limits) -> Vec<Shape> {
+pub fn shapes(limits: &MapLimits) -> Vec<Shape> {
     let entries = |spec: &MapSpec| match spec.size_flag {
         Some(SizeFlag::Peers) => limits.peers,
         Some(SizeFlag::Connections) => limits.connections,
@@ -107,12 +108,12 @@ pub fn shapes(limits: &Limits) -> Vec<Shape> {
     maps::ALL.iter().filter(|spec| spec.is_pinned()).map(|spec| Shape { spec, entries: entries(spec) }).collect()
 }
 
-/// Loads the object's maps, adopting those pinned below `pins`; with `None`, maps of its own that
-/// end with it, for tests. Programs are not loaded yet.
+/// Creates the object's maps and adopts those pinned below `pins`. With `None`, nothing is pinned, which is for
+/// tests. Programs are not loaded yet.
 ///
 /// # Errors
-/// See `ObjectError`; nothing is attached or changed in any of these cases.
-pub fn open(pins: Option<&Path>, limits: &Limits) -> Result<Ebpf, ObjectError> {
+/// See [`ObjectError`]. In none of these cases is anything attached or changed.
+pub fn open(pins: Option<&Path>, limits: &MapLimits) -> Result<Ebpf, ObjectError> {
     if OBJECT.is_empty() {
         return Err(ObjectError::Missing);
     }
@@ -168,13 +169,13 @@ impl Shape {
         }
     }
 
-    /// Entries the map can hold; bytes, for the ring buffer.
+    /// Capacity in entries; in bytes for the ring buffer.
     pub const fn max_entries(&self) -> u32 {
         self.entries
     }
 }
 
-/// The map behind aya's type, whichever it is.
+/// The map behind aya's enum.
 pub fn data(map: &Map) -> &MapData {
     match map {
         Map::Array(data)

@@ -1,8 +1,8 @@
-//! The few `bpf(2)` commands that aya offers otherwise or not at all: links by the index of their
-//! interface, and the programs of a hook.
+//! The `bpf(2)` commands that aya does not offer in the needed form: links by interface index, and the programs
+//! of a hook.
 //!
-//! The only unsafe code of the agent. Layouts are those of `union bpf_attr` in the kernel's UAPI,
-//! which only ever grows; unused tails are zero.
+//! The only unsafe code of the agent. Layouts are those of `union bpf_attr` in the kernel's UAPI, which only
+//! grows; unused tails are zero.
 
 #![allow(unsafe_code)]
 
@@ -20,10 +20,10 @@ const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_LINK_DETACH: libc::c_int = 34;
-/// Relative to nothing: before everybody (`BPF_F_BEFORE`, kernel 6.6).
+/// Attach before all other programs (`BPF_F_BEFORE`, kernel 6.6).
 const BPF_F_BEFORE: u32 = 1 << 3;
 
-/// What the sockets of a control group send (`BPF_CGROUP_INET_EGRESS`).
+/// The hook for packets that sockets of a control group send (`BPF_CGROUP_INET_EGRESS`).
 const CGROUP_EGRESS: u32 = 1;
 
 /// TCX on the ingress hook (`BPF_TCX_INGRESS`, kernel 6.6).
@@ -31,7 +31,7 @@ pub const TCX_INGRESS: u32 = 46;
 /// TCX on the egress hook (`BPF_TCX_EGRESS`, kernel 6.6).
 pub const TCX_EGRESS: u32 = 47;
 
-/// A path in the BPF file system, and what is to be pinned there.
+/// A path in the BPF file system, and the descriptor to pin there.
 #[repr(C)]
 #[derive(Default)]
 struct PinAttr {
@@ -40,40 +40,40 @@ struct PinAttr {
     file_flags: u32,
 }
 
-/// Opens whatever is pinned at `path`.
+/// Opens the object that is pinned at `path`.
 ///
 /// # Errors
-/// `ENOENT` where nothing is pinned; `EPERM` without `CAP_BPF` or on a directory that is not ours.
+/// `ENOENT` if nothing is pinned; `EPERM` without `CAP_BPF`, or if the directory belongs to another user.
 pub fn obj_get(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
-    opened(BPF_OBJ_GET, &mut PinAttr { pathname: path.as_ptr() as u64, ..PinAttr::default() })
+    open(BPF_OBJ_GET, &mut PinAttr { pathname: path.as_ptr() as u64, ..PinAttr::default() })
 }
 
-/// Pins a descriptor at `path`, which must not exist.
+/// Pins a descriptor at `path`, which must not exist yet.
 ///
 /// # Errors
-/// `EEXIST` where something is pinned already.
+/// `EEXIST` if an object is pinned there.
 pub fn obj_pin(path: &Path, fd: BorrowedFd<'_>) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
     let attr = PinAttr { pathname: path.as_ptr() as u64, bpf_fd: fd.as_raw_fd() as u32, file_flags: 0 };
     bpf(BPF_OBJ_PIN, &mut { attr }).map(drop)
 }
 
-/// What the kernel says of a link.
+/// The kernel's description of a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LinkInfo {
-    /// Program it runs now.
+    /// Id of the program that the link runs.
     pub program: u32,
-    /// TCX: the interface; 0 once that is gone.
+    /// Of a TCX link: the interface, or 0 after that is gone.
     pub ifindex: u32,
-    /// Control group: its id, which is the inode number of its directory.
+    /// Of a cgroup link: the id of the control group, which is the inode number of its directory.
     pub cgroup: u64,
 }
 
-/// Asks a link where it is attached and to what.
+/// Returns the program and the target of a link.
 ///
 /// # Errors
-/// Those of the system call; a descriptor that is no link is `EINVAL`.
+/// Those of the system call; `EINVAL` if the descriptor is not a link.
 pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     #[repr(C)]
     #[derive(Default)]
@@ -97,19 +97,20 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let mut attr =
         Attr { bpf_fd: link.as_raw_fd() as u32, info_len: size_of::<Info>() as u32, info: (&raw mut info) as u64 };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    // The same eight bytes, whichever kind of link it is.
+    // Both kinds of link use the same eight bytes.
     let mut cgroup = [0; 8];
     cgroup[..4].copy_from_slice(&info.ifindex.to_ne_bytes());
     cgroup[4..].copy_from_slice(&info.attach_type.to_ne_bytes());
     Ok(LinkInfo { program: info.program, ifindex: info.ifindex, cgroup: u64::from_ne_bytes(cgroup) })
 }
 
-/// Attaches a program to a TCX hook of an interface of this thread's namespace, before all others. It
-/// runs from then on; the call returns only after an RCU grace period (some 15 ms), holding the guard
-/// that all changes to interfaces need: calls made at the same time wait for each other.
+/// Attaches a program to a TCX hook of an interface in this thread's namespace, before all other programs.
+///
+/// The program runs at once, but the call returns only after an RCU grace period of some 15 ms. It holds the RTNL
+/// lock meanwhile, so concurrent calls wait for each other.
 ///
 /// # Errors
-/// `EINVAL` before kernel 6.6; `ENODEV` where the interface is gone.
+/// `EINVAL` before kernel 6.6; `ENODEV` if the interface is gone.
 pub fn tcx_attach(program: BorrowedFd<'_>, ifindex: u32, attach_type: u32) -> io::Result<OwnedFd> {
     #[repr(C)]
     #[derive(Default)]
@@ -129,14 +130,14 @@ pub fn tcx_attach(program: BorrowedFd<'_>, ifindex: u32, attach_type: u32) -> io
         flags: BPF_F_BEFORE,
         ..Attr::default()
     };
-    opened(BPF_LINK_CREATE, &mut attr)
+    open(BPF_LINK_CREATE, &mut attr)
 }
 
-/// Attaches a program to what the sockets of a control group and of all below it send, beside those that
-/// are there (kernel 5.7).
+/// Attaches a program to packets from sockets of a control group and its descendants (kernel 5.7). Programs that
+/// are attached already stay.
 ///
 /// # Errors
-/// `EPERM` where somebody has attached one that suffers no other below it.
+/// `EPERM` if an attached program forbids others below it.
 pub fn cgroup_attach(program: BorrowedFd<'_>, group: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     #[repr(C)]
     #[derive(Default)]
@@ -152,10 +153,10 @@ pub fn cgroup_attach(program: BorrowedFd<'_>, group: BorrowedFd<'_>) -> io::Resu
         attach_type: CGROUP_EGRESS,
         flags: 0,
     };
-    opened(BPF_LINK_CREATE, &mut attr)
+    open(BPF_LINK_CREATE, &mut attr)
 }
 
-/// Runs a program once on a frame of this thread's network namespace, and returns its answer.
+/// Runs a program once on a frame in this thread's network namespace, and returns its return value.
 ///
 /// # Errors
 /// `EINVAL` for a frame shorter than an Ethernet header.
@@ -183,10 +184,10 @@ pub fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<u32> {
     Ok(attr.retval)
 }
 
-/// Makes a link run another program, in one step that no packet falls through (kernel 5.7).
+/// Replaces the program of a link in one step, so no packet passes unchecked (kernel 5.7).
 ///
 /// # Errors
-/// `ENOLINK` where its interface is gone.
+/// `ENOLINK` if its interface is gone.
 pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     #[repr(C)]
     #[derive(Default)]
@@ -204,7 +205,7 @@ pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
 /// Detaches a link at once (kernel 5.9).
 ///
 /// # Errors
-/// `ENOLINK` where its interface is gone.
+/// `ENOLINK` if its interface is gone.
 pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     #[repr(C)]
     #[derive(Default)]
@@ -214,10 +215,11 @@ pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(BPF_LINK_DETACH, &mut Attr { link_fd: link.as_raw_fd() as u32 }).map(drop)
 }
 
-/// The programs of a TCX hook, in the order they run. Needs no `CAP_SYS_ADMIN`, unlike opening them.
+/// The ids of the programs of a TCX hook, in the order they run. Unlike opening them, it needs no
+/// `CAP_SYS_ADMIN`.
 ///
 /// # Errors
-/// `EINVAL` before kernel 6.6; `ENODEV` where the interface is gone.
+/// `EINVAL` before kernel 6.6; `ENODEV` if the interface is gone.
 pub fn tcx_programs(ifindex: u32, attach_type: u32) -> io::Result<Vec<u32>> {
     #[repr(C)]
     #[derive(Default)]
@@ -247,10 +249,10 @@ pub fn tcx_programs(ifindex: u32, attach_type: u32) -> io::Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// One that returns a descriptor.
-fn opened<A>(command: libc::c_int, attr: &mut A) -> io::Result<OwnedFd> {
+/// One `bpf(2)` call that returns a descriptor.
+fn open<A>(command: libc::c_int, attr: &mut A) -> io::Result<OwnedFd> {
     let fd = bpf(command, attr)?;
-    // SAFETY: the kernel has just returned this descriptor and nobody else knows it.
+    // SAFETY: the kernel has just returned this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

@@ -9,6 +9,7 @@ use agent_common::event::FlowEvent;
 use agent_common::reason::DropReason;
 use agent_common::tenant::TenantId;
 
+use super::Sinks;
 use super::enrich::Enricher;
 use super::intake::{Bounds, Folder, Told};
 use super::limit::{Limiter, Rates};
@@ -18,7 +19,7 @@ use super::schema::{
 use super::sink::{Line, Sink};
 use super::stats::{EventStats, Stage};
 use super::words::Word;
-use super::{Clock, Sinks};
+use crate::clock::Clock;
 
 /// While events are held back, one tells of it this often.
 const SUPPRESSED_NS: u64 = 10_000_000_000;

@@ -16,7 +16,7 @@ use super::message::PodSandbox;
 use crate::metrics::Recorder;
 use crate::metrics::recorder::Hold;
 use crate::reconcile::Snapshot;
-use crate::reconcile::snapshot::Condition;
+use crate::reconcile::snapshot::EndpointCondition;
 use policy::model::input::{EndpointKey, HostPort};
 use policy::model::pod::Uid;
 
@@ -49,8 +49,11 @@ impl Sandbox {
         let port = pod.local.as_ref().map(|local| &local.attachment.port);
         let is_here = matches!(port, Some(HostPort::Netns(netns)) if *netns == self.netns);
         let is_in_force = match view.condition {
-            Condition::Enforced | Condition::Audited | Condition::Unassigned | Condition::Shared => true,
-            Condition::Pending | Condition::Error => false,
+            EndpointCondition::Enforced
+            | EndpointCondition::Audited
+            | EndpointCondition::Unassigned
+            | EndpointCondition::Shared => true,
+            EndpointCondition::Pending | EndpointCondition::Error => false,
         };
         pod.uid == self.uid && is_here && is_in_force
     }

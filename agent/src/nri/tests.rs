@@ -19,7 +19,7 @@ use super::wire::{Conn, Decoder, Kind, Message, WireError};
 use super::*;
 use crate::metrics::Recorder;
 use crate::reconcile::Snapshot;
-use crate::reconcile::snapshot::{Condition, EndpointView};
+use crate::reconcile::snapshot::{EndpointCondition, EndpointView};
 use policy::model::endpoints::Standing;
 use policy::model::input::{Attachment, Endpoint, EndpointKey, HostPort};
 use policy::model::pod::Pod;
@@ -43,7 +43,7 @@ fn in_the_node_s_network() -> PodSandbox {
 }
 
 /// What the loop says of the pod `shop/web-0` of this UID in this network namespace.
-fn snapshot(uid: &str, netns: &str, condition: Condition) -> Arc<Snapshot> {
+fn snapshot(uid: &str, netns: &str, condition: EndpointCondition) -> Arc<Snapshot> {
     let key = EndpointKey { namespace: "shop".into(), name: "web-0".into() };
     let local = Some(Attachment { port: HostPort::Netns(netns.into()), ..Attachment::default() });
     let endpoint = Endpoint { key: key.clone(), uid: uid.into(), local, ..Endpoint::default() };
@@ -196,16 +196,21 @@ async fn a_sandbox_is_held_until_it_is_enforced_and_no_longer() {
     let (plugin, mut runtime) = Plugin::introduced().await;
     let asked = runtime.run(pod("cni-1")).await;
     runtime.hears_nothing().await;
-    plugin.snapshots.send_replace(snapshot("u1", "cni-1", Condition::Pending));
+    plugin.snapshots.send_replace(snapshot("u1", "cni-1", EndpointCondition::Pending));
     runtime.hears_nothing().await;
-    plugin.snapshots.send_replace(snapshot("u1", "cni-1", Condition::Enforced));
+    plugin.snapshots.send_replace(snapshot("u1", "cni-1", EndpointCondition::Enforced));
     assert_eq!(runtime.goes_on().await, asked);
     assert_eq!((plugin.holds("enforced"), plugin.holds("timed_out")), (1, 0));
 }
 
 #[tokio::test]
 async fn what_is_enforced_already_is_not_held() {
-    for condition in [Condition::Enforced, Condition::Audited, Condition::Unassigned, Condition::Shared] {
+    for condition in [
+        EndpointCondition::Enforced,
+        EndpointCondition::Audited,
+        EndpointCondition::Unassigned,
+        EndpointCondition::Shared,
+    ] {
         let (plugin, mut runtime) = Plugin::introduced().await;
         plugin.snapshots.send_replace(snapshot("u1", "cni-1", condition));
         let begun = Instant::now();
@@ -219,10 +224,10 @@ async fn what_is_enforced_already_is_not_held() {
 async fn neither_an_earlier_pod_of_the_name_nor_an_earlier_sandbox_of_the_pod_counts() {
     for (uid, netns) in [("u0", "cni-1"), ("u1", "cni-0")] {
         let (plugin, mut runtime) = Plugin::introduced().await;
-        plugin.snapshots.send_replace(snapshot(uid, netns, Condition::Enforced));
+        plugin.snapshots.send_replace(snapshot(uid, netns, EndpointCondition::Enforced));
         runtime.run(pod("cni-1")).await;
         runtime.hears_nothing().await;
-        plugin.snapshots.send_replace(snapshot("u1", "cni-1", Condition::Enforced));
+        plugin.snapshots.send_replace(snapshot("u1", "cni-1", EndpointCondition::Enforced));
         runtime.goes_on().await;
     }
 }
@@ -230,7 +235,7 @@ async fn neither_an_earlier_pod_of_the_name_nor_an_earlier_sandbox_of_the_pod_co
 #[tokio::test]
 async fn what_is_never_enforced_is_let_go_within_half_of_what_the_runtime_waits_and_counted() {
     let (plugin, mut runtime) = Plugin::introduced().await;
-    plugin.snapshots.send_replace(snapshot("u1", "cni-1", Condition::Error));
+    plugin.snapshots.send_replace(snapshot("u1", "cni-1", EndpointCondition::Error));
     let begun = Instant::now();
     let patience = Duration::from_millis(400);
     runtime.ask("RunPodSandbox", &RunPodSandbox { pod: Some(pod("cni-1")) }, patience).await;
@@ -250,7 +255,7 @@ async fn a_node_where_nothing_can_be_enforced_starts_many_pods_in_little_time() 
     }
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     // One that works, and the next is given its time again.
-    plugin.snapshots.send_replace(snapshot("u1", "cni-1", Condition::Enforced));
+    plugin.snapshots.send_replace(snapshot("u1", "cni-1", EndpointCondition::Enforced));
     runtime.run(pod("cni-1")).await;
     runtime.goes_on().await;
     let begun = Instant::now();
@@ -277,7 +282,7 @@ async fn an_older_runtime_s_sandboxes_are_held_too() {
     runtime.goes_on().await;
     let asked = runtime.ask("StateChange", &change(1), PATIENCE).await;
     runtime.hears_nothing().await;
-    plugin.snapshots.send_replace(snapshot("u1", "cni-1", Condition::Enforced));
+    plugin.snapshots.send_replace(snapshot("u1", "cni-1", EndpointCondition::Enforced));
     assert_eq!(runtime.goes_on().await, asked);
 }
 
@@ -286,9 +291,9 @@ async fn one_that_waits_does_not_hold_up_the_next() {
     let (plugin, mut runtime) = Plugin::introduced().await;
     let first = runtime.run(pod("cni-1")).await;
     let second = runtime.run(pod("cni-2")).await;
-    plugin.snapshots.send_replace(snapshot("u1", "cni-2", Condition::Enforced));
+    plugin.snapshots.send_replace(snapshot("u1", "cni-2", EndpointCondition::Enforced));
     assert_eq!(runtime.goes_on().await, second);
-    plugin.snapshots.send_replace(snapshot("u1", "cni-1", Condition::Enforced));
+    plugin.snapshots.send_replace(snapshot("u1", "cni-1", EndpointCondition::Enforced));
     assert_eq!(runtime.goes_on().await, first);
 }
 
@@ -393,7 +398,7 @@ async fn a_runtime_without_nri_is_said_once_and_one_that_comes_or_comes_back_is_
     becomes(&mut told, Nri::Connected).await;
     assert_eq!(log.times("no NRI now"), 2, "a connection that was lost is news");
     runtime.run(pod("cni-1")).await;
-    snapshots.send_replace(snapshot("u1", "cni-1", Condition::Enforced));
+    snapshots.send_replace(snapshot("u1", "cni-1", EndpointCondition::Enforced));
     runtime.goes_on().await;
     followed.abort();
 }

@@ -1,5 +1,7 @@
-//! Applies a plan: what fails is left out together with what builds on it, and everything else is
-//! applied all the same.
+//! Applies a plan in its order.
+//!
+//! A write that fails is left out together with those that depend on it; all others are made. Knows which writes
+//! depend on which; does not know why they are planned. The ledger changes only after a write succeeded.
 
 use std::collections::BTreeSet;
 
@@ -11,36 +13,36 @@ use policy::plan::{Ledger, Op, Table};
 
 /// A write that was not made.
 #[derive(Debug)]
-pub struct Failure {
+pub struct FailedWrite {
     /// The write.
     pub op: Op,
-    /// Why; none where it was not tried because an earlier one failed.
+    /// Why it failed; `None` if it was not tried because an earlier write failed.
     pub error: Option<DataplaneError>,
 }
 
-/// Applies `ops` in order and notes in `ledger` what was written. Interfaces in `bare` hold no
-/// program, so no entry may claim that they are enforced.
+/// Applies `ops` in order and records in `ledger` what was written. Interfaces in `bare` have no program, so no
+/// entry is written for them.
 pub fn execute(
     dataplane: &mut impl Dataplane,
     ledger: &mut Ledger,
     ops: Vec<Op>,
     bare: &BTreeSet<u32>,
-) -> Vec<Failure> {
+) -> Vec<FailedWrite> {
     let mut missing = Missing { bare: bare.clone(), ..Missing::default() };
     let mut failures = Vec::new();
     let mut run = Vec::new();
     for op in ops {
         if missing.blocks(&op) {
-            missing.note(&op);
-            failures.push(Failure { op, error: None });
+            missing.record(&op);
+            failures.push(FailedWrite { op, error: None });
             continue;
         }
         if run.last().is_some_and(|last: &Op| !is_batch(last, &op)) {
             flush(dataplane, ledger, &mut run, &mut missing, &mut failures);
-            // What was just tried may be what this one needs.
+            // One of the writes just made may be one that this op depends on.
             if missing.blocks(&op) {
-                missing.note(&op);
-                failures.push(Failure { op, error: None });
+                missing.record(&op);
+                failures.push(FailedWrite { op, error: None });
                 continue;
             }
         }
@@ -50,7 +52,7 @@ pub fn execute(
     failures
 }
 
-/// Only addresses come in numbers worth batching, and no plan writes one twice in a row.
+/// Only addresses are numerous enough to batch, and no plan writes the same one twice in a row.
 fn is_batch(last: &Op, next: &Op) -> bool {
     last.table() == next.table() && matches!(next.table(), Table::PeersV4 | Table::PeersV6)
 }
@@ -60,21 +62,21 @@ fn flush(
     ledger: &mut Ledger,
     run: &mut Vec<Op>,
     missing: &mut Missing,
-    failures: &mut Vec<Failure>,
+    failures: &mut Vec<FailedWrite>,
 ) {
     let mut failed = dataplane.apply_all(run).into_iter().peekable();
     for (at, op) in run.drain(..).enumerate() {
         match failed.next_if(|(failed, _)| *failed == at) {
             None => ledger.record(&op),
             Some((_, error)) => {
-                missing.note(&op);
-                failures.push(Failure { op, error: Some(error) });
+                missing.record(&op);
+                failures.push(FailedWrite { op, error: Some(error) });
             }
         }
     }
 }
 
-/// What later writes must not build on.
+/// What could not be written, so that later writes must not refer to it.
 #[derive(Default)]
 struct Missing {
     bare: BTreeSet<u32>,
@@ -85,7 +87,7 @@ struct Missing {
 }
 
 impl Missing {
-    fn note(&mut self, op: &Op) {
+    fn record(&mut self, op: &Op) {
         match op {
             Op::Endpoint(ifindex, _) => _ = self.bare.insert(*ifindex),
             Op::TenantName(id, _) => _ = self.names.insert(*id),
@@ -113,7 +115,7 @@ impl Missing {
         }
     }
 
-    /// A wide range must not open before all that is carved out of it is fenced.
+    /// A wide range must not be opened before the owners of all ranges inside it are written.
     fn blocks_grant(&self, grant: &PrefixGrant) -> bool {
         self.sets.contains(&grant.ports) || (self.owners && grant.flags & PrefixGrant::CONTESTED != 0)
     }

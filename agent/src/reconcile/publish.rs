@@ -1,20 +1,23 @@
 //! Makes the snapshot of a state.
+//!
+//! Shares unchanged parts with the last snapshot, so a reader sees a change only where there is one. Changes
+//! nothing in the state.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use agent_common::tenant::TenantId;
 
-use super::snapshot::{EndpointView, Fill, Snapshot, TenantView};
-use super::state::State;
+use super::snapshot::{EndpointView, Snapshot, TableFill, TenantView};
+use super::state::ReconcileState;
 use policy::model::endpoints::Standing;
 use policy::model::input::EndpointKey;
 use policy::model::report::{Conflict, Overflow};
 use policy::model::settings::{Limit, Limits};
 use policy::plan::Table;
 
-/// A snapshot of `state`, unless it would say the same as the last one.
-pub(super) fn publish(state: &State) -> Option<Snapshot> {
+/// A snapshot of `state`, unless it equals the last one.
+pub(super) fn publish(state: &ReconcileState) -> Option<Snapshot> {
     let last = state.snapshot();
     let desired = &state.desired;
     let endpoints = keep(&last.endpoints, endpoints(state));
@@ -42,15 +45,15 @@ pub(super) fn publish(state: &State) -> Option<Snapshot> {
         guards: keep(&last.guards, state.guards.clone()),
         unguarded: keep(&last.unguarded, state.unguarded.clone()),
     };
-    is_news(last, &snapshot).then_some(snapshot)
+    differs(last, &snapshot).then_some(snapshot)
 }
 
-/// The old value where the new one is equal, so that readers and memory see no change.
+/// The old value if the new one is equal, so both snapshots share it.
 fn keep<T: PartialEq>(old: &Arc<T>, new: T) -> Arc<T> {
     if **old == new { Arc::clone(old) } else { Arc::new(new) }
 }
 
-fn is_news(old: &Snapshot, new: &Snapshot) -> bool {
+fn differs(old: &Snapshot, new: &Snapshot) -> bool {
     old.ready != new.ready
         || old.generation != new.generation
         || old.pending != new.pending
@@ -69,7 +72,7 @@ fn is_news(old: &Snapshot, new: &Snapshot) -> bool {
         || !Arc::ptr_eq(&old.unguarded, &new.unguarded)
 }
 
-fn tenants(state: &State, last: &Snapshot) -> Arc<BTreeMap<TenantId, TenantView>> {
+fn tenants(state: &ReconcileState, last: &Snapshot) -> Arc<BTreeMap<TenantId, TenantView>> {
     let tenancy = &state.desired.tenancy;
     if Arc::ptr_eq(tenancy, &last.tenancy) && state.actual().generation == last.generation {
         return Arc::clone(&last.tenants);
@@ -82,17 +85,17 @@ fn tenants(state: &State, last: &Snapshot) -> Arc<BTreeMap<TenantId, TenantView>
     Arc::new(views.collect())
 }
 
-fn conflicts(state: &State, last: &Snapshot) -> Arc<Vec<Conflict>> {
+fn conflicts(state: &ReconcileState, last: &Snapshot) -> Arc<Vec<Conflict>> {
     let is_same = Arc::ptr_eq(&state.desired.tenancy, &last.tenancy);
     if is_same { Arc::clone(&last.conflicts) } else { keep(&last.conflicts, state.desired.conflicts()) }
 }
 
-fn endpoints(state: &State) -> BTreeMap<EndpointKey, EndpointView> {
+fn endpoints(state: &ReconcileState) -> BTreeMap<EndpointKey, EndpointView> {
     let view = |(key, standing): (&EndpointKey, &Standing)| (key.clone(), endpoint(state, standing));
     state.desired.endpoints.standings.iter().map(view).collect()
 }
 
-fn endpoint(state: &State, standing: &Standing) -> EndpointView {
+fn endpoint(state: &ReconcileState, standing: &Standing) -> EndpointView {
     let settings = state.cluster.settings();
     let member = state.desired.tenancy.members.get(&standing.tenant);
     let Some(ifindex) = standing.ifindex else {
@@ -109,13 +112,13 @@ fn ports(endpoints: &BTreeMap<EndpointKey, EndpointView>) -> BTreeMap<u32, Endpo
     claimed.filter_map(|(key, view)| Some((view.standing.ifindex?, key.clone()))).collect()
 }
 
-/// Of the pods that are still here.
-fn repairs(state: &State, endpoints: &BTreeMap<EndpointKey, EndpointView>) -> BTreeMap<EndpointKey, u64> {
+/// How often programs were attached again, of the pods that still exist.
+fn repairs(state: &ReconcileState, endpoints: &BTreeMap<EndpointKey, EndpointView>) -> BTreeMap<EndpointKey, u64> {
     let here = state.repairs.iter().filter(|(key, _)| endpoints.contains_key(key));
     here.map(|(key, count)| (key.clone(), *count)).collect()
 }
 
-fn overflows(state: &State) -> Vec<Overflow> {
+fn overflows(state: &ReconcileState) -> Vec<Overflow> {
     let mut all = state.desired.overflows();
     all.extend(&state.overflows);
     let limits = &state.cluster.settings().limits;
@@ -126,13 +129,13 @@ fn overflows(state: &State) -> Vec<Overflow> {
     all.as_slice().to_vec()
 }
 
-fn fills(state: &State) -> Vec<Fill> {
+fn fills(state: &ReconcileState) -> Vec<TableFill> {
     let limits = &state.cluster.settings().limits;
-    let fill = |table| Fill { table, used: state.actual().len(table), limit: room(table, limits) };
+    let fill = |table| TableFill { table, used: state.actual().len(table), limit: capacity(table, limits) };
     Table::ALL.into_iter().filter(|table| *table != Table::Runtime).map(fill).collect()
 }
 
-fn room(table: Table, limits: &Limits) -> usize {
+fn capacity(table: Table, limits: &Limits) -> usize {
     match table {
         Table::Endpoints => limits.interfaces as usize,
         Table::PeersV4 => limits.peers_v4,

@@ -1,7 +1,7 @@
-//! What everybody else may know: names for numbers, how each local pod stands, what did not work.
+//! What the reconcile loop publishes: names of numbers, the condition of each local pod, failures.
 //!
-//! A snapshot is a value that never changes; the large parts are shared with the cluster and cost a
-//! pointer each. Nobody who reads one can hold up the loop.
+//! A snapshot never changes. Its large parts are shared with the cluster and cost a pointer each, so a reader cannot
+//! delay the loop.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -21,24 +21,24 @@ use policy::model::tenancy::{Member, Tenancy};
 use policy::model::word::Word;
 use policy::plan::Table;
 
-/// One moment of the agent's knowledge.
+/// The agent's knowledge at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// Rises with every snapshot that differs from the one before.
+    /// Increases with each snapshot.
     pub revision: u64,
-    /// Everything was told once and written once: what the kernel enforces is the objects' policy.
+    /// Whether every kind of object was reported and written once, so the kernel enforces the objects' policy.
     pub ready: bool,
-    /// Seconds since 1970 of the last write to the kernel.
+    /// Time of the last write to the kernel, in seconds since 1970.
     pub applied_at: Option<i64>,
     /// Generation of the policy in the kernel.
     pub generation: u64,
-    /// Writes that failed or wait for one that failed.
+    /// Writes that failed, or wait for one that failed.
     pub pending: usize,
-    /// Attempts that failed in a row.
+    /// Number of attempts that failed in a row.
     pub failed_attempts: u32,
-    /// Writes that failed since start, by table and kind of error.
+    /// Number of writes that failed since the start, by table and kind of error.
     pub failures: BTreeMap<(Table, &'static str), u64>,
-    /// Programs that could not be attached or detached since start.
+    /// Number of failures to attach or detach programs since the start.
     pub attach_failures: u64,
     /// Settings of the model.
     pub settings: Arc<Settings>,
@@ -46,9 +46,9 @@ pub struct Snapshot {
     pub book: Book,
     /// Addresses of nodes.
     pub nodes: Arc<BTreeSet<IpAddr>>,
-    /// Entry of each namespace's pods.
+    /// Peer entry of each namespace's pods.
     pub directory: Arc<HashMap<Word, PeerEntry>>,
-    /// Who belongs to whom, and the objects.
+    /// The tenant of each namespace, and the objects.
     pub tenancy: Arc<Tenancy>,
     /// Tenants by number.
     pub tenants: Arc<BTreeMap<TenantId, TenantView>>,
@@ -58,64 +58,64 @@ pub struct Snapshot {
     pub repairs: Arc<BTreeMap<EndpointKey, u64>>,
     /// Local pods by interface.
     pub ports: Arc<BTreeMap<u32, EndpointKey>>,
-    /// Who goes without what, and why.
+    /// Which tenant lacks what because of another, and why.
     pub conflicts: Arc<Vec<Conflict>>,
-    /// What did not fit.
+    /// What did not fit into a table.
     pub overflows: Arc<Vec<Overflow>>,
-    /// How full the tables are.
-    pub tables: Vec<Fill>,
+    /// Used and total entries of the tables.
+    pub tables: Vec<TableFill>,
     /// The guards as they should be.
     pub guards: Arc<Guards>,
-    /// What of them could not be put in place, and why.
+    /// Why parts of the guards are not in place.
     pub unguarded: Arc<Vec<String>>,
 }
 
-/// A tenant by its number.
+/// A tenant with a number.
 #[derive(Clone, Debug)]
 pub struct TenantView {
     /// Name.
     pub name: Word,
-    /// Where it comes from, and its object.
+    /// Its origin and its object.
     pub member: Member,
-    /// What the kernel holds of it. Slots pass from tenant to tenant: whoever reads counters by
-    /// slot must start a new series when the owner of a slot changes.
+    /// Its entry in the kernel. A counter slot passes from tenant to tenant, so a reader of counters must start a
+    /// new series when the slot's owner changes.
     pub state: TenantState,
 }
 
 /// A local pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointView {
-    /// What the model says of it.
+    /// Its status in the model.
     pub standing: Standing,
-    /// What holds in the kernel.
-    pub condition: Condition,
-    /// Why its programs or its entry could not be installed.
+    /// Its condition in the kernel.
+    pub condition: EndpointCondition,
+    /// Why its programs or its entry are not in the kernel.
     pub error: Option<String>,
 }
 
-/// How a local pod stands, for people.
+/// The condition of a local pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Condition {
+pub enum EndpointCondition {
     /// Its tenant's policy is enforced.
     Enforced,
-    /// Its tenant's policy is only reported.
+    /// What its tenant's policy denies is only reported.
     Audited,
     /// Its namespace is in no tenant.
     Unassigned,
     /// It belongs to a shared tenant.
     Shared,
-    /// Denied until something appears: an interface, an address, its namespace.
+    /// Denied until its interface, its address or its namespace is reported.
     Pending,
-    /// Something is wrong with what it claims, or a write failed.
+    /// Denied because its claim is wrong or a write failed.
     Error,
 }
 
-impl Condition {
-    /// All of them.
+impl EndpointCondition {
+    /// All conditions.
     pub const ALL: [Self; 6] =
         [Self::Enforced, Self::Audited, Self::Unassigned, Self::Shared, Self::Pending, Self::Error];
 
-    /// The word used in metrics and status.
+    /// The label used in metrics and status.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Enforced => "enforced",
@@ -128,19 +128,19 @@ impl Condition {
     }
 }
 
-/// How full a table is.
+/// Used and total entries of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fill {
-    /// Which.
+pub struct TableFill {
+    /// The table.
     pub table: Table,
-    /// Entries.
+    /// Used entries.
     pub used: usize,
-    /// Room.
+    /// Capacity.
     pub limit: usize,
 }
 
 impl Snapshot {
-    /// The pod at an address, if exactly one is there.
+    /// The pod with an address, if exactly one has it.
     pub fn pod(&self, address: IpAddr) -> Option<&Arc<Pod>> {
         self.book.get(address)
     }
@@ -150,7 +150,7 @@ impl Snapshot {
         self.tenancy.of.get(namespace)
     }
 
-    /// The name of a number.
+    /// The name of a tenant number.
     pub fn tenant_name(&self, id: TenantId) -> Option<&Word> {
         self.tenants.get(&id).map(|tenant| &tenant.name)
     }
@@ -162,7 +162,7 @@ impl Snapshot {
 }
 
 impl EndpointView {
-    /// Judges one local pod: `installed` says whether the kernel holds exactly its entry.
+    /// The view of one local pod; `installed` says whether the kernel holds exactly its entry.
     pub fn new(
         standing: Standing,
         member: Option<&Member>,
@@ -173,14 +173,14 @@ impl EndpointView {
         let troubles = &standing.troubles;
         let wrong = error.is_some() || troubles.iter().any(|trouble| !trouble.is_pending());
         let condition = match member {
-            _ if wrong => Condition::Error,
-            _ if !standing.is_claimed() || !installed => Condition::Pending,
-            None => Condition::Pending,
-            Some(_) if troubles.contains(&Trouble::NamespaceUnknown) => Condition::Pending,
-            Some(member) if member.is_unassigned() => Condition::Unassigned,
-            Some(member) if member.is_audited(settings) => Condition::Audited,
-            Some(member) if member.is_shared() => Condition::Shared,
-            Some(_) => Condition::Enforced,
+            _ if wrong => EndpointCondition::Error,
+            _ if !standing.is_claimed() || !installed => EndpointCondition::Pending,
+            None => EndpointCondition::Pending,
+            Some(_) if troubles.contains(&Trouble::NamespaceUnknown) => EndpointCondition::Pending,
+            Some(member) if member.is_unassigned() => EndpointCondition::Unassigned,
+            Some(member) if member.is_audited(settings) => EndpointCondition::Audited,
+            Some(member) if member.is_shared() => EndpointCondition::Shared,
+            Some(_) => EndpointCondition::Enforced,
         };
         Self { standing, condition, error }
     }

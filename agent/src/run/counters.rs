@@ -1,4 +1,6 @@
-//! The kernel's packet counters for the metrics: per-CPU values, summed.
+//! The kernel's packet counters for the metrics, summed over all CPUs.
+//!
+//! Only reads maps. Knows slots and map names; does not know how a metric is called.
 
 use std::fs;
 use std::io;
@@ -18,24 +20,24 @@ use crate::metrics::{KernelCounters, MapUsage, SlotCounters};
 use crate::reconcile::Snapshot;
 use policy::plan::Table;
 
-/// Handles of the counter maps, and who owns which slot.
-pub struct Counters {
+/// Handles of the counter maps, and the snapshots that name the owners of slots.
+pub struct CounterMaps {
     allowed: PerCpuArray<MapData, Counter>,
     denied: PerCpuArray<MapData, Counter>,
     guard_drops: PerCpuArray<MapData, Counter>,
     latest: watch::Receiver<Arc<Snapshot>>,
-    sizes: object::Limits,
+    sizes: object::MapLimits,
 }
 
-impl Counters {
+impl CounterMaps {
     /// Takes the counter maps.
     ///
     /// # Errors
-    /// They were taken before.
+    /// They were taken already.
     pub fn new(
         kernel: &mut Kernel,
         latest: watch::Receiver<Arc<Snapshot>>,
-        sizes: &object::Limits,
+        sizes: &object::MapLimits,
     ) -> Result<Self, MapError> {
         let (allowed, denied) =
             (kernel.take(maps::ALLOWED.name)?.try_into()?, kernel.take(maps::DENIED.name)?.try_into()?);
@@ -52,7 +54,7 @@ fn sum(map: &PerCpuArray<MapData, Counter>, index: u32) -> io::Result<Counter> {
     }))
 }
 
-impl KernelCounters for Counters {
+impl KernelCounters for CounterMaps {
     fn owners(&self) -> Vec<(u16, String)> {
         let snapshot = self.latest.borrow();
         let slots = snapshot.tenants.values().filter(|tenant| tenant.state.slot != 0);

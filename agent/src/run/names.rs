@@ -1,4 +1,6 @@
-//! Names from a snapshot.
+//! Names of addresses, interfaces and tenants, looked up in a snapshot.
+//!
+//! Only reads the snapshot. An address without an owner has no name, and none is guessed.
 
 use std::net::IpAddr;
 
@@ -52,7 +54,7 @@ impl Names for Snapshot {
 }
 
 impl Snapshot {
-    /// The tenant whose own subnet holds an address.
+    /// The tenant whose subnet contains an address.
     fn subnet(&self, address: IpAddr) -> Option<(String, &Range)> {
         self.tenants.values().find_map(|tenant| {
             let object = tenant.member.object.as_ref()?;
@@ -79,7 +81,7 @@ fn pod(snapshot: &Snapshot, pod: &Pod) -> Named {
     }
 }
 
-/// Addresses of an endpoint's entry, for people.
+/// The addresses of an endpoint's entry.
 pub fn addresses(entry: &EndpointEntry) -> Vec<IpAddr> {
     let v4 = (entry.v4.0 != 0).then(|| IpAddr::from(entry.v4.octets()));
     let v6 = (entry.v6 != V6::UNSPECIFIED).then(|| IpAddr::from(entry.v6.octets()));

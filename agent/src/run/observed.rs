@@ -1,4 +1,6 @@
-//! Snapshots to what health, metrics and status show, and to what the log must say once.
+//! Turns snapshots into what health, metrics and status show, and logs each problem once.
+//!
+//! Knows the snapshot and no kernel. A problem that time alone may solve is reported after a while only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,23 +12,23 @@ use agent_common::guard::Guard;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use crate::events::Clock;
+use crate::clock::Clock;
 use crate::events::history::History;
 use crate::health::{Endpoints, Guards, Nri, Observed, Shared, Tenants};
 use crate::metrics::Recorder;
 use crate::metrics::recorder::Phase;
 use crate::reconcile::Snapshot;
-use crate::reconcile::snapshot::{Condition, EndpointView};
+use crate::reconcile::snapshot::{EndpointCondition, EndpointView};
 use crate::source;
 use policy::model::input::EndpointKey;
 
-/// The health page must not go stale where nothing changes.
+/// How often the health page is renewed without a new snapshot.
 const PULSE: Duration = Duration::from_secs(2);
-/// What time alone may cure is worth a word only after a while: every new pod lacks something at first.
+/// A problem that time may solve is reported after this time, because every new pod lacks something at first.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Keeps what is shown true.
-pub struct Watcher {
+/// Renews what is shown, and keeps the history of names.
+pub struct SnapshotWatcher {
     shared: Shared,
     history: Arc<History<Snapshot>>,
     findings: Arc<source::Counters>,
@@ -35,13 +37,13 @@ pub struct Watcher {
     recorder: Arc<Recorder>,
     nri: watch::Receiver<Nri>,
     begun: Instant,
-    /// Problems, since when they stand, and whether the log has them.
-    standing: BTreeMap<String, (Instant, bool)>,
+    /// Open problems, when they began, and whether they were logged.
+    open: BTreeMap<String, (Instant, bool)>,
     ready_once: bool,
 }
 
-impl Watcher {
-    /// Shows into `shared`, remembers names in `history`.
+impl SnapshotWatcher {
+    /// Writes what is shown to `shared`, and snapshots to `history`.
     pub fn new(
         shared: Shared,
         history: Arc<History<Snapshot>>,
@@ -50,11 +52,11 @@ impl Watcher {
         nri: watch::Receiver<Nri>,
         begun: Instant,
     ) -> Self {
-        let standing = BTreeMap::new();
-        Self { shared, history, findings, invalid_tenants, recorder, nri, begun, standing, ready_once: false }
+        let open = BTreeMap::new();
+        Self { shared, history, findings, invalid_tenants, recorder, nri, begun, open, ready_once: false }
     }
 
-    /// Follows until the loop is gone.
+    /// Runs until the reconcile loop is gone.
     pub async fn follow(mut self, mut latest: watch::Receiver<Arc<Snapshot>>) {
         loop {
             let snapshot = Arc::clone(&latest.borrow_and_update());
@@ -70,12 +72,11 @@ impl Watcher {
         self.history.push(Arc::clone(snapshot), Clock::now().monotonic_ns);
         let pending = pending(snapshot);
         let mut problems = problems(snapshot);
-        self.stand(problems.iter().chain(&pending));
-        let lasting =
-            |problem: &String| self.standing.get(problem).is_some_and(|(since, _)| since.elapsed() >= PATIENCE);
+        self.update_open(problems.iter().chain(&pending));
+        let lasting = |problem: &String| self.open.get(problem).is_some_and(|(since, _)| since.elapsed() >= PATIENCE);
         problems.extend(pending.iter().filter(|problem| lasting(problem)).cloned());
         for problem in &problems {
-            if let Some((_, said)) = self.standing.get_mut(problem)
+            if let Some((_, said)) = self.open.get_mut(problem)
                 && !std::mem::replace(said, true)
             {
                 tracing::warn!("{problem}");
@@ -88,7 +89,7 @@ impl Watcher {
                 pods = snapshot.endpoints.len(),
                 tenants = snapshot.tenants.len(),
                 generation = snapshot.generation,
-                "the kernel enforces what the objects say"
+                "the kernel enforces the objects' policy"
             );
         }
         let nri = *self.nri.borrow();
@@ -97,13 +98,13 @@ impl Watcher {
     }
 }
 
-impl Watcher {
-    /// Notes what stands now, and forgets what does not.
-    fn stand<'a>(&mut self, problems: impl Iterator<Item = &'a String>) {
+impl SnapshotWatcher {
+    /// Replaces the open problems by `problems`, and keeps when each began.
+    fn update_open<'a>(&mut self, problems: impl Iterator<Item = &'a String>) {
         let now = Instant::now();
-        let mut before = std::mem::take(&mut self.standing);
-        let stood = problems.map(|problem| (problem.clone(), before.remove(problem).unwrap_or((now, false))));
-        self.standing = stood.collect();
+        let mut before = std::mem::take(&mut self.open);
+        let open = problems.map(|problem| (problem.clone(), before.remove(problem).unwrap_or((now, false))));
+        self.open = open.collect();
     }
 }
 
@@ -134,31 +135,31 @@ fn endpoints(snapshot: &Snapshot) -> Endpoints {
     let mut counts = Endpoints::default();
     for view in snapshot.endpoints.values() {
         match view.condition {
-            Condition::Enforced => counts.enforced += 1,
-            Condition::Audited => counts.audited += 1,
-            Condition::Unassigned => counts.unassigned += 1,
-            Condition::Shared => counts.shared += 1,
-            // A pod whose interface is not there yet has nothing to enforce.
-            Condition::Pending if view.standing.ifindex.is_none() => {}
-            Condition::Pending | Condition::Error => counts.error += 1,
+            EndpointCondition::Enforced => counts.enforced += 1,
+            EndpointCondition::Audited => counts.audited += 1,
+            EndpointCondition::Unassigned => counts.unassigned += 1,
+            EndpointCondition::Shared => counts.shared += 1,
+            // A pod without an interface has nothing to enforce yet.
+            EndpointCondition::Pending if view.standing.ifindex.is_none() => {}
+            EndpointCondition::Pending | EndpointCondition::Error => counts.error += 1,
         }
     }
     counts
 }
 
 fn guards(snapshot: &Snapshot) -> Guards {
-    let mut shut: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut attached: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (guard, name) in snapshot.guards.doors.values() {
-        shut.entry(guard.as_str().to_owned()).or_default().push(name.clone());
+        attached.entry(guard.as_str().to_owned()).or_default().push(name.clone());
     }
     let groups = snapshot.guards.pods.as_ref().and_then(|guard| guard.parent.as_ref());
     if let Some(parent) = groups {
-        shut.entry(Guard::Cgroup.as_str().to_owned()).or_default().push(parent.clone());
+        attached.entry(Guard::Cgroup.as_str().to_owned()).or_default().push(parent.clone());
     }
-    Guards { shut, broken: snapshot.unguarded.len() as u64 }
+    Guards { shut: attached, broken: snapshot.unguarded.len() as u64 }
 }
 
-/// What local pods wait for.
+/// The problems of local pods that time may solve.
 fn pending(snapshot: &Snapshot) -> Vec<String> {
     let of_pod = |(key, view): (&EndpointKey, &EndpointView)| {
         let troubles = view.standing.troubles.iter().filter(|trouble| trouble.is_pending());

@@ -13,7 +13,7 @@ use agent_common::maps;
 use agent_common::mem_tables::MemTables;
 use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, MapData};
-use bulkhead::dataplane::object::Limits;
+use bulkhead::dataplane::object::MapLimits;
 use etherparse::PacketBuilder;
 
 use super::sys::{self, Instruction, Sizes};
@@ -137,7 +137,7 @@ impl Bench {
 
     /// The same case with so many pods known: always the same destination, and another each time.
     fn add_known(&mut self, pods: u32, same: Option<&str>, random: &str, goal: Option<f64>) -> Result<()> {
-        let limits = Limits { peers: pods + 1_000, ..Limits::default() };
+        let limits = MapLimits { peers: pods + 1_000, ..MapLimits::default() };
         let mut engine = Engine::with_limits(tables(), &limits)?;
         know(&mut engine, pods)?;
         let engine = self.engine(engine);

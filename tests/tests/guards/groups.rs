@@ -14,8 +14,8 @@ use agent_common::maps;
 use agent_common::reason::DropReason;
 use aya::maps::{MapData, PerCpuArray};
 use bulkhead::dataplane::kernel::Kernel;
-use bulkhead::dataplane::object::Limits;
-use bulkhead::dataplane::{Dataplane, leave};
+use bulkhead::dataplane::object::MapLimits;
+use bulkhead::dataplane::{Dataplane, Recheck, cleanup};
 use bulkhead::sandboxes::hierarchy;
 use policy::model::cgroup_guard::CgroupGuardState;
 use policy::model::guards::Guards;
@@ -105,7 +105,7 @@ fn sender_child_process() {
 
 /// Brings the guards to this on the node; every failure is one.
 fn bring(node: &Netns, kernel: &mut Kernel, guards: &Guards) {
-    let failed = node.run(|| kernel.sync_guards(guards, true));
+    let failed = node.run(|| kernel.sync_guards(guards, Recheck::Kernel));
     assert!(failed.is_empty(), "{failed:?}");
 }
 
@@ -118,7 +118,7 @@ fn sockets_of_pods_speak_once_claimed_agent_or_no_agent() {
     [&node, &pod].iter().for_each(|netns| netns.ip("link set lo up").expect("loopback"));
     let pins = scope.pin_dir().join("v1");
 
-    let mut kernel = Kernel::open(&pins, &Limits::default()).expect("the programs load");
+    let mut kernel = Kernel::open(&pins, &MapLimits::default()).expect("the programs load");
     assert!(kernel.no_groups().is_none(), "{:?}", kernel.no_groups());
     groups.is(false, &pod, BURSTABLE);
     bring(&node, &mut kernel, &groups.guard(&[]));
@@ -145,7 +145,7 @@ fn sockets_of_pods_speak_once_claimed_agent_or_no_agent() {
     groups.is(true, &pod, BURSTABLE);
     groups.is(false, &pod, GUARANTEED);
     groups.is(false, &node, BURSTABLE);
-    let mut kernel = Kernel::open(&pins, &Limits::default()).expect("the programs load");
+    let mut kernel = Kernel::open(&pins, &MapLimits::default()).expect("the programs load");
     let unknown = CgroupGuardState { parent: None, ..groups.guard(&["kubepods/pod1"]).pods.expect("a lock") };
     bring(&node, &mut kernel, &Guards { pods: Some(unknown), ..Guards::default() });
     groups.is(true, &pod, BURSTABLE);
@@ -158,9 +158,9 @@ fn sockets_of_pods_speak_once_claimed_agent_or_no_agent() {
     bring(&node, &mut kernel, &groups.guard(&[]));
     groups.is(true, &pod, GUARANTEED);
     drop(kernel);
-    let found = leave::find(&scope.pin_dir()).expect("what is there");
+    let found = cleanup::find(&scope.pin_dir()).expect("what is there");
     assert_eq!(found.groups.len(), 1, "{found:?}");
-    leave::remove(&scope.pin_dir(), &found).expect("it can be removed");
+    cleanup::remove(&scope.pin_dir(), &found).expect("it can be removed");
     groups.is(false, &pod, GUARANTEED);
 }
 
@@ -171,10 +171,10 @@ fn a_group_that_is_gone_is_told_and_guards_nobody() {
     let groups = Groups::new(&scope);
     let pod = scope.netns("pod").expect("a namespace");
     pod.ip("link set lo up").expect("loopback");
-    let mut kernel = Kernel::open(&scope.pin_dir().join("v1"), &Limits::default()).expect("the programs load");
+    let mut kernel = Kernel::open(&scope.pin_dir().join("v1"), &MapLimits::default()).expect("the programs load");
     let mut guards = groups.guard(&[]);
     guards.pods.as_mut().and_then(|guard| guard.parent.as_mut()).expect("a lock").push_str("-gone");
-    let failed = kernel.sync_guards(&guards, true);
+    let failed = kernel.sync_guards(&guards, Recheck::Kernel);
     assert!(failed.len() == 1 && failed[0].to_string().contains("kubepods-gone"), "{failed:?}");
     groups.is(false, &pod, BURSTABLE);
 }

@@ -17,7 +17,7 @@ use agent_common::maps;
 use agent_common::reason::DropReason;
 use agent_common::tenant::TenantState;
 use aya::maps::RingBuf;
-use bulkhead::dataplane::object::Limits;
+use bulkhead::dataplane::object::MapLimits;
 use testbed::engine::{Engine, LOOPBACK, replay::replay, stage, stay_on_one_cpu};
 use testbed::frames::{self, FrameCase, Hook};
 use testbed::netns::Netns;
@@ -318,7 +318,7 @@ fn what_does_not_fit_a_map_stays_closed() {
     let mut tables = stage::tables();
     let pods = tables.peers_v4.len() as u32;
     // Room for everything but one peer: writing it fails, and it stays unreachable.
-    let limits = Limits { peers: pods, connections: 64 };
+    let limits = MapLimits { peers: pods, connections: 64 };
     let mut engine = Engine::with_limits(tables.clone(), &limits).expect("they just fit");
     stage::peer(&mut tables, [10, 99, 0, 1].into(), stage::pod_of(stage::A));
     let error = engine.refill(tables).expect_err("one too many");

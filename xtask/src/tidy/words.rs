@@ -71,7 +71,7 @@ pub const IDENTIFIERS: &[Banned] = &[
     everywhere("waist", "global function"),
     in_types("ask", "query"),
     in_types("heard", "sync state"),
-    in_types("memory", "the kind of table or state").except(&["MemoryDataplane"]),
+    in_types("memory", "the kind of table or state").except(&["MemDataplane"]),
     in_types("note", "mark, record or pin"),
     in_types("notes", "marks, records or pins"),
     in_types("party", "local tenant, or flow endpoint"),

@@ -1,14 +1,15 @@
-//! Figures, not verdicts: what a step costs and what a cluster weighs. Run with `--ignored
-//! --nocapture` in a release build; nothing here fails for being slow.
+//! Measurements: the time of a step and the memory of a cluster.
+//!
+//! Run with `--ignored --nocapture` in a release build. No test here fails because it is slow.
 
 use std::time::Duration;
 
 use agent_common::addr::V4;
 use agent_common::layout::PeerKeyV4;
 
-use super::{Bench, key, link, local, namespace, range, remote, tenant};
-use crate::dataplane::memory::MemoryDataplane;
-use crate::reconcile::State;
+use super::{TestLoop, key, link, local, namespace, range, remote, tenant};
+use crate::dataplane::mem_dataplane::MemDataplane;
+use crate::reconcile::ReconcileState;
 use policy::model::cluster::Cluster;
 use policy::model::input::{Change, Endpoint, Tenant};
 use policy::model::settings::Settings;
@@ -46,7 +47,7 @@ fn resident() -> usize {
     statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4096
 }
 
-/// What this thread has computed so far: unlike a clock it does not count the neighbours.
+/// The CPU time of this thread, which other processes do not affect.
 fn spent() -> Duration {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     Duration::from_nanos(stat.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0))
@@ -57,15 +58,15 @@ fn p99(mut times: Vec<Duration>) -> (Duration, Duration, Duration) {
     (times[times.len() / 2], times[times.len() * 99 / 100], times[times.len() - 1])
 }
 
-/// Mean computing time and 99th percentile of one step each, over a kernel in memory. The latter
-/// is by the kernel's tick, so read a 4 ms there as "one tick".
-fn timed(bench: &mut Bench, news: impl Iterator<Item = Change>) -> (Duration, Duration) {
-    let news: Vec<Change> = news.collect();
-    let (all, count) = (spent(), news.len());
-    let times = news.into_iter().map(|change| {
+/// Mean CPU time and 99th percentile of a step, with a kernel in memory. The percentile counts scheduler ticks: 4 ms
+/// means one tick.
+fn timed(test: &mut TestLoop, changes: impl Iterator<Item = Change>) -> (Duration, Duration) {
+    let changes: Vec<Change> = changes.collect();
+    let (all, count) = (spent(), changes.len());
+    let times = changes.into_iter().map(|change| {
         let start = spent();
-        bench.tell(vec![change]);
-        bench.now.tick += Duration::from_millis(1);
+        test.step(vec![change]);
+        test.now.tick += Duration::from_millis(1);
         spent() - start
     });
     let (_, p99, _) = p99(times.collect());
@@ -85,55 +86,55 @@ fn steps_among_a_million_pods() {
 }
 
 fn steps(pods: usize) {
-    let mut bench = Bench::new(Settings::default());
+    let mut test = TestLoop::new(Settings::default());
     let all = || Change::Endpoints((0..pods).map(pod).collect());
-    bench.tell(objects());
-    let news = vec![all()];
+    test.step(objects());
+    let changes = vec![all()];
     let start = spent();
-    bench.tell(news);
+    test.step(changes);
     println!("{pods} pods, first step: {:?}", spent() - start);
     let start = spent();
-    while bench.kernel.actual.peers_v4.len() < pods {
-        let due = bench.tell(vec![]).wake;
-        bench.now.tick = bench.now.tick.max(due);
+    while test.kernel.actual.peers_v4.len() < pods {
+        let due = test.step(vec![]).wake;
+        test.now.tick = test.now.tick.max(due);
     }
     println!("{pods} pods, the rest of them: {:?}", spent() - start);
-    let news = vec![all()];
+    let changes = vec![all()];
     let start = spent();
-    bench.tell(news);
+    test.step(changes);
     println!("{pods} pods, told again in full, nothing new: {:?}", spent() - start);
 
     let come = (0..500).map(|n| Change::Endpoint(pod(pods + n)));
-    println!("remote pod comes: {:?}", timed(&mut bench, come));
+    println!("remote pod comes: {:?}", timed(&mut test, come));
     let go = (0..500).map(|n| Change::EndpointGone { key: pod(pods + n).key, uid: String::new() });
-    println!("remote pod goes: {:?}", timed(&mut bench, go));
+    println!("remote pod goes: {:?}", timed(&mut test, go));
     let churn = (0..200).flat_map(|n| {
         let fresh = local(&format!("team-namespace-{n}/job-{n}"), &[&format!("12.0.0.{n}")], "veth105");
         let gone = Change::EndpointGone { key: key(&format!("team-namespace-{n}/job-{n}")), uid: String::new() };
         [Change::Endpoint(fresh), gone]
     });
-    println!("local pod comes or goes: {:?}", timed(&mut bench, churn));
+    println!("local pod comes or goes: {:?}", timed(&mut test, churn));
     let edits = (0..100).map(|n| {
         let name = format!("tenant-{}", n % LOCAL);
         let more = range(&format!("172.16.{n}.0/24"), &[80]);
         Change::Tenant(Tenant { subnets: vec![more], ..tenant(&name) })
     });
-    println!("tenant's subnets edited: {:?}", timed(&mut bench, edits));
+    println!("tenant's subnets edited: {:?}", timed(&mut test, edits));
     let edits = (0..100).map(|n| {
         let name = format!("tenant-{}", n % LOCAL);
         let subnets = vec![range(&format!("172.16.{n}.0/24"), &[80])];
         Change::Tenant(Tenant { subnets, egress: vec![range("192.0.2.0/24", &[3128])], ..tenant(&name) })
     });
-    println!("tenant's egress edited: {:?}", timed(&mut bench, edits));
+    println!("tenant's egress edited: {:?}", timed(&mut test, edits));
     let moves = (0..100).map(|n| Change::Namespace(namespace(&format!("team-namespace-{n}"), "tenant-500")));
-    println!("namespace moved: {:?}", timed(&mut bench, moves));
-    bench.now.tick += Duration::from_secs(60);
+    println!("namespace moved: {:?}", timed(&mut test, moves));
+    test.now.tick += Duration::from_secs(60);
     let start = spent();
-    bench.tell(vec![]);
+    test.step(vec![]);
     println!("regular look and one stride of the sweep: {:?}", spent() - start);
-    let mut kernel = MemoryDataplane { actual: bench.kernel.actual.clone(), ..MemoryDataplane::default() };
+    let mut kernel = MemDataplane { actual: test.kernel.actual.clone(), ..MemDataplane::default() };
     let start = spent();
-    let state = State::start(&mut kernel, Settings::default()).expect("a kernel");
+    let state = ReconcileState::start(&mut kernel, Settings::default()).expect("a kernel");
     println!("start over {} addresses: {:?}", state.actual().peers_v4.len(), spent() - start);
 }
 

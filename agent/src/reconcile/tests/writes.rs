@@ -1,5 +1,6 @@
-//! Plans replayed write by write under the eyes of a fixed set of probes, from any small world to
-//! any other; and the same worlds told in any order.
+//! Properties of plans between any two small worlds: after every single write, a fixed set of probes is judged.
+//!
+//! No write may open what is closed before and after the plan. The order of changes must not matter.
 
 mod judge;
 mod world;
@@ -12,24 +13,24 @@ use agent_common::tenant::{TenantId, TenantName};
 use proptest::prelude::*;
 
 use self::judge::{Probe, allows};
-use self::world::{World, any_world, settings, told, whole};
-use crate::dataplane::memory::MemoryDataplane;
-use crate::reconcile::pace::ROUND;
-use crate::reconcile::{Now, State, step};
+use self::world::{World, any_world, one_by_one, settings, whole};
+use crate::dataplane::mem_dataplane::MemDataplane;
+use crate::reconcile::schedule::ROUND;
+use crate::reconcile::{Now, ReconcileState, step};
 use policy::model::input::Change;
 use policy::model::settings::{Limits, Settings};
 use policy::plan::{Actual, Ledger, Op};
 
-/// A kernel that enforces `world`, and the agent that brought it there.
-fn enforcing(settings: Settings, changes: Vec<Change>) -> (State, MemoryDataplane) {
-    let mut kernel = MemoryDataplane::default();
-    let mut state = State::start(&mut kernel, settings).expect("an empty kernel");
+/// A loop and a kernel that enforce what `changes` say.
+fn enforcing(settings: Settings, changes: Vec<Change>) -> (ReconcileState, MemDataplane) {
+    let mut kernel = MemDataplane::default();
+    let mut state = ReconcileState::start(&mut kernel, settings).expect("an empty kernel");
     step(&mut state, &mut kernel, changes, Now::default());
     (state, kernel)
 }
 
-/// Replays what was written since `before` and compares each moment with both ends.
-fn judge_each_write(before: &Actual, kernel: &MemoryDataplane) -> Result<(), TestCaseError> {
+/// Replays the writes since `before`, and compares the state after each with both ends.
+fn judge_each_write(before: &Actual, kernel: &MemDataplane) -> Result<(), TestCaseError> {
     let probes = Probe::all();
     let ends: Vec<(bool, bool)> =
         probes.iter().map(|probe| (allows(before, probe), allows(&kernel.actual, probe))).collect();
@@ -57,7 +58,7 @@ fn judge_each_write(before: &Actual, kernel: &MemoryDataplane) -> Result<(), Tes
     Ok(())
 }
 
-/// One write a line.
+/// The writes, one a line.
 fn brief(log: &[Op]) -> String {
     let line = |op: &Op| match op {
         Op::TenantName(id, name) => format!("Name({}, {:?})\n", id.0, name.as_ref().and_then(|name| name.as_str())),
@@ -67,7 +68,7 @@ fn brief(log: &[Op]) -> String {
     log.iter().map(line).collect()
 }
 
-/// Whether neither end of a probe changes hands: then there is no excuse for a moment's denial.
+/// Whether no end of a probe changes its tenant. Such a probe must not be denied for a moment.
 fn is_settled(before: &Actual, after: &Actual, probe: &Probe) -> bool {
     let ends = |actual: &Actual| {
         let endpoint = |address| actual.endpoints.values().find(|entry| entry.v4 == address).copied();
@@ -78,7 +79,7 @@ fn is_settled(before: &Actual, after: &Actual, probe: &Probe) -> bool {
     ends(before) == ends(after)
 }
 
-/// What the tables mean, numbers of tenants, rows, sets, slots and cookies replaced by their meaning.
+/// The meaning of the tables: numbers of tenants, rows, sets, slots and cookies are replaced by what they name.
 fn meaning(actual: &Actual) -> BTreeMap<String, String> {
     let name = |id: TenantId| match actual.names.get(&id) {
         Some(name) => name.as_str().unwrap_or("?").to_owned(),
@@ -112,7 +113,7 @@ fn meaning(actual: &Actual) -> BTreeMap<String, String> {
     lines
 }
 
-/// A quarter of what is asked for: each case is several hundred judgements of each of its writes.
+/// A quarter of the configured cases, because each case judges several hundred probes after each write.
 fn config() -> ProptestConfig {
     let asked = ProptestConfig::default();
     ProptestConfig { cases: asked.cases / 4, ..asked }
@@ -131,11 +132,11 @@ proptest! {
     }
 
     #[test]
-    fn a_restart_with_other_objects_opens_nothing_either(from in any_world(), to in any_world(), fenced: bool) {
+    fn no_write_opens_what_is_closed_after_a_restart_with_other_objects(from in any_world(), to in any_world(), fenced: bool) {
         let (_, mut kernel) = enforcing(settings(fenced), whole(&from));
         let before = kernel.actual.clone();
         kernel.log.clear();
-        let mut state = State::start(&mut kernel, settings(fenced)).expect("a kernel");
+        let mut state = ReconcileState::start(&mut kernel, settings(fenced)).expect("a kernel");
         step(&mut state, &mut kernel, whole(&to), Now::default());
         judge_each_write(&before, &kernel)?;
     }
@@ -144,26 +145,26 @@ proptest! {
     fn a_restart_with_the_same_objects_writes_nothing(world in any_world(), fenced: bool) {
         let (_, mut kernel) = enforcing(settings(fenced), whole(&world));
         kernel.log.clear();
-        let mut state = State::start(&mut kernel, settings(fenced)).expect("a kernel");
+        let mut state = ReconcileState::start(&mut kernel, settings(fenced)).expect("a kernel");
         step(&mut state, &mut kernel, whole(&world), Now::default());
         prop_assert!(kernel.log.is_empty(), "{:?}", kernel.log);
     }
 
     #[test]
-    fn the_order_of_news_does_not_matter(
+    fn the_order_of_changes_does_not_matter(
         world in any_world(),
         detour in any_world(),
         order in Just(()).prop_perturb(|(), mut rng| (0..64).map(|_| rng.next_u32()).collect::<Vec<_>>()),
     ) {
         let (_, direct) = enforcing(settings(true), whole(&world));
-        let mut news = told(&world);
-        let reversed: Vec<Change> = news.iter().rev().cloned().collect();
-        for (at, random) in order.iter().enumerate().take(news.len()) {
-            let other = at + *random as usize % (news.len() - at);
-            news.swap(at, other);
+        let mut changes = one_by_one(&world);
+        let reversed: Vec<Change> = changes.iter().rev().cloned().collect();
+        for (at, random) in order.iter().enumerate().take(changes.len()) {
+            let other = at + *random as usize % (changes.len() - at);
+            changes.swap(at, other);
         }
-        let half = news.len() / 2;
-        for (at, order) in [told(&world), reversed, news].into_iter().enumerate() {
+        let half = changes.len() / 2;
+        for (at, order) in [one_by_one(&world), reversed, changes].into_iter().enumerate() {
             let (mut state, mut kernel) = enforcing(settings(true), policy::model::testing::nothing());
             for (n, change) in order.into_iter().enumerate() {
                 step(&mut state, &mut kernel, vec![change], Now::default());
@@ -178,7 +179,7 @@ proptest! {
     }
 
     #[test]
-    fn writes_that_fail_once_are_made_up_for(from in any_world(), to in any_world(), fail in prop::collection::btree_set(0..80_usize, 0..6)) {
+    fn writes_that_fail_once_are_made_later(from in any_world(), to in any_world(), fail in prop::collection::btree_set(0..80_usize, 0..6)) {
         let (mut state, mut kernel) = enforcing(settings(true), whole(&from));
         let (_, direct) = enforcing(settings(true), whole(&to));
         let before = kernel.actual.clone();
@@ -198,7 +199,7 @@ proptest! {
 }
 
 #[test]
-fn the_judge_sees_what_it_should() {
+fn the_judge_recognises_each_rule() {
     let world = World::example();
     let (_, kernel) = enforcing(settings(true), whole(&world));
     let sees = |from: [u8; 4], to: [u8; 4], port| {
@@ -214,7 +215,7 @@ fn the_judge_sees_what_it_should() {
 }
 
 #[test]
-fn rows_and_sets_are_written_only_while_nobody_refers_to_them() {
+fn rows_and_sets_are_written_only_while_no_entry_refers_to_them() {
     let (mut state, mut kernel) = enforcing(settings(true), whole(&World::example()));
     kernel.log.clear();
     let mut world = World::example();
@@ -255,11 +256,11 @@ fn a_row_that_was_freed_is_the_last_to_be_used_again() {
 }
 
 #[test]
-fn the_generation_rises_after_the_revocations_and_after_the_grants() {
+fn the_generation_increases_after_the_revocations_and_after_the_grants() {
     let (mut state, mut kernel) = enforcing(settings(true), whole(&World::example()));
     kernel.log.clear();
     let mut world = World::example();
-    world.spaces[0] = 1;
+    world.namespaces[0] = 1;
     step(&mut state, &mut kernel, whole(&world), Now::default());
     let raised: Vec<usize> = (0..kernel.log.len()).filter(|at| matches!(kernel.log[*at], Op::Generation(_))).collect();
     assert_eq!(raised.len(), 2, "{:?}", kernel.log);
@@ -270,7 +271,7 @@ fn the_generation_rises_after_the_revocations_and_after_the_grants() {
 }
 
 #[test]
-fn a_generation_that_could_not_be_raised_is_owed() {
+fn a_generation_that_could_not_be_written_is_owed() {
     let limits = Limits::default();
     let mut ledger = Ledger::new(Actual::default(), &limits);
     assert!(!ledger.owes_generation());

@@ -1,4 +1,6 @@
-//! A verdict over the mirror: as much of the policy as a plan can get wrong, in the plainest words.
+//! A second, independent verdict over the ledger, as far as a plan can violate the policy.
+//!
+//! Shares no code with the rules of the programs.
 
 use agent_common::addr::V4;
 use agent_common::layout::{EndpointEntry, GrantKey, PORTS_ANY, PeerEntry, PeerKeyV4, PrefixGrant};
@@ -17,7 +19,7 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Every pair of a pod's address and an interesting destination, and back.
+    /// Every pair of a pod's address and an interesting destination, in both directions.
     pub fn all() -> Vec<Self> {
         let pods = (1..=7).map(|n| V4::new([10, 0, 0, n]));
         let outside = [
@@ -34,7 +36,7 @@ impl Probe {
         for from in &places {
             for to in places.iter().filter(|to| runs_here(*from) || runs_here(**to)) {
                 let outside = !is_pod(*to);
-                // Ports matter only outside.
+                // Ports matter only for destinations outside the pod range.
                 let ports: &[u16] = if outside { &[80, 443, 22] } else { &[80] };
                 probes.extend(ports.iter().map(|port| Self { from: *from, to: *to, port: *port }));
             }
@@ -47,11 +49,11 @@ pub fn key(address: V4) -> PeerKeyV4 {
     PeerKeyV4 { network: 0, address }
 }
 
-/// Whether a packet passes both the sender's and the receiver's interface, as far as they are here.
+/// Whether a packet passes the interfaces of sender and receiver, as far as they are on this node.
 pub fn allows(actual: &Actual, probe: &Probe) -> bool {
     let endpoint = |address| actual.endpoints.values().find(|entry| entry.v4 == address);
     let (from, to) = (endpoint(probe.from), endpoint(probe.to));
-    // The address of a pod that runs here, behind no claimed interface, is not ready.
+    // A local pod without a claimed interface is denied.
     let sends = from.map_or(!runs_here(probe.from), |entry| may_send(actual, entry, probe));
     let receives = to.map_or(!runs_here(probe.to), |entry| may_receive(actual, entry, probe));
     (from.is_some() || to.is_some()) && sends && receives
@@ -108,7 +110,7 @@ fn may_receive(actual: &Actual, entry: &EndpointEntry, probe: &Probe) -> bool {
     }
 }
 
-/// Whether `us` may open a connection to the pod `peer`, or be reached by it.
+/// Whether `us` may open a connection to the pod `peer`, or `peer` one to `us`.
 fn knows(actual: &Actual, us: TenantId, state: TenantState, peer: &PeerEntry, opens: bool) -> bool {
     let (from, to) = if opens { (us, peer.tenant) } else { (peer.tenant, us) };
     let granted = || state.has(TenantState::HAS_GRANTS) && actual.grants.contains_key(&GrantKey { from, to });

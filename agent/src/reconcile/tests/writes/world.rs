@@ -1,4 +1,6 @@
-//! Small worlds in which everything that can clash does.
+//! Small worlds with every kind of conflict: addresses, ranges and names that several objects claim.
+//!
+//! A world is a set of indexes, so proptest can shrink it.
 
 use proptest::prelude::*;
 
@@ -12,12 +14,12 @@ const EGRESS: [&str; 5] = ["0.0.0.0/0", "10.40.0.0/16", "10.0.0.0/8", "169.254.1
 const PORTS: [&[u16]; 4] = [&[], &[80], &[443], &[80, 443]];
 const NAMES: [&str; 3] = ["acme", "globex", "initech"];
 
-/// A world by indexes into the lists above.
+/// A world, as indexes into the lists above.
 #[derive(Clone, Debug)]
 pub struct World {
     pub tenants: Vec<WorldTenant>,
     /// Tenant of each namespace; 3 is none.
-    pub spaces: Vec<usize>,
+    pub namespaces: Vec<usize>,
     /// Namespace and last byte of the address of each pod; the first three run here.
     pub pods: Vec<Option<(usize, u8)>>,
 }
@@ -52,20 +54,20 @@ impl World {
         let wide = WorldTenant { created: 2, subnets: vec![], egress: vec![0], ..party.clone() };
         let none = WorldTenant { exists: false, ..party.clone() };
         let pods = vec![Some((0, 1)), Some((0, 2)), Some((1, 3)), Some((1, 6)), None, None];
-        Self { tenants: vec![party, wide, none], spaces: vec![0, 1, 3, 3], pods }
+        Self { tenants: vec![party, wide, none], namespaces: vec![0, 1, 3, 3], pods }
     }
 }
 
 pub fn any_world() -> impl Strategy<Value = World> {
     let pod = prop::option::weighted(0.85, (0..4_usize, 0..4_u8));
     let tenants = prop::collection::vec(any_party(), 3);
-    let spaces = prop::collection::vec(0..4_usize, 4);
-    (tenants, spaces, prop::collection::vec(pod, 6)).prop_map(|(tenants, spaces, pods)| {
+    let namespaces = prop::collection::vec(0..4_usize, 4);
+    (tenants, namespaces, prop::collection::vec(pod, 6)).prop_map(|(tenants, namespaces, pods)| {
         // Local pods share addresses 1 to 4 and remote ones 4 to 7: some clash, across nodes too.
         let address = |at: usize, n: u8| if at < 3 { 1 + n } else { 4 + n };
         let pods =
             pods.into_iter().enumerate().map(|(at, pod)| pod.map(|(space, n)| (space, address(at, n)))).collect();
-        World { tenants, spaces, pods }
+        World { tenants, namespaces, pods }
     })
 }
 
@@ -100,13 +102,13 @@ pub fn whole(world: &World) -> Vec<Change> {
     ]
 }
 
-/// The world as news of one object each.
-pub fn told(world: &World) -> Vec<Change> {
-    let mut news: Vec<Change> = tenants(world).into_iter().map(Change::Tenant).collect();
-    news.extend(namespaces(world).into_iter().map(Change::Namespace));
-    news.extend(endpoints(world).into_iter().map(Change::Endpoint));
-    news.extend([Change::Links(links()), Change::Nodes(vec![ip("192.0.2.1")])]);
-    news
+/// The world as changes of one object each.
+pub fn one_by_one(world: &World) -> Vec<Change> {
+    let mut changes: Vec<Change> = tenants(world).into_iter().map(Change::Tenant).collect();
+    changes.extend(namespaces(world).into_iter().map(Change::Namespace));
+    changes.extend(endpoints(world).into_iter().map(Change::Endpoint));
+    changes.extend([Change::Links(links()), Change::Nodes(vec![ip("192.0.2.1")])]);
+    changes
 }
 
 fn tenants(world: &World) -> Vec<Tenant> {
@@ -133,7 +135,7 @@ fn object(party: &WorldTenant, name: &str) -> Tenant {
 
 fn namespaces(world: &World) -> Vec<Namespace> {
     let label = |tenant: usize| NAMES.get(tenant).copied().unwrap_or_default();
-    world.spaces.iter().enumerate().map(|(at, tenant)| namespace(&format!("ns{at}"), label(*tenant))).collect()
+    world.namespaces.iter().enumerate().map(|(at, tenant)| namespace(&format!("ns{at}"), label(*tenant))).collect()
 }
 
 fn endpoints(world: &World) -> Vec<Endpoint> {

@@ -1,25 +1,26 @@
-//! When to look again without being told: retries, the slow sweep over all addresses, the regular
-//! look at everything small. Time comes in as an argument.
+//! When a step is due without changes: retries, the slow sweep over all addresses, the regular round.
+//!
+//! Time is an argument. A retry that is due is never put off by new failures.
 
 use std::time::Duration;
 
 use policy::model::book::SLICES;
 
-/// Everything is looked at once in this time, told or not.
+/// Everything is compared with the kernel once in this time, even without changes.
 pub const ROUND: Duration = Duration::from_secs(30);
-/// Addresses one step of the slow sweep looks at: a few milliseconds.
+/// Addresses in one step of the slow sweep, which takes a few milliseconds.
 const STRIDE: usize = 2048;
-/// Addresses one step looks at while new ones are known to wait.
+/// Addresses in one step while some are known to wait for space.
 const FAST_STRIDE: usize = 8192;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 
-/// A point in time, told twice.
+/// A point in time, on two clocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
-    /// Seconds since 1970: what objects speak of. May jump.
+    /// Seconds since 1970, the clock of objects. May jump.
     pub unix: i64,
-    /// Since some start: what pauses are measured by. Never goes back.
+    /// Time since some start, which measures pauses. Never goes back.
     pub tick: Duration,
 }
 
@@ -31,7 +32,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// An attempt at everything that is owed ended.
+    /// Records the end of an attempt at everything that is owed.
     pub fn ended(&mut self, failed: bool, tick: Duration) {
         *self = Self { due: None, ..*self };
         if !failed {
@@ -40,8 +41,8 @@ impl Backoff {
         self.failed(tick);
     }
 
-    /// Something failed. An attempt that is already due some time stays due then, or steady news
-    /// would put it off for ever.
+    /// Records a failure. An attempt that is already scheduled keeps its time, or steady changes would put it off for
+    /// ever.
     pub fn failed(&mut self, tick: Duration) {
         if self.due.is_some() {
             return;
@@ -51,23 +52,23 @@ impl Backoff {
         self.due = Some(tick + pause);
     }
 
-    /// When the next attempt is due, if one is.
+    /// When the next attempt is due, if one is scheduled.
     pub const fn due(&self) -> Option<Duration> {
         self.due
     }
 
-    /// Whether it is due now.
+    /// Whether an attempt is due now.
     pub fn is_due(&self, tick: Duration) -> bool {
         self.due.is_some_and(|due| due <= tick)
     }
 
-    /// Attempts that failed in a row.
+    /// Number of attempts that failed in a row.
     pub const fn failures(&self) -> u32 {
         self.failures
     }
 }
 
-/// Goes round all slices of the address book, a stride at a time.
+/// Visits all slices of the address index in turn, some at each step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sweep {
     at: usize,
@@ -76,23 +77,23 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// One full round without pauses: something is known to wait.
+    /// Makes one full round without pauses, because an address waits for space.
     pub fn hurry(&mut self, tick: Duration) {
         self.hurried = SLICES;
         self.due = tick;
     }
 
-    /// Whether something was known to wait and the round for it is not over.
+    /// Whether a round without pauses is not over yet.
     pub const fn is_hurried(&self) -> bool {
         self.hurried > 0
     }
 
-    /// When the next stride is due.
+    /// When the next slices are due.
     pub const fn due(&self) -> Duration {
         self.due
     }
 
-    /// The slices to look at now, if it is time, given how many addresses there are.
+    /// The slices that are due now, given the number of addresses.
     pub fn stride(&mut self, addresses: usize, tick: Duration) -> impl Iterator<Item = usize> + use<> {
         let size = if self.hurried > 0 { FAST_STRIDE } else { STRIDE };
         let slices = if self.due > tick { 0 } else { (size * SLICES / addresses.max(1)).clamp(1, SLICES) };
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_up_to_a_bound_and_success_ends_them() {
+    fn pauses_double_up_to_a_limit_and_success_resets_them() {
         let mut backoff = Backoff::default();
         let pauses: Vec<Duration> = (0..40)
             .map(|_| {
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn news_that_fail_do_not_put_off_the_next_attempt() {
+    fn a_second_failure_does_not_put_off_the_next_attempt() {
         let mut backoff = Backoff::default();
         backoff.failed(ms(0));
         backoff.failed(ms(90));
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_looked_at_before_it_is_due() {
+    fn no_slice_is_visited_before_it_is_due() {
         let mut sweep = Sweep::default();
         assert_eq!(sweep.stride(10, ms(0)).count(), SLICES);
         assert_eq!(sweep.stride(10, ms(1)).count(), 0);

@@ -1,39 +1,41 @@
-//! The kernel of the tests: tables in memory, with limits and faults on demand.
+//! The dataplane of the tests: tables in memory, with limits and faults on demand.
+//!
+//! Knows no kernel. A write that fails leaves the tables unchanged, as [`Dataplane::apply`] promises.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Dataplane, DataplaneError, Port};
+use super::{Dataplane, DataplaneError, Port, Recheck};
 use policy::model::guards::Guards;
 use policy::plan::{Actual, Op, Table};
 
 /// Tables in memory.
 #[derive(Clone, Debug, Default)]
-pub struct MemoryDataplane {
-    /// What the tables hold.
+pub struct MemDataplane {
+    /// Contents of the tables.
     pub actual: Actual,
-    /// What is attached.
+    /// Interfaces with programs.
     pub ports: BTreeSet<Port>,
-    /// Tables with a limit on their entries.
+    /// Limits on the entries of a table.
     pub limits: BTreeMap<Table, usize>,
     /// Writes that fail, counted from 0 at the first write ever made.
     pub fail_writes: BTreeSet<usize>,
     /// Tables whose every write fails.
     pub fail_tables: BTreeSet<Table>,
-    /// Interfaces that nothing can be attached to.
+    /// Interfaces on which attaching fails.
     pub fail_ports: BTreeSet<u32>,
-    /// The guards as they were last brought.
+    /// The guards of the last call.
     pub guards: Guards,
-    /// Every write that was tried, in order.
+    /// Every attempted write, in order.
     pub log: Vec<Op>,
 }
 
-impl MemoryDataplane {
-    /// How many entries `table` holds.
+impl MemDataplane {
+    /// Number of entries in `table`.
     pub fn len(&self, table: Table) -> usize {
         self.actual.len(table)
     }
 
-    /// Whether no table holds anything.
+    /// Whether every table is empty.
     pub fn is_empty(&self) -> bool {
         Table::ALL.iter().all(|table| self.len(*table) == 0)
     }
@@ -48,7 +50,7 @@ impl MemoryDataplane {
     }
 }
 
-impl Dataplane for MemoryDataplane {
+impl Dataplane for MemDataplane {
     fn load(&mut self) -> Result<Actual, DataplaneError> {
         Ok(self.actual.clone())
     }
@@ -65,7 +67,7 @@ impl Dataplane for MemoryDataplane {
         }
     }
 
-    fn shut(&mut self, port: &Port) -> Result<(), DataplaneError> {
+    fn attach_from_pod(&mut self, port: &Port) -> Result<(), DataplaneError> {
         if self.fail_ports.contains(&port.ifindex) {
             return Err(DataplaneError::Attach { port: port.clone(), source: "injected".into() });
         }
@@ -73,7 +75,7 @@ impl Dataplane for MemoryDataplane {
     }
 
     fn attach(&mut self, port: &Port) -> Result<(), DataplaneError> {
-        self.shut(port)?;
+        self.attach_from_pod(port)?;
         self.ports.insert(port.clone());
         Ok(())
     }
@@ -83,7 +85,7 @@ impl Dataplane for MemoryDataplane {
         Ok(())
     }
 
-    fn sync_guards(&mut self, guards: &Guards, _look: bool) -> Vec<DataplaneError> {
+    fn sync_guards(&mut self, guards: &Guards, _: Recheck) -> Vec<DataplaneError> {
         let fails = |ifindex: &&u32| self.fail_ports.contains(ifindex);
         let port = |ifindex: &u32| Port { ifindex: *ifindex, name: guards.doors[ifindex].1.clone() };
         let refuse = |ifindex: &u32| DataplaneError::Attach { port: port(ifindex), source: "injected".into() };

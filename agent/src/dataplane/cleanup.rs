@@ -1,42 +1,45 @@
-//! Leaving a node: what there is to remove, and removing it. Needs no program, only the notes.
+//! Removal of everything that Bulkhead left on a node.
+//!
+//! Needs no program and no map, only the pins. Programs go before their maps, so no packet meets a program
+//! without its maps.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::attach::{self, Notes};
+use super::attach::{self, Pins};
 use super::{DataplaneError, Port, cgroup_guard};
 
-/// What a node holds of Bulkhead.
+/// What Bulkhead left on a node.
 #[derive(Clone, Debug, Default)]
-pub struct Found {
-    /// Interfaces with programs, or with notes of such.
+pub struct Remains {
+    /// Interfaces with programs, or with pins of programs.
     pub ports: Vec<Port>,
-    /// Pins of the guard on the pods' control groups.
+    /// Pins of the cgroup guard.
     pub groups: Vec<PathBuf>,
-    /// Pinned maps and links, and the directories that held them, deepest first.
+    /// Pinned maps and links, and their directories, deepest first.
     pub pins: Vec<PathBuf>,
-    notes: Vec<Notes>,
+    attachments: Vec<Pins>,
 }
 
-/// What could not be left.
+/// Why something is still there.
 #[derive(Debug, thiserror::Error)]
-pub enum LeaveError {
+pub enum CleanupError {
     /// A directory could not be read.
     #[error("cannot list {}", path.display())]
     List {
-        /// Which.
+        /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The kernel's answer.
         #[source]
         source: io::Error,
     },
     /// A pin could not be removed.
     #[error("cannot remove {}", path.display())]
     Remove {
-        /// Which.
+        /// The pin.
         path: PathBuf,
-        /// Why.
+        /// The kernel's answer.
         #[source]
         source: io::Error,
     },
@@ -45,36 +48,36 @@ pub enum LeaveError {
     Detach(#[from] DataplaneError),
 }
 
-impl Found {
-    /// Whether nothing is there.
+impl Remains {
+    /// Whether nothing is left.
     pub fn is_empty(&self) -> bool {
         self.ports.is_empty() && self.pins.is_empty()
     }
 
-    /// Counts, for people.
+    /// Counts for a message.
     pub fn summary(&self) -> String {
         let groups = if self.groups.is_empty() { "" } else { ", from the pods' control groups" };
         format!("programs from {} interfaces{groups} and {} pins", self.ports.len(), self.pins.len())
     }
 }
 
-/// Looks below the pin directory: one folder for each version of the layouts.
+/// Looks below the pin directory, which has one directory for each version of the layouts.
 ///
 /// # Errors
 /// A directory cannot be listed.
-pub fn find(root: &Path) -> Result<Found, LeaveError> {
-    let mut found = Found::default();
+pub fn find(root: &Path) -> Result<Remains, CleanupError> {
+    let mut found = Remains::default();
     if !root.exists() {
         return Ok(found);
     }
     for version in entries(root)? {
-        for notes in [Notes::below(&version), Notes::guards(&version)] {
-            let indices = notes.noted().map_err(|source| LeaveError::List { path: version.clone(), source })?;
+        for pins in [Pins::of_pods(&version), Pins::of_guards(&version)] {
+            let indices = pins.interfaces().map_err(|source| CleanupError::List { path: version.clone(), source })?;
             let port = |ifindex| Port { ifindex, name: attach::name_of(ifindex).unwrap_or_default() };
             found.ports.extend(indices.into_iter().map(port));
-            found.notes.push(notes);
+            found.attachments.push(pins);
         }
-        let pin = cgroup_guard::folder(&version).join(cgroup_guard::PROGRAM);
+        let pin = cgroup_guard::directory(&version).join(cgroup_guard::PROGRAM);
         found.groups.extend(pin.exists().then_some(pin));
     }
     walk(root, &mut found.pins)?;
@@ -82,16 +85,16 @@ pub fn find(root: &Path) -> Result<Found, LeaveError> {
     Ok(found)
 }
 
-/// Removes it: programs first, so that no packet meets a program without its maps.
+/// Removes what [`find`] found.
 ///
 /// # Errors
-/// The first thing that could not be removed.
-pub fn remove(root: &Path, found: &Found) -> Result<(), LeaveError> {
-    for notes in &found.notes {
-        found.ports.iter().try_for_each(|port| attach::detach(notes, port))?;
+/// The first object that could not be removed.
+pub fn remove(root: &Path, found: &Remains) -> Result<(), CleanupError> {
+    for pins in &found.attachments {
+        found.ports.iter().try_for_each(|port| attach::detach(pins, port))?;
     }
     for pin in &found.groups {
-        attach::unlink(pin).map_err(|source| LeaveError::Remove { path: pin.clone(), source })?;
+        attach::unlink(pin).map_err(|source| CleanupError::Remove { path: pin.clone(), source })?;
     }
     let mut left = Vec::new();
     walk(root, &mut left)?;
@@ -100,13 +103,13 @@ pub fn remove(root: &Path, found: &Found) -> Result<(), LeaveError> {
         let removed = if path.is_dir() { fs::remove_dir(&path) } else { fs::remove_file(&path) };
         match removed {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            other => other.map_err(|source| LeaveError::Remove { path, source })?,
+            other => other.map_err(|source| CleanupError::Remove { path, source })?,
         }
     }
     Ok(())
 }
 
-fn walk(directory: &Path, found: &mut Vec<PathBuf>) -> Result<(), LeaveError> {
+fn walk(directory: &Path, found: &mut Vec<PathBuf>) -> Result<(), CleanupError> {
     for path in entries(directory)? {
         if path.is_dir() {
             walk(&path, found)?;
@@ -116,8 +119,8 @@ fn walk(directory: &Path, found: &mut Vec<PathBuf>) -> Result<(), LeaveError> {
     Ok(())
 }
 
-fn entries(directory: &Path) -> Result<Vec<PathBuf>, LeaveError> {
-    let failed = |source| LeaveError::List { path: directory.to_owned(), source };
+fn entries(directory: &Path) -> Result<Vec<PathBuf>, CleanupError> {
+    let failed = |source| CleanupError::List { path: directory.to_owned(), source };
     let listed: io::Result<Vec<PathBuf>> =
         fs::read_dir(directory).map_err(failed)?.map(|entry| entry.map(|entry| entry.path())).collect();
     let mut listed = listed.map_err(failed)?;

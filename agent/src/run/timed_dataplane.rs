@@ -1,7 +1,7 @@
-//! The kernel, as the loop sees it: told the time of day, and timed.
+//! The kernel's dataplane with measurements: how long an interface waits for its programs and its policy.
 //!
-//! An interface is first seen when the kernel tells of it, or when programs are attached to it if it was
-//! there before, and has its policy when its entry is written. Knows neither why.
+//! An interface is first seen when the kernel reports it, or when programs are attached if it existed before. It has
+//! its policy when its entry is written. Decides nothing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,52 +9,52 @@ use std::time::Instant;
 
 use agent_common::layout::EndpointEntry;
 
+use crate::clock::Clock;
 use crate::dataplane::kernel::Kernel;
-use crate::dataplane::{Dataplane, DataplaneError, Port};
-use crate::events::Clock;
-use crate::links::Sightings;
+use crate::dataplane::{Dataplane, DataplaneError, Port, Recheck};
+use crate::links::FirstSeen;
 use crate::metrics::Recorder;
 use policy::model::guards::Guards;
 use policy::plan::{Actual, Op};
 
-/// The kernel with a watch in its hand.
-pub struct Timed {
+/// The kernel, with measurements of each interface.
+pub struct TimedDataplane {
     kernel: Kernel,
     recorder: Arc<Recorder>,
-    sightings: Sightings,
-    /// Interfaces that wait for their first policy, since when, and whether nothing comes out of them.
+    first_seen: FirstSeen,
+    /// Interfaces that wait for their first policy, since when, and whether their pods are denied already.
     exposed: HashMap<u32, (Instant, bool)>,
 }
 
-impl Timed {
-    /// Of this kernel, telling times to `recorder`.
-    pub fn new(kernel: Kernel, recorder: Arc<Recorder>, sightings: Sightings) -> Self {
-        Self { kernel, recorder, sightings, exposed: HashMap::new() }
+impl TimedDataplane {
+    /// Records times of `kernel` in `recorder`.
+    pub fn new(kernel: Kernel, recorder: Arc<Recorder>, first_seen: FirstSeen) -> Self {
+        Self { kernel, recorder, first_seen, exposed: HashMap::new() }
     }
 
-    /// When an interface was first seen, which is now unless the kernel told of it.
+    /// When an interface was first seen: now, unless the kernel reported it before.
     fn since(&mut self, port: &Port) -> Instant {
-        let seen = || (self.sightings.take(port.ifindex).unwrap_or_else(Instant::now), false);
+        let seen = || (self.first_seen.take(port.ifindex).unwrap_or_else(Instant::now), false);
         self.exposed.entry(port.ifindex).or_insert_with(seen).0
     }
 
-    /// Notes that nothing comes out of an interface any more, the first time.
-    fn denied(&mut self, port: &Port, since: Instant, is_shut: bool) {
-        let known = self.exposed.get_mut(&port.ifindex).filter(|_| is_shut);
+    /// Records the first time that an interface has the program for packets from its pod.
+    fn denied(&mut self, port: &Port, since: Instant, is_attached: bool) {
+        let known = self.exposed.get_mut(&port.ifindex).filter(|_| is_attached);
         if known.is_some_and(|(_, is_denied)| !std::mem::replace(is_denied, true)) {
             self.recorder.denied(since.elapsed());
         }
     }
 }
 
-impl Dataplane for Timed {
+impl Dataplane for TimedDataplane {
     fn load(&mut self) -> Result<Actual, DataplaneError> {
         self.kernel.load()
     }
 
     fn apply(&mut self, op: &Op) -> Result<(), DataplaneError> {
         if matches!(op, Op::Generation(_)) {
-            // Grants end by the time of day.
+            // Grants end at a time of day.
             self.kernel.set_clock_offset(Clock::now().offset_ns)?;
         }
         self.kernel.apply(op)?;
@@ -67,11 +67,11 @@ impl Dataplane for Timed {
         Ok(())
     }
 
-    fn shut(&mut self, port: &Port) -> Result<(), DataplaneError> {
+    fn attach_from_pod(&mut self, port: &Port) -> Result<(), DataplaneError> {
         let since = self.since(port);
-        let shut = self.kernel.shut(port);
-        self.denied(port, since, shut.is_ok());
-        shut
+        let attached = self.kernel.attach_from_pod(port);
+        self.denied(port, since, attached.is_ok());
+        attached
     }
 
     fn attach(&mut self, port: &Port) -> Result<(), DataplaneError> {
@@ -91,8 +91,8 @@ impl Dataplane for Timed {
         self.kernel.is_intact(port)
     }
 
-    fn sync_guards(&mut self, guards: &Guards, look: bool) -> Vec<DataplaneError> {
-        self.kernel.sync_guards(guards, look)
+    fn sync_guards(&mut self, guards: &Guards, recheck: Recheck) -> Vec<DataplaneError> {
+        self.kernel.sync_guards(guards, recheck)
     }
 
     fn attached(&mut self) -> Result<Vec<Port>, DataplaneError> {

@@ -1,0 +1,183 @@
+//! Netlink requests, and what their replies say.
+//!
+//! Knows the attributes of messages. Remembers nothing, and decides nothing about an interface.
+
+use std::fs::File;
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::AsRawFd;
+
+use agent_common::addr::Mac;
+use futures_util::{StreamExt, TryStreamExt};
+use rtnetlink::Handle;
+use rtnetlink::packet_core::{DefaultNla, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::LinksError;
+use policy::model::input::LinkKind;
+
+/// Open sockets of this namespace.
+pub struct Netlink {
+    handle: Handle,
+    /// A socket whose requests the kernel answers exactly (5.0).
+    strict: Handle,
+}
+
+impl Netlink {
+    /// Opens the sockets.
+    ///
+    /// # Errors
+    /// [`LinksError::Socket`].
+    pub fn open() -> Result<Self, LinksError> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(LinksError::Socket)?;
+        tokio::spawn(connection);
+        let (connection, strict, _) = rtnetlink::new_connection_with_strict_check().map_err(LinksError::Socket)?;
+        tokio::spawn(connection);
+        Ok(Self { handle, strict })
+    }
+
+    /// All interfaces.
+    ///
+    /// # Errors
+    /// [`LinksError::List`].
+    pub async fn links(&self) -> Result<Vec<LinkMessage>, LinksError> {
+        self.handle.link().get().execute().try_collect().await.map_err(LinksError::List)
+    }
+
+    /// The node's own addresses, without those that no packet can be sent to.
+    ///
+    /// # Errors
+    /// [`LinksError::List`].
+    pub async fn node_addresses(&self) -> Result<Vec<IpAddr>, LinksError> {
+        let found = addresses(&self.handle, AddressMessage::default()).await.map_err(LinksError::List)?;
+        let mut own: Vec<IpAddr> = found.into_iter().map(|(_, address)| address).filter(is_routable).collect();
+        own.sort_unstable();
+        own.dedup();
+        Ok(own)
+    }
+
+    /// Whether a route leads out of the node through this interface.
+    pub async fn has_gateway(&self, ifindex: u32) -> bool {
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            // The strict socket returns only the routes of this interface; a node may have a million.
+            message.attributes.push(RouteAttribute::Oif(ifindex));
+            let routes: Result<Vec<RouteMessage>, _> = self.strict.route().get(message).execute().try_collect().await;
+            if routes.is_ok_and(|routes| routes.iter().any(|route| leads_out(route, ifindex))) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The hardware address of an interface in another namespace, once it is up. Before that, the software that
+    /// creates it may still choose another.
+    pub async fn peer_mac(&self, netns: i32, ifindex: u32) -> Option<Mac> {
+        let mut request = self.handle.link().get().match_index(ifindex);
+        request.message_mut().attributes.push(LinkAttribute::IfNetnsId(netns));
+        let message = request.execute().try_next().await.ok()??;
+        message.header.flags.contains(LinkFlags::Up).then(|| mac(&message)).flatten()
+    }
+
+    /// The link-local address of an interface in another namespace.
+    pub async fn peer_link_local(&self, netns: i32, ifindex: u32) -> Option<Ipv6Addr> {
+        /// `IFA_TARGET_NETNSID`, kernel 4.20.
+        const TARGET_NETNSID: u16 = 10;
+        let mut message = AddressMessage::default();
+        message.header.index = ifindex;
+        message.header.family = AddressFamily::Inet6;
+        let target = DefaultNla::new(TARGET_NETNSID, netns.to_ne_bytes().to_vec());
+        message.attributes.push(AddressAttribute::Other(target));
+        let found = addresses(&self.strict, message).await.ok()?;
+        found.into_iter().find_map(|(index, address)| match address {
+            IpAddr::V6(address) if index == ifindex && address.is_unicast_link_local() => Some(address),
+            _ => None,
+        })
+    }
+
+    /// The number by which this namespace refers to another; `None` if it has none.
+    pub async fn namespace_number(&self, namespace: &File) -> Option<i32> {
+        let mut message = NsidMessage::default();
+        message.attributes.push(NsidAttribute::Fd(namespace.as_raw_fd() as u32));
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(message));
+        request.header.flags = NLM_F_REQUEST;
+        let reply = self.handle.clone().request(request).ok()?.next().await?;
+        let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(message)) = reply.payload else { return None };
+        message.attributes.into_iter().find_map(|attribute| match attribute {
+            NsidAttribute::Id(number) if number >= 0 => Some(number),
+            _ => None,
+        })
+    }
+}
+
+/// The kind of an interface by its driver.
+pub fn kind(infos: &[LinkInfo]) -> LinkKind {
+    let kind = infos.iter().find_map(|info| match info {
+        LinkInfo::Kind(kind) => Some(kind),
+        _ => None,
+    });
+    match kind {
+        Some(InfoKind::Bridge) => LinkKind::Bridge,
+        Some(InfoKind::Veth | InfoKind::Netkit) => LinkKind::Pair,
+        _ => LinkKind::Other,
+    }
+}
+
+/// The hardware address of an interface.
+pub fn mac(message: &LinkMessage) -> Option<Mac> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(bytes) => Some(Mac::new(bytes.as_slice().try_into().ok()?)),
+        _ => None,
+    })
+}
+
+/// Whether a route through this interface has a gateway or is a default route. Routes that the other end may have
+/// caused itself, by router advertisements and redirects, do not count.
+fn leads_out(route: &RouteMessage, ifindex: u32) -> bool {
+    if matches!(route.header.protocol, RouteProtocol::Ra | RouteProtocol::IcmpRedirect) {
+        return false;
+    }
+    let (mut there, mut gateway) = (false, route.header.destination_prefix_length == 0);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => there |= *index == ifindex,
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => gateway = true,
+            RouteAttribute::MultiPath(hops) => there |= hops.iter().any(|hop| hop.interface_index == ifindex),
+            _ => {}
+        }
+    }
+    there && gateway
+}
+
+async fn addresses(handle: &Handle, message: AddressMessage) -> Result<Vec<(u32, IpAddr)>, rtnetlink::Error> {
+    let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetAddress(message));
+    request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let mut replies = handle.clone().request(request)?;
+    let mut found = Vec::new();
+    while let Some(reply) = replies.next().await {
+        match reply.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(message)) => {
+                let address = message.attributes.iter().find_map(|attribute| match attribute {
+                    AddressAttribute::Local(address) => Some(*address),
+                    AddressAttribute::Address(address) => Some(*address),
+                    _ => None,
+                });
+                found.extend(address.map(|address| (message.header.index, address)));
+            }
+            NetlinkPayload::Error(error) => return Err(rtnetlink::Error::NetlinkError(error)),
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+fn is_routable(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => !address.is_loopback() && !address.is_unspecified(),
+        IpAddr::V6(address) => !address.is_loopback() && !address.is_unspecified() && !address.is_unicast_link_local(),
+    }
+}

@@ -1,0 +1,167 @@
+//! One complete reading of the node's interfaces.
+//!
+//! Remembers what must not change later: the addresses of a pair's other end as first seen while it was up. A pod
+//! may change its own addresses, so later values are not used.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use agent_common::addr::Mac;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+
+use super::LinksError;
+use super::netlink::{self, Netlink};
+use policy::model::input::{Link, LinkKind};
+
+/// Interfaces and addresses of the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeLinks {
+    /// Interfaces, sorted by index.
+    pub links: Vec<Link>,
+    /// The node's own addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl NodeLinks {
+    /// Whether an interface is listed.
+    pub fn contains(&self, ifindex: u32) -> bool {
+        self.links.binary_search_by_key(&ifindex, |link| link.ifindex).is_ok()
+    }
+}
+
+/// Reads interfaces, and remembers what must not change.
+pub struct LinkObserver {
+    netlink: Netlink,
+    namespaces: PathBuf,
+    /// Number of a namespace by its inode and its name. The inode alone does not identify it, because that of a
+    /// deleted namespace is soon used again.
+    numbers: HashMap<(u64, String), i32>,
+    /// Addresses of the other end as first seen while it was up, by interface and namespace.
+    ends: HashMap<(u32, i32), PeerEnd>,
+    /// Pairs behind which a gateway was seen once. Routes come and go with the carrier, but the pair still leads
+    /// out of the node.
+    gateways: HashSet<(u32, i32)>,
+}
+
+/// The other end of a pair.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct PeerEnd {
+    mac: Option<Mac>,
+    link_local: Option<Ipv6Addr>,
+}
+
+impl LinkObserver {
+    /// With `namespaces`, the directory of named network namespaces.
+    ///
+    /// # Errors
+    /// [`LinksError::Socket`].
+    pub fn new(namespaces: PathBuf) -> Result<Self, LinksError> {
+        let netlink = Netlink::open()?;
+        Ok(Self { netlink, namespaces, numbers: HashMap::new(), ends: HashMap::new(), gateways: HashSet::new() })
+    }
+
+    /// Reads everything once.
+    ///
+    /// # Errors
+    /// [`LinksError::List`].
+    pub async fn observe(&mut self) -> Result<NodeLinks, LinksError> {
+        let messages = self.netlink.links().await?;
+        let names = self.namespace_names().await;
+        let macs: HashMap<u32, Mac> =
+            messages.iter().filter_map(|message| Some((message.header.index, netlink::mac(message)?))).collect();
+        let mut links = Vec::with_capacity(messages.len());
+        for message in &messages {
+            links.push(self.link(message, &macs, &names).await);
+        }
+        links.sort_by_key(|link| link.ifindex);
+        let found = NodeLinks { links, addresses: self.netlink.node_addresses().await? };
+        self.ends.retain(|(ifindex, _), _| found.contains(*ifindex));
+        self.gateways.retain(|(ifindex, _)| found.contains(*ifindex));
+        Ok(found)
+    }
+
+    async fn link(&mut self, message: &LinkMessage, macs: &HashMap<u32, Mac>, names: &HashMap<i32, String>) -> Link {
+        let ifindex = message.header.index;
+        let mut link = Link { ifindex, ..Link::default() };
+        let (mut controller, mut peer, mut netns) = (None, None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name.clone_from(name),
+                LinkAttribute::Controller(index) => controller = Some(*index),
+                LinkAttribute::Link(index) => peer = Some(*index),
+                LinkAttribute::LinkNetNsId(number) => netns = Some(*number),
+                LinkAttribute::LinkInfo(infos) => link.kind = netlink::kind(infos),
+                _ => {}
+            }
+        }
+        link.controller = controller.unwrap_or_default();
+        link.kind = match link.kind {
+            LinkKind::Pair if netns.is_none() => LinkKind::Other,
+            _ if message.header.flags.contains(LinkFlags::Loopback) => LinkKind::Loopback,
+            kind => kind,
+        };
+        link.gateway_mac = macs.get(&controller.unwrap_or(ifindex)).copied().unwrap_or_default();
+        if let (Some(peer), Some(netns)) = (peer, netns) {
+            link.netns = names.get(&netns).cloned();
+            let end = self.end(ifindex, netns, peer).await;
+            link.peer_mac = end.mac;
+            link.peer_link_local = end.link_local.map(IpAddr::V6);
+            if link.kind == LinkKind::Pair && link.netns.is_none() {
+                link.gateway = self.has_gateway(ifindex, netns).await;
+            }
+        }
+        link
+    }
+
+    async fn end(&mut self, ifindex: u32, netns: i32, peer: u32) -> PeerEnd {
+        let mut end = self.ends.get(&(ifindex, netns)).copied().unwrap_or_default();
+        if end.mac.is_none() {
+            end.mac = self.netlink.peer_mac(netns, peer).await;
+        }
+        if end.link_local.is_none() {
+            end.link_local = self.netlink.peer_link_local(netns, peer).await;
+        }
+        self.ends.insert((ifindex, netns), end);
+        end
+    }
+
+    /// Whether a route out of the node leads through this end of a pair, now or once before.
+    async fn has_gateway(&mut self, ifindex: u32, netns: i32) -> bool {
+        if self.gateways.contains(&(ifindex, netns)) {
+            return true;
+        }
+        let found = self.netlink.has_gateway(ifindex).await;
+        if found {
+            self.gateways.insert((ifindex, netns));
+        }
+        found
+    }
+
+    /// The names of namespaces by number.
+    async fn namespace_names(&mut self) -> HashMap<i32, String> {
+        let mut names = HashMap::new();
+        for (name, path) in files(&self.namespaces) {
+            let Ok(file) = File::open(&path) else { continue };
+            let Ok(inode) = file.metadata().map(|metadata| metadata.ino()) else { continue };
+            let key = (inode, name);
+            let number = match self.numbers.get(&key) {
+                Some(number) => Some(*number),
+                None => self.netlink.namespace_number(&file).await,
+            };
+            if let Some(number) = number {
+                names.insert(number, key.1.clone());
+                self.numbers.insert(key, number);
+            }
+        }
+        self.numbers.retain(|(_, name), number| names.get(number) == Some(name));
+        names
+    }
+}
+
+fn files(directory: &Path) -> Vec<(String, PathBuf)> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    entries.flatten().map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path())).collect()
+}
