@@ -15,13 +15,13 @@ use testbed::probe::{Outcome, Transport, probe};
 use testbed::stream::DatagramStream;
 
 const NODE: &str = "b";
-/// Where datagrams fall: a port that nobody else uses.
+/// The destination port of datagrams, which no other test uses.
 const EAR: u16 = 7200;
-/// How long until the new owner's friends must reach it.
+/// The time after which pods of the new owner's tenant must reach it.
 const SOON: Duration = Duration::from_secs(5);
 
-/// Three pods in a row have the same addresses: globex's, acme's, and globex's again. Each has the company of its own
-/// tenant, on the other node too, and nothing of its predecessor's.
+/// Three pods in a row have the same addresses: globex's, acme's, and globex's again. Each reaches pods of its own tenant,
+/// also on the other node, and none of its predecessor's.
 pub fn inherits_nothing(site: &mut Site) -> Result<()> {
     let mut before: Option<Vec<IpAddr>> = None;
     for (generation, own) in ["globex", "acme", "globex"].into_iter().enumerate() {
@@ -34,7 +34,7 @@ pub fn inherits_nothing(site: &mut Site) -> Result<()> {
         if let Some(addresses) = &before {
             ensure!(pod.addresses == *addresses, "it has {:?}, not its predecessor's {addresses:?}", pod.addresses);
         }
-        has_company_of(site, &pod, own).with_context(|| format!("number {generation}, of {own}"))?;
+        reaches_its_tenant_only(site, &pod, own).with_context(|| format!("number {generation}, of {own}"))?;
         let (namespace, name) = (pod.namespace.as_str(), pod.name.as_str());
         site.kubectl().run(["delete", "pod", "-n", namespace, name, "--grace-period=0", "--force", "--timeout=30s"])?;
         before = Some(pod.addresses.clone());
@@ -43,8 +43,8 @@ pub fn inherits_nothing(site: &mut Site) -> Result<()> {
     Ok(())
 }
 
-/// On a bridge, neighbours would look for the new pod at the old one's hardware address for up to a minute, whoever
-/// judges their packets: pods come back to an address less soon than here.
+/// Flushes neighbour entries. On a bridge, neighbours keep the old pod's hardware address for up to a minute, with or
+/// without an agent. Real clusters reuse addresses less quickly than this test.
 fn forget(site: &Site, address: IpAddr) -> Result<()> {
     let pods = site.world.pods.iter().filter(|pod| pod.node == NODE).map(|pod| &pod.netns);
     let node = site.world.nodes.iter().filter(|(name, ..)| *name == NODE).map(|(_, netns, _)| netns);
@@ -70,7 +70,7 @@ fn start(site: &Site, namespace: &str, name: &str) -> Result<Pod> {
     Pod::find(&site.cluster, &object, &[PORT])
 }
 
-fn has_company_of(site: &Site, pod: &Pod, own: &str) -> Result<()> {
+fn reaches_its_tenant_only(site: &Site, pod: &Pod, own: &str) -> Result<()> {
     let other = if own == "acme" { "globex" } else { "acme" };
     let friend = |tenant: &str, node: &str| site.world.pod(if tenant == "acme" { "shop" } else { "store" }, node);
     for family in Family::ALL {

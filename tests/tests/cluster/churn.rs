@@ -23,15 +23,15 @@ use testbed::stream::{DatagramRecord, DatagramStream};
 const WAVES: usize = 10;
 /// Pods of a wave, on both nodes and of both tenants.
 const PODS: usize = 22;
-/// Addresses that must have gone from one tenant to the other, or this proved nothing.
+/// The least number of addresses that must pass from one tenant to the other for the test to be valid.
 const PASSED_ON: usize = 30;
 const NODES: [&str; 2] = ["a", "b"];
-/// Connections of a pod once it has had one.
+/// Further connections of a pod after its first one.
 const AGAIN: usize = 3;
-/// Where datagrams fall.
+/// The destination port of datagrams.
 const RAIN: u16 = 7310;
 
-/// A tenant: whom its pods must reach, and the port at which they try the others.
+/// A tenant: the pods that its pods must reach, and the port at which they try the other tenant.
 struct Side {
     namespace: &'static str,
     friends: &'static str,
@@ -44,7 +44,8 @@ const SIDES: [Side; 2] = [
     Side { namespace: "globex-jobs", friends: "store", database: "globex-db", knocks_at: 7302 },
 ];
 
-/// No packet of a short-lived pod arrives at the other tenant, whoever had its address before, and each reaches its own.
+/// No packet of a short-lived pod arrives at the other tenant, and each pod reaches its own tenant. This holds whichever
+/// tenant had the address before.
 pub fn of_short_lived_pods(site: &mut Site) -> Result<()> {
     let ears = Ears::open(site)?;
     let streams = Rain::start(site)?;
@@ -70,11 +71,11 @@ pub fn of_short_lived_pods(site: &mut Site) -> Result<()> {
     let dropped = after.dropped - before.dropped;
     ensure!(dropped >= (WAVES * PODS) as f64, "only {dropped} packets were dropped: did they knock at all?");
     streams.lost_nothing()?;
-    ears.heard_nothing()?;
+    ears.captured_nothing()?;
     site.healthy()
 }
 
-/// Datagrams that may fall, between pods that stay and to a database.
+/// Allowed datagrams between pods that stay, and to a database.
 struct Rain(Vec<(String, DatagramStream)>);
 
 impl Rain {
@@ -111,7 +112,7 @@ impl Rain {
     }
 }
 
-/// Pods that were started together; removed with the value.
+/// Pods that were started together. Dropping the value removes them.
 struct Wave<'a> {
     site: &'a Site,
     number: usize,
@@ -125,13 +126,13 @@ impl<'a> Wave<'a> {
         Ok(wave)
     }
 
-    /// Neighbours in number are of different tenants, and in the next wave it is the other way round.
+    /// Pods with consecutive numbers belong to different tenants. The next wave swaps the tenants.
     fn pod(&self, index: usize) -> Result<Value> {
         let (node, other_node) = (NODES[index % 2], NODES[(index + 1) % 2]);
         let side = (index / 2 + self.number) % 2;
         let (own, other) = (&SIDES[side], &SIDES[1 - side]);
         let world = &self.site.world;
-        // On the same node no uplink is passed, and the friend is on the other.
+        // A packet within the node passes no uplink, so the pod of the own tenant is on the other node.
         let stranger = world.pod(other.friends, node)?;
         let (stranger, stranger6) = (stranger.address(Family::V4)?, stranger.address(Family::V6)?);
         let friend = SocketAddr::new(world.pod(own.friends, other_node)?.address(Family::V4)?, PORT);
@@ -168,8 +169,8 @@ impl<'a> Wave<'a> {
         Ok(items(&list).cloned().collect())
     }
 
-    /// Waits until all have ended well, removes them, and makes their addresses the next that are given. Returns
-    /// addresses and whose they were.
+    /// Waits until all have succeeded, removes them, and makes their addresses the next ones to be assigned. Returns the
+    /// addresses and their tenants.
     fn ends(self) -> Result<Vec<(IpAddr, &'static str)>> {
         let pods = wait("the end of a wave", PATIENCE, || {
             let pods = self.pods()?;
@@ -215,11 +216,11 @@ impl Drop for Wave<'_> {
     }
 }
 
-/// Captures of what must not come, where it would.
+/// Captures at the destinations of forbidden packets.
 struct Ears(Vec<(String, Capture)>);
 
 impl Ears {
-    /// Opens them once each has been heard to hear.
+    /// Opens them and checks that each one captures.
     fn open(site: &Site) -> Result<Self> {
         let mut ears = Vec::new();
         for (own, other) in [(&SIDES[0], &SIDES[1]), (&SIDES[1], &SIDES[0])] {
@@ -240,7 +241,7 @@ impl Ears {
         Ok(Self(ears))
     }
 
-    fn heard_nothing(self) -> Result<()> {
+    fn captured_nothing(self) -> Result<()> {
         for (name, capture) in self.0 {
             let heard = capture.stop();
             ensure!(heard.is_empty(), "{} packets of the other tenant came to {name}: {:02x?}", heard.len(), heard[0]);
@@ -249,10 +250,10 @@ impl Ears {
     }
 }
 
-/// The control: what a friend sends to the same port is captured.
+/// The control: a packet from the same tenant to the same port is captured.
 fn hears(netns: &Netns, prober: &Netns, target: SocketAddr) -> Result<()> {
     let ear = listen(netns, target.ip(), target.port())?;
-    // Refused or not taken, it was sent.
+    // Refused or unanswered, the packet was sent.
     let _ = prober.run(|| open_tcp(None, target, Duration::from_millis(500)));
     ensure!(!ear.stop().is_empty(), "it was not captured");
     Ok(())

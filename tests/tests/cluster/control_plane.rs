@@ -22,8 +22,8 @@ fn tenant(name: &str, team: &str, spec: &Value) -> Value {
     json!({"apiVersion": "bulkhead.dev/v1alpha1", "kind": "NetworkTenant", "metadata": {"name": name}, "spec": whole})
 }
 
-/// Structure and rules of the definition hold on the server as they do offline.
-pub fn good_tenants_are_taken_and_bad_ones_refused(api: &Kubectl) -> Result<()> {
+/// The server enforces the structure and rules of the definition as the offline check does.
+pub fn valid_tenants_are_accepted_and_invalid_ones_rejected(api: &Kubectl) -> Result<()> {
     let subnet = |cidr: &str| json!({"subnets": [{"name": "rds", "cidr": cidr}]});
     for good in [
         json!({}),
@@ -53,11 +53,11 @@ pub fn good_tenants_are_taken_and_bad_ones_refused(api: &Kubectl) -> Result<()> 
     delete(api, "networktenant", &["cp-good"])
 }
 
-/// What the service accounts can do if somebody takes them over: an agent only reads, and nobody reads Secrets.
+/// What a stolen service account can do: an agent only reads, and no account reads Secrets.
 pub fn service_accounts_have_the_least_verbs(api: &Kubectl) -> Result<()> {
     let may = |account: &str, verb: &str, what: &str| {
         let user = format!("--as=system:serviceaccount:bulkhead-system:bulkhead-{account}");
-        // "no" is an answer, told by the exit code too.
+        // "no" is an answer; the exit code says so too.
         let question = ["auth", "can-i", "-n", "bulkhead-system", &user, verb].into_iter().chain(what.split(' '));
         let output = api.command(question).output()?;
         Ok::<_, anyhow::Error>(String::from_utf8_lossy(&output.stdout).trim() == "yes")
@@ -95,7 +95,7 @@ pub fn service_accounts_have_the_least_verbs(api: &Kubectl) -> Result<()> {
     Ok(())
 }
 
-/// A key changes only by somebody who may assign both the old tenant's and the new one's namespaces.
+/// A tenancy key can be changed only with the verb `assign` on both the old tenant and the new one.
 pub fn a_tenancy_key_needs_the_verb_assign(api: &Kubectl) -> Result<()> {
     api.namespace("cp-keys", &[])?;
     let rules = |verbs: Value, names: Value| {
@@ -149,7 +149,7 @@ pub fn a_tenancy_key_needs_the_verb_assign(api: &Kubectl) -> Result<()> {
 }
 
 /// `kubectl wait`, counts, and the newer object's condition and Event in a conflict, for a running controller.
-pub fn tenants_become_ready_and_the_newer_one_tells_of_a_conflict_by_the_controller(api: &Kubectl) -> Result<()> {
+pub fn tenants_become_ready_and_the_newer_one_reports_a_conflict_by_the_controller(api: &Kubectl) -> Result<()> {
     api.namespace("cp-web", &[("cp-team", "blue")])?;
     api.namespace("cp-jobs", &[("cp-team", "blue")])?;
     let subnet = |cidr: &str| json!({"subnets": [{"name": "rds", "cidr": cidr}]});
@@ -160,7 +160,7 @@ pub fn tenants_become_ready_and_the_newer_one_tells_of_a_conflict_by_the_control
     ensure!(older["status"]["namespaces"] == json!(["cp-jobs", "cp-web"]), "{}", older["status"]);
     ensure!(older["status"]["observedGeneration"] == older["metadata"]["generation"], "{older}");
 
-    // Ages have whole seconds; of two objects of one second the name would decide.
+    // Creation times have whole seconds. Within one second the name would decide.
     std::thread::sleep(Duration::from_millis(1100));
     api.apply(&tenant("cp-newer", "blue", &subnet("10.91.0.0/25")).to_string())?;
     ready(api, "cp-newer", "False")?;
@@ -178,7 +178,7 @@ pub fn tenants_become_ready_and_the_newer_one_tells_of_a_conflict_by_the_control
         Ok(())
     })?;
 
-    // Resolved by one edit, told without anybody's action; what did not change kept its time.
+    // One edit resolves it, and the status follows by itself. Conditions that did not change keep their time.
     let since = |object: &Value| Ok::<_, anyhow::Error>(condition(object, "Accepted")?["lastTransitionTime"].clone());
     let before = since(&newer)?;
     api.apply(&tenant("cp-newer", "red", &subnet("10.92.0.0/25")).to_string())?;
@@ -189,7 +189,7 @@ pub fn tenants_become_ready_and_the_newer_one_tells_of_a_conflict_by_the_control
     delete(api, "namespace", &["cp-web", "cp-jobs"])
 }
 
-/// A half of a permission is told of until the other side agrees, for a running controller.
+/// The controller reports a one-sided peer until the other tenant lists it too.
 pub fn a_peer_resolves_once_it_is_mutual_by_the_controller(api: &Kubectl) -> Result<()> {
     let peer = |other: &str, direction: &str| json!({"peers": [{"tenant": other, "direction": direction}]});
     api.apply(&tenant("cp-a", "a", &peer("cp-b", "Egress")).to_string())?;
@@ -202,8 +202,8 @@ pub fn a_peer_resolves_once_it_is_mutual_by_the_controller(api: &Kubectl) -> Res
     delete(api, "networktenant", &["cp-a", "cp-b"])
 }
 
-/// The taint goes when the node's own agent is ready, and only the taint, for a running controller. The node is an
-/// object without anything behind it, and its agent a pod that nobody runs.
+/// The controller removes the taint, and only the taint, when the node's agent is ready. The node is a bare object, and no
+/// kubelet runs its agent's pod.
 pub fn a_node_is_freed_when_its_agent_is_ready_by_the_controller(api: &Kubectl) -> Result<()> {
     let other = json!({"key": "cp-other", "effect": "NoSchedule"});
     let taints = json!([{"key": TAINT, "effect": "NoSchedule"}, other.clone()]);
@@ -238,7 +238,7 @@ pub fn a_node_is_freed_when_its_agent_is_ready_by_the_controller(api: &Kubectl) 
     refused(patched(api, &json!({"spec": {"taints": []}})), "may only remove")?;
     refused(patched(api, &json!({"metadata": {"labels": {"x": "y"}}})), "nothing of a node but its taints")?;
     refused(patched(api, &json!({"spec": {"unschedulable": true}})), "nothing of a node but its taints")?;
-    // The node first, or the DaemonSet would make another.
+    // The node is removed first, or the DaemonSet would create another pod.
     delete(api, "node", &["cp-node"])?;
     api.run(["delete", "pod", &agent, "-n", "bulkhead-system", "--force", "--grace-period=0", "--ignore-not-found"])
         .map(drop)
@@ -276,7 +276,7 @@ fn reason(api: &Kubectl, name: &str, reason: &str) -> Result<()> {
     })
 }
 
-/// Nobody writes a status that says the same.
+/// No status is written again with the same content.
 fn stays_still(api: &Kubectl, name: &str) -> Result<()> {
     let version = || Ok::<_, anyhow::Error>(api.json(["get", "nt", name])?["metadata"]["resourceVersion"].clone());
     let before = version()?;
@@ -291,7 +291,7 @@ fn condition(object: &Value, kind: &str) -> Result<Value> {
     all.find(|condition| condition["type"] == kind).cloned().with_context(|| format!("no condition {kind}: {object}"))
 }
 
-/// Refused, and for this reason.
+/// Checks that the request is rejected for this reason.
 fn refused(result: Result<String>, reason: &str) -> Result<()> {
     match result {
         Ok(answer) => bail!("it was taken: {answer}"),

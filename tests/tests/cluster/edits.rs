@@ -15,14 +15,14 @@ use testbed::kube::world::{ClusterWorld, PORT, Pod, of_family, outside};
 use testbed::netns::Netns;
 use testbed::stream::{DatagramRecord, DatagramStream, EchoConnection, EchoRecord};
 
-/// Where datagrams fall: a port that nobody else uses.
+/// The destination port of datagrams, which no other test uses.
 const EAR: u16 = 7100;
-/// An edit must be in force within this, on a machine that does other things too.
+/// The time within which an edit must be in force, on a busy machine.
 const SOON: Duration = Duration::from_secs(2);
-/// Answers that were under way when the permission ended.
+/// Answers that may be in flight when the permission ends.
 const UNDER_WAY: Duration = Duration::from_millis(200);
 
-/// Something that an edit opens or closes.
+/// A path that an edit opens or closes.
 struct Way<'a> {
     from: &'a Pod,
     to: &'a Netns,
@@ -55,13 +55,13 @@ impl<'a> Way<'a> {
     }
 }
 
-/// When kubectl was started for an edit, and how long it took.
+/// The start time of kubectl for an edit, and its duration.
 struct Edited {
     at: Instant,
     kubectl: Duration,
 }
 
-/// Makes an edit amid traffic, and waits until whatever it changes has changed.
+/// Makes an edit under traffic and waits until it is in force.
 fn amid_traffic(edit: impl FnOnce() -> Result<()>) -> Result<Edited> {
     thread::sleep(Duration::from_millis(200));
     let at = Instant::now();
@@ -80,7 +80,7 @@ impl Edited {
         );
     }
 
-    /// Nothing came before, and soon something did.
+    /// Nothing arrived before the edit, and datagrams arrived soon after it.
     fn opened(&self, what: &str, dripped: &DatagramRecord) -> Result<()> {
         let early = dripped.arrived.iter().filter(|at| **at < self.at).count();
         ensure!(early == 0, "{what}: {early} of {} datagrams came before it was allowed", dripped.sent);
@@ -89,7 +89,7 @@ impl Edited {
         Ok(())
     }
 
-    /// The last datagram tells when, and the connection must have ended with it.
+    /// The last datagram gives the time, and the connection must have ended with it.
     fn closed(&self, what: &str, dripped: &DatagramRecord, chatted: &EchoRecord) -> Result<()> {
         ensure!(dripped.arrived.iter().any(|at| *at < self.at), "{what}: it was not open before");
         let took = dripped.last_after(self.at).unwrap_or_default();
@@ -131,7 +131,7 @@ pub fn a_subnet(site: &mut Site) -> Result<()> {
     site.check()
 }
 
-/// Two tenants agree on one direction; either half alone is nothing.
+/// Two tenants agree on one direction. One half alone opens nothing.
 pub fn peers(site: &mut Site) -> Result<()> {
     let old = site.policy.clone();
     site.policy.tenant("acme").peers.push(("globex".into(), "Egress".into()));
@@ -152,7 +152,7 @@ pub fn peers(site: &mut Site) -> Result<()> {
     site.apply_policy()
 }
 
-/// A namespace moves from one tenant to another: it finds new company and loses the old.
+/// A namespace moves to another tenant: its pods reach the new tenant and no longer the old one.
 pub fn a_namespace(site: &mut Site) -> Result<()> {
     for (name, owner) in &mut site.policy.objects.namespaces {
         if name == "acme-jobs" {
@@ -169,7 +169,7 @@ pub fn a_namespace(site: &mut Site) -> Result<()> {
     site.check()
 }
 
-/// A namespace loses its label, and with it everything.
+/// A namespace loses its label and thereby every permission.
 pub fn a_label(site: &mut Site) -> Result<()> {
     site.policy.objects.namespaces.retain(|(name, _)| name != "acme-jobs");
     let way = Way::to_pod(&site.world, ("batch", "a"), ("shop", "a"), Family::V4)?;
@@ -179,7 +179,7 @@ pub fn a_label(site: &mut Site) -> Result<()> {
     site.check()
 }
 
-/// A tenant is only watched for a while: its own packets pass, and other tenants' pods still refuse them.
+/// A tenant is in Audit mode for a while: its own packets pass, and other tenants' pods still refuse them.
 pub fn a_mode(site: &mut Site) -> Result<()> {
     site.policy.tenant("acme").audit = true;
     let way = Way::outside(&site.world, ("shop", "b"), "nobodys")?;

@@ -12,12 +12,12 @@ use testbed::kube::world::{Pod, outside};
 use testbed::kube::{Site, world};
 use testbed::probe::{Outcome, Transport, probe};
 
-/// A port that no other scenario asks at, so that what is told of it is ours.
+/// A port that no other scenario uses, so that its events belong to this one.
 const PORT: u16 = 6100;
 
 /// Pods of DaemonSets, a Deployment and a StatefulSet, on the same node and on the other, in both families.
 pub fn name_both_sides(site: &mut Site) -> Result<()> {
-    // Budgets of what came before are used up.
+    // Wait: earlier scenarios may have used up the event budgets.
     std::thread::sleep(Duration::from_secs(2));
     let pairs = [
         (("shop", "a"), ("store", "b"), Family::V4),
@@ -26,7 +26,7 @@ pub fn name_both_sides(site: &mut Site) -> Result<()> {
         (("ledger", "b"), ("batch", "a"), Family::V6),
     ];
     for ((from, node), (to, far), family) in pairs {
-        // On one bridge it ends with the question for the other's hardware address: no connection is ever tried.
+        // On one bridge the packet is the ARP request for the other pod: no connection is ever tried.
         if site.cni == Cni::Bridge && node == far {
             continue;
         }
@@ -41,7 +41,7 @@ pub fn name_both_sides(site: &mut Site) -> Result<()> {
     Ok(())
 }
 
-/// What is not a pod has no pod's name, and the reason says what is wrong with it.
+/// A destination that is no pod has no pod name, and the reason states the violation.
 pub fn name_the_reason(site: &mut Site) -> Result<()> {
     let node = world::of_family(&site.world.nodes[1].2, Family::V4).context("an address")?;
     let cases = [
@@ -65,8 +65,8 @@ pub fn name_the_reason(site: &mut Site) -> Result<()> {
     Ok(())
 }
 
-/// What a pod in no tenant sends is told where it leaves, as audited, and where it arrives, as dropped: each agent
-/// names both sides.
+/// A packet of an unassigned pod is reported as audited by the sending node and as dropped by the receiving node. Each
+/// agent names both sides.
 pub fn name_both_sides_where_it_arrives(site: &mut Site) -> Result<()> {
     site.set_unassigned(Unassigned::Audit)?;
     let (from, to) = (site.world.pod("stray", "a")?, site.world.pod("shop", "b")?);
@@ -87,14 +87,14 @@ pub fn name_both_sides_where_it_arrives(site: &mut Site) -> Result<()> {
     Ok(())
 }
 
-/// Asks what must not be answered, and returns what the agent of the prober's node tells of it.
+/// Sends a probe that must get no answer, and returns the events of the sender's node.
 fn provoked(site: &Site, from: &Pod, to: IpAddr, transport: Transport) -> Result<Value> {
     let answer = from.netns.run(|| probe(transport, None, SocketAddr::new(to, PORT)));
     ensure!(matches!(answer, Outcome::Silence | Outcome::Unreachable), "{} to {to}: {answer:?}", from.label());
     told(site, &from.node, from, to)
 }
 
-/// What a node's agent tells of it.
+/// The events of a node's agent about the probe.
 fn told(site: &Site, node: &str, from: &Pod, to: IpAddr) -> Result<Value> {
     wait("an event", Duration::from_secs(10), || {
         let ours = |event: &Value| {

@@ -15,13 +15,13 @@ use crate::nri::Stopped;
 use crate::unclaimed::Stranger;
 
 const NODE: &str = "a";
-/// Where a way out of a node ends that a guard can shut: the other node, which answers everybody.
+/// The destination beyond the uplink guard: the other node, which answers every sender.
 const OTHER: &str = "b";
-/// Where a node is asked by a pod: its kubelet's port.
+/// The node port that a pod probes: the kubelet's.
 const KUBELET: u16 = 10_250;
 
-/// A sender nobody has claimed gets nothing out of its node, agent or no agent; the node, its probes and claimed pods do.
-/// With the guard removed by hand it does, which nobody notices who would have put it back.
+/// An unclaimed sender gets nothing out of its node, with and without an agent. The node and claimed pods do. With the
+/// guard removed by hand the unclaimed sender does too, because the stopped agent cannot restore the guard.
 pub fn stand_alone(site: &mut Site) -> Result<()> {
     let nodes = site.kubectl().json(["get", "nodes"])?;
     let other = items(&nodes).find(|node| text(node, "/metadata/name").ends_with(OTHER)).context("another node")?;
@@ -37,7 +37,7 @@ pub fn stand_alone(site: &mut Site) -> Result<()> {
 
     let agent = Stopped::agent_of(site, NODE)?;
     let node = site.cluster.node(NODE)?;
-    // An address of the node's own range, to which the other node knows the way back.
+    // An address of the node's own range, to which the other node has a route.
     let IpAddr::V4(shop) = pods.address(Family::V4)? else { unreachable!("it was asked for by family") };
     let [x, y, z, _] = shop.octets();
     let _stranger = Stranger::arrive_with(node, &format!("{x}.{y}.{z}.250"))?;
@@ -64,9 +64,9 @@ pub fn stand_alone(site: &mut Site) -> Result<()> {
     site.healthy()
 }
 
-/// A pod that starts while the agent is stopped does not even reach its own node: its sockets do not speak. With the guard
-/// removed by hand they do. Once the agent goes on the pod is served like any other; pods on the node's network (agents,
-/// controllers) speak all the while.
+/// A pod that starts while the agent is stopped does not even reach its own node: the guard stops its sockets. With the
+/// guard removed by hand it does. Once the agent continues, the pod is served like any other. Host-network pods (agents,
+/// controllers) send all the time.
 pub fn stand_alone_on_control_groups(site: &mut Site) -> Result<()> {
     let count = |metric| Ok::<_, anyhow::Error>(site.agent_metrics(NODE)?.sum(metric, &[("guard", "cgroup")]));
     ensure!(count("bulkhead_guard_interfaces")? == 1.0, "no guard stands on the pods' control groups");
@@ -91,7 +91,7 @@ pub fn stand_alone_on_control_groups(site: &mut Site) -> Result<()> {
         Ok(())
     };
     remove("rm /sys/fs/bpf/bulkhead/*/cgroup/cgroup")?;
-    // The kernel lets go of a link some time after its last name.
+    // The kernel releases a link some time after its last pin is removed.
     wait("an answer without the guard", PATIENCE, || {
         ensure!(pod.reaches(node), "there is none");
         Ok(())
@@ -111,14 +111,14 @@ pub fn stand_alone_on_control_groups(site: &mut Site) -> Result<()> {
     site.healthy()
 }
 
-/// A pod that comes too early.
+/// A pod that starts before the agent.
 struct Early<'a>(&'a Site);
 
 impl<'a> Early<'a> {
     const NAMESPACE: &'static str = "acme-jobs";
     const NAME: &'static str = "early";
 
-    /// Waits until its process runs; ready it is not yet, for the kubelet gets no answer.
+    /// Waits until its process runs. The pod is not ready yet, because the kubelet's probe gets no answer.
     fn start(site: &'a Site) -> Result<Self> {
         let mut spec = pod_spec();
         spec["nodeName"] = json!(NODE);
@@ -134,7 +134,7 @@ impl<'a> Early<'a> {
         Ok(early)
     }
 
-    /// Whether a process of the pod gets a connection there.
+    /// Whether a process of the pod can connect to that address.
     fn reaches(&self, target: SocketAddr) -> bool {
         let target = target.to_string();
         let connect = ["/agnhost", "connect", "--timeout=1500ms", &target];

@@ -9,13 +9,13 @@ use testbed::host::Family;
 use testbed::kube::{Site, kernel};
 use testbed::stream::DatagramStream;
 
-/// Where datagrams fall: a port that nobody else uses.
+/// The destination port of datagrams, which no other test uses.
 const EAR: u16 = 7300;
-/// Pods are denied until they are known, and tenants are nobody's until they are applied.
+/// The longest pause of traffic: pods are denied until they are known, and unassigned until tenants are applied.
 const TOLERABLE: Duration = Duration::from_secs(15);
 
-/// Before: everybody reaches everybody, and nothing of ours is in the kernel. After: the policy holds for every pod,
-/// and each is the same container of the same pod as before.
+/// Before: every host reaches every other, and the kernel holds nothing of ours. After: the policy holds for every pod,
+/// and every container is the same as before.
 pub fn enforces(site: &mut Site) -> Result<()> {
     for node in site.cluster.nodes() {
         let traces = kernel::look(&node)?;

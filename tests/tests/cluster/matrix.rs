@@ -4,9 +4,9 @@ use anyhow::{Result, ensure};
 use testbed::kube::Site;
 use testbed::kube::question::Question;
 
-/// Everything, several times: the second time, neighbours and connections are known, and still nothing passes. The table
-/// has both answers in it for every kind of prober.
-pub fn as_the_objects_say(site: &mut Site) -> Result<()> {
+/// Probes everything several times. The second time, neighbours and connections are known, and still nothing more passes.
+/// The table contains both outcomes for every kind of sender.
+pub fn matches_the_objects(site: &mut Site) -> Result<()> {
     let asked = site.asked();
     let (open, closed): (Vec<Question>, Vec<Question>) = asked.iter().partition(|q| site.policy.allows(&site.world, q));
     println!("{} questions, of which {} should be answered", asked.len(), open.len());
@@ -22,9 +22,9 @@ pub fn as_the_objects_say(site: &mut Site) -> Result<()> {
     Ok(())
 }
 
-/// Names lead to the same answers: a process in the pod asks the cluster's DNS, then whom it named, by a Service with an
-/// address of its own and by a headless one.
-pub fn names_lead_there_too(site: &mut Site) -> Result<()> {
+/// Names give the same results: a process in the pod resolves a name through the cluster's DNS and connects to the result,
+/// for a Service with a ClusterIP and for a headless one.
+pub fn dns_names_give_the_same(site: &mut Site) -> Result<()> {
     let names = [
         ("shop.acme-web", 80, "acme"),
         ("shop-headless.acme-web", 5432, "acme"),
@@ -51,7 +51,7 @@ fn by_name(site: &Site, prober: &(&str, &str, &str), name: &(&str, u16, &str)) -
         Err(error) => {
             let text = format!("{error:#}");
             ensure!(owner != tenant && owner != "all", "{app} of {tenant} did not reach {target}: {text}");
-            // The name was found, and nobody answered there.
+            // The name was resolved, and no answer came.
             ensure!(text.contains("TIMEOUT"), "{app} to {target} failed otherwise: {text}");
         }
     }

@@ -14,13 +14,13 @@ use testbed::kube::{PATIENCE, Site};
 
 const NODE: &str = "b";
 const NAMESPACE: &str = "acme-jobs";
-/// Pods of the rush, all made at once.
+/// The number of pods that are created at once.
 const RUSH: usize = 30;
-/// A runtime goes on without a plugin that is silent for two seconds, and a pod takes about two to start.
+/// The limit for a pod's start: a runtime drops a plugin that is silent for two seconds, and a pod takes about two more.
 const SOON: Duration = Duration::from_secs(15);
 
-/// A pod's first command finds its policy in force, whatever the agent is doing; and no agent keeps a pod from
-/// starting, stopped or killed.
+/// A pod's first command finds its policy in force, whatever the agent is doing. No agent, stopped or killed, keeps a pod
+/// from starting.
 pub fn holds_new_pods(site: &mut Site) -> Result<()> {
     first_commands_are_denied_while_the_agent_is_slow(site).context("without the hold")?;
     site.set_nri(true)?;
@@ -53,7 +53,7 @@ fn first_commands_wait_for_the_agent(site: &Site) -> Result<()> {
     ensure!(!pod.began()?, "its container was started while nobody had let it go");
     agent.goes_on()?;
     ensure!(pod.succeeds()?, "its first command did not reach its own tenant");
-    // The paired denial: held or not, other tenants stay out of reach.
+    // The paired denial: other tenants stay out of reach, held or not.
     ensure!(!Job::start(site, "stranger", "store")?.succeeds()?, "another tenant's pod was reached");
     Ok(())
 }
@@ -96,7 +96,7 @@ fn a_killed_agent_stops_no_pod(site: &Site) -> Result<()> {
     signal(site, NODE, "SIGKILL")?;
     let (next, start) = (Job::start(site, "killed-1", "shop")?, Instant::now());
     for pod in [&pod, &next] {
-        // Whether the next agent is there in time is not the question.
+        // The test does not depend on when the next agent starts.
         let allowed = pod.succeeds()?;
         println!(
             "around the agent's end, {}'s first command was {}",
@@ -111,7 +111,7 @@ fn a_killed_agent_stops_no_pod(site: &Site) -> Result<()> {
     Ok(())
 }
 
-/// The runtime asks the agent.
+/// Waits until the runtime is connected to the agent.
 fn connected(site: &Site) -> Result<()> {
     wait("a connection to the runtime", PATIENCE, || {
         let connected = site.agent_metrics(NODE)?.sum("bulkhead_nri_connected", &[]);
@@ -120,7 +120,7 @@ fn connected(site: &Site) -> Result<()> {
     })
 }
 
-/// Pods held until enforced, pods held in vain, seconds of both.
+/// Pods held until enforced, pods held in vain, and the seconds of both.
 fn holds(site: &Site) -> Result<(f64, f64, f64)> {
     let metrics = site.agent_metrics(NODE)?;
     let count = |result| metrics.sum("bulkhead_nri_hold_seconds_count", &[("result", result)]);
@@ -132,7 +132,7 @@ fn signal(site: &Site, node: &str, signal: &str) -> Result<()> {
     site.signal(node, &site.agent_container(node)?, signal)
 }
 
-/// An agent that is stopped until this goes.
+/// An agent that is stopped until the value is dropped.
 pub struct Stopped<'a>(&'a Site, &'a str);
 
 impl<'a> Stopped<'a> {
@@ -143,7 +143,7 @@ impl<'a> Stopped<'a> {
         Ok(stopped)
     }
 
-    /// Lets it go on.
+    /// Lets it continue.
     pub fn goes_on(self) -> Result<()> {
         signal(self.0, self.1, "SIGCONT")
     }
@@ -156,7 +156,7 @@ impl Drop for Stopped<'_> {
     }
 }
 
-/// A pod of acme's whose first and only command is to connect to a pod on the same node. Removed with the value.
+/// A pod of acme's whose only command is to connect to a pod on the same node. Dropping the value removes it.
 struct Job<'a> {
     site: &'a Site,
     name: String,
@@ -165,7 +165,7 @@ struct Job<'a> {
 impl<'a> Job<'a> {
     fn start(site: &'a Site, name: &str, to: &str) -> Result<Self> {
         let job = Self { site, name: format!("first-{name}") };
-        // A second attempt of the kernel's comes after a second: too late to be taken for the first.
+        // The kernel retries a SYN after one second, too late to be mistaken for the first.
         let target = format!("{}:{PORT}", site.world.pod(to, NODE)?.address(Family::V4)?);
         let command = json!(["/agnhost", "connect", "--timeout=600ms", target]);
         let container = json!({"name": "main", "image": AGNHOST, "imagePullPolicy": "Never", "command": command});
@@ -180,13 +180,13 @@ impl<'a> Job<'a> {
         self.site.kubectl().json(["get", "pod", "-n", NAMESPACE, &self.name])
     }
 
-    /// Waits until the network plugins are done with it.
+    /// Waits until the network plugins have finished.
     fn has_a_network(&self) -> Result<()> {
         let uid = text(&self.object()?, "/metadata/uid");
         let folder = self.site.cluster.node(NODE)?.path("/var/lib/cni/results")?;
         wait("the pod's network", SOON, || {
             for file in std::fs::read_dir(&folder)? {
-                // It may be gone again.
+                // The interface may be gone already.
                 if std::fs::read_to_string(file?.path()).is_ok_and(|text| text.contains(&uid) && text.contains("eth0"))
                 {
                     return Ok(());

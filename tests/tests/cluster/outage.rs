@@ -14,18 +14,18 @@ use testbed::stream::{DatagramStream, EchoConnection};
 
 use super::edits;
 
-/// Where datagrams fall: a port that nobody else uses.
+/// The destination port of datagrams, which no other test uses.
 const EAR: u16 = 7400;
 const NODES: [&str; 2] = ["a", "b"];
-/// How long a kubelet may take to start an agent again.
+/// The time that a kubelet may take to restart an agent.
 const RETURN: Duration = Duration::from_secs(20);
-/// How long each state of affairs is looked at.
+/// The time that each state is observed.
 const WHILE: Duration = Duration::from_secs(3);
-/// A pause of a connection that nobody would notice.
+/// The longest accepted pause of a connection.
 const TOLERABLE: Duration = Duration::from_millis(500);
 
-/// What goes on meanwhile: a connection of a tenant's own between the nodes, and datagrams of one tenant to a pod and to a
-/// database of another.
+/// The traffic meanwhile: a connection within a tenant between the nodes, and denied datagrams to a pod and a database of
+/// another tenant.
 struct Traffic {
     connection: EchoConnection,
     streams: Vec<(&'static str, DatagramStream)>,
@@ -66,8 +66,8 @@ impl Traffic {
     }
 }
 
-/// The API server goes, or hangs, then the agents are killed and start without it; nothing changes but what an edit says
-/// once it is back.
+/// The API server ends or hangs, then the agents are killed and start without it. Nothing changes until it is back and an
+/// edit arrives.
 pub fn without_an_api_server(site: &mut Site) -> Result<()> {
     outage(site, "gone", Cluster::stop_api_server, Cluster::start_api_server).context("gone")?;
     outage(site, "frozen", Cluster::freeze_api_server, Cluster::thaw_api_server).context("frozen")?;
@@ -105,7 +105,7 @@ fn meanwhile(site: &Site, agents: &[(&str, String)]) -> Result<()> {
     as_ever(site).context("without an API server and agents")?;
     let start = Instant::now();
     for node in NODES {
-        // A kubelet that has forgotten the ConfigMap cannot start an agent without an API server: then there is none.
+        // A kubelet without a cached ConfigMap cannot start an agent without an API server.
         let returns = || site.agent_page(node, "/readyz").map(|(status, _)| status);
         let status = wait("the next agent", RETURN.saturating_sub(start.elapsed()), returns).ok();
         ensure!(status != Some(200), "without an API server, the agent on {node} says that it is ready");
@@ -116,7 +116,7 @@ fn meanwhile(site: &Site, agents: &[(&str, String)]) -> Result<()> {
     Ok(())
 }
 
-/// New connections find what old ones do.
+/// Checks that new connections behave like the existing ones.
 fn as_ever(site: &Site) -> Result<()> {
     let world = &site.world;
     let asked = |from: &Pod, to: &Pod| -> Result<Outcome> {

@@ -20,19 +20,19 @@ use testbed::netns::Netns;
 const NAMESPACE: &str = "acme-web";
 /// Where a Service without a selector leads, whatever its ends are.
 const EAR: u16 = 7200;
-/// Between two datagrams.
+/// The interval between two datagrams.
 const PACE: Duration = Duration::from_millis(2);
-/// How long ends stay as they are: kube-proxy writes once a second.
+/// The time between two edits of the endpoints: kube-proxy writes once a second.
 const STAY: Duration = Duration::from_millis(1700);
-/// How often the ends are foreign.
+/// The number of times that the endpoints are foreign.
 const ROUNDS: usize = 4;
-/// An address in a subnet of acme's at which nobody is: its pods may send there, and the Service claims it.
+/// An unused address in a subnet of acme's. Its pods may send there, and the Service names it as an external address.
 const EXTERNAL: &str = "10.41.0.99";
-/// What is sent to the Service's own address, and to that one.
+/// The payloads for the Service's own address and for that one.
 const WORDS: [&[u8; 3]; 2] = [b"own", b"ext"];
 
-/// Datagrams to a Service never come out at another tenant's database or pod, whatever its ends were or will be.
-pub fn lead_nowhere_else(site: &mut Site) -> Result<()> {
+/// Datagrams to a Service never arrive at another tenant's database or pod, whatever its endpoints were or will be.
+pub fn reach_nothing_else(site: &mut Site) -> Result<()> {
     let own = site.world.pod("shop", "b")?;
     let own_ear = Ear::open("own pod", &own.netns, own.address(Family::V4)?)?;
     let mut foreign = vec![Ear::open("another tenant's database", &site.world.outside, outside("globex-db")?)?];
@@ -51,7 +51,7 @@ pub fn lead_nowhere_else(site: &mut Site) -> Result<()> {
         prober.join().expect("the prober does not panic")??;
         outcome
     })?;
-    // How many the nodes did translate to where they may not go, and somebody stopped there.
+    // The number of datagrams that the nodes translated to a forbidden destination and a guard or receiver dropped.
     let metrics = site.agent_metrics("a")?;
     let stopped = metrics.sum("bulkhead_guard_drop_packets_total", &[("reason", "cross_tenant")]);
     println!("{stopped} datagrams were stopped on the way out of the node");
@@ -78,14 +78,14 @@ fn to_and_fro(service: &Service<'_>, own: &Ear, foreign: &[Ear]) -> Result<()> {
     Ok(())
 }
 
-/// Asks until `stop`: by one socket, which the node goes on translating as it began, and by a new one each time.
+/// Sends until `stop`: from one socket, whose translation conntrack keeps, and from a new socket each time.
 fn ask(targets: [SocketAddr; 2], stop: &AtomicBool) -> Result<()> {
     let bind = || UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0));
     let lasting = bind()?;
     while !stop.load(Ordering::Relaxed) {
         for socket in [&lasting, &bind()?] {
             for (target, word) in targets.iter().zip(WORDS) {
-                // Refused or not, the next may pass.
+                // The next datagram may pass, whether this one was refused or not.
                 let _ = socket.send_to(word, target);
             }
         }
@@ -94,7 +94,7 @@ fn ask(targets: [SocketAddr; 2], stop: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// A socket that listens.
+/// A listening socket.
 struct Ear {
     name: String,
     address: IpAddr,
@@ -108,7 +108,7 @@ impl Ear {
         Ok(Self { name: name.to_owned(), address, socket })
     }
 
-    /// Datagrams of either kind that came since the last question.
+    /// The datagrams of each kind that arrived since the last call.
     fn heard(&self) -> [usize; 2] {
         let mut heard = [0; 2];
         let mut buffer = [0; 64];
@@ -120,7 +120,7 @@ impl Ear {
         heard
     }
 
-    /// The control: what is the tenant's own is reached by the same two names.
+    /// The control: the tenant's own destinations are reached through the same two addresses.
     fn hears_both(&self, when: &str) -> Result<()> {
         self.heard();
         let mut heard = [0; 2];
@@ -133,7 +133,7 @@ impl Ear {
     }
 }
 
-/// A Service without a selector, removed with the value.
+/// A Service without a selector. Dropping the value removes it.
 struct Service<'a> {
     site: &'a Site,
     address: IpAddr,
@@ -150,7 +150,7 @@ impl<'a> Service<'a> {
         Ok(Self { site, address })
     }
 
-    /// Writes its ends, as whoever may write EndpointSlices can.
+    /// Writes its endpoints, as every writer of EndpointSlices can.
     fn lead_to(&self, ends: &[IpAddr]) -> Result<()> {
         let endpoints: Vec<_> =
             ends.iter().map(|end| json!({"addresses": [end], "conditions": {"ready": true}})).collect();

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use testbed::kube::Site;
 use testbed::kube::expect::Unassigned;
 
-/// Isolate is what the others found; then Audit, then Allow, and back.
+/// Isolate is the setting of the other scenarios. This one sets Audit, then Allow, and back.
 pub fn each_setting(site: &mut Site) -> Result<()> {
     let before = site.readiness()?;
     for unassigned in [Unassigned::Audit, Unassigned::Allow, Unassigned::Isolate] {

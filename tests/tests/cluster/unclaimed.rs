@@ -11,7 +11,7 @@ use testbed::kube::world::{PORT, Pod};
 use testbed::netns::{self, Netns};
 use testbed::probe::{Outcome, Transport, probe};
 
-/// A namespace with a name on the node, as network plugins make them, and a wire to it.
+/// A named network namespace on the node, as network plugins make them, and a veth pair to it.
 fn named(address: &str) -> String {
     format!(
         "ip netns add stranger
@@ -27,16 +27,16 @@ ip netns exec stranger sh -c 'echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_
     )
 }
 
-/// The same wire to a namespace that has no name there: something of the node's own.
+/// The same veth pair to an unnamed namespace, which counts as the node's own.
 const UNNAMED: &str = "addr add 10.99.2.1/30 dev wire2
 link set wire2 up";
 
-/// What looks like a pod and is none is denied for as long as it is there; the node's own links are left alone.
+/// An interface that looks like a pod's but is none is denied while it exists. The node's own links are left alone.
 pub fn are_denied(site: &mut Site) -> Result<()> {
     let node = site.cluster.node("a")?;
     let shop = site.world.pod("shop", "a")?;
     let name = format!("bh-{}-own", site.cluster.id());
-    // A run that was killed may have left it.
+    // A killed run may have left it.
     netns::remove(&name);
     let own = Netns::create(&name)?;
     let path = node.netns();
@@ -72,11 +72,11 @@ fn asked(from: &Netns, to: &Pod, transport: Transport) -> Result<Outcome> {
     Ok(from.run(|| probe(transport, None, target)))
 }
 
-/// Leaves again when the value is dropped.
+/// Dropping the value removes it.
 pub struct Stranger<'a>(Node<'a>);
 
 impl<'a> Stranger<'a> {
-    /// Makes it, with this address.
+    /// Creates it with this address.
     pub fn arrive_with(node: Node<'a>, address: &str) -> Result<Self> {
         let stranger = Self(node);
         stranger.run(&named(address))?;

@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use cluster::wait;
 use testbed::kube::{SYSTEM, Site, deploy, kernel};
 
-/// Deleting the agents opens nothing; the clean-up leaves no program, map, filter or pin on a node; what remains is a
-/// cluster where everybody reaches everybody, and no pod was restarted.
+/// Deleting the agents opens nothing. The cleanup leaves no program, map, filter or pin on a node. Afterwards every host
+/// reaches every other, and no pod was restarted.
 pub fn restores(site: &mut Site) -> Result<()> {
     let before = site.restarts()?;
     let nodes = site.cluster.nodes();

@@ -22,11 +22,11 @@ use policy::model::guards::Guards;
 use testbed::netns::Netns;
 use testbed::scope::Scope;
 
-/// How the speaker is told its group and what it shall find.
+/// The environment of the child process: its cgroup and the expected result.
 const GROUP: &str = "BULKHEAD_TEST_GROUP";
 const REFUSED: &str = "BULKHEAD_TEST_REFUSED";
 
-/// Groups as a kubelet makes them, below one of our own, as deep as where the node is a container.
+/// Cgroups as a kubelet creates them, below one of our own, as deep as on a node that is a container.
 struct Groups {
     root: PathBuf,
 }
@@ -49,14 +49,14 @@ impl Groups {
         self.root.join("kubepods").display().to_string()
     }
 
-    /// The guard with the pods' groups claimed that are named.
+    /// The guard with the named cgroups claimed.
     fn guard(&self, claimed: &[&str]) -> Guards {
         let id = |group: &&str| fs::metadata(self.root.join(group)).expect("it is there").ino();
         let pods = CgroupGuardState { parent: Some(self.parent()), claimed: claimed.iter().map(id).collect() };
         Guards { pods: Some(pods), ..Guards::default() }
     }
 
-    /// Whether a process in a group, in a namespace, is refused, or else speaks.
+    /// Checks whether a process in a cgroup and a network namespace is refused.
     fn is(&self, refused: bool, netns: &Netns, group: &str) {
         let mut command = Command::new(env::current_exe().expect("this test"));
         command.args(["--exact", "--ignored", "--nocapture", "groups::sender_child_process"]);
@@ -77,7 +77,7 @@ impl Drop for Groups {
             let below: Vec<PathBuf> = below.filter(|path| path.is_dir()).collect();
             folders.extend(below);
         }
-        // A group is busy for a moment after its last process.
+        // A cgroup is busy for a moment after its last process has ended.
         folders.iter().rev().for_each(|folder| {
             let _ = (0..50).find(|_| {
                 let removed = fs::remove_dir(folder);
@@ -97,13 +97,13 @@ fn sender_child_process() {
     fs::write(group.join("cgroup.procs"), process::id().to_string()).expect("it may join");
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
-    // Refused or not, the sender is told that it was sent: it is lost as on a wire.
+    // `send` succeeds even if the guard refuses the packet: the packet is lost as in the network.
     socket.send_to(b"x", socket.local_addr().expect("an address")).expect("it is sent");
     let refused = socket.recv(&mut [0; 1]).is_err();
     assert_eq!(refused.to_string(), env::var(REFUSED).expect("what it shall find"));
 }
 
-/// Brings the guards to this on the node; every failure is one.
+/// Synchronises the guards on the node and checks that nothing failed.
 fn bring(node: &Netns, kernel: &mut Kernel, guards: &Guards) {
     let failed = node.run(|| kernel.sync_guards(guards, Recheck::Kernel));
     assert!(failed.is_empty(), "{failed:?}");
@@ -111,7 +111,7 @@ fn bring(node: &Netns, kernel: &mut Kernel, guards: &Guards) {
 
 #[test]
 #[ignore = "needs root: cargo xtask test netns"]
-fn sockets_of_pods_speak_once_claimed_agent_or_no_agent() {
+fn sockets_of_pods_send_once_claimed_with_and_without_an_agent() {
     let scope = Scope::new().expect("a scope");
     let groups = Groups::new(&scope);
     let [node, pod] = ["node", "pod"].map(|name| scope.netns(name).expect("a namespace"));
@@ -140,7 +140,7 @@ fn sockets_of_pods_speak_once_claimed_agent_or_no_agent() {
     let counted = dropped.get(&Guard::Cgroup.index(DropReason::NotReady), 0).expect("a counter");
     assert_eq!(counted.iter().map(|cpu| cpu.packets).sum::<u64>(), 4);
 
-    // No agent, then the next one, which adopts what stands and takes it away when told so.
+    // First no agent, then the next one, which adopts the guard and removes it when it is switched off.
     drop((kernel, dropped));
     groups.is(true, &pod, BURSTABLE);
     groups.is(false, &pod, GUARANTEED);
@@ -166,7 +166,7 @@ fn sockets_of_pods_speak_once_claimed_agent_or_no_agent() {
 
 #[test]
 #[ignore = "needs root: cargo xtask test netns"]
-fn a_group_that_is_gone_is_told_and_guards_nobody() {
+fn a_missing_cgroup_is_reported_and_guards_no_pod() {
     let scope = Scope::new().expect("a scope");
     let groups = Groups::new(&scope);
     let pod = scope.netns("pod").expect("a namespace");

@@ -20,10 +20,10 @@ use testbed::world::{Layout, World};
 
 /// The pod that no endpoint names.
 const STRANGER: Host = Host::GlobexWeb;
-/// How long the agent may take to notice something.
+/// The time within which the agent must notice a change.
 const SOON: Duration = Duration::from_secs(3);
 
-/// An agent on a configuration that leaves out the stranger; `guarded` says whether it guards.
+/// An agent whose configuration omits one pod; `guarded` says whether its guards are on.
 fn agent(world: &World, guarded: bool) -> Agent {
     let mut config = world.config();
     config.endpoints.retain(|endpoint| endpoint.name != STRANGER.name());
@@ -35,7 +35,7 @@ fn agent(world: &World, guarded: bool) -> Agent {
     agent
 }
 
-/// Datagrams of the stranger that get out of the node within a moment, by family.
+/// Datagrams of the unclaimed pod that leave the node, by family.
 fn drips_out(world: &World) -> [usize; 2] {
     let streams =
         Family::ALL.map(|family| DatagramStream::start(world, STRANGER, Host::Internet, family).expect("a stream"));
@@ -47,18 +47,18 @@ fn drips_out(world: &World) -> [usize; 2] {
     })
 }
 
-/// Raw frames of the stranger that get out of the node, sent both ways there are, under the source
-/// addresses of `spoken_for`.
-fn frames_out(world: &World, spoken_for: Host, marker: &'static str) -> usize {
+/// Raw frames of the unclaimed pod that leave the node, sent both by packet socket and by ring, under the source addresses
+/// of `claimed_addresses`.
+fn frames_out(world: &World, claimed_addresses: Host, marker: &'static str) -> usize {
     let (own, gateway) = STRANGER.macs();
     let next_hop = if world.layout == Layout::Routed { gateway } else { [0x02, 0xfe, 0, 0, 1, 1] };
     let payload = || Payload::udp(40000, Host::Internet.port());
     let frames = [
-        Frame::v4(Host::Internet.v4(), payload()).ip(|ip| ip.source = spoken_for.v4()),
-        Frame::v6(Host::Internet.v6(), payload()).ip6(|ip| ip.source = spoken_for.v6()),
+        Frame::v4(Host::Internet.v4(), payload()).ip(|ip| ip.source = claimed_addresses.v4()),
+        Frame::v6(Host::Internet.v6(), payload()).ip6(|ip| ip.source = claimed_addresses.v6()),
     ];
     let frames = frames.map(|frame| frame.with(|f| (f.from, f.to) = (own, next_hop)).build(marker.as_bytes()));
-    // Servers answer, and errors about their answers quote the marker: only UDP that goes there counts.
+    // Servers answer, and ICMP errors about their answers quote the marker. Only UDP to the destination counts.
     let holds = move |bytes: &[u8]| {
         let (v4, v6) = (Host::Internet.v4().octets(), Host::Internet.v6().octets());
         let goes_v4 = bytes.get(30..34) == Some(&v4[..]) && bytes[23] == 17;
@@ -71,18 +71,18 @@ fn frames_out(world: &World, spoken_for: Host, marker: &'static str) -> usize {
     capture.stop().len()
 }
 
-fn assert_shut_to_the_stranger(world: &World, when: &'static str) {
+fn assert_closed_to_the_unclaimed(world: &World, when: &'static str) {
     let layout = world.layout;
     assert_eq!(drips_out(world), [0, 0], "{layout:?} {when}");
     assert_eq!(frames_out(world, STRANGER, when), 0, "{layout:?} {when}");
-    // An address of its own choice is no way out.
+    // A self-assigned address does not help.
     assert_eq!(frames_out(world, Host::Internet, when), 0, "{layout:?} {when}");
     let tcp = Cell { from: STRANGER, to: Host::GlobexDb, family: Family::V4, transport: Transport::Tcp };
     assert_eq!(probe_in(world, tcp), Outcome::Silence, "{layout:?} {when}");
 }
 
-/// What must go on: claimed pods, and the node, which sends and forwards.
-fn assert_open_to_the_rest(world: &World, when: &str) {
+/// What must continue: claimed pods, and the node, which sends and forwards.
+fn assert_open_to_the_others(world: &World, when: &str) {
     for (from, to) in [(Host::Dns, Host::Internet), (Host::AcmeWeb, Host::AcmeFar), (Host::Node, Host::Internet)] {
         for (family, transport) in
             [(Family::V4, Transport::Udp), (Family::V6, Transport::Tcp), (Family::V4, Transport::Icmp)]
@@ -91,24 +91,24 @@ fn assert_open_to_the_rest(world: &World, when: &str) {
             assert_eq!(probe_in(world, cell), Outcome::Answered, "{:?} {when}: {cell:?}", world.layout);
         }
     }
-    // From outside to a pod: in by the uplink, and the answer out by it.
+    // From outside to a pod: in through the uplink, and the answer out through it.
     let probe = Cell { from: Host::AcmeFar, to: Host::AcmeWeb, family: Family::V4, transport: Transport::Tcp };
     assert_eq!(probe_in(world, probe), Outcome::Answered, "{:?} {when}: {probe:?}", world.layout);
 }
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn only_claimed_pods_and_the_node_itself_send_out_of_the_node_agent_or_no_agent() {
+fn only_claimed_pods_and_the_node_itself_send_out_of_the_node_with_and_without_an_agent() {
     for layout in [Layout::Routed, Layout::Bridged] {
         let world = World::new(layout).expect("a world");
-        // The control: without the guard the stranger's interface, which nobody names, is left alone.
+        // The control: without the guard the unclaimed pod's interface is left alone.
         drop(agent(&world, false));
         assert!(drips_out(&world).iter().all(|arrived| *arrived > 50), "{layout:?}");
         assert_eq!(frames_out(&world, STRANGER, "before"), 4, "{layout:?}");
 
         let mut agent = agent(&world, true);
-        assert_shut_to_the_stranger(&world, "guarded");
-        assert_open_to_the_rest(&world, "guarded");
+        assert_closed_to_the_unclaimed(&world, "guarded");
+        assert_open_to_the_others(&world, "guarded");
         let guard = if layout == Layout::Routed { "uplink" } else { "bridge" };
         let drops = |agent: &Agent| {
             agent.metrics().expect("metrics").sum("bulkhead_guard_drop_packets_total", &[("guard", guard)])
@@ -118,12 +118,12 @@ fn only_claimed_pods_and_the_node_itself_send_out_of_the_node_agent_or_no_agent(
 
         let connection = EchoConnection::start(&world, Host::AcmeWeb, Host::AcmeDb, Family::V4).expect("a connection");
         agent.kill();
-        assert_shut_to_the_stranger(&world, "killed");
-        assert_open_to_the_rest(&world, "killed");
+        assert_closed_to_the_unclaimed(&world, "killed");
+        assert_open_to_the_others(&world, "killed");
         agent.start_again().expect("it starts again");
         agent.wait_ready(Duration::from_secs(60)).expect("it gets ready again");
-        assert_shut_to_the_stranger(&world, "back");
-        assert_open_to_the_rest(&world, "back");
+        assert_closed_to_the_unclaimed(&world, "back");
+        assert_open_to_the_others(&world, "back");
         assert!(drops(&agent) > before, "what was dropped meanwhile is counted");
         let connection = connection.stop();
         assert!(
@@ -157,13 +157,13 @@ fn a_pod_that_appears_while_no_agent_runs_sends_nothing_out_until_it_is_claimed(
     }
 }
 
-/// Gives the node's packet filter commands.
+/// Runs nftables commands on the node.
 fn rule(world: &World, commands: &str) {
     let nft = world.node.start(std::process::Command::new("nft").arg(commands)).expect("nft runs").wait();
     assert!(nft.expect("it ends").success());
 }
 
-/// Has the node translate addresses: rules of the chains `in` and `out` of the table `nat`.
+/// Makes the node translate addresses: rules for the chains `in` and `out` of the table `nat`.
 fn translate(world: &World, rules: &str) {
     let chains = "add table ip nat; add chain ip nat in { type nat hook prerouting priority dstnat; }; \
                   add chain ip nat out { type nat hook postrouting priority srcnat; }; ";
@@ -172,7 +172,7 @@ fn translate(world: &World, rules: &str) {
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn a_source_that_the_node_translates_hides_nobody() {
+fn source_nat_hides_no_sender() {
     let world = World::new(Layout::Routed).expect("a world");
     translate(&world, "add rule ip nat out oifname uplink masquerade");
     let masked = |from: Host, marker: &'static str| {
@@ -194,13 +194,13 @@ fn a_source_that_the_node_translates_hides_nobody() {
     assert_eq!((masked(STRANGER, "stranger"), masked(Host::Dns, "claimed")), (0, 1));
 }
 
-/// Ports of a friend's address that the node leads elsewhere.
+/// Ports of an allowed pod's address that the node translates to other destinations.
 const TO_FOREIGN_DATABASE: u16 = 6000;
 const TO_OWN_DATABASE: u16 = 6001;
 const TO_FOREIGN_POD: u16 = 6002;
 
-/// As kube-proxy does with addresses that somebody calls a Service's; to the pod under the node's own address.
-fn lead_elsewhere(world: &World) {
+/// Translates as kube-proxy does for external addresses of Services, with the node's address as the source.
+fn translate_destinations(world: &World) {
     let friend = Host::AcmeFar.v4();
     let lead = |port: u16, to: Host| {
         let target = SocketAddr::new(to.address(Family::V4), to.port());
@@ -215,15 +215,15 @@ fn lead_elsewhere(world: &World) {
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn what_the_node_leads_elsewhere_is_judged_by_where_it_goes() {
+fn translated_packets_are_checked_at_their_final_destination() {
     for layout in [Layout::Routed, Layout::Bridged] {
         let world = World::new(layout).expect("a world");
-        lead_elsewhere(&world);
+        translate_destinations(&world);
         let asks = |from: Host, port: u16| {
             let target = SocketAddr::new(Host::AcmeFar.address(Family::V4), port);
             world.netns(from).run(|| probe(Transport::Tcp, Some(from.address(Family::V4)), target))
         };
-        // The control: without the guard nobody sees where it goes.
+        // The control: without the guard the translated packets arrive.
         let unguarded = agent(&world, false);
         assert_eq!(asks(Host::AcmeWeb, TO_FOREIGN_DATABASE), Outcome::Answered, "{layout:?}");
         drop(unguarded);
@@ -233,7 +233,7 @@ fn what_the_node_leads_elsewhere_is_judged_by_where_it_goes() {
         let drops = guarded.metrics().expect("metrics");
         let reason = [("guard", "uplink"), ("reason", "cross_tenant")];
         assert!(drops.sum("bulkhead_guard_drop_packets_total", &reason) > 0.0, "{layout:?}");
-        // The receiver knows the sender under whatever address: what a Shared tenant's pod may ask, acme's may not.
+        // The receiver knows the sender despite source NAT: a Shared tenant's pod may connect, acme's may not.
         assert_eq!(asks(Host::Dns, TO_FOREIGN_POD), Outcome::Answered, "{layout:?}");
         assert_eq!(asks(Host::AcmeWeb, TO_FOREIGN_POD), Outcome::Silence, "{layout:?}");
     }
@@ -262,7 +262,7 @@ fn guards_are_shown_survive_and_are_removed_by_cleanup() {
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn an_agent_that_is_told_so_takes_the_guards_away() {
+fn an_agent_with_guards_switched_off_removes_them() {
     let world = World::new(Layout::Routed).expect("a world");
     drop(agent(&world, true));
     assert_eq!(drips_out(&world), [0, 0]);
@@ -270,11 +270,11 @@ fn an_agent_that_is_told_so_takes_the_guards_away() {
     unguarded.wait(SOON, "unguarded", || drips_out(&world).iter().all(|arrived| *arrived > 50)).expect("it lets go");
 }
 
-/// Where answers to Internet's ports are led, as by a node whose own memory of the connection is gone.
+/// The destinations of translated replies, as on a node whose conntrack entry has expired.
 const LED_TO_FOREIGN_DATABASE: u16 = 7600;
 const LED_TO_OWN_DATABASE: u16 = 7601;
 
-fn lead_answers(world: &World) {
+fn translate_replies(world: &World) {
     let lead = |port: u16, to: Host| {
         let (client, to) = (Host::Internet.v4(), to.v4());
         format!("add rule ip raw in iifname != uplink ip daddr {client} udp dport {port} ip daddr set {to}; ")
@@ -285,7 +285,8 @@ fn lead_answers(world: &World) {
     rule(world, &rules);
 }
 
-/// Somebody outside asks acme's pod from a port, and it answers; how many answers come out of the node where they are led.
+/// An outside host sends to acme's pod from a port, and the pod answers. Returns the answers that arrive at the translated
+/// destination.
 fn answers_at(world: &World, port: u16, end: Host) -> usize {
     let pod = world.netns(Host::AcmeWeb).run(|| UdpSocket::bind((Host::AcmeWeb.v4(), 7602))).expect("a socket");
     let client = world.outside().run(|| UdpSocket::bind((Host::Internet.v4(), port))).expect("a socket");
@@ -304,9 +305,9 @@ fn answers_at(world: &World, port: u16, end: Host) -> usize {
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn an_answer_is_led_to_no_other_tenant() {
+fn a_translated_reply_reaches_no_other_tenant() {
     let world = World::new(Layout::Routed).expect("a world");
-    lead_answers(&world);
+    translate_replies(&world);
     drop(agent(&world, false));
     assert_eq!(answers_at(&world, LED_TO_FOREIGN_DATABASE, Host::GlobexDb), 5, "the control: without the guard");
     let agent = agent(&world, true);
@@ -317,18 +318,18 @@ fn an_answer_is_led_to_no_other_tenant() {
     assert!(dropped >= 5.0, "{dropped}");
 }
 
-/// Frames of acme's pod to its own database whose destination the kernel is asked to change to globex's while it finishes
-/// a checksum, on the way out of the node; how many arrived there.
-fn written_over(world: &World) -> usize {
+/// Frames of acme's pod to its own database, with a deferred checksum that would overwrite the destination with globex's
+/// database when the kernel completes it. Returns the frames that arrived there.
+fn overwritten(world: &World) -> usize {
     let (own, theirs) = (Host::AcmeDb.v6().octets(), Host::GlobexDb.v6().octets());
-    // Where the two differ: one word of the destination, in an IPv6 header behind the Ethernet header.
+    // The offset of the word in which the two destinations differ.
     let word = (0..8).find(|at| own[at * 2..at * 2 + 2] != theirs[at * 2..at * 2 + 2]).expect("they differ");
     let start = 14 + 24 + 2 * word;
     let (mac, gateway) = Host::AcmeWeb.macs();
     let frame = Frame::v6(Host::AcmeDb.v6(), Payload::tcp(Host::AcmeDb.port(), 2));
     let frame = frame.ip6(|ip| ip.source = Host::AcmeWeb.v6()).with(|f| (f.from, f.to) = (mac, gateway));
     let mut frame = frame.build(b"\0\0written over");
-    // What is written is the complement of the sum of all words from there on: the first of the payload makes it fit.
+    // The kernel writes the complement of the sum of all words from there on. The first payload word adjusts it.
     let words = |bytes: &[u8]| -> u32 {
         bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum()
     };
@@ -348,15 +349,15 @@ fn written_over(world: &World) -> usize {
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn a_checksum_that_is_finished_later_changes_no_address() {
+fn a_deferred_checksum_changes_no_address() {
     let world = World::new(Layout::Routed).expect("a world");
     raw::finish_checksums(&world.node, "uplink").expect("a setting of the interface");
     drop(agent(&world, false));
-    assert_eq!(written_over(&world), 5, "the control: without the guard");
+    assert_eq!(overwritten(&world), 5, "the control: without the guard");
     let agent = agent(&world, true);
-    assert_eq!(written_over(&world), 0);
+    assert_eq!(overwritten(&world), 0);
     let dropped =
         agent.metrics().expect("metrics").sum("bulkhead_guard_drop_packets_total", &[("reason", "malformed")]);
     assert!(dropped >= 5.0, "{dropped}");
-    assert_open_to_the_rest(&world, "whose checksums are finished later, too");
+    assert_open_to_the_others(&world, "whose checksums are finished later, too");
 }

@@ -12,7 +12,7 @@ use testbed::world::{Layout, World};
 
 use crate::DROPS;
 
-/// A UDP frame from a pod, as its own kernel would send it to another pod of this node.
+/// A UDP frame as the pod's kernel would send it to another pod of this node.
 fn frame(world: &World, from: Host, to: Host, family: Family) -> Frame {
     let (own, gateway) = from.macs();
     let payload = Payload::udp(40000, to.port());
@@ -29,14 +29,14 @@ fn pretend(frame: Frame, source: Host) -> Frame {
     frame.ip(|ip| ip.source = source.v4()).ip6(|ip| ip.source = source.v6())
 }
 
-/// Sends frames from a pod, both ways there are, and counts those with this marker that arrive.
+/// Sends frames from a pod by packet socket and by ring, and counts those with this marker that arrive.
 fn arrivals(world: &World, from: Host, to: Host, frames: &[Frame], marker: &'static str) -> usize {
     let holds = move |bytes: &[u8]| bytes.windows(marker.len()).any(|window| window == marker.as_bytes());
     let capture = Capture::start(world.netns(to), holds).expect("a capture");
     let bytes: Vec<Vec<u8>> = frames.iter().map(|frame| frame.build(marker.as_bytes())).collect();
     raw::send_frames(world.netns(from), "eth0", &bytes).expect("frames are sent");
     raw::send_through_ring(world.netns(from), "eth0", &bytes).expect("a ring of frames is sent");
-    // Servers answer, and errors about their answers quote the marker: only UDP that comes counts.
+    // Servers answer, and ICMP errors about their answers quote the marker. Only UDP to the destination counts.
     let came = |bytes: &Vec<u8>| bytes[..6] == to.macs().0 && (bytes[23] == 17 || bytes[20] == 17);
     capture.stop().iter().filter(|bytes| came(bytes)).count()
 }
@@ -57,7 +57,7 @@ fn raw_frames_with_a_header_in_linear_memory_are_judged_like_any_other() {
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn a_pod_speaks_for_nobody_but_itself() {
+fn a_pod_cannot_spoof_another() {
     for layout in [Layout::Routed, Layout::Bridged] {
         let world = World::new(layout).expect("a world");
         let own = Family::ALL.map(|family| frame(&world, Host::AcmeWeb, Host::Dns, family));

@@ -20,7 +20,7 @@ const DROPS: &str = "bulkhead_drop_packets_total";
 fn tenants_are_kept_apart_in_both_layouts_and_families() {
     for layout in [Layout::Routed, Layout::Bridged] {
         let world = World::new(layout).expect("a world");
-        // The control: whatever does not pass later, the agent has stopped.
+        // The control: without an agent everything passes.
         assert_matrix(&world, |_| true);
         let agent = Agent::ready(&world).expect("an agent");
         assert_matrix(&world, allowed);
@@ -36,7 +36,7 @@ fn tenants_are_kept_apart_in_both_layouts_and_families() {
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn the_gateway_gives_a_way_and_not_a_service() {
+fn the_gateway_forwards_and_offers_no_service() {
     let world = World::new(Layout::Bridged).expect("a world");
     let gateways = [IpAddr::V4(BRIDGED_GATEWAYS.0), IpAddr::V6(BRIDGED_GATEWAYS.1)];
     let asked = |transport| {
@@ -57,7 +57,7 @@ fn the_gateway_gives_a_way_and_not_a_service() {
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn a_flood_is_counted_to_the_packet_and_told_in_few_words() {
+fn a_flood_is_counted_exactly_and_reported_in_few_events() {
     const COUNT: u64 = 20_000;
     let world = World::new(Layout::Routed).expect("a world");
     let agent = Agent::ready(&world).expect("an agent");
@@ -68,7 +68,7 @@ fn a_flood_is_counted_to_the_packet_and_told_in_few_words() {
         for index in 0..COUNT {
             socket.send(&index.to_be_bytes()).expect("it is taken");
             if index % 200 == 0 {
-                // A veth's queue holds a thousand packets; what it loses is not ours to count.
+                // A veth's queue holds a thousand packets. What the queue loses is not counted by the agent.
                 thread::sleep(Duration::from_micros(500));
             }
         }
@@ -139,7 +139,7 @@ fn an_event_names_both_pods_and_both_tenants() {
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn audit_lets_pass_and_tells_and_does_not_open_other_tenants_doors() {
+fn audit_mode_passes_and_reports_and_opens_no_other_tenant() {
     let world = World::new(Layout::Routed).expect("a world");
     let mut config = world.config();
     config.tenant("acme").audit = true;
@@ -149,7 +149,7 @@ fn audit_lets_pass_and_tells_and_does_not_open_other_tenants_doors() {
     let ask = |from, to| probe_in(&world, Cell { from, to, family: Family::V4, transport: Transport::Tcp });
     assert_eq!(ask(Host::AcmeWeb, Host::Internet), Outcome::Answered);
     assert_eq!(ask(Host::GlobexWeb, Host::Internet), Outcome::Silence);
-    // globex is not in audit mode: its own guard holds.
+    // globex is not in Audit mode: its pods still refuse the packets.
     assert_eq!(ask(Host::AcmeWeb, Host::GlobexWeb), Outcome::Silence);
     let internet = Host::Internet.v4().to_string();
     let event = agent.wait_event(Duration::from_secs(2), |event| {
@@ -163,7 +163,7 @@ fn audit_lets_pass_and_tells_and_does_not_open_other_tenants_doors() {
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn what_is_denied_never_shows_on_the_other_side() {
+fn denied_packets_never_arrive() {
     let world = World::new(Layout::Bridged).expect("a world");
     let _agent = Agent::ready(&world).expect("an agent");
     let source = Host::AcmeWeb.v4().octets();

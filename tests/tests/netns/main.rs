@@ -13,12 +13,12 @@ use testbed::stream::{DatagramStream, EchoConnection};
 use testbed::world::{Layout, World};
 use testbed::{netns, scope};
 
-/// How long the agent may take to notice an interface.
+/// The time within which the agent must notice an interface.
 const SOON: Duration = Duration::from_secs(2);
 
 #[test]
 #[ignore = "needs root: cargo xtask test netns"]
-fn without_an_agent_everybody_reaches_everybody() {
+fn without_an_agent_every_host_reaches_every_other() {
     for layout in [Layout::Routed, Layout::Bridged] {
         let world = World::new(layout).expect("a world");
         assert_matrix(&world, |_| true);
@@ -98,7 +98,7 @@ fn an_interface_that_appears_is_enforced_and_one_that_vanishes_leaves_nothing() 
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn cleanup_removes_everything_and_says_so() {
+fn cleanup_removes_everything_and_lists_it() {
     for layout in [Layout::Routed, Layout::Bridged] {
         let world = World::new(layout).expect("a world");
         let mut agent = Agent::ready(&world).expect("an agent");
@@ -112,7 +112,7 @@ fn cleanup_removes_everything_and_says_so() {
         let clean = agent.on_pins(&["cleanup"]).expect("it runs");
         assert!(clean.status.success() && !clean.stdout.is_empty(), "{clean:?}");
         assert_eq!(world.scope.pins(), Vec::<std::path::PathBuf>::new());
-        // The control of everything: it was the agent that stopped the traffic.
+        // The control: without the agent the traffic passes again.
         assert_matrix(&world, |_| true);
         let again = agent.on_pins(&["cleanup"]).expect("it runs");
         assert!(again.status.success(), "nothing to do is no failure: {again:?}");

@@ -19,7 +19,7 @@ const DROP: i32 = 2;
 const POD: u32 = LOOPBACK;
 /// The node's own interface.
 const OWN: u32 = 2;
-/// Beyond the array of endpoints, and claimed.
+/// A claimed interface whose index is beyond the array of endpoints.
 const FAR: u32 = 70_000;
 const STRANGER: u32 = 9;
 
@@ -54,7 +54,7 @@ impl Guards {
         senders(entry).for_each(|sender| map.insert(sender, ifindex, 0).expect("room"));
     }
 
-    /// What a guard returns for a frame that came in by an interface, 0 for the node's own frame.
+    /// The return value of a guard for a frame with this ingress interface; 0 is the node's own frame.
     fn run(&self, guard: Guard, ingress_ifindex: u32, frame: &[u8]) -> i32 {
         // `struct __sk_buff`, all zero but for `ingress_ifindex` (offset 36).
         let mut context = [0_u8; 192];
@@ -101,7 +101,7 @@ fn half_a_claim_lets_nothing_out() {
 
 #[test]
 #[ignore = "needs root and the BPF object: cargo xtask test program"]
-fn from_a_bridge_rises_what_has_a_claimed_sender_behind_an_interface_that_exists() {
+fn the_bridge_passes_claimed_senders_behind_existing_interfaces() {
     const STRANGE: [u8; 6] = [2, 9, 9, 9, 9, 9];
     let mut guards = Guards::new();
     let foreign = Frame::v4(topology::PEER, Payload::udp(1, 2)).with(|f| f.from = STRANGE);
@@ -109,7 +109,7 @@ fn from_a_bridge_rises_what_has_a_claimed_sender_behind_an_interface_that_exists
     assert_eq!(guards.run(Guard::Bridge, 0, &from(topology::A_MAC)), PASS);
     assert_eq!(guards.run(Guard::Bridge, 0, &from(STRANGE)), PASS, "its source address is the pod's");
     assert_eq!(guards.run(Guard::Bridge, 0, &foreign), DROP);
-    // A claim whose interface is gone, as it stays while no agent runs.
+    // A claim of a removed interface, which stays while no agent runs.
     let gone = EndpointEntry { mac: Mac::new(STRANGE), ..stage::pod_a() };
     let gone = EndpointEntry { v4: stage::v4(topology::B), ..gone };
     guards.claim(60_000, gone);

@@ -24,7 +24,7 @@ use testbed::netns::Netns;
 
 const PASS: Option<i32> = Some(-1);
 const DROP: Option<i32> = Some(2);
-/// Where the counters of the stage's tenant A are.
+/// The counter slot of the stage's tenant A.
 const SLOT: u16 = 1;
 
 fn engine() -> Engine {
@@ -68,7 +68,7 @@ fn records(engine: &mut Engine) -> Vec<FlowEvent> {
     records
 }
 
-/// Numbers that look random and are the same each time.
+/// A deterministic pseudo-random number generator.
 struct Dice(u64);
 
 impl Dice {
@@ -96,7 +96,7 @@ fn every_frame_of_the_corpus_gets_its_verdict() {
 
 #[test]
 #[ignore = "needs root and the BPF object: cargo xtask test program"]
-fn program_and_host_agree_on_frames_nobody_thought_of() {
+fn program_and_host_agree_on_random_frames() {
     const CASES: usize = 20_000;
     let mut engine = engine();
     let corpus = corpus();
@@ -126,7 +126,7 @@ fn program_and_host_agree_on_frames_nobody_thought_of() {
     assert!(seen.len() >= 20 && seen[&None] > CASES / 100, "not enough of each: {seen:?}");
 }
 
-/// A few bytes changed, often where headers are; cut or extended at times; the IPv4 checksum mended at others.
+/// Mutates a frame: changes a few bytes, often in headers, sometimes changes the length or repairs the IPv4 checksum.
 fn mutated(frame: &[u8], dice: &mut Dice) -> Vec<u8> {
     let mut bytes = frame.to_vec();
     for _ in 0..dice.below(4) {
@@ -202,7 +202,7 @@ fn audit_lets_pass_and_counts_apart() {
 
 #[test]
 #[ignore = "needs root and the BPF object: cargo xtask test program"]
-fn a_flow_is_told_at_once_and_then_once_a_second_with_its_count() {
+fn a_flow_is_reported_at_once_and_then_once_a_second_with_its_count() {
     let mut engine = engine();
     let cross = frame("cross4-tcp-syn");
     assert_eq!(engine.run(Egress, &cross, 1).expect("a run"), DROP);
@@ -242,7 +242,7 @@ fn a_loud_pod_is_limited_and_still_counted() {
     assert_eq!(denied(&engine, Egress, false, DropReason::CrossTenant).packets, u64::from(flows));
     let unreported = engine.lost(Loss::Unreported).expect("a counter");
     assert!(unreported > 0, "flows that lost their host untold are counted");
-    // Another pod still has a budget of its own.
+    // Another pod still has its own budget.
     let mut tables = stage::tables();
     tables.endpoints.insert(LOOPBACK, EndpointEntry { slot: 2, cookie: 0x0b05, ..stage::pod_a() });
     engine.refill(tables).expect("tables can be written");
@@ -255,7 +255,7 @@ fn a_loud_pod_is_limited_and_still_counted() {
 fn records_lost_to_a_full_ring_are_counted() {
     let mut engine = engine();
     let (mut pods, mut packets) = (0_u32, 0);
-    // Each pod has a budget; enough pods fill a ring that nobody reads.
+    // Each pod has a budget. Enough pods fill a ring that is not read.
     while engine.lost(Loss::RingFull).expect("a counter") == 0 && pods < 2_000 {
         let mut tables = stage::tables();
         let entry = EndpointEntry { slot: pods as u16 % 4_096, cookie: 0x1000 + pods, ..stage::pod_a() };
@@ -300,7 +300,7 @@ fn nothing_half_written_passes() {
         assert_eq!(engine.run(way, &peer, 1).expect("a run"), DROP);
         assert_eq!(not_ready(&engine, way), 2, "{way:?}");
     }
-    // An interface that nobody has heard of.
+    // An unknown interface.
     let engine = engine_on_stage_without_pod();
     assert_eq!(engine.run(Egress, &peer, 1).expect("a run"), DROP);
     assert_eq!(not_ready(&engine, Egress), 1);
@@ -317,7 +317,7 @@ fn engine_on_stage_without_pod() -> Engine {
 fn what_does_not_fit_a_map_stays_closed() {
     let mut tables = stage::tables();
     let pods = tables.peers_v4.len() as u32;
-    // Room for everything but one peer: writing it fails, and it stays unreachable.
+    // There is no room for one peer: the write fails, and the peer stays unreachable.
     let limits = MapLimits { peers: pods, connections: 64 };
     let mut engine = Engine::with_limits(tables.clone(), &limits).expect("they just fit");
     stage::peer(&mut tables, [10, 99, 0, 1].into(), stage::pod_of(stage::A));
@@ -328,7 +328,7 @@ fn what_does_not_fit_a_map_stays_closed() {
     mend_checksum(&mut to_it);
     assert_eq!(engine.run(Egress, &to_it, 1).expect("a run"), DROP);
     assert_eq!(engine.run(Egress, &frame("peer4-udp"), 1).expect("a run"), PASS);
-    // More connections than are remembered: the oldest are forgotten, and nothing passes for it.
+    // More connections than the table holds: the oldest are evicted, and nothing passes because of it.
     let mut answer = frame("in-external4-udp-unasked");
     for port in 0..1_000_u16 {
         answer[34..36].copy_from_slice(&(20_000 + port).to_be_bytes());
@@ -350,7 +350,7 @@ fn what_does_not_fit_a_map_stays_closed() {
 #[test]
 #[ignore = "needs root and the BPF object: cargo xtask test program"]
 fn interfaces_beyond_the_array_are_found() {
-    // An index of its own choice needs a namespace of its own.
+    // A chosen interface index needs its own network namespace.
     let far = 70_001;
     let netns = Netns::create("bh-far").expect("a namespace of our own");
     netns.ip(&format!("link add far index {far} type veth peer name near\n")).expect("an interface");

@@ -16,7 +16,7 @@ use crate::traffic::{SOON, assert_cut, pause};
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn a_revoked_permission_cuts_the_connections_that_live_on_it() {
+fn a_revoked_grant_cuts_its_connections() {
     let world = World::new(Layout::Routed).expect("a world");
     let agent = Agent::ready(&world).expect("an agent");
     let victims = Family::ALL
@@ -35,7 +35,7 @@ fn a_revoked_permission_cuts_the_connections_that_live_on_it() {
     drop(agent);
 }
 
-/// Both halves of a permission from acme to globex.
+/// Both halves of a grant from acme to globex.
 fn agree(acme: Option<&mut Tenant>, globex: Option<&mut Tenant>) {
     acme.into_iter().for_each(|tenant| tenant.peers.push(("globex".into(), "Egress".into())));
     globex.into_iter().for_each(|tenant| tenant.peers.push(("acme".into(), "Ingress".into())));
@@ -43,7 +43,7 @@ fn agree(acme: Option<&mut Tenant>, globex: Option<&mut Tenant>) {
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn a_permission_between_tenants_needs_both_and_has_a_direction() {
+fn a_grant_needs_both_tenants_and_has_a_direction() {
     let world = World::new(Layout::Routed).expect("a world");
     let agent = Agent::ready(&world).expect("an agent");
     let mut config = world.config();
@@ -84,14 +84,14 @@ fn a_bad_document_is_named_and_the_last_good_state_holds() {
     }
     assert!(!said.contains('\u{1b}'), "colours in a pipe: {said:?}");
     assert_matrix(&world, allowed);
-    // It spoils only itself: another document of the same file is followed.
+    // The other documents of the same file still take effect.
     bad.tenant("globex").egress.push(("web".into(), vec!["198.51.100.0/24".into()], vec![]));
     bad.write(&world.config_path()).expect("an edit");
     let probe = Cell { from: Host::GlobexWeb, to: Host::Internet, family: Family::V4, transport: Transport::Tcp };
     agent.wait(SOON * 2, "granted", || probe_in(&world, probe) == Outcome::Answered).expect("the good document counts");
     let asked = Cell { from: Host::AcmeWeb, to: Host::AcmeDb, ..probe };
     assert_eq!(probe_in(&world, asked), Outcome::Answered, "the last good state of the bad one holds");
-    // Not even YAML.
+    // Invalid YAML.
     fs::write(world.config_path(), "kind: [NetworkTenant\n  - {").expect("an edit");
     thread::sleep(SOON);
     assert_eq!(probe_in(&world, asked), Outcome::Answered);
@@ -103,7 +103,7 @@ fn a_bad_document_is_named_and_the_last_good_state_holds() {
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn a_namespace_that_changes_hands_takes_its_pods_along() {
+fn a_namespace_that_changes_its_tenant_moves_its_pods() {
     let world = World::new(Layout::Routed).expect("a world");
     let agent = Agent::ready(&world).expect("an agent");
     let ask = |from, to| probe_in(&world, Cell { from, to, family: Family::V4, transport: Transport::Tcp });
@@ -133,7 +133,7 @@ fn pods_of_a_deleted_tenant_or_namespace_reach_nobody() {
         config.write(&world.config_path()).expect("an edit");
         let cut = || ask(Host::AcmeDb) == Outcome::Silence;
         agent.wait(SOON * 2, "cut off", cut).unwrap_or_else(|error| panic!("no {what}: {error:#}"));
-        // Pods of the same namespace are left out: they are of no other tenant, whatever that one is.
+        // Pods of the same namespace are excluded: they always belong to the same tenant.
         for to in [Host::GlobexWeb, Host::GlobexFar, Host::GlobexDb, Host::Internet, Host::Metadata] {
             assert_eq!(ask(to), Outcome::Silence, "no {what}: {to:?}");
         }

@@ -16,7 +16,7 @@ use traffic::{SOON, Traffic, assert_cut, pause};
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn killed_and_restarted_under_traffic_nothing_denied_passes_and_nothing_allowed_breaks() {
+fn a_kill_and_restart_under_traffic_opens_and_breaks_nothing() {
     for layout in [Layout::Routed, Layout::Bridged] {
         let world = World::new(layout).expect("a world");
         let mut agent = Agent::ready(&world).expect("an agent");
@@ -36,7 +36,7 @@ fn killed_and_restarted_under_traffic_nothing_denied_passes_and_nothing_allowed_
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn terminated_it_goes_in_peace_and_enforcement_stays() {
+fn sigterm_ends_the_agent_and_enforcement_stays() {
     let world = World::new(Layout::Routed).expect("a world");
     let mut agent = Agent::ready(&world).expect("an agent");
     let traffic = Traffic::start(&world);
@@ -64,14 +64,14 @@ fn counters_and_links_survive_a_restart_and_are_not_doubled() {
     assert_eq!(probe_in(&world, denied), Outcome::Silence);
     agent.start_again().expect("it starts again");
     agent.wait_ready(Duration::from_secs(15)).expect("it gets ready again");
-    // What was dropped while nobody counted is counted.
+    // Drops during the absence are counted.
     assert!(drops(&agent) > before);
     assert_eq!(world.scope.pins().len(), pins.len());
 }
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn what_was_dropped_while_nobody_listened_is_told_with_names() {
+fn drops_during_an_absence_are_reported_with_names() {
     let world = World::new(Layout::Routed).expect("a world");
     let mut agent = Agent::ready(&world).expect("an agent");
     agent.kill();

@@ -7,10 +7,10 @@ use testbed::host::{Family, Host};
 use testbed::stream::{DatagramRecord, DatagramStream, EchoConnection, EchoRecord};
 use testbed::world::World;
 
-/// How long a live edit may take to be in force.
+/// The time within which a live edit must be in force.
 pub const SOON: Duration = Duration::from_secs(2);
 
-/// What goes on while something happens to the agent.
+/// The traffic while something happens to the agent.
 pub struct Traffic {
     denied: Vec<DatagramStream>,
     allowed: Vec<DatagramStream>,
@@ -18,8 +18,8 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Denied pod to pod and to the world, allowed pod to pod; connections that a pod opened and
-    /// one that was opened to it, which lives on remembered state.
+    /// Denied traffic to a pod and to the internet, allowed traffic to a pod, connections that a pod opened, and one that was
+    /// opened to it, which depends on the reply table.
     pub fn start(world: &World) -> Self {
         world.introduce().expect("neighbours");
         let stream = |from, to, family| DatagramStream::start(world, from, to, family).expect("a stream");
@@ -44,7 +44,7 @@ impl Traffic {
         }
     }
 
-    /// Ends it: not one denied packet came, not one allowed was lost, no connection broke or stalled.
+    /// Ends it: no denied packet arrived, no allowed packet was lost, no connection broke or stalled.
     pub fn assert_undisturbed(self) {
         for (index, stream) in self.denied.into_iter().enumerate() {
             let DatagramRecord { sent, refused, arrived } = stream.stop();
@@ -73,12 +73,12 @@ impl Traffic {
     }
 }
 
-/// Lets traffic flow.
+/// Waits while traffic flows.
 pub fn pause() {
     thread::sleep(Duration::from_millis(300));
 }
 
-/// Ends a connection: it must have been cut within `SOON` of a moment.
+/// Ends a connection, which must have been cut within `SOON` of a moment.
 pub fn assert_cut(connection: EchoConnection, moment: Instant) {
     let connection: EchoRecord = connection.stop();
     assert!(connection.answers.len() > 50, "only {} answers ever", connection.answers.len());

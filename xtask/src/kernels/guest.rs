@@ -37,7 +37,7 @@ if frames /corpus.jsonl > /tmp/frames; then passed=1 failed=0; else passed=0 fai
 /bin/busybox grep -v '"ok":true' /tmp/frames
 echo "test result: frames. $passed passed; $failed failed; 0 ignored"
 isolation --test-threads=1 --include-ignored tenants_are_kept_apart an_event_names_both_pods
-guards --test-threads=1 --include-ignored --skip child_process guards_are_shown groups:: a_checksum
+guards --test-threads=1 --include-ignored --skip child_process guards_are_shown groups:: a_deferred_checksum
 /bin/busybox poweroff -f
 "#;
 
