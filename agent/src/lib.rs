@@ -28,4 +28,6 @@ pub mod run;
 pub mod sandboxes;
 pub mod socket;
 pub mod source;
+#[cfg(test)]
+mod testing;
 pub mod watch;

@@ -1,8 +1,8 @@
-//! How long a sandbox is held: until its interface is enforced, or no longer.
+//! Decides how long a sandbox is held: until its interface is enforced, or until the limit is reached.
 //!
-//! Looks at published snapshots and changes nothing. The runtime lets us look at one sandbox at a time
-//! and everything else that it does with pods waits meanwhile, so what cannot be waited for must not
-//! cost every pod of the node the whole limit: each hold in vain halves the next.
+//! Reads published snapshots and changes nothing. The runtime asks about one sandbox at a time and delays all other
+//! work on pods meanwhile. A node where nothing can be enforced must therefore not delay every pod by the whole limit:
+//! each hold that times out halves the limit of the next.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,29 +20,29 @@ use crate::reconcile::snapshot::EndpointCondition;
 use policy::model::input::{EndpointKey, HostPort};
 use policy::model::pod::Uid;
 
-/// A sandbox is held for this long at most: some tens of milliseconds are usual.
+/// The longest hold. Some tens of milliseconds are usual.
 const LIMIT: Duration = Duration::from_secs(1);
-/// And for this long after many that were held in vain.
+/// The limit after many holds that timed out.
 const LEAST: Duration = Duration::from_millis(50);
 
-/// A sandbox with a network of its own, as the runtime names it.
+/// A sandbox with its own network, as the runtime describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sandbox {
+pub struct HeldSandbox {
     key: EndpointKey,
     uid: Uid,
     netns: String,
 }
 
-impl Sandbox {
-    /// `None` for a pod in the node's network: no interface is its own.
+impl HeldSandbox {
+    /// `None`: the pod uses the node's network and has no interface of its own.
     pub fn of(pod: &PodSandbox) -> Option<Self> {
         let netns = Path::new(pod.network()?).file_name()?.to_string_lossy().into_owned();
         let key = EndpointKey { namespace: pod.namespace.clone(), name: pod.name.clone() };
         Some(Self { key, uid: Uid::from(pod.uid.as_str()), netns })
     }
 
-    /// Whether the kernel holds this pod's entry for the interface that leads to this sandbox. Neither
-    /// an earlier pod of the name nor an earlier sandbox of the pod counts.
+    /// Whether the kernel enforces this pod's policy on the interface of this sandbox. An earlier pod of the same name
+    /// does not count, nor does an earlier sandbox of the same pod.
     fn is_enforced(&self, snapshot: &Snapshot) -> bool {
         let Some(view) = snapshot.endpoints.get(&self.key) else { return false };
         let pod = &view.standing.pod;
@@ -59,66 +59,66 @@ impl Sandbox {
     }
 }
 
-/// Holds sandboxes.
+/// Holds sandboxes until snapshots show that they are enforced.
 #[derive(Debug)]
 pub struct Gate {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     recorder: Arc<Recorder>,
-    /// Holds in vain since the last one that was not.
-    in_vain: AtomicU32,
+    /// Holds that timed out since the last hold that did not.
+    timed_out: AtomicU32,
 }
 
 impl Gate {
-    /// Watches these snapshots.
+    /// A gate that watches these snapshots.
     pub fn new(snapshots: watch::Receiver<Arc<Snapshot>>, recorder: Arc<Recorder>) -> Self {
-        Self { snapshots, recorder, in_vain: AtomicU32::new(0) }
+        Self { snapshots, recorder, timed_out: AtomicU32::new(0) }
     }
 
-    /// Done when the agent knows enough to enforce anything: nobody is held before, for there is nothing
-    /// to wait for but the agent's own start. False if that will not be.
+    /// Waits until the agent knows enough to enforce policy. No pod is held before, because only the agent's own start
+    /// would be waited for. False: the agent ends first.
     pub async fn is_of_use(&self) -> bool {
         self.snapshots.clone().wait_for(|snapshot| snapshot.ready).await.is_ok()
     }
 
-    /// Done when `sandbox` is enforced or has been held for long enough. `patience` is how long the runtime
-    /// waits for the answer, if it said: half of it leaves time for the answer.
-    pub async fn hold(&self, sandbox: &Sandbox, patience: Option<Duration>) -> Hold {
+    /// Waits until `sandbox` is enforced or the limit is reached. `patience` is how long the runtime waits for the
+    /// answer, if it states that. The limit is at most half of it, which leaves time for the answer.
+    pub async fn hold(&self, sandbox: &HeldSandbox, patience: Option<Duration>) -> Hold {
         let begun = Instant::now();
-        let most = patience.map_or(LIMIT, |patience| LIMIT.min(patience / 2));
-        let limit = limit(most, self.in_vain.load(Ordering::Relaxed));
+        let longest = patience.map_or(LIMIT, |patience| LIMIT.min(patience / 2));
+        let limit = limit(longest, self.timed_out.load(Ordering::Relaxed));
         let mut snapshots = self.snapshots.clone();
         let seen = timeout(limit, snapshots.wait_for(|snapshot| sandbox.is_enforced(snapshot))).await;
         let hold = if matches!(seen, Ok(Ok(_))) { Hold::Enforced } else { Hold::TimedOut };
-        self.note(sandbox, hold, begun.elapsed());
+        self.record(sandbox, hold, begun.elapsed());
         hold
     }
 
-    fn note(&self, sandbox: &Sandbox, hold: Hold, held: Duration) {
+    fn record(&self, sandbox: &HeldSandbox, hold: Hold, held: Duration) {
         self.recorder.held(hold, held);
         let EndpointKey { namespace, name } = &sandbox.key;
         match hold {
             Hold::Enforced => {
-                self.in_vain.store(0, Ordering::Relaxed);
-                tracing::debug!(namespace, name, ?held, "the sandbox starts with its policy in force");
+                self.timed_out.store(0, Ordering::Relaxed);
+                tracing::debug!(namespace, name, ?held, "the pod starts with its policy in force");
             }
             Hold::TimedOut => {
-                let in_vain = self.in_vain.load(Ordering::Relaxed);
-                self.in_vain.store(in_vain.saturating_add(1), Ordering::Relaxed);
+                let timed_out = self.timed_out.load(Ordering::Relaxed);
+                self.timed_out.store(timed_out.saturating_add(1), Ordering::Relaxed);
                 tracing::warn!(
                     namespace,
                     name,
                     ?held,
-                    "the sandbox starts before its policy is known: denied until then"
+                    "the pod starts before its policy is in force: its packets are denied until then"
                 );
             }
         }
     }
 }
 
-/// How long to hold after so many holds in vain, one after the other.
-fn limit(most: Duration, in_vain: u32) -> Duration {
-    let halved = most.checked_div(1_u32.checked_shl(in_vain).unwrap_or(u32::MAX)).unwrap_or_default();
-    halved.max(LEAST).min(most)
+/// The limit of a hold after so many consecutive holds that timed out.
+fn limit(longest: Duration, timed_out: u32) -> Duration {
+    let halved = longest.checked_div(1_u32.checked_shl(timed_out).unwrap_or(u32::MAX)).unwrap_or_default();
+    halved.max(LEAST).min(longest)
 }
 
 #[cfg(test)]
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn holds_in_vain_become_shorter_and_never_longer_than_the_runtime_allows() {
+    fn holds_that_time_out_shorten_the_next_and_none_is_longer_than_the_runtime_allows() {
         let limits = [0, 1, 2, 3, 4, 5, 31, 32, u32::MAX].map(|n| limit(Duration::from_secs(1), n).as_millis());
         assert_eq!(limits, [1000, 500, 250, 125, 62, 50, 50, 50, 50]);
         assert_eq!(limit(Duration::from_millis(20), 3), Duration::from_millis(20));

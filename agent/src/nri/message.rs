@@ -1,126 +1,128 @@
-//! What runtime and plugin say to each other: of each protobuf message only the fields that are needed
-//! here, by their numbers in `nri/pkg/api/api.proto` and `ttrpc/request.proto`. Others are passed over.
+//! The protobuf messages between a runtime and a plugin, with the names and field numbers of `nri/pkg/api/api.proto`
+//! and `ttrpc/request.proto`.
+//!
+//! Each message holds only the fields that the agent uses. The decoder skips the others.
 
 use bytes::Bytes;
 
-/// What a runtime offers.
+/// The service that a runtime offers.
 pub const RUNTIME_SERVICE: &str = "nri.pkg.api.v1alpha1.Runtime";
-/// What a plugin offers.
+/// The service that a plugin offers.
 pub const PLUGIN_SERVICE: &str = "nri.pkg.api.v1alpha1.Plugin";
-/// The event `RUN_POD_SANDBOX`: its network is there, and none of its containers.
+/// The event `RUN_POD_SANDBOX`: the sandbox has its network and no container yet.
 pub const RUN_POD_SANDBOX: i32 = 1;
 
-/// ttrpc: a call.
+/// A call, as ttrpc sends it.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Request {
-    /// Of which service.
+pub struct TtrpcRequest {
+    /// Name of the service.
     #[prost(string, tag = "1")]
     pub service: String,
-    /// Which of its methods.
+    /// Name of the method.
     #[prost(string, tag = "2")]
     pub method: String,
-    /// The method's own message.
+    /// The method's encoded argument.
     #[prost(bytes = "bytes", tag = "3")]
     pub payload: Bytes,
-    /// How long the caller waits, 0 if it does not say.
+    /// How long the caller waits. 0: the caller does not state it.
     #[prost(int64, tag = "4")]
     pub timeout_nano: i64,
 }
 
-/// ttrpc: its answer.
+/// The answer to a [`TtrpcRequest`].
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Response {
-    /// What went wrong.
+pub struct TtrpcResponse {
+    /// The failure, if the call failed.
     #[prost(message, optional, tag = "1")]
-    pub status: Option<Status>,
-    /// The method's own message.
+    pub status: Option<TtrpcStatus>,
+    /// The method's encoded result.
     #[prost(bytes = "bytes", tag = "2")]
     pub payload: Bytes,
 }
 
-/// What went wrong.
+/// Why a call failed.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Status {
-    /// A code of gRPC; 0 is none.
+pub struct TtrpcStatus {
+    /// A status code of gRPC. 0: no failure.
     #[prost(int32, tag = "1")]
     pub code: i32,
-    /// For people.
+    /// A description for people.
     #[prost(string, tag = "2")]
     pub message: String,
 }
 
-/// `RegisterPluginRequest`.
+/// The plugin's first call: it registers itself.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Register {
+pub struct RegisterPluginRequest {
     /// Name of the plugin.
     #[prost(string, tag = "1")]
     pub plugin_name: String,
-    /// Two digits; plugins are asked in this order.
+    /// Two digits. The runtime calls plugins in this order.
     #[prost(string, tag = "2")]
     pub plugin_idx: String,
-    /// Version of the protocol that the plugin speaks.
+    /// Version of the protocol that the plugin implements.
     #[prost(string, tag = "3")]
     pub nri_version: String,
 }
 
-/// `ConfigureRequest`.
+/// The runtime's first call: it introduces itself.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Configure {
+pub struct ConfigureRequest {
     /// Name of the runtime.
     #[prost(string, tag = "2")]
     pub runtime_name: String,
-    /// Its version.
+    /// Version of the runtime.
     #[prost(string, tag = "3")]
     pub runtime_version: String,
 }
 
-/// `ConfigureResponse`.
+/// The plugin's answer to [`ConfigureRequest`].
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Subscription {
-    /// What the plugin wants to hear of: bit n - 1 is event n. None would mean all.
+pub struct ConfigureResponse {
+    /// The events that the plugin subscribes to: bit n - 1 is event n. 0 would subscribe to all events.
     #[prost(int32, tag = "2")]
     pub events: i32,
 }
 
-/// `SynchronizeRequest`.
+/// The runtime's second call: it lists the sandboxes that exist.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Synchronize {
-    /// There is more than fits into a message.
+pub struct SynchronizeRequest {
+    /// Another message continues the list.
     #[prost(bool, tag = "3")]
     pub more: bool,
 }
 
-/// `SynchronizeResponse`.
+/// The plugin's answer to [`SynchronizeRequest`].
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Synchronized {
-    /// The plugin waits for more, if there is.
+pub struct SynchronizeResponse {
+    /// The plugin accepts the next message of the list.
     #[prost(bool, tag = "2")]
     pub more: bool,
 }
 
-/// `RunPodSandboxRequest`.
+/// The runtime asks whether a new sandbox may run.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct RunPodSandbox {
-    /// Which.
+pub struct RunPodSandboxRequest {
+    /// The new sandbox.
     #[prost(message, optional, tag = "1")]
     pub pod: Option<PodSandbox>,
 }
 
-/// `StateChangeEvent`.
+/// Something happened to a sandbox. Before NRI 0.12, new sandboxes were announced with it.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct StateChange {
-    /// What happened.
+pub struct StateChangeEvent {
+    /// Number of the event.
     #[prost(int32, tag = "1")]
     pub event: i32,
-    /// To which sandbox.
+    /// The sandbox.
     #[prost(message, optional, tag = "2")]
     pub pod: Option<PodSandbox>,
 }
 
-/// A pod's sandbox. Its addresses are left out: the runtime's CNI library has written them down already.
+/// A pod's sandbox. Its addresses are not decoded: the agent reads them from the runtime's CNI cache.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct PodSandbox {
-    /// The runtime's name for it.
+    /// The runtime's identifier of the sandbox.
     #[prost(string, tag = "1")]
     pub id: String,
     /// Name of the pod.
@@ -132,34 +134,35 @@ pub struct PodSandbox {
     /// Namespace of the pod.
     #[prost(string, tag = "4")]
     pub namespace: String,
-    /// What it is on Linux.
+    /// The part that is specific to Linux.
     #[prost(message, optional, tag = "8")]
     pub linux: Option<LinuxPodSandbox>,
 }
 
-/// A sandbox on Linux.
+/// The Linux part of a [`PodSandbox`].
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct LinuxPodSandbox {
-    /// Its own namespaces.
+    /// The namespaces that the sandbox does not share with the node.
     #[prost(message, repeated, tag = "5")]
     pub namespaces: Vec<LinuxNamespace>,
 }
 
-/// A namespace of Linux.
+/// A Linux namespace.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct LinuxNamespace {
-    /// `network`, `pid`, ….
+    /// The kind of namespace, such as `network` or `pid`.
     #[prost(string, tag = "1")]
     pub kind: String,
-    /// Where it is kept.
+    /// The path that keeps the namespace alive.
     #[prost(string, tag = "2")]
     pub path: String,
 }
 
 impl PodSandbox {
-    /// Where its network namespace is kept; `None` if it has none of its own.
+    /// The path of its network namespace. `None`: the sandbox uses the node's network.
     pub fn network(&self) -> Option<&str> {
         let mut own = self.linux.iter().flat_map(|linux| &linux.namespaces);
-        own.find(|space| space.kind == "network" && !space.path.is_empty()).map(|space| space.path.as_str())
+        own.find(|namespace| namespace.kind == "network" && !namespace.path.is_empty())
+            .map(|namespace| namespace.path.as_str())
     }
 }

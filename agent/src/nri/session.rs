@@ -1,7 +1,7 @@
-//! One connection to a runtime: registers, answers, and holds what is to be held.
+//! One connection to a runtime: registers the plugin, answers calls, and holds new sandboxes.
 //!
-//! Knows the protocol's order and no policy. No answer to a sandbox is ever an error, because that would
-//! be the end of the pod: the runtime hears "go on", sooner or later.
+//! Knows the order of the protocol and no policy. The answer for a sandbox is never an error, because an error would
+//! end the pod: the runtime always gets "continue", at once or after the hold.
 
 use std::convert::Infallible;
 use std::io;
@@ -14,63 +14,69 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use super::hold::{Gate, Sandbox};
+use super::hold::{Gate, HeldSandbox};
 use super::message::{
-    Configure, PLUGIN_SERVICE, PodSandbox, RUN_POD_SANDBOX, RUNTIME_SERVICE, Register, Request, Response,
-    RunPodSandbox, StateChange, Status, Subscription, Synchronize, Synchronized,
+    ConfigureRequest, ConfigureResponse, PLUGIN_SERVICE, PodSandbox, RUN_POD_SANDBOX, RUNTIME_SERVICE,
+    RegisterPluginRequest, RunPodSandboxRequest, StateChangeEvent, SynchronizeRequest, SynchronizeResponse,
+    TtrpcRequest, TtrpcResponse, TtrpcStatus,
 };
-use super::wire::{Conn, Decoder, Kind, Message, WireError};
+use super::wire::{Conn, Decoder, TtrpcKind, TtrpcMessage, WireError};
 
-/// Version of the protocol as it is spoken here.
+/// The version of NRI that this module implements.
 const NRI_VERSION: &str = "v0.12.0";
-/// After all others: whoever fails a sandbox shall do so before it is held.
+/// The runtime calls this plugin last, so that another plugin can refuse a sandbox before it is held.
 const INDEX: &str = "99";
-/// The runtime takes plugins one after the other, and gives each five seconds and then two.
+/// How long the runtime may take until its first call. It starts one plugin after the other and allows each up to seven
+/// seconds.
 const INTRODUCTION: Duration = Duration::from_secs(15);
-/// The first and only call of ours.
+/// The number of the plugin's only call.
 const REGISTRATION: u32 = 1;
-/// gRPC's UNIMPLEMENTED.
+/// The code `UNIMPLEMENTED` of gRPC.
 const UNIMPLEMENTED: i32 = 12;
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 pub enum NriError {
-    /// Nobody listens.
+    /// The socket accepts no connection.
     #[error("cannot connect")]
     Connect(#[source] io::Error),
-    /// The connection broke.
-    #[error("the connection broke")]
-    Talk(#[source] io::Error),
-    /// The runtime ended it.
+    /// Reading or writing failed.
+    #[error("the connection failed")]
+    Connection(#[source] io::Error),
+    /// The runtime closed it.
     #[error("the runtime closed the connection")]
     Closed,
-    /// It does not take us as a plugin.
+    /// The runtime does not accept the plugin.
     #[error("the runtime refused the registration: {0}")]
     Refused(String),
-    /// It does not introduce itself.
-    #[error("the runtime was silent for {} s", INTRODUCTION.as_secs())]
+    /// The runtime did not call in time.
+    #[error("the runtime sent nothing for {} s", INTRODUCTION.as_secs())]
     Silent,
-    /// What it says is no NRI.
-    #[error("the runtime says what is no NRI")]
+    /// The bytes are not NRI.
+    #[error("the runtime sent bytes that are not NRI")]
     Wire(#[from] WireError),
-    /// What it asks cannot be read.
-    #[error("the runtime asks what cannot be read")]
+    /// A call cannot be decoded.
+    #[error("the runtime sent a call that cannot be decoded")]
     Request(#[from] DecodeError),
 }
 
-/// What to do with a request.
-enum Turn {
+/// What the session does with a call.
+enum CallAction {
     Answer(Vec<u8>),
-    Configured(Configure),
-    Hold(Sandbox),
+    Configured(ConfigureRequest),
+    Hold(HeldSandbox),
     Unknown,
 }
 
-/// Takes part until the connection ends; `connected` is called once the runtime has accepted us.
+/// Serves the connection until it ends. Calls `connected` when the runtime has accepted the plugin.
 ///
 /// # Errors
-/// Always, with why it ended.
-pub async fn run<S>(stream: S, gate: &Arc<Gate>, connected: impl FnMut(&Configure)) -> Result<Infallible, NriError>
+/// Always: the error says why the connection ended.
+pub async fn run<S>(
+    stream: S,
+    gate: &Arc<Gate>,
+    connected: impl FnMut(&ConfigureRequest),
+) -> Result<Infallible, NriError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -95,27 +101,30 @@ struct Session<S, F> {
     stream: S,
     gate: Arc<Gate>,
     decoder: Decoder,
-    /// Streams of sandboxes that are held.
+    /// The call numbers of the sandboxes that are held.
     holds: JoinSet<u32>,
     introduced_by: Option<Instant>,
     connected: F,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin, F: FnMut(&Configure)> Session<S, F> {
+impl<S: AsyncRead + AsyncWrite + Unpin, F: FnMut(&ConfigureRequest)> Session<S, F> {
     async fn register(&mut self) -> Result<(), NriError> {
-        let register =
-            Register { plugin_name: "bulkhead".into(), plugin_idx: INDEX.into(), nri_version: NRI_VERSION.into() };
-        let request = Request {
+        let register = RegisterPluginRequest {
+            plugin_name: "bulkhead".into(),
+            plugin_idx: INDEX.into(),
+            nri_version: NRI_VERSION.into(),
+        };
+        let request = TtrpcRequest {
             service: RUNTIME_SERVICE.into(),
             method: "RegisterPlugin".into(),
             payload: register.encode_to_vec().into(),
             timeout_nano: i64::try_from(INTRODUCTION.as_nanos()).unwrap_or_default(),
         };
         let payload = request.encode_to_vec().into();
-        self.send(Message { conn: Conn::Runtime, stream: REGISTRATION, kind: Kind::Request, payload }).await
+        self.send(TtrpcMessage { conn: Conn::Runtime, stream: REGISTRATION, kind: TtrpcKind::Request, payload }).await
     }
 
-    /// Waits for bytes, or for a sandbox whose time has come.
+    /// Waits until bytes arrive or a hold ends.
     async fn wait(&mut self) -> Result<(), NriError> {
         let introduced_by = self.introduced_by;
         let introduction = async {
@@ -125,50 +134,52 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: FnMut(&Configure)> Session<S, F> {
             }
         };
         tokio::select! {
-            read = self.stream.read_buf(self.decoder.trunk()) => match read.map_err(NriError::Talk)? {
+            read = self.stream.read_buf(self.decoder.incoming()) => match read.map_err(NriError::Connection)? {
                 0 => Err(NriError::Closed),
                 _ => Ok(()),
             },
             Some(held) = self.holds.join_next() => match held {
-                Ok(stream) => self.answer(stream, Response::default()).await,
-                // A hold that panicked: its sandbox waits for the runtime's own limit.
+                Ok(stream) => self.answer(stream, TtrpcResponse::default()).await,
+                // The hold panicked. Its sandbox starts after the runtime's own limit.
                 Err(_) => Ok(()),
             },
             () = introduction => Err(NriError::Silent),
         }
     }
 
-    async fn take(&mut self, message: Message) -> Result<(), NriError> {
+    async fn take(&mut self, message: TtrpcMessage) -> Result<(), NriError> {
         match (message.conn, message.kind) {
-            (Conn::Plugin, Kind::Request) => self.serve(message).await,
-            (Conn::Runtime, Kind::Response) if message.stream == REGISTRATION => registered(message.payload),
-            // Answers to what nobody asked.
+            (Conn::Plugin, TtrpcKind::Request) => self.serve(message).await,
+            (Conn::Runtime, TtrpcKind::Response) if message.stream == REGISTRATION => registered(message.payload),
+            // Answers to no call of this plugin.
             _ => Ok(()),
         }
     }
 
-    async fn serve(&mut self, message: Message) -> Result<(), NriError> {
-        let request = Request::decode(message.payload)?;
-        let payload = match turn(&request)? {
-            Turn::Answer(payload) => payload,
-            Turn::Configured(runtime) => {
+    async fn serve(&mut self, message: TtrpcMessage) -> Result<(), NriError> {
+        let request = TtrpcRequest::decode(message.payload)?;
+        let payload = match action(&request)? {
+            CallAction::Answer(payload) => payload,
+            CallAction::Configured(runtime) => {
                 self.introduced_by = None;
                 (self.connected)(&runtime);
-                Subscription { events: 1 << (RUN_POD_SANDBOX - 1) }.encode_to_vec()
+                ConfigureResponse { events: 1 << (RUN_POD_SANDBOX - 1) }.encode_to_vec()
             }
-            Turn::Hold(sandbox) => {
+            CallAction::Hold(sandbox) => {
                 self.hold(message.stream, sandbox, request.timeout_nano);
                 return Ok(());
             }
-            Turn::Unknown => {
-                let status = Status { code: UNIMPLEMENTED, message: "not a method of this plugin".into() };
-                return self.answer(message.stream, Response { status: Some(status), ..Response::default() }).await;
+            CallAction::Unknown => {
+                let status = TtrpcStatus { code: UNIMPLEMENTED, message: "this plugin has no such method".into() };
+                return self
+                    .answer(message.stream, TtrpcResponse { status: Some(status), ..TtrpcResponse::default() })
+                    .await;
             }
         };
-        self.answer(message.stream, Response { payload: payload.into(), ..Response::default() }).await
+        self.answer(message.stream, TtrpcResponse { payload: payload.into(), ..TtrpcResponse::default() }).await
     }
 
-    fn hold(&mut self, stream: u32, sandbox: Sandbox, timeout_nano: i64) {
+    fn hold(&mut self, stream: u32, sandbox: HeldSandbox, timeout_nano: i64) {
         let gate = Arc::clone(&self.gate);
         let patience = u64::try_from(timeout_nano).ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos);
         self.holds.spawn(async move {
@@ -177,44 +188,46 @@ impl<S: AsyncRead + AsyncWrite + Unpin, F: FnMut(&Configure)> Session<S, F> {
         });
     }
 
-    async fn answer(&mut self, stream: u32, response: Response) -> Result<(), NriError> {
+    async fn answer(&mut self, stream: u32, response: TtrpcResponse) -> Result<(), NriError> {
         let payload = response.encode_to_vec().into();
-        self.send(Message { conn: Conn::Plugin, stream, kind: Kind::Response, payload }).await
+        self.send(TtrpcMessage { conn: Conn::Plugin, stream, kind: TtrpcKind::Response, payload }).await
     }
 
-    async fn send(&mut self, message: Message) -> Result<(), NriError> {
+    async fn send(&mut self, message: TtrpcMessage) -> Result<(), NriError> {
         let sent = timeout_at(Instant::now() + INTRODUCTION, self.stream.write_all(&message.encode())).await;
-        sent.map_err(|_| NriError::Silent)?.map_err(NriError::Talk)
+        sent.map_err(|_| NriError::Silent)?.map_err(NriError::Connection)
     }
 }
 
 fn registered(payload: Bytes) -> Result<(), NriError> {
-    match Response::decode(payload)?.status {
+    match TtrpcResponse::decode(payload)?.status {
         Some(status) if status.code != 0 => Err(NriError::Refused(status.message)),
         _ => Ok(()),
     }
 }
 
-fn turn(request: &Request) -> Result<Turn, DecodeError> {
+fn action(request: &TtrpcRequest) -> Result<CallAction, DecodeError> {
     let payload = request.payload.clone();
     if request.service != PLUGIN_SERVICE {
-        return Ok(Turn::Unknown);
+        return Ok(CallAction::Unknown);
     }
     Ok(match request.method.as_str() {
-        "Configure" => Turn::Configured(Configure::decode(payload)?),
-        "Synchronize" => Turn::Answer(Synchronized { more: Synchronize::decode(payload)?.more }.encode_to_vec()),
-        "RunPodSandbox" => new_sandbox(RunPodSandbox::decode(payload)?.pod),
-        // Until NRI 0.11 this was how a new sandbox was told.
-        "StateChange" => match StateChange::decode(payload)? {
+        "Configure" => CallAction::Configured(ConfigureRequest::decode(payload)?),
+        "Synchronize" => {
+            CallAction::Answer(SynchronizeResponse { more: SynchronizeRequest::decode(payload)?.more }.encode_to_vec())
+        }
+        "RunPodSandbox" => new_sandbox(RunPodSandboxRequest::decode(payload)?.pod),
+        // Up to NRI 0.11, runtimes announce a new sandbox with this event.
+        "StateChange" => match StateChangeEvent::decode(payload)? {
             change if change.event == RUN_POD_SANDBOX => new_sandbox(change.pod),
-            _ => Turn::Answer(Vec::new()),
+            _ => CallAction::Answer(Vec::new()),
         },
-        "Shutdown" => Turn::Answer(Vec::new()),
-        _ => Turn::Unknown,
+        "Shutdown" => CallAction::Answer(Vec::new()),
+        _ => CallAction::Unknown,
     })
 }
 
-/// Who is in the node's network is not held: there is no interface to wait for.
-fn new_sandbox(pod: Option<PodSandbox>) -> Turn {
-    pod.as_ref().and_then(Sandbox::of).map_or(Turn::Answer(Vec::new()), Turn::Hold)
+/// A pod in the node's network is not held: it has no interface to wait for.
+fn new_sandbox(pod: Option<PodSandbox>) -> CallAction {
+    pod.as_ref().and_then(HeldSandbox::of).map_or(CallAction::Answer(Vec::new()), CallAction::Hold)
 }

@@ -1,39 +1,43 @@
-//! A runtime played over a Unix socket: what it asks, when it is answered, and what becomes of it when one
-//! of the two is gone. The bytes themselves are checked in `wire/tests.rs`.
-
-use std::io::Write;
-use std::sync::Mutex;
+//! A runtime, played by the test: what it sends, when it gets its answer, and what happens when one side ends.
+//!
+//! All but one test run in memory on paused time, so that no result depends on how busy the machine is. `wire/tests.rs`
+//! checks the bytes.
 
 use bytes::Bytes;
 use prost::Message as _;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::UnixListener;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use std::sync::Mutex;
+
 use super::message::{
-    Configure, LinuxNamespace, LinuxPodSandbox, PLUGIN_SERVICE, PodSandbox, Register, Request, Response, RunPodSandbox,
-    StateChange, Subscription, Synchronize, Synchronized,
+    ConfigureRequest, ConfigureResponse, LinuxNamespace, LinuxPodSandbox, PLUGIN_SERVICE, PodSandbox,
+    RegisterPluginRequest, RunPodSandboxRequest, StateChangeEvent, SynchronizeRequest, SynchronizeResponse,
+    TtrpcRequest, TtrpcResponse, TtrpcStatus,
 };
-use super::wire::{Conn, Decoder, Kind, Message, WireError};
+use super::wire::{Conn, Decoder, TtrpcKind, TtrpcMessage, WireError};
 use super::*;
 use crate::metrics::Recorder;
 use crate::reconcile::Snapshot;
 use crate::reconcile::snapshot::{EndpointCondition, EndpointView};
+use crate::testing::CapturedLog;
 use policy::model::endpoints::Standing;
 use policy::model::input::{Attachment, Endpoint, EndpointKey, HostPort};
 use policy::model::pod::Pod;
 use policy::model::word::Word;
 
-/// Long enough for what must happen.
+/// How long an event that must happen may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Long enough to see that something does not happen.
+/// How long a test waits for an event that must not happen.
 const A_WHILE: Duration = Duration::from_millis(60);
 
 /// The pod `shop/web-0` in this network namespace.
 fn pod(netns: &str) -> PodSandbox {
-    let space = |kind: &str, path: String| LinuxNamespace { kind: kind.into(), path };
-    let namespaces = vec![space("pid", String::new()), space("network", format!("/var/run/netns/{netns}"))];
+    let namespace = |kind: &str, path: String| LinuxNamespace { kind: kind.into(), path };
+    let namespaces = vec![namespace("pid", String::new()), namespace("network", format!("/var/run/netns/{netns}"))];
     let linux = Some(LinuxPodSandbox { namespaces });
     PodSandbox { id: "s1".into(), name: "web-0".into(), uid: "u1".into(), namespace: "shop".into(), linux }
 }
@@ -42,7 +46,7 @@ fn in_the_node_s_network() -> PodSandbox {
     PodSandbox { linux: Some(LinuxPodSandbox::default()), ..pod("") }
 }
 
-/// What the loop says of the pod `shop/web-0` of this UID in this network namespace.
+/// A snapshot that shows the pod `shop/web-0` with this UID and this network namespace.
 fn snapshot(uid: &str, netns: &str, condition: EndpointCondition) -> Arc<Snapshot> {
     let key = EndpointKey { namespace: "shop".into(), name: "web-0".into() };
     let local = Some(Attachment { port: HostPort::Netns(netns.into()), ..Attachment::default() });
@@ -53,100 +57,104 @@ fn snapshot(uid: &str, netns: &str, condition: EndpointCondition) -> Arc<Snapsho
     Arc::new(Snapshot { ready: true, endpoints, ..Snapshot::default() })
 }
 
-fn nobody() -> Arc<Snapshot> {
+fn no_pods() -> Arc<Snapshot> {
     Arc::new(Snapshot { ready: true, ..Snapshot::default() })
 }
 
-/// The other end.
-struct Runtime {
-    stream: UnixStream,
+/// A pipe holds this many bytes.
+const BUFFER: usize = 1 << 16;
+
+/// The runtime's end of a connection.
+struct Runtime<S> {
+    stream: S,
     decoder: Decoder,
-    asked: u32,
+    calls: u32,
 }
 
-impl Runtime {
-    fn new(stream: UnixStream) -> Self {
-        Self { stream, decoder: Decoder::default(), asked: 0 }
+impl<S: AsyncRead + AsyncWrite + Unpin> Runtime<S> {
+    fn new(stream: S) -> Self {
+        Self { stream, decoder: Decoder::default(), calls: 0 }
     }
 
-    async fn read(&mut self) -> Message {
+    async fn read(&mut self) -> TtrpcMessage {
         loop {
             if let Some(message) = self.decoder.next().expect("it is NRI") {
                 return message;
             }
-            let read =
-                timeout(PATIENCE, self.stream.read_buf(self.decoder.trunk())).await.expect("the plugin is silent");
+            let read = timeout(PATIENCE, self.stream.read_buf(self.decoder.incoming()))
+                .await
+                .expect("no message of the plugin");
             assert_ne!(read.expect("a connection"), 0, "the plugin closed the connection");
         }
     }
 
-    async fn send(&mut self, message: Message) {
+    async fn send(&mut self, message: TtrpcMessage) {
         self.stream.write_all(&message.encode()).await.expect("a connection");
     }
 
     /// Takes the plugin's registration and answers it.
-    async fn registered(&mut self, response: Response) -> Register {
+    async fn registered(&mut self, response: TtrpcResponse) -> RegisterPluginRequest {
         let message = self.read().await;
-        assert_eq!((message.conn, message.kind, message.stream), (Conn::Runtime, Kind::Request, 1));
-        let request = Request::decode(message.payload).expect("a request");
+        assert_eq!((message.conn, message.kind, message.stream), (Conn::Runtime, TtrpcKind::Request, 1));
+        let request = TtrpcRequest::decode(message.payload).expect("a request");
         assert_eq!(request.method, "RegisterPlugin");
         let payload = response.encode_to_vec().into();
-        self.send(Message { conn: Conn::Runtime, stream: 1, kind: Kind::Response, payload }).await;
-        Register::decode(request.payload).expect("a registration")
+        self.send(TtrpcMessage { conn: Conn::Runtime, stream: 1, kind: TtrpcKind::Response, payload }).await;
+        RegisterPluginRequest::decode(request.payload).expect("a registration")
     }
 
-    async fn ask(&mut self, method: &str, payload: &impl prost::Message, patience: Duration) -> u32 {
-        let request = Request {
+    async fn call(&mut self, method: &str, payload: &impl prost::Message, patience: Duration) -> u32 {
+        let request = TtrpcRequest {
             service: PLUGIN_SERVICE.into(),
             method: method.into(),
             payload: payload.encode_to_vec().into(),
             timeout_nano: i64::try_from(patience.as_nanos()).expect("short"),
         };
-        self.asked += 2;
+        self.calls += 2;
         let payload = request.encode_to_vec().into();
-        self.send(Message { conn: Conn::Plugin, stream: self.asked - 1, kind: Kind::Request, payload }).await;
-        self.asked - 1
+        self.send(TtrpcMessage { conn: Conn::Plugin, stream: self.calls - 1, kind: TtrpcKind::Request, payload }).await;
+        self.calls - 1
     }
 
     async fn run(&mut self, pod: PodSandbox) -> u32 {
-        self.ask("RunPodSandbox", &RunPodSandbox { pod: Some(pod) }, Duration::from_secs(2)).await
+        self.call("RunPodSandbox", &RunPodSandboxRequest { pod: Some(pod) }, Duration::from_secs(2)).await
     }
 
-    /// The next answer, and which request it is for.
-    async fn answer(&mut self) -> (u32, Response) {
+    /// The next answer, and the number of its call.
+    async fn answer(&mut self) -> (u32, TtrpcResponse) {
         let message = self.read().await;
-        assert_eq!((message.conn, message.kind), (Conn::Plugin, Kind::Response));
-        (message.stream, Response::decode(message.payload).expect("a response"))
+        assert_eq!((message.conn, message.kind), (Conn::Plugin, TtrpcKind::Response));
+        (message.stream, TtrpcResponse::decode(message.payload).expect("a response"))
     }
 
-    /// "Go on" is an empty answer without an error.
-    async fn goes_on(&mut self) -> u32 {
+    /// The next answer lets the sandbox continue: it is empty and without an error.
+    async fn continues(&mut self) -> u32 {
         let (stream, response) = self.answer().await;
-        assert_eq!(response, Response::default());
+        assert_eq!(response, TtrpcResponse::default());
         stream
     }
 
-    async fn hears_nothing(&mut self) {
-        let heard = timeout(A_WHILE, self.answer()).await;
-        assert!(heard.is_err(), "answered too early: {heard:?}");
+    async fn gets_no_answer(&mut self) {
+        let answer = timeout(A_WHILE, self.answer()).await;
+        assert!(answer.is_err(), "answered too early: {answer:?}");
     }
 
-    async fn configured(&mut self) -> Subscription {
-        self.ask("Configure", &Configure::default(), PATIENCE).await;
-        Subscription::decode(self.answer().await.1.payload).expect("a subscription")
+    async fn configured(&mut self) -> ConfigureResponse {
+        self.call("Configure", &ConfigureRequest::default(), PATIENCE).await;
+        ConfigureResponse::decode(self.answer().await.1.payload).expect("a subscription")
     }
 
-    /// All that comes before the first sandbox.
+    /// Makes all calls that come before the first sandbox.
     async fn introduced(mut self) -> Self {
-        self.registered(Response::default()).await;
+        self.registered(TtrpcResponse::default()).await;
         self.configured().await;
-        self.ask("Synchronize", &Synchronize { more: false }, PATIENCE).await;
-        self.goes_on().await;
+        self.call("Synchronize", &SynchronizeRequest { more: false }, PATIENCE).await;
+        self.continues().await;
         self
     }
 }
 
-/// A plugin that takes part, what it looks at, and what it tells.
+/// A connected plugin, its snapshots, and its counters.
 struct Plugin {
     snapshots: watch::Sender<Arc<Snapshot>>,
     recorder: Arc<Recorder>,
@@ -154,9 +162,9 @@ struct Plugin {
 }
 
 impl Plugin {
-    fn start() -> (Self, Runtime) {
-        let (near, far) = UnixStream::pair().expect("a pair");
-        let (snapshots, seen) = watch::channel(nobody());
+    fn start() -> (Self, Runtime<DuplexStream>) {
+        let (near, far) = tokio::io::duplex(BUFFER);
+        let (snapshots, seen) = watch::channel(no_pods());
         let recorder = Arc::new(Recorder::default());
         let gate = Arc::new(Gate::new(seen, Arc::clone(&recorder)));
         let ended = tokio::spawn(async move {
@@ -166,16 +174,16 @@ impl Plugin {
         (Self { snapshots, recorder, ended }, Runtime::new(far))
     }
 
-    async fn introduced() -> (Self, Runtime) {
+    async fn introduced() -> (Self, Runtime<DuplexStream>) {
         let (plugin, runtime) = Self::start();
         (plugin, runtime.introduced().await)
     }
 
     async fn error(self) -> NriError {
-        timeout(PATIENCE, self.ended).await.expect("it goes on").expect("no panic")
+        timeout(PATIENCE, self.ended).await.expect("the connection did not end").expect("no panic")
     }
 
-    /// How many holds ended so.
+    /// How many holds ended with this result.
     fn holds(&self, result: &str) -> u64 {
         let text = crate::metrics::scrape::text(Default::default(), &self.recorder);
         let wanted = format!("bulkhead_nri_hold_seconds_count{{result=\"{result}\"}} ");
@@ -183,142 +191,137 @@ impl Plugin {
     }
 }
 
-#[tokio::test]
-async fn it_registers_last_of_all_and_asks_for_new_sandboxes_only() {
+#[tokio::test(start_paused = true)]
+async fn it_registers_last_and_subscribes_to_new_sandboxes_only() {
     let (_plugin, mut runtime) = Plugin::start();
-    let register = runtime.registered(Response::default()).await;
+    let register = runtime.registered(TtrpcResponse::default()).await;
     assert_eq!((&*register.plugin_name, &*register.plugin_idx), ("bulkhead", "99"));
-    assert_eq!(runtime.configured().await, Subscription { events: 1 });
+    assert_eq!(runtime.configured().await, ConfigureResponse { events: 1 });
 }
 
-#[tokio::test]
-async fn a_sandbox_is_held_until_it_is_enforced_and_no_longer() {
+#[tokio::test(start_paused = true)]
+async fn a_sandbox_is_held_until_it_is_enforced_and_not_longer() {
     let (plugin, mut runtime) = Plugin::introduced().await;
-    let asked = runtime.run(pod("cni-1")).await;
-    runtime.hears_nothing().await;
+    let calls = runtime.run(pod("cni-1")).await;
+    runtime.gets_no_answer().await;
     plugin.snapshots.send_replace(snapshot("u1", "cni-1", EndpointCondition::Pending));
-    runtime.hears_nothing().await;
+    runtime.gets_no_answer().await;
     plugin.snapshots.send_replace(snapshot("u1", "cni-1", EndpointCondition::Enforced));
-    assert_eq!(runtime.goes_on().await, asked);
+    assert_eq!(runtime.continues().await, calls);
     assert_eq!((plugin.holds("enforced"), plugin.holds("timed_out")), (1, 0));
 }
 
-#[tokio::test]
-async fn what_is_enforced_already_is_not_held() {
-    for condition in [
-        EndpointCondition::Enforced,
-        EndpointCondition::Audited,
-        EndpointCondition::Unassigned,
-        EndpointCondition::Shared,
-    ] {
+#[tokio::test(start_paused = true)]
+async fn a_sandbox_that_is_enforced_already_is_not_held() {
+    for condition in [EndpointCondition::Enforced, EndpointCondition::Audited, EndpointCondition::Unassigned, EndpointCondition::Shared] {
         let (plugin, mut runtime) = Plugin::introduced().await;
         plugin.snapshots.send_replace(snapshot("u1", "cni-1", condition));
         let begun = Instant::now();
         runtime.run(pod("cni-1")).await;
-        runtime.goes_on().await;
-        assert!(begun.elapsed() < Duration::from_millis(500), "{condition:?}");
+        runtime.continues().await;
+        assert_eq!(begun.elapsed(), Duration::ZERO, "{condition:?}");
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn neither_an_earlier_pod_of_the_name_nor_an_earlier_sandbox_of_the_pod_counts() {
     for (uid, netns) in [("u0", "cni-1"), ("u1", "cni-0")] {
         let (plugin, mut runtime) = Plugin::introduced().await;
         plugin.snapshots.send_replace(snapshot(uid, netns, EndpointCondition::Enforced));
         runtime.run(pod("cni-1")).await;
-        runtime.hears_nothing().await;
+        runtime.gets_no_answer().await;
         plugin.snapshots.send_replace(snapshot("u1", "cni-1", EndpointCondition::Enforced));
-        runtime.goes_on().await;
+        runtime.continues().await;
     }
 }
 
-#[tokio::test]
-async fn what_is_never_enforced_is_let_go_within_half_of_what_the_runtime_waits_and_counted() {
+#[tokio::test(start_paused = true)]
+async fn a_sandbox_that_is_never_enforced_continues_after_half_of_the_runtimes_limit_and_is_counted() {
     let (plugin, mut runtime) = Plugin::introduced().await;
     plugin.snapshots.send_replace(snapshot("u1", "cni-1", EndpointCondition::Error));
     let begun = Instant::now();
     let patience = Duration::from_millis(400);
-    runtime.ask("RunPodSandbox", &RunPodSandbox { pod: Some(pod("cni-1")) }, patience).await;
-    runtime.goes_on().await;
+    runtime.call("RunPodSandbox", &RunPodSandboxRequest { pod: Some(pod("cni-1")) }, patience).await;
+    runtime.continues().await;
     let held = begun.elapsed();
     assert!(held >= patience / 2 && held < patience, "{held:?}");
     assert_eq!((plugin.holds("enforced"), plugin.holds("timed_out")), (0, 1));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_node_where_nothing_can_be_enforced_starts_many_pods_in_little_time() {
     let (plugin, mut runtime) = Plugin::introduced().await;
     let begun = Instant::now();
     for _ in 0..20 {
         runtime.run(pod("cni-1")).await;
-        runtime.goes_on().await;
+        runtime.continues().await;
     }
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    // One that works, and the next is given its time again.
+    // A hold that succeeds restores the full limit.
     plugin.snapshots.send_replace(snapshot("u1", "cni-1", EndpointCondition::Enforced));
     runtime.run(pod("cni-1")).await;
-    runtime.goes_on().await;
+    runtime.continues().await;
     let begun = Instant::now();
     runtime.run(pod("cni-2")).await;
-    runtime.goes_on().await;
+    runtime.continues().await;
     assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
 }
 
-#[tokio::test]
-async fn a_pod_in_the_node_s_network_is_answered_at_once_and_not_counted() {
+#[tokio::test(start_paused = true)]
+async fn a_pod_in_the_node_s_network_continues_at_once_and_is_not_counted() {
     let (plugin, mut runtime) = Plugin::introduced().await;
     for pod in [in_the_node_s_network(), PodSandbox { linux: None, ..pod("") }] {
         runtime.run(pod).await;
-        runtime.goes_on().await;
+        runtime.continues().await;
     }
     assert_eq!((plugin.holds("enforced"), plugin.holds("timed_out")), (0, 0));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_older_runtime_s_sandboxes_are_held_too() {
     let (plugin, mut runtime) = Plugin::introduced().await;
-    let change = |event| StateChange { event, pod: Some(pod("cni-1")) };
-    runtime.ask("StateChange", &change(2), PATIENCE).await;
-    runtime.goes_on().await;
-    let asked = runtime.ask("StateChange", &change(1), PATIENCE).await;
-    runtime.hears_nothing().await;
+    let change = |event| StateChangeEvent { event, pod: Some(pod("cni-1")) };
+    runtime.call("StateChange", &change(2), PATIENCE).await;
+    runtime.continues().await;
+    let calls = runtime.call("StateChange", &change(1), PATIENCE).await;
+    runtime.gets_no_answer().await;
     plugin.snapshots.send_replace(snapshot("u1", "cni-1", EndpointCondition::Enforced));
-    assert_eq!(runtime.goes_on().await, asked);
+    assert_eq!(runtime.continues().await, calls);
 }
 
-#[tokio::test]
-async fn one_that_waits_does_not_hold_up_the_next() {
+#[tokio::test(start_paused = true)]
+async fn a_held_sandbox_does_not_delay_the_next() {
     let (plugin, mut runtime) = Plugin::introduced().await;
     let first = runtime.run(pod("cni-1")).await;
     let second = runtime.run(pod("cni-2")).await;
     plugin.snapshots.send_replace(snapshot("u1", "cni-2", EndpointCondition::Enforced));
-    assert_eq!(runtime.goes_on().await, second);
+    assert_eq!(runtime.continues().await, second);
     plugin.snapshots.send_replace(snapshot("u1", "cni-1", EndpointCondition::Enforced));
-    assert_eq!(runtime.goes_on().await, first);
+    assert_eq!(runtime.continues().await, first);
 }
 
-#[tokio::test]
-async fn what_is_not_known_is_refused_and_the_next_request_answered() {
+#[tokio::test(start_paused = true)]
+async fn an_unknown_call_is_refused_and_the_next_call_answered() {
     let (_plugin, mut runtime) = Plugin::introduced().await;
-    runtime.ask("ValidateContainerAdjustment", &Synchronize::default(), PATIENCE).await;
+    runtime.call("ValidateContainerAdjustment", &SynchronizeRequest::default(), PATIENCE).await;
     assert_eq!(runtime.answer().await.1.status.map(|status| status.code), Some(12));
-    runtime.ask("Synchronize", &Synchronize { more: true }, PATIENCE).await;
+    runtime.call("Synchronize", &SynchronizeRequest { more: true }, PATIENCE).await;
     let (_, response) = runtime.answer().await;
-    assert_eq!(Synchronized::decode(response.payload), Ok(Synchronized { more: true }));
-    runtime.ask("Shutdown", &Synchronize::default(), PATIENCE).await;
-    runtime.goes_on().await;
+    assert_eq!(SynchronizeResponse::decode(response.payload), Ok(SynchronizeResponse { more: true }));
+    runtime.call("Shutdown", &SynchronizeRequest::default(), PATIENCE).await;
+    runtime.continues().await;
 }
 
-#[tokio::test]
-async fn a_runtime_that_refuses_is_understood() {
+#[tokio::test(start_paused = true)]
+async fn a_refused_registration_ends_the_connection_with_the_reason() {
     let (plugin, mut runtime) = Plugin::start();
-    let status = message::Status { code: 2, message: "invalid plugin name".into() };
-    runtime.registered(Response { status: Some(status), ..Response::default() }).await;
+    let status = TtrpcStatus { code: 2, message: "invalid plugin name".into() };
+    runtime.registered(TtrpcResponse { status: Some(status), ..TtrpcResponse::default() }).await;
     assert!(matches!(plugin.error().await, NriError::Refused(why) if why == "invalid plugin name"));
 }
 
-#[tokio::test]
-async fn what_is_no_nri_ends_the_connection() {
+#[tokio::test(start_paused = true)]
+async fn bytes_that_are_not_nri_end_the_connection() {
     let ends = |bytes: &'static [u8]| async move {
         let (plugin, mut runtime) = Plugin::introduced().await;
         runtime.stream.write_all(bytes).await.expect("a connection");
@@ -334,107 +337,121 @@ async fn what_is_no_nri_ends_the_connection() {
     assert!(matches!(ends(b"\0\0\0\x01\0\0").await, NriError::Closed));
 }
 
-/// What was logged while this lives.
+async fn becomes(state: &mut watch::Receiver<Nri>, wanted: Nri) {
+    let seen = timeout(PATIENCE, state.wait_for(|nri| *nri == wanted)).await;
+    drop(seen.unwrap_or_else(|_| panic!("never {wanted:?}")).expect("the plugin goes on"));
+}
+
+/// Accepts the connection of a plugin within its longest pause.
+async fn accept(connections: &mut mpsc::UnboundedReceiver<DuplexStream>) -> Runtime<DuplexStream> {
+    Runtime::new(timeout(PATIENCE, connections.recv()).await.expect("no connection").expect("the plugin goes on"))
+}
+
+/// A socket in memory, at which a runtime may or may not listen.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+struct Socket(Arc<Mutex<Option<mpsc::UnboundedSender<DuplexStream>>>>);
 
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("no panic").extend_from_slice(bytes);
-        Ok(bytes.len())
+impl Socket {
+    /// Listens from now on, until the receiver is dropped.
+    fn listen(&self) -> mpsc::UnboundedReceiver<DuplexStream> {
+        let (sender, connections) = mpsc::unbounded_channel();
+        *self.0.lock().expect("no panic") = Some(sender);
+        connections
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
+    fn connect(&self) -> io::Result<DuplexStream> {
+        let listener = self.0.lock().expect("no panic");
+        let (near, far) = tokio::io::duplex(BUFFER);
+        listener.as_ref().ok_or(io::ErrorKind::NotFound)?.send(far).map_err(|_| io::ErrorKind::ConnectionRefused)?;
+        Ok(near)
+    }
+
+    /// Keeps a plugin connected to this socket.
+    fn follow(&self, snapshots: watch::Receiver<Arc<Snapshot>>, state: watch::Sender<Nri>) -> JoinHandle<()> {
+        let (socket, gate) = (self.clone(), Gate::new(snapshots, Arc::default()));
+        tokio::spawn(async move {
+            keep_connected(Path::new("nri.sock"), || std::future::ready(socket.connect()), gate, state).await;
+        })
     }
 }
 
-impl Log {
-    fn start() -> (Self, tracing::subscriber::DefaultGuard) {
-        let log = Self::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-        (log, tracing::subscriber::set_default(subscriber))
-    }
-
-    fn times(&self, text: &str) -> usize {
-        String::from_utf8_lossy(&self.0.lock().expect("no panic")).matches(text).count()
-    }
-}
-
-async fn becomes(shown: &mut watch::Receiver<Nri>, wanted: Nri) {
-    let seen = timeout(PATIENCE, shown.wait_for(|nri| *nri == wanted)).await;
-    drop(seen.unwrap_or_else(|_| panic!("never {wanted:?}")).expect("it goes on"));
-}
-
-async fn accept(listener: &UnixListener) -> Runtime {
-    Runtime::new(timeout(PATIENCE, listener.accept()).await.expect("nobody connects").expect("a connection").0)
-}
-
-#[tokio::test]
-async fn a_runtime_without_nri_is_said_once_and_one_that_comes_or_comes_back_is_joined() {
-    let (log, _guard) = Log::start();
-    let folder = tempfile::tempdir().expect("a folder");
-    let socket = folder.path().join("nri.sock");
-    let (snapshots, seen) = watch::channel(nobody());
-    let (shown, mut told) = watch::channel(Nri::default());
-    let followed = tokio::spawn(follow(socket.clone(), Gate::new(seen, Arc::default()), shown));
-    becomes(&mut told, Nri::Waiting).await;
+#[tokio::test(start_paused = true)]
+async fn a_missing_runtime_is_warned_of_once_and_joined_when_it_comes_or_comes_back() {
+    let (log, _guard) = CapturedLog::start();
+    let socket = Socket::default();
+    let (snapshots, seen) = watch::channel(no_pods());
+    let (sender, mut state) = watch::channel(Nri::default());
+    let followed = socket.follow(seen, sender);
+    becomes(&mut state, Nri::Waiting).await;
     // Three attempts.
     tokio::time::sleep(Duration::from_millis(800)).await;
-    assert_eq!(log.times("no NRI now"), 1);
+    assert_eq!(log.times("NRI is not connected"), 1);
 
-    let listener = UnixListener::bind(&socket).expect("a socket");
-    let runtime = accept(&listener).await.introduced().await;
-    becomes(&mut told, Nri::Connected).await;
-    assert_eq!(log.times("new pods are held until"), 1);
+    let mut connections = socket.listen();
+    let runtime = accept(&mut connections).await.introduced().await;
+    becomes(&mut state, Nri::Connected).await;
+    assert_eq!(log.times("NRI connected: each new pod is held"), 1);
 
     // The runtime restarts.
-    drop((runtime, listener));
-    becomes(&mut told, Nri::Waiting).await;
-    std::fs::remove_file(&socket).expect("it is there");
-    let listener = UnixListener::bind(&socket).expect("a socket");
-    let mut runtime = accept(&listener).await.introduced().await;
-    becomes(&mut told, Nri::Connected).await;
-    assert_eq!(log.times("no NRI now"), 2, "a connection that was lost is news");
+    drop((runtime, connections));
+    becomes(&mut state, Nri::Waiting).await;
+    let mut connections = socket.listen();
+    let mut runtime = accept(&mut connections).await.introduced().await;
+    becomes(&mut state, Nri::Connected).await;
+    assert_eq!(log.times("NRI is not connected"), 2, "a lost connection is warned of again");
     runtime.run(pod("cni-1")).await;
     snapshots.send_replace(snapshot("u1", "cni-1", EndpointCondition::Enforced));
-    runtime.goes_on().await;
+    runtime.continues().await;
+    followed.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_pod_is_held_by_an_agent_that_knows_nothing_yet() {
+    let socket = Socket::default();
+    let mut connections = socket.listen();
+    let (snapshots, seen) = watch::channel(Arc::<Snapshot>::default());
+    let (sender, _state) = watch::channel(Nri::default());
+    let followed = socket.follow(seen, sender);
+    assert!(timeout(A_WHILE, connections.recv()).await.is_err(), "it registers too early");
+    snapshots.send_replace(no_pods());
+    accept(&mut connections).await.introduced().await;
     followed.abort();
 }
 
 #[tokio::test]
-async fn nobody_is_held_by_an_agent_that_knows_nothing_yet() {
+async fn the_socket_at_the_path_is_joined() {
     let folder = tempfile::tempdir().expect("a folder");
     let socket = folder.path().join("nri.sock");
     let listener = UnixListener::bind(&socket).expect("a socket");
-    let (snapshots, seen) = watch::channel(Arc::<Snapshot>::default());
-    let (shown, _told) = watch::channel(Nri::default());
-    let followed = tokio::spawn(follow(socket, Gate::new(seen, Arc::default()), shown));
-    assert!(timeout(A_WHILE, listener.accept()).await.is_err(), "it registers too early");
-    snapshots.send_replace(nobody());
-    accept(&listener).await.introduced().await;
+    let (snapshots, seen) = watch::channel(no_pods());
+    let (sender, _state) = watch::channel(Nri::default());
+    let followed = tokio::spawn(follow(socket, Gate::new(seen, Arc::default()), sender));
+    let (stream, _) = listener.accept().await.expect("a connection");
+    let mut runtime = Runtime::new(stream).introduced().await;
+    runtime.run(pod("cni-1")).await;
+    snapshots.send_replace(snapshot("u1", "cni-1", EndpointCondition::Enforced));
+    runtime.continues().await;
     followed.abort();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_unreadable_sandbox_ends_the_connection_and_not_the_pod() {
     let (plugin, mut runtime) = Plugin::introduced().await;
-    /// A pod that is not a message but a number.
+    /// A message whose pod is a number.
     #[derive(Clone, PartialEq, prost::Message)]
-    struct Odd {
+    struct Malformed {
         #[prost(int32, tag = "1")]
         pod: i32,
     }
-    runtime.ask("RunPodSandbox", &Odd { pod: 7 }, PATIENCE).await;
-    // A plugin that closes is one fewer to ask: the runtime goes on without it.
+    runtime.call("RunPodSandbox", &Malformed { pod: 7 }, PATIENCE).await;
+    // A runtime continues without a plugin that has closed its connection.
     let mut rest = Bytes::new();
-    while let Ok(read) = runtime.stream.read_buf(runtime.decoder.trunk()).await {
+    while let Ok(read) = runtime.stream.read_buf(runtime.decoder.incoming()).await {
         if read == 0 {
             break;
         }
-        rest = Bytes::copy_from_slice(runtime.decoder.trunk());
+        rest = Bytes::copy_from_slice(runtime.decoder.incoming());
     }
-    assert!(rest.is_empty(), "it was answered: {rest:?}");
+    assert!(rest.is_empty(), "the plugin answered: {rest:?}");
     assert!(matches!(plugin.error().await, NriError::Request(_)));
 }

@@ -1,73 +1,73 @@
-//! The bytes between a container runtime and an NRI plugin: one Unix socket, two connections on it,
-//! ttrpc messages on each. Pure: bytes in, messages out.
+//! The bytes between a container runtime and an NRI plugin: one Unix socket carries two connections, and each
+//! connection carries ttrpc messages. Pure: bytes in, messages out.
 //!
 //! ```text
-//! trunk    id of the connection, 4 | length, 4 | that many bytes of the connection
+//! frame    id of the connection, 4 | length, 4 | that many bytes of the connection
 //! message  length, 4 | stream, 4 | kind, 1 | flags, 1 | that many bytes       (all big-endian)
 //! ```
 //!
-//! A message may lie in several pieces on the trunk, and no length is believed beyond [`MAX_MESSAGE`]:
-//! what waits for its rest is never more than three messages of that size.
+//! A message may be split over several frames. A length above [`MAX_MESSAGE`] is refused, so incomplete messages never
+//! occupy more memory than three messages of that size.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// Longest message ttrpc knows.
+/// The longest message that ttrpc allows.
 pub const MAX_MESSAGE: usize = 4 << 20;
-const TRUNK_HEADER: usize = 8;
-const HEADER: usize = 10;
-/// Bytes read at once.
+const FRAME_HEADER: usize = 8;
+const MESSAGE_HEADER: usize = 10;
+/// How many bytes one read may return.
 const READ: usize = 16 << 10;
-/// The runtime reads a piece of the trunk into a buffer of this size, and fails if it does not fit.
+/// The longest message that the runtime can read. It reads each frame into a buffer of this size.
 const MAX_SENT: usize = 4096;
 
-/// One of the two connections on the trunk.
+/// One of the two connections on the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conn {
-    /// The runtime asks the plugin.
+    /// The runtime calls the plugin.
     Plugin,
-    /// The plugin asks the runtime.
+    /// The plugin calls the runtime.
     Runtime,
 }
 
-/// What a message is.
+/// The role of a message in a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Asks.
+pub enum TtrpcKind {
+    /// A call.
     Request,
-    /// Answers the request of the same stream.
+    /// The answer to the request of the same stream.
     Response,
 }
 
-/// One message.
+/// One ttrpc message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Message {
-    /// Where it came, or goes.
+pub struct TtrpcMessage {
+    /// The connection that carries it.
     pub conn: Conn,
-    /// Number of the request; who asks counts in odd numbers.
+    /// Number of the call. The caller uses odd numbers.
     pub stream: u32,
-    /// What it is.
-    pub kind: Kind,
-    /// What it says.
+    /// Its role.
+    pub kind: TtrpcKind,
+    /// Its content.
     pub payload: Bytes,
 }
 
-/// What is no NRI. There is no way to find the next message after one of these.
+/// Bytes that are not NRI. The start of the next message cannot be found after one of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
-    /// A length that nobody means.
-    #[error("a message of {0} bytes, and {MAX_MESSAGE} are the most")]
+    /// The length exceeds [`MAX_MESSAGE`].
+    #[error("a message has {0} bytes; the limit is {MAX_MESSAGE}")]
     Oversized(usize),
-    /// Streams of data, or something new.
-    #[error("a message of kind {0}, which NRI has not")]
+    /// A kind that NRI does not use.
+    #[error("a message has kind {0}, which NRI does not use")]
     Kind(u8),
 }
 
-impl Message {
-    /// The bytes for the trunk, in one piece.
+impl TtrpcMessage {
+    /// Encodes the message as one frame.
     pub fn encode(&self) -> Bytes {
-        let length = HEADER + self.payload.len();
+        let length = MESSAGE_HEADER + self.payload.len();
         debug_assert!(length <= MAX_SENT, "the runtime cannot read {length} bytes at once");
-        let mut bytes = BytesMut::with_capacity(TRUNK_HEADER + length);
+        let mut bytes = BytesMut::with_capacity(FRAME_HEADER + length);
         bytes.put_u32(self.conn.id());
         bytes.put_u32(length as u32);
         bytes.put_u32(self.payload.len() as u32);
@@ -79,36 +79,36 @@ impl Message {
     }
 }
 
-/// Takes messages out of the trunk's bytes, however they are cut.
+/// Decodes messages from the socket's bytes, wherever reads split them.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    trunk: BytesMut,
+    incoming: BytesMut,
     plugin: BytesMut,
     runtime: BytesMut,
 }
 
 impl Decoder {
-    /// Where the trunk's next bytes go, after those that wait: with room for some.
-    pub fn trunk(&mut self) -> &mut BytesMut {
-        self.trunk.reserve(READ);
-        &mut self.trunk
+    /// The buffer for the socket's next bytes. Undecoded bytes stay at its start.
+    pub fn incoming(&mut self) -> &mut BytesMut {
+        self.incoming.reserve(READ);
+        &mut self.incoming
     }
 
-    /// The next message; `None` while its end has not come.
+    /// The next message. `None`: it is not complete yet.
     ///
     /// # Errors
-    /// What was read is no NRI.
-    pub fn next(&mut self) -> Result<Option<Message>, WireError> {
+    /// The bytes are not NRI.
+    pub fn next(&mut self) -> Result<Option<TtrpcMessage>, WireError> {
         loop {
             for conn in [Conn::Plugin, Conn::Runtime] {
                 if let Some(message) = take(conn, self.of(conn))? {
                     return Ok(Some(message));
                 }
             }
-            let Some((id, piece)) = self.piece()? else { return Ok(None) };
-            // Whatever is said on further connections is not for us.
+            let Some((id, content)) = self.frame()? else { return Ok(None) };
+            // Other connections are not for this plugin.
             if let Some(conn) = Conn::of(id) {
-                self.of(conn).unsplit(piece);
+                self.of(conn).unsplit(content);
             }
         }
     }
@@ -120,32 +120,32 @@ impl Decoder {
         }
     }
 
-    fn piece(&mut self) -> Result<Option<(u32, BytesMut)>, WireError> {
-        let Some(mut header) = self.trunk.get(..TRUNK_HEADER) else { return Ok(None) };
+    fn frame(&mut self) -> Result<Option<(u32, BytesMut)>, WireError> {
+        let Some(mut header) = self.incoming.get(..FRAME_HEADER) else { return Ok(None) };
         let (id, length) = (header.get_u32(), header.get_u32() as usize);
-        if length > HEADER + MAX_MESSAGE {
+        if length > MESSAGE_HEADER + MAX_MESSAGE {
             return Err(WireError::Oversized(length));
         }
-        if self.trunk.len() < TRUNK_HEADER + length {
+        if self.incoming.len() < FRAME_HEADER + length {
             return Ok(None);
         }
-        self.trunk.advance(TRUNK_HEADER);
-        Ok(Some((id, self.trunk.split_to(length))))
+        self.incoming.advance(FRAME_HEADER);
+        Ok(Some((id, self.incoming.split_to(length))))
     }
 }
 
-fn take(conn: Conn, bytes: &mut BytesMut) -> Result<Option<Message>, WireError> {
-    let Some(mut header) = bytes.get(..HEADER) else { return Ok(None) };
+fn take(conn: Conn, bytes: &mut BytesMut) -> Result<Option<TtrpcMessage>, WireError> {
+    let Some(mut header) = bytes.get(..MESSAGE_HEADER) else { return Ok(None) };
     let (length, stream, kind) = (header.get_u32() as usize, header.get_u32(), header.get_u8());
     if length > MAX_MESSAGE {
         return Err(WireError::Oversized(length));
     }
-    let kind = Kind::of(kind).ok_or(WireError::Kind(kind))?;
-    if bytes.len() < HEADER + length {
+    let kind = TtrpcKind::of(kind).ok_or(WireError::Kind(kind))?;
+    if bytes.len() < MESSAGE_HEADER + length {
         return Ok(None);
     }
-    bytes.advance(HEADER);
-    Ok(Some(Message { conn, stream, kind, payload: bytes.split_to(length).freeze() }))
+    bytes.advance(MESSAGE_HEADER);
+    Ok(Some(TtrpcMessage { conn, stream, kind, payload: bytes.split_to(length).freeze() }))
 }
 
 impl Conn {
@@ -165,7 +165,7 @@ impl Conn {
     }
 }
 
-impl Kind {
+impl TtrpcKind {
     const fn number(self) -> u8 {
         match self {
             Self::Request => 1,
