@@ -1,11 +1,10 @@
-//! The objects people write: their types, their schema, their rules, and what they mean to the model.
+//! The objects that users write: their types, schema, rules, and conversion to the model.
 //!
-//! One set of rules serves the API server, a static file and `bulkhead lint`: structure and CEL are
-//! derived from the types here, and [`convert`] checks again whatever a schema cannot say. Refuses
-//! to know where an object came from, what time it is, and what other objects say.
+//! One set of rules serves the API server, a static file and `bulkhead lint`. Schema and CEL rules are derived from the
+//! types here; [`convert`] checks again what a schema cannot express. Refuses to know where an object came from, what
+//! time it is, and what other objects contain.
 //!
-//! A field this version does not know is an error, from a file and from the API server alike: it may
-//! be the one that narrows a permission.
+//! A field that this version does not know is an error, because it may narrow a permission.
 
 pub mod cidr;
 pub mod convert;
@@ -13,6 +12,7 @@ pub mod document;
 pub mod endpoint;
 pub mod finding;
 pub mod rules;
+pub mod schema;
 pub mod status;
 pub mod structure;
 pub mod tenant;
@@ -25,19 +25,19 @@ pub use endpoint::Endpoint;
 pub use status::NetworkTenantStatus;
 pub use tenant::{NetworkTenant, NetworkTenantSpec};
 
-/// API group of all our kinds.
+/// API group of `NetworkTenant` and `Endpoint`.
 pub const GROUP: &str = "bulkhead.dev";
-/// The one version there is.
+/// The only version of the group.
 pub const VERSION: &str = "v1alpha1";
-/// Group and version as objects write them.
+/// Group and version, as in `apiVersion`.
 pub const API_VERSION: &str = "bulkhead.dev/v1alpha1";
 
-/// The definition of `NetworkTenant` that a cluster needs.
+/// The CustomResourceDefinition of `NetworkTenant`.
 pub fn crd() -> CustomResourceDefinition {
     NetworkTenant::crd()
 }
 
-/// The same as the text of `deploy/crd.yaml`.
+/// The text of `deploy/crd.yaml`.
 pub fn crd_yaml() -> String {
     let mut crd = serde_json::to_value(crd()).expect("a derived definition serialises");
     whole_numbers(&mut crd);
@@ -45,7 +45,7 @@ pub fn crd_yaml() -> String {
     format!("# Generated from agent/src/api/tenant.rs by `cargo xtask crds`. Do not edit.\n{}\n", text.trim_end())
 }
 
-/// The definition's types hold bounds as floating-point numbers; people write 65535, not 65535.0.
+/// Turns bounds such as 65535.0, which the definition's types hold, into whole numbers.
 fn whole_numbers(value: &mut serde_json::Value) {
     match value {
         serde_json::Value::Number(number) => {

@@ -1,8 +1,8 @@
-//! Addresses and networks from text, in the one spelling that every reader takes for the same thing.
+//! Parses addresses and networks, and accepts only the spelling that every parser reads alike.
 //!
-//! Parsers differ over leading zeros, host bits, zones and IPv4-mapped forms, and each difference has
-//! been somebody's hole: what `kubectl` shows must be what the kernel enforces. So nothing is repaired
-//! here. A network with host bits is refused and the canonical form named in the message.
+//! Parsers differ over leading zeros, host bits, zones and IPv4-mapped forms. Each difference has been a security hole
+//! before: what `kubectl` shows must be what the kernel enforces. Nothing is corrected here; a network with host bits is
+//! refused, and the message names its canonical form.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -10,62 +10,68 @@ use ipnet::IpNet;
 
 /// Why a text is not an address or a network.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// Not the form of a network at all.
+pub enum CidrError {
+    /// The text is not a network.
     #[error("{0:?} is not a network: write ADDRESS/LENGTH, such as 10.40.0.0/24 or fd00:40::/64")]
     NotANetwork(String),
-    /// Not the form of an address at all.
-    #[error("{0:?} is not an IP address: no port, prefix length, spaces or leading zeros")]
+    /// The text is not an address.
+    #[error("{0:?} is not an IP address: write it without port, prefix length, spaces and leading zeros")]
     NotAnAddress(String),
-    /// The part after the slash.
-    #[error("{text:?} has no valid prefix length: 0 to {max}, without leading zeros")]
+    /// The part after the slash is not a prefix length.
+    #[error("{text:?} has no valid prefix length: write 0 to {max} without leading zeros")]
     PrefixLength {
-        /// As written.
+        /// The text as written.
         text: String,
         /// 32 or 128.
         max: u8,
     },
-    /// A zone, which means something on one machine only.
-    #[error("{0:?} has a zone: remove everything from '%'")]
+    /// The address has a zone, which is valid on one machine only.
+    #[error("{0:?} has a zone: remove '%' and everything after it")]
     Zone(String),
-    /// IPv4 in disguise.
+    /// The address is an IPv4 address in IPv6 form.
     #[error("{0:?} is an IPv4-mapped IPv6 address: write the IPv4 address itself")]
     Mapped(String),
-    /// Bits beyond the prefix.
+    /// Bits after the prefix are set.
     #[error("{text:?} has host bits set: write {canonical}")]
     HostBits {
-        /// As written.
+        /// The text as written.
         text: String,
-        /// The network it lies in.
+        /// The network that contains it.
         canonical: IpNet,
     },
 }
 
-/// A network without host bits.
-pub fn parse(text: &str) -> Result<IpNet, Error> {
-    let (addr, len) = text.split_once('/').ok_or_else(|| Error::NotANetwork(text.to_owned()))?;
+/// Parses a network.
+///
+/// # Errors
+/// Anything but the canonical form, apart from the spelling of an IPv6 address.
+pub fn parse(text: &str) -> Result<IpNet, CidrError> {
+    let (addr, len) = text.split_once('/').ok_or_else(|| CidrError::NotANetwork(text.to_owned()))?;
     let addr = parse_addr(addr).map_err(|error| match error {
-        Error::NotAnAddress(_) => Error::NotANetwork(text.to_owned()),
-        Error::Zone(_) => Error::Zone(text.to_owned()),
-        _ => Error::Mapped(text.to_owned()),
+        CidrError::NotAnAddress(_) => CidrError::NotANetwork(text.to_owned()),
+        CidrError::Zone(_) => CidrError::Zone(text.to_owned()),
+        _ => CidrError::Mapped(text.to_owned()),
     })?;
     let max = if addr.is_ipv4() { 32 } else { 128 };
-    let len = prefix_len(len, max).ok_or_else(|| Error::PrefixLength { text: text.to_owned(), max })?;
-    let net = IpNet::new(addr, len).map_err(|_| Error::PrefixLength { text: text.to_owned(), max })?;
+    let len = prefix_len(len, max).ok_or_else(|| CidrError::PrefixLength { text: text.to_owned(), max })?;
+    let net = IpNet::new(addr, len).map_err(|_| CidrError::PrefixLength { text: text.to_owned(), max })?;
     match net.trunc() {
         canonical if canonical == net => Ok(net),
-        canonical => Err(Error::HostBits { text: text.to_owned(), canonical }),
+        canonical => Err(CidrError::HostBits { text: text.to_owned(), canonical }),
     }
 }
 
-/// A single address.
-pub fn parse_addr(text: &str) -> Result<IpAddr, Error> {
+/// Parses an address.
+///
+/// # Errors
+/// A zone, an IPv4-mapped address, or anything else that is no address.
+pub fn parse_addr(text: &str) -> Result<IpAddr, CidrError> {
     if text.contains('%') {
-        return Err(Error::Zone(text.to_owned()));
+        return Err(CidrError::Zone(text.to_owned()));
     }
-    let addr: IpAddr = text.parse().map_err(|_| Error::NotAnAddress(text.to_owned()))?;
+    let addr: IpAddr = text.parse().map_err(|_| CidrError::NotAnAddress(text.to_owned()))?;
     match addr {
-        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Err(Error::Mapped(text.to_owned())),
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Err(CidrError::Mapped(text.to_owned())),
         _ => Ok(addr),
     }
 }
@@ -77,8 +83,8 @@ pub fn is_link_local(v6: Ipv6Addr) -> bool {
 
 /// Decimal digits without a sign or a leading zero, up to `max`.
 fn prefix_len(text: &str, max: u8) -> Option<u8> {
-    let plain = text.bytes().all(|b| b.is_ascii_digit()) && (text.len() == 1 || !text.starts_with('0'));
-    text.parse().ok().filter(|len| plain && *len <= max)
+    let is_decimal = text.bytes().all(|b| b.is_ascii_digit()) && (text.len() == 1 || !text.starts_with('0'));
+    text.parse().ok().filter(|len| is_decimal && *len <= max)
 }
 
 #[cfg(test)]
@@ -147,8 +153,8 @@ mod tests {
 
     #[test]
     fn a_mapped_network_is_refused_even_when_only_its_prefix_is_mapped() {
-        assert_eq!(parse("::ffff:10.20.0.0/112"), Err(Error::Mapped("::ffff:10.20.0.0/112".to_owned())));
-        assert_eq!(parse_addr("::ffff:10.20.0.1"), Err(Error::Mapped("::ffff:10.20.0.1".to_owned())));
+        assert_eq!(parse("::ffff:10.20.0.0/112"), Err(CidrError::Mapped("::ffff:10.20.0.0/112".to_owned())));
+        assert_eq!(parse_addr("::ffff:10.20.0.1"), Err(CidrError::Mapped("::ffff:10.20.0.1".to_owned())));
     }
 
     proptest! {

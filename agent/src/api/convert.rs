@@ -1,8 +1,7 @@
-//! Written objects to model inputs: the only place that decides what a field means.
+//! Converts written objects to inputs of the model: the only place that decides what a field means.
 //!
-//! Trusts no schema: an object may come from an API server whose definition is older, or was edited.
-//! So every bound and rule is checked again here, and an object is taken whole or not at all. Refuses to
-//! know other objects, files, and the time.
+//! Trusts no schema, because the definition at an API server may be older or edited. Every bound and rule is checked
+//! again here, and an object is accepted whole or refused whole. Refuses to know other objects, files, and the time.
 
 mod endpoint;
 mod tenant;
@@ -19,13 +18,13 @@ use policy::model::input;
 pub use endpoint::endpoint;
 pub use tenant::tenant;
 
-/// The label that Kubernetes itself keeps equal to a namespace's name.
+/// The label of a namespace that Kubernetes keeps equal to its name.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
-/// An object that is refused, and the field that is why.
+/// Why an object is refused, and because of which field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{object}: {field}: {problem}")]
-pub struct Error {
+pub struct ObjectError {
     /// `Kind/name`.
     pub object: String,
     /// Path of the field, such as `spec.subnets[1].cidr`.
@@ -37,125 +36,130 @@ pub struct Error {
 /// What can be wrong with a field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// No value where one must be.
+    /// A required value is empty.
     #[error("is empty")]
     Empty,
-    /// A list over its bound.
-    #[error("has {have} entries, at most {limit} are allowed")]
+    /// A list is too long.
+    #[error("has {have} entries; at most {limit} are allowed")]
     TooMany {
-        /// How many there are.
+        /// Entries in the list.
         have: usize,
-        /// How many may be.
+        /// Entries that are allowed.
         limit: usize,
     },
-    /// Not the form of a name.
+    /// The text is not a name.
     #[error("{0:?} is not a valid name")]
     Name(String),
-    /// A name that metrics and events use otherwise.
-    #[error("{0:?} is reserved")]
+    /// Metrics and events use the name for something else.
+    #[error("{0:?} is reserved for metrics and events")]
     Reserved(String),
-    /// The same name or member twice.
+    /// A name or member occurs twice.
     #[error("{0:?} is used twice")]
     Twice(String),
-    /// Would select every namespace.
+    /// The selector is empty and would select every namespace.
     #[error("must not be empty: it would select every namespace")]
     SelectsAll,
-    /// Not a label.
+    /// The text is not a label.
     #[error("{0:?} is not a valid label key or value")]
     Label(String),
-    /// Values where none belong, or none where they do.
-    #[error("operator and values do not fit")]
+    /// The operator needs values and has none, or has values and takes none.
+    #[error("operator and values do not match")]
     Operator,
-    /// Not an address or network in the one spelling.
+    /// The text is not an address or network in canonical form.
     #[error(transparent)]
-    Cidr(#[from] cidr::Error),
-    /// Too much to own.
+    Cidr(#[from] cidr::CidrError),
+    /// A data subnet is too wide.
     #[error("{0} is too wide to be exclusive to one tenant")]
     TooWide(ipnet::IpNet),
-    /// Loopback, link-local, multicast, unspecified, metadata.
-    #[error("{0} is not ordinary unicast space")]
+    /// The range is loopback, link-local, multicast, unspecified, or holds a metadata address.
+    #[error("{0} is not an ordinary unicast range")]
     NotUnicast(String),
-    /// A port where there is none, or a range that ends before it begins.
-    #[error("port and endPort do not fit the protocol or each other")]
+    /// The protocol has no port, or the range ends before it begins.
+    #[error("port and endPort do not match the protocol or each other")]
     Port,
-    /// Shared tenants have no peers.
+    /// A Shared tenant lists a peer.
     #[error("a Shared tenant reaches every tenant already")]
     PeersOfShared,
     /// A tenant lists itself.
     #[error("a tenant cannot be its own peer")]
     PeerItself,
-    /// Not a point in time.
-    #[error("{0:?} is not a point in time")]
+    /// The text is not a time.
+    #[error("{0:?} is not a time with a zone")]
     Until(String),
-    /// More than one address of a kind.
+    /// The endpoint has two addresses of a kind.
     #[error("has more than one {0} address")]
     Addresses(&'static str),
-    /// Not a hardware address of one station.
-    #[error("{0:?} is not the hardware address of one station")]
+    /// The text is not a unicast hardware address.
+    #[error("{0:?} is not a unicast hardware address")]
     Mac(String),
-    /// Not a name the kernel or `ip netns` would take.
+    /// The kernel or `ip netns` would refuse the name.
     #[error("{0:?} cannot be the name of an interface or network namespace")]
     PortName(String),
-    /// Two answers to where an endpoint is attached.
-    #[error("interface and netns are both given")]
+    /// Interface and network namespace are both set.
+    #[error("interface and netns are both set")]
     TwoPorts,
-    /// Something only a local endpoint has.
-    #[error("is given without interface or netns")]
+    /// The field is set for an endpoint that is not local.
+    #[error("is set without interface or netns")]
     NotLocal,
 }
 
 impl Problem {
-    /// What to do about it; empty where the problem says it.
+    /// What to do; empty if the problem says it.
     pub const fn remedy(&self) -> &'static str {
         match self {
-            Self::Empty => "fill it, or remove the field",
+            Self::Empty => "set a value, or remove the field",
             Self::TooMany { .. } => "merge adjacent ranges, or split the object",
-            Self::Name(_) => "lower-case letters, digits and dashes, at most 63, a letter or digit at both ends",
+            Self::Name(_) => {
+                "use at most 63 lower-case letters, digits and dashes, with a letter or digit at both ends"
+            }
             Self::Reserved(_) | Self::Twice(_) => "choose another name",
-            Self::SelectsAll => "name at least one label, such as kubernetes.io/metadata.name",
-            Self::Label(_) => "see the syntax of Kubernetes labels",
-            Self::Operator => "In and NotIn need values, Exists and DoesNotExist take none",
+            Self::SelectsAll => "require at least one label, such as kubernetes.io/metadata.name",
+            Self::Label(_) => "use the syntax of Kubernetes labels",
+            Self::Operator => "In and NotIn need values; Exists and DoesNotExist take none",
             Self::Cidr(_) | Self::PeerItself => "",
-            Self::TooWide(_) => "at most /8 for IPv4 and /16 for IPv6; wide ranges belong in egress",
+            Self::TooWide(_) => "use /8 or longer for IPv4 and /16 or longer for IPv6, or list the range in egress",
             Self::NotUnicast(_) => "remove it",
-            Self::Port => "ICMP has no port; endPort needs port and must not be below it",
+            Self::Port => "remove port from ICMP; set endPort only with port, and not below it",
             Self::PeersOfShared => "remove peers",
             Self::Until(_) => "write RFC 3339 with a zone: 2027-01-31T00:00:00Z",
-            Self::Addresses(_) => "at most one IPv4, one IPv6 and one IPv6 link-local",
-            Self::Mac(_) => "six two-digit hexadecimal numbers joined by colons, such as 02:00:00:00:00:01",
-            Self::PortName(_) => "an interface name has 1 to 15 characters, none of them a space or a slash",
-            Self::TwoPorts => "keep the one that is known",
-            Self::NotLocal => "say where the endpoint is attached, or remove it",
+            Self::Addresses(_) => "keep at most one IPv4, one IPv6 and one IPv6 link-local address",
+            Self::Mac(_) => "write six two-digit hexadecimal numbers joined by colons, such as 02:00:00:00:00:01",
+            Self::PortName(_) => "use 1 to 15 characters without space, slash and colon for an interface",
+            Self::TwoPorts => "keep one of them",
+            Self::NotLocal => "set interface or netns, or remove the field",
         }
     }
 }
 
-impl Error {
-    /// What to do about it; empty where the problem says it.
+impl ObjectError {
+    /// What to do; empty if the problem says it.
     pub const fn remedy(&self) -> &'static str {
         self.problem.remedy()
     }
 }
 
-/// A namespace. `keep` names the annotations that a tenancy key reads; the rest is dropped.
-pub fn namespace(namespace: &v1::Namespace, keep: impl Fn(&str) -> bool) -> Result<input::Namespace, Error> {
+/// Converts a namespace. Only annotations that `keep` accepts are kept.
+///
+/// # Errors
+/// The name is not a DNS label.
+pub fn namespace(namespace: &v1::Namespace, keep: impl Fn(&str) -> bool) -> Result<input::Namespace, ObjectError> {
     let meta = &namespace.metadata;
     let name = meta.name.clone().unwrap_or_default();
-    let blame = Blame::new("Namespace", &name);
-    blame.check("metadata.name", is_dns_label(&name), || Problem::Name(name.clone()))?;
+    let errors = ObjectErrors::new("Namespace", &name);
+    errors.check("metadata.name", is_dns_label(&name), || Problem::Name(name.clone()))?;
     let mut labels = meta.labels.clone().unwrap_or_default();
-    // The API server keeps this label true; a file might leave it out, or claim another name.
+    // The API server sets this label to the name. A file may omit it or give another name.
     labels.insert(NAME_LABEL.to_owned(), name.clone());
     let annotations = meta.annotations.clone().unwrap_or_default().into_iter().filter(|(key, _)| keep(key)).collect();
     Ok(input::Namespace { name, labels, annotations })
 }
 
-/// Whether `text` is RFC 3339 with a zone, in the spelling that everybody reads alike.
+/// Whether `text` is RFC 3339 with a zone, in the spelling that every parser reads alike.
 pub fn is_rfc3339(text: &str) -> bool {
     seconds(text).is_some()
 }
 
-/// Seconds since 1970, a part of a second left out: a permission rather ends early.
+/// Unix time in seconds, rounded down, so that a permission ends early rather than late.
 fn seconds(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
     let shape = b"0000-00-00T00:00:00";
@@ -175,25 +179,25 @@ fn age(meta: &ObjectMeta) -> input::Age {
     input::Age { created, name: meta.name.clone().unwrap_or_default() }
 }
 
-/// The object that errors are about.
-struct Blame {
+/// Builds the errors of one object.
+struct ObjectErrors {
     object: String,
 }
 
-impl Blame {
+impl ObjectErrors {
     fn new(kind: &str, name: &str) -> Self {
         Self { object: format!("{kind}/{name}") }
     }
 
-    fn on(&self, field: impl fmt::Display, problem: impl Into<Problem>) -> Error {
-        Error { object: self.object.clone(), field: field.to_string(), problem: problem.into() }
+    fn at(&self, field: impl fmt::Display, problem: impl Into<Problem>) -> ObjectError {
+        ObjectError { object: self.object.clone(), field: field.to_string(), problem: problem.into() }
     }
 
-    fn check(&self, field: &str, ok: bool, problem: impl FnOnce() -> Problem) -> Result<(), Error> {
-        if ok { Ok(()) } else { Err(self.on(field, problem())) }
+    fn check(&self, field: &str, ok: bool, problem: impl FnOnce() -> Problem) -> Result<(), ObjectError> {
+        if ok { Ok(()) } else { Err(self.at(field, problem())) }
     }
 
-    fn at_most(&self, field: &str, have: usize, limit: usize) -> Result<(), Error> {
+    fn at_most(&self, field: &str, have: usize, limit: usize) -> Result<(), ObjectError> {
         self.check(field, have <= limit, || Problem::TooMany { have, limit })
     }
 }
@@ -204,7 +208,7 @@ fn is_dns_label(text: &str) -> bool {
     (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
 }
 
-/// A tenant's name: DNS labels joined by dots, 63 characters in all, none of the reserved.
+/// Checks a tenant's name: DNS labels joined by dots, at most 63 characters, and not reserved.
 fn tenant_name(text: &str) -> Result<(), Problem> {
     if RESERVED.contains(&text) {
         return Err(Problem::Reserved(text.to_owned()));

@@ -1,11 +1,11 @@
-//! `Endpoint`: what Kubernetes would otherwise tell about a pod, for use without it.
+//! `Endpoint`: a pod described in a file, for use without Kubernetes.
 //!
-//! Read from a static file only; there is no such kind in a cluster.
+//! Types as users write them, before any value is checked. The kind exists in files only, not in a cluster.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// One pod-like thing: a container, a network namespace, a machine on a tap device.
+/// One container, network namespace, or virtual machine on a tap device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Endpoint {
@@ -13,62 +13,62 @@ pub struct Endpoint {
     pub api_version: String,
     /// Always `Endpoint`.
     pub kind: String,
-    /// Which endpoint.
+    /// Name of the endpoint.
     pub metadata: EndpointMeta,
-    /// How the network sees it.
+    /// Addresses and interface.
     pub spec: EndpointSpec,
 }
 
-/// Names an endpoint.
+/// Identifies an endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EndpointMeta {
-    /// The namespace, which decides the tenant.
+    /// The namespace, which determines the tenant.
     #[schemars(length(min = 1, max = 63))]
     pub namespace: String,
-    /// Unique in the namespace.
+    /// Name, unique in the namespace.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Tells an endpoint from its successor of the same name.
+    /// Distinguishes an endpoint from a later one of the same name.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 64))]
     pub uid: String,
 }
 
-/// How the network sees an endpoint.
+/// Addresses and interface of an endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EndpointSpec {
     /// Its addresses: at most one IPv4, one IPv6, and one IPv6 link-local.
     #[schemars(length(min = 1, max = 3), inner(length(min = 1, max = 45)))]
     pub addresses: Vec<String>,
-    /// Host-side interface, if it is on this node. Not together with `netns`.
+    /// Host-side interface of an endpoint on this node. It excludes `netns`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(min = 1, max = 15))]
     pub interface: Option<String>,
-    /// Named network namespace (`ip netns`) that its end of the pair is in, if it is on this node.
+    /// Named network namespace (`ip netns`) of an endpoint on this node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(min = 1, max = 255))]
     pub netns: Option<String>,
-    /// Its hardware address; otherwise the observed one counts.
+    /// Its hardware address. By default the observed address is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(min = 17, max = 17))]
     pub mac: Option<String>,
-    /// Its gateways, at most one per family; otherwise the node's addresses serve.
+    /// Its gateways, at most one per address family. By default the node's addresses are used.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2), inner(length(min = 1, max = 45)))]
     pub gateways: Vec<String>,
-    /// What runs it, for events.
+    /// The workload that runs it, for events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Workload")]
-    pub workload: Option<Workload>,
+    #[schemars(with = "EndpointWorkload")]
+    pub workload: Option<EndpointWorkload>,
 }
 
-/// Kind and name of what runs an endpoint.
+/// Kind and name of the workload that runs an endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Workload {
-    /// `Deployment`, `Job` and the like.
+pub struct EndpointWorkload {
+    /// Kind, such as `Deployment` or `Job`.
     #[schemars(length(min = 1, max = 63))]
     pub kind: String,
     /// Its name.

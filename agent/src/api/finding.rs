@@ -1,7 +1,7 @@
-//! One thing that is wrong with a document, told so that its author can mend it.
+//! One finding about a document: what is wrong, where, and what to do.
 //!
-//! Codes are stable: they are searched for, suppressed in CI and written into runbooks. A code is never
-//! reused for something else.
+//! Codes are stable, because people search for them, suppress them in CI and write them into runbooks. A code is never
+//! reused. Knows no rule.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,26 +11,26 @@ use std::path::PathBuf;
 pub struct Finding {
     /// The file as the caller named it.
     pub file: PathBuf,
-    /// Line in the file, from 1; 0 where the file as a whole is meant.
+    /// Line in the file, from 1; 0 for the whole file.
     pub line: usize,
-    /// `Kind/name` or `Kind/namespace/name`, as far as it could be read.
+    /// `Kind/name` or `Kind/namespace/name`, if it could be read.
     pub object: Option<String>,
-    /// Path of the field, empty where the whole object is meant.
+    /// Path of the field; empty for the whole object.
     pub field: String,
-    /// What kind of thing is wrong.
+    /// Kind of the finding.
     pub code: Code,
     /// What is wrong, in one sentence without a full stop.
     pub problem: String,
-    /// What to do about it, where that is not in the problem already.
+    /// What to do; empty if the problem says it.
     pub remedy: String,
 }
 
-/// Whether a finding spoils its object.
+/// Whether a finding makes its object invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// The object is refused, or loses what is disputed.
+pub enum FindingSeverity {
+    /// The object is refused, or loses what it claims.
     Error,
-    /// The object is taken, but probably not what its author meant.
+    /// The object is accepted, but probably not as its author intended.
     Warn,
 }
 
@@ -49,9 +49,9 @@ macro_rules! codes {
                 match self { $(Self::$name => $code,)+ }
             }
 
-            /// How bad it is.
-            pub const fn severity(self) -> Severity {
-                match self { $(Self::$name => Severity::$severity,)+ }
+            /// Severity of the findings.
+            pub const fn severity(self) -> FindingSeverity {
+                match self { $(Self::$name => FindingSeverity::$severity,)+ }
             }
         }
     };
@@ -62,23 +62,23 @@ codes! {
     Unreadable = "BH001", Error;
     /// A document is not YAML.
     Syntax = "BH002", Error;
-    /// A document is of no kind that is understood.
+    /// The kind of a document is unknown.
     UnknownKind = "BH003", Error;
-    /// A field is not known: a typo, or a newer version.
+    /// A field is unknown: it is misspelt, or belongs to a newer version.
     UnknownField = "BH004", Error;
     /// A value is missing, of the wrong type, or out of bounds.
     Structure = "BH005", Error;
-    /// A rule of the definition is broken.
+    /// An object violates a rule of the definition.
     Rule = "BH006", Error;
-    /// A value does not mean what it must.
+    /// A value has the right type and an invalid content.
     Value = "BH007", Error;
-    /// The same kind and name twice.
+    /// An object of the same kind and name exists already.
     Duplicate = "BH008", Error;
     /// Data subnets of two tenants overlap.
     SubnetOverlap = "BH010", Error;
-    /// A data subnet holds an endpoint's address.
+    /// A data subnet contains an endpoint's address.
     SubnetHoldsEndpoint = "BH011", Error;
-    /// A namespace is claimed by two tenants.
+    /// Two tenants claim a namespace.
     NamespaceClaimed = "BH012", Error;
     /// Two endpoints claim one address.
     AddressClaimed = "BH013", Error;
@@ -86,24 +86,24 @@ codes! {
     InterfaceClaimed = "BH014", Error;
     /// A peer does not exist.
     PeerUnknown = "BH020", Warn;
-    /// A peer does not list this tenant too.
+    /// A peer does not list this tenant.
     PeerNotMutual = "BH021", Warn;
-    /// Both list each other, but in directions that permit nothing.
+    /// Two tenants list each other in directions that permit nothing.
     PeerDirection = "BH022", Warn;
     /// A peer's `until` has passed.
     PeerExpired = "BH023", Warn;
-    /// A peer is Shared: the entry changes nothing.
+    /// A peer is Shared, so the entry has no effect.
     PeerShared = "BH024", Warn;
-    /// A selector matches no namespace given.
+    /// A selector matches no namespace of the files.
     SelectorEmpty = "BH030", Warn;
-    /// A selector says only what a namespace must not be.
+    /// A selector has only negative requirements.
     SelectorNegative = "BH031", Warn;
-    /// An endpoint's namespace is not given, or is nobody's.
+    /// An endpoint's namespace is missing, or belongs to no tenant.
     EndpointUnassigned = "BH032", Warn;
 }
 
 impl fmt::Display for Finding {
-    /// Everything but file, line, severity and code, which each printer places itself.
+    /// Object, field, problem and remedy. File, line, severity and code are added by each printer.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(object) = &self.object {
             write!(f, "{object}: ")?;

@@ -1,37 +1,38 @@
-//! The CEL rules of the definition, evaluated here as the API server does.
+//! The CEL rules of the definition, evaluated as the API server evaluates them.
 //!
-//! The evaluator is not shared between threads, so each thread that asks keeps its own.
+//! Knows no rule itself: the rules are part of the schema. The evaluator cannot be shared between threads, so each
+//! thread has its own.
 
 use kube::core::cel::{CompiledSchema, ErrorKind, Validator, compile_schema};
 use serde_json::Value as Json;
 
-use super::document::tenant_schema;
+use super::schema;
 
-/// A rule that an object breaks.
+/// A rule that an object violates.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Broken {
-    /// Path of the field the rule speaks of.
+pub struct RuleViolation {
+    /// Path of the field that the rule is about.
     pub field: String,
-    /// The rule's own message.
+    /// Message of the rule.
     pub message: String,
 }
 
 thread_local! {
-    static RULES: (Validator, CompiledSchema) = (Validator::new(), compile_schema(tenant_schema()));
+    static RULES: (Validator, CompiledSchema) = (Validator::new(), compile_schema(schema::tenant()));
 }
 
-/// The rules that a `NetworkTenant`, as JSON, breaks.
-pub fn broken(object: &Json) -> Vec<Broken> {
+/// The rules that a `NetworkTenant`, as JSON, violates.
+pub fn violations(object: &Json) -> Vec<RuleViolation> {
     RULES.with(|(validator, schema)| match validator.validate_compiled(schema, object, None) {
         Ok(()) => Vec::new(),
         Err(errors) => errors
             .into_vec()
             .into_iter()
-            .map(|error| Broken {
+            .map(|error| RuleViolation {
                 field: error.field_path.trim_start_matches('.').to_owned(),
                 message: match error.kind {
                     ErrorKind::ValidationFailure => error.message,
-                    kind => format!("a rule could not be evaluated ({kind:?}): {}", error.message),
+                    kind => format!("cannot evaluate a rule of the definition ({kind:?}): {}", error.message),
                 },
             })
             .collect(),

@@ -1,20 +1,20 @@
-//! What the controller tells about a `NetworkTenant`.
+//! The status of a `NetworkTenant`, which the controller writes.
 //!
-//! No list of nodes: its size and its writes would grow with the cluster. Node truth is in metrics.
+//! It lists no nodes: its size and its writes would grow with the cluster. The state of each node is in its metrics.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-/// What the controller last saw of this tenant.
+/// The state of the tenant as the controller last saw it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkTenantStatus {
-    /// The generation of the spec that this status speaks of.
+    /// The generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i64")]
     pub observed_generation: Option<i64>,
-    /// How many namespaces belong to the tenant: exact, unlike the list.
+    /// How many namespaces belong to the tenant. The count is exact, even if the list is cut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i32")]
     pub namespace_count: Option<i32>,
@@ -22,11 +22,11 @@ pub struct NetworkTenantStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i32")]
     pub pod_count: Option<i32>,
-    /// The tenant's namespaces in alphabetical order, the first 256 of them.
+    /// The first 256 namespaces of the tenant in alphabetical order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(max = 63)))]
     pub namespaces: Vec<String>,
-    /// Accepted, ResolvedRefs, Conflicted, and Ready as the summary.
+    /// The conditions Accepted, ResolvedRefs and Conflicted, and their summary Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

@@ -1,14 +1,13 @@
-//! Does a document have the shape its definition asks for? What the API server checks before it asks
-//! CEL, with lines: unknown fields, missing ones, types, choices, bounds, keys of keyed lists.
+//! Checks the structure of a document against its schema, as the API server does before it evaluates CEL rules.
 //!
-//! Works on the schema that the definition carries, so there is nothing here to keep in step. Stricter
-//! than the API server in one thing: a null is refused where the schema does not allow one, while the
-//! server drops it silently.
+//! Reports unknown and missing fields, types, enums, bounds and duplicate list keys, each with its line. Knows no kind:
+//! the schema is an argument. Stricter than the API server in one point: a null that the schema does not allow is
+//! refused, while the server drops it silently.
 
 use serde_json::Value as Json;
 
 use super::finding::Code;
-use super::yaml::{Entry, Node, Value};
+use super::yaml::{Entry, Node, YamlValue};
 
 /// What is wrong with one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,15 +16,15 @@ pub struct Issue {
     pub field: String,
     /// Its line in the file.
     pub line: usize,
-    /// What kind of thing is wrong.
+    /// Kind of the finding.
     pub code: Code,
     /// What is wrong.
     pub problem: String,
-    /// What to do about it.
+    /// What to do.
     pub remedy: String,
 }
 
-/// Everything that is wrong with the shape of `node`.
+/// Everything that is wrong with the structure of `node`.
 pub fn check(schema: &Json, node: &Node) -> Vec<Issue> {
     let mut walk = Walk { issues: Vec::new() };
     walk.value(schema, node, &At { path: String::new(), line: node.line });
@@ -36,7 +35,7 @@ struct Walk {
     issues: Vec<Issue>,
 }
 
-/// Where we are: the path, and the line of its key.
+/// The position of a value: its path, and the line of its key.
 struct At {
     path: String,
     line: usize,
@@ -57,12 +56,14 @@ impl Walk {
     fn value(&mut self, schema: &Json, node: &Node, at: &At) {
         let kind = schema["type"].as_str();
         match (kind, &node.value) {
-            (_, Value::Null) => self.null(schema, at),
-            (Some("object"), Value::Map(entries)) => self.map(schema, entries, at),
-            (Some("array"), Value::List(items)) => self.list(schema, items, at),
-            (Some("string"), Value::Text(text)) => self.text(schema, text, at),
-            (Some("integer"), Value::Int(number)) => self.integer(schema, *number, at),
-            (Some("number"), Value::Int(_) | Value::Float(_)) | (Some("boolean"), Value::Bool(_)) | (None, _) => {}
+            (_, YamlValue::Null) => self.null(schema, at),
+            (Some("object"), YamlValue::Map(entries)) => self.map(schema, entries, at),
+            (Some("array"), YamlValue::List(items)) => self.list(schema, items, at),
+            (Some("string"), YamlValue::Text(text)) => self.text(schema, text, at),
+            (Some("integer"), YamlValue::Int(number)) => self.integer(schema, *number, at),
+            (Some("number"), YamlValue::Int(_) | YamlValue::Float(_))
+            | (Some("boolean"), YamlValue::Bool(_))
+            | (None, _) => {}
             (Some(wanted), found) => self.wrong_type(wanted, found, at),
         }
     }
@@ -70,7 +71,7 @@ impl Walk {
     fn null(&mut self, schema: &Json, at: &At) {
         let free = schema["nullable"] == true || at.path.starts_with("metadata.") || at.path.starts_with("status");
         if !free {
-            self.bad(at, "null is not a value here", "give it a value, or remove the field");
+            self.bad(at, "must not be null", "set a value, or remove the field");
         }
     }
 
@@ -105,7 +106,7 @@ impl Walk {
         self.unique(schema, items, at);
     }
 
-    /// Sets and keyed lists hold each member once.
+    /// Reports members that occur twice in a set or a keyed list.
     fn unique(&mut self, schema: &Json, items: &[Node], at: &At) {
         let keys: Vec<&str> = match schema["x-kubernetes-list-type"].as_str() {
             Some("set") => Vec::new(),
@@ -145,7 +146,7 @@ impl Walk {
         if schema["format"] == "date-time" && !super::convert::is_rfc3339(text) {
             self.bad(
                 at,
-                &format!("{text:?} is not a point in time"),
+                &format!("{text:?} is not a time with a zone"),
                 "write RFC 3339 with a zone: 2027-01-31T00:00:00Z",
             );
         }
@@ -171,21 +172,21 @@ impl Walk {
         let Some(limit) = schema[bound].as_u64() else { return };
         let have = have as u64;
         if bound.starts_with("max") && have > limit {
-            self.bad(at, &format!("has {have} {what}, at most {limit} are allowed"), "");
+            self.bad(at, &format!("has {have} {what}; at most {limit} are allowed"), "");
         } else if bound.starts_with("min") && have < limit {
-            let remedy = if have == 0 { "an empty value permits nothing: remove the field or fill it" } else { "" };
-            self.bad(at, &format!("has {have} {what}, at least {limit} must be"), remedy);
+            let remedy = if have == 0 { "set a value, or remove the field" } else { "" };
+            self.bad(at, &format!("has {have} {what}; at least {limit} are required"), remedy);
         }
     }
 
-    fn wrong_type(&mut self, wanted: &str, found: &Value, at: &At) {
+    fn wrong_type(&mut self, wanted: &str, found: &YamlValue, at: &At) {
         let (found, quote) = match found {
-            Value::Null => ("null", false),
-            Value::Bool(_) => ("true or false", true),
-            Value::Int(_) | Value::Float(_) => ("a number", true),
-            Value::Text(_) => ("a string", false),
-            Value::List(_) => ("a list", false),
-            Value::Map(_) => ("a map", false),
+            YamlValue::Null => ("null", false),
+            YamlValue::Bool(_) => ("true or false", true),
+            YamlValue::Int(_) | YamlValue::Float(_) => ("a number", true),
+            YamlValue::Text(_) => ("a string", false),
+            YamlValue::List(_) => ("a list", false),
+            YamlValue::Map(_) => ("a map", false),
         };
         let wanted_words = match wanted {
             "object" => "a map",
@@ -203,7 +204,7 @@ impl Walk {
         let remedy = match nearest(key, &known) {
             Some(near) => format!("did you mean {near}?"),
             None if known.len() > 12 => "remove it".to_owned(),
-            None => format!("known here: {}", known.join(", ")),
+            None => format!("the known fields are {}", known.join(", ")),
         };
         self.issue(at, Code::UnknownField, "unknown field", &remedy);
     }
@@ -218,28 +219,13 @@ impl Walk {
     }
 }
 
-/// The known word that is at most two edits away, regardless of case.
+/// The known name that is at most two edits away, regardless of case.
 fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let word = word.to_ascii_lowercase();
     known
         .iter()
-        .map(|near| (distance(&word, &near.to_ascii_lowercase()), *near))
+        .map(|near| (strsim::levenshtein(&word, &near.to_ascii_lowercase()), *near))
         .filter(|(edits, near)| *edits <= 2 && *edits < near.len())
         .min()
         .map(|(_, near)| near)
-}
-
-/// Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let change = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }

@@ -1,8 +1,8 @@
-//! `NetworkTenant`: who belongs together, which destinations are theirs, and whom they may meet.
+//! `NetworkTenant`: the namespaces of a tenant, its destinations, and its peers.
 //!
-//! Types as written, before anybody checked what they mean: a CIDR here is a string that claims to be
-//! one. Every list and string has a bound, so that the API server can price the rules in advance.
-//! `null` is refused where a value belongs: "no ports given" means every port, and a null must not.
+//! Types as users write them, before any value is checked: a CIDR here is a string. Every list and string has a bound,
+//! so that the API server can estimate the cost of the rules. `null` is refused: absent ports mean every port, and a
+//! null must not.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,25 +13,25 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::status::NetworkTenantStatus;
 
-/// Names that metrics and events use for addresses of no tenant.
+/// Names that metrics and events use for addresses without a tenant.
 pub const RESERVED: [&str; 5] = ["none", "unassigned", "host", "world", "other"];
-/// Longest name of a tenant, a subnet, an egress entry: names are label values too.
+/// Longest name of a tenant, a subnet, or an egress entry. Names are also label values.
 pub const MAX_NAME: usize = 63;
-/// Most `subnets` of one tenant.
+/// How many `subnets` a tenant may have.
 pub const MAX_SUBNETS: usize = 64;
-/// Most `egress` entries of one tenant.
+/// How many `egress` entries a tenant may have.
 pub const MAX_EGRESS: usize = 32;
-/// Most CIDRs of one `egress` entry.
+/// How many CIDRs an `egress` entry may have.
 pub const MAX_CIDRS: usize = 32;
-/// Most ports of one entry.
+/// How many ports an entry may have.
 pub const MAX_PORTS: usize = 16;
-/// Most peers of one tenant.
+/// How many peers a tenant may have.
 pub const MAX_PEERS: usize = 64;
-/// Most labels, and most expressions, of a selector.
+/// How many labels and how many expressions a selector may have.
 pub const MAX_SELECTOR: usize = 16;
 
-/// Keeps the tenants of a shared cluster apart: the pods of the selected namespaces may reach each
-/// other, Shared tenants, mutual peers and the destinations listed here, and nothing else.
+/// One tenant of a shared cluster. The pods of the selected namespaces may reach each other, Shared tenants, mutual
+/// peers and the destinations listed here. Everything else is denied.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "bulkhead.dev",
@@ -52,53 +52,54 @@ pub const MAX_SELECTOR: usize = 16;
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("size(self.metadata.name) <= 63")
-        .message("tenant names are also label values: at most 63 characters"),
+        .message("a tenant's name is also a label value: use at most 63 characters"),
     validation = Rule::new("!(self.metadata.name in ['none', 'unassigned', 'host', 'world', 'other'])")
-        .message("none, unassigned, host, world and other are reserved: metrics and events use them"),
+        .message("the names none, unassigned, host, world and other are reserved for metrics and events: choose another name"),
     validation = Rule::new("!has(self.spec.peers) || self.spec.peers.all(p, p.tenant != self.metadata.name)")
-        .message("a tenant cannot be its own peer: its namespaces reach each other already"),
+        .message("a tenant cannot be its own peer: its namespaces already reach each other"),
 )]
 #[x_kube(
     validation = Rule::new("!has(self.class) || self.class != 'Shared' || !has(self.peers) || size(self.peers) == 0")
-        .message("a Shared tenant reaches every tenant already: remove peers")
+        .message("a Shared tenant already reaches every tenant: remove peers")
         .field_path(".peers"),
     validation = Rule::new("!has(self.subnets) || !has(self.egress) || self.egress.all(e, self.subnets.all(s, s.name != e.name))")
-        .message("a name may be used once in subnets and egress together: events name the entry that decided")
+        .message("a name may be used only once in subnets and egress: events name the entry that decided")
         .field_path(".egress"),
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(!deny_unknown_fields)]
 pub struct NetworkTenantSpec {
-    /// Which namespaces belong to the tenant. Never empty: an empty selector would select them all.
+    /// Which namespaces belong to the tenant. It must not be empty: an empty selector would select every namespace.
     pub namespace_selector: NamespaceSelector,
-    /// Isolated, or Shared for DNS, ingress and monitoring: reachable by all tenants, reaches all.
+    /// Isolated (the default), or Shared. A Shared tenant reaches all tenants and is reached by all: use it for DNS,
+    /// ingress and monitoring.
     #[serde(default)]
     pub class: Class,
-    /// Enforce, or Audit to report what would be dropped.
+    /// Enforce (the default) drops denied packets. Audit only reports them.
     #[serde(default)]
-    pub mode: Mode,
-    /// The tenant's own data subnets, exclusive to it.
+    pub mode: TenantMode,
+    /// Data subnets of the tenant. No other tenant may reach them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub subnets: Vec<Subnet>,
-    /// Further destinations, not exclusive: a proxy, a SaaS range, 0.0.0.0/0 for the internet.
+    /// Further destinations that other tenants may list too, such as a proxy, or 0.0.0.0/0 for the internet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub egress: Vec<EgressRule>,
-    /// This side's half of permissions between tenants: both must list each other.
+    /// Tenants that this tenant may exchange traffic with. A permission holds only if both tenants list each other.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["tenant".into()]))]
     pub peers: Vec<Peer>,
 }
 
-/// Labels that a namespace must have; all requirements must match.
+/// Labels that a namespace must have. All requirements must match.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[x_kube(validation = Rule::new(
         "(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)"
-    ).message("namespaceSelector must not be empty: it would select every namespace"))]
+    ).message("namespaceSelector must not be empty: an empty selector would select every namespace"))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(!deny_unknown_fields)]
 pub struct NamespaceSelector {
@@ -123,7 +124,7 @@ pub struct NamespaceSelector {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(!deny_unknown_fields)]
 pub struct LabelRequirement {
-    /// The label.
+    /// Key of the label.
     #[schemars(length(min = 1, max = 317))]
     pub key: String,
     /// How the label relates to the values.
@@ -155,11 +156,11 @@ pub enum Class {
     Shared,
 }
 
-/// What happens to a packet that may not pass.
+/// What happens to a denied packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 #[allow(missing_docs, reason = "described at the field")]
-pub enum Mode {
+pub enum TenantMode {
     #[default]
     Enforce,
     Audit,
@@ -169,49 +170,49 @@ pub enum Mode {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[x_kube(
     validation = Rule::new("!isCIDR(self.cidr) || cidr(self.cidr).prefixLength() >= (cidr(self.cidr).ip().family() == 4 ? 8 : 16)")
-        .message("a data subnet is exclusive to its tenant and must not be wider than /8 (IPv4) or /16 (IPv6): wide ranges belong in egress")
+        .message("a data subnet must not be wider than /8 (IPv4) or /16 (IPv6): list wider ranges in egress")
         .field_path(".cidr"),
     validation = Rule::new("!isCIDR(self.cidr) || (cidr(self.cidr).ip().isGlobalUnicast() && !cidr(self.cidr).containsIP('169.254.169.254'))")
-        .message("a data subnet must be ordinary unicast space: no loopback, link-local, multicast, unspecified or metadata address")
+        .message("a data subnet must be an ordinary unicast range, without loopback, link-local, multicast, unspecified and metadata addresses")
         .field_path(".cidr"),
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(!deny_unknown_fields)]
 pub struct Subnet {
-    /// What events call it.
+    /// Name of the entry in events.
     #[schemars(length(min = 1, max = 63))]
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
-        .message("must be lower-case letters, digits and dashes, and begin and end with a letter or digit"))]
+        .message("must consist of lower-case letters, digits and dashes, and begin and end with a letter or digit"))]
     pub name: String,
-    /// The network, without host bits.
+    /// The network without host bits, such as 10.40.0.0/24.
     pub cidr: Cidr,
-    /// What may be reached there. Leave it out for every protocol and port.
+    /// Protocols and ports that may be reached. Leave it out for every protocol and port.
     #[serde(default, deserialize_with = "not_null", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Vec<PortRule>", length(min = 1, max = 16))]
     pub ports: Option<Vec<PortRule>>,
 }
 
-/// Further destinations under one name.
+/// Further destinations with one name.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(!deny_unknown_fields)]
 pub struct EgressRule {
-    /// What events call it.
+    /// Name of the entry in events.
     #[schemars(length(min = 1, max = 63))]
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
-        .message("must be lower-case letters, digits and dashes, and begin and end with a letter or digit"))]
+        .message("must consist of lower-case letters, digits and dashes, and begin and end with a letter or digit"))]
     pub name: String,
-    /// The networks, without host bits.
+    /// The networks without host bits, such as 203.0.113.0/24.
     #[schemars(length(min = 1, max = 32))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub cidrs: Vec<Cidr>,
-    /// What may be reached there. Leave it out for every protocol and port.
+    /// Protocols and ports that may be reached. Leave it out for every protocol and port.
     #[serde(default, deserialize_with = "not_null", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Vec<PortRule>", length(min = 1, max = 16))]
     pub ports: Option<Vec<PortRule>>,
 }
 
-/// A protocol, and a port or a range of them.
+/// A protocol with a port or a range of ports.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[x_kube(
     validation = Rule::new("!has(self.endPort) || (has(self.port) && self.endPort >= self.port)")
@@ -222,8 +223,8 @@ pub struct EgressRule {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(!deny_unknown_fields)]
 pub struct PortRule {
-    /// TCP, UDP, SCTP or ICMP (which is ICMPv6 in IPv6 networks).
-    pub protocol: Protocol,
+    /// TCP, UDP, SCTP or ICMP. In IPv6 networks ICMP means ICMPv6.
+    pub protocol: PortProtocol,
     /// The port. Leave it out for every port.
     #[serde(default, deserialize_with = "not_null", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i32", range(min = 1, max = 65535))]
@@ -234,39 +235,39 @@ pub struct PortRule {
     pub end_port: Option<u16>,
 }
 
-/// Protocols a rule may name.
+/// Protocols of a port rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 #[serde(rename_all = "UPPERCASE")]
 #[allow(missing_docs, reason = "the names are those of NetworkPolicy")]
-pub enum Protocol {
+pub enum PortProtocol {
     Tcp,
     Udp,
     Sctp,
     Icmp,
 }
 
-/// One side's half of a permission between two tenants.
+/// One tenant's part of a permission between two tenants.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(!deny_unknown_fields)]
 pub struct Peer {
-    /// The other tenant, which must list this one too.
+    /// Name of the other tenant, which must list this tenant too.
     #[schemars(length(min = 1, max = 63))]
     pub tenant: String,
-    /// Who may open connections: Egress this tenant, Ingress the other, or Both.
+    /// Which tenant may open connections. Egress: this tenant; Ingress: the other tenant; Both: both.
     pub direction: Direction,
-    /// When this half ends by itself, in RFC 3339 with a zone: 2027-01-31T00:00:00Z.
+    /// Time at which this entry expires, in RFC 3339 with a zone, such as 2027-01-31T00:00:00Z.
     #[serde(default, deserialize_with = "not_null", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(max = 40), extend("format" = "date-time"))]
     pub until: Option<String>,
-    /// Why, for whoever reads it later.
+    /// Why the entry exists, for later readers.
     #[serde(default, deserialize_with = "not_null", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String", length(max = 256))]
     pub reason: Option<String>,
 }
 
-/// Who may open connections, seen from the tenant that lists the peer.
+/// Which side may open connections, seen from the tenant that lists the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 #[allow(missing_docs, reason = "described at the field")]
@@ -276,7 +277,7 @@ pub enum Direction {
     Both,
 }
 
-/// A string that claims to be a network; [`super::cidr::parse`] decides.
+/// A string that should be a network; [`super::cidr::parse`] checks it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Cidr(pub String);
@@ -296,24 +297,24 @@ impl JsonSchema for Cidr {
         true
     }
 
-    /// No `messageExpression` naming the canonical form: the API server cannot bound its cost (1.36).
+    /// A `messageExpression` could name the canonical form, but the API server cannot bound its cost (1.36).
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
             "minLength": 1,
-            // The longest IPv6 address and "/128".
+            // Length of the longest IPv6 address with "/128".
             "maxLength": 43,
             "x-kubernetes-validations": [
                 {"rule": "isCIDR(self)",
-                 "message": "must be a network such as 10.40.0.0/24 or fd00:40::/64: no leading zeros, spaces, zone or IPv4-mapped form"},
+                 "message": "must be a network such as 10.40.0.0/24 or fd00:40::/64, without leading zeros, spaces, zone and IPv4-mapped form"},
                 {"rule": "!isCIDR(self) || cidr(self) == cidr(self).masked()",
-                 "message": "has host bits set: write the network's own address"},
+                 "message": "has host bits set: write the address of the network itself"},
             ],
         })
     }
 }
 
-/// Maps have no attribute for their size and their values' length.
+/// Schema of `matchLabels`. Maps have no attribute for their size and the length of their values.
 fn match_labels(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
@@ -322,7 +323,7 @@ fn match_labels(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// An absent optional field is `None`; a null is an error and not the same thing.
+/// Reads an optional field. An absent field is `None`; a null is an error.
 fn not_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
     T::deserialize(from).map(Some)
 }

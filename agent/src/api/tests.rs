@@ -1,4 +1,4 @@
-//! What the generated definition must be before any cluster sees it.
+//! Properties of the generated definition that a cluster depends on.
 
 use std::path::Path;
 
@@ -32,7 +32,7 @@ fn the_committed_definition_is_the_generated_one() {
 }
 
 #[test]
-fn the_definition_is_named_as_people_will_type_it() {
+fn the_definition_has_the_names_that_users_type() {
     let crd = crd();
     assert_eq!(crd.metadata.name.as_deref(), Some("networktenants.bulkhead.dev"));
     assert_eq!(crd.spec.scope, "Cluster");

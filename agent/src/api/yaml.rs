@@ -1,8 +1,7 @@
-//! YAML text to values that know their line.
+//! Parses YAML text into values that have their line.
 //!
-//! A file is cut into documents by its markers before anything is parsed, so that a syntax error ends
-//! with its document. The parser's own limits (depth, nodes, aliases) hold for each document alone.
-//! Refuses to know what a document means.
+//! A file is split into documents before it is parsed, so that a syntax error affects one document only. The parser's
+//! limits on depth, nodes and aliases apply to each document. Refuses to know what a document means.
 
 use std::fmt;
 
@@ -23,14 +22,14 @@ pub struct Chunk<'a> {
 pub struct Node {
     /// Line in the file, from 1.
     pub line: usize,
-    /// What stands there.
-    pub value: Value,
+    /// The value itself.
+    pub value: YamlValue,
 }
 
-/// The kinds of values.
+/// A value without its line.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "YAML's own")]
-pub enum Value {
+pub enum YamlValue {
     Null,
     Bool(bool),
     Int(i128),
@@ -51,17 +50,17 @@ pub struct Entry {
     pub node: Node,
 }
 
-/// Text that is not YAML.
+/// The text is not YAML.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
 pub struct SyntaxError {
     /// Line in the file, from 1.
     pub line: usize,
-    /// The parser's own words.
+    /// The parser's message.
     pub problem: String,
 }
 
-/// The documents of a file; those with nothing but blanks and comments are left out.
+/// Splits a file into documents. Documents of only blanks and comments are left out.
 pub fn split(text: &str) -> Vec<Chunk<'_>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let (mut chunks, mut start, mut first_line, mut at) = (Vec::new(), 0, 1, 0);
@@ -78,18 +77,21 @@ pub fn split(text: &str) -> Vec<Chunk<'_>> {
         at += line.len();
     }
     chunks.push(Chunk { line: first_line, text: &text[start..] });
-    chunks.retain(|chunk| chunk.text.lines().any(says_something));
+    chunks.retain(|chunk| chunk.text.lines().any(has_content));
     chunks
 }
 
-/// Reads one document.
+/// Parses one document.
+///
+/// # Errors
+/// A syntax error, with its line in the file.
 pub fn parse(chunk: Chunk<'_>) -> Result<Node, SyntaxError> {
-    // A tenant at every bound has some ten thousand values; aliases may repeat no more than that.
+    // The largest valid tenant has about ten thousand values; aliases need not repeat more.
     let aliases = serde_saphyr::alias_limits! { max_total_replayed_events: 50_000 };
     let options = serde_saphyr::options! { with_snippet: false, alias_limits: aliases };
     let mut node: Node = serde_saphyr::from_str_with_options(chunk.text, options).map_err(|error| SyntaxError {
         line: error.location().map_or(chunk.line, |at| line_of(at) + chunk.line - 1),
-        problem: plain(&error.to_string()),
+        problem: first_line(&error.to_string()),
     })?;
     node.shift(chunk.line - 1);
     Ok(node)
@@ -104,7 +106,7 @@ impl Node {
     /// The text under a key of a map.
     pub fn text(&self, key: &str) -> Option<&str> {
         match &self.get(key)?.value {
-            Value::Text(text) => Some(text),
+            YamlValue::Text(text) => Some(text),
             _ => None,
         }
     }
@@ -117,36 +119,38 @@ impl Node {
     /// The text at `path`, if there is one.
     pub fn text_at(&self, path: &str) -> Option<&str> {
         match self.descend(path) {
-            (Self { value: Value::Text(text), .. }, _, true) => Some(text),
+            (Self { value: YamlValue::Text(text), .. }, _, true) => Some(text),
             _ => None,
         }
     }
 
-    /// The same value as JSON. A null under a key is left out, as the API server does.
+    /// The value as JSON. A key with a null is left out, as the API server does.
     pub fn to_json(&self) -> serde_json::Value {
         use serde_json::Value as Json;
         match &self.value {
-            Value::Null => Json::Null,
-            Value::Bool(value) => Json::from(*value),
-            Value::Int(value) => i64::try_from(*value).map_or_else(|_| Json::from(*value as f64), Json::from),
-            Value::Float(value) => Json::from(*value),
-            Value::Text(value) => Json::from(value.as_str()),
-            Value::List(items) => items.iter().map(Self::to_json).collect(),
-            Value::Map(entries) => entries
+            YamlValue::Null => Json::Null,
+            YamlValue::Bool(value) => Json::from(*value),
+            YamlValue::Int(value) => i64::try_from(*value).map_or_else(|_| Json::from(*value as f64), Json::from),
+            YamlValue::Float(value) => Json::from(*value),
+            YamlValue::Text(value) => Json::from(value.as_str()),
+            YamlValue::List(items) => items.iter().map(Self::to_json).collect(),
+            YamlValue::Map(entries) => entries
                 .iter()
-                .filter(|entry| entry.node.value != Value::Null)
+                .filter(|entry| entry.node.value != YamlValue::Null)
                 .map(|entry| (entry.key.clone(), entry.node.to_json()))
                 .collect(),
         }
     }
 
-    /// The deepest part of `path` that exists, the line of its key, and whether that is all of it.
+    /// The deepest part of `path` that exists, the line of its key, and whether it is the whole path.
     fn descend(&self, path: &str) -> (&Self, usize, bool) {
         let (mut at, mut line) = (self, self.line);
         for step in path.split(['.', '[']).map(|step| step.trim_end_matches(']')).filter(|step| !step.is_empty()) {
             let found = match &at.value {
-                Value::Map(_) => at.entry(step).map(|entry| (&entry.node, entry.line)),
-                Value::List(items) => step.parse().ok().and_then(|i: usize| items.get(i)).map(|item| (item, item.line)),
+                YamlValue::Map(_) => at.entry(step).map(|entry| (&entry.node, entry.line)),
+                YamlValue::List(items) => {
+                    step.parse().ok().and_then(|i: usize| items.get(i)).map(|item| (item, item.line))
+                }
                 _ => None,
             };
             let Some(found) = found else { return (at, line, false) };
@@ -157,7 +161,7 @@ impl Node {
 
     fn entry(&self, key: &str) -> Option<&Entry> {
         match &self.value {
-            Value::Map(entries) => entries.iter().find(|entry| entry.key == key),
+            YamlValue::Map(entries) => entries.iter().find(|entry| entry.key == key),
             _ => None,
         }
     }
@@ -165,8 +169,8 @@ impl Node {
     fn shift(&mut self, by: usize) {
         self.line += by;
         match &mut self.value {
-            Value::List(items) => items.iter_mut().for_each(|item| item.shift(by)),
-            Value::Map(entries) => entries.iter_mut().for_each(|entry| {
+            YamlValue::List(items) => items.iter_mut().for_each(|item| item.shift(by)),
+            YamlValue::Map(entries) => entries.iter_mut().for_each(|entry| {
                 entry.line += by;
                 entry.node.shift(by);
             }),
@@ -177,11 +181,12 @@ impl Node {
 
 impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        Spanned::<Value>::deserialize(from).map(|found| Self { line: line_of(found.referenced), value: found.value })
+        Spanned::<YamlValue>::deserialize(from)
+            .map(|found| Self { line: line_of(found.referenced), value: found.value })
     }
 }
 
-impl<'de> Deserialize<'de> for Value {
+impl<'de> Deserialize<'de> for YamlValue {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from.deserialize_any(AnyValue)
     }
@@ -190,62 +195,62 @@ impl<'de> Deserialize<'de> for Value {
 struct AnyValue;
 
 impl<'de> Visitor<'de> for AnyValue {
-    type Value = Value;
+    type Value = YamlValue;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a YAML value")
     }
 
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
+    fn visit_unit<E>(self) -> Result<YamlValue, E> {
+        Ok(YamlValue::Null)
     }
 
-    fn visit_none<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
+    fn visit_none<E>(self) -> Result<YamlValue, E> {
+        Ok(YamlValue::Null)
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
+    fn visit_bool<E>(self, value: bool) -> Result<YamlValue, E> {
+        Ok(YamlValue::Bool(value))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::Int(value.into()))
+    fn visit_i64<E>(self, value: i64) -> Result<YamlValue, E> {
+        Ok(YamlValue::Int(value.into()))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(Value::Int(value.into()))
+    fn visit_u64<E>(self, value: u64) -> Result<YamlValue, E> {
+        Ok(YamlValue::Int(value.into()))
     }
 
-    fn visit_i128<E>(self, value: i128) -> Result<Value, E> {
-        Ok(Value::Int(value))
+    fn visit_i128<E>(self, value: i128) -> Result<YamlValue, E> {
+        Ok(YamlValue::Int(value))
     }
 
-    fn visit_u128<E>(self, value: u128) -> Result<Value, E> {
-        Ok(i128::try_from(value).map_or(Value::Float(value as f64), Value::Int))
+    fn visit_u128<E>(self, value: u128) -> Result<YamlValue, E> {
+        Ok(i128::try_from(value).map_or(YamlValue::Float(value as f64), YamlValue::Int))
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(Value::Float(value))
+    fn visit_f64<E>(self, value: f64) -> Result<YamlValue, E> {
+        Ok(YamlValue::Float(value))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::Text(value.to_owned()))
+    fn visit_str<E>(self, value: &str) -> Result<YamlValue, E> {
+        Ok(YamlValue::Text(value.to_owned()))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<YamlValue, A::Error> {
         let mut list = Vec::new();
         while let Some(item) = items.next_element()? {
             list.push(item);
         }
-        Ok(Value::List(list))
+        Ok(YamlValue::List(list))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<YamlValue, A::Error> {
         let mut map = Vec::new();
         while let Some(key) = entries.next_key::<Spanned<String>>()? {
             map.push(Entry { line: line_of(key.referenced), key: key.value, node: entries.next_value()? });
         }
-        Ok(Value::Map(map))
+        Ok(YamlValue::Map(map))
     }
 }
 
@@ -254,7 +259,7 @@ enum Marker {
     End,
 }
 
-/// YAML forbids both markers at the beginning of a line anywhere inside a document, quoted or not.
+/// Recognises a document marker. YAML forbids both at the beginning of a line inside a document, even in quotes.
 fn marker(line: &str) -> Option<Marker> {
     let (mark, rest) = (line.get(..3)?, line[3..].chars().next());
     let ends = rest.is_none_or(|c| c.is_ascii_whitespace());
@@ -265,7 +270,7 @@ fn marker(line: &str) -> Option<Marker> {
     }
 }
 
-fn says_something(line: &str) -> bool {
+fn has_content(line: &str) -> bool {
     let line = line.trim();
     let line = line.strip_prefix("---").unwrap_or(line).trim_start();
     !line.is_empty() && !line.starts_with('#') && line != "..."
@@ -275,8 +280,8 @@ fn line_of(at: serde_saphyr::Location) -> usize {
     usize::try_from(at.line()).unwrap_or(usize::MAX)
 }
 
-/// The parser's message in one line, without the position it was given relative to the document.
-fn plain(message: &str) -> String {
+/// The first line of the parser's message. Its position is relative to the document and is left out.
+fn first_line(message: &str) -> String {
     let first = message.lines().find(|line| !line.trim().is_empty()).unwrap_or("not YAML").trim();
     first.trim_start_matches("error: ").to_owned()
 }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde_json::json;
 
 use super::Format;
-use crate::api::finding::{Finding, Severity};
+use crate::api::finding::{Finding, FindingSeverity};
 
 /// Prints findings, then a summary on standard error.
 pub fn all(findings: &[Finding], format: Format) -> io::Result<()> {
@@ -33,15 +33,15 @@ pub fn line(finding: &Finding) -> String {
 
 /// `1 error, 2 warnings`.
 pub fn summary(findings: &[Finding]) -> String {
-    let errors = findings.iter().filter(|finding| finding.code.severity() == Severity::Error).count();
+    let errors = findings.iter().filter(|finding| finding.code.severity() == FindingSeverity::Error).count();
     let many = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     format!("{}, {}", many(errors, "error"), many(findings.len() - errors, "warning"))
 }
 
 fn word(finding: &Finding) -> &'static str {
     match finding.code.severity() {
-        Severity::Error => "error",
-        Severity::Warn => "warn",
+        FindingSeverity::Error => "error",
+        FindingSeverity::Warn => "warn",
     }
 }
 

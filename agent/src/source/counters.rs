@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::api::document::Kind;
+use crate::api::document::ObjectKind;
 use crate::api::finding::Code;
 
 /// Counters of one source, shared between its task and whoever reports them.
@@ -60,7 +60,7 @@ impl Counters {
     }
 
     /// How many objects of a kind are in force.
-    pub fn objects(&self, kind: Kind) -> u64 {
+    pub fn objects(&self, kind: ObjectKind) -> u64 {
         self.objects[kind as usize].load(Relaxed)
     }
 

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::counters::Counters;
 use super::files::{self, Stamp};
 use super::merge::{Merge, Outcome};
-use crate::api::finding::{Finding, Severity};
+use crate::api::finding::{Finding, FindingSeverity};
 use policy::model::input::Change;
 
 /// How often the files are compared with what was read.
@@ -92,8 +92,8 @@ fn report(outcome: &Outcome, standing: &mut HashSet<String>, counters: &Counters
         counters.found(finding.code);
         let (file, at, code) = (finding.file.display(), finding.line, finding.code.as_str());
         match finding.code.severity() {
-            Severity::Error => tracing::error!(%file, line = at, code, "{finding}"),
-            Severity::Warn => tracing::warn!(%file, line = at, code, "{finding}"),
+            FindingSeverity::Error => tracing::error!(%file, line = at, code, "{finding}"),
+            FindingSeverity::Warn => tracing::warn!(%file, line = at, code, "{finding}"),
         }
     }
     if now.is_empty() && !standing.is_empty() {

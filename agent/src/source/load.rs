@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use crate::api::document::{self, Key, Kind, Object};
+use crate::api::document::{self, Key, Object, ObjectKind};
 use crate::api::finding::{Code, Finding};
 use crate::api::structure::Issue;
 use crate::api::yaml::{self, Chunk, Node};
@@ -120,9 +120,9 @@ fn finding(file: &Path, object: Option<String>, issue: Issue) -> Finding {
 /// good version stays, never what is granted.
 fn guess(text: &str) -> Option<Key> {
     let kind = match text.lines().find_map(|line| line.strip_prefix("kind:"))?.trim().trim_matches(['"', '\'']) {
-        "NetworkTenant" => Kind::NetworkTenant,
-        "Namespace" => Kind::Namespace,
-        "Endpoint" => Kind::Endpoint,
+        "NetworkTenant" => ObjectKind::NetworkTenant,
+        "Namespace" => ObjectKind::Namespace,
+        "Endpoint" => ObjectKind::Endpoint,
         _ => return None,
     };
     let mut lines = text.lines().skip_while(|line| !line.starts_with("metadata:"));
@@ -136,7 +136,7 @@ fn guess(text: &str) -> Option<Key> {
         let value = value.split(" #").next().unwrap_or_default().trim().trim_matches(['"', '\'']);
         (!value.is_empty()).then(|| value.to_owned())
     };
-    let namespace = if kind == Kind::Endpoint { field("namespace")? } else { String::new() };
+    let namespace = if kind == ObjectKind::Endpoint { field("namespace")? } else { String::new() };
     Some(Key { kind, namespace, name: field("name")? })
 }
 

@@ -1,10 +1,12 @@
-//! `Endpoint` to `input::Endpoint`.
+//! Converts `Endpoint` to [`input::Endpoint`].
+//!
+//! Checks every field of one object and knows no other. Endpoints come from files only.
 
 use std::net::IpAddr;
 
 use agent_common::addr::Mac;
 
-use super::{Blame, Error, Problem, is_dns_label};
+use super::{ObjectError, ObjectErrors, Problem, is_dns_label};
 use crate::api::cidr;
 use crate::api::endpoint::{Endpoint, EndpointSpec};
 use policy::model::input::{self, Attachment, EndpointKey, HostPort};
@@ -14,94 +16,97 @@ const MAX_INTERFACE: usize = 15;
 /// `NAME_MAX`: a named network namespace is a file.
 const MAX_NETNS: usize = 255;
 
-/// What the model knows of an endpoint.
-pub fn endpoint(endpoint: &Endpoint) -> Result<input::Endpoint, Error> {
+/// Converts an endpoint.
+///
+/// # Errors
+/// The first field that is wrong.
+pub fn endpoint(endpoint: &Endpoint) -> Result<input::Endpoint, ObjectError> {
     let (meta, spec) = (&endpoint.metadata, &endpoint.spec);
-    let blame = Blame::new("Endpoint", &format!("{}/{}", meta.namespace, meta.name));
-    blame.check("metadata.namespace", is_dns_label(&meta.namespace), || Problem::Name(meta.namespace.clone()))?;
+    let errors = ObjectErrors::new("Endpoint", &format!("{}/{}", meta.namespace, meta.name));
+    errors.check("metadata.namespace", is_dns_label(&meta.namespace), || Problem::Name(meta.namespace.clone()))?;
     let named = meta.name.len() <= 253 && meta.name.split('.').all(is_dns_label);
-    blame.check("metadata.name", named, || Problem::Name(meta.name.clone()))?;
+    errors.check("metadata.name", named, || Problem::Name(meta.name.clone()))?;
     Ok(input::Endpoint {
         key: EndpointKey { namespace: meta.namespace.clone(), name: meta.name.clone() },
         uid: meta.uid.clone(),
         created: 0,
-        addresses: addresses(&blame, &spec.addresses)?,
-        local: attachment(&blame, spec)?,
-        workload: spec.workload.as_ref().map(|run_by| (run_by.kind.clone(), run_by.name.clone())),
+        addresses: addresses(&errors, &spec.addresses)?,
+        local: attachment(&errors, spec)?,
+        workload: spec.workload.as_ref().map(|workload| (workload.kind.clone(), workload.name.clone())),
     })
 }
 
-fn addresses(blame: &Blame, texts: &[String]) -> Result<Vec<IpAddr>, Error> {
-    blame.check("spec.addresses", !texts.is_empty(), || Problem::Empty)?;
-    let addresses = unicast(blame, "spec.addresses", texts)?;
-    one_each(blame, "spec.addresses", &addresses, |addr| match addr {
+fn addresses(errors: &ObjectErrors, texts: &[String]) -> Result<Vec<IpAddr>, ObjectError> {
+    errors.check("spec.addresses", !texts.is_empty(), || Problem::Empty)?;
+    let addresses = unicast(errors, "spec.addresses", texts)?;
+    one_each(errors, "spec.addresses", &addresses, |addr| match addr {
         IpAddr::V4(_) => "IPv4",
         IpAddr::V6(v6) if cidr::is_link_local(*v6) => "IPv6 link-local",
         IpAddr::V6(_) => "IPv6",
     })?;
-    // In 169.254.0.0/16 live metadata services and gateways, which an endpoint must not shadow.
+    // 169.254.0.0/16 holds metadata services and gateways, which an endpoint must not shadow.
     let local = addresses.iter().position(|addr| matches!(addr, IpAddr::V4(v4) if v4.is_link_local()));
     match local {
-        Some(i) => Err(blame.on(format!("spec.addresses[{i}]"), Problem::NotUnicast(addresses[i].to_string()))),
+        Some(i) => Err(errors.at(format!("spec.addresses[{i}]"), Problem::NotUnicast(addresses[i].to_string()))),
         None => Ok(addresses),
     }
 }
 
-fn attachment(blame: &Blame, spec: &EndpointSpec) -> Result<Option<Attachment>, Error> {
+fn attachment(errors: &ObjectErrors, spec: &EndpointSpec) -> Result<Option<Attachment>, ObjectError> {
     let port = match (&spec.interface, &spec.netns) {
-        (Some(_), Some(_)) => return Err(blame.on("spec.netns", Problem::TwoPorts)),
+        (Some(_), Some(_)) => return Err(errors.at("spec.netns", Problem::TwoPorts)),
         (Some(name), None) => {
-            named(blame, "spec.interface", name, MAX_INTERFACE)?;
+            named(errors, "spec.interface", name, MAX_INTERFACE)?;
             HostPort::Interface(name.clone())
         }
         (None, Some(name)) => {
-            named(blame, "spec.netns", name, MAX_NETNS)?;
+            named(errors, "spec.netns", name, MAX_NETNS)?;
             HostPort::Netns(name.clone())
         }
         (None, None) => {
-            blame.check("spec.mac", spec.mac.is_none(), || Problem::NotLocal)?;
-            blame.check("spec.gateways", spec.gateways.is_empty(), || Problem::NotLocal)?;
+            errors.check("spec.mac", spec.mac.is_none(), || Problem::NotLocal)?;
+            errors.check("spec.gateways", spec.gateways.is_empty(), || Problem::NotLocal)?;
             return Ok(None);
         }
     };
-    let station = |text: &String| mac(text).ok_or_else(|| blame.on("spec.mac", Problem::Mac(text.clone())));
-    let gateways = unicast(blame, "spec.gateways", &spec.gateways)?;
-    one_each(blame, "spec.gateways", &gateways, |addr| if addr.is_ipv4() { "IPv4" } else { "IPv6" })?;
+    let station = |text: &String| mac(text).ok_or_else(|| errors.at("spec.mac", Problem::Mac(text.clone())));
+    let gateways = unicast(errors, "spec.gateways", &spec.gateways)?;
+    one_each(errors, "spec.gateways", &gateways, |addr| if addr.is_ipv4() { "IPv4" } else { "IPv6" })?;
     Ok(Some(Attachment { port, mac: spec.mac.as_ref().map(station).transpose()?, gateways, group: None }))
 }
 
-/// Addresses that one station can have.
-fn unicast(blame: &Blame, field: &str, texts: &[String]) -> Result<Vec<IpAddr>, Error> {
+/// Parses addresses, each of which must be a unicast address.
+fn unicast(errors: &ObjectErrors, field: &str, texts: &[String]) -> Result<Vec<IpAddr>, ObjectError> {
     let one = |(i, text): (usize, &String)| {
         let field = format!("{field}[{i}]");
-        let addr = cidr::parse_addr(text).map_err(|error| blame.on(&field, error))?;
+        let addr = cidr::parse_addr(text).map_err(|error| errors.at(&field, error))?;
         let broadcast = matches!(addr, IpAddr::V4(v4) if v4.is_broadcast());
         let usable = !addr.is_unspecified() && !addr.is_loopback() && !addr.is_multicast() && !broadcast;
-        blame.check(&field, usable, || Problem::NotUnicast(text.clone())).map(|()| addr)
+        errors.check(&field, usable, || Problem::NotUnicast(text.clone())).map(|()| addr)
     };
     texts.iter().enumerate().map(one).collect()
 }
 
 fn one_each(
-    blame: &Blame,
+    errors: &ObjectErrors,
     field: &str,
     addresses: &[IpAddr],
     sort: impl Fn(&IpAddr) -> &'static str,
-) -> Result<(), Error> {
+) -> Result<(), ObjectError> {
     for (i, addr) in addresses.iter().enumerate() {
         let again = addresses[..i].iter().any(|earlier| sort(earlier) == sort(addr));
-        blame.check(&format!("{field}[{i}]"), !again, || Problem::Addresses(sort(addr)))?;
+        errors.check(&format!("{field}[{i}]"), !again, || Problem::Addresses(sort(addr)))?;
     }
     Ok(())
 }
 
-fn named(blame: &Blame, field: &str, name: &str, longest: usize) -> Result<(), Error> {
-    let plain = !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
-    let ok = plain && (1..=longest).contains(&name.len()) && name != "." && name != "..";
-    blame.check(field, ok, || Problem::PortName(name.to_owned()))
+fn named(errors: &ObjectErrors, field: &str, name: &str, longest: usize) -> Result<(), ObjectError> {
+    let is_printable = !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
+    let ok = is_printable && (1..=longest).contains(&name.len()) && name != "." && name != "..";
+    errors.check(field, ok, || Problem::PortName(name.to_owned()))
 }
 
-/// Six pairs of hexadecimal digits: neither all zero, nor a group.
+/// Parses six pairs of hexadecimal digits. The zero address and group addresses are refused.
 fn mac(text: &str) -> Option<Mac> {
     let mut octets = [0; 6];
     let mut pairs = text.split(':');

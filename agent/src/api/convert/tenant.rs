@@ -1,78 +1,83 @@
-//! `NetworkTenant` to `input::Tenant`.
+//! Converts `NetworkTenant` to [`input::Tenant`].
+//!
+//! Checks every field of one object and knows no other. Absent ports mean every port, so an empty list is refused.
 
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use super::{Blame, Error, Problem, age, is_dns_label, seconds, tenant_name};
+use super::{ObjectError, ObjectErrors, Problem, age, is_dns_label, seconds, tenant_name};
 use crate::api::cidr;
 use crate::api::tenant::{
     Class, Direction, EgressRule, LabelOperator, LabelRequirement, MAX_CIDRS, MAX_EGRESS, MAX_PEERS, MAX_PORTS,
-    MAX_SELECTOR, MAX_SUBNETS, Mode, NamespaceSelector, NetworkTenant, NetworkTenantSpec, Peer, PortRule, Protocol,
-    Subnet,
+    MAX_SELECTOR, MAX_SUBNETS, NamespaceSelector, NetworkTenant, NetworkTenantSpec, Peer, PortProtocol, PortRule,
+    Subnet, TenantMode,
 };
 use policy::model::input::{self, Requirement};
 
-/// Most values of one selector expression.
+/// How many values a selector expression may have.
 const MAX_VALUES: usize = 64;
 
-/// What the model knows of a tenant.
-pub fn tenant(tenant: &NetworkTenant) -> Result<input::Tenant, Error> {
+/// Converts a tenant.
+///
+/// # Errors
+/// The first field that is wrong.
+pub fn tenant(tenant: &NetworkTenant) -> Result<input::Tenant, ObjectError> {
     let (age, spec) = (age(&tenant.metadata), &tenant.spec);
-    let blame = Blame::new("NetworkTenant", &age.name);
-    tenant_name(&age.name).map_err(|problem| blame.on("metadata.name", problem))?;
+    let errors = ObjectErrors::new("NetworkTenant", &age.name);
+    tenant_name(&age.name).map_err(|problem| errors.at("metadata.name", problem))?;
     let shared = spec.class == Class::Shared;
-    blame.check("spec.peers", !shared || spec.peers.is_empty(), || Problem::PeersOfShared)?;
-    unique_names(&blame, spec)?;
+    errors.check("spec.peers", !shared || spec.peers.is_empty(), || Problem::PeersOfShared)?;
+    unique_names(&errors, spec)?;
     Ok(input::Tenant {
-        namespaces: selector(&blame, &spec.namespace_selector)?,
+        namespaces: selector(&errors, &spec.namespace_selector)?,
         shared,
-        audit: spec.mode == Mode::Audit,
-        subnets: subnets(&blame, &spec.subnets)?,
-        egress: egress(&blame, &spec.egress)?,
-        peers: peers(&blame, &age.name, &spec.peers)?,
+        audit: spec.mode == TenantMode::Audit,
+        subnets: subnets(&errors, &spec.subnets)?,
+        egress: egress(&errors, &spec.egress)?,
+        peers: peers(&errors, &age.name, &spec.peers)?,
         age,
     })
 }
 
-fn unique_names(blame: &Blame, spec: &NetworkTenantSpec) -> Result<(), Error> {
+fn unique_names(errors: &ObjectErrors, spec: &NetworkTenantSpec) -> Result<(), ObjectError> {
     let subnets = spec.subnets.iter().enumerate().map(|(i, subnet)| (format!("spec.subnets[{i}].name"), &subnet.name));
     let egress = spec.egress.iter().enumerate().map(|(i, rule)| (format!("spec.egress[{i}].name"), &rule.name));
     let mut seen = BTreeSet::new();
     for (field, name) in subnets.chain(egress) {
-        blame.check(&field, is_dns_label(name), || Problem::Name(name.clone()))?;
-        blame.check(&field, seen.insert(name), || Problem::Twice(name.clone()))?;
+        errors.check(&field, is_dns_label(name), || Problem::Name(name.clone()))?;
+        errors.check(&field, seen.insert(name), || Problem::Twice(name.clone()))?;
     }
     Ok(())
 }
 
-fn selector(blame: &Blame, selector: &NamespaceSelector) -> Result<input::Selector, Error> {
+fn selector(errors: &ObjectErrors, selector: &NamespaceSelector) -> Result<input::Selector, ObjectError> {
     let field = "spec.namespaceSelector";
     let (labels, expressions) = (&selector.match_labels, &selector.match_expressions);
-    blame.check(field, !labels.is_empty() || !expressions.is_empty(), || Problem::SelectsAll)?;
-    blame.at_most(&format!("{field}.matchLabels"), labels.len(), MAX_SELECTOR)?;
-    blame.at_most(&format!("{field}.matchExpressions"), expressions.len(), MAX_SELECTOR)?;
+    errors.check(field, !labels.is_empty() || !expressions.is_empty(), || Problem::SelectsAll)?;
+    errors.at_most(&format!("{field}.matchLabels"), labels.len(), MAX_SELECTOR)?;
+    errors.at_most(&format!("{field}.matchExpressions"), expressions.len(), MAX_SELECTOR)?;
     for (key, value) in labels {
         let bad = [(key, is_label_key(key)), (value, is_label_value(value))].into_iter().find(|(_, ok)| !ok);
-        blame.check(&format!("{field}.matchLabels"), bad.is_none(), || {
+        errors.check(&format!("{field}.matchLabels"), bad.is_none(), || {
             Problem::Label(bad.map_or_else(String::new, |(text, _)| text.clone()))
         })?;
     }
     let expressions = expressions.iter().enumerate();
-    let expressions = expressions.map(|(i, one)| requirement(blame, &format!("{field}.matchExpressions[{i}]"), one));
+    let expressions = expressions.map(|(i, one)| requirement(errors, &format!("{field}.matchExpressions[{i}]"), one));
     Ok(input::Selector { labels: labels.clone(), expressions: expressions.collect::<Result<_, _>>()? })
 }
 
-/// A key or value that can be no label would make a negative requirement true everywhere.
-fn requirement(blame: &Blame, field: &str, one: &LabelRequirement) -> Result<Requirement, Error> {
+/// Converts a requirement. An invalid key or value is refused: a negative requirement on it would match everywhere.
+fn requirement(errors: &ObjectErrors, field: &str, one: &LabelRequirement) -> Result<Requirement, ObjectError> {
     let (key, values) = (one.key.clone(), one.values.clone());
-    blame.check(&format!("{field}.key"), is_label_key(&key), || Problem::Label(key.clone()))?;
-    blame.at_most(&format!("{field}.values"), values.len(), MAX_VALUES)?;
+    errors.check(&format!("{field}.key"), is_label_key(&key), || Problem::Label(key.clone()))?;
+    errors.at_most(&format!("{field}.values"), values.len(), MAX_VALUES)?;
     if let Some((i, value)) = values.iter().enumerate().find(|(_, value)| !is_label_value(value)) {
-        return Err(blame.on(format!("{field}.values[{i}]"), Problem::Label(value.clone())));
+        return Err(errors.at(format!("{field}.values[{i}]"), Problem::Label(value.clone())));
     }
     let wants_values = matches!(one.operator, LabelOperator::In | LabelOperator::NotIn);
-    blame.check(&format!("{field}.values"), wants_values != values.is_empty(), || Problem::Operator)?;
+    errors.check(&format!("{field}.values"), wants_values != values.is_empty(), || Problem::Operator)?;
     Ok(match one.operator {
         LabelOperator::In => Requirement::In(key, values),
         LabelOperator::NotIn => Requirement::NotIn(key, values),
@@ -81,21 +86,20 @@ fn requirement(blame: &Blame, field: &str, one: &LabelRequirement) -> Result<Req
     })
 }
 
-fn subnets(blame: &Blame, subnets: &[Subnet]) -> Result<Vec<input::Range>, Error> {
-    blame.at_most("spec.subnets", subnets.len(), MAX_SUBNETS)?;
+fn subnets(errors: &ObjectErrors, subnets: &[Subnet]) -> Result<Vec<input::Range>, ObjectError> {
+    errors.at_most("spec.subnets", subnets.len(), MAX_SUBNETS)?;
     let one = |(i, subnet): (usize, &Subnet)| {
         let field = format!("spec.subnets[{i}]");
         let cidr = cidr::parse(&subnet.cidr.0)
             .map_err(Problem::from)
             .and_then(ownable)
-            .map_err(|problem| blame.on(format!("{field}.cidr"), problem))?;
-        Ok(input::Range { name: subnet.name.clone(), cidr, ports: ports(blame, &field, subnet.ports.as_deref())? })
+            .map_err(|problem| errors.at(format!("{field}.cidr"), problem))?;
+        Ok(input::Range { name: subnet.name.clone(), cidr, ports: ports(errors, &field, subnet.ports.as_deref())? })
     };
     subnets.iter().enumerate().map(one).collect()
 }
 
-/// A range that one tenant may own: not so wide that it takes the world from all others, and no
-/// address that means something special on every node.
+/// Checks that one tenant may own a range: it is not too wide, and holds no address with a special meaning on nodes.
 fn ownable(cidr: IpNet) -> Result<IpNet, Problem> {
     let (widest, metadata) = match cidr {
         IpNet::V4(_) => (8, cidr.contains(&std::net::IpAddr::from([169, 254, 169, 254]))),
@@ -115,65 +119,65 @@ fn ownable(cidr: IpNet) -> Result<IpNet, Problem> {
     if special || metadata { Err(Problem::NotUnicast(cidr.to_string())) } else { Ok(cidr) }
 }
 
-fn egress(blame: &Blame, egress: &[EgressRule]) -> Result<Vec<input::Range>, Error> {
-    blame.at_most("spec.egress", egress.len(), MAX_EGRESS)?;
+fn egress(errors: &ObjectErrors, egress: &[EgressRule]) -> Result<Vec<input::Range>, ObjectError> {
+    errors.at_most("spec.egress", egress.len(), MAX_EGRESS)?;
     let mut ranges = Vec::new();
     for (i, rule) in egress.iter().enumerate() {
         let field = format!("spec.egress[{i}]");
-        blame.check(&format!("{field}.cidrs"), !rule.cidrs.is_empty(), || Problem::Empty)?;
-        blame.at_most(&format!("{field}.cidrs"), rule.cidrs.len(), MAX_CIDRS)?;
-        let ports = ports(blame, &field, rule.ports.as_deref())?;
+        errors.check(&format!("{field}.cidrs"), !rule.cidrs.is_empty(), || Problem::Empty)?;
+        errors.at_most(&format!("{field}.cidrs"), rule.cidrs.len(), MAX_CIDRS)?;
+        let ports = ports(errors, &field, rule.ports.as_deref())?;
         for (j, text) in rule.cidrs.iter().enumerate() {
-            let cidr = cidr::parse(&text.0).map_err(|error| blame.on(format!("{field}.cidrs[{j}]"), error))?;
+            let cidr = cidr::parse(&text.0).map_err(|error| errors.at(format!("{field}.cidrs[{j}]"), error))?;
             ranges.push(input::Range { name: rule.name.clone(), cidr, ports: ports.clone() });
         }
     }
     Ok(ranges)
 }
 
-/// No list means every port, so an empty list must not: it is refused.
-fn ports(blame: &Blame, field: &str, ports: Option<&[PortRule]>) -> Result<Vec<input::PortRule>, Error> {
+/// Converts ports. An absent list means every port, so an empty list is refused.
+fn ports(errors: &ObjectErrors, field: &str, ports: Option<&[PortRule]>) -> Result<Vec<input::PortRule>, ObjectError> {
     let Some(ports) = ports else { return Ok(Vec::new()) };
-    blame.check(&format!("{field}.ports"), !ports.is_empty(), || Problem::Empty)?;
-    blame.at_most(&format!("{field}.ports"), ports.len(), MAX_PORTS)?;
+    errors.check(&format!("{field}.ports"), !ports.is_empty(), || Problem::Empty)?;
+    errors.at_most(&format!("{field}.ports"), ports.len(), MAX_PORTS)?;
     let one = |(i, rule): (usize, &PortRule)| {
-        port(rule).ok_or_else(|| blame.on(format!("{field}.ports[{i}]"), Problem::Port))
+        port(rule).ok_or_else(|| errors.at(format!("{field}.ports[{i}]"), Problem::Port))
     };
     ports.iter().enumerate().map(one).collect()
 }
 
 fn port(rule: &PortRule) -> Option<input::PortRule> {
     let protocol = match rule.protocol {
-        Protocol::Tcp => input::Protocol::Tcp,
-        Protocol::Udp => input::Protocol::Udp,
-        Protocol::Sctp => input::Protocol::Sctp,
-        Protocol::Icmp => input::Protocol::Icmp,
+        PortProtocol::Tcp => input::Protocol::Tcp,
+        PortProtocol::Udp => input::Protocol::Udp,
+        PortProtocol::Sctp => input::Protocol::Sctp,
+        PortProtocol::Icmp => input::Protocol::Icmp,
     };
     let (low, high) = match (rule.port, rule.end_port) {
         (None, None) => (0, u16::MAX),
-        (Some(port), end) if rule.protocol != Protocol::Icmp => (port, end.unwrap_or(port)),
+        (Some(port), end) if rule.protocol != PortProtocol::Icmp => (port, end.unwrap_or(port)),
         _ => return None,
     };
     let whole = rule.port.is_none();
     (whole || (low > 0 && low <= high)).then_some(input::PortRule { protocol, low, high })
 }
 
-fn peers(blame: &Blame, own: &str, peers: &[Peer]) -> Result<Vec<input::Peer>, Error> {
-    blame.at_most("spec.peers", peers.len(), MAX_PEERS)?;
+fn peers(errors: &ObjectErrors, own: &str, peers: &[Peer]) -> Result<Vec<input::Peer>, ObjectError> {
+    errors.at_most("spec.peers", peers.len(), MAX_PEERS)?;
     let mut seen = BTreeSet::new();
     for (i, peer) in peers.iter().enumerate() {
         let again = !seen.insert(&peer.tenant);
-        blame.check(&format!("spec.peers[{i}].tenant"), !again, || Problem::Twice(peer.tenant.clone()))?;
+        errors.check(&format!("spec.peers[{i}].tenant"), !again, || Problem::Twice(peer.tenant.clone()))?;
     }
-    peers.iter().enumerate().map(|(i, one)| peer(blame, &format!("spec.peers[{i}]"), own, one)).collect()
+    peers.iter().enumerate().map(|(i, one)| peer(errors, &format!("spec.peers[{i}]"), own, one)).collect()
 }
 
-fn peer(blame: &Blame, field: &str, own: &str, peer: &Peer) -> Result<input::Peer, Error> {
+fn peer(errors: &ObjectErrors, field: &str, own: &str, peer: &Peer) -> Result<input::Peer, ObjectError> {
     let tenant = format!("{field}.tenant");
-    tenant_name(&peer.tenant).map_err(|problem| blame.on(&tenant, problem))?;
-    blame.check(&tenant, peer.tenant != own, || Problem::PeerItself)?;
+    tenant_name(&peer.tenant).map_err(|problem| errors.at(&tenant, problem))?;
+    errors.check(&tenant, peer.tenant != own, || Problem::PeerItself)?;
     let until =
-        |text: &String| seconds(text).ok_or_else(|| blame.on(format!("{field}.until"), Problem::Until(text.clone())));
+        |text: &String| seconds(text).ok_or_else(|| errors.at(format!("{field}.until"), Problem::Until(text.clone())));
     Ok(input::Peer {
         tenant: peer.tenant.clone(),
         egress: peer.direction != Direction::Ingress,
@@ -182,7 +186,7 @@ fn peer(blame: &Blame, field: &str, own: &str, peer: &Peer) -> Result<input::Pee
     })
 }
 
-/// `[prefix/]name` as Kubernetes takes it.
+/// Whether `text` is `[prefix/]name` as Kubernetes accepts it.
 fn is_label_key(text: &str) -> bool {
     let (prefix, name) = text.rsplit_once('/').map_or((None, text), |(prefix, name)| (Some(prefix), name));
     !name.is_empty()
@@ -190,7 +194,7 @@ fn is_label_key(text: &str) -> bool {
         && prefix.is_none_or(|prefix| prefix.len() <= 253 && prefix.split('.').all(is_dns_label))
 }
 
-/// Letters, digits, dashes, underscores and dots, at most 63, a letter or digit at both ends; or empty.
+/// Whether `text` is empty, or at most 63 letters, digits, `-`, `_` and `.` with a letter or digit at both ends.
 fn is_label_value(text: &str) -> bool {
     let edge = |b: &u8| b.is_ascii_alphanumeric();
     let bytes = text.as_bytes();

@@ -7,10 +7,10 @@ use agent_common::addr::Mac;
 use proptest::prelude::*;
 
 use super::*;
-use crate::api::endpoint::{Endpoint, EndpointMeta, EndpointSpec, Workload};
+use crate::api::endpoint::{Endpoint, EndpointMeta, EndpointSpec, EndpointWorkload};
 use crate::api::tenant::{
     Cidr, Class, Direction, EgressRule, LabelOperator, LabelRequirement, NamespaceSelector, NetworkTenant,
-    NetworkTenantSpec, Peer, PortRule, Protocol, Subnet,
+    NetworkTenantSpec, Peer, PortProtocol, PortRule, Subnet,
 };
 use policy::model::input::{Attachment, HostPort};
 
@@ -22,7 +22,7 @@ fn spec() -> NetworkTenantSpec {
     }
 }
 
-fn of(spec: NetworkTenantSpec) -> Result<input::Tenant, Error> {
+fn of(spec: NetworkTenantSpec) -> Result<input::Tenant, ObjectError> {
     tenant(&NetworkTenant::new("acme", spec))
 }
 
@@ -30,7 +30,7 @@ fn refused(spec: NetworkTenantSpec) -> (String, Problem) {
     of(spec).map_err(|error| (error.field, error.problem)).expect_err("refused")
 }
 
-fn port(protocol: Protocol, port: Option<u16>, end_port: Option<u16>) -> PortRule {
+fn port(protocol: PortProtocol, port: Option<u16>, end_port: Option<u16>) -> PortRule {
     PortRule { protocol, port, end_port }
 }
 
@@ -67,7 +67,7 @@ fn the_zero_value_of_the_written_types_is_refused() {
 
 #[test]
 fn an_egress_entry_becomes_one_range_per_network() {
-    let ports = Some(vec![port(Protocol::Tcp, Some(80), Some(90)), port(Protocol::Icmp, None, None)]);
+    let ports = Some(vec![port(PortProtocol::Tcp, Some(80), Some(90)), port(PortProtocol::Icmp, None, None)]);
     let cidrs = vec![Cidr::from("192.0.2.0/24"), Cidr::from("2001:db8::/32")];
     let egress = vec![EgressRule { name: "saas".into(), cidrs, ports }];
     let ranges = of(NetworkTenantSpec { egress, ..spec() }).expect("good").egress;
@@ -81,7 +81,7 @@ fn an_egress_entry_becomes_one_range_per_network() {
 }
 
 #[test]
-fn no_ports_means_all_and_an_empty_list_of_ports_is_refused() {
+fn absent_ports_mean_all_and_an_empty_list_of_ports_is_refused() {
     assert!(of(with_ports(None)).expect("good").subnets[0].ports.is_empty());
     assert_eq!(refused(with_ports(Some(Vec::new()))), ("spec.subnets[0].ports".into(), Problem::Empty));
 }
@@ -102,7 +102,7 @@ fn null_and_empty_stay_refused_after_serialising_and_reading_back() {
 }
 
 #[test]
-fn a_field_that_is_not_known_is_refused_from_the_api_server_too() {
+fn an_unknown_field_is_refused_from_the_api_server_too() {
     let text = serde_json::to_string(&NetworkTenant::new("acme", with_ports(None))).expect("serialises");
     let newer = text.replace("\"cidr\":", "\"except\":[],\"cidr\":");
     assert!(newer != text && serde_json::from_str::<NetworkTenant>(&newer).is_err());
@@ -111,11 +111,11 @@ fn a_field_that_is_not_known_is_refused_from_the_api_server_too() {
 #[test]
 fn ports_that_mean_nothing_are_refused() {
     for bad in [
-        port(Protocol::Icmp, Some(8), None),
-        port(Protocol::Tcp, None, Some(8)),
-        port(Protocol::Tcp, Some(9), Some(8)),
-        port(Protocol::Udp, Some(0), None),
-        port(Protocol::Udp, Some(0), Some(0)),
+        port(PortProtocol::Icmp, Some(8), None),
+        port(PortProtocol::Tcp, None, Some(8)),
+        port(PortProtocol::Tcp, Some(9), Some(8)),
+        port(PortProtocol::Udp, Some(0), None),
+        port(PortProtocol::Udp, Some(0), Some(0)),
     ] {
         assert_eq!(
             refused(with_ports(Some(vec![bad.clone()]))),
@@ -140,7 +140,7 @@ fn directions_are_seen_from_the_tenant_that_lists_the_peer() {
 }
 
 #[test]
-fn peers_must_be_others_named_properly_and_ending_some_time() {
+fn a_peer_is_another_tenant_with_a_valid_name_and_time() {
     assert_eq!(refused(with_peer("acme", None)), ("spec.peers[0].tenant".into(), Problem::PeerItself));
     assert_eq!(refused(with_peer("world", None)).1, Problem::Reserved("world".into()));
     assert_eq!(refused(with_peer("", None)).1, Problem::Name(String::new()));
@@ -160,7 +160,7 @@ fn a_network_error_names_object_field_and_remedy() {
 }
 
 #[test]
-fn selectors_keep_their_meaning() {
+fn selectors_are_converted_one_to_one() {
     let one = |operator, values: &[&str]| {
         let values = values.iter().map(ToString::to_string).collect();
         let match_expressions = vec![LabelRequirement { key: "k".into(), operator, values }];
@@ -201,11 +201,11 @@ fn at(addresses: &[&str]) -> EndpointSpec {
 }
 
 #[test]
-fn an_endpoint_keeps_what_the_file_says() {
+fn an_endpoint_has_every_field_of_the_file() {
     let spec = EndpointSpec {
         mac: Some("02:00:00:00:00:0A".into()),
         gateways: vec!["169.254.1.1".into(), "fe80::1".into()],
-        workload: Some(Workload { kind: "Deployment".into(), name: "shop".into() }),
+        workload: Some(EndpointWorkload { kind: "Deployment".into(), name: "shop".into() }),
         ..at(&["10.244.1.2", "fd00::2", "fe80::2"])
     };
     let endpoint = pod(spec).expect("good");
@@ -217,11 +217,11 @@ fn an_endpoint_keeps_what_the_file_says() {
 }
 
 #[test]
-fn an_endpoint_elsewhere_has_no_attachment() {
+fn a_remote_endpoint_has_no_attachment() {
     let remote = EndpointSpec { interface: None, ..at(&["10.244.1.2"]) };
     assert_eq!(pod(remote.clone()).expect("good").local, None);
-    let odd = EndpointSpec { mac: Some("02:00:00:00:00:01".into()), ..remote };
-    assert_eq!(pod(odd), Err(("spec.mac".into(), Problem::NotLocal)));
+    let remote_with_mac = EndpointSpec { mac: Some("02:00:00:00:00:01".into()), ..remote };
+    assert_eq!(pod(remote_with_mac), Err(("spec.mac".into(), Problem::NotLocal)));
     let both = EndpointSpec { netns: Some("a".into()), ..at(&["10.244.1.2"]) };
     assert_eq!(pod(both), Err(("spec.netns".into(), Problem::TwoPorts)));
 }
@@ -279,7 +279,7 @@ proptest! {
     fn no_text_in_any_field_panics(a in "\\PC{0,70}", b in "[0-9a-f:./%TZ+-]{0,45}", c in "\\PC{0,20}", low: u16, high: u16) {
         let match_labels = BTreeMap::from([(a.clone(), b.clone())]);
         let requirement = LabelRequirement { key: c.clone(), operator: LabelOperator::NotIn, values: vec![a.clone()] };
-        let ports = Some(vec![port(Protocol::Tcp, Some(low), Some(high))]);
+        let ports = Some(vec![port(PortProtocol::Tcp, Some(low), Some(high))]);
         let spec = NetworkTenantSpec {
             namespace_selector: NamespaceSelector { match_labels, match_expressions: vec![requirement] },
             subnets: vec![Subnet { name: "a".into(), cidr: Cidr(b.clone()), ports: ports.clone() }],

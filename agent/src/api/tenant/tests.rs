@@ -1,6 +1,6 @@
 //! Each rule of the definition with a good and a bad object, judged as a file would be.
 
-use crate::api::document::{Kind, Object, identify, read};
+use crate::api::document::{Object, ObjectKind, identify, read};
 use crate::api::finding::Code;
 use crate::api::structure::Issue;
 use crate::api::yaml;
@@ -47,7 +47,7 @@ fn bad(issues: Vec<Issue>, code: Code, field: &str, problem: &str) {
 }
 
 #[test]
-fn the_tenant_of_the_design_is_good() {
+fn a_tenant_with_every_field_is_valid() {
     good(wrong(
         "namespaceSelector: {matchLabels: {capsule.clastix.io/tenant: acme}}\nclass: Isolated\nmode: Enforce\nsubnets:\n\
          - {name: rds-a, cidr: 10.40.0.0/24, ports: [{protocol: TCP, port: 5432}]}\n- {name: efs-a, cidr: 10.40.1.0/24}\negress:\n\
@@ -57,7 +57,7 @@ fn the_tenant_of_the_design_is_good() {
 }
 
 #[test]
-fn the_selector_must_select() {
+fn an_empty_selector_is_refused() {
     good(wrong("namespaceSelector: {matchLabels: {a: b}}"));
     good(wrong("namespaceSelector: {matchExpressions: [{key: a, operator: Exists}]}"));
     bad(wrong("namespaceSelector: {}"), Code::Rule, "spec.namespaceSelector", "every namespace");
@@ -74,7 +74,7 @@ fn the_selector_must_select() {
 }
 
 #[test]
-fn operators_and_values_must_fit() {
+fn operators_and_values_must_match() {
     let selector = |expression: &str| wrong(&format!("namespaceSelector: {{matchExpressions: [{expression}]}}"));
     let at = "spec.namespaceSelector.matchExpressions[0]";
     good(selector("{key: a, operator: In, values: [x]}"));
@@ -96,7 +96,7 @@ fn names_are_label_values_and_none_is_reserved() {
 }
 
 #[test]
-fn networks_must_be_written_in_the_one_spelling() {
+fn networks_must_be_in_canonical_form() {
     let subnet = |cidr: &str| with(&format!("subnets:\n- {{name: a, cidr: '{cidr}'}}\n"));
     let at = "spec.subnets[0].cidr";
     good(subnet("10.40.0.0/24"));
@@ -140,7 +140,7 @@ fn a_data_subnet_must_be_ownable() {
 }
 
 #[test]
-fn entry_names_are_short_plain_and_unique() {
+fn entry_names_are_labels_and_unique() {
     good(with("subnets: [{name: a, cidr: 10.0.0.0/24}, {name: b, cidr: 10.0.1.0/24}]"));
     bad(
         with("subnets: [{name: a, cidr: 10.0.0.0/24}, {name: a, cidr: 10.0.1.0/24}]"),
@@ -159,7 +159,7 @@ fn entry_names_are_short_plain_and_unique() {
 }
 
 #[test]
-fn ports_must_fit_their_protocol_and_each_other() {
+fn ports_must_match_their_protocol_and_each_other() {
     let ports = |ports: &str| with(&format!("egress: [{{name: a, cidrs: [192.0.2.0/24], ports: {ports}}}]"));
     let at = "spec.egress[0].ports[0]";
     good(ports(
@@ -213,21 +213,21 @@ fn peers_are_others_listed_once_and_never_of_a_shared_tenant() {
 }
 
 #[test]
-fn until_is_a_point_in_time_with_a_zone() {
+fn until_is_a_time_with_a_zone() {
     let until = |text: &str| with(&format!("peers: [{{tenant: b, direction: Both, until: {text}}}]"));
     good(until("2027-01-31T00:00:00Z"));
     good(until("'2027-01-31T00:00:00.5+01:00'"));
     for text in
         ["2027-01-31", "'2027-01-31T00:00:00'", "'2027-02-30T00:00:00Z'", "tomorrow", "''", "'2027-01-31 00:00:00Z'"]
     {
-        bad(until(text), Code::Structure, "spec.peers[0].until", "point in time");
+        bad(until(text), Code::Structure, "spec.peers[0].until", "time with a zone");
     }
     bad(until("1800000000"), Code::Structure, "spec.peers[0].until", "string");
     bad(until("null"), Code::Structure, "spec.peers[0].until", "null");
 }
 
 #[test]
-fn a_typo_is_an_error_that_names_the_field_meant() {
+fn an_unknown_field_is_an_error_that_names_the_nearest_field() {
     let issues = with("subnet: []");
     assert_eq!(issues[0].code, Code::UnknownField);
     assert_eq!(issues[0].remedy, "did you mean subnets?");
@@ -271,7 +271,7 @@ fn documents_of_other_kinds_are_refused() {
         whole("apiVersion: bulkhead.dev/v1\nkind: NetworkTenant\nmetadata: {name: a}\n"),
         Code::UnknownKind,
         "kind",
-        "not understood",
+        "not a known kind",
     );
     bad(whole("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\n"), Code::UnknownKind, "kind", "v1 Pod");
     bad(whole("kind: NetworkTenant\n"), Code::UnknownKind, "apiVersion", "missing");
@@ -284,6 +284,6 @@ fn documents_of_other_kinds_are_refused() {
 fn a_good_document_becomes_its_object() {
     let text = "apiVersion: v1\nkind: Namespace\nmetadata: {name: web, labels: {team: acme}}\n";
     let node = yaml::parse(yaml::split(text)[0]).expect("YAML");
-    let Ok(Object::Namespace(namespace)) = read(Kind::Namespace, &node) else { panic!("a namespace") };
+    let Ok(Object::Namespace(namespace)) = read(ObjectKind::Namespace, &node) else { panic!("a namespace") };
     assert_eq!(namespace.labels["team"], "acme");
 }

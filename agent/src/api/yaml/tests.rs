@@ -1,4 +1,4 @@
-//! Cutting a file into documents, and the lines of what is in them.
+//! Splitting a file into documents, and the lines of their values.
 
 use proptest::prelude::*;
 
@@ -15,7 +15,7 @@ fn only(text: &str) -> Node {
 }
 
 #[test]
-fn a_file_is_cut_at_its_markers_and_empty_documents_are_left_out() {
+fn a_file_is_split_at_its_markers_and_empty_documents_are_left_out() {
     assert_eq!(lines(""), Vec::<usize>::new());
     assert_eq!(lines("---\n---\n# nothing\n---\n"), Vec::<usize>::new());
     assert_eq!(lines("a: 1\n---\nb: 2\n"), [1, 2]);
@@ -25,7 +25,7 @@ fn a_file_is_cut_at_its_markers_and_empty_documents_are_left_out() {
 }
 
 #[test]
-fn dashes_that_are_no_marker_cut_nothing() {
+fn dashes_that_are_no_marker_do_not_split() {
     assert_eq!(lines("a: |\n  ---\n  b\n----\n"), [1]);
     assert_eq!(lines("a: ---b\n---c: 1\n"), [1]);
 }
@@ -44,10 +44,10 @@ fn lines_are_those_of_the_file_in_every_document() {
 }
 
 #[test]
-fn a_syntax_error_tells_its_line_in_the_file() {
+fn a_syntax_error_has_its_line_in_the_file() {
     let text = "a: 1\n---\nb: 2\nc: [1, 2\nd: 3\n---\ne: 5\n";
     let chunks = split(text);
-    assert!(parse(chunks[0]).is_ok() && parse(chunks[2]).is_ok(), "it spoils its own document only");
+    assert!(parse(chunks[0]).is_ok() && parse(chunks[2]).is_ok(), "only its own document is affected");
     let error = parse(chunks[1]).expect_err("unclosed");
     assert!((4..=5).contains(&error.line), "{error:?}");
     assert!(!error.problem.contains('\n'), "{error:?}");
@@ -68,7 +68,7 @@ fn scalars_have_the_types_that_kubectl_gives_them() {
         json,
         serde_json::json!({"s": "text", "q": "1", "i": 5432, "b": true, "t": "2027-01-31T00:00:00Z", "c": "10.0.0.0/8"})
     );
-    assert_eq!(node.get("n").map(|n| &n.value), Some(&Value::Null), "a null is told from an absent key");
+    assert_eq!(node.get("n").map(|n| &n.value), Some(&YamlValue::Null), "a null differs from an absent key");
 }
 
 #[test]

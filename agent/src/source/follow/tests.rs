@@ -73,7 +73,7 @@ async fn a_vanished_file_changes_nothing_and_its_return_does() {
         sleep(Duration::from_millis(20)).await;
     }
     assert!(world.changes.try_recv().is_err());
-    assert_eq!((world.counters.kept(), world.counters.objects(crate::api::document::Kind::Namespace)), (1, 1));
+    assert_eq!((world.counters.kept(), world.counters.objects(crate::api::document::ObjectKind::Namespace)), (1, 1));
     world.replace("c.yaml", &namespaces(&["b"]));
     assert_eq!(world.next().await, ["b"]);
 }

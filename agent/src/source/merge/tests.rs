@@ -1,7 +1,7 @@
 //! What stays in force, what goes, and that the end does not depend on the way.
 
 use super::*;
-use crate::api::document::Kind;
+use crate::api::document::ObjectKind;
 
 const TENANT: &str = "apiVersion: bulkhead.dev/v1alpha1\nkind: NetworkTenant\nmetadata: {name: NAME}\nspec: {namespaceSelector: {matchLabels: {t: NAME}}, subnets: [{name: a, cidr: CIDR}]}\n";
 
@@ -181,6 +181,6 @@ fn the_end_does_not_depend_on_the_way() {
         }
         let outcome = merge.take(&end);
         assert_eq!(in_force(&merge), ["acme 10.1.0.0/24", "globex 10.9.0.0/24"]);
-        assert_eq!(outcome.objects[Kind::NetworkTenant as usize], 2);
+        assert_eq!(outcome.objects[ObjectKind::NetworkTenant as usize], 2);
     }
 }
