@@ -10,8 +10,9 @@ use clap_complete::Shell;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use crate::config::RunArgs;
+use crate::config::cluster::LogFormat;
 use crate::config::controller::ControllerArgs;
-use crate::config::{LogFormat, RunArgs};
 use crate::dataplane::object;
 use crate::{api, controller, events, lint, run};
 
@@ -111,7 +112,7 @@ fn leave(args: &cleanup::CleanupArgs) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 fn agent(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
-    start_log(&args.log, args.log_format)?;
+    start_log(&args.log.filter, args.log.format)?;
     // The loop, the event path and the rest: more threads would only be in the way of pods.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
@@ -123,7 +124,7 @@ fn agent(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 fn control(args: ControllerArgs) -> Result<ExitCode, Box<dyn Error>> {
-    start_log(&args.log, args.log_format)?;
+    start_log(&args.log.filter, args.log.format)?;
     block_on(async {
         let shutdown = ended()?;
         controller::run(args.config(), shutdown).await?;

@@ -1,8 +1,9 @@
-//! Flags and environment, in two steps: what was typed (`RunArgs`), then what it means (`Config`).
+//! Flags and environment variables of the agent: as typed ([`RunArgs`]), then as configuration ([`Config`]).
 //!
-//! The only reader of either for the agent itself. A flag that cannot be meant stops the start with
-//! one sentence; nothing is silently corrected.
+//! No other module reads flags or the environment. Flags that contradict each other stop the start with a message;
+//! nothing is corrected silently.
 
+pub mod cluster;
 pub mod controller;
 
 use std::net::SocketAddr;
@@ -10,25 +11,26 @@ use std::path::PathBuf;
 
 use agent_common::ABI_VERSION;
 use clap::{Args, ValueEnum};
-use ipnet::IpNet;
 
 use crate::dataplane::object;
 use crate::{http, socket};
-use policy::model::settings::{Groups, Limits, Settings, TenancyKey, Unassigned, Uplinks};
+use cluster::{ClusterArgs, LogArgs};
+use policy::model::settings::{Groups, Limits, Settings, Unassigned, Uplinks};
 
-/// Where pins live unless told otherwise.
+/// Default of `--pin-dir`.
 pub const PIN_DIR: &str = "/sys/fs/bpf/bulkhead";
 
-/// Where the kernel's state of an agent is pinned.
+/// Where programs and maps are pinned.
 #[derive(Args, Clone, Debug)]
 pub struct PinArgs {
-    /// Directory of pinned programs and maps, on a BPF file system
+    /// Directory on a BPF file system where programs and maps are pinned. Agents of other versions use other
+    /// subdirectories
     #[arg(long, env = "BULKHEAD_PIN_DIR", default_value = PIN_DIR, value_name = "DIR")]
     pub pin_dir: PathBuf,
 }
 
 impl PinArgs {
-    /// The folder of this agent's layouts: agents of other layouts use another.
+    /// The subdirectory of this version's map layouts.
     pub fn pins(&self) -> PathBuf {
         self.pin_dir.join(ABI_VERSION)
     }
@@ -37,136 +39,120 @@ impl PinArgs {
 /// Flags of `bulkhead run`.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
-    /// File or directory of YAML documents: NetworkTenant, Namespace, Endpoint. Without it, the
-    /// cluster is asked: the one this runs in, or that of KUBECONFIG
+    /// Read objects from this YAML file or directory instead of a cluster: NetworkTenant, Namespace and Endpoint. By
+    /// default the agent watches the cluster that it runs in, or that of KUBECONFIG
     #[arg(long, env = "BULKHEAD_CONFIG", value_name = "PATH")]
     pub config: Option<PathBuf>,
     #[command(flatten)]
     #[expect(missing_docs, reason = "documented at its type")]
     pub pin: PinArgs,
-    /// Name of this node, as the cluster knows it; with --config, the host's name if not given
+    /// Name of this node in the cluster. It is required without --config; with --config the default is the host name
     #[arg(long, env = "BULKHEAD_NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
-    /// Name of the cluster in events
+    /// Name of the cluster in events, such as prod-eu. By default events name no cluster
     #[arg(long, env = "BULKHEAD_CLUSTER_NAME", value_name = "NAME")]
     pub cluster_name: Option<String>,
-    /// Address of /metrics, /healthz and /readyz
+    /// Address and port of /metrics, /healthz and /readyz
     #[arg(long, env = "BULKHEAD_LISTEN", default_value = http::LISTEN, value_name = "ADDR")]
     pub listen: SocketAddr,
-    /// Local socket that `observe` and `status` ask
+    /// Path of the local socket that `bulkhead observe` and `bulkhead status` connect to
     #[arg(long, env = "BULKHEAD_SOCKET", default_value = socket::PATH, value_name = "PATH")]
     pub socket: PathBuf,
-    /// Directory of named network namespaces
+    /// Directory of the named network namespaces of pods
     #[arg(long, env = "BULKHEAD_NETNS_DIR", default_value = "/run/netns", value_name = "DIR")]
     pub netns_dir: PathBuf,
-    /// Directory where the container runtime's CNI library keeps what it did
+    /// Directory where the container runtime caches CNI results. The agent reads pod addresses from them
     #[arg(long, env = "BULKHEAD_CNI_CACHE_DIR", default_value = "/var/lib/cni/results", value_name = "DIR")]
     pub cni_cache_dir: PathBuf,
-    /// The container runtime's NRI socket, usually /var/run/nri/nri.sock: new pods are held there until
-    /// they are enforced. Off unless given
+    /// NRI socket of the container runtime, such as /var/run/nri/nri.sock. The agent holds each new pod there until its
+    /// traffic is enforced. By default no pod is held
     #[arg(long, env = "BULKHEAD_NRI_SOCKET", value_name = "PATH")]
     pub nri_socket: Option<PathBuf>,
-    /// Named network namespaces that are no pods': their interfaces are left alone
+    /// Named network namespaces that belong to no pod. The agent does not attach to their interfaces. Give several
+    /// separated by commas
     #[arg(long, env = "BULKHEAD_FOREIGN_NETNS", value_delimiter = ',', value_name = "NAME")]
     pub foreign_netns: Vec<String>,
-    /// Where the guard stands that lets only the node itself and claimed pods send out of the node: `auto`
-    /// (every interface of the node's own), names of interfaces, or `none`. With --config, `none` if not
-    /// given: there, an interface that nobody names is left alone
+    /// Interfaces with the uplink guard, which drops packets that neither the node nor a claimed pod sends: `auto` (every
+    /// interface of the node), names such as eth0,eth1, or `none`. The default is `auto`; with --config it is `none`
     #[arg(long, env = "BULKHEAD_UPLINK", value_delimiter = ',', value_name = "NAME|auto|none")]
     pub uplink: Vec<String>,
-    /// Whether sockets of pods speak only once programs judge what they send: `auto` (where the runtime tells which
-    /// control groups are pods'), or `none`. With --config there is no such guard
+    /// Whether the cgroup guard keeps a pod's sockets from sending until the pod is enforced: `auto` (if the runtime
+    /// reports the pods' cgroups), or `none`. With --config the guard is never used
     #[arg(long, env = "BULKHEAD_CGROUP_GUARD", value_enum, default_value_t)]
     pub cgroup_guard: CgroupGuardArg,
-    /// Where the control groups' file systems are
+    /// Directory where the cgroup file systems are mounted
     #[arg(long, env = "BULKHEAD_CGROUP_ROOT", default_value = "/sys/fs/cgroup", value_name = "DIR")]
     pub cgroup_root: PathBuf,
-    /// Report what would be dropped and let it pass, whatever a tenant's mode says
+    /// Report denied packets and let them pass, even for tenants in mode Enforce
     #[arg(long, env = "BULKHEAD_AUDIT")]
     pub audit: bool,
-    /// What becomes of pods in a namespace that belongs to no tenant
+    /// How to treat pods in a namespace that belongs to no tenant
     #[arg(long, env = "BULKHEAD_UNASSIGNED", value_enum, default_value_t)]
     pub unassigned: UnassignedArg,
-    /// Let pods open connections to node addresses
+    /// Let pods open connections to node addresses. By default they may not
     #[arg(long, env = "BULKHEAD_ALLOW_NODES")]
     pub allow_nodes: bool,
-    /// Ranges of pod addresses: no egress range of a tenant opens them
-    #[arg(long, env = "BULKHEAD_POD_CIDR", value_delimiter = ',', value_name = "CIDR")]
-    pub pod_cidr: Vec<IpNet>,
-    /// Ranges of Service addresses
-    #[arg(long, env = "BULKHEAD_SERVICE_CIDR", value_delimiter = ',', value_name = "CIDR")]
-    pub service_cidr: Vec<IpNet>,
-    /// Ranges of node addresses
-    #[arg(long, env = "BULKHEAD_NODE_CIDR", value_delimiter = ',', value_name = "CIDR")]
-    pub node_cidr: Vec<IpNet>,
-    /// Where a namespace names its tenant without an object, in order: label:KEY,
-    /// annotation:KEY[=AFTER], label-suffix:KEY, or name
-    #[arg(long, env = "BULKHEAD_TENANCY_KEY", value_delimiter = ',', value_name = "KEY", value_parser = tenancy_key)]
-    pub tenancy_key: Vec<TenancyKey>,
-    /// Namespaces that every tenant reaches and that reach every tenant
-    #[arg(long, env = "BULKHEAD_SHARED_NAMESPACE", value_delimiter = ',', value_name = "NAMESPACE")]
-    pub shared_namespace: Vec<String>,
-    /// Exact addresses the kernel can know, per family
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "documented at its type")]
+    pub cluster: ClusterArgs,
+    /// How many exact addresses the kernel maps hold, for IPv4 and IPv6 each
     #[arg(long, env = "BULKHEAD_MAX_PEERS", default_value_t = object::MapLimits::default().peers, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     pub max_peers: u32,
-    /// Inbound connections the kernel can remember, per family
+    /// How many connections the reply tables hold, for IPv4 and IPv6 each
     #[arg(long, env = "BULKHEAD_MAX_CONNECTIONS", default_value_t = object::MapLimits::default().connections,
           value_name = "N", value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     pub max_connections: u32,
-    /// Tenants with metrics of their own; the rest is `other`
+    /// How many tenants have their own metric samples. The others are counted together as tenant `other`
     #[arg(long, env = "BULKHEAD_METRICS_MAX_TENANTS", default_value_t = 200, value_name = "N")]
     pub metrics_max_tenants: usize,
-    /// Detail of the agent's own log, as `info` or `bulkhead=debug,warn`
-    #[arg(long, env = "BULKHEAD_LOG", default_value = "info", value_name = "FILTER")]
-    pub log: String,
-    /// Form of the agent's own log, which goes to stderr
-    #[arg(long, env = "BULKHEAD_LOG_FORMAT", value_enum, default_value_t)]
-    pub log_format: LogFormat,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "documented at its type")]
+    pub log: LogArgs,
 }
 
-/// `tenancy.unassigned`.
+/// `--unassigned`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum UnassignedArg {
-    /// Each such namespace is a tenant of its own
+    /// Each such namespace is its own tenant
     #[default]
     Isolate,
-    /// The same, but only reported
+    /// As `isolate`, but denied packets are only reported
     Audit,
-    /// Their destinations are not judged
+    /// Their packets are not checked
     Allow,
+}
+
+impl From<UnassignedArg> for Unassigned {
+    fn from(arg: UnassignedArg) -> Self {
+        match arg {
+            UnassignedArg::Isolate => Self::Isolate,
+            UnassignedArg::Audit => Self::Audit,
+            UnassignedArg::Allow => Self::Allow,
+        }
+    }
 }
 
 /// `--cgroup-guard`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum CgroupGuardArg {
-    /// Wherever it is possible
+    /// If the runtime reports the cgroups of pods
     #[default]
     Auto,
-    /// Nowhere
+    /// No cgroup guard
     None,
-}
-
-/// Form of the log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people
-    #[default]
-    Text,
-    /// One object a line
-    Json,
 }
 
 /// Where objects come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum ConfigSource {
     /// File or directory.
     Files(PathBuf),
-    /// The cluster's API server, and what the runtime of this node keeps in this directory.
+    /// The API server of the cluster and the container runtime of this node.
     Kubernetes {
-        /// The runtime's results.
+        /// Directory of cached CNI results.
         cni_cache: PathBuf,
-        /// The control groups' file systems.
+        /// Directory where the cgroup file systems are mounted.
         cgroups: PathBuf,
     },
 }
@@ -174,89 +160,60 @@ pub enum Source {
 /// Flags that contradict each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// Whose pods are ours would be a guess.
-    #[error("--node-name is required without --config: the cluster must be asked for the pods of this node")]
+    /// The node's name is unknown.
+    #[error("--node-name is required without --config: the agent watches the pods of that node")]
     NodeName,
-    /// A word that stands for all or none, among names.
-    #[error("--uplink takes `auto`, `none`, or names of interfaces, and nothing beside the first two")]
+    /// `auto` or `none` is mixed with other values.
+    #[error("--uplink must be `auto`, `none`, or names of interfaces; `auto` and `none` cannot be combined with names")]
     Uplink,
-    /// What a file names no runtime runs.
-    #[error("--nri-socket goes without --config: a container runtime holds pods, and a file's endpoints are none")]
+    /// Endpoints from files are not started by a container runtime.
+    #[error("--nri-socket cannot be used with --config: endpoints from a file are not started by a container runtime")]
     NriWithFiles,
 }
 
-/// What the flags mean.
+/// The configuration of the agent.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where objects come from.
-    pub source: Source,
-    /// Where pins live, layout version included.
+    pub source: ConfigSource,
+    /// Directory of the pins, including the layout version.
     pub pins: PathBuf,
     /// Name of this node.
     pub node: String,
     /// Name of the cluster.
     pub cluster: Option<String>,
-    /// Address of the pages.
+    /// Address of metrics and health.
     pub listen: SocketAddr,
-    /// Local socket.
+    /// Path of the local socket.
     pub socket: PathBuf,
     /// Directory of named network namespaces.
     pub netns_dir: PathBuf,
-    /// Socket of the container runtime where new pods are held, if they are.
+    /// NRI socket, if new pods are held.
     pub nri: Option<PathBuf>,
-    /// Sizes of the maps that can be chosen.
+    /// Sizes of the maps that flags set.
     pub sizes: object::MapLimits,
     /// Settings of the model.
     pub settings: Settings,
-    /// Tenants with metrics of their own.
+    /// How many tenants have their own metric samples.
     pub metrics_max_tenants: usize,
 }
 
 impl RunArgs {
-    /// What was typed, understood.
+    /// The configuration that the flags describe.
     ///
     /// # Errors
     /// Flags that contradict each other.
     pub fn config(self) -> Result<Config, ConfigError> {
         let is_static = self.config.is_some();
-        let node = match self.node_name.filter(|name| !name.is_empty()) {
-            Some(name) => name,
-            None if is_static => host_name(),
-            None => return Err(ConfigError::NodeName),
-        };
         if is_static && self.nri_socket.is_some() {
             return Err(ConfigError::NriWithFiles);
         }
+        let node = self.node()?;
         let sizes = object::MapLimits { peers: self.max_peers, connections: self.max_connections };
-        let settings = Settings {
-            pod_cidrs: self.pod_cidr,
-            service_cidrs: self.service_cidr,
-            node_cidrs: self.node_cidr,
-            unassigned: match self.unassigned {
-                UnassignedArg::Isolate => Unassigned::Isolate,
-                UnassignedArg::Audit => Unassigned::Audit,
-                UnassignedArg::Allow => Unassigned::Allow,
-            },
-            keys: self.tenancy_key,
-            shared_namespaces: self.shared_namespace.into_iter().collect(),
-            audit: self.audit,
-            allow_nodes: self.allow_nodes,
-            // A file says all there is: an interface that nothing names any more is let go.
-            // A cluster does not: a pod may be deleted before its processes are.
-            release_unclaimed: is_static,
-            hold_unknown: !is_static,
-            foreign_netns: self.foreign_netns.into_iter().collect(),
-            uplinks: uplinks(self.uplink, is_static)?,
-            groups: match self.cgroup_guard {
-                CgroupGuardArg::Auto if !is_static => Groups::Auto,
-                CgroupGuardArg::Auto | CgroupGuardArg::None => Groups::Off,
-            },
-            limits: limits(&sizes),
-            ..Settings::default()
-        };
+        let settings = self.settings(is_static, limits(&sizes))?;
         let (cni_cache, cgroups) = (self.cni_cache_dir, self.cgroup_root);
         Ok(Config {
-            source: self.config.map_or(Source::Kubernetes { cni_cache, cgroups }, Source::Files),
+            source: self.config.map_or(ConfigSource::Kubernetes { cni_cache, cgroups }, ConfigSource::Files),
             pins: self.pin.pins(),
             node,
             cluster: self.cluster_name,
@@ -269,16 +226,43 @@ impl RunArgs {
             metrics_max_tenants: self.metrics_max_tenants,
         })
     }
+
+    fn node(&self) -> Result<String, ConfigError> {
+        match self.node_name.as_ref().filter(|name| !name.is_empty()) {
+            Some(name) => Ok(name.clone()),
+            None if self.config.is_some() => Ok(host_name()),
+            None => Err(ConfigError::NodeName),
+        }
+    }
+
+    fn settings(&self, is_static: bool, limits: Limits) -> Result<Settings, ConfigError> {
+        Ok(Settings {
+            unassigned: self.unassigned.into(),
+            audit: self.audit,
+            allow_nodes: self.allow_nodes,
+            // Files are complete: an interface that they do not name any more is released.
+            // A cluster is not: a pod may be deleted before its processes have ended.
+            release_unclaimed: is_static,
+            hold_unknown: !is_static,
+            foreign_netns: self.foreign_netns.iter().cloned().collect(),
+            uplinks: uplinks(&self.uplink, is_static)?,
+            groups: match self.cgroup_guard {
+                CgroupGuardArg::Auto if !is_static => Groups::Auto,
+                CgroupGuardArg::Auto | CgroupGuardArg::None => Groups::Off,
+            },
+            ..self.cluster.clone().settings(limits)
+        })
+    }
 }
 
-/// The model's limits are the sizes of the maps: the model refuses what does not fit before the kernel has to.
+/// The limits of the model are the sizes of the maps: the model refuses what does not fit before the kernel has to.
 fn limits(sizes: &object::MapLimits) -> Limits {
     Limits { peers_v4: sizes.peers as usize, peers_v6: sizes.peers as usize, ..Limits::default() }
 }
 
-fn uplinks(words: Vec<String>, is_static: bool) -> Result<Uplinks, ConfigError> {
-    let words: Vec<&str> = words.iter().map(|word| word.trim()).filter(|word| !word.is_empty()).collect();
-    match words.as_slice() {
+fn uplinks(values: &[String], is_static: bool) -> Result<Uplinks, ConfigError> {
+    let values: Vec<&str> = values.iter().map(|value| value.trim()).filter(|value| !value.is_empty()).collect();
+    match values.as_slice() {
         [] if is_static => Ok(Uplinks::None),
         [] | ["auto"] => Ok(Uplinks::Auto),
         ["none"] => Ok(Uplinks::None),
@@ -291,43 +275,9 @@ fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-fn tenancy_key(text: &str) -> Result<TenancyKey, String> {
-    let form = "expected label:KEY, annotation:KEY[=AFTER], label-suffix:KEY, or name";
-    if text == "name" {
-        return Ok(TenancyKey::NamespaceName);
-    }
-    let (kind, key) = text.split_once(':').ok_or(form)?;
-    if key.is_empty() {
-        return Err(format!("{kind}: needs a key; {form}"));
-    }
-    match kind {
-        "label" => Ok(TenancyKey::NamespaceLabel { key: key.into() }),
-        "label-suffix" => Ok(TenancyKey::NamespaceLabelSuffix { key: key.into() }),
-        "annotation" => {
-            let (key, after) = match key.split_once('=') {
-                Some((key, after)) => (key, Some(after.to_owned())),
-                None => (key, None),
-            };
-            Ok(TenancyKey::NamespaceAnnotation { key: key.into(), after })
-        }
-        other => Err(format!("unknown source {other:?}; {form}")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tenancy_keys_are_read_or_refused_with_the_form() {
-        assert_eq!(tenancy_key("label:a/b"), Ok(TenancyKey::NamespaceLabel { key: "a/b".into() }));
-        let annotation = TenancyKey::NamespaceAnnotation { key: "p/id".into(), after: Some(":".into()) };
-        assert_eq!(tenancy_key("annotation:p/id=:"), Ok(annotation));
-        assert_eq!(tenancy_key("name"), Ok(TenancyKey::NamespaceName));
-        for bad in ["", "label", "label:", "pod:x"] {
-            assert!(tenancy_key(bad).is_err_and(|text| text.contains("label:KEY")), "{bad}");
-        }
-    }
 
     fn config(typed: &[&str]) -> Result<Config, ConfigError> {
         #[derive(clap::Parser)]
@@ -339,18 +289,21 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_s_agent_must_be_told_its_node() {
+    fn without_a_file_the_node_name_is_required() {
         assert_eq!(config(&["run"]).map(|config| config.node), Err(ConfigError::NodeName));
-        let cluster = config(&["run", "--node-name", "a"]).expect("it is told");
-        assert!(matches!(cluster.source, Source::Kubernetes { .. }));
+        let cluster = config(&["run", "--node-name", "a"]).expect("a node name");
+        assert!(matches!(cluster.source, ConfigSource::Kubernetes { .. }));
         assert!(cluster.settings.hold_unknown && !cluster.settings.release_unclaimed);
         let files = config(&["run", "--config", "x"]).expect("a file needs no name");
         assert!(!files.settings.hold_unknown && files.settings.release_unclaimed);
     }
 
     #[test]
-    fn a_cluster_s_agent_guards_by_itself_and_a_file_s_when_told() {
-        let uplinks = |words: &[&str], is_static| uplinks(words.iter().map(|w| (*w).to_owned()).collect(), is_static);
+    fn uplinks_are_guarded_by_default_with_a_cluster_and_on_request_with_a_file() {
+        let uplinks = |values: &[&str], is_static| {
+            let values: Vec<String> = values.iter().map(|value| (*value).to_owned()).collect();
+            uplinks(&values, is_static)
+        };
         assert_eq!((uplinks(&[], false), uplinks(&[], true)), (Ok(Uplinks::Auto), Ok(Uplinks::None)));
         assert_eq!((uplinks(&["none"], false), uplinks(&["auto"], true)), (Ok(Uplinks::None), Ok(Uplinks::Auto)));
         let names = Uplinks::Named(["eth0".to_owned(), "eth1".to_owned()].into());
@@ -359,18 +312,18 @@ mod tests {
     }
 
     #[test]
-    fn pods_are_held_only_where_asked_for_and_where_there_are_pods() {
+    fn pods_are_held_only_on_request_and_only_with_a_cluster() {
         let socket = ["--nri-socket", "/var/run/nri/nri.sock"];
-        let node = config(&["run", "--node-name", "a"]).expect("it is told");
+        let node = config(&["run", "--node-name", "a"]).expect("a node name");
         assert_eq!(node.nri, None);
-        let node = config(&[&["run", "--node-name", "a"], &socket[..]].concat()).expect("it is told");
+        let node = config(&[&["run", "--node-name", "a"], &socket[..]].concat()).expect("a node name");
         assert_eq!(node.nri, Some(socket[1].into()));
         let files = config(&[&["run", "--config", "x"], &socket[..]].concat());
         assert_eq!(files.map(|config| config.nri), Err(ConfigError::NriWithFiles));
     }
 
     #[test]
-    fn the_model_never_plans_more_than_the_maps_hold() {
+    fn the_limits_of_the_model_are_the_sizes_of_the_maps() {
         let limits = limits(&object::MapLimits { peers: 5000, connections: 5000 });
         assert_eq!((limits.peers_v4, limits.tenants, limits.rows), (5000, 16_383, 2_047));
         assert!(limits.tenants < 1 << agent_common::post_nat::TENANT_BITS, "a packet mark can name every tenant");

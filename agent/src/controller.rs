@@ -31,12 +31,12 @@ use tokio::time::{Instant, sleep_until};
 use self::conditions::{of_kind, says_already};
 use self::lease::{Holder, Lost};
 use self::nodes::Absences;
-use self::pages::Pages;
+use self::pages::ControllerPages;
 use self::state::{ControllerEvent, ControllerState, Urgency};
 use self::statuses::Report;
 use self::write::{WriteError, Writer};
 use crate::config::controller::ControllerConfig;
-use crate::http::BindError;
+use crate::http::{self, BindError};
 use crate::kube_watch::update::Update;
 
 /// Name of the Lease.
@@ -75,10 +75,10 @@ pub enum ControllerError {
 /// What prevents the start, and the loss of leadership. The process is then restarted, which makes it a follower.
 pub async fn run(config: ControllerConfig, shutdown: impl Future<Output = ()>) -> Result<(), ControllerError> {
     let client = Client::try_from(kube::Config::infer().await?).map_err(ControllerError::Client)?;
-    let listener = pages::bind(config.listen).await?;
-    let pages = Arc::<Pages>::default();
+    let listener = http::bind(config.listen).await?;
+    let pages = Arc::<ControllerPages>::default();
     let (stop, stopped) = oneshot::channel::<()>();
-    let serving = tokio::spawn(pages::serve(listener, Arc::clone(&pages), async {
+    let serving = tokio::spawn(http::serve(listener, Arc::clone(&pages) as _, async {
         let _ = stopped.await;
     }));
     let (sender, events) = mpsc::channel(EVENTS);
@@ -109,7 +109,7 @@ struct Control {
     state: ControllerState,
     writer: Writer,
     absences: Absences,
-    pages: Arc<Pages>,
+    pages: Arc<ControllerPages>,
 }
 
 impl Control {
@@ -149,7 +149,7 @@ impl Control {
 
     /// Evaluates the whole state once. Returns when the next pass is due if no event comes before.
     async fn pass(&mut self, leads: bool) -> Duration {
-        self.pages.turned();
+        self.pages.record_pass();
         self.pages.leader.set(leads.into());
         let complete = self.state.missing().is_empty();
         self.pages.synced.store(complete, Ordering::Relaxed);

@@ -25,13 +25,36 @@ pub const LISTEN: &str = "127.0.0.1:9481";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
 
-/// What the pages show.
-#[derive(Clone)]
-pub struct Pages {
+/// What the three pages show, for the agent and the controller alike.
+pub trait Pages: Send + Sync + 'static {
+    /// The metrics as OpenMetrics text, or why they cannot be written. It may block.
+    fn metrics(&self) -> Result<String, std::fmt::Error>;
+    /// Why the process should be restarted; empty if it is alive.
+    fn not_live(&self) -> Vec<String>;
+    /// Why the process is not ready; empty if it is.
+    fn not_ready(&self) -> Vec<String>;
+}
+
+/// The pages of the agent.
+pub struct AgentPages {
     /// The counters.
     pub metrics: Arc<Metrics>,
     /// The state.
     pub observed: Shared,
+}
+
+impl Pages for AgentPages {
+    fn metrics(&self) -> Result<String, std::fmt::Error> {
+        Ok(self.metrics.scrape(&self.observed.load()))
+    }
+
+    fn not_live(&self) -> Vec<String> {
+        health::not_live(&self.observed.load(), Timestamp::now())
+    }
+
+    fn not_ready(&self) -> Vec<String> {
+        health::not_ready(&self.observed.load())
+    }
 }
 
 /// The address cannot be listened on.
@@ -48,39 +71,34 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
     TcpListener::bind(address).await.map_err(|source| BindError { address, source })
 }
 
-/// Answers until `shutdown` is done.
+/// Serves the pages until `shutdown` is done.
 pub async fn serve(
     listener: TcpListener,
-    pages: Pages,
+    pages: Arc<dyn Pages>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    axum::serve(listener, router(pages)).with_graceful_shutdown(shutdown).await
-}
-
-/// The pages.
-pub fn router(pages: Pages) -> Router {
-    Router::new()
+    let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
-        .with_state(pages)
+        .with_state(pages);
+    axum::serve(listener, router).with_graceful_shutdown(shutdown).await
 }
 
-async fn metrics(State(pages): State<Pages>) -> Response {
+async fn metrics(State(pages): State<Arc<dyn Pages>>) -> Response {
     // Reading the kernel's maps takes thousands of short system calls.
-    let scrape = tokio::task::spawn_blocking(move || pages.metrics.scrape(&pages.observed.load())).await;
-    match scrape {
-        Ok(text) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
-        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "the counters could not be read\n").into_response(),
+    match tokio::task::spawn_blocking(move || pages.metrics()).await {
+        Ok(Ok(text)) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
+        _ => (StatusCode::INTERNAL_SERVER_ERROR, "the counters could not be read\n").into_response(),
     }
 }
 
-async fn healthz(State(pages): State<Pages>) -> Response {
-    page(&health::not_live(&pages.observed.load(), Timestamp::now()))
+async fn healthz(State(pages): State<Arc<dyn Pages>>) -> Response {
+    page(&pages.not_live())
 }
 
-async fn readyz(State(pages): State<Pages>) -> Response {
-    page(&health::not_ready(&pages.observed.load()))
+async fn readyz(State(pages): State<Arc<dyn Pages>>) -> Response {
+    page(&pages.not_ready())
 }
 
 fn page(reasons: &[String]) -> Response {
@@ -135,12 +153,12 @@ mod tests {
     #[tokio::test]
     async fn the_three_pages_answer_and_ready_says_why_not() {
         let metrics = Metrics::new(Box::new(NoMaps), Arc::default(), Arc::default(), 10);
-        let pages = Pages { metrics: Arc::new(metrics), observed: Shared::default() };
-        let observed = Arc::clone(&pages.observed);
+        let observed = Shared::default();
+        let pages = AgentPages { metrics: Arc::new(metrics), observed: Arc::clone(&observed) };
         let listener = bind("127.0.0.1:0".parse().expect("an address")).await.expect("a listener");
         let address = listener.local_addr().expect("an address");
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let server = tokio::spawn(serve(listener, pages, async {
+        let server = tokio::spawn(serve(listener, Arc::new(pages), async {
             let _ = stopped.await;
         }));
 

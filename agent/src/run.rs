@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Clock;
-use crate::config::{Config, Source};
+use crate::config::{Config, ConfigSource};
 use crate::dataplane::DataplaneError;
 use crate::dataplane::kernel::{Kernel, OpenError};
 use crate::events;
@@ -36,7 +36,7 @@ use crate::events::sink::hub::Hub;
 use crate::events::sink::writer::WriterSink;
 use crate::events::stats::EventStats;
 use crate::health::{Nri, Observed};
-use crate::http::{self, Pages};
+use crate::http::{self, AgentPages};
 use crate::metrics::recorder::Phase;
 use crate::metrics::{Metrics, Recorder};
 use crate::reconcile::{self, Now, ReconcileState, Snapshot, TimedChange};
@@ -155,7 +155,7 @@ pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> Resu
     let status = status(&config, started, &observed, &metrics, &stats);
     tokio::spawn(http::serve(
         pages,
-        Pages { metrics: Arc::clone(&metrics), observed: Arc::clone(&observed) },
+        Arc::new(AgentPages { metrics: Arc::clone(&metrics), observed: Arc::clone(&observed) }),
         std::future::pending(),
     ));
     tokio::spawn(socket::serve(bound, Shown { hub, status }, std::future::pending()));
@@ -218,11 +218,11 @@ async fn follow(
     invalid_tenants: Arc<AtomicU64>,
 ) -> Result<(), RunError> {
     let places = match &config.source {
-        Source::Files(path) => {
+        ConfigSource::Files(path) => {
             tokio::spawn(source::follow(path.clone(), changes, Arc::clone(findings)));
             return Ok(());
         }
-        Source::Kubernetes { cni_cache, cgroups } => sandboxes::Places {
+        ConfigSource::Kubernetes { cni_cache, cgroups } => sandboxes::Places {
             cache: cni_cache.clone(),
             namespaces: config.netns_dir.clone(),
             groups: sandboxes::hierarchy(cgroups),
