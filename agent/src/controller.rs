@@ -28,8 +28,8 @@ use kube::{Api, Client};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use self::conditions::{of_kind, says_already};
-use self::lease::{Holder, Lost};
+use self::conditions::{is_current, of_kind};
+use self::lease::{LeadershipLost, LeaseHolder};
 use self::nodes::Absences;
 use self::pages::ControllerPages;
 use self::state::{ControllerEvent, ControllerState, Urgency};
@@ -66,7 +66,7 @@ pub enum ControllerError {
     Http(#[from] BindError),
     /// Leadership is lost.
     #[error(transparent)]
-    Lost(#[from] Lost),
+    Lost(#[from] LeadershipLost),
 }
 
 /// Runs until `shutdown` is done or leadership is lost.
@@ -84,7 +84,7 @@ pub async fn run(config: ControllerConfig, shutdown: impl Future<Output = ()>) -
     let (sender, events) = mpsc::channel(EVENTS);
     let watches = watches::start(&client, &config.namespace, &config.settings.keys, &sender);
     let leases = Api::namespaced(client.clone(), &config.namespace);
-    let mut holder = Holder::new(leases, LEASE, config.identity.clone());
+    let mut holder = LeaseHolder::new(leases, LEASE, config.identity.clone());
     let (lead, leading) = tokio::sync::watch::channel(false);
     let mut control = Control {
         state: ControllerState::new(config.settings),
@@ -174,7 +174,7 @@ impl Control {
         let state = &self.state;
         let differing = report.statuses.iter().filter_map(|(name, wanted)| {
             let current = &state.objects.get(name)?.status;
-            (!says_already(current, wanted)).then_some((name.as_str(), current, wanted))
+            (!is_current(current, wanted)).then_some((name.as_str(), current, wanted))
         });
         let writer = &self.writer;
         let write = |(name, current, wanted)| async move { (name, writer.status(name, current, wanted).await) };

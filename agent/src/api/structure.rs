@@ -220,11 +220,11 @@ impl Walk {
 }
 
 /// The known name that is at most two edits away, regardless of case.
-fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
-    let word = word.to_ascii_lowercase();
+fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let name = name.to_ascii_lowercase();
     known
         .iter()
-        .map(|near| (strsim::levenshtein(&word, &near.to_ascii_lowercase()), *near))
+        .map(|near| (strsim::levenshtein(&name, &near.to_ascii_lowercase()), *near))
         .filter(|(edits, near)| *edits <= 2 && *edits < near.len())
         .min()
         .map(|(_, near)| near)

@@ -62,14 +62,14 @@ fn condition(finding: ConditionFinding, object: &TenantObject, now: Timestamp) -
 }
 
 /// Whether `current` already contains `wanted`. Conditions of other controllers are ignored.
-pub fn says_already(current: &NetworkTenantStatus, wanted: &NetworkTenantStatus) -> bool {
-    let mut ours = current.clone();
-    ours.conditions = wanted.conditions.iter().filter_map(|one| of_kind(current, &one.type_).cloned()).collect();
-    ours == *wanted
+pub fn is_current(current: &NetworkTenantStatus, wanted: &NetworkTenantStatus) -> bool {
+    let mut reduced = current.clone();
+    reduced.conditions = wanted.conditions.iter().filter_map(|one| of_kind(current, &one.type_).cloned()).collect();
+    reduced == *wanted
 }
 
 /// Conditions that deserve a Kubernetes Event: they are bad, and their status or message is new.
-pub fn worth_an_event<'a>(
+pub fn event_conditions<'a>(
     current: &'a NetworkTenantStatus,
     wanted: &'a NetworkTenantStatus,
 ) -> impl Iterator<Item = &'a Condition> {

@@ -1,8 +1,8 @@
-//! One leader among the replicas, by a Lease.
+//! Elects one leader among the replicas, by a Lease.
 //!
-//! The rule is the one of Kubernetes' own components: a Lease that has not changed for its whole duration, by our own
-//! clock, is nobody's. Clocks of other machines are never compared. Whoever cannot renew in time stops leading before
-//! anybody else may begin, and every write is conditional on the version that was read.
+//! As in Kubernetes' own components, a Lease that has not changed for its whole duration has expired. The duration is
+//! measured with the replica's own clock, so clock skew between machines does not matter. A leader that cannot renew
+//! stops before another replica may begin. Every write is conditional on the version that was read.
 
 use std::time::Duration;
 
@@ -14,47 +14,47 @@ use kube::api::{ObjectMeta, PostParams};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-/// For how long a Lease that nobody renews holds.
+/// How long a Lease holds without renewal.
 const DURATION: Duration = Duration::from_secs(15);
-/// A leader that could not renew for so long has stopped leading.
+/// A leader that could not renew for this long stops leading.
 const DEADLINE: Duration = Duration::from_secs(8);
-/// Between two looks.
+/// Time between two checks of the Lease.
 const PERIOD: Duration = Duration::from_secs(2);
-/// For one request.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// Time limit of one request.
+const REQUEST_LIMIT: Duration = Duration::from_secs(4);
 
-/// Another replica may lead now; this one begins anew.
+/// This replica has lost leadership and must be restarted.
 #[derive(Debug, thiserror::Error)]
-#[error("the Lease could not be renewed in time: another replica may lead")]
-pub struct Lost;
+#[error("the Lease bulkhead-controller was not renewed in time, so another replica may lead; the process ends")]
+pub struct LeadershipLost;
 
-/// What to do about a Lease.
+/// What to do with a Lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// It is ours: say so again.
+pub enum LeaseStep {
+    /// This replica holds it: renew it.
     Renew,
-    /// It is nobody's: take it.
+    /// It is free or has expired: take it.
     Take,
-    /// It is somebody else's.
+    /// Another replica holds it.
     Wait,
 }
 
-/// What to do about a Lease that has not changed for `unchanged`.
-pub fn step(lease: &LeaseSpec, me: &str, unchanged: Duration) -> Step {
+/// What replica `me` does with a Lease that has not changed for `unchanged`.
+pub fn step(lease: &LeaseSpec, me: &str, unchanged: Duration) -> LeaseStep {
     match lease.holder_identity.as_deref().unwrap_or_default() {
-        "" => Step::Take,
-        holder if holder == me => Step::Renew,
+        "" => LeaseStep::Take,
+        holder if holder == me => LeaseStep::Renew,
         _ => {
             let seconds = lease.lease_duration_seconds.unwrap_or_default();
             let holds = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
-            if unchanged > holds { Step::Take } else { Step::Wait }
+            if unchanged > holds { LeaseStep::Take } else { LeaseStep::Wait }
         }
     }
 }
 
-/// What a Lease says once `step` is done.
-pub fn written(before: &LeaseSpec, me: &str, step: Step, now: Timestamp) -> LeaseSpec {
-    let taken = step == Step::Take;
+/// The Lease after `step`.
+pub fn written(before: &LeaseSpec, me: &str, step: LeaseStep, now: Timestamp) -> LeaseSpec {
+    let taken = step == LeaseStep::Take;
     let transitions = before.lease_transitions.unwrap_or_default() + i32::from(taken);
     LeaseSpec {
         holder_identity: Some(me.to_owned()),
@@ -66,36 +66,38 @@ pub fn written(before: &LeaseSpec, me: &str, step: Step, now: Timestamp) -> Leas
     }
 }
 
-/// This replica's hand on the Lease.
-pub struct Holder {
+/// Takes and renews the Lease for one replica.
+pub struct LeaseHolder {
     api: Api<Lease>,
     name: &'static str,
     me: String,
-    /// The version we last saw, and since when.
+    /// The last version seen, and since when.
     seen: Option<(String, Instant)>,
 }
 
-impl Holder {
-    /// Of the Lease `name`, as `me`.
+impl LeaseHolder {
+    /// A holder of the Lease `name` for the replica `me`.
     pub fn new(api: Api<Lease>, name: &'static str, me: String) -> Self {
         Self { api, name, me, seen: None }
     }
 
-    /// Takes and renews the Lease for ever; tells whether we lead. Ends only when leadership is lost.
-    pub async fn hold(&mut self, leading: &watch::Sender<bool>) -> Lost {
+    /// Takes and renews the Lease, and reports whether this replica leads. Returns only when leadership is lost.
+    pub async fn hold(&mut self, leading: &watch::Sender<bool>) -> LeadershipLost {
         let mut renewed: Option<Instant> = None;
         loop {
             let begun = Instant::now();
-            match timeout(PATIENCE, self.look()).await {
-                // From before the request: the server may have written at once.
+            match timeout(REQUEST_LIMIT, self.check()).await {
+                // Count from before the request: the server may have written at its beginning.
                 Ok(Ok(true)) => renewed = Some(begun),
-                Ok(Ok(false)) if renewed.is_some() => return Lost,
+                Ok(Ok(false)) if renewed.is_some() => return LeadershipLost,
                 Ok(Ok(false)) => {}
-                Ok(Err(error)) => tracing::warn!(%error, lease = self.name, "cannot ask for the Lease"),
-                Err(_) => tracing::warn!(lease = self.name, "the API server takes too long over the Lease"),
+                Ok(Err(error)) => tracing::warn!(%error, lease = self.name, "cannot read or renew the Lease"),
+                Err(_) => {
+                    tracing::warn!(lease = self.name, "the API server did not answer a request for the Lease in time")
+                }
             }
             if renewed.is_some_and(|renewed| renewed.elapsed() > DEADLINE) {
-                return Lost;
+                return LeadershipLost;
             }
             if leading.send_if_modified(|known| std::mem::replace(known, renewed.is_some()) != renewed.is_some()) {
                 tracing::info!(lease = self.name, identity = self.me, "this replica leads");
@@ -104,7 +106,7 @@ impl Holder {
         }
     }
 
-    /// Lets go, so that the next one need not wait. A failure costs only time.
+    /// Releases the Lease, so that the next leader need not wait. A failure only costs time.
     pub async fn release(&self) {
         let release = async {
             let mut lease = self.api.get(self.name).await?;
@@ -115,11 +117,11 @@ impl Holder {
             }
             Ok::<_, kube::Error>(())
         };
-        let _ = timeout(PATIENCE, release).await;
+        let _ = timeout(REQUEST_LIMIT, release).await;
     }
 
-    /// Looks once, and writes if that is ours to do; whether the Lease is ours now.
-    async fn look(&mut self) -> Result<bool, kube::Error> {
+    /// Reads the Lease, and takes or renews it if possible. Returns whether this replica holds it.
+    async fn check(&mut self) -> Result<bool, kube::Error> {
         let Some(mut lease) = self.api.get_opt(self.name).await? else {
             return self.create().await;
         };
@@ -130,7 +132,7 @@ impl Holder {
         };
         let before = lease.spec.take().unwrap_or_default();
         let step = step(&before, &self.me, since.elapsed());
-        if step == Step::Wait {
+        if step == LeaseStep::Wait {
             return Ok(false);
         }
         lease.spec = Some(written(&before, &self.me, step, Timestamp::now()));
@@ -139,12 +141,12 @@ impl Holder {
 
     async fn create(&self) -> Result<bool, kube::Error> {
         let metadata = ObjectMeta { name: Some(self.name.to_owned()), ..ObjectMeta::default() };
-        let spec = written(&LeaseSpec::default(), &self.me, Step::Take, Timestamp::now());
+        let spec = written(&LeaseSpec::default(), &self.me, LeaseStep::Take, Timestamp::now());
         mine(self.api.create(&PostParams::default(), &Lease { metadata, spec: Some(spec) }).await)
     }
 }
 
-/// Somebody who was faster is an answer and no failure.
+/// Whether the write succeeded. A conflict means that another replica was faster, which is no error.
 fn mine(written: Result<Lease, kube::Error>) -> Result<bool, kube::Error> {
     match written {
         Ok(_) => Ok(true),
@@ -158,33 +160,33 @@ mod tests {
     use super::*;
 
     fn held_by(holder: &str) -> LeaseSpec {
-        written(&LeaseSpec::default(), holder, Step::Take, Timestamp::UNIX_EPOCH)
+        written(&LeaseSpec::default(), holder, LeaseStep::Take, Timestamp::UNIX_EPOCH)
     }
 
     #[test]
-    fn a_lease_of_somebody_else_is_left_alone_until_it_has_stood_still_for_its_whole_duration() {
-        assert_eq!(step(&held_by("other"), "me", DURATION), Step::Wait);
-        assert_eq!(step(&held_by("other"), "me", DURATION + Duration::from_millis(1)), Step::Take);
+    fn a_lease_of_another_replica_is_taken_only_after_its_whole_duration_without_change() {
+        assert_eq!(step(&held_by("other"), "me", DURATION), LeaseStep::Wait);
+        assert_eq!(step(&held_by("other"), "me", DURATION + Duration::from_millis(1)), LeaseStep::Take);
     }
 
     #[test]
-    fn a_lease_that_was_let_go_is_taken_at_once_and_ones_own_is_renewed() {
-        assert_eq!(step(&held_by(""), "me", Duration::ZERO), Step::Take);
-        assert_eq!(step(&LeaseSpec::default(), "me", Duration::ZERO), Step::Take);
-        assert_eq!(step(&held_by("me"), "me", Duration::ZERO), Step::Renew);
+    fn a_released_lease_is_taken_at_once_and_an_own_one_is_renewed() {
+        assert_eq!(step(&held_by(""), "me", Duration::ZERO), LeaseStep::Take);
+        assert_eq!(step(&LeaseSpec::default(), "me", Duration::ZERO), LeaseStep::Take);
+        assert_eq!(step(&held_by("me"), "me", Duration::ZERO), LeaseStep::Renew);
     }
 
     #[test]
-    fn renewing_keeps_what_taking_wrote() {
+    fn renewal_keeps_acquire_time_and_transitions() {
         let taken = held_by("me");
-        let renewed = written(&taken, "me", Step::Renew, Timestamp::from_second(7).expect("a time"));
+        let renewed = written(&taken, "me", LeaseStep::Renew, Timestamp::from_second(7).expect("a time"));
         assert_eq!((renewed.acquire_time, renewed.lease_transitions), (taken.acquire_time, Some(1)));
         assert_ne!(renewed.renew_time, taken.renew_time);
     }
 
     #[test]
-    fn a_leader_stops_before_anybody_else_may_begin() {
-        // A look that passes the deadline's check may be followed by a pause and a slow request before the next check.
-        assert!(DEADLINE + PERIOD + PATIENCE < DURATION);
+    fn a_leader_stops_before_another_replica_may_begin() {
+        // After a check of the deadline, a pause and a slow request may pass before the next one.
+        assert!(DEADLINE + PERIOD + REQUEST_LIMIT < DURATION);
     }
 }

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1;
 use kube::api::DynamicObject;
 use serde_json::{Value, json};
 
-use super::conditions::{of_kind, says_already, worth_an_event};
+use super::conditions::{event_conditions, is_current, of_kind};
 use super::nodes::{Absences, TAINT, to_untaint, without_ours};
 use super::state::{AgentPod, ControllerEvent, ControllerState, NodeState, Urgency};
 use super::statuses::{Report, report};
@@ -64,13 +64,13 @@ fn status(state: &ControllerState, name: &str) -> NetworkTenantStatus {
 }
 
 /// `True/Reason` of one condition.
-fn said(status: &NetworkTenantStatus, kind: &str) -> String {
+fn state_of(status: &NetworkTenantStatus, kind: &str) -> String {
     let condition = of_kind(status, kind).expect("a condition");
     format!("{}/{}", condition.status, condition.reason)
 }
 
 fn ready(state: &ControllerState, name: &str) -> String {
-    said(&status(state, name), "Ready")
+    state_of(&status(state, name), "Ready")
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn a_tenant_with_namespaces_and_pods_is_ready_and_counted() {
     let mut state = state(Settings::default(), vec![tenant("acme", 0, json!({}))], spaces);
     state.apply(ControllerEvent::Pod(all(vec![pod("a", "x"), pod("a", "y"), pod("b", "x"), pod("other", "x")])));
     let status = status(&state, "acme");
-    let kinds = ["Accepted", "ResolvedRefs", "Conflicted", "Ready"].map(|kind| said(&status, kind));
+    let kinds = ["Accepted", "ResolvedRefs", "Conflicted", "Ready"].map(|kind| state_of(&status, kind));
     assert_eq!(kinds, ["True/Accepted", "True/ResolvedRefs", "False/NoConflict", "True/Ready"]);
     assert_eq!((status.namespace_count, status.pod_count), (Some(2), Some(3)));
     assert_eq!(status.namespaces, ["a", "b"]);
@@ -89,7 +89,7 @@ fn a_tenant_with_namespaces_and_pods_is_ready_and_counted() {
 #[test]
 fn a_tenant_without_namespaces_is_ready_with_the_reason_empty_selection() {
     let state = state(Settings::default(), vec![tenant("acme", 0, json!({}))], vec![]);
-    assert_eq!(said(&status(&state, "acme"), "Accepted"), "True/EmptySelection");
+    assert_eq!(state_of(&status(&state, "acme"), "Accepted"), "True/EmptySelection");
     assert_eq!(ready(&state, "acme"), "True/Ready");
 }
 
@@ -137,7 +137,7 @@ fn a_peer_is_resolved_once_both_sides_agree_on_a_direction() {
     ] {
         let tenants = [acme()].into_iter().chain(globex.clone().map(|spec| tenant("globex", 1, spec))).collect();
         let state = state(Settings::default(), tenants, vec![]);
-        assert_eq!(said(&status(&state, "acme"), "ResolvedRefs"), expected, "{globex:?}");
+        assert_eq!(state_of(&status(&state, "acme"), "ResolvedRefs"), expected, "{globex:?}");
     }
 }
 
@@ -151,8 +151,8 @@ fn a_permission_that_both_sides_ended_is_resolved_and_one_that_only_the_peer_end
     for (acme, expected) in [(bounded, "True/ResolvedRefs"), (unbounded, "False/PeerNotMutual")] {
         let state = state(Settings::default(), vec![acme, globex.clone()], vec![]);
         let (before, after) = (report(&state, at(49)), report(&state, at(50)));
-        assert_eq!(said(&before.statuses["acme"], "ResolvedRefs"), "True/ResolvedRefs");
-        assert_eq!(said(&after.statuses["acme"], "ResolvedRefs"), expected);
+        assert_eq!(state_of(&before.statuses["acme"], "ResolvedRefs"), "True/ResolvedRefs");
+        assert_eq!(state_of(&after.statuses["acme"], "ResolvedRefs"), expected);
         assert_eq!((before.next_end, after.next_end), (Some(50), None));
     }
 }
@@ -187,11 +187,11 @@ fn transition_times_change_only_with_the_status_and_nothing_is_written_twice() {
     let first = report(&state, at(100)).statuses.remove("acme").expect("a status");
     state.objects.get_mut("acme").expect("acme").status = first.clone();
     let same = report(&state, at(200)).statuses.remove("acme").expect("a status");
-    assert!(says_already(&first, &same));
+    assert!(is_current(&first, &same));
 
     state.apply(ControllerEvent::Namespace(Update::Upsert(namespace("a", json!({"t": "acme"})))));
     let other = report(&state, at(300)).statuses.remove("acme").expect("a status");
-    assert!(!says_already(&first, &other), "the count and the reason changed");
+    assert!(!is_current(&first, &other), "the count and the reason changed");
     let since = |status: &NetworkTenantStatus| of_kind(status, "Accepted").map(|one| one.last_transition_time.clone());
     assert_eq!(since(&other), since(&first), "the status of Accepted did not change");
 }
@@ -205,7 +205,7 @@ fn conditions_of_other_controllers_are_ignored() {
     current.conditions.push(object(json!({
         "type": "Billed", "status": "True", "reason": "Paid", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
     })));
-    assert!(says_already(&current, &wanted));
+    assert!(is_current(&current, &wanted));
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn an_event_is_written_once_and_again_when_its_message_changes() {
     let tenants = vec![tenant("older", 1, both.clone()), tenant("newer", 2, both)];
     let mut state = state(Settings::default(), tenants, vec![namespace("a", json!({"team": "x"}))]);
     let reasons = |current: &NetworkTenantStatus, wanted: &NetworkTenantStatus| {
-        worth_an_event(current, wanted).map(|one| one.reason.clone()).collect::<Vec<_>>()
+        event_conditions(current, wanted).map(|one| one.reason.clone()).collect::<Vec<_>>()
     };
     let first = status(&state, "newer");
     assert_eq!(reasons(&NetworkTenantStatus::default(), &first), ["NamespaceClaimed"]);

@@ -11,7 +11,7 @@ use kube::{Api, Client};
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::conditions::worth_an_event;
+use super::conditions::event_conditions;
 use super::{nodes, watches};
 use crate::api::{API_VERSION, NetworkTenantStatus};
 
@@ -63,7 +63,7 @@ impl Writer {
         let params = PatchParams::apply(NAME).force();
         let written =
             timeout(REQUEST_TIMEOUT, self.tenants.patch_status(name, &params, &Patch::Apply(&object))).await??;
-        for condition in worth_an_event(current, wanted) {
+        for condition in event_conditions(current, wanted) {
             tracing::warn!(tenant = name, reason = condition.reason, "{}", condition.message);
             let event = Event {
                 type_: EventType::Warning,

@@ -99,7 +99,7 @@ const RULES: [ModuleRule; 10] = [
     },
     ModuleRule {
         name: "the watch",
-        files: &["agent/src/watch"],
+        files: &["agent/src/kube_watch", "agent/src/watch"],
         except: &[],
         crates: Crates::AllBut(&["aya", "libc", "rtnetlink"]),
         never: &["crate::dataplane", "crate::plan", "crate::reconcile"],

@@ -1,4 +1,4 @@
-//! What each field means to the model, and that nothing empty, null or odd means more.
+//! The meaning of each field, and that no empty, null or malformed value permits more.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -231,7 +231,7 @@ fn an_endpoint_has_at_most_one_address_of_each_sort() {
     assert_eq!(pod(at(&[])), Err(("spec.addresses".into(), Problem::Empty)));
     assert_eq!(pod(at(&["10.0.0.1", "10.0.0.2"])), Err(("spec.addresses[1]".into(), Problem::Addresses("IPv4"))));
     assert!(pod(at(&["fd00::1", "fd00::2"])).is_err() && pod(at(&["fe80::1", "fe80::2"])).is_err());
-    for odd in [
+    for text in [
         "0.0.0.0",
         "127.0.0.1",
         "224.0.0.1",
@@ -247,7 +247,7 @@ fn an_endpoint_has_at_most_one_address_of_each_sort() {
         "fe80::1%eth0",
         "",
     ] {
-        assert!(pod(at(&[odd])).is_err(), "{odd:?}");
+        assert!(pod(at(&[text])).is_err(), "{text:?}");
     }
 }
 

@@ -123,8 +123,8 @@ fn endpoints_are_reported_once_every_set_is_complete() {
 #[test]
 fn the_runtime_s_report_is_enough_and_the_api_server_s_alone_is_not() {
     let mut world = World::with(vec![], vec![]);
-    let told = world.apply(WatchEvent::Local(Update::Upsert(pod("shop/web", "a", &[]))));
-    assert_eq!(endpoint(&told), ": ");
+    let changes = world.apply(WatchEvent::Local(Update::Upsert(pod("shop/web", "a", &[]))));
+    assert_eq!(endpoint(&changes), ": ");
     let made = world.apply(WatchEvent::Sandboxes(Arc::new(vec![sandbox("shop/web", "cni-1", &["10.244.0.5"])])));
     assert_eq!(endpoint(&made), "cni-1: 10.244.0.5");
     let same = world.apply(WatchEvent::Local(Update::Upsert(pod("shop/web", "a", &["10.244.0.5"]))));
@@ -168,8 +168,8 @@ fn a_late_deletion_of_a_predecessor_changes_nothing() {
 fn a_snapshot_replaces_everything_but_unreadable_objects() {
     let (web, db, api) = ("shop/web", "shop/db", "shop/api");
     let mut world = World::with([web, db, api].map(|path| pod(path, "a", &[])).into(), vec![]);
-    let told = Update::Snapshot { objects: vec![pod(web, "a", &[])], unreadable: vec![key(db)] };
-    let changes = world.apply(WatchEvent::Local(told));
+    let relisted = Update::Snapshot { objects: vec![pod(web, "a", &[])], unreadable: vec![key(db)] };
+    let changes = world.apply(WatchEvent::Local(relisted));
     let gone = Change::EndpointGone { key: key(api), uid: "uid of shop/api".into() };
     assert_eq!(changes, [gone]);
     let shop = world.id("shop");
@@ -208,7 +208,7 @@ fn a_namespace_is_followed_while_its_tenant_has_pods_here_and_a_little_longer() 
     assert_eq!(changes, [Change::EndpointGone { key: key("bank/vault"), uid: "uid of bank/vault".into() }]);
     let late =
         WatchEvent::Namespace(bank, NamespaceEvent::Pods(Update::Upsert(pod("bank/vault", "b", &["10.244.1.7"]))));
-    assert!(world.apply(late).is_empty(), "nobody follows it any more");
+    assert!(world.apply(late).is_empty(), "the watch was stopped");
 }
 
 #[test]
@@ -270,7 +270,7 @@ fn a_service_has_all_its_backends_and_those_of_the_api_server_are_nodes() {
 fn host_network_pods_are_reported_by_their_control_groups_and_are_no_endpoints() {
     let mut world = World::with(vec![], vec![]);
     let host = ObservedPod { on_node: true, ..pod("kube-system/proxy", "a", &[]) };
-    assert!(world.apply(WatchEvent::Local(Update::Upsert(host))).is_empty(), "nobody has seen its group");
+    assert!(world.apply(WatchEvent::Local(Update::Upsert(host))).is_empty(), "its control group is not known yet");
     let groups = |uids: &[(&str, u64)]| {
         WatchEvent::Groups(Arc::new(uids.iter().map(|(uid, id)| (format!("uid of {uid}"), *id)).collect()))
     };
