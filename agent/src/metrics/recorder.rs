@@ -154,12 +154,12 @@ impl Recorder {
         self.watch_errors.get_or_create(&labels(&table::WATCH_ERRORS, &[resource])).inc_by(0);
     }
 
-    /// A watch failed, or told of an object that could not be read.
+    /// A watch failed, or received an object that could not be read.
     pub fn watch_error(&self, resource: &str) {
         self.watch_errors.get_or_create(&labels(&table::WATCH_ERRORS, &[resource])).inc();
     }
 
-    /// A watch told of an object, this many seconds after 1970.
+    /// A watch received an object or a bookmark at this Unix time.
     pub fn watch_event(&self, resource: &str, at: f64) {
         self.watch_last.get_or_create(&labels(&table::WATCH_LAST_EVENT, &[resource])).set(at);
     }

@@ -101,7 +101,7 @@ metrics! {
     WATCH_ERRORS = Counter "bulkhead_kube_watch_errors" ["resource"]
         "Failures of a watch, and objects that could not be read.";
     WATCH_LAST_EVENT = Gauge "bulkhead_kube_watch_last_event_timestamp_seconds" ["resource"]
-        "When a watch last told of an object.";
+        "When the API server last sent an object or a bookmark to a watch of the resource.";
     AGENT_READY = Gauge "bulkhead_agent_ready" []
         "1 when all local pods are enforced and everything known is in the kernel.";
     BOOTSTRAP = Gauge "bulkhead_bootstrap_duration_seconds" ["phase"]
