@@ -44,6 +44,10 @@ fn all<T>(objects: Vec<T>) -> Update<T> {
     Update::Snapshot { objects, unreadable: Vec::new() }
 }
 
+fn unreadable<T>(namespace: &str, name: &str) -> Update<T> {
+    Update::Snapshot { objects: Vec::new(), unreadable: vec![pod(namespace, name)] }
+}
+
 fn gone<T>(key: EndpointKey) -> Update<T> {
     Update::Delete { key, uid: String::new() }
 }
@@ -262,6 +266,23 @@ fn a_node_loses_its_taint_once_its_own_agent_is_ready_and_not_before() {
     assert!(to_untaint(&state).is_empty());
     assert_eq!(state.apply(ControllerEvent::Agent(Update::Upsert(agent("x", "a", true)))), Urgency::Soon);
     assert_eq!(to_untaint(&state), ["a"]);
+}
+
+#[test]
+fn a_snapshot_keeps_the_objects_that_cannot_be_read() {
+    let spaces = vec![namespace("a", json!({"t": "acme"}))];
+    let mut state = state(Settings::default(), vec![tenant("acme", 0, json!({}))], spaces);
+    state.apply(ControllerEvent::Node(all(vec![node("n", true)])));
+    state.apply(ControllerEvent::Agent(all(vec![agent("x", "n", true)])));
+    state.apply(ControllerEvent::Pod(all(vec![pod("a", "p")])));
+    assert_eq!(state.apply(ControllerEvent::Tenant(unreadable("", "acme"))), Urgency::Never);
+    assert_eq!(state.apply(ControllerEvent::Namespace(unreadable("", "a"))), Urgency::Never);
+    assert_eq!(state.apply(ControllerEvent::Agent(unreadable("bulkhead-system", "x"))), Urgency::Never);
+    assert_eq!(state.apply(ControllerEvent::Node(unreadable("", "n"))), Urgency::Never);
+    state.apply(ControllerEvent::Pod(unreadable("a", "p")));
+    let status = status(&state, "acme");
+    assert_eq!((status.namespace_count, status.pod_count), (Some(1), Some(1)));
+    assert_eq!(to_untaint(&state), ["n"]);
 }
 
 #[test]
