@@ -7,7 +7,7 @@
 //!                       watches of namespaces, while their tenants have pods here
 //! ```
 //!
-//! Watches what this node needs: tenants, namespaces, nodes, and the pods of this node. A namespace's pods and Services
+//! ClusterWatches what this node needs: tenants, namespaces, nodes, and the pods of this node. A namespace's pods and Services
 //! are watched only if its tenant has a pod here, is a peer of such a tenant, or is Shared. A watch that breaks and an
 //! object that cannot be read change nothing. Refuses to know maps, plans, and what a change does.
 
@@ -36,7 +36,7 @@ use crate::kube_watch::stream::{self, WatchTarget};
 use crate::kube_watch::update::Update;
 use crate::metrics::Recorder;
 use crate::sandboxes::Sandboxes;
-use cluster_view::{ClusterView, Subscription, WatchEvent};
+use cluster_view::{ClusterView, WatchEvent, WatchSubscription};
 use namespace::NamespaceEvent;
 use policy::model::input::Change;
 use policy::model::settings::{Settings, TenancyKey};
@@ -64,7 +64,7 @@ pub struct WatchConfig {
 pub async fn follow(config: WatchConfig, mut sandboxes: watch::Receiver<Sandboxes>, changes: mpsc::Sender<Change>) {
     let mut view = ClusterView::new(config.node.clone(), config.settings.clone());
     let (to, mut events) = mpsc::channel(EVENTS);
-    let watches = Watches { client: config.client, health: Arc::new(WatchHealth::new(config.recorder)), to };
+    let watches = ClusterWatches { client: config.client, health: Arc::new(WatchHealth::new(config.recorder)), to };
     let _cluster = watches.cluster(&config.node, &config.settings.keys);
     let mut namespaces: HashMap<u64, JoinSet<()>> = HashMap::new();
     let (begun, mut logged) = (Instant::now(), false);
@@ -90,8 +90,8 @@ pub async fn follow(config: WatchConfig, mut sandboxes: watch::Receiver<Sandboxe
         out.extend(more);
         for subscription in subscriptions {
             match subscription {
-                Subscription::Start(name, id) => _ = namespaces.insert(id, watches.namespace(&name, id)),
-                Subscription::Stop(id) => _ = namespaces.remove(&id),
+                WatchSubscription::Start(name, id) => _ = namespaces.insert(id, watches.namespace(&name, id)),
+                WatchSubscription::Stop(id) => _ = namespaces.remove(&id),
             }
         }
         for change in out {
@@ -106,13 +106,13 @@ pub async fn follow(config: WatchConfig, mut sandboxes: watch::Receiver<Sandboxe
 }
 
 /// Starts watches. Dropping a set ends its watches.
-struct Watches {
+struct ClusterWatches {
     client: Client,
     health: Arc<WatchHealth>,
     to: mpsc::Sender<WatchEvent>,
 }
 
-impl Watches {
+impl ClusterWatches {
     fn cluster(&self, node: &str, keys: &[TenancyKey]) -> JoinSet<()> {
         let mut set = JoinSet::new();
         let all = Config::default;

@@ -35,7 +35,8 @@ pub fn tenants(client: Client) -> Api<DynamicObject> {
 
 /// Starts all watches. Dropping the set ends them.
 pub fn start(client: &Client, namespace: &str, keys: &[TenancyKey], to: &mpsc::Sender<ControllerEvent>) -> JoinSet<()> {
-    let mut watches = Watches { set: JoinSet::new(), client: client.clone(), health: Arc::default(), to: to.clone() };
+    let mut watches =
+        ControllerWatches { set: JoinSet::new(), client: client.clone(), health: Arc::default(), to: to.clone() };
     let all = Config::default;
     let erased = |client| Api::all_with(client, &ApiResource::erase::<NetworkTenant>(&()));
     let undecoded = |object: DynamicObject| Ok(Some(object));
@@ -50,14 +51,14 @@ pub fn start(client: &Client, namespace: &str, keys: &[TenancyKey], to: &mpsc::S
     watches.set
 }
 
-struct Watches {
+struct ControllerWatches {
     set: JoinSet<()>,
     client: Client,
     health: Arc<WatchHealth>,
     to: mpsc::Sender<ControllerEvent>,
 }
 
-impl Watches {
+impl ControllerWatches {
     fn add<K, T>(
         &mut self,
         api: impl FnOnce(Client) -> Api<DeserializeGuard<K>> + Send + 'static,

@@ -47,7 +47,7 @@ pub async fn follow<K, T, V>(
     let gauge = health.begin(target.resource);
     let api = api(gauge.observe(&client));
     let mut config = target.config.clone().streaming_lists();
-    let mut watch = Watch { gauge, target, events, snapshot: SnapshotBuilder::default() };
+    let mut watch = RunningWatch { gauge, target, events, snapshot: SnapshotBuilder::default() };
     loop {
         match watch.run(&api, config.clone()).await {
             WatchEnd::NoStreamingLists => config.initial_list_strategy = InitialListStrategy::ListWatch,
@@ -62,14 +62,14 @@ enum WatchEnd {
     NoStreamingLists,
 }
 
-struct Watch<R, E, T, V> {
+struct RunningWatch<R, E, T, V> {
     gauge: WatchGauge,
     target: WatchTarget<R, E>,
     events: mpsc::Sender<V>,
     snapshot: SnapshotBuilder<T>,
 }
 
-impl<R, E, T, V> Watch<R, E, T, V>
+impl<R, E, T, V> RunningWatch<R, E, T, V>
 where
     E: Fn(Update<T>) -> V,
 {

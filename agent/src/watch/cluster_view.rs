@@ -52,7 +52,7 @@ pub enum WatchEvent {
 
 /// Which namespaces to follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Subscription {
+pub enum WatchSubscription {
     /// Follow this namespace, and give its events this id.
     Start(String, u64),
     /// End the watch with this id.
@@ -154,7 +154,7 @@ impl ClusterView {
     }
 
     /// Starts and stops watches of namespaces. Returns them, and what a stopped watch changes.
-    pub fn subscriptions(&mut self, now: Duration) -> (Vec<Subscription>, Vec<Change>) {
+    pub fn subscriptions(&mut self, now: Duration) -> (Vec<WatchSubscription>, Vec<Change>) {
         if !(self.synced.tenants && self.synced.namespaces && self.synced.local) {
             return (Vec::new(), Vec::new());
         }
@@ -168,7 +168,7 @@ impl ClusterView {
                 None => {
                     self.last_id += 1;
                     self.watched.insert(name.clone(), NamespaceWatch::new(self.last_id));
-                    subscriptions.push(Subscription::Start(name.clone(), self.last_id));
+                    subscriptions.push(WatchSubscription::Start(name.clone(), self.last_id));
                 }
             }
         }
@@ -177,7 +177,7 @@ impl ClusterView {
         for (name, watch) in self.watched.iter_mut().filter(|(name, _)| !self.wanted.contains(*name)) {
             let since = *watch.unwanted_since.get_or_insert(now);
             if now.saturating_sub(since) >= LINGER {
-                subscriptions.push(Subscription::Stop(watch.id));
+                subscriptions.push(WatchSubscription::Stop(watch.id));
                 changes.extend(watch.clear(&self.reported));
                 stopped.push(name.clone());
             }

@@ -6,7 +6,7 @@ use policy::model::testing::{ip, key, namespace, tenant};
 struct World {
     view: ClusterView,
     now: Duration,
-    subscriptions: Vec<Subscription>,
+    subscriptions: Vec<WatchSubscription>,
 }
 
 fn pod(path: &str, node: &str, addresses: &[&str]) -> ObservedPod {
@@ -66,7 +66,7 @@ impl World {
         world.apply(WatchEvent::Local(all(pods)));
         world.apply(WatchEvent::Sandboxes(Arc::new(sandboxes)));
         for subscription in world.subscriptions.clone() {
-            if let Subscription::Start(_, id) = subscription {
+            if let WatchSubscription::Start(_, id) = subscription {
                 world.quiet(id);
             }
         }
@@ -83,7 +83,7 @@ impl World {
 
     fn id(&self, namespace: &str) -> u64 {
         let open = self.subscriptions.iter().rev().find_map(|subscription| match subscription {
-            Subscription::Start(name, id) if name == namespace => Some(*id),
+            WatchSubscription::Start(name, id) if name == namespace => Some(*id),
             _ => None,
         });
         open.unwrap_or_else(|| panic!("{namespace} is not followed"))
@@ -204,7 +204,7 @@ fn a_namespace_is_followed_while_its_tenant_has_pods_here_and_a_little_longer() 
     assert_eq!(world.followed(), ["bank"]);
     world.now += LINGER;
     let (subscriptions, changes) = world.view.subscriptions(world.now);
-    assert_eq!(subscriptions, [Subscription::Stop(bank)]);
+    assert_eq!(subscriptions, [WatchSubscription::Stop(bank)]);
     assert_eq!(changes, [Change::EndpointGone { key: key("bank/vault"), uid: "uid of bank/vault".into() }]);
     let late =
         WatchEvent::Namespace(bank, NamespaceEvent::Pods(Update::Upsert(pod("bank/vault", "b", &["10.244.1.7"]))));
