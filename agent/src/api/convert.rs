@@ -24,7 +24,7 @@ const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 /// Why an object is refused, and because of which field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{object}: {field}: {problem}")]
-pub struct ObjectError {
+pub struct ConvertError {
     /// `Kind/name`.
     pub object: String,
     /// Path of the field, such as `spec.subnets[1].cidr`.
@@ -131,7 +131,7 @@ impl Problem {
     }
 }
 
-impl ObjectError {
+impl ConvertError {
     /// What to do; empty if the problem says it.
     pub const fn remedy(&self) -> &'static str {
         self.problem.remedy()
@@ -142,7 +142,7 @@ impl ObjectError {
 ///
 /// # Errors
 /// The name is not a DNS label.
-pub fn namespace(namespace: &v1::Namespace, keep: impl Fn(&str) -> bool) -> Result<input::Namespace, ObjectError> {
+pub fn namespace(namespace: &v1::Namespace, keep: impl Fn(&str) -> bool) -> Result<input::Namespace, ConvertError> {
     let meta = &namespace.metadata;
     let name = meta.name.clone().unwrap_or_default();
     let errors = ObjectErrors::new("Namespace", &name);
@@ -189,15 +189,15 @@ impl ObjectErrors {
         Self { object: format!("{kind}/{name}") }
     }
 
-    fn at(&self, field: impl fmt::Display, problem: impl Into<Problem>) -> ObjectError {
-        ObjectError { object: self.object.clone(), field: field.to_string(), problem: problem.into() }
+    fn at(&self, field: impl fmt::Display, problem: impl Into<Problem>) -> ConvertError {
+        ConvertError { object: self.object.clone(), field: field.to_string(), problem: problem.into() }
     }
 
-    fn check(&self, field: &str, ok: bool, problem: impl FnOnce() -> Problem) -> Result<(), ObjectError> {
+    fn check(&self, field: &str, ok: bool, problem: impl FnOnce() -> Problem) -> Result<(), ConvertError> {
         if ok { Ok(()) } else { Err(self.at(field, problem())) }
     }
 
-    fn at_most(&self, field: &str, have: usize, limit: usize) -> Result<(), ObjectError> {
+    fn at_most(&self, field: &str, have: usize, limit: usize) -> Result<(), ConvertError> {
         self.check(field, have <= limit, || Problem::TooMany { have, limit })
     }
 }

@@ -143,7 +143,7 @@ fn rule_issue(node: &Node, rule: rules::RuleViolation) -> Issue {
 fn meaning<T: DeserializeOwned>(
     node: &Node,
     object: Json,
-    convert: impl FnOnce(T) -> Result<Object, convert::ObjectError>,
+    convert: impl FnOnce(T) -> Result<Object, convert::ConvertError>,
 ) -> Result<Object, Vec<Issue>> {
     let value = |field: String, problem: String, remedy: String| {
         vec![Issue { line: node.line_of(&field), field, code: Code::Value, problem, remedy }]

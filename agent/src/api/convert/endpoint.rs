@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use agent_common::addr::Mac;
 
-use super::{ObjectError, ObjectErrors, Problem, is_dns_label};
+use super::{ConvertError, ObjectErrors, Problem, is_dns_label};
 use crate::api::cidr;
 use crate::api::endpoint::{Endpoint, EndpointSpec};
 use policy::model::input::{self, Attachment, EndpointKey, HostPort};
@@ -20,7 +20,7 @@ const MAX_NETNS: usize = 255;
 ///
 /// # Errors
 /// The first field that is wrong.
-pub fn endpoint(endpoint: &Endpoint) -> Result<input::Endpoint, ObjectError> {
+pub fn endpoint(endpoint: &Endpoint) -> Result<input::Endpoint, ConvertError> {
     let (meta, spec) = (&endpoint.metadata, &endpoint.spec);
     let errors = ObjectErrors::new("Endpoint", &format!("{}/{}", meta.namespace, meta.name));
     errors.check("metadata.namespace", is_dns_label(&meta.namespace), || Problem::Name(meta.namespace.clone()))?;
@@ -36,7 +36,7 @@ pub fn endpoint(endpoint: &Endpoint) -> Result<input::Endpoint, ObjectError> {
     })
 }
 
-fn addresses(errors: &ObjectErrors, texts: &[String]) -> Result<Vec<IpAddr>, ObjectError> {
+fn addresses(errors: &ObjectErrors, texts: &[String]) -> Result<Vec<IpAddr>, ConvertError> {
     errors.check("spec.addresses", !texts.is_empty(), || Problem::Empty)?;
     let addresses = unicast(errors, "spec.addresses", texts)?;
     one_each(errors, "spec.addresses", &addresses, |addr| match addr {
@@ -52,7 +52,7 @@ fn addresses(errors: &ObjectErrors, texts: &[String]) -> Result<Vec<IpAddr>, Obj
     }
 }
 
-fn attachment(errors: &ObjectErrors, spec: &EndpointSpec) -> Result<Option<Attachment>, ObjectError> {
+fn attachment(errors: &ObjectErrors, spec: &EndpointSpec) -> Result<Option<Attachment>, ConvertError> {
     let port = match (&spec.interface, &spec.netns) {
         (Some(_), Some(_)) => return Err(errors.at("spec.netns", Problem::TwoPorts)),
         (Some(name), None) => {
@@ -76,7 +76,7 @@ fn attachment(errors: &ObjectErrors, spec: &EndpointSpec) -> Result<Option<Attac
 }
 
 /// Parses addresses, each of which must be a unicast address.
-fn unicast(errors: &ObjectErrors, field: &str, texts: &[String]) -> Result<Vec<IpAddr>, ObjectError> {
+fn unicast(errors: &ObjectErrors, field: &str, texts: &[String]) -> Result<Vec<IpAddr>, ConvertError> {
     let one = |(i, text): (usize, &String)| {
         let field = format!("{field}[{i}]");
         let addr = cidr::parse_addr(text).map_err(|error| errors.at(&field, error))?;
@@ -92,7 +92,7 @@ fn one_each(
     field: &str,
     addresses: &[IpAddr],
     sort: impl Fn(&IpAddr) -> &'static str,
-) -> Result<(), ObjectError> {
+) -> Result<(), ConvertError> {
     for (i, addr) in addresses.iter().enumerate() {
         let again = addresses[..i].iter().any(|earlier| sort(earlier) == sort(addr));
         errors.check(&format!("{field}[{i}]"), !again, || Problem::Addresses(sort(addr)))?;
@@ -100,7 +100,7 @@ fn one_each(
     Ok(())
 }
 
-fn named(errors: &ObjectErrors, field: &str, name: &str, longest: usize) -> Result<(), ObjectError> {
+fn named(errors: &ObjectErrors, field: &str, name: &str, longest: usize) -> Result<(), ConvertError> {
     let is_printable = !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
     let ok = is_printable && (1..=longest).contains(&name.len()) && name != "." && name != "..";
     errors.check(field, ok, || Problem::PortName(name.to_owned()))

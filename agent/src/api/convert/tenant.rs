@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use super::{ObjectError, ObjectErrors, Problem, age, is_dns_label, seconds, tenant_name};
+use super::{ConvertError, ObjectErrors, Problem, age, is_dns_label, seconds, tenant_name};
 use crate::api::cidr;
 use crate::api::tenant::{
     Class, Direction, EgressRule, LabelOperator, LabelRequirement, MAX_CIDRS, MAX_EGRESS, MAX_PEERS, MAX_PORTS,
@@ -22,7 +22,7 @@ const MAX_VALUES: usize = 64;
 ///
 /// # Errors
 /// The first field that is wrong.
-pub fn tenant(tenant: &NetworkTenant) -> Result<input::Tenant, ObjectError> {
+pub fn tenant(tenant: &NetworkTenant) -> Result<input::Tenant, ConvertError> {
     let (age, spec) = (age(&tenant.metadata), &tenant.spec);
     let errors = ObjectErrors::new("NetworkTenant", &age.name);
     tenant_name(&age.name).map_err(|problem| errors.at("metadata.name", problem))?;
@@ -40,7 +40,7 @@ pub fn tenant(tenant: &NetworkTenant) -> Result<input::Tenant, ObjectError> {
     })
 }
 
-fn unique_names(errors: &ObjectErrors, spec: &NetworkTenantSpec) -> Result<(), ObjectError> {
+fn unique_names(errors: &ObjectErrors, spec: &NetworkTenantSpec) -> Result<(), ConvertError> {
     let subnets = spec.subnets.iter().enumerate().map(|(i, subnet)| (format!("spec.subnets[{i}].name"), &subnet.name));
     let egress = spec.egress.iter().enumerate().map(|(i, rule)| (format!("spec.egress[{i}].name"), &rule.name));
     let mut seen = BTreeSet::new();
@@ -51,7 +51,7 @@ fn unique_names(errors: &ObjectErrors, spec: &NetworkTenantSpec) -> Result<(), O
     Ok(())
 }
 
-fn selector(errors: &ObjectErrors, selector: &NamespaceSelector) -> Result<input::Selector, ObjectError> {
+fn selector(errors: &ObjectErrors, selector: &NamespaceSelector) -> Result<input::Selector, ConvertError> {
     let field = "spec.namespaceSelector";
     let (labels, expressions) = (&selector.match_labels, &selector.match_expressions);
     errors.check(field, !labels.is_empty() || !expressions.is_empty(), || Problem::SelectsAll)?;
@@ -69,7 +69,7 @@ fn selector(errors: &ObjectErrors, selector: &NamespaceSelector) -> Result<input
 }
 
 /// Converts a requirement. An invalid key or value is refused: a negative requirement on it would match everywhere.
-fn requirement(errors: &ObjectErrors, field: &str, one: &LabelRequirement) -> Result<Requirement, ObjectError> {
+fn requirement(errors: &ObjectErrors, field: &str, one: &LabelRequirement) -> Result<Requirement, ConvertError> {
     let (key, values) = (one.key.clone(), one.values.clone());
     errors.check(&format!("{field}.key"), is_label_key(&key), || Problem::Label(key.clone()))?;
     errors.at_most(&format!("{field}.values"), values.len(), MAX_VALUES)?;
@@ -86,7 +86,7 @@ fn requirement(errors: &ObjectErrors, field: &str, one: &LabelRequirement) -> Re
     })
 }
 
-fn subnets(errors: &ObjectErrors, subnets: &[Subnet]) -> Result<Vec<input::Range>, ObjectError> {
+fn subnets(errors: &ObjectErrors, subnets: &[Subnet]) -> Result<Vec<input::Range>, ConvertError> {
     errors.at_most("spec.subnets", subnets.len(), MAX_SUBNETS)?;
     let one = |(i, subnet): (usize, &Subnet)| {
         let field = format!("spec.subnets[{i}]");
@@ -119,7 +119,7 @@ fn ownable(cidr: IpNet) -> Result<IpNet, Problem> {
     if special || metadata { Err(Problem::NotUnicast(cidr.to_string())) } else { Ok(cidr) }
 }
 
-fn egress(errors: &ObjectErrors, egress: &[EgressRule]) -> Result<Vec<input::Range>, ObjectError> {
+fn egress(errors: &ObjectErrors, egress: &[EgressRule]) -> Result<Vec<input::Range>, ConvertError> {
     errors.at_most("spec.egress", egress.len(), MAX_EGRESS)?;
     let mut ranges = Vec::new();
     for (i, rule) in egress.iter().enumerate() {
@@ -136,7 +136,7 @@ fn egress(errors: &ObjectErrors, egress: &[EgressRule]) -> Result<Vec<input::Ran
 }
 
 /// Converts ports. An absent list means every port, so an empty list is refused.
-fn ports(errors: &ObjectErrors, field: &str, ports: Option<&[PortRule]>) -> Result<Vec<input::PortRule>, ObjectError> {
+fn ports(errors: &ObjectErrors, field: &str, ports: Option<&[PortRule]>) -> Result<Vec<input::PortRule>, ConvertError> {
     let Some(ports) = ports else { return Ok(Vec::new()) };
     errors.check(&format!("{field}.ports"), !ports.is_empty(), || Problem::Empty)?;
     errors.at_most(&format!("{field}.ports"), ports.len(), MAX_PORTS)?;
@@ -162,7 +162,7 @@ fn port(rule: &PortRule) -> Option<input::PortRule> {
     (whole || (low > 0 && low <= high)).then_some(input::PortRule { protocol, low, high })
 }
 
-fn peers(errors: &ObjectErrors, own: &str, peers: &[Peer]) -> Result<Vec<input::Peer>, ObjectError> {
+fn peers(errors: &ObjectErrors, own: &str, peers: &[Peer]) -> Result<Vec<input::Peer>, ConvertError> {
     errors.at_most("spec.peers", peers.len(), MAX_PEERS)?;
     let mut seen = BTreeSet::new();
     for (i, peer) in peers.iter().enumerate() {
@@ -172,7 +172,7 @@ fn peers(errors: &ObjectErrors, own: &str, peers: &[Peer]) -> Result<Vec<input::
     peers.iter().enumerate().map(|(i, one)| peer(errors, &format!("spec.peers[{i}]"), own, one)).collect()
 }
 
-fn peer(errors: &ObjectErrors, field: &str, own: &str, peer: &Peer) -> Result<input::Peer, ObjectError> {
+fn peer(errors: &ObjectErrors, field: &str, own: &str, peer: &Peer) -> Result<input::Peer, ConvertError> {
     let tenant = format!("{field}.tenant");
     tenant_name(&peer.tenant).map_err(|problem| errors.at(&tenant, problem))?;
     errors.check(&tenant, peer.tenant != own, || Problem::PeerItself)?;

@@ -22,7 +22,7 @@ fn spec() -> NetworkTenantSpec {
     }
 }
 
-fn of(spec: NetworkTenantSpec) -> Result<input::Tenant, ObjectError> {
+fn of(spec: NetworkTenantSpec) -> Result<input::Tenant, ConvertError> {
     tenant(&NetworkTenant::new("acme", spec))
 }
 
