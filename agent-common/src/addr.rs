@@ -1,7 +1,7 @@
-//! An address type per family, no wider than the family needs.
+//! The address types, one for each family, and what the rules must know of an address.
 //!
-//! Addresses stand in wire order: equality, hashing and masking work on them as they are, so the
-//! hot path never swaps a byte.
+//! Addresses are in wire order. Equality, hashing and masks work on that form, so the hot path swaps no byte. Knows no
+//! policy.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -42,32 +42,32 @@ impl Mac {
         [a[0], a[1], b[0], b[1], c[0], c[1]]
     }
 
-    /// All zero: not known.
+    /// Whether the address is unknown: all zero.
     pub const fn is_unknown(self) -> bool {
         self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0
     }
 }
 
-/// What the rules must know of an address, whatever its family.
+/// What the rules must know of an address of either family.
 pub trait Address: Copy + Eq {
-    /// The unspecified address: what an absent one reads as.
+    /// The unspecified address: the value of an absent address.
     const NONE: Self;
     /// Whether the address is multicast or broadcast.
     fn is_multicast(self) -> bool;
-    /// Whether the address must not appear as a destination here (RFC 6890 and successors):
-    /// "this network", loopback, link-local, reserved.
+    /// Whether the address must not be a destination outside its host or link (RFC 6890 and successors): "this network",
+    /// loopback, link-local, reserved.
     fn is_martian(self) -> bool;
-    /// Whether the address carries an IPv4 address inside (mapped, compatible, 6to4, NAT64), so
-    /// that a wide IPv6 range must not be taken to mean it.
+    /// Whether the address contains an IPv4 address (mapped, compatible, 6to4, NAT64). A wide IPv6 range does not include
+    /// such an address.
     fn embeds_v4(self) -> bool;
-    /// Whether any of the three is so: no wide range means this address.
+    /// Whether one of the three holds: no wide range includes this address.
     #[inline(always)]
     fn is_special(self) -> bool {
         self.is_multicast() || self.is_martian() || self.embeds_v4()
     }
-    /// As two halves, IPv4 in the second.
+    /// The address as two halves; IPv4 is in the second.
     fn halves(self) -> (u64, u64);
-    /// As 16 bytes; IPv4 in mapped form, for events.
+    /// The address as 16 bytes, for events; IPv4 is in mapped form.
     fn to_octets16(self) -> [u8; 16];
 }
 

@@ -1,9 +1,8 @@
-//! Many packets of one denied flow become one record with a count.
+//! Aggregation: many packets of one denied flow become one record with a count.
 //!
-//! A small table per CPU, one bucket per hash: a flow's first packet is told at once, then its count
-//! once a second. Counts only grow, so a reader that misses a record loses nothing it cannot read
-//! from the next one, or from the table itself, which the agent sweeps. A flow pushed out of its
-//! bucket before its count was told is counted as such.
+//! Each CPU has a small table with one bucket per hash. The first packet of a flow is reported at once, and its count once
+//! a second after that. Counts only grow: a reader that misses a record finds the count in the next one, or in the table,
+//! which the agent also reads. If another flow takes the bucket first, the unreported packets are counted as a loss.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -11,16 +10,16 @@ use crate::event::FlowEvent;
 use crate::flow::Direction;
 use crate::reason::DropReason;
 
-/// Places in the table of one CPU. A power of two.
+/// Buckets in the table of one CPU; a power of two.
 pub const AGGREGATE_LEN: u32 = 1024;
-/// Records of one flow are at least this far apart.
+/// Least time between two records of one flow.
 pub const REPORT_INTERVAL_NS: u64 = 1_000_000_000;
-/// Records of one pod in one window of a second, per CPU.
+/// Greatest number of records of one pod in a second, per CPU.
 pub const POD_RECORDS_PER_SECOND: u32 = 100;
-/// Event limits kept apart: local pods.
+/// Number of event slots. Each local pod has one, and with it a budget of records.
 pub const EVENT_SLOTS: u32 = 4096;
 
-/// What makes packets one flow here: no source port, as one client retrying is one story.
+/// The key of a denied flow. It has no source port, so a client that tries again belongs to the same flow.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct AggregateKey {
@@ -28,13 +27,13 @@ pub struct AggregateKey {
     pub remote_hi: u64,
     /// The other end's address, second half.
     pub remote_lo: u64,
-    /// The local pod.
+    /// The local pod's cookie.
     pub cookie: u32,
-    /// The port that names the service: the destination's.
+    /// The destination port, which names the service.
     pub port: u16,
     /// IANA protocol number.
     pub protocol: u8,
-    /// Reason before anybody asked whose the destination is, and the direction in the high bit.
+    /// The reason before [`crate::decide::attribute_owner`] names the owner, and the direction in the high bit.
     pub cause: u8,
 }
 
@@ -45,8 +44,8 @@ impl AggregateKey {
         reason.number() | (direction as u8) << 7
     }
 
-    /// Place in the table. Attackers may choose it; they only push out their own node's records,
-    /// and each one is counted.
+    /// Index of the bucket. An attacker may choose it, but can only replace records of the same node, and each loss is
+    /// counted.
     #[inline(always)]
     pub fn bucket(&self) -> u32 {
         let tail = u64::from(self.cookie) | u64::from(self.port) << 32 | u64::from(self.protocol) << 48;
@@ -60,9 +59,9 @@ impl AggregateKey {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct AggregateEntry {
-    /// Which flow.
+    /// The flow.
     pub key: AggregateKey,
-    /// When a record was last sent or held back, monotonic clock; 0 never.
+    /// When a record was last sent or held back, monotonic clock; 0 for never.
     pub sent_ns: u64,
     /// The count that the last record carried.
     pub sent_count: u64,
@@ -70,7 +69,7 @@ pub struct AggregateEntry {
     pub event: FlowEvent,
 }
 
-/// How many records a pod may still send in this window.
+/// The budget of records of one pod, on one CPU.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EventBudget {
@@ -80,12 +79,12 @@ pub struct EventBudget {
     pub used: u32,
     /// Zero.
     pub _pad: u32,
-    /// Records held back since the beginning; their packets stay in the aggregate table's counts.
+    /// Records held back so far. Their packets stay in the counts of the table.
     pub held_back: u64,
 }
 
 impl EventBudget {
-    /// Takes one record from the window's budget, or counts that there was none.
+    /// Takes one record from the budget of this window; false, and counted, if the budget is spent.
     #[inline(always)]
     pub fn take(&mut self, now_ns: u64) -> bool {
         if now_ns.wrapping_sub(self.window_ns) >= 1_000_000_000 {
@@ -103,19 +102,19 @@ impl EventBudget {
 }
 
 impl AggregateEntry {
-    /// Packets counted here that no record has carried yet.
+    /// Packets counted here that no record has reported yet.
     #[inline(always)]
     pub fn unreported(&self) -> u64 {
         self.event.count.saturating_sub(self.sent_count)
     }
 
-    /// Whether this is the flow, under the same policy.
+    /// Whether the bucket holds this flow under this policy generation.
     #[inline(always)]
     pub fn is_of(&self, key: &AggregateKey, generation: u64) -> bool {
         self.key == *key && self.event.generation == generation && self.event.count != 0
     }
 
-    /// One more packet of the same flow.
+    /// Counts one more packet of the same flow.
     #[inline(always)]
     pub fn repeat(&mut self, now_ns: u64, length: u32, tcp_flags: u8) {
         self.event.count += 1;
@@ -130,14 +129,14 @@ impl AggregateEntry {
         now_ns.wrapping_sub(self.sent_ns) >= REPORT_INTERVAL_NS
     }
 
-    /// Notes an attempt to send the record: the next is an interval away, whatever becomes of this
-    /// one, so that a flood does not pay for it with every packet.
+    /// Stores the time of an attempt to send the record. The next attempt is an interval later even if this one fails, so
+    /// a flood does not cost an attempt for each packet.
     #[inline(always)]
     pub fn attempted(&mut self, now_ns: u64) {
         self.sent_ns = now_ns;
     }
 
-    /// Notes that the record as it stands was sent.
+    /// Stores that a record with the present count was sent.
     #[inline(always)]
     pub fn reported(&mut self) {
         self.sent_count = self.event.count;
@@ -151,7 +150,7 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     #[test]
-    fn a_flow_is_told_once_a_second_and_no_packet_is_forgotten() {
+    fn a_flow_is_reported_once_a_second_and_no_packet_is_lost() {
         let mut entry =
             AggregateEntry { event: FlowEvent { count: 1, ..FlowEvent::default() }, ..AggregateEntry::default() };
         entry.attempted(10 * SECOND);
@@ -172,10 +171,10 @@ mod tests {
 
     #[test]
     fn a_limit_holds_back_and_counts_and_opens_again() {
-        let mut limit = EventBudget::default();
-        let sent = (0..1000).filter(|_| limit.take(5 * SECOND)).count() as u32;
-        assert_eq!((sent, limit.held_back), (POD_RECORDS_PER_SECOND, 1000 - u64::from(POD_RECORDS_PER_SECOND)));
-        assert!(limit.take(6 * SECOND), "the next window is a new budget");
+        let mut budget = EventBudget::default();
+        let sent = (0..1000).filter(|_| budget.take(5 * SECOND)).count() as u32;
+        assert_eq!((sent, budget.held_back), (POD_RECORDS_PER_SECOND, 1000 - u64::from(POD_RECORDS_PER_SECOND)));
+        assert!(budget.take(6 * SECOND), "the next window is a new budget");
     }
 
     #[test]

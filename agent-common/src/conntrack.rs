@@ -1,15 +1,15 @@
-//! What identity cannot justify: replies to connections that the other side opened.
+//! The reply table: connections that one side opened, and on which the other side may only reply.
 //!
-//! An entry is never a permission by itself. It says that a packet in the opening direction was
-//! allowed under some policy generation; under another generation the opening direction is judged
-//! again before the entry counts. Time comes in as an argument.
+//! An entry is no permission by itself. It says that a policy generation allowed a packet in the opening direction. Under
+//! another generation, the opening direction is judged again before the entry counts. Reads no clock: time is an
+//! argument.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::addr::{V4, V6};
 use crate::headers::{ICMP, ICMPV6, SCTP, TCP, UDP};
 
-/// Who sent the packet that opened a connection.
+/// The side that opened a connection.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opener {
@@ -19,19 +19,19 @@ pub enum Opener {
     Pod = 2,
 }
 
-/// What is remembered of a connection.
+/// What the reply table says of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplyState {
-    /// Nothing that counts.
+    /// There is no live entry.
     Unknown = 0,
-    /// The policy of this moment allowed it.
+    /// The policy in force has allowed the connection.
     Current = 1,
-    /// An earlier policy allowed it: judge it again.
+    /// An earlier policy has allowed the connection: the opening direction must be judged again.
     Stale = 2,
 }
 
 impl ReplyState {
-    /// From a register: any other value is nothing.
+    /// From a register. Any other value is [`ReplyState::Unknown`].
     #[inline(always)]
     pub const fn from_number(number: u64) -> Self {
         match number {
@@ -42,13 +42,13 @@ impl ReplyState {
     }
 }
 
-/// A connection from the pod's view.
+/// The key of a connection in the reply table, from the pod's view.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ReplyKey<A> {
     /// The other end.
     pub remote: A,
-    /// The pod's claim of its interface: a successor with the same address has another.
+    /// The pod's cookie: a later pod with the same address has another one.
     pub cookie: u32,
     /// Host order; an ICMP echo identifier.
     pub remote_port: u16,
@@ -56,7 +56,7 @@ pub struct ReplyKey<A> {
     pub local_port: u16,
     /// IANA protocol number.
     pub protocol: u8,
-    /// `Opener`.
+    /// The number of an [`Opener`].
     pub opener: u8,
     /// Zero.
     pub _pad: u16,
@@ -66,15 +66,15 @@ pub struct ReplyKey<A> {
 
 const _: () = assert!(size_of::<ReplyKey<V4>>() == 20 && size_of::<ReplyKey<V6>>() == 32);
 
-/// What is remembered of a connection.
+/// An entry of the reply table.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct ReplyEntry {
-    /// Last packet in the opening direction, or reply, monotonic clock. 0 is no entry.
+    /// Time of the last packet in either direction, monotonic clock. 0 is no entry.
     pub seen_ns: u64,
     /// Policy generation that allowed the opening direction.
     pub generation: u64,
-    /// `ReplyEntry::CLOSING` and so on.
+    /// [`ReplyEntry::CLOSING`] and so on.
     pub flags: u32,
     /// Zero.
     pub _pad: u32,
@@ -83,19 +83,19 @@ pub struct ReplyEntry {
 const SECOND: u64 = 1_000_000_000;
 
 impl ReplyEntry {
-    /// The other side has answered.
-    pub const ANSWERED: u32 = 1;
+    /// The other side has replied.
+    pub const REPLIED: u32 = 1;
     /// A FIN or RST was seen.
     pub const CLOSING: u32 = 1 << 1;
-    /// Entries are stamped at most this often: a store to a shared cache line is not free.
+    /// Least time between two writes of the time: a store to a shared cache line is not free.
     pub const STAMP_NS: u64 = SECOND;
 
-    /// Nanoseconds of silence after which the entry is void.
+    /// Nanoseconds without a packet after which the entry no longer counts.
     #[inline(always)]
     pub const fn timeout(self, protocol: u8) -> u64 {
-        let seconds = match (protocol, self.flags & Self::CLOSING != 0, self.flags & Self::ANSWERED != 0) {
+        let seconds = match (protocol, self.flags & Self::CLOSING != 0, self.flags & Self::REPLIED != 0) {
             (TCP, true, _) => 120,
-            // Longer than the two hours after which TCP keeps alive by default (RFC 9293, 3.8.4).
+            // Longer than two hours, after which TCP sends keep-alives by default (RFC 9293, 3.8.4).
             (TCP, false, true) => 3 * 3600,
             (TCP, false, false) => 120,
             (SCTP, ..) => 600,
@@ -112,7 +112,7 @@ impl ReplyEntry {
         self.seen_ns != 0 && now_ns.saturating_sub(self.seen_ns) < self.timeout(protocol)
     }
 
-    /// The entry after one more packet under a policy that allows it; `None` where nothing worth a store changed.
+    /// The entry after one more allowed packet; `None` if no field changed enough for a store.
     #[inline(always)]
     pub fn touched(self, flags: u32, generation: u64, now_ns: u64) -> Option<Self> {
         let next = Self { seen_ns: now_ns, generation, flags: self.flags | flags, _pad: 0 };
@@ -121,7 +121,7 @@ impl ReplyEntry {
     }
 }
 
-/// ICMP and ICMPv6 types that matter here.
+/// ICMP and ICMPv6 types that the rules name.
 pub mod icmp {
     /// Echo reply.
     pub const ECHO_REPLY: u8 = 0;
@@ -143,8 +143,6 @@ pub mod icmp {
     pub const ROUTER_SOLICITATION: u8 = 133;
     /// Router advertisement.
     pub const ROUTER_ADVERTISEMENT: u8 = 134;
-    /// Neighbour solicitation.
-    pub const NEIGHBOR_SOLICITATION: u8 = 135;
     /// Neighbour advertisement.
     pub const NEIGHBOR_ADVERTISEMENT: u8 = 136;
     /// ICMPv6 redirect.
@@ -156,17 +154,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_expire_and_the_zero_entry_was_never_alive() {
+    fn entries_expire_and_the_zero_entry_never_counts() {
         assert!(!ReplyEntry::default().is_live(TCP, 1));
         let now = 1_000 * SECOND;
         let fresh = ReplyEntry { seen_ns: now, generation: 1, ..ReplyEntry::default() };
         for (protocol, flags, alive) in [
             (TCP, 0, 119),
-            (TCP, ReplyEntry::ANSWERED, 10_799),
-            (TCP, ReplyEntry::ANSWERED | ReplyEntry::CLOSING, 119),
+            (TCP, ReplyEntry::REPLIED, 10_799),
+            (TCP, ReplyEntry::REPLIED | ReplyEntry::CLOSING, 119),
             (UDP, 0, 59),
-            (UDP, ReplyEntry::ANSWERED, 179),
-            (ICMP, ReplyEntry::ANSWERED, 29),
+            (UDP, ReplyEntry::REPLIED, 179),
+            (ICMP, ReplyEntry::REPLIED, 29),
         ] {
             let entry = ReplyEntry { flags, ..fresh };
             assert!(entry.is_live(protocol, now + alive * SECOND), "{protocol} {flags}");
@@ -175,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_stored_again_only_for_news() {
+    fn an_entry_is_written_again_only_if_it_changed() {
         let entry = ReplyEntry { seen_ns: 5 * SECOND, generation: 3, flags: 0, _pad: 0 };
         assert_eq!(entry.touched(0, 3, 5 * SECOND + 1), None);
         assert!(entry.touched(0, 3, 6 * SECOND).is_some(), "a second later");

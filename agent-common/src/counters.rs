@@ -1,7 +1,7 @@
-//! Where each packet is counted. Counters are exact: they are never derived from events.
+//! The counters of packets and losses, and the index of each.
 //!
-//! All of them are per-CPU arrays indexed by arithmetic, so that counting costs no lookup and no
-//! atomic.
+//! Counters are exact, and never derived from events. All are per-CPU arrays indexed by arithmetic, so counting costs no
+//! lookup and no atomic operation. Knows no map handle.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -18,7 +18,7 @@ pub struct Counter {
     pub bytes: u64,
 }
 
-/// What became of a packet.
+/// The outcome for one packet.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
@@ -34,7 +34,7 @@ impl Outcome {
     /// All, in the order of their numbers.
     pub const ALL: [Self; 3] = [Self::Allowed, Self::Dropped, Self::Audited];
 
-    /// The word used in metrics and events.
+    /// Its name in metrics and events.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Allowed => "allowed",
@@ -54,7 +54,7 @@ impl Outcome {
     }
 }
 
-/// Counter slots: tenants with pods on this node, and slot 0 for all that have none.
+/// Number of counter slots: one for each tenant with pods on this node, and slot 0 for the packets of all others.
 pub const TENANT_SLOTS: u32 = 512;
 
 /// Entries of the map of allowed packets.
@@ -63,28 +63,28 @@ pub const ALLOWED_LEN: u32 = TENANT_SLOTS * 2;
 /// Entries of the map of dropped and audited packets.
 pub const DENIED_LEN: u32 = TENANT_SLOTS * 4 * DropReason::ROW;
 
-/// Where an allowed packet of a tenant slot is counted.
+/// Index of the counter for allowed packets of a tenant slot.
 #[inline(always)]
 pub const fn allowed_index(slot: u16, direction: Direction) -> u32 {
     (slot as u32 % TENANT_SLOTS) * 2 + direction as u32
 }
 
-/// Where a denied packet of a tenant slot is counted.
+/// Index of the counter for denied packets of a tenant slot.
 #[inline(always)]
 pub const fn denied_index(slot: u16, direction: Direction, audited: bool, reason: DropReason) -> u32 {
     let row = ((slot as u32 % TENANT_SLOTS) * 2 + direction as u32) * 2 + audited as u32;
     row * DropReason::ROW + reason.number() as u32
 }
 
-/// What the programs could not tell.
+/// A loss: what the programs could not report or record.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
-    /// Events: the ring buffer was full.
+    /// Records that did not fit into the ring buffer.
     RingFull = 0,
-    /// Packets whose flow left the aggregate table before its final count was sent.
+    /// Packets whose flow was replaced in its bucket before its count was reported.
     Unreported = 1,
-    /// Connections that could not be remembered: their replies will be dropped.
+    /// Connections that the reply table could not take: their replies will be dropped.
     Remember = 2,
     /// Packets whose headers could not be made readable (`bpf_skb_pull_data` failed).
     Pull = 3,

@@ -1,21 +1,52 @@
-//! The rules below the global_fns: tenant, address, ports and state to a verdict. No packet in sight.
+//! The rules: from a query and the tables to a verdict. Knows no packet.
 //!
-//! `judge` settles at once what identity alone justifies, and queries `egress` and `ingress` for the
-//! rest. Those two are complete: they need no answer to have been given before.
+//! [`verdict`] decides at once where the remote identity alone is enough, and evaluates [`egress`] or [`ingress`]
+//! otherwise. Those two are complete: they do not rely on an earlier answer. The generation is read before any rule is
+//! evaluated, so an entry of the reply table never names a later policy than the one that allowed it.
 
-use crate::access::{Access, Denied, Family, LocalTenant, RemoteIdentity, Tables, between, foreign, identify_fast};
+use crate::access::{Access, Lookup, RemoteIdentity, access, between, identify_fast, other_owner};
 use crate::conntrack::{Opener, ReplyEntry, ReplyState};
 use crate::flow::Direction;
 use crate::headers::{ICMP, ICMPV6, SCTP, TCP, UDP};
 use crate::layout::PeerEntry;
 use crate::query::Query;
 use crate::reason::DropReason;
-use crate::tenant::TenantState;
-use crate::verdict::Verdict;
+use crate::tables::{Family, Tables};
+use crate::tenant::{LocalTenant, TenantState};
+use crate::verdict::{Denied, Verdict};
 
-/// Judges a packet: at once where identity alone justifies it, else by the rules.
+/// The rules as methods. The kernel overrides each with a global function, which the verifier checks once; every other
+/// implementation keeps the defaults.
+pub trait Rules<A: Family>: Lookup<A> {
+    /// See [`access()`].
+    fn access(&self, query: &Query<A>, identity: RemoteIdentity) -> Access {
+        access(self, query, identity)
+    }
+
+    /// See [`egress`].
+    fn egress(&self, query: &Query<A>, identity: RemoteIdentity) -> Verdict {
+        egress(self, query, identity)
+    }
+
+    /// See [`ingress`].
+    fn ingress(&self, query: &Query<A>, identity: RemoteIdentity) -> Verdict {
+        ingress(self, query, identity)
+    }
+
+    /// See [`lookup_reply`].
+    fn lookup_reply(&self, query: &Query<A>, opener: Opener, reply: bool, generation: u64) -> ReplyState {
+        lookup_reply(self, query, opener, reply, generation)
+    }
+
+    /// See [`record`].
+    fn record(&self, query: &Query<A>, opener: Opener, reply: bool, generation: u64) {
+        record(self, query, opener, reply, generation)
+    }
+}
+
+/// Decides on a packet: at once where the remote identity alone allows it, else by the rules.
 #[inline(always)]
-pub fn judge<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, direction: Direction) -> Verdict {
+pub fn verdict<A: Family, T: Rules<A>>(tables: &T, query: &Query<A>, direction: Direction) -> Verdict {
     let identity = identify_fast(tables, query);
     match direction {
         Direction::Egress if identity.is_sufficient() => Verdict::ALLOW_MARKED,
@@ -25,54 +56,55 @@ pub fn judge<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, direction: D
     }
 }
 
-/// Judges what a pod sends, of whose destination that much is known. The generation is read before any
-/// rule is asked, so that nothing is remembered as judged by a later policy than the one that judged it.
+/// Decides on a packet from the pod, given what the lookup found for its destination.
 #[inline(always)]
-pub fn egress<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, identity: RemoteIdentity) -> Verdict {
+pub fn egress<A: Family, T: Rules<A>>(tables: &T, query: &Query<A>, identity: RemoteIdentity) -> Verdict {
     let generation = tables.runtime().generation;
     let access = tables.access(query, identity);
     if access == Access::BOTH_WAYS {
         return match identity.peer() {
-            // What a node has sent to the pod under its own address, for somebody else, goes back to that one.
+            // The node may have sent the pod a packet of another sender under its own address. A reply goes back to
+            // that sender.
             Some(peer) if peer.kind == PeerEntry::NODE => Verdict::ALLOW_REPLY,
-            // Whoever lists the very address of a Service or of the metadata means what is behind it.
+            // The tenant lists exactly this address, so everything behind it is allowed too.
             Some(peer) if !peer.is_pods() => Verdict::ALLOW,
             _ => Verdict::ALLOW_MARKED,
         };
     }
     if access == Access::ONE_WAY {
-        open(tables, query, Opener::Pod, generation);
+        record_opening(tables, query, Opener::Pod, generation);
         return Verdict::ALLOW_MARKED;
     }
     let denied = access.denied();
-    if access.allows_reply() && (answers(tables, query, denied, generation) || resolves(query, denied)) {
+    if access.allows_reply() && (is_reply_from_pod(tables, query, denied, generation) || may_resolve(query, denied)) {
         return Verdict::ALLOW_REPLY;
     }
     if query.local.state.has(TenantState::OPEN) && denied.reason != DropReason::MetadataService {
-        return open_world(tables, query);
+        return egress_of_open_tenant(tables, query);
     }
-    Verdict::because(denied)
+    Verdict::from_denied(denied)
 }
 
-/// Where destinations are not judged, others' data subnets still are: nothing behind them would.
+/// Decides for a tenant with [`TenantState::OPEN`]: only data subnets of other tenants are denied, because nothing
+/// behind them would deny the packet.
 #[inline(never)]
-fn open_world<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> Verdict {
-    match foreign(tables, &query.local, query.remote) {
-        Some(denied) if denied.peer.is_known() => Verdict::because(denied),
+fn egress_of_open_tenant<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> Verdict {
+    match other_owner(tables, &query.local, query.remote) {
+        Some(denied) if denied.peer.is_known() => Verdict::from_denied(denied),
         _ => Verdict::ALLOW_MARKED,
     }
 }
 
-/// To answer somebody, a pod must learn where it is.
+/// Whether the query resolves an address to which the pod may reply: a reply needs the neighbour's hardware address.
 #[inline(always)]
-fn resolves<A: Family>(query: &Query<A>, denied: Denied) -> bool {
+fn may_resolve<A: Family>(query: &Query<A>, denied: Denied) -> bool {
     query.has(Query::<A>::RESOLVES) && (denied.peer.is_known() || denied.reason == DropReason::Node)
 }
 
-/// Rule 3: whether the packet answers a connection that the other side opened and still may open.
+/// Rule 3: whether the packet is a reply on a connection that the other side opened, and still may open.
 #[inline(always)]
-fn answers<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, denied: Denied, generation: u64) -> bool {
-    if !query.has(Query::<A>::ANSWERS) || denied.reason == DropReason::Node && is_tunnelled(query) {
+fn is_reply_from_pod<A: Family, T: Rules<A>>(tables: &T, query: &Query<A>, denied: Denied, generation: u64) -> bool {
+    if !query.has(Query::<A>::MAY_REPLY) || denied.reason == DropReason::Node && is_tunnelled(query) {
         return false;
     }
     match tables.lookup_reply(query, Opener::Remote, true, generation) {
@@ -80,79 +112,80 @@ fn answers<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, denied: Denied
         ReplyState::Current => return true,
         ReplyState::Stale => {}
     }
-    if !may_ask(tables, query, denied) {
+    if !may_open_to_pod(tables, query, denied) {
         return false;
     }
     tables.record(query, Opener::Remote, true, generation);
     true
 }
 
-/// Whether the other side may open connections to the pod: a pod or node may, as `access` has just said, the
-/// world unless it is somebody's subnet by now.
+/// Whether the other side may open connections to the pod, given an [`Access`] that allows replies. A pod or a node
+/// may, as that access decision says. An address outside the cluster may, unless another tenant owns it by now.
 #[inline(always)]
-pub fn may_ask<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, denied: Denied) -> bool {
-    let judged_now = denied.reason == DropReason::Node || denied.peer.is_known();
-    judged_now || foreign(tables, &query.local, query.remote).is_none_or(may_enter)
+pub fn may_open_to_pod<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, denied: Denied) -> bool {
+    let decided = denied.reason == DropReason::Node || denied.peer.is_known();
+    decided || other_owner(tables, &query.local, query.remote).is_none_or(is_node)
 }
 
-/// Whether the other end would unwrap what is in the packet and take it for another node's: VXLAN (RFC 7348,
-/// and the port that Linux chose before it), Geneve (RFC 8926), and everything without ports. Where conntrack
-/// has forgotten who asked from such a port, under the node's address, an answer would end there.
+/// Whether the other end would unwrap the packet and take what is inside for another node's: VXLAN (RFC 7348, and the
+/// port that Linux chose before it), Geneve (RFC 8926), and every protocol without ports. If kernel conntrack has
+/// dropped the entry of such a connection, a reply would be delivered to the node's tunnel port.
 #[inline(always)]
 pub fn is_tunnelled<A: Family>(query: &Query<A>) -> bool {
     const VXLAN: [u16; 2] = [4789, 8472];
     const GENEVE: u16 = 6081;
     match query.protocol {
-        UDP if query.has(Query::<A>::KNOWN) => VXLAN.contains(&query.remote_port) || query.remote_port == GENEVE,
+        UDP if query.has(Query::<A>::PORTS_KNOWN) => VXLAN.contains(&query.remote_port) || query.remote_port == GENEVE,
         TCP | SCTP | ICMP | ICMPV6 => false,
         _ => true,
     }
 }
 
-/// Judges what is on its way to a pod from an address that is not the pod's, of which that much is known.
+/// Decides on a packet to the pod, given what the lookup found for its source. The source is not the pod itself.
 #[inline(always)]
-pub fn ingress<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, identity: RemoteIdentity) -> Verdict {
+pub fn ingress<A: Family, T: Rules<A>>(tables: &T, query: &Query<A>, identity: RemoteIdentity) -> Verdict {
     let generation = tables.runtime().generation;
     match identity.peer() {
-        Some(peer) if peer.is_pods() => from_peer(tables, query, peer, generation),
+        Some(peer) if peer.is_pods() => ingress_from_pod(tables, query, peer, generation),
         Some(peer) if peer.kind == PeerEntry::NODE => {
-            // Answers need no state where the pod may open to nodes itself.
+            // Replies need no entry where the pod may open connections to nodes itself.
             if !query.local.state.has(TenantState::NODES_ALLOWED | TenantState::SHARED) {
-                open(tables, query, Opener::Remote, generation);
+                record_opening(tables, query, Opener::Remote, generation);
             }
             Verdict::ALLOW
         }
-        // Answers, where the pod may query; asking is judged at the pod.
+        // These packets are replies to requests of the pod; `egress` has decided on the requests.
         Some(peer) if peer.kind == PeerEntry::METADATA || peer.kind == PeerEntry::SERVICE_LISTED => Verdict::ALLOW,
-        Some(peer) => Verdict::because(Denied { reason: DropReason::Internal, peer: peer.tenant }),
-        None => from_world(tables, query, identity, generation),
+        Some(peer) => Verdict::from_denied(Denied { reason: DropReason::Internal, peer: peer.tenant }),
+        None => ingress_from_world(tables, query, identity, generation),
     }
 }
 
 #[inline(always)]
-fn from_peer<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, peer: PeerEntry, generation: u64) -> Verdict {
+fn ingress_from_pod<A: Family, T: Rules<A>>(tables: &T, query: &Query<A>, peer: PeerEntry, generation: u64) -> Verdict {
     let access = between(tables, &query.local, peer);
     if access == Access::BOTH_WAYS {
         return Verdict::ALLOW;
     }
     if access == Access::ONE_WAY {
-        let answer = is_answer(tables, query, generation) || query.has(Query::<A>::RESOLVES);
+        let reply = is_reply_to_pod(tables, query, generation) || query.has(Query::<A>::RESOLVES);
         let denied = Denied { reason: DropReason::CrossTenant, peer: peer.tenant };
-        return if answer { Verdict::ALLOW } else { Verdict::because(denied) };
+        return if reply { Verdict::ALLOW } else { Verdict::from_denied(denied) };
     }
     if access.allows_reply() {
-        open(tables, query, Opener::Remote, generation);
+        record_opening(tables, query, Opener::Remote, generation);
         return Verdict::ALLOW;
     }
     if query.local.state.has(TenantState::OPEN) {
         return Verdict::ALLOW;
     }
-    Verdict::because(seen_from_inside(access.denied()))
+    Verdict::from_denied(swap_unassigned(access.denied()))
 }
 
-/// `unassigned_source` and `unassigned_destination` name the ends of the packet, not of the rule.
+/// Exchanges `unassigned_source` and `unassigned_destination`: they name the ends of the packet, and the access
+/// decision was made for the other direction.
 #[inline(always)]
-fn seen_from_inside(denied: Denied) -> Denied {
+fn swap_unassigned(denied: Denied) -> Denied {
     let reason = match denied.reason {
         DropReason::UnassignedSource => DropReason::UnassignedDestination,
         DropReason::UnassignedDestination => DropReason::UnassignedSource,
@@ -162,7 +195,7 @@ fn seen_from_inside(denied: Denied) -> Denied {
 }
 
 #[inline(always)]
-fn from_world<A: Family, T: Tables<A>>(
+fn ingress_from_world<A: Family, T: Rules<A>>(
     tables: &T,
     query: &Query<A>,
     identity: RemoteIdentity,
@@ -171,38 +204,38 @@ fn from_world<A: Family, T: Tables<A>>(
     if query.remote.is_multicast() || query.remote.is_martian() {
         return Verdict::deny(DropReason::Martian);
     }
-    // What the pod may open itself needs no state: answers are justified by identity.
-    if identity.range(tables, query).is_clear() {
+    // Where the pod may open connections itself, replies need no entry.
+    if identity.range(tables, query).is_undisputed() {
         return Verdict::ALLOW;
     }
-    let tracked = query.has(Query::<A>::OPENS | Query::<A>::CONTINUES);
+    let tracked = query.has(Query::<A>::MAY_OPEN | Query::<A>::MAY_CONTINUE);
     let state =
         if tracked { tables.lookup_reply(query, Opener::Remote, false, generation) } else { ReplyState::Unknown };
     if state == ReplyState::Current {
         return Verdict::ALLOW;
     }
-    if let Some(denied) = foreign(tables, &query.local, query.remote)
-        && !may_enter(denied)
+    if let Some(denied) = other_owner(tables, &query.local, query.remote)
+        && !is_node(denied)
     {
-        return Verdict::because(Denied { reason: DropReason::CrossTenant, ..denied });
+        return Verdict::from_denied(Denied { reason: DropReason::CrossTenant, ..denied });
     }
-    if state == ReplyState::Stale || query.has(Query::<A>::OPENS) {
+    if state == ReplyState::Stale || query.has(Query::<A>::MAY_OPEN) {
         tables.record(query, Opener::Remote, false, generation);
     }
     Verdict::ALLOW
 }
 
-/// Nodes may open connections to pods (probes, and everything that leaves a node translated); other
-/// tenants' subnets, and pods nobody has told us of, may not.
+/// Whether the owner of an address is the cluster's nodes. They may open connections to pods: probes, and packets that
+/// leave a node after SNAT. Data subnets of other tenants and unknown pods may not.
 #[inline(always)]
-fn may_enter(owner: Denied) -> bool {
+fn is_node(owner: Denied) -> bool {
     owner.reason == DropReason::Node
 }
 
-/// Whether a packet to the pod answers a connection the pod opened, which it still may.
+/// Whether a packet to the pod is a reply on a connection that the pod opened, and still may open.
 #[inline(always)]
-fn is_answer<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, generation: u64) -> bool {
-    if !query.has(Query::<A>::ANSWERS) {
+fn is_reply_to_pod<A: Family, T: Rules<A>>(tables: &T, query: &Query<A>, generation: u64) -> bool {
+    if !query.has(Query::<A>::MAY_REPLY) {
         return false;
     }
     match tables.lookup_reply(query, Opener::Pod, true, generation) {
@@ -213,21 +246,21 @@ fn is_answer<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, generation: 
     true
 }
 
-/// Remembers, or refreshes, the connection that this packet opens or continues, which it may.
+/// Writes or refreshes the entry of the connection that this allowed packet opens or continues.
 #[inline(always)]
-fn open<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, opener: Opener, generation: u64) {
-    if !query.has(Query::<A>::OPENS | Query::<A>::CONTINUES) {
+fn record_opening<A: Family, T: Rules<A>>(tables: &T, query: &Query<A>, opener: Opener, generation: u64) {
+    if !query.has(Query::<A>::MAY_OPEN | Query::<A>::MAY_CONTINUE) {
         return;
     }
     match tables.lookup_reply(query, opener, false, generation) {
         ReplyState::Current => {}
-        ReplyState::Unknown if !query.has(Query::<A>::OPENS) => {}
+        ReplyState::Unknown if !query.has(Query::<A>::MAY_OPEN) => {}
         ReplyState::Unknown | ReplyState::Stale => tables.record(query, opener, false, generation),
     }
 }
 
-/// What is remembered of a connection that `opener` opened. Where the policy of `generation` is the one that
-/// allowed it, this packet is marked at once; else it is for the caller to judge, and to `note`.
+/// The state of a connection that `opener` opened. If the policy of `generation` allowed it, this packet refreshes the
+/// entry at once. Otherwise the caller decides, and calls [`record`].
 #[inline(always)]
 pub fn lookup_reply<A: Family, T: Tables<A>>(
     tables: &T,
@@ -236,7 +269,7 @@ pub fn lookup_reply<A: Family, T: Tables<A>>(
     reply: bool,
     generation: u64,
 ) -> ReplyState {
-    let key = query.key(opener);
+    let key = query.reply_key(opener);
     let Some(entry) = tables.reply(&key) else { return ReplyState::Unknown };
     let now = tables.now_ns();
     if !entry.is_live(key.protocol, now) {
@@ -245,30 +278,31 @@ pub fn lookup_reply<A: Family, T: Tables<A>>(
     if entry.generation != generation {
         return ReplyState::Stale;
     }
-    if let Some(next) = entry.touched(query.mark(reply), generation, now) {
+    if let Some(next) = entry.touched(query.entry_flags(reply), generation, now) {
         tables.insert_reply(&key, next);
     }
     ReplyState::Current
 }
 
-/// Remembers that the policy of a generation allows the connection, and this packet of it.
+/// Records that the policy of `generation` allows the connection, and this packet of it.
 #[inline(always)]
 pub fn record<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, opener: Opener, reply: bool, generation: u64) {
-    let key = query.key(opener);
+    let key = query.reply_key(opener);
     let now = tables.now_ns();
     let flags = match tables.reply(&key) {
         Some(entry) if entry.is_live(key.protocol, now) => entry.flags,
         _ => 0,
     };
-    tables.insert_reply(&key, ReplyEntry { seen_ns: now, generation, flags: flags | query.mark(reply), _pad: 0 });
+    let flags = flags | query.entry_flags(reply);
+    tables.insert_reply(&key, ReplyEntry { seen_ns: now, generation, flags, _pad: 0 });
 }
 
-/// Names the owner of an address that no rule allowed: `off_subnet` becomes `cross_tenant` where it
-/// lies in somebody's subnet. Never turns a denial into anything else.
+/// Names the owner of an address that no rule allowed: `off_subnet` becomes `cross_tenant` where another tenant owns
+/// it. A denial stays a denial.
 #[inline(always)]
 pub fn attribute_owner<A: Family, T: Tables<A>>(tables: &T, local: &LocalTenant, remote: A, denied: Denied) -> Denied {
     match denied.reason {
-        DropReason::OffSubnet => foreign(tables, local, remote).unwrap_or(denied),
+        DropReason::OffSubnet => other_owner(tables, local, remote).unwrap_or(denied),
         _ => denied,
     }
 }

@@ -1,4 +1,6 @@
-//! The record of a violation as the programs write it, and its checked decoding.
+//! The record of a denied flow as the programs write it, and its checked decoding.
+//!
+//! Holds numbers only: the agent adds names later. A record whose numbers are in no list is not decoded.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -7,9 +9,7 @@ use crate::flow::Direction;
 use crate::reason::DropReason;
 use crate::tenant::TenantId;
 
-/// A flow that was denied: its first packet, or its count so far.
-///
-/// Numbers only; names are added by the agent, later and elsewhere.
+/// A denied flow: its first packet, or its count so far.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct FlowEvent {
@@ -19,15 +19,15 @@ pub struct FlowEvent {
     pub first_ns: u64,
     /// Packets since `first_ns`, this one included. Later records of the flow repeat earlier ones.
     pub count: u64,
-    /// Policy generation that judged it.
+    /// Policy generation that denied it.
     pub generation: u64,
     /// Source address; IPv4 in mapped form; zero where the frame has none.
     pub source: [u8; 16],
-    /// Destination address, as above.
+    /// Destination address; IPv4 in mapped form; zero where the frame has none.
     pub destination: [u8; 16],
     /// Interface of the local pod.
     pub ifindex: u32,
-    /// The local pod's claim of that interface.
+    /// The local pod's cookie.
     pub cookie: u32,
     /// The local pod's tenant; 0 unknown.
     pub tenant: TenantId,
@@ -43,11 +43,11 @@ pub struct FlowEvent {
     pub ethertype: u16,
     /// IANA protocol number.
     pub protocol: u8,
-    /// `DropReason`.
+    /// The number of a [`DropReason`].
     pub reason: u8,
-    /// `Direction`.
+    /// The number of a [`Direction`].
     pub direction: u8,
-    /// `Outcome`, dropped or audited.
+    /// The number of an [`Outcome`], dropped or audited.
     pub outcome: u8,
     /// TCP flags of the last packet.
     pub tcp_flags: u8,
@@ -57,29 +57,29 @@ pub struct FlowEvent {
     pub icmp_type: u8,
     /// ICMP code.
     pub icmp_code: u8,
-    /// Slot of the pod's event limit.
+    /// The pod's event slot.
     pub slot: u16,
-    /// The CPU that counted it: counts of one flow on two CPUs are two counts.
+    /// The CPU that counted it: one flow on two CPUs has two counts.
     pub cpu: u32,
 }
 
 const _: () = assert!(size_of::<FlowEvent>() == 104);
 
-/// A record whose closed lists have been checked.
+/// A record whose numbers have been checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checked {
     /// The record.
     pub event: FlowEvent,
-    /// Why.
+    /// The drop reason.
     pub reason: DropReason,
-    /// Which way.
+    /// The direction.
     pub direction: Direction,
     /// Dropped or audited.
     pub outcome: Outcome,
 }
 
 impl FlowEvent {
-    /// Reads a record. `None`: wrong size, or a number that is on no list.
+    /// Reads a record. `None` if the size is wrong, or a number is in no list.
     pub fn decode(bytes: &[u8]) -> Option<Checked> {
         Self::read_from_bytes(bytes).ok()?.check()
     }
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_survives_the_wire_and_rubbish_does_not_pass() {
+    fn a_record_decodes_to_itself_and_invalid_bytes_do_not_decode() {
         let event = FlowEvent { reason: 1, outcome: 1, count: 7, ..FlowEvent::default() };
         let checked = FlowEvent::decode(event.as_bytes()).expect("a valid record");
         assert_eq!((checked.event, checked.reason), (event, DropReason::CrossTenant));

@@ -1,12 +1,14 @@
-//! One direction of a packet's conversation, as far as its headers tell.
+//! A flow: one direction of a 5-tuple, as the headers of one packet name it.
+//!
+//! Types only. Knows no policy and no byte of the packet.
 
-/// Which way a packet goes, always from the pod's view.
+/// The direction of a packet, always from the pod's view.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Direction {
-    /// The pod sent it.
+    /// The pod sent the packet.
     Egress = 0,
-    /// It is on its way to the pod.
+    /// The packet goes to the pod.
     Ingress = 1,
 }
 
@@ -14,7 +16,7 @@ impl Direction {
     /// Both, in the order of their numbers.
     pub const ALL: [Self; 2] = [Self::Egress, Self::Ingress];
 
-    /// The word used in metrics and events.
+    /// Its name in metrics and events.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Egress => "egress",
@@ -38,7 +40,7 @@ impl Direction {
 pub enum Kind {
     /// TCP, UDP or SCTP: both ports are known.
     Ports,
-    /// ICMP of the packet's family, or of the other one: type, code and identifier are known.
+    /// ICMP or ICMPv6, whatever the packet's family: type, code and identifier are known.
     Icmp,
     /// A later fragment: there is no header to read.
     LaterFragment,
@@ -49,9 +51,9 @@ pub enum Kind {
 /// Addresses and transport of one packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow<A> {
-    /// Who the packet says it is from.
+    /// Source address, as the packet names it.
     pub source: A,
-    /// Where it goes.
+    /// Destination address.
     pub destination: A,
     /// IANA protocol number of the transport header.
     pub protocol: u8,
@@ -59,13 +61,12 @@ pub struct Flow<A> {
     pub tcp_flags: u8,
     /// Offset of the transport header from the frame's first byte; 0 where there is none.
     pub transport: u16,
-    /// Which of the fields below mean something; the others are zero. Plain fields and not an enum
-    /// with payloads: verifiers refuse to copy a payload that was never written.
+    /// Which of the fields below have a meaning; the others are zero. This is no enum with payloads, because verifiers
+    /// refuse to copy a payload that was never written.
     pub kind: Kind,
-    /// Host order; the identifier of an ICMP echo, in both: it stands for the connection whichever
-    /// way it goes.
+    /// Source port in host order. For an ICMP echo, both ports are its identifier.
     pub source_port: u16,
-    /// Host order; as above.
+    /// Destination port in host order, or the identifier of an ICMP echo.
     pub destination_port: u16,
     /// ICMP type.
     pub icmp_type: u8,
@@ -74,7 +75,7 @@ pub struct Flow<A> {
 }
 
 impl<A> Flow<A> {
-    /// A flow whose transport header has not been read: what a later fragment stays.
+    /// A flow whose transport header has not been read. The flow of a later fragment stays so.
     #[inline(always)]
     pub const fn unread(source: A, destination: A, protocol: u8) -> Self {
         Self {
@@ -94,12 +95,12 @@ impl<A> Flow<A> {
 
 /// TCP flag bits.
 pub mod tcp {
-    /// Sender is done.
+    /// The sender has no more data.
     pub const FIN: u8 = 1;
-    /// Opens.
+    /// Opens a connection.
     pub const SYN: u8 = 2;
-    /// Ends at once.
+    /// Ends a connection at once.
     pub const RST: u8 = 4;
-    /// Answers.
+    /// Acknowledges data of the other side.
     pub const ACK: u8 = 16;
 }

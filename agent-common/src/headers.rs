@@ -1,16 +1,16 @@
-//! Wire formats, as they stand on the wire.
+//! The wire formats of headers, and the protocol numbers.
 //!
-//! Each header is read whole, with one bounds check, in words of its fields' own width: byte-wise
+//! Interprets nothing. Each header is read whole, with one bounds check, in words of its fields' own width: byte-wise
 //! reads made the first trial of this parser five times slower.
 
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use crate::addr::Mac;
 
-/// A header that any bytes of its size are a valid value of.
+/// A header: any bytes of its size are a valid value.
 ///
-/// `size_of` is the wire size: no type here has padding or an alignment above 4, which
-/// `Packet::read` relies on.
+/// `size_of` is the size on the wire. No type here has padding, or an alignment above 4: [`crate::parse::Packet::read`]
+/// relies on that.
 pub trait Header: Copy + FromBytes + KnownLayout + Immutable {}
 
 macro_rules! header {
@@ -38,7 +38,7 @@ header! {
 }
 
 header! {
-    /// IPv4 without options (RFC 791), as words of equal order so that its checksum is a plain sum.
+    /// IPv4 without options (RFC 791), in words of wire order, so that its checksum is a sum of words.
     Ipv4, 20 {
         /// Version (high nibble) and header length in 4-byte words.
         version_ihl: u8,
@@ -64,7 +64,7 @@ header! {
 }
 
 header! {
-    /// The same IPv4 header as five words in wire order: a sum of five instead of ten.
+    /// The same IPv4 header as five words in wire order: its checksum is a sum of five words instead of ten.
     Ipv4Words, 20 {
         /// Version and length, traffic class, total length; identification, fragment; time to live, protocol,
         /// checksum; source; destination.
@@ -109,7 +109,7 @@ header! {
 }
 
 header! {
-    /// What ports, or an ICMP type, the first 8 bytes of a transport header hold.
+    /// The first 8 bytes of a transport header, with the ports or the ICMP type.
     Transport, 8 {
         /// Source port (TCP, UDP, SCTP), network order; ICMP type and code.
         first_be: u16,
@@ -147,7 +147,7 @@ header! {
 }
 
 header! {
-    /// ARP for IPv4 over Ethernet (RFC 826), in words of two bytes: the addresses are not aligned.
+    /// ARP for IPv4 over Ethernet (RFC 826), in words of two bytes, because the addresses are not aligned.
     Arp, 28 {
         /// 1 is Ethernet, network order.
         hardware_type_be: u16,
@@ -179,7 +179,7 @@ header! {
         checksum_be: u16,
         /// Flags of an advertisement.
         flags: u32,
-        /// The address asked for or claimed, wire order.
+        /// The address that is solicited or claimed, wire order.
         target: [u32; 4],
     }
 }
@@ -214,7 +214,7 @@ pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 pub const ETHERTYPE_VLAN: u16 = 0x8100;
 /// 802.1ad.
 pub const ETHERTYPE_QINQ: u16 = 0x88a8;
-/// The tag some vendors used before 802.1ad.
+/// The outer VLAN tag that some vendors used before 802.1ad.
 pub const ETHERTYPE_QINQ_OLD: u16 = 0x9100;
 
 /// IPv6 hop-by-hop options.

@@ -1,11 +1,13 @@
-//! Map keys and values that are neither tenants nor connections.
+//! Keys and values of the policy maps: endpoints, peers, grants, prefixes, port sets.
+//!
+//! Holds layouts and no rule. The all-zero value of each type grants nothing.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::addr::{Mac, V4, V6};
 use crate::tenant::TenantId;
 
-/// Bytes of `EndpointEntry`.
+/// Bytes of [`EndpointEntry`].
 const ENDPOINT_LEN: usize = 80;
 const _: () = assert!(size_of::<EndpointEntry>() == ENDPOINT_LEN);
 const _: () = assert!(size_of::<PrefixV4>() == 16 && size_of::<PrefixV6>() == 40);
@@ -13,24 +15,24 @@ const _: () = assert!(size_of::<PeerEntry>() == 8 && size_of::<PeerKeyV4>() == 8
 
 /// One local pod, by the index of its host-side interface.
 ///
-/// The map is an array, and an array's value is copied word by word while programs read it. An
-/// entry therefore changes owner in two steps, zero first: the first word is either zero, which
-/// denies, or complete.
+/// The map is an array, and the kernel copies an array's value word by word while programs read it. So an entry changes
+/// its owner in two steps: first the agent writes zero, then the new value. The first word is either zero, which denies,
+/// or complete.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EndpointEntry {
-    /// Whose pod this is; 0 denies everything as `not_ready`.
+    /// The pod's tenant; 0 denies every packet as `not_ready`.
     pub tenant: TenantId,
-    /// Names this claim of the interface: entries that belong to an earlier owner of the index or
-    /// of the address do not match. Never 0 in a claimed entry.
+    /// The cookie of this claim of the interface. Entries of an earlier pod with the same index or address have another
+    /// one. Never 0 in a claimed entry.
     pub cookie: u32,
     /// The pod's IPv4 address, or zero for none.
     pub v4: V4,
-    /// The pod's hardware address, or zero if it could not be learnt; then it is not checked.
+    /// The pod's hardware address, or zero if it is unknown; then it is not checked.
     pub mac: Mac,
-    /// Slot of its event limit.
+    /// The pod's event slot.
     pub slot: u16,
-    /// The hardware address behind which the gateway stands: the interface's own, or its bridge's.
+    /// The gateway's hardware address: that of the interface itself, or of its bridge.
     pub gateway_mac: Mac,
     /// Zero.
     pub _pad: u16,
@@ -38,33 +40,33 @@ pub struct EndpointEntry {
     pub gateway_v4: V4,
     /// The pod's IPv6 address, or zero for none.
     pub v6: V6,
-    /// The pod's link-local address, or zero. May only be used in neighbour discovery.
+    /// The pod's link-local address, or zero. The pod may use it only in neighbour discovery.
     pub link_local: V6,
     /// The gateway's IPv6 address, often link-local, or zero.
     pub gateway_v6: V6,
 }
 
-/// Key of the exact IPv4 addresses. Eight bytes hash faster than four.
+/// Key of an exact IPv4 address. Eight bytes hash faster than four.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct PeerKeyV4 {
-    /// Which address space; 0 today.
+    /// The address space; always 0 so far.
     pub network: u32,
     /// The address.
     pub address: V4,
 }
 
-/// What stands at an exact address. A missing entry is no pod we know.
+/// The peer at an exact address. Without an entry, the address is no known pod.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PeerEntry {
-    /// Whose; 0 is reachable by nobody.
+    /// Its tenant; with 0, no tenant may open connections to it.
     pub tenant: TenantId,
-    /// `PeerEntry::POD` and so on; 0 is reachable by nobody.
+    /// [`PeerEntry::POD`] and so on; with 0, no tenant may open connections to it.
     pub kind: u8,
-    /// `PeerEntry::SHARED` and so on.
+    /// [`PeerEntry::SHARED`] and so on.
     pub flags: u8,
     /// Zero.
     pub _pad: u16,
@@ -79,8 +81,8 @@ impl PeerEntry {
     pub const NODE: u8 = 3;
     /// A cloud metadata address.
     pub const METADATA: u8 = 4;
-    /// A Service address with endpoints of several tenants or outside the cluster: allowed to the
-    /// tenants that have an entry for it in their prefixes.
+    /// A Service address with endpoints of several tenants, or outside the cluster. It is allowed to tenants that list
+    /// exactly this address.
     pub const SERVICE_LISTED: u8 = 5;
 
     /// The tenant is `class: Shared`.
@@ -88,7 +90,7 @@ impl PeerEntry {
     /// The tenant is an implicit one.
     pub const UNASSIGNED: u8 = 1 << 1;
 
-    /// Whether pods stand here, or behind it.
+    /// Whether this is a pod, or a Service whose endpoints are pods of one tenant.
     pub const fn is_pods(self) -> bool {
         matches!(self.kind, Self::POD | Self::SERVICE)
     }
@@ -100,23 +102,23 @@ impl PeerEntry {
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct GrantKey {
-    /// Who opens.
+    /// The tenant that opens connections.
     pub from: TenantId,
-    /// Who is access.
+    /// The tenant to which they are opened.
     pub to: TenantId,
 }
 
-/// A permission between two tenants, agreed by both.
+/// A permission between two tenants, declared by both.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Grant {
-    /// Seconds since 1970 at which it ends by itself, agent or no agent; `Grant::FOREVER` never;
-    /// 0, the zero value, has ended.
+    /// When the grant expires, in seconds since 1970, even if no agent runs. [`Grant::FOREVER`] never expires; 0 has
+    /// expired.
     pub until: u64,
 }
 
 impl Grant {
-    /// Does not end by itself.
+    /// The grant never expires.
     pub const FOREVER: u64 = u64::MAX;
 }
 
@@ -136,22 +138,22 @@ pub struct PortRange {
     pub high: u16,
 }
 
-/// Ranges a port set can hold.
+/// Greatest number of ranges in a port set.
 pub const PORT_RANGES: usize = 16;
 
-/// What a prefix allows. Sets are immutable while a prefix names them.
+/// The ports that a prefix allows. A set does not change while a prefix names it.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct PortSet {
-    /// Ranges; the first with protocol 0 ends the list.
+    /// The ranges; the first one with protocol 0 ends the list.
     pub ranges: [PortRange; PORT_RANGES],
 }
 
-/// Port set number that grants nothing: the zero value of a prefix.
+/// Number of the port set that grants nothing: the zero value of a prefix.
 pub const PORTS_NONE: u16 = 0;
-/// Port set number that allows every protocol and port.
+/// Number of the port set that allows every protocol and port.
 pub const PORTS_ANY: u16 = u16::MAX;
 
 /// What a prefix of a tenant grants.
@@ -160,17 +162,17 @@ pub const PORTS_ANY: u16 = u16::MAX;
 pub struct PrefixGrant {
     /// Number of its port set.
     pub ports: u16,
-    /// `PrefixGrant::CONTESTED` and so on.
+    /// [`PrefixGrant::CONTESTED`] and so on.
     pub flags: u8,
-    /// Bits of the prefix.
+    /// Length of the prefix in bits.
     pub length: u8,
 }
 
 impl PrefixGrant {
-    /// Part of this range is somebody else's: query the owner map before allowing.
+    /// Another tenant owns a part of this range: the owner map must be queried first.
     pub const CONTESTED: u8 = 1;
 
-    /// Whether this is an entry at all.
+    /// Whether there is a prefix: the zero value is none.
     pub const fn is_some(self) -> bool {
         self.ports != PORTS_NONE
     }
@@ -184,7 +186,7 @@ pub struct PrefixV4 {
     pub net: V4,
     /// Network mask.
     pub mask: V4,
-    /// What it grants.
+    /// The ports it allows.
     pub grant: PrefixGrant,
     /// Zero.
     pub _pad: u32,
@@ -198,13 +200,13 @@ pub struct PrefixV6 {
     pub net: V6,
     /// Network mask.
     pub mask: V6,
-    /// What it grants.
+    /// The ports it allows.
     pub grant: PrefixGrant,
     /// Zero.
     pub _pad: u32,
 }
 
-/// Prefixes a row holds; a tenant with more uses the trie.
+/// Greatest number of prefixes in a row; a tenant with more uses the trie.
 pub const ROW_PREFIXES: usize = 16;
 
 /// A tenant's IPv4 prefixes, longest first; the first without a port set ends the row.
@@ -223,38 +225,38 @@ pub struct RowV6 {
     pub prefixes: [PrefixV6; ROW_PREFIXES],
 }
 
-/// Data of the IPv4 prefix trie's keys: tenant first, so that one trie serves all tenants whose
-/// rows are too short. A key's prefix length is 32 plus the prefix's.
+/// Data of a key in the IPv4 prefix trie. The tenant comes first, so one trie serves all tenants whose rows are too short.
+/// The prefix length of a key is 32 plus that of the prefix.
 #[repr(C)]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct TrieKeyV4 {
-    /// Whose.
+    /// The tenant.
     pub tenant: TenantId,
     /// Network address.
     pub net: V4,
 }
 
-/// Data of the IPv6 prefix trie's keys.
+/// Data of a key in the IPv6 prefix trie.
 #[repr(C, packed(4))]
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 pub struct TrieKeyV6 {
-    /// Whose.
+    /// The tenant.
     pub tenant: TenantId,
     /// Network address.
     pub net: V6,
 }
 
-/// What every program must know at once: one entry.
+/// The one entry of the map `RUNTIME`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Runtime {
-    /// Raised with every change of policy; a remembered connection of another generation is judged
-    /// again before it counts.
+    /// The generation: it increases with each change of policy. An entry of the reply table with another generation is
+    /// judged again before it counts.
     pub generation: u64,
-    /// Nanoseconds to add to the monotonic clock to get the time of day.
+    /// Nanoseconds between the monotonic clock and the time of day; 0 if the time of day is unknown.
     pub clock_offset_ns: u64,
 }

@@ -7,7 +7,9 @@ use crate::addr::{V4, V6};
 use crate::aggregate::{AGGREGATE_LEN, AggregateEntry, EVENT_SLOTS, EventBudget};
 use crate::conntrack::{ReplyEntry, ReplyKey};
 use crate::counters::{ALLOWED_LEN, Counter, DENIED_LEN, Loss};
-use crate::guard::{CgroupConfig, Guard, Sender};
+use crate::guard::Guard;
+use crate::guard::cgroup::CgroupConfig;
+use crate::guard::interface::Sender;
 use crate::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,

@@ -1,7 +1,7 @@
-//! Tables in memory: what a test, a fuzzer or a replay lends the verdict instead of the kernel's maps.
+//! The maps as `HashMap`s, for tests and replays: everything that the verdict reads, in memory.
 //!
-//! Holds exactly what the maps hold, so that the same value can be written into them and both asked
-//! the same question. Knows no policy; whoever fills it does.
+//! Holds exactly what the kernel's maps hold, so a test can write the same value into them and compare both verdicts.
+//! Knows no policy: the caller fills it.
 
 extern crate std;
 
@@ -9,19 +9,23 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::vec::Vec;
 
-use crate::access::{Denied, Tables};
+use crate::access::Lookup;
 use crate::addr::{V4, V6};
+use crate::classify;
 use crate::conntrack::{ReplyEntry, ReplyKey};
 use crate::counters::Outcome;
+use crate::decide::Rules;
+use crate::endpoint::Endpoint;
 use crate::flow::Direction;
 use crate::layout::{EndpointEntry, Grant, GrantKey, PeerEntry, PortSet, PrefixGrant, RowV4, RowV6, Runtime};
 use crate::parse::Packet;
 use crate::reason::DropReason;
 use crate::summary;
+use crate::tables::Tables;
 use crate::tenant::{TenantId, TenantState};
-use crate::verdict::{self, Endpoint, Verdict};
+use crate::verdict::{Denied, Verdict};
 
-/// Every table that the verdict queries.
+/// Every table that the verdict reads.
 #[derive(Clone, Debug, Default)]
 pub struct MemTables {
     /// Local pods by interface index.
@@ -36,7 +40,7 @@ pub struct MemTables {
     pub rows_v4: HashMap<u16, RowV4>,
     /// Rows of IPv6 prefixes.
     pub rows_v6: HashMap<u16, RowV6>,
-    /// IPv4 prefixes of tenants with many: whose, network, length.
+    /// IPv4 prefixes of tenants with many: tenant, network, length, grant.
     pub trie_v4: Vec<(TenantId, V4, u8, PrefixGrant)>,
     /// IPv6 prefixes of tenants with many.
     pub trie_v6: Vec<(TenantId, V6, u8, PrefixGrant)>,
@@ -52,35 +56,35 @@ pub struct MemTables {
     pub runtime: Runtime,
     /// The monotonic clock.
     pub now_ns: Cell<u64>,
-    /// Remembered IPv4 connections.
+    /// The reply table for IPv4.
     pub replies_v4: RefCell<HashMap<ReplyKey<V4>, ReplyEntry>>,
-    /// Remembered IPv6 connections.
+    /// The reply table for IPv6.
     pub replies_v6: RefCell<HashMap<ReplyKey<V6>, ReplyEntry>>,
 }
 
-/// What became of a frame, as the programs would count it.
+/// The outcome for one frame, as the programs would count it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Judged {
     /// Passed, dropped or audited.
     pub outcome: Outcome,
-    /// Why not; `None` if allowed.
+    /// The reason; `None` if the frame is allowed.
     pub denied: Option<Denied>,
 }
 
 impl Judged {
-    /// Whether the frame goes on.
+    /// Whether the frame passes.
     pub fn passes(&self) -> bool {
         self.outcome != Outcome::Dropped
     }
 
-    /// Why not.
+    /// The reason of a denial.
     pub fn reason(&self) -> Option<DropReason> {
         self.denied.map(|denied| denied.reason)
     }
 }
 
 impl MemTables {
-    /// Judges a frame on an interface as the programs do, from the interface's owner to the reason.
+    /// Judges a frame on an interface as the programs do, from the lookup of the pod to the reason of a denial.
     pub fn judge<P: Packet + ?Sized>(&self, ifindex: u32, direction: Direction, frame: &P) -> Judged {
         let entry = self.endpoints.get(&ifindex).copied().unwrap_or_default();
         let state = self.tenants.get(&entry.tenant).copied().unwrap_or_default();
@@ -96,15 +100,15 @@ impl MemTables {
         Judged { outcome, denied: Some(denied) }
     }
 
-    /// The bare verdict.
+    /// The verdict, without Audit mode and without the owner of the other address.
     pub fn verdict<P: Packet + ?Sized>(&self, endpoint: &Endpoint<'_>, direction: Direction, frame: &P) -> Verdict {
         match direction {
-            Direction::Egress => verdict::from_pod(frame, endpoint, self),
-            Direction::Ingress => verdict::to_pod(frame, endpoint, self),
+            Direction::Egress => classify::from_pod(frame, endpoint, self),
+            Direction::Ingress => classify::to_pod(frame, endpoint, self),
         }
     }
 
-    /// Forgets every connection.
+    /// Empties the reply tables.
     pub fn forget(&self) {
         self.replies_v4.borrow_mut().clear();
         self.replies_v6.borrow_mut().clear();
@@ -157,10 +161,13 @@ macro_rules! family {
                 self.now_ns.get()
             }
         }
+
+        impl Lookup<$address> for MemTables {}
+        impl Rules<$address> for MemTables {}
     };
 }
 
-/// Bit by bit, unlike the code under test.
+/// Whether the first `length` bits are equal. It compares bit by bit, unlike the code under test.
 fn shares(a: &[u8], b: &[u8], length: u8) -> bool {
     let bit = |bytes: &[u8], i: usize| bytes[i / 8] >> (7 - i % 8) & 1;
     (0..usize::from(length)).all(|i| bit(a, i) == bit(b, i))

@@ -1,12 +1,14 @@
-//! ARP and neighbour discovery: a pod may find its gateway and those it may talk to, and claim
-//! nothing but its own addresses.
+//! ARP and neighbour discovery: a pod may claim only its own addresses, and resolve its gateway and the addresses with
+//! which it may exchange packets.
 //!
-//! Router advertisements and redirects from pods never pass (CVE-2020-10749). Discovery behind
-//! extension headers or in fragments never passes (RFC 6980).
+//! Router advertisements and redirects from pods never pass (CVE-2020-10749). Discovery behind extension headers or in
+//! fragments never passes (RFC 6980).
 
-use crate::access::{Family, Tables, identify};
+use crate::access::identify;
 use crate::addr::{Address, Mac, V4, V6};
 use crate::conntrack::icmp;
+use crate::decide::Rules;
+use crate::endpoint::Endpoint;
 use crate::flow::{Flow, Kind};
 use crate::headers::{
     Arp, ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, Ethernet, ICMPV6, Ipv6, Neighbor, NeighborOption, Octet,
@@ -16,7 +18,8 @@ use crate::layout::EndpointEntry;
 use crate::parse::{self, Packet};
 use crate::query::Query;
 use crate::reason::DropReason;
-use crate::verdict::{Endpoint, Verdict};
+use crate::tables::Family;
+use crate::verdict::Verdict;
 
 const ARP_OFFSET: usize = ETHERNET_LEN;
 const MESSAGE: usize = ETHERNET_LEN + 40;
@@ -26,7 +29,7 @@ const LENGTHS_6_4: u16 = u16::from_ne_bytes([6, 4]);
 const SOURCE_MAC: u8 = 1;
 const TARGET_MAC: u8 = 2;
 
-const CLAIM: Verdict = Verdict::deny(DropReason::SpoofedNeighbor);
+const SPOOFED: Verdict = Verdict::deny(DropReason::SpoofedNeighbor);
 const MALFORMED: Verdict = Verdict::deny(DropReason::Malformed);
 
 const DISCOVERY: core::ops::RangeInclusive<u8> = icmp::ROUTER_SOLICITATION..=icmp::REDIRECT_V6;
@@ -34,8 +37,8 @@ const DISCOVERY: core::ops::RangeInclusive<u8> = icmp::ROUTER_SOLICITATION..=icm
 /// Whether an IPv6 frame carries ICMPv6 of types 133 to 137 (RFC 4861) right behind its header.
 #[inline(always)]
 pub fn is_discovery<P: Packet + ?Sized>(packet: &P) -> bool {
-    // Whole headers, not single bytes: an option of a byte is two in one register, of which verifiers
-    // refuse to copy one that was never written.
+    // Whole headers are read, not single bytes: an `Option<u8>` is two bytes in one register, and verifiers refuse to
+    // copy the second if it was never written.
     let Some(ip) = packet.read::<Ipv6>(ETHERNET_LEN) else { return false };
     if ip.next_header != ICMPV6 {
         return false;
@@ -45,13 +48,13 @@ pub fn is_discovery<P: Packet + ?Sized>(packet: &P) -> bool {
     DISCOVERY.contains(&kind)
 }
 
-/// Whether a packet carries discovery where nobody may put it: behind extension headers.
+/// Whether a packet carries discovery behind extension headers, where no sender may put it.
 #[inline(always)]
 pub fn is_hidden(flow: &Flow<V6>) -> bool {
     flow.kind == Kind::Icmp && flow.protocol == ICMPV6 && DISCOVERY.contains(&flow.icmp_type)
 }
 
-/// A discovery message with the parts of its IPv6 header that matter.
+/// A discovery message, with its addresses and the end of its options.
 struct Message {
     source: V6,
     destination: V6,
@@ -59,30 +62,30 @@ struct Message {
     end: usize,
 }
 
-/// The reason for hidden discovery: that of the message, where pods may never send it at all.
+/// The reason for discovery behind extension headers: that of the message if pods may never send it, else malformed.
 #[inline(always)]
 pub fn hidden_reason(flow: &Flow<V6>) -> DropReason {
     never_from_pods(flow.icmp_type).unwrap_or(DropReason::Malformed)
 }
 
-/// Router messages and redirects. Pods are told their routes by the CNI.
+/// The reason for router messages and redirects: a pod gets its routes from the CNI, and never sends them.
 #[inline(always)]
 const fn never_from_pods(kind: u8) -> Option<DropReason> {
     match kind {
         icmp::ROUTER_ADVERTISEMENT => Some(DropReason::RouterAdvertisement),
         icmp::REDIRECT_V6 => Some(DropReason::IcmpRedirect),
-        // Nobody answers, and on a bridge everybody hears.
+        // No router would answer, and on a bridge all pods would receive it.
         icmp::ROUTER_SOLICITATION => Some(DropReason::Multicast),
         _ => None,
     }
 }
 
-/// ARP or neighbour discovery from a pod.
+/// Decides on ARP or neighbour discovery from a pod.
 #[inline(always)]
 pub fn from_pod<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
 where
     P: Packet + ?Sized,
-    T: Tables<V4> + Tables<V6>,
+    T: Rules<V4> + Rules<V6>,
 {
     let Some(ethernet) = packet.read::<Ethernet>(0) else { return MALFORMED };
     if u16::from_be(ethernet.ethertype_be) == ETHERTYPE_ARP {
@@ -91,12 +94,12 @@ where
     nd_from_pod(packet, endpoint, tables)
 }
 
-/// ARP or neighbour discovery to a pod.
+/// Decides on ARP or neighbour discovery to a pod.
 #[inline(always)]
 pub fn to_pod<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
 where
     P: Packet + ?Sized,
-    T: Tables<V4> + Tables<V6>,
+    T: Rules<V4> + Rules<V6>,
 {
     let Some(ethernet) = packet.read::<Ethernet>(0) else { return MALFORMED };
     if u16::from_be(ethernet.ethertype_be) == ETHERTYPE_ARP {
@@ -105,24 +108,24 @@ where
     nd_to_pod(packet, &ethernet, endpoint, tables)
 }
 
-/// An ARP packet from a pod.
+/// Decides on an ARP packet from a pod.
 #[inline(always)]
 fn arp_from_pod<P, T>(packet: &P, ethernet: &Ethernet, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
 where
     P: Packet + ?Sized,
-    T: Tables<V4>,
+    T: Rules<V4>,
 {
     let Some(arp) = read_arp(packet) else { return MALFORMED };
     let entry = endpoint.entry;
     let sender = V4(join(arp.sender));
     let target = V4(join(arp.target));
-    if arp.sender_mac != ethernet.source || !own_mac(entry, arp.sender_mac) || entry.v4 == V4::default() {
-        return CLAIM;
+    if arp.sender_mac != ethernet.source || !is_own_mac(entry, arp.sender_mac) || entry.v4 == V4::default() {
+        return SPOOFED;
     }
     match u16::from_be(arp.operation_be) {
         // A probe for the pod's own address claims nothing yet (RFC 5227, 1.1).
         1 if sender == V4::default() && target == entry.v4 => Verdict::ALLOW,
-        1 | 2 if sender != entry.v4 => CLAIM,
+        1 | 2 if sender != entry.v4 => SPOOFED,
         1 if target == entry.v4 || target == entry.gateway_v4 => Verdict::ALLOW,
         1 => resolve(endpoint, tables, target),
         2 => Verdict::ALLOW,
@@ -130,19 +133,19 @@ where
     }
 }
 
-/// An ARP packet to a pod: nobody but the gateway may speak for the gateway, or for the pod.
+/// Decides on an ARP packet to a pod. Only the gateway may claim the gateway's address, and no sender the pod's.
 #[inline(always)]
 fn arp_to_pod<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
 where
     P: Packet + ?Sized,
-    T: Tables<V4>,
+    T: Rules<V4>,
 {
     let Some(arp) = read_arp(packet) else { return MALFORMED };
     let entry = endpoint.entry;
     let sender = V4(join(arp.sender));
     let from_gateway = entry.gateway_mac.is_unknown() || arp.sender_mac == entry.gateway_mac;
     if (sender == entry.gateway_v4 && !from_gateway) || sender == entry.v4 {
-        return CLAIM;
+        return SPOOFED;
     }
     if from_gateway || sender == V4::default() {
         return Verdict::ALLOW;
@@ -150,12 +153,12 @@ where
     resolve(endpoint, tables, sender)
 }
 
-/// A discovery message from a pod.
+/// Decides on a discovery message from a pod.
 #[inline(always)]
 fn nd_from_pod<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
 where
     P: Packet + ?Sized,
-    T: Tables<V6>,
+    T: Rules<V6>,
 {
     let entry = endpoint.entry;
     let Some(Octet { value: kind }) = packet.read(MESSAGE) else { return MALFORMED };
@@ -164,50 +167,50 @@ where
     }
     let Some(message) = read_message(packet) else { return MALFORMED };
     let Message { source, destination, target, .. } = message;
-    if !options_are_ours(packet, message.end, entry) {
-        return CLAIM;
+    if !options_hold_own_mac(packet, message.end, entry) {
+        return SPOOFED;
     }
     if kind == icmp::NEIGHBOR_ADVERTISEMENT {
-        let own = own_v6(entry, target) && own_v6(entry, source);
-        return if own { heard(endpoint, tables, destination, target) } else { CLAIM };
+        let own = is_own_v6(entry, target) && is_own_v6(entry, source);
+        return if own { check_destination(endpoint, tables, destination, target) } else { SPOOFED };
     }
     if source == V6::UNSPECIFIED {
-        // Duplicate address detection: only for addresses the pod was given. Another pod's would
-        // deny it its own.
-        let own = own_v6(entry, target) || (target.is_link_local() && entry.link_local == V6::UNSPECIFIED);
-        return if own { heard(endpoint, tables, destination, target) } else { CLAIM };
+        // Duplicate address detection is allowed only for the pod's own addresses: for another pod's it would keep that
+        // pod from using it.
+        let own = is_own_v6(entry, target) || (target.is_link_local() && entry.link_local == V6::UNSPECIFIED);
+        return if own { check_destination(endpoint, tables, destination, target) } else { SPOOFED };
     }
-    if !own_v6(entry, source) {
+    if !is_own_v6(entry, source) {
         return Verdict::deny(DropReason::SpoofedSource);
     }
-    let heard = heard(endpoint, tables, destination, target);
-    if !heard.is_allow() {
-        return heard;
+    let destination = check_destination(endpoint, tables, destination, target);
+    if !destination.is_allow() {
+        return destination;
     }
-    if target == entry.gateway_v6 || own_v6(entry, target) {
+    if target == entry.gateway_v6 || is_own_v6(entry, target) {
         return Verdict::ALLOW;
     }
     resolve(endpoint, tables, target)
 }
 
-/// Whether a message may go where it is sent. Routers forward discovery like anything else, and its
-/// options carry whatever the sender likes: only what stays on the link, and whom the pod may find anyway.
+/// Decides on the destination of a discovery message: the link, or an address that the pod may resolve. Routers forward
+/// discovery like any packet, and its options could carry data to another tenant.
 #[inline(always)]
-fn heard<T: Tables<V6>>(endpoint: &Endpoint<'_>, tables: &T, destination: V6, target: V6) -> Verdict {
+fn check_destination<T: Rules<V6>>(endpoint: &Endpoint<'_>, tables: &T, destination: V6, target: V6) -> Verdict {
     let entry = endpoint.entry;
     let group = destination == V6::ALL_NODES || destination == target.solicited_node();
-    if group || destination.is_link_local() || destination == entry.gateway_v6 || own_v6(entry, destination) {
+    if group || destination.is_link_local() || destination == entry.gateway_v6 || is_own_v6(entry, destination) {
         return Verdict::ALLOW;
     }
     resolve(endpoint, tables, destination)
 }
 
-/// A discovery message to a pod.
+/// Decides on a discovery message to a pod.
 #[inline(always)]
 fn nd_to_pod<P, T>(packet: &P, ethernet: &Ethernet, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
 where
     P: Packet + ?Sized,
-    T: Tables<V6>,
+    T: Rules<V6>,
 {
     let entry = endpoint.entry;
     let Some(Octet { value: kind }) = packet.read(MESSAGE) else { return MALFORMED };
@@ -218,27 +221,27 @@ where
     let Message { source, target, .. } = message;
     let from_gateway = entry.gateway_mac.is_unknown() || ethernet.source == entry.gateway_mac;
     if kind == icmp::NEIGHBOR_ADVERTISEMENT {
-        if own_v6(entry, target) || (target == entry.gateway_v6 && !from_gateway) {
-            return CLAIM;
+        if is_own_v6(entry, target) || (target == entry.gateway_v6 && !from_gateway) {
+            return SPOOFED;
         }
         return if from_gateway { Verdict::ALLOW } else { resolve(endpoint, tables, target) };
     }
-    if own_v6(entry, source) {
-        return CLAIM;
+    if is_own_v6(entry, source) {
+        return SPOOFED;
     }
     if from_gateway || source == V6::UNSPECIFIED {
         return Verdict::ALLOW;
     }
     if source.is_link_local() {
-        // A neighbour on the bridge, asking from its link-local address: only for what we own.
-        return if own_v6(entry, target) { Verdict::ALLOW } else { Verdict::deny(DropReason::NotOwnAddress) };
+        // A neighbour on the bridge solicits from its link-local address: only for the pod's own addresses.
+        return if is_own_v6(entry, target) { Verdict::ALLOW } else { Verdict::deny(DropReason::NotOwnAddress) };
     }
     resolve(endpoint, tables, source)
 }
 
-/// Whether the pod may know where an address is: if it may talk to it at all, or be talked to.
+/// Decides whether the pod may resolve an address: only if connections are allowed in at least one direction.
 #[inline(always)]
-fn resolve<A: Family, T: Tables<A>>(endpoint: &Endpoint<'_>, tables: &T, remote: A) -> Verdict {
+fn resolve<A: Family, T: Rules<A>>(endpoint: &Endpoint<'_>, tables: &T, remote: A) -> Verdict {
     let query = Query {
         local: endpoint.local,
         cookie: endpoint.entry.cookie,
@@ -260,7 +263,7 @@ fn read_arp<P: Packet + ?Sized>(packet: &P) -> Option<Arp> {
     (ethernet && ipv4 && arp.lengths_be == LENGTHS_6_4).then_some(arp)
 }
 
-/// A solicitation or advertisement that has not crossed a router (RFC 4861, 7.1).
+/// Reads a solicitation or advertisement that has not crossed a router (RFC 4861, 7.1).
 #[inline(always)]
 fn read_message<P: Packet + ?Sized>(packet: &P) -> Option<Message> {
     let ip: Ipv6 = packet.read(ETHERNET_LEN)?;
@@ -274,9 +277,9 @@ fn read_message<P: Packet + ?Sized>(packet: &P) -> Option<Message> {
     (fits && valid).then_some(message)
 }
 
-/// Whether every link-layer address in the options is the pod's own, and nothing is left unread.
+/// Whether every link-layer address in the options is the pod's own, and all options were read.
 #[inline(always)]
-fn options_are_ours<P: Packet + ?Sized>(packet: &P, end: usize, entry: &EndpointEntry) -> bool {
+fn options_hold_own_mac<P: Packet + ?Sized>(packet: &P, end: usize, entry: &EndpointEntry) -> bool {
     let mut at = OPTIONS;
     let mut step = 0;
     while step < MAX_OPTIONS {
@@ -284,8 +287,8 @@ fn options_are_ours<P: Packet + ?Sized>(packet: &P, end: usize, entry: &Endpoint
             return true;
         }
         let Some(option) = packet.read::<NeighborOption>(at) else { return false };
-        let speaks = option.kind == SOURCE_MAC || option.kind == TARGET_MAC;
-        if option.length != 1 || (speaks && !own_mac(entry, option.mac)) {
+        let is_mac = option.kind == SOURCE_MAC || option.kind == TARGET_MAC;
+        if option.length != 1 || (is_mac && !is_own_mac(entry, option.mac)) {
             return false;
         }
         at += 8;
@@ -295,12 +298,12 @@ fn options_are_ours<P: Packet + ?Sized>(packet: &P, end: usize, entry: &Endpoint
 }
 
 #[inline(always)]
-fn own_mac(entry: &EndpointEntry, mac: Mac) -> bool {
+fn is_own_mac(entry: &EndpointEntry, mac: Mac) -> bool {
     entry.mac.is_unknown() || mac == entry.mac
 }
 
 #[inline(always)]
-fn own_v6(entry: &EndpointEntry, address: V6) -> bool {
+fn is_own_v6(entry: &EndpointEntry, address: V6) -> bool {
     address != V6::UNSPECIFIED && (address == entry.v6 || address == entry.link_local)
 }
 

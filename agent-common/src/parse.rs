@@ -1,7 +1,7 @@
-//! Headers to `Flow`, or to the reason why not. Nothing unparsed passes.
+//! The parser of the slow path: from headers to a [`Flow`], or to the reason of a denial.
 //!
-//! Generic over "a packet I can read": the kernel reads the socket buffer, tests and fuzzers a
-//! slice. Loops are bounded by constants, so that every verifier since 5.10 accepts them.
+//! Knows no policy. It is generic over [`Packet`]: the kernel reads the socket buffer, tests and fuzzers a slice. Loops
+//! are bounded by constants, so that every verifier since 5.10 accepts them. No packet passes that was not parsed.
 
 use crate::addr::{V4, V6};
 use crate::flow::{Flow, Kind};
@@ -13,25 +13,25 @@ use crate::reason::DropReason;
 
 /// A frame that can be read.
 pub trait Packet {
-    /// Bytes on the wire, more than can be read where only headers are at hand.
+    /// Bytes on the wire. More than can be read, if only the headers are readable.
     fn length(&self) -> usize;
     /// The header at `offset`, or `None` past the end.
     fn read<H: Header>(&self, offset: usize) -> Option<H>;
 
-    /// `options`; the kernel calls it as a function that is verified on its own.
+    /// See [`options`]. The kernel overrides it with a global function, which the verifier checks once.
     fn options(&self, header_len: usize) -> Options {
         options(self, header_len)
     }
 
-    /// `extensions`, as above.
+    /// See [`extensions`].
     fn extensions(&self, first: u8) -> Extensions {
         extensions(self, first)
     }
 }
 
-/// No header we read starts beyond this: a mask, so that verifiers see the bound.
+/// Greatest offset at which a header is read. It is a mask, so that verifiers see the bound.
 pub const MAX_OFFSET: usize = 0x3ff;
-/// Extension headers followed before giving up.
+/// Greatest number of extension headers that are followed.
 pub const MAX_EXTENSION_HEADERS: usize = 8;
 /// Kernels since 6.3 (IPv4) and 5.19 (IPv6) build larger packets with a zero length ("BIG TCP").
 const BIG_PACKET: usize = 65_535;
@@ -59,7 +59,7 @@ pub fn ipv4<P: Packet + ?Sized>(packet: &P) -> Parsed<V4> {
         }
         sum += options.sum();
     }
-    if aggregate(sum) != 0xffff {
+    if add_carries(sum) != 0xffff {
         return Err(DropReason::Malformed);
     }
     let fragment = u16::from_be(ip.fragment_be);
@@ -106,8 +106,8 @@ pub fn ipv6<P: Packet + ?Sized>(packet: &P) -> Parsed<V6> {
     Ok(flow)
 }
 
-/// What a walk along IPv6 extension headers found, in one register: reason in the low byte (0 for
-/// none), protocol, fragment bits, offset of the transport header in the high half.
+/// The result of a walk along IPv6 extension headers, in one register: reason in the low byte (0 for none), protocol,
+/// fragment bits, and the offset of the transport header in the high half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extensions(u64);
 
@@ -206,70 +206,69 @@ fn is_extension(protocol: u8) -> bool {
     matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS)
 }
 
-/// Fills ports or ICMP type from the transport header of `room` bytes at `offset`. A first
-/// fragment must hold the whole header: what a later one could still change is not judged
-/// (RFC 1858, RFC 7112).
+/// Fills ports or ICMP type from the transport header at `offset`, with `available` bytes. A first fragment must hold the
+/// whole header, since a later one could change it (RFC 1858, RFC 7112).
 #[inline(always)]
 fn transport<P: Packet + ?Sized, A>(
     packet: &P,
     flow: &mut Flow<A>,
     offset: usize,
-    room: usize,
+    available: usize,
     more: bool,
 ) -> Result<(), DropReason> {
     flow.transport = offset as u16;
     let short = if more { DropReason::Fragment } else { DropReason::Malformed };
     match flow.protocol {
         TCP => {
-            let tcp: Tcp = if room >= 20 {
+            let tcp: Tcp = if available >= 20 {
                 packet.read(offset).ok_or(short)?
             } else {
                 return Err(short);
             };
             let header_len = usize::from(tcp.offset >> 4) * 4;
-            if header_len < 20 || header_len > room {
+            if header_len < 20 || header_len > available {
                 return Err(short);
             }
             flow.tcp_flags = tcp.flags;
-            known(flow, tcp.source_be, tcp.destination_be);
+            set_ports(flow, tcp.source_be, tcp.destination_be);
         }
         UDP | SCTP => {
-            let header: Transport = if room >= 8 {
+            let header: Transport = if available >= 8 {
                 packet.read(offset).ok_or(short)?
             } else {
                 return Err(short);
             };
             let length = usize::from(u16::from_be(header.third_be));
-            // A fragment's UDP length speaks of the whole datagram.
-            if flow.protocol == UDP && (length < 8 || (length > room && !more)) {
+            // The UDP length of a fragment is that of the whole datagram.
+            if flow.protocol == UDP && (length < 8 || (length > available && !more)) {
                 return Err(DropReason::Malformed);
             }
-            known(flow, header.first_be, header.second_be);
+            set_ports(flow, header.first_be, header.second_be);
         }
         ICMP | ICMPV6 => {
-            let header: Transport = if room >= 8 {
+            let header: Transport = if available >= 8 {
                 packet.read(offset).ok_or(short)?
             } else {
                 return Err(short);
             };
-            icmp(flow, &header);
+            set_icmp(flow, &header);
         }
         _ => flow.kind = Kind::Portless,
     }
     Ok(())
 }
 
-/// The packet that an ICMP error quotes from `offset` on: its addresses and ports, at least 8 bytes
-/// of its transport header (RFC 792). Quotes with options or extension headers are not followed.
+/// Reads the packet that an ICMP error quotes at `offset`: addresses, and the first 8 bytes of the transport header
+/// (RFC 792). Quotes with options or extension headers are not read.
 #[inline(always)]
 pub fn quoted_v4<P: Packet + ?Sized>(packet: &P, offset: usize) -> Option<Flow<V4>> {
     let ip: Ipv4 = packet.read(offset)?;
-    let plain = ip.version_ihl == 0x45 && u16::from_be(ip.fragment_be) & 0x1fff == 0;
+    let readable = ip.version_ihl == 0x45 && u16::from_be(ip.fragment_be) & 0x1fff == 0;
     let flow = quoted(packet, V4(ip.source), V4(ip.destination), ip.protocol, offset + 20)?;
-    plain.then_some(flow)
+    readable.then_some(flow)
 }
 
-/// The packet that an ICMPv6 error quotes, as for IPv4 (RFC 4443, 3).
+/// Reads the packet that an ICMPv6 error quotes, as for IPv4 (RFC 4443, 3).
 #[inline(always)]
 pub fn quoted_v6<P: Packet + ?Sized>(packet: &P, offset: usize) -> Option<Flow<V6>> {
     let ip: Ipv6 = packet.read(offset)?;
@@ -288,22 +287,22 @@ fn quoted<P: Packet + ?Sized, A>(
     let header: Transport = packet.read(offset)?;
     let mut flow = Flow::unread(source, destination, protocol);
     match protocol {
-        TCP | UDP | SCTP => known(&mut flow, header.first_be, header.second_be),
-        ICMP | ICMPV6 => icmp(&mut flow, &header),
+        TCP | UDP | SCTP => set_ports(&mut flow, header.first_be, header.second_be),
+        ICMP | ICMPV6 => set_icmp(&mut flow, &header),
         _ => flow.kind = Kind::Portless,
     }
     Some(flow)
 }
 
 #[inline(always)]
-fn known<A>(flow: &mut Flow<A>, source_be: u16, destination_be: u16) {
+fn set_ports<A>(flow: &mut Flow<A>, source_be: u16, destination_be: u16) {
     flow.kind = Kind::Ports;
     flow.source_port = u16::from_be(source_be);
     flow.destination_port = u16::from_be(destination_be);
 }
 
 #[inline(always)]
-fn icmp<A>(flow: &mut Flow<A>, header: &Transport) {
+fn set_icmp<A>(flow: &mut Flow<A>, header: &Transport) {
     flow.kind = Kind::Icmp;
     [flow.icmp_type, flow.icmp_code] = header.first_be.to_ne_bytes();
     let id = u16::from_be(header.third_be);
@@ -326,8 +325,8 @@ fn join(first: u32, second: u32) -> u64 {
     }
 }
 
-/// Sum of the header's ten 16-bit words in wire order, not aggregated: the Internet checksum does not
-/// care about byte order (RFC 1071, 2.B).
+/// Sum of the header's ten 16-bit words in wire order, before the carries are added. The Internet checksum does not depend
+/// on byte order (RFC 1071, 2.B).
 #[inline(always)]
 fn header_sum(ip: &Ipv4) -> u64 {
     let pair = |high: u16, low: u16| u64::from(high) + u64::from(low);
@@ -339,14 +338,14 @@ fn header_sum(ip: &Ipv4) -> u64 {
 }
 
 #[inline(always)]
-fn aggregate(sum: u64) -> u64 {
+fn add_carries(sum: u64) -> u64 {
     let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);
     (sum & 0xffff) + (sum >> 16)
 }
 
-/// What a walk along IPv4 options found, in one register: reason in the low byte (0 for none), sum
-/// of the words above it.
+/// The result of a walk along IPv4 options, in one register: reason in the low byte (0 for none), and the sum of the words
+/// above it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options(u64);
 
@@ -374,7 +373,8 @@ impl Options {
     }
 }
 
-/// Sums the option words and walks the options: a source route makes the destination a lie.
+/// Sums the option words and walks the options. A source route is refused, since the packet goes to another destination
+/// first.
 #[inline(always)]
 pub fn options<P: Packet + ?Sized>(packet: &P, header_len: usize) -> Options {
     const START: usize = ETHERNET_LEN + 20;
@@ -389,7 +389,7 @@ pub fn options<P: Packet + ?Sized>(packet: &P, header_len: usize) -> Options {
         sum += if first { u64::from(octet.value) } else { u64::from(octet.value) << 8 };
         if skip == 0 {
             match octet.value {
-                // What follows the end is padding: longer than any header.
+                // The end of the options: the rest is padding. 64 is longer than any header.
                 0 => skip = 64,
                 1 => skip = 1,
                 131 | 137 => return Options::refuse(DropReason::SourceRoute),

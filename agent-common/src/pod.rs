@@ -1,4 +1,6 @@
-//! The promise to aya that our layouts may be read and written as plain bytes.
+//! The promise to aya that values of our layouts are plain bytes: `impl aya::Pod` for each.
+//!
+//! The only file of this crate with unsafe code. The compiler checks the promise by zerocopy's traits.
 
 #![allow(unsafe_code)]
 
@@ -7,27 +9,27 @@ use crate::aggregate::{AggregateEntry, EventBudget};
 use crate::conntrack::{ReplyEntry, ReplyKey};
 use crate::counters::Counter;
 use crate::event::FlowEvent;
-use crate::guard::CgroupConfig;
+use crate::guard::cgroup::CgroupConfig;
 use crate::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,
 };
 use crate::tenant::{TenantId, TenantName, TenantState};
 
-macro_rules! plain {
+macro_rules! pod {
     ($($name:ty),+ $(,)?) => {
         $(
-            const _: () = assert_plain::<$name>();
-            // SAFETY: `assert_plain` shows at compile time that every byte pattern is a valid value
+            const _: () = assert_pod::<$name>();
+            // SAFETY: `assert_pod` shows at compile time that every byte pattern is a valid value
             // (`FromBytes`) and that no byte is padding (`IntoBytes`); the types are `Copy`.
             unsafe impl aya::Pod for $name {}
         )+
     };
 }
 
-const fn assert_plain<T: zerocopy::FromBytes + zerocopy::IntoBytes + Copy + 'static>() {}
+const fn assert_pod<T: zerocopy::FromBytes + zerocopy::IntoBytes + Copy + 'static>() {}
 
-plain!(
+pod!(
     Counter,
     FlowEvent,
     AggregateEntry,
@@ -53,8 +55,8 @@ plain!(
     V6,
 );
 
-// The reply keys are generic, which zerocopy's derive does not cover; their sizes are the sums of
-// their fields' (asserted beside them), so they have no padding.
+// The reply keys are generic, which zerocopy's derive does not cover. Their sizes are the sums of their fields' sizes, as
+// an assertion beside them shows, so they have no padding.
 // SAFETY: `Copy`, integers only, no padding.
 unsafe impl aya::Pod for ReplyKey<V4> {}
 // SAFETY: as above.

@@ -1,15 +1,15 @@
-//! What a packet queries of the policy, without the packet: scalars that fit five registers.
+//! What a packet asks of the policy, as scalars that fit five registers.
 //!
-//! This is the global_fns of the verdict. Above it, code looks at bytes; below it, at tables. The kernel
-//! verifies the two sides apart, so that their paths add up instead of multiplying.
+//! This is the query boundary. The code above it reads bytes, and the code below it reads tables. The kernel verifies
+//! the two sides apart, so the numbers of their paths add up instead of multiplying.
 
-use crate::access::LocalTenant;
 use crate::addr::Address;
 use crate::aggregate::AggregateKey;
 use crate::conntrack::{Opener, ReplyEntry, ReplyKey, icmp};
 use crate::flow::{Direction, Flow, Kind, tcp};
 use crate::headers::{ICMP, ICMPV6, TCP};
 use crate::reason::DropReason;
+use crate::tenant::LocalTenant;
 
 /// A packet between a local pod and a remote address.
 #[derive(Clone, Copy, Debug)]
@@ -26,27 +26,27 @@ pub struct Query<A> {
     pub local_port: u16,
     /// IANA protocol number.
     pub protocol: u8,
-    /// `Query::KNOWN` and so on.
+    /// [`Query::PORTS_KNOWN`] and so on.
     pub bits: u8,
-    /// TCP flags, else 0: no rule queries for them, records tell them.
+    /// TCP flags, else 0: no rule reads them; records report them.
     pub tcp_flags: u8,
 }
 
 impl<A> Query<A> {
-    /// The ports are known, or the protocol has none: all but later fragments.
-    pub const KNOWN: u8 = 1;
-    /// May open a connection that is answered.
-    pub const OPENS: u8 = 1 << 1;
-    /// May belong to a connection that its sender opened, but opens none.
-    pub const CONTINUES: u8 = 1 << 6;
-    /// May be an answer.
-    pub const ANSWERS: u8 = 1 << 2;
-    /// Carries a FIN or RST.
+    /// The ports are known, or the protocol has none. Later fragments have no known ports.
+    pub const PORTS_KNOWN: u8 = 1;
+    /// The packet may open a connection.
+    pub const MAY_OPEN: u8 = 1 << 1;
+    /// The packet may belong to a connection that its sender opened, but opens none.
+    pub const MAY_CONTINUE: u8 = 1 << 6;
+    /// The packet may be a reply.
+    pub const MAY_REPLY: u8 = 1 << 2;
+    /// The packet carries a FIN or RST.
     pub const CLOSES: u8 = 1 << 3;
-    /// Asks where an address is, not to send anything there.
+    /// The packet resolves an address (ARP, neighbour discovery) and sends nothing to it.
     pub const RESOLVES: u8 = 1 << 4;
-    /// Is an ICMP error, which may quote a packet.
-    pub const QUOTES: u8 = 1 << 5;
+    /// The packet is an ICMP error, which may quote a packet.
+    pub const ICMP_ERROR: u8 = 1 << 5;
 
     /// Whether a bit is set.
     #[inline(always)]
@@ -54,7 +54,7 @@ impl<A> Query<A> {
         self.bits & bit != 0
     }
 
-    /// From the headers. `outbound`: the pod sent it.
+    /// From the headers of a packet; `outbound` if the pod sent it.
     #[inline(always)]
     pub fn new(local: LocalTenant, cookie: u32, flow: &Flow<A>, outbound: bool) -> Self
     where
@@ -69,9 +69,9 @@ impl<A> Query<A> {
         Self { local, cookie, remote, remote_port, local_port, protocol, bits: bits(flow), tcp_flags }
     }
 
-    /// Where the connection is remembered that this packet opens (or answers).
+    /// The key of this packet's connection in the reply table.
     #[inline(always)]
-    pub fn key(&self, opener: Opener) -> ReplyKey<A>
+    pub fn reply_key(&self, opener: Opener) -> ReplyKey<A>
     where
         A: Copy,
     {
@@ -87,8 +87,8 @@ impl<A> Query<A> {
         }
     }
 
-    /// What makes further packets that are denied the same story: what `PacketSummary::key` reads from the
-    /// frame.
+    /// The key of the denied flow that this packet belongs to. [`crate::summary::PacketSummary::key`] reads the same from
+    /// the frame.
     #[inline(always)]
     pub fn aggregate_key(&self, direction: Direction, cause: DropReason) -> AggregateKey
     where
@@ -103,42 +103,41 @@ impl<A> Query<A> {
         AggregateKey { remote_hi, remote_lo, cookie: self.cookie, port, protocol: self.protocol, cause }
     }
 
-    /// What the packet adds to its connection's flags.
+    /// The flags that the packet adds to its entry in the reply table.
     #[inline(always)]
-    pub fn mark(&self, reply: bool) -> u32 {
+    pub fn entry_flags(&self, reply: bool) -> u32 {
         let closing = if self.has(Self::CLOSES) { ReplyEntry::CLOSING } else { 0 };
-        closing | if reply { ReplyEntry::ANSWERED } else { 0 }
+        closing | if reply { ReplyEntry::REPLIED } else { 0 }
     }
 }
 
-/// An error is no answer, and a later fragment is neither; an echo *request*
-/// is never an answer, whatever identifier it carries.
+/// The bits of a packet. An ICMP error and a later fragment neither open a connection nor reply. An echo request is
+/// never a reply, whatever its identifier.
 #[inline(always)]
 fn bits<A>(flow: &Flow<A>) -> u8 {
     type Bits = Query<()>;
     match flow.kind {
         Kind::Ports => {
             let closes = if flow.tcp_flags & (tcp::FIN | tcp::RST) != 0 { Bits::CLOSES } else { 0 };
-            Bits::KNOWN | tcp_role(flow) | closes
+            Bits::PORTS_KNOWN | tcp_role(flow) | closes
         }
-        Kind::Icmp => Bits::KNOWN | icmp_bits(flow),
-        Kind::Portless => Bits::KNOWN | Bits::OPENS | Bits::ANSWERS,
+        Kind::Icmp => Bits::PORTS_KNOWN | icmp_bits(flow),
+        Kind::Portless => Bits::PORTS_KNOWN | Bits::MAY_OPEN | Bits::MAY_REPLY,
         Kind::LaterFragment => 0,
     }
 }
 
-/// Where in a connection a packet may stand. TCP opens with a SYN alone, which answers nothing. Were
-/// any segment enough, the other end's next one would bring a connection back whose permission has
-/// just been withdrawn.
+/// Whether a packet may open a connection, continue it, or reply. TCP opens with a SYN alone, which is no reply. If any
+/// segment could open, the other end's next one would restore a connection whose permission was just withdrawn.
 #[inline(always)]
 fn tcp_role<A>(flow: &Flow<A>) -> u8 {
     type Bits = Query<()>;
     if flow.protocol != TCP {
-        Bits::OPENS | Bits::ANSWERS
+        Bits::MAY_OPEN | Bits::MAY_REPLY
     } else if flow.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN {
-        Bits::OPENS
+        Bits::MAY_OPEN
     } else {
-        Bits::CONTINUES | Bits::ANSWERS
+        Bits::MAY_CONTINUE | Bits::MAY_REPLY
     }
 }
 
@@ -146,9 +145,9 @@ fn tcp_role<A>(flow: &Flow<A>) -> u8 {
 fn icmp_bits<A>(flow: &Flow<A>) -> u8 {
     type Bits = Query<()>;
     match (flow.protocol, flow.icmp_type) {
-        (ICMP, icmp::ECHO) | (ICMPV6, icmp::ECHO_V6) => Bits::OPENS,
-        (ICMP, icmp::ECHO_REPLY) | (ICMPV6, icmp::ECHO_REPLY_V6) => Bits::ANSWERS,
-        (ICMP, icmp::UNREACHABLE | icmp::TIME_EXCEEDED | icmp::PARAMETER) | (ICMPV6, 1..=4) => Bits::QUOTES,
+        (ICMP, icmp::ECHO) | (ICMPV6, icmp::ECHO_V6) => Bits::MAY_OPEN,
+        (ICMP, icmp::ECHO_REPLY) | (ICMPV6, icmp::ECHO_REPLY_V6) => Bits::MAY_REPLY,
+        (ICMP, icmp::UNREACHABLE | icmp::TIME_EXCEEDED | icmp::PARAMETER) | (ICMPV6, 1..=4) => Bits::ICMP_ERROR,
         _ => 0,
     }
 }
@@ -176,7 +175,7 @@ mod tests {
         Flow { icmp_type, source_port: 9, destination_port: 9, ..flow(protocol, Kind::Icmp) }
     }
 
-    fn turned(flow: Flow<V4>) -> Flow<V4> {
+    fn reversed(flow: Flow<V4>) -> Flow<V4> {
         Flow {
             source: flow.destination,
             destination: flow.source,
@@ -189,12 +188,12 @@ mod tests {
 
     fn opening(flow: &Flow<V4>) -> Option<ReplyKey<V4>> {
         let query = Query::new(LOCAL, 7, flow, false);
-        query.has(Query::<V4>::OPENS).then(|| query.key(Opener::Remote))
+        query.has(Query::<V4>::MAY_OPEN).then(|| query.reply_key(Opener::Remote))
     }
 
-    fn answer(flow: &Flow<V4>, cookie: u32) -> Option<ReplyKey<V4>> {
+    fn reply(flow: &Flow<V4>, cookie: u32) -> Option<ReplyKey<V4>> {
         let query = Query::new(LOCAL, cookie, flow, true);
-        query.has(Query::<V4>::ANSWERS).then(|| query.key(Opener::Remote))
+        query.has(Query::<V4>::MAY_REPLY).then(|| query.reply_key(Opener::Remote))
     }
 
     #[test]
@@ -202,20 +201,24 @@ mod tests {
         let request = ports(TCP, 40000, 80);
         let stored = opening(&request);
         assert!(stored.is_some());
-        assert_eq!(answer(&turned(request), 7), stored);
-        assert_ne!(answer(&turned(request), 8), stored, "another claim of the address");
-        assert_ne!(answer(&request, 7), stored, "the same direction is no reply");
-        assert_eq!(answer(&Flow { tcp_flags: tcp::SYN, ..turned(request) }, 7), None, "a SYN alone answers nothing");
-        assert_ne!(answer(&turned(ports(TCP, 40001, 80)), 7), stored, "another port");
-        assert_ne!(answer(&turned(ports(UDP, 40000, 80)), 7), stored, "another protocol");
-        assert_ne!(Some(Query::new(LOCAL, 7, &turned(request), true).key(Opener::Pod)), stored, "the other opener");
+        assert_eq!(reply(&reversed(request), 7), stored);
+        assert_ne!(reply(&reversed(request), 8), stored, "another claim of the address");
+        assert_ne!(reply(&request, 7), stored, "the same direction is no reply");
+        assert_eq!(reply(&Flow { tcp_flags: tcp::SYN, ..reversed(request) }, 7), None, "a SYN alone is no reply");
+        assert_ne!(reply(&reversed(ports(TCP, 40001, 80)), 7), stored, "another port");
+        assert_ne!(reply(&reversed(ports(UDP, 40000, 80)), 7), stored, "another protocol");
+        assert_ne!(
+            Some(Query::new(LOCAL, 7, &reversed(request), true).reply_key(Opener::Pod)),
+            stored,
+            "the other opener"
+        );
     }
 
     #[test]
     fn an_echo_request_is_never_a_reply_and_an_error_never_an_opening() {
         let request = echo(ICMP, icmp::ECHO);
-        assert_eq!(answer(&turned(echo(ICMP, icmp::ECHO_REPLY)), 7), opening(&request));
-        assert_eq!(answer(&turned(request), 7), None);
+        assert_eq!(reply(&reversed(echo(ICMP, icmp::ECHO_REPLY)), 7), opening(&request));
+        assert_eq!(reply(&reversed(request), 7), None);
         assert_eq!(opening(&echo(ICMP, icmp::UNREACHABLE)), None);
         assert_eq!(opening(&flow(UDP, Kind::LaterFragment)), None);
         for flags in [0, tcp::ACK, tcp::SYN | tcp::ACK, tcp::RST, tcp::FIN, tcp::SYN | tcp::RST] {
@@ -223,6 +226,6 @@ mod tests {
         }
         // ICMPv4 numbers under ICMPv6's protocol, and the reverse, mean nothing.
         assert_eq!(opening(&echo(ICMPV6, icmp::ECHO)), None);
-        assert_eq!(answer(&echo(ICMP, icmp::ECHO_REPLY_V6), 7), None);
+        assert_eq!(reply(&echo(ICMP, icmp::ECHO_REPLY_V6), 7), None);
     }
 }

@@ -1,6 +1,6 @@
-//! Why a packet was dropped: a closed list, each with a counter, a doc line and a test.
+//! The drop reasons: a closed list. Each reason has a counter, a line in the documentation, and a test.
 //!
-//! Numbers are part of the kernel ABI and of every metric and event: they are never reused.
+//! Numbers are part of the kernel ABI and of every metric and event. A number is never reused.
 
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $text:literal;)+) => {
@@ -13,12 +13,12 @@ macro_rules! reasons {
             /// Every reason, in the order of its number.
             pub const ALL: &'static [Self] = &[$(Self::$name,)+];
 
-            /// The word used in metrics, events and console output.
+            /// Its name in metrics, events and console output.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text,)+ }
             }
 
-            /// One sentence for people, the same as in the documentation.
+            /// One sentence that explains it, the same as in the documentation.
             pub const fn describe(self) -> &'static str {
                 match self { $(Self::$name => concat!($($doc),+).trim_ascii(),)+ }
             }
@@ -83,7 +83,7 @@ reasons! {
 }
 
 impl DropReason {
-    /// Upper bound of all numbers, the width of one counter row.
+    /// Length of one row of counters: no reason has a higher number.
     pub const ROW: u32 = 32;
 
     /// The number in maps, events and counters.

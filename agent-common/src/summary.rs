@@ -1,8 +1,8 @@
-//! What can be told of a denied frame, however broken: the lenient twin of `parse`.
+//! The summary of a denied frame for its event: the fields that can be read, however broken the frame is.
 //!
-//! Judges nothing. Fields it cannot read stay zero; it never invents a port.
+//! [`crate::parse`] refuses what it does not understand; this module reads as far as it can. It decides nothing. A field
+//! that cannot be read stays zero.
 
-use crate::access::{Denied, LocalTenant, Tables};
 use crate::addr::{V4, V6};
 use crate::aggregate::AggregateKey;
 use crate::decide::attribute_owner;
@@ -14,8 +14,11 @@ use crate::headers::{
 };
 use crate::parse::{self, Packet};
 use crate::reason::DropReason;
+use crate::tables::Tables;
+use crate::tenant::LocalTenant;
+use crate::verdict::Denied;
 
-/// Readable parts of a frame.
+/// The readable fields of a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PacketSummary {
     /// Source; IPv4 in `lo`.
@@ -40,99 +43,99 @@ pub struct PacketSummary {
     pub icmp_code: u8,
 }
 
-/// Reads what is there.
+/// Reads a frame as far as possible.
 #[inline(always)]
 pub fn summarize<P: Packet + ?Sized>(packet: &P) -> PacketSummary {
-    let mut seen = PacketSummary::default();
-    let Some(ethernet) = packet.read::<Ethernet>(0) else { return seen };
-    seen.ethertype = u16::from_be(ethernet.ethertype_be);
-    match seen.ethertype {
-        ETHERTYPE_IPV4 => ipv4(packet, &mut seen),
-        ETHERTYPE_IPV6 => ipv6(packet, &mut seen),
-        ETHERTYPE_ARP => arp(packet, &mut seen),
+    let mut summary = PacketSummary::default();
+    let Some(ethernet) = packet.read::<Ethernet>(0) else { return summary };
+    summary.ethertype = u16::from_be(ethernet.ethertype_be);
+    match summary.ethertype {
+        ETHERTYPE_IPV4 => ipv4(packet, &mut summary),
+        ETHERTYPE_IPV6 => ipv6(packet, &mut summary),
+        ETHERTYPE_ARP => arp(packet, &mut summary),
         _ => {}
     }
-    seen
+    summary
 }
 
-/// Whose address it was, if it was anybody's.
+/// Names the owner of the remote address in a denial, if it has one.
 #[inline(always)]
 pub fn attribute<T>(
     tables: &T,
     local: &LocalTenant,
-    seen: &PacketSummary,
+    summary: &PacketSummary,
     direction: Direction,
     denied: Denied,
 ) -> Denied
 where
     T: Tables<V4> + Tables<V6>,
 {
-    match seen.family {
-        4 => attribute_owner::<V4, _>(tables, local, seen.remote_v4(direction), denied),
-        6 => attribute_owner::<V6, _>(tables, local, seen.remote_v6(direction), denied),
+    match summary.family {
+        4 => attribute_owner::<V4, _>(tables, local, summary.remote_v4(direction), denied),
+        6 => attribute_owner::<V6, _>(tables, local, summary.remote_v6(direction), denied),
         _ => denied,
     }
 }
 
 #[inline(always)]
-fn ipv4<P: Packet + ?Sized>(packet: &P, seen: &mut PacketSummary) {
+fn ipv4<P: Packet + ?Sized>(packet: &P, summary: &mut PacketSummary) {
     let Some(ip) = packet.read::<Ipv4>(ETHERNET_LEN) else { return };
     if ip.version_ihl >> 4 != 4 {
         return;
     }
-    seen.family = 4;
-    seen.protocol = ip.protocol;
-    seen.source.lo = u64::from(ip.source);
-    seen.destination.lo = u64::from(ip.destination);
+    summary.family = 4;
+    summary.protocol = ip.protocol;
+    summary.source.lo = u64::from(ip.source);
+    summary.destination.lo = u64::from(ip.destination);
     if u16::from_be(ip.fragment_be) & 0x1fff == 0 {
-        // The length nibble is bounded here so that every verifier sees a bounded offset.
-        transport(packet, seen, ETHERNET_LEN + usize::from(ip.version_ihl & 0x0f) * 4);
+        // The mask bounds the length, so that every verifier sees a bounded offset.
+        transport(packet, summary, ETHERNET_LEN + usize::from(ip.version_ihl & 0x0f) * 4);
     }
 }
 
 #[inline(always)]
-fn ipv6<P: Packet + ?Sized>(packet: &P, seen: &mut PacketSummary) {
+fn ipv6<P: Packet + ?Sized>(packet: &P, summary: &mut PacketSummary) {
     let Some(ip) = packet.read::<Ipv6>(ETHERNET_LEN) else { return };
     if ip.version_class >> 4 != 6 {
         return;
     }
-    seen.family = 6;
-    seen.protocol = ip.next_header;
-    seen.source = parse::words(ip.source);
-    seen.destination = parse::words(ip.destination);
-    transport(packet, seen, ETHERNET_LEN + 40);
+    summary.family = 6;
+    summary.protocol = ip.next_header;
+    summary.source = parse::words(ip.source);
+    summary.destination = parse::words(ip.destination);
+    transport(packet, summary, ETHERNET_LEN + 40);
 }
 
 #[inline(always)]
-fn arp<P: Packet + ?Sized>(packet: &P, seen: &mut PacketSummary) {
+fn arp<P: Packet + ?Sized>(packet: &P, summary: &mut PacketSummary) {
     let Some(arp) = packet.read::<Arp>(ETHERNET_LEN) else { return };
     let join = |halves: [u16; 2]| u64::from(halves[0]) | u64::from(halves[1]) << 16;
-    seen.family = 4;
-    seen.source.lo = join(arp.sender);
-    seen.destination.lo = join(arp.target);
+    summary.family = 4;
+    summary.source.lo = join(arp.sender);
+    summary.destination.lo = join(arp.target);
 }
 
 #[inline(always)]
-fn transport<P: Packet + ?Sized>(packet: &P, seen: &mut PacketSummary, offset: usize) {
-    match seen.protocol {
+fn transport<P: Packet + ?Sized>(packet: &P, summary: &mut PacketSummary, offset: usize) {
+    match summary.protocol {
         TCP | UDP | SCTP => {
             let Some(header) = packet.read::<Transport>(offset) else { return };
-            seen.source_port = u16::from_be(header.first_be);
-            seen.destination_port = u16::from_be(header.second_be);
-            if seen.protocol == TCP {
-                seen.tcp_flags = packet.read::<Tcp>(offset).map_or(0, |tcp| tcp.flags);
+            summary.source_port = u16::from_be(header.first_be);
+            summary.destination_port = u16::from_be(header.second_be);
+            if summary.protocol == TCP {
+                summary.tcp_flags = packet.read::<Tcp>(offset).map_or(0, |tcp| tcp.flags);
             }
         }
         ICMP | ICMPV6 => {
             let Some(header) = packet.read::<Transport>(offset) else { return };
-            [seen.icmp_type, seen.icmp_code] = header.first_be.to_ne_bytes();
+            [summary.icmp_type, summary.icmp_code] = header.first_be.to_ne_bytes();
         }
         _ => {}
     }
 }
 
 impl PacketSummary {
-    /// What makes further packets the same story.
+    /// The key of the denied flow that the frame belongs to.
     #[inline(always)]
     pub fn key(&self, direction: Direction, cookie: u32, cause: DropReason) -> AggregateKey {
         let remote = match direction {

@@ -1,7 +1,7 @@
-//! Tenant numbers and what the kernel knows of a tenant.
+//! The numbers of tenants, and the state of a tenant as the programs read it.
 //!
-//! Names never access the kernel's hot path; numbers are node-local and stable while anything
-//! refers to them.
+//! All reserved numbers stand here. The programs use numbers, never names. A number is valid on one node, and stays the
+//! same while a map entry refers to it.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -42,36 +42,37 @@ impl TenantId {
     }
 }
 
-/// A tenant as the programs see it: one 8-byte word, so that user space replaces it in one store.
+/// The state of a tenant: one 8-byte word, so that user space replaces it in one store.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct TenantState {
-    /// `TenantFlags` bits.
+    /// [`TenantState::VALID`] and so on.
     pub flags: u32,
-    /// Row of its prefixes in the row maps. Rows are written while nobody points at them.
+    /// Row of its prefixes in the row maps. A row is written while no tenant points at it.
     pub row: u16,
-    /// Slot of its counters; 0 counts for everybody without one.
+    /// Slot of its counters; slot 0 counts for all tenants without one.
     pub slot: u16,
 }
 
 impl TenantState {
     /// The entry was written by an agent. Without this bit every packet is `not_ready`.
     pub const VALID: u32 = 1;
-    /// `class: Shared`: reaches and is access by every tenant.
+    /// `class: Shared`: may open connections to every tenant, and every tenant to it.
     pub const SHARED: u32 = 1 << 1;
-    /// `mode: Audit`: report what would be dropped, and let it pass.
+    /// `mode: Audit`: packets that enforce mode would drop are reported, and pass.
     pub const AUDIT: u32 = 1 << 2;
-    /// An implicit tenant made for a namespace that nobody claims.
+    /// An implicit tenant, made for a namespace that no NetworkTenant claims.
     pub const UNASSIGNED: u32 = 1 << 3;
-    /// `tenancy.unassigned: Allow`: destinations are not judged.
+    /// `tenancy.unassigned: Allow`: every destination is allowed, except metadata services and the data subnets of
+    /// tenants.
     pub const OPEN: u32 = 1 << 4;
-    /// At least one grant names this tenant; without it the grant map is not asked.
+    /// At least one grant names this tenant. Without this bit the grant map is not queried.
     pub const HAS_GRANTS: u32 = 1 << 5;
-    /// More IPv4 prefixes than a row holds: all of them are in the trie.
+    /// The tenant has more IPv4 prefixes than a row holds: all of them are in the trie.
     pub const TRIE_V4: u32 = 1 << 6;
-    /// More IPv6 prefixes than a row holds: all of them are in the trie.
+    /// The tenant has more IPv6 prefixes than a row holds: all of them are in the trie.
     pub const TRIE_V6: u32 = 1 << 7;
-    /// May open connections to node addresses.
+    /// The tenant may open connections to node addresses.
     pub const NODES_ALLOWED: u32 = 1 << 8;
 
     /// Whether any of `bits` is set.
@@ -80,8 +81,17 @@ impl TenantState {
     }
 }
 
-/// A name as the agent stores it in the kernel beside its number, zero-padded UTF-8: what lets a
-/// restarted agent, or `bulkhead explain`, give the same tenant the same number.
+/// The tenant of the local pod, with its state.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalTenant {
+    /// Its number.
+    pub tenant: TenantId,
+    /// Its state.
+    pub state: TenantState,
+}
+
+/// The name of a tenant, zero-padded UTF-8. The agent stores it in the kernel beside the number, so that a restarted
+/// agent gives the tenant the same number, and `bulkhead explain` finds it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct TenantName(pub [u8; 128]);
@@ -90,8 +100,8 @@ impl TenantName {
     /// The name, if it fits and is not empty.
     pub fn new(name: &str) -> Option<Self> {
         let mut bytes = [0; 128];
-        let room = bytes.get_mut(..name.len())?;
-        room.copy_from_slice(name.as_bytes());
+        let target = bytes.get_mut(..name.len())?;
+        target.copy_from_slice(name.as_bytes());
         (!name.is_empty() && !name.contains('\0')).then_some(Self(bytes))
     }
 

@@ -1,34 +1,38 @@
-//! A policy may change while a packet is being judged: what is then remembered was judged by the earlier one.
+//! A policy may change while a packet is being judged: the entry of its connection then names the earlier generation.
 
 mod world;
 
 use std::cell::Cell;
 
-use agent_common::access::Tables;
+use agent_common::access::Lookup;
 use agent_common::addr::V4;
+use agent_common::classify;
 use agent_common::conntrack::{ReplyEntry, ReplyKey};
+use agent_common::decide::Rules;
+use agent_common::endpoint::Endpoint;
 use agent_common::flow::Direction;
 use agent_common::layout::{Grant, GrantKey, PeerEntry, PortSet, PrefixGrant, RowV4, Runtime};
 use agent_common::mem_tables::MemTables;
 use agent_common::reason::DropReason::CrossTenant;
+use agent_common::tables::Tables;
 use agent_common::tenant::TenantId;
-use agent_common::verdict::{self, Endpoint, Verdict};
+use agent_common::verdict::Verdict;
 use world::*;
 
-/// One policy until the owner of a range has been asked for, another from then on.
-struct Turning<'a> {
+/// Tables with one policy until the owner of a range is looked up, and another policy from then on.
+struct ChangingTables<'a> {
     before: &'a MemTables,
     after: &'a MemTables,
-    turned: Cell<bool>,
+    changed: Cell<bool>,
 }
 
-impl Turning<'_> {
+impl ChangingTables<'_> {
     fn now(&self) -> &MemTables {
-        if self.turned.get() { self.after } else { self.before }
+        if self.changed.get() { self.after } else { self.before }
     }
 }
 
-impl Tables<V4> for Turning<'_> {
+impl Tables<V4> for ChangingTables<'_> {
     fn peer(&self, address: V4) -> Option<PeerEntry> {
         self.now().peer(address)
     }
@@ -40,7 +44,7 @@ impl Tables<V4> for Turning<'_> {
     }
     fn owner(&self, address: V4) -> Option<TenantId> {
         let owner = self.now().owner(address);
-        self.turned.set(true);
+        self.changed.set(true);
         owner
     }
     fn grant(&self, key: &GrantKey) -> Option<Grant> {
@@ -63,23 +67,26 @@ impl Tables<V4> for Turning<'_> {
     }
 }
 
-fn arrives(world: &World, turning: &Turning<'_>, what: &What) -> Verdict {
+impl Lookup<V4> for ChangingTables<'_> {}
+impl Rules<V4> for ChangingTables<'_> {}
+
+fn verdict_to_pod(world: &World, changing: &ChangingTables<'_>, content: &Content) -> Verdict {
     let entry = world.tables.endpoints[&1];
     let endpoint = Endpoint::new(&entry, world.tables.tenants[&entry.tenant]).expect("it is claimed");
-    verdict::ipv4_to_pod(&frame(false, Direction::Ingress, WORLD, what)[..], &endpoint, turning)
+    classify::ipv4_to_pod(&frame(false, Direction::Ingress, WORLD, content)[..], &endpoint, changing)
 }
 
 #[test]
-fn a_connection_that_opens_while_its_range_changes_hands_is_judged_again() {
+fn a_connection_opened_while_its_range_changes_owner_is_judged_again() {
     for changes in [true, false] {
         let (world, mut next) = (World::default(), World::default());
         next.tables.runtime.generation += 1;
         if changes {
             next.owner(WORLD, 24, THEIRS);
         }
-        let turning = Turning { before: &world.tables, after: &next.tables, turned: Cell::new(false) };
-        assert_eq!(arrives(&world, &turning, &syn_to(80)), Verdict::ALLOW);
-        assert!(turning.turned.get(), "the policy changed under it");
+        let changing = ChangingTables { before: &world.tables, after: &next.tables, changed: Cell::new(false) };
+        assert_eq!(verdict_to_pod(&world, &changing, &syn_to(80)), Verdict::ALLOW);
+        assert!(changing.changed.get(), "the policy changed during the verdict");
         let answer = next.judge(Direction::Egress, &frame(false, Direction::Egress, WORLD, &syn_ack_from(80)));
         assert_eq!(answer, changes.then_some(CrossTenant));
     }

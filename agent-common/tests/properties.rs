@@ -1,16 +1,17 @@
-//! What holds for every frame and every table, not only for those somebody thought of.
+//! Content holds for every frame and every table, not only for those somebody thought of.
 
 mod world;
 
-use agent_common::access::{Family, Tables};
 use agent_common::addr::{Address, V4, V6};
+use agent_common::classify;
 use agent_common::counters::Outcome;
+use agent_common::endpoint::Endpoint;
 use agent_common::flow::Direction::{self, Egress, Ingress};
 use agent_common::layout::{PORTS_ANY, PeerEntry, PrefixGrant, PrefixV4, PrefixV6, ROW_PREFIXES, RowV4, RowV6};
 use agent_common::mem_tables::MemTables;
 use agent_common::reason::DropReason;
+use agent_common::tables::{Family, Tables};
 use agent_common::tenant::TenantId;
-use agent_common::verdict::{self, Endpoint};
 use agent_common::{fast_path, parse, summary};
 use proptest::prelude::*;
 use world::*;
@@ -20,14 +21,14 @@ fn allowed() -> Vec<(Direction, Vec<u8>)> {
     let whats = [
         udp(9000),
         syn(80),
-        What::Echo { id: 7 },
-        What::EchoReply { id: 7 },
-        What::Sctp { remote: 1, local: 2 },
-        What::Other(50),
-        What::Later(UDP),
-        What::Unreachable(Box::new(udp(1))),
+        Content::Echo { id: 7 },
+        Content::EchoReply { id: 7 },
+        Content::Sctp { remote: 1, local: 2 },
+        Content::Other(50),
+        Content::Later(UDP),
+        Content::Unreachable(Box::new(udp(1))),
     ];
-    let each = |six, direction| whats.iter().map(move |what| (direction, frame(six, direction, FRIEND, what)));
+    let each = |six, direction| whats.iter().map(move |content| (direction, frame(six, direction, OWN_POD, content)));
     let mut frames: Vec<_> =
         [false, true].into_iter().flat_map(|six| Direction::ALL.into_iter().flat_map(move |d| each(six, d))).collect();
     frames.push((Egress, frame(false, Egress, DATABASE, &syn(5432))));
@@ -40,18 +41,18 @@ fn allowed() -> Vec<(Direction, Vec<u8>)> {
     solicitation.extend(body);
     frames.push((Egress, solicitation));
     let mut options = ethernet(true, 0x0800);
-    options.extend(ipv4(LOCAL, FRIEND, UDP, 0, &[1, 7, 4, 4, 0, 0, 0, 0], 8));
+    options.extend(ipv4(LOCAL, OWN_POD, UDP, 0, &[1, 7, 4, 4, 0, 0, 0, 0], 8));
     options.extend([0, 1, 0, 2, 0, 8, 0, 0]);
     frames.push((Egress, options));
     let mut chain = ethernet(true, 0x86dd);
-    chain.extend(ipv6(six(LOCAL).octets(), six(FRIEND).octets(), 60, 24));
+    chain.extend(ipv6(six(LOCAL).octets(), six(OWN_POD).octets(), 60, 24));
     chain.extend([44, 0, 1, 4, 0, 0, 0, 0, UDP, 0, 0, 1, 0, 0, 0, 9, 0, 1, 0, 2, 0, 8, 0, 0]);
     frames.push((Egress, chain));
     frames
 }
 
 #[test]
-fn a_frame_cut_anywhere_does_not_pass() {
+fn a_truncated_frame_does_not_pass() {
     let world = World::default();
     for (direction, frame) in allowed() {
         assert!(world.judged(direction, &frame).denied.is_none(), "control: {direction:?} {frame:02x?}");
@@ -147,7 +148,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4096, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_bytes_panic_and_none_pass_as_somebody_else(bytes in prop::collection::vec(any::<u8>(), 0..160)) {
+    fn random_bytes_neither_panic_nor_pass_with_another_source(bytes in prop::collection::vec(any::<u8>(), 0..160)) {
         let world = World::default();
         let passes = world.judged(Egress, &bytes).denied.is_none();
         prop_assert!(!passes || claims_the_pod(&bytes));
@@ -155,7 +156,7 @@ proptest! {
     }
 
     #[test]
-    fn no_nearly_right_frame_passes_as_somebody_else((direction, bytes) in nearly()) {
+    fn no_nearly_valid_frame_passes_with_another_source((direction, bytes) in nearly()) {
         let world = World::default();
         let judged = world.judged(direction, &bytes);
         prop_assert_eq!(judged.denied.is_none(), judged.outcome == Outcome::Allowed);
@@ -167,9 +168,9 @@ proptest! {
     }
 
     #[test]
-    fn the_short_way_leads_where_the_long_one_does(
+    fn the_fast_path_and_the_slow_path_give_the_same_verdict(
         (direction, mut bytes) in nearly(),
-        remote in prop::sample::select(vec![FRIEND, STRANGER, SHARED, NO_POD, DATABASE, FILES, THEIR_DATABASE, NODE, WORLD]),
+        remote in prop::sample::select(vec![OWN_POD, OTHER_POD, SHARED, NO_POD, DATABASE, FILES, THEIR_DATABASE, NODE, WORLD]),
         port in prop::sample::select(vec![80_u16, 5432, 40_000]),
     ) {
         aim(&mut bytes, direction, remote, port);
@@ -178,12 +179,12 @@ proptest! {
         let endpoint = Endpoint::new(&entry, short.tables.tenants[&MINE]).expect("it is ready");
         let verdict = short.tables.verdict(&endpoint, direction, &bytes[..]);
         let odd = match direction {
-            Egress => verdict::slow_from_pod(&bytes[..], &endpoint, &long.tables),
-            Ingress => verdict::slow_to_pod(&bytes[..], &endpoint, &long.tables),
+            Egress => classify::slow_from_pod(&bytes[..], &endpoint, &long.tables),
+            Ingress => classify::slow_to_pod(&bytes[..], &endpoint, &long.tables),
         };
         prop_assert_eq!(verdict, odd, "{:02x?}", bytes);
-        prop_assert_eq!(&short.tables.replies_v4, &long.tables.replies_v4, "what is remembered");
-        prop_assert_eq!(&short.tables.replies_v6, &long.tables.replies_v6, "what is remembered");
+        prop_assert_eq!(&short.tables.replies_v4, &long.tables.replies_v4, "content is remembered");
+        prop_assert_eq!(&short.tables.replies_v6, &long.tables.replies_v6, "content is remembered");
     }
 
     #[test]
@@ -198,10 +199,10 @@ proptest! {
         let world = World::default();
         let entry = world.tables.endpoints.values().copied().find(|entry| entry.v4 == V4::new(LOCAL)).expect("the pod");
         let endpoint = Endpoint::new(&entry, world.tables.tenants[&MINE]).expect("it is ready");
-        let key = match verdict::ethertype(bytes) {
-            Some(0x0800) => verdict::fast_query::<V4, _>(bytes, &endpoint, direction)
+        let key = match classify::ethertype(bytes) {
+            Some(0x0800) => classify::fast_query::<V4, _>(bytes, &endpoint, direction)
                 .map(|query| (query.aggregate_key(direction, DropReason::OffSubnet), query.tcp_flags)),
-            Some(0x86dd) => verdict::fast_query::<V6, _>(bytes, &endpoint, direction)
+            Some(0x86dd) => classify::fast_query::<V6, _>(bytes, &endpoint, direction)
                 .map(|query| (query.aggregate_key(direction, DropReason::OffSubnet), query.tcp_flags)),
             _ => None,
         };
@@ -212,7 +213,7 @@ proptest! {
     }
 
     #[test]
-    fn a_stranger_is_never_reached_whatever_the_transport(
+    fn no_transport_reaches_another_tenant(
         six in any::<bool>(),
         direction in prop::sample::select(Direction::ALL.to_vec()),
         protocol in any::<u8>(),
@@ -220,7 +221,7 @@ proptest! {
         body in prop::collection::vec(any::<u8>(), 0..80),
     ) {
         let world = World::default();
-        let (source, destination) = if direction == Egress { (LOCAL, STRANGER) } else { (STRANGER, LOCAL) };
+        let (source, destination) = if direction == Egress { (LOCAL, OTHER_POD) } else { (OTHER_POD, LOCAL) };
         let frame = packet(six, direction == Egress, source, destination, protocol, fragment, &body);
         prop_assert!(world.judged(direction, &frame).denied.is_some(), "{frame:02x?}");
     }
@@ -274,14 +275,14 @@ proptest! {
     }
 
     #[test]
-    fn no_tables_of_zeros_let_anything_out((direction, bytes) in nearly()) {
+    fn zero_tables_let_no_frame_pass((direction, bytes) in nearly()) {
         let mut world = World::default();
         let whole = std::mem::take(&mut world.tables);
         prop_assert!(world.judged(direction, &bytes).denied.is_some(), "nothing at all");
         // The pod and its tenant are known, and nothing else.
         world.tables.endpoints = whole.endpoints;
         world.tables.tenants = whole.tenants;
-        world.peer(FRIEND, PeerEntry::default());
+        world.peer(OWN_POD, PeerEntry::default());
         let judged = world.judged(direction, &bytes);
         let link_only = bytes.get(12..14) == Some(&[8, 6][..]) || bytes.get(20) == Some(&ICMPV6);
         let elsewhere = direction == Ingress;
@@ -290,7 +291,7 @@ proptest! {
 }
 
 #[test]
-fn wide_prefixes_hold_what_they_say() {
+fn a_wide_prefix_holds_exactly_its_addresses() {
     let mut row = RowV4::default();
     row.prefixes[0] = PrefixV4 {
         net: V4::default(),

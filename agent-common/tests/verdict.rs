@@ -1,6 +1,6 @@
-//! The verdict, rule by rule, in both families: what passes, what does not, and why.
+//! The verdict, rule by rule, in both families: which packets pass, which are denied, and the reason.
 //!
-//! Each denial stands beside a control that differs in one thing and passes.
+//! Each denial has a control: a packet that differs in one thing and passes.
 
 mod world;
 
@@ -15,20 +15,20 @@ use agent_common::reason::DropReason::{self, *};
 use agent_common::tenant::{TenantId, TenantState};
 use world::*;
 
-const ALLOWED: Fate = None;
+const ALLOWED: Denial = None;
 
-// Rule 1 and 2: what is not IP of the pod's own.
+// Rules 1 and 2: EtherType, source and headers.
 
 #[test]
-fn ethertypes_are_a_list_of_three() {
+fn only_ipv4_ipv6_and_arp_ethertypes_pass() {
     let world = World::default();
-    let good = frame(false, Egress, FRIEND, &udp(9000));
+    let good = frame(false, Egress, OWN_POD, &udp(9000));
     assert_eq!(world.judge(Egress, &good), ALLOWED);
     for (ethertype, reason) in
         [(0x8100, Vlan), (0x88a8, Vlan), (0x9100, Vlan), (0x88cc, Ethertype), (0x8035, Ethertype), (0x002e, Ethertype)]
     {
         for direction in Direction::ALL {
-            let mut bad = frame(false, direction, FRIEND, &udp(9000));
+            let mut bad = frame(false, direction, OWN_POD, &udp(9000));
             bad[12..14].copy_from_slice(&u16::to_be_bytes(ethertype));
             assert_eq!(world.judge(direction, &bad), Some(reason), "{ethertype:#x}");
         }
@@ -39,48 +39,49 @@ fn ethertypes_are_a_list_of_three() {
 }
 
 #[test]
-fn the_hardware_address_is_the_pods_where_it_is_known() {
+fn a_source_mac_that_is_not_the_pods_is_denied_where_the_pods_is_known() {
     let mut world = World::default();
     for six in [false, true] {
-        let mut bad = frame(six, Egress, FRIEND, &udp(9000));
+        let mut bad = frame(six, Egress, OWN_POD, &udp(9000));
         assert_eq!(world.judge(Egress, &bad), ALLOWED);
         bad[6..12].copy_from_slice(&OTHER_MAC);
         assert_eq!(world.judge(Egress, &bad), Some(SpoofedMac));
     }
-    let mut bad = frame(false, Egress, FRIEND, &udp(9000));
+    let mut bad = frame(false, Egress, OWN_POD, &udp(9000));
     bad[6..12].copy_from_slice(&OTHER_MAC);
     world.tables.endpoints.get_mut(&1).expect("the pod").mac = Default::default();
-    assert_eq!(world.judge(Egress, &bad), ALLOWED, "what is not known is not checked");
+    assert_eq!(world.judge(Egress, &bad), ALLOWED, "an unknown address is not checked");
 }
 
 #[test]
-fn a_source_that_is_not_the_pods_own_never_leaves() {
+fn a_source_address_that_is_not_the_pods_own_is_denied() {
     let mut world = World::default();
-    for source in [FRIEND, STRANGER, NODE, GATEWAY, WORLD, [0; 4], [127, 0, 0, 1], [255; 4], METADATA, [10, 10, 1, 4]] {
+    for source in [OWN_POD, OTHER_POD, NODE, GATEWAY, WORLD, [0; 4], [127, 0, 0, 1], [255; 4], METADATA, [10, 10, 1, 4]]
+    {
         for six in [false, true] {
-            let spoofed = packet(six, true, source, FRIEND, UDP, 0, &[0, 1, 0, 2, 0, 8, 0, 0]);
+            let spoofed = packet(six, true, source, OWN_POD, UDP, 0, &[0, 1, 0, 2, 0, 8, 0, 0]);
             assert_eq!(world.judge(Egress, &spoofed), Some(SpoofedSource), "{source:?}");
         }
     }
-    // A pod without an address of a family owns none, least of all the unspecified one.
+    // A pod without an address of a family owns no address of it, not even the unspecified one.
     let entry = world.tables.endpoints.get_mut(&1).expect("the pod");
     (entry.v4, entry.v6) = (V4::default(), V6::UNSPECIFIED);
     for source in [[0; 4], LOCAL] {
         for six in [false, true] {
-            let frame = packet(six, true, source, FRIEND, UDP, 0, &[0, 1, 0, 2, 0, 8, 0, 0]);
+            let frame = packet(six, true, source, OWN_POD, UDP, 0, &[0, 1, 0, 2, 0, 8, 0, 0]);
             assert_eq!(world.judge(Egress, &frame), Some(SpoofedSource), "{source:?}");
         }
     }
     let mut unspecified = ethernet(true, 0x86dd);
-    unspecified.extend(ipv6([0; 16], six(FRIEND).octets(), UDP, 8));
+    unspecified.extend(ipv6([0; 16], six(OWN_POD).octets(), UDP, 8));
     unspecified.extend([0, 1, 0, 2, 0, 8, 0, 0]);
     assert_eq!(world.judge(Egress, &unspecified), Some(SpoofedSource));
 }
 
 #[test]
-fn ipv4_headers_are_whole_or_malformed() {
+fn a_broken_ipv4_header_is_malformed() {
     let world = World::default();
-    let good = frame(false, Egress, FRIEND, &udp(9000));
+    let good = frame(false, Egress, OWN_POD, &udp(9000));
     let with = |at: usize, byte: u8, fix: bool| {
         let mut bad = good.clone();
         bad[at] = byte;
@@ -98,7 +99,7 @@ fn ipv4_headers_are_whole_or_malformed() {
     assert_eq!(with(38, 0, false), ALLOWED, "control: UDP length 12, high byte");
     assert_eq!(with(39, 7, false), Some(Malformed), "UDP length inside its header");
     assert_eq!(with(39, 13, false), Some(Malformed), "UDP length beyond the packet");
-    let mut tcp = frame(false, Egress, FRIEND, &syn(80));
+    let mut tcp = frame(false, Egress, OWN_POD, &syn(80));
     assert_eq!(world.judge(Egress, &tcp), ALLOWED);
     tcp[46] = 0x40;
     assert_eq!(world.judge(Egress, &tcp), Some(Malformed), "TCP header of 16 bytes");
@@ -109,9 +110,9 @@ fn ipv4_headers_are_whole_or_malformed() {
 }
 
 #[test]
-fn ipv6_headers_are_whole_or_malformed() {
+fn a_broken_ipv6_header_is_malformed() {
     let world = World::default();
-    let good = frame(true, Egress, FRIEND, &udp(9000));
+    let good = frame(true, Egress, OWN_POD, &udp(9000));
     let with = |at: usize, byte: u8| {
         let mut bad = good.clone();
         bad[at] = byte;
@@ -125,19 +126,19 @@ fn ipv6_headers_are_whole_or_malformed() {
 }
 
 #[test]
-fn options_are_walked_and_source_routes_refused() {
+fn ipv4_options_pass_and_source_routes_are_denied() {
     let world = World::default();
     let with = |options: &[u8]| {
         let transport = [0, 1, 0, 2, 0, 8, 0, 0];
         let mut frame = ethernet(true, 0x0800);
-        frame.extend(ipv4(LOCAL, FRIEND, UDP, 0, options, transport.len()));
+        frame.extend(ipv4(LOCAL, OWN_POD, UDP, 0, options, transport.len()));
         frame.extend(transport);
         world.judge(Egress, &frame)
     };
     assert_eq!(with(&[1, 1, 1, 1]), ALLOWED, "no operations");
     assert_eq!(with(&[1; 40]), ALLOWED, "all of them");
     assert_eq!(with(&[7, 7, 4, 0, 0, 0, 0, 0]), ALLOWED, "record route");
-    assert_eq!(with(&[0, 131, 3, 4]), ALLOWED, "behind the end of the list nothing is an option");
+    assert_eq!(with(&[0, 131, 3, 4]), ALLOWED, "no option follows the end of the list");
     assert_eq!(with(&[131, 3, 4, 0]), Some(SourceRoute), "loose");
     assert_eq!(with(&[1, 137, 3, 4]), Some(SourceRoute), "strict, behind a no operation");
     assert_eq!(with(&[7, 1, 0, 0]), Some(Malformed), "an option of length 1");
@@ -146,7 +147,7 @@ fn options_are_walked_and_source_routes_refused() {
 }
 
 #[test]
-fn extension_headers_are_followed_so_far_and_no_further() {
+fn eight_extension_headers_are_followed_and_nine_are_denied() {
     let world = World::default();
     let udp = [0, 1, 0, 2, 0, 8, 0, 0];
     // Each: kind, then its bytes without the next-header byte in front.
@@ -156,7 +157,7 @@ fn extension_headers_are_followed_so_far_and_no_further() {
             chain.iter().zip(kinds).flat_map(|((_, rest), next)| [&[next][..], rest].concat()).collect();
         let mut frame = ethernet(true, 0x86dd);
         let first = chain.first().map_or(last, |(kind, _)| *kind);
-        frame.extend(ipv6(six(LOCAL).octets(), six(FRIEND).octets(), first, body.len() + transport.len()));
+        frame.extend(ipv6(six(LOCAL).octets(), six(OWN_POD).octets(), first, body.len() + transport.len()));
         frame.extend(body);
         frame.extend(transport);
         world.judge(Egress, &frame)
@@ -181,14 +182,14 @@ fn extension_headers_are_followed_so_far_and_no_further() {
 }
 
 #[test]
-fn neighbour_discovery_hides_behind_nothing() {
+fn neighbour_discovery_behind_extension_headers_is_denied() {
     let world = World::default();
     let message = |kind: u8, chain: bool| {
         let body = [kind, 0, 0, 0, 0, 0, 0, 0];
         let mut frame = ethernet(true, 0x86dd);
         let extra: &[u8] = if chain { &[58, 0, 1, 4, 0, 0, 0, 0] } else { &[] };
         let first = if chain { 0 } else { ICMPV6 };
-        frame.extend(ipv6(six(LOCAL).octets(), six(FRIEND).octets(), first, extra.len() + body.len()));
+        frame.extend(ipv6(six(LOCAL).octets(), six(OWN_POD).octets(), first, extra.len() + body.len()));
         frame.extend(extra);
         frame.extend(body);
         world.judge(Egress, &frame)
@@ -204,77 +205,77 @@ fn neighbour_discovery_hides_behind_nothing() {
 // Rule 3: replies.
 
 #[test]
-fn a_reply_needs_a_connection_that_somebody_opened() {
+fn a_reply_passes_only_on_a_connection_that_the_other_side_opened() {
     let world = World::default();
     for (from, denied) in [(WORLD, OffSubnet), (NODE, Node)] {
-        assert_eq!(world.sends(from, &syn_ack_from(80)), Some(denied), "nobody asked");
-        assert_eq!(world.gets(from, &syn_to(80)), ALLOWED);
+        assert_eq!(world.sends(from, &syn_ack_from(80)), Some(denied), "no connection");
+        assert_eq!(world.receives(from, &syn_to(80)), ALLOWED);
         assert_eq!(world.sends(from, &syn_ack_from(80)), ALLOWED);
         assert_eq!(world.sends(from, &syn_ack_from(81)), Some(denied), "another port");
-        let other = What::Tcp { remote: 50_001, local: 80, flags: ACK };
+        let other = Content::Tcp { remote: 50_001, local: 80, flags: ACK };
         assert_eq!(world.sends(from, &other), Some(denied), "another client port");
-        assert_eq!(world.sends(from, &What::Udp { remote: 50_000, local: 80 }), Some(denied), "another protocol");
+        assert_eq!(world.sends(from, &Content::Udp { remote: 50_000, local: 80 }), Some(denied), "another protocol");
     }
     assert_eq!(world.sends([198, 51, 100, 10], &syn_ack_from(80)), Some(OffSubnet), "another host");
 }
 
 #[test]
-fn echo_is_answered_by_replies_only() {
+fn only_an_echo_reply_answers_an_echo_request() {
     let world = World::default();
-    assert_eq!(world.gets(WORLD, &What::Echo { id: 9 }), ALLOWED);
-    assert_eq!(world.sends(WORLD, &What::EchoReply { id: 9 }), ALLOWED);
-    assert_eq!(world.sends(WORLD, &What::EchoReply { id: 10 }), Some(OffSubnet), "another identifier");
-    assert_eq!(world.sends(WORLD, &What::Echo { id: 9 }), Some(OffSubnet), "a request is no reply");
+    assert_eq!(world.receives(WORLD, &Content::Echo { id: 9 }), ALLOWED);
+    assert_eq!(world.sends(WORLD, &Content::EchoReply { id: 9 }), ALLOWED);
+    assert_eq!(world.sends(WORLD, &Content::EchoReply { id: 10 }), Some(OffSubnet), "another identifier");
+    assert_eq!(world.sends(WORLD, &Content::Echo { id: 9 }), Some(OffSubnet), "a request is no reply");
 }
 
 #[test]
-fn what_opens_nothing_is_answered_by_nothing() {
+fn a_packet_that_opens_no_connection_allows_no_reply() {
     let world = World::default();
-    let reset = What::Tcp { remote: 50_000, local: 80, flags: RST };
-    assert_eq!(world.gets(WORLD, &reset), ALLOWED);
-    assert_eq!(world.gets(WORLD, &What::Later(TCP)), ALLOWED);
-    assert_eq!(world.gets(WORLD, &What::EchoReply { id: 9 }), ALLOWED);
+    let reset = Content::Tcp { remote: 50_000, local: 80, flags: RST };
+    assert_eq!(world.receives(WORLD, &reset), ALLOWED);
+    assert_eq!(world.receives(WORLD, &Content::Later(TCP)), ALLOWED);
+    assert_eq!(world.receives(WORLD, &Content::EchoReply { id: 9 }), ALLOWED);
     assert_eq!(world.sends(WORLD, &syn_ack_from(80)), Some(OffSubnet));
-    assert_eq!(world.sends(WORLD, &What::Later(TCP)), Some(OffSubnet));
-    assert_eq!(world.sends(WORLD, &What::Echo { id: 9 }), Some(OffSubnet));
+    assert_eq!(world.sends(WORLD, &Content::Later(TCP)), Some(OffSubnet));
+    assert_eq!(world.sends(WORLD, &Content::Echo { id: 9 }), Some(OffSubnet));
 }
 
 #[test]
-fn a_node_is_answered_at_no_port_that_it_unwraps() {
+fn a_reply_to_a_tunnel_port_of_a_node_is_denied() {
     let world = World::default();
-    for (remote, fate) in [(50_000, ALLOWED), (4789, Some(Node)), (8472, Some(Node)), (6081, Some(Node))] {
-        let what = What::Udp { remote, local: 53 };
-        for (from, fate) in [(NODE, fate), (WORLD, ALLOWED)] {
-            assert_eq!(world.gets(from, &what), ALLOWED);
-            assert_eq!(world.sends(from, &what), fate, "{from:?} {remote}");
+    for (remote, expected) in [(50_000, ALLOWED), (4789, Some(Node)), (8472, Some(Node)), (6081, Some(Node))] {
+        let content = Content::Udp { remote, local: 53 };
+        for (from, expected) in [(NODE, expected), (WORLD, ALLOWED)] {
+            assert_eq!(world.receives(from, &content), ALLOWED);
+            assert_eq!(world.sends(from, &content), expected, "{from:?} {remote}");
         }
     }
     for protocol in [4, 41, 47] {
-        assert_eq!(world.gets(NODE, &What::Other(protocol)), ALLOWED);
-        assert_eq!(world.sends(NODE, &What::Other(protocol)), Some(Node), "{protocol}");
+        assert_eq!(world.receives(NODE, &Content::Other(protocol)), ALLOWED);
+        assert_eq!(world.sends(NODE, &Content::Other(protocol)), Some(Node), "{protocol}");
     }
 }
 
 #[test]
-fn connections_end() {
+fn a_connection_without_packets_expires() {
     let world = World::default();
-    let (request, answer) = (What::Udp { remote: 50_000, local: 53 }, What::Udp { remote: 50_000, local: 53 });
-    assert_eq!(world.gets(WORLD, &request), ALLOWED);
+    let (request, answer) = (Content::Udp { remote: 50_000, local: 53 }, Content::Udp { remote: 50_000, local: 53 });
+    assert_eq!(world.receives(WORLD, &request), ALLOWED);
     world.wait(59);
     assert_eq!(world.sends(WORLD, &answer), ALLOWED, "a minute for a first answer");
     world.wait(179);
     assert_eq!(world.sends(WORLD, &answer), ALLOWED, "three once it was answered");
     world.wait(180);
     assert_eq!(world.sends(WORLD, &answer), Some(OffSubnet));
-    assert_eq!(world.gets(WORLD, &request), ALLOWED, "the opener opens it again");
+    assert_eq!(world.receives(WORLD, &request), ALLOWED, "the opener opens it again");
     assert_eq!(world.sends(WORLD, &answer), ALLOWED);
 }
 
 #[test]
-fn a_closing_connection_ends_early() {
+fn a_closing_connection_expires_earlier() {
     let world = World::default();
-    let fin = What::Tcp { remote: 50_000, local: 80, flags: FIN | ACK };
-    assert_eq!(world.gets(WORLD, &syn_to(80)), ALLOWED);
+    let fin = Content::Tcp { remote: 50_000, local: 80, flags: FIN | ACK };
+    assert_eq!(world.receives(WORLD, &syn_to(80)), ALLOWED);
     assert_eq!(world.sends(WORLD, &syn_ack_from(80)), ALLOWED);
     world.wait(3_600);
     assert_eq!(world.sends(WORLD, &fin), ALLOWED, "hours while it is open");
@@ -283,64 +284,64 @@ fn a_closing_connection_ends_early() {
 }
 
 #[test]
-fn the_next_owner_of_an_address_inherits_no_connection() {
+fn a_later_pod_with_the_same_address_inherits_no_connection() {
     let mut world = World::default();
-    assert_eq!(world.gets(WORLD, &syn_to(80)), ALLOWED);
+    assert_eq!(world.receives(WORLD, &syn_to(80)), ALLOWED);
     assert_eq!(world.sends(WORLD, &syn_ack_from(80)), ALLOWED);
     world.tables.endpoints.get_mut(&1).expect("the pod").cookie += 1;
     assert_eq!(world.sends(WORLD, &syn_ack_from(80)), Some(OffSubnet));
 }
 
 #[test]
-fn a_new_policy_judges_old_connections_again() {
+fn a_new_policy_decides_on_old_connections_again() {
     let mut world = World::default();
-    assert_eq!(world.gets(WORLD, &syn_to(80)), ALLOWED);
+    assert_eq!(world.receives(WORLD, &syn_to(80)), ALLOWED);
     world.tables.runtime.generation += 1;
     assert_eq!(world.sends(WORLD, &syn_ack_from(80)), ALLOWED, "nothing changed for it");
     world.owner(WORLD, 24, THEIRS);
     world.tables.runtime.generation += 1;
-    assert_eq!(world.sends(WORLD, &syn_ack_from(80)), Some(CrossTenant), "it is somebody's subnet now");
-    assert_eq!(world.gets(WORLD, &syn_to(80)), Some(CrossTenant));
+    assert_eq!(world.sends(WORLD, &syn_ack_from(80)), Some(CrossTenant), "another tenant owns it now");
+    assert_eq!(world.receives(WORLD, &syn_to(80)), Some(CrossTenant));
 }
 
 #[test]
-fn a_grant_that_ends_cuts_live_connections() {
+fn a_removed_grant_cuts_live_connections() {
     let mut world = World::default();
     world.grant(THEIRS, MINE, Grant::FOREVER);
-    assert_eq!(world.gets(STRANGER, &syn_to(80)), ALLOWED);
-    assert_eq!(world.sends(STRANGER, &syn_ack_from(80)), ALLOWED);
+    assert_eq!(world.receives(OTHER_POD, &syn_to(80)), ALLOWED);
+    assert_eq!(world.sends(OTHER_POD, &syn_ack_from(80)), ALLOWED);
     world.tables.grants.clear();
-    assert_eq!(world.sends(STRANGER, &syn_ack_from(80)), Some(CrossTenant));
-    assert_eq!(world.gets(STRANGER, &syn_to(80)), Some(CrossTenant));
+    assert_eq!(world.sends(OTHER_POD, &syn_ack_from(80)), Some(CrossTenant));
+    assert_eq!(world.receives(OTHER_POD, &syn_to(80)), Some(CrossTenant));
 }
 
 // Rule 4: discovery and ICMP errors.
 
 #[test]
-fn an_error_about_an_open_connection_leaves_and_any_other_does_not() {
+fn an_icmp_error_passes_only_if_it_quotes_an_open_connection() {
     let world = World::default();
-    let about = What::Udp { remote: 50_000, local: 53 };
-    let error = What::Unreachable(Box::new(about.clone()));
-    assert_eq!(world.sends(WORLD, &error), Some(OffSubnet), "nobody asked");
-    assert_eq!(world.gets(WORLD, &about), ALLOWED);
+    let about = Content::Udp { remote: 50_000, local: 53 };
+    let error = Content::Unreachable(Box::new(about.clone()));
+    assert_eq!(world.sends(WORLD, &error), Some(OffSubnet), "no connection");
+    assert_eq!(world.receives(WORLD, &about), ALLOWED);
     assert_eq!(world.sends(WORLD, &error), ALLOWED);
-    let other = What::Unreachable(Box::new(What::Udp { remote: 50_000, local: 54 }));
-    assert_eq!(world.sends(WORLD, &other), Some(OffSubnet), "about another");
-    assert_eq!(world.sends(STRANGER, &error), Some(CrossTenant), "to another");
+    let other = Content::Unreachable(Box::new(Content::Udp { remote: 50_000, local: 54 }));
+    assert_eq!(world.sends(WORLD, &other), Some(OffSubnet), "it quotes another connection");
+    assert_eq!(world.sends(OTHER_POD, &error), Some(CrossTenant), "it goes to another host");
 }
 
 #[test]
-fn an_error_must_be_about_the_two_it_goes_between() {
+fn an_icmp_error_must_quote_a_packet_between_its_own_ends() {
     let world = World::default();
-    let about = What::Udp { remote: 50_000, local: 53 };
-    assert_eq!(world.gets(WORLD, &about), ALLOWED);
+    let about = Content::Udp { remote: 50_000, local: 53 };
+    assert_eq!(world.receives(WORLD, &about), ALLOWED);
     for six in [false, true] {
         let quoted = frame(six, Ingress, WORLD, &about);
         let (kind, protocol) = if six { (1, ICMPV6) } else { (3, ICMP) };
         let body = [&[kind, 1, 0, 0, 0, 0, 0, 0][..], &quoted[14..]].concat();
         assert_eq!(world.judge(Egress, &packet(six, true, LOCAL, WORLD, protocol, 0, &body)), ALLOWED);
         let elsewhere = packet(six, true, LOCAL, [198, 51, 100, 10], protocol, 0, &body);
-        assert_eq!(world.judge(Egress, &elsewhere), Some(OffSubnet), "the quote speaks of somebody else");
+        assert_eq!(world.judge(Egress, &elsewhere), Some(OffSubnet), "the quote names another host");
         let cut = &body[..body.len() - 8];
         assert_eq!(
             world.judge(Egress, &packet(six, true, LOCAL, WORLD, protocol, 0, cut)),
@@ -351,11 +352,11 @@ fn an_error_must_be_about_the_two_it_goes_between() {
 }
 
 #[test]
-fn redirects_never_leave() {
+fn an_icmp_redirect_from_a_pod_is_denied() {
     let world = World::default();
-    let redirect = packet(false, true, LOCAL, FRIEND, ICMP, 0, &[5, 1, 0, 0, 10, 10, 1, 6]);
+    let redirect = packet(false, true, LOCAL, OWN_POD, ICMP, 0, &[5, 1, 0, 0, 10, 10, 1, 6]);
     assert_eq!(world.judge(Egress, &redirect), Some(IcmpRedirect));
-    let echo = packet(false, true, LOCAL, FRIEND, ICMP, 0, &[8, 0, 0, 0, 0, 1, 0, 1]);
+    let echo = packet(false, true, LOCAL, OWN_POD, ICMP, 0, &[8, 0, 0, 0, 0, 1, 0, 1]);
     assert_eq!(world.judge(Egress, &echo), ALLOWED);
 }
 
@@ -366,25 +367,25 @@ fn arp(out: bool, operation: u8, sender_mac: [u8; 6], sender: Host, target: Host
 }
 
 #[test]
-fn a_pod_resolves_whom_it_may_talk_to_and_claims_only_itself() {
+fn a_pod_resolves_only_allowed_addresses_and_claims_only_its_own() {
     let world = World::default();
-    for (operation, mac, sender, target, fate, why) in [
-        (1, MAC, LOCAL, GATEWAY, ALLOWED, "queries for its gateway"),
-        (1, MAC, LOCAL, FRIEND, ALLOWED, "queries for a friend"),
-        (1, MAC, LOCAL, FILES, ALLOWED, "queries for its subnet"),
+    for (operation, mac, sender, target, expected, why) in [
+        (1, MAC, LOCAL, GATEWAY, ALLOWED, "resolves its gateway"),
+        (1, MAC, LOCAL, OWN_POD, ALLOWED, "resolves a pod of its tenant"),
+        (1, MAC, LOCAL, FILES, ALLOWED, "resolves an address of its subnet"),
         (1, MAC, LOCAL, LOCAL, ALLOWED, "announces itself"),
         (1, MAC, [0; 4], LOCAL, ALLOWED, "probes for itself"),
-        (2, MAC, LOCAL, FRIEND, ALLOWED, "answers"),
-        (1, MAC, LOCAL, NODE, ALLOWED, "must answer its node"),
-        (1, MAC, LOCAL, STRANGER, Some(CrossTenant), "queries for a stranger"),
-        (1, MAC, LOCAL, WORLD, Some(OffSubnet), "queries for anybody"),
-        (1, MAC, [0; 4], FRIEND, Some(SpoofedNeighbor), "probes for a friend"),
-        (2, MAC, GATEWAY, FRIEND, Some(SpoofedNeighbor), "claims the gateway"),
+        (2, MAC, LOCAL, OWN_POD, ALLOWED, "replies"),
+        (1, MAC, LOCAL, NODE, ALLOWED, "resolves its node, to reply"),
+        (1, MAC, LOCAL, OTHER_POD, Some(CrossTenant), "resolves a pod of another tenant"),
+        (1, MAC, LOCAL, WORLD, Some(OffSubnet), "resolves an address outside the cluster"),
+        (1, MAC, [0; 4], OWN_POD, Some(SpoofedNeighbor), "probes for another pod's address"),
+        (2, MAC, GATEWAY, OWN_POD, Some(SpoofedNeighbor), "claims the gateway"),
         (1, MAC, GATEWAY, GATEWAY, Some(SpoofedNeighbor), "announces the gateway"),
-        (2, OTHER_MAC, LOCAL, FRIEND, Some(SpoofedNeighbor), "at somebody else's hardware address"),
-        (3, MAC, LOCAL, FRIEND, Some(Malformed), "neither request nor reply"),
+        (2, OTHER_MAC, LOCAL, OWN_POD, Some(SpoofedNeighbor), "at another hardware address"),
+        (3, MAC, LOCAL, OWN_POD, Some(Malformed), "neither request nor reply"),
     ] {
-        assert_eq!(world.judge(Egress, &arp(true, operation, mac, sender, target)), fate, "{why}");
+        assert_eq!(world.judge(Egress, &arp(true, operation, mac, sender, target)), expected, "{why}");
     }
     let good = arp(true, 1, MAC, LOCAL, GATEWAY);
     for (at, byte) in [(15, 6), (16, 0), (18, 8), (19, 16)] {
@@ -396,16 +397,16 @@ fn a_pod_resolves_whom_it_may_talk_to_and_claims_only_itself() {
 }
 
 #[test]
-fn nobody_but_the_gateway_speaks_for_the_gateway() {
+fn only_the_gateway_may_claim_the_gateways_address() {
     let world = World::default();
-    for (mac, sender, fate, why) in [
-        (GATEWAY_MAC, GATEWAY, ALLOWED, "it does"),
-        (OTHER_MAC, FRIEND, ALLOWED, "a friend speaks for itself"),
-        (OTHER_MAC, GATEWAY, Some(SpoofedNeighbor), "a friend does"),
-        (OTHER_MAC, LOCAL, Some(SpoofedNeighbor), "somebody speaks for the pod"),
-        (OTHER_MAC, WORLD, Some(OffSubnet), "anybody"),
+    for (mac, sender, expected, why) in [
+        (GATEWAY_MAC, GATEWAY, ALLOWED, "the gateway does"),
+        (OTHER_MAC, OWN_POD, ALLOWED, "a pod claims its own address"),
+        (OTHER_MAC, GATEWAY, Some(SpoofedNeighbor), "a pod claims the gateway's"),
+        (OTHER_MAC, LOCAL, Some(SpoofedNeighbor), "another pod claims this pod's"),
+        (OTHER_MAC, WORLD, Some(OffSubnet), "a host outside the cluster"),
     ] {
-        assert_eq!(world.judge(Ingress, &arp(false, 2, mac, sender, LOCAL)), fate, "{why}");
+        assert_eq!(world.judge(Ingress, &arp(false, 2, mac, sender, LOCAL)), expected, "{why}");
     }
 }
 
@@ -421,26 +422,26 @@ fn discovery(out: bool, kind: u8, source: V6, destination: V6, target: V6, mac: 
 }
 
 #[test]
-fn discovery_from_a_pod_claims_only_itself() {
+fn discovery_from_a_pod_claims_only_its_own_addresses() {
     let world = World::default();
     let (local, link, gateway) = (six(LOCAL), link_local(5), link_local(1));
-    for (kind, source, target, mac, fate, why) in [
-        (135, local, gateway, MAC, ALLOWED, "queries for its gateway"),
+    for (kind, source, target, mac, expected, why) in [
+        (135, local, gateway, MAC, ALLOWED, "resolves its gateway"),
         (135, link, gateway, MAC, ALLOWED, "from its link-local address"),
-        (135, local, six(FRIEND), MAC, ALLOWED, "queries for a friend"),
-        (135, local, six(WORLD), MAC, Some(OffSubnet), "queries for anybody"),
-        (135, six(FRIEND), gateway, MAC, Some(SpoofedSource), "as a friend"),
+        (135, local, six(OWN_POD), MAC, ALLOWED, "resolves a pod of its tenant"),
+        (135, local, six(WORLD), MAC, Some(OffSubnet), "resolves an address outside the cluster"),
+        (135, six(OWN_POD), gateway, MAC, Some(SpoofedSource), "as a friend"),
         (135, local, gateway, OTHER_MAC, Some(SpoofedNeighbor), "at another hardware address"),
         (136, local, local, MAC, ALLOWED, "answers for itself"),
         (136, link, link, MAC, ALLOWED, "and for its link-local address"),
         (136, local, gateway, MAC, Some(SpoofedNeighbor), "claims the gateway"),
-        (136, local, six(STRANGER), MAC, Some(SpoofedNeighbor), "claims a stranger"),
+        (136, local, six(OTHER_POD), MAC, Some(SpoofedNeighbor), "claims a stranger"),
         (136, local, local, OTHER_MAC, Some(SpoofedNeighbor), "itself at another hardware address"),
         (134, link, gateway, MAC, Some(RouterAdvertisement), "says it is a router"),
         (137, link, gateway, MAC, Some(IcmpRedirect), "redirects"),
-        (133, link, gateway, MAC, Some(Multicast), "queries for routers"),
+        (133, link, gateway, MAC, Some(Multicast), "solicits routers"),
     ] {
-        assert_eq!(world.judge(Egress, &discovery(true, kind, source, gateway, target, mac)), fate, "{why}");
+        assert_eq!(world.judge(Egress, &discovery(true, kind, source, gateway, target, mac)), expected, "{why}");
     }
     let probe = |target: V6| {
         let mut frame = discovery(true, 135, V6::UNSPECIFIED, target.solicited_node(), target, MAC);
@@ -449,51 +450,51 @@ fn discovery_from_a_pod_claims_only_itself() {
         world.judge(Egress, &frame)
     };
     assert_eq!((probe(local), probe(link)), (ALLOWED, ALLOWED), "duplicate address detection");
-    assert_eq!(probe(six(FRIEND)), Some(SpoofedNeighbor), "of a friend's address");
+    assert_eq!(probe(six(OWN_POD)), Some(SpoofedNeighbor), "of a friend's address");
     let mut routed = discovery(true, 135, local, gateway, gateway, MAC);
     routed[21] = 254;
     assert_eq!(world.judge(Egress, &routed), Some(Malformed), "crossed a router");
 }
 
 #[test]
-fn discovery_from_a_pod_is_sent_to_the_link_or_to_whom_it_may_find() {
+fn discovery_from_a_pod_goes_only_to_the_link_or_to_allowed_addresses() {
     let world = World::default();
     let (local, link, gateway) = (six(LOCAL), link_local(5), link_local(1));
     let group = V6 { lo: 0x0101_u64.to_be(), ..V6::ALL_NODES };
-    for (destination, fate) in [
+    for (destination, expected) in [
         (gateway, ALLOWED),
         (link_local(9), ALLOWED),
         (V6::ALL_NODES, ALLOWED),
-        (six(FRIEND), ALLOWED),
+        (six(OWN_POD), ALLOWED),
         (local, ALLOWED),
         (six(WORLD), Some(OffSubnet)),
         (six(THEIR_DATABASE), Some(CrossTenant)),
-        (six(STRANGER), Some(CrossTenant)),
+        (six(OTHER_POD), Some(CrossTenant)),
         (six(METADATA), Some(MetadataService)),
         (group, Some(Multicast)),
     ] {
         for (kind, source, target, why) in [
-            (135, local, gateway, "queries for its gateway"),
+            (135, local, gateway, "resolves its gateway"),
             (135, link, gateway, "from its link-local address"),
-            (135, local, six(FRIEND), "queries for a friend"),
+            (135, local, six(OWN_POD), "resolves a pod of its tenant"),
             (136, local, local, "answers for itself"),
             (136, link, link, "and for its link-local address"),
-            (135, V6::UNSPECIFIED, local, "queries whether its address is taken"),
+            (135, V6::UNSPECIFIED, local, "detects duplicates of its address"),
         ] {
             let frame = discovery(true, kind, source, destination, target, MAC);
-            assert_eq!(world.judge(Egress, &frame), fate, "{why}, of {:x?}", destination.octets());
+            assert_eq!(world.judge(Egress, &frame), expected, "{why}, of {:x?}", destination.octets());
         }
     }
-    for target in [gateway, six(FRIEND)] {
+    for target in [gateway, six(OWN_POD)] {
         let frame = discovery(true, 135, local, target.solicited_node(), target, MAC);
-        assert_eq!(world.judge(Egress, &frame), ALLOWED, "those who may have the address");
-        let others = discovery(true, 135, local, six(STRANGER).solicited_node(), target, MAC);
+        assert_eq!(world.judge(Egress, &frame), ALLOWED, "the group of the target");
+        let others = discovery(true, 135, local, six(OTHER_POD).solicited_node(), target, MAC);
         assert_eq!(world.judge(Egress, &others), Some(Multicast), "another group of the link");
     }
 }
 
 #[test]
-fn discovery_to_a_pod_is_its_neighbours_own() {
+fn discovery_to_a_pod_claims_only_addresses_of_its_sender() {
     let world = World::default();
     let (local, gateway) = (six(LOCAL), link_local(1));
     let from_other = |kind, source, target| {
@@ -501,12 +502,12 @@ fn discovery_to_a_pod_is_its_neighbours_own() {
         frame[6..12].copy_from_slice(&OTHER_MAC);
         world.judge(Ingress, &frame)
     };
-    assert_eq!(from_other(136, six(FRIEND), six(FRIEND)), ALLOWED);
-    assert_eq!(from_other(136, six(FRIEND), gateway), Some(SpoofedNeighbor), "claims the gateway");
-    assert_eq!(from_other(136, six(FRIEND), local), Some(SpoofedNeighbor), "claims the pod");
-    assert_eq!(from_other(136, six(STRANGER), six(STRANGER)), Some(CrossTenant));
-    assert_eq!(from_other(135, link_local(9), local), ALLOWED, "a neighbour queries for the pod");
-    assert_eq!(from_other(135, link_local(9), six(FRIEND)), Some(NotOwnAddress));
+    assert_eq!(from_other(136, six(OWN_POD), six(OWN_POD)), ALLOWED);
+    assert_eq!(from_other(136, six(OWN_POD), gateway), Some(SpoofedNeighbor), "claims the gateway");
+    assert_eq!(from_other(136, six(OWN_POD), local), Some(SpoofedNeighbor), "claims the pod");
+    assert_eq!(from_other(136, six(OTHER_POD), six(OTHER_POD)), Some(CrossTenant));
+    assert_eq!(from_other(135, link_local(9), local), ALLOWED, "a neighbour resolves the pod");
+    assert_eq!(from_other(135, link_local(9), six(OWN_POD)), Some(NotOwnAddress));
     assert_eq!(from_other(134, link_local(9), local), Some(RouterAdvertisement));
     let gateways = discovery(false, 136, gateway, local, gateway, GATEWAY_MAC);
     assert_eq!(world.judge(Ingress, &gateways), ALLOWED);
@@ -515,11 +516,11 @@ fn discovery_to_a_pod_is_its_neighbours_own() {
 // Rule 5: metadata.
 
 #[test]
-fn metadata_needs_an_entry_for_exactly_this_address() {
+fn a_metadata_service_needs_a_prefix_of_exactly_its_address() {
     let mut world = World::default();
     assert_eq!(world.sends(METADATA, &syn(80)), Some(MetadataService));
     world.row(MINE, &[([0, 0, 0, 0], 0, PORTS_ANY)], 0);
-    assert_eq!(world.sends(METADATA, &syn(80)), Some(MetadataService), "a wide range does not mean it");
+    assert_eq!(world.sends(METADATA, &syn(80)), Some(MetadataService), "a wide range does not include it");
     world.row(MINE, &[(METADATA, 24, PORTS_ANY)], 0);
     assert_eq!(world.sends(METADATA, &syn(80)), Some(MetadataService), "nor does a narrow one");
     world.row(MINE, &[(METADATA, 32, HTTP), ([0, 0, 0, 0], 0, PORTS_ANY)], 0);
@@ -532,132 +533,136 @@ fn metadata_needs_an_entry_for_exactly_this_address() {
 #[test]
 fn pods_reach_their_own_tenant_and_shared_ones() {
     let world = World::default();
-    for what in [
+    for content in [
         udp(9000),
         syn(80),
-        What::Echo { id: 1 },
-        What::Later(UDP),
-        What::Other(50),
-        What::Sctp { remote: 1, local: 2 },
+        Content::Echo { id: 1 },
+        Content::Later(UDP),
+        Content::Other(50),
+        Content::Sctp { remote: 1, local: 2 },
     ] {
-        assert_eq!(world.sends(FRIEND, &what), ALLOWED);
-        assert_eq!(world.sends(SHARED, &what), ALLOWED);
-        assert_eq!(world.sends(STRANGER, &what), Some(CrossTenant));
-        assert_eq!(world.sends(UNCLAIMED, &what), Some(UnassignedDestination));
-        assert_eq!(world.gets(FRIEND, &what), ALLOWED);
-        assert_eq!(world.gets(SHARED, &what), ALLOWED);
-        assert_eq!(world.gets(STRANGER, &what), Some(CrossTenant));
-        assert_eq!(world.gets(UNCLAIMED, &what), Some(UnassignedSource));
+        assert_eq!(world.sends(OWN_POD, &content), ALLOWED);
+        assert_eq!(world.sends(SHARED, &content), ALLOWED);
+        assert_eq!(world.sends(OTHER_POD, &content), Some(CrossTenant));
+        assert_eq!(world.sends(UNCLAIMED, &content), Some(UnassignedDestination));
+        assert_eq!(world.receives(OWN_POD, &content), ALLOWED);
+        assert_eq!(world.receives(SHARED, &content), ALLOWED);
+        assert_eq!(world.receives(OTHER_POD, &content), Some(CrossTenant));
+        assert_eq!(world.receives(UNCLAIMED, &content), Some(UnassignedSource));
     }
 }
 
 #[test]
-fn no_tcp_flags_make_a_stranger_look_established() {
+fn no_tcp_flags_open_a_way_to_another_tenant() {
     let world = World::default();
     for flags in 0..=255 {
-        let what = What::Tcp { remote: 50_000, local: 80, flags };
-        assert_eq!(world.sends(STRANGER, &what), Some(CrossTenant), "{flags:#x}");
-        assert_eq!(world.gets(STRANGER, &what), Some(CrossTenant), "{flags:#x}");
+        let content = Content::Tcp { remote: 50_000, local: 80, flags };
+        assert_eq!(world.sends(OTHER_POD, &content), Some(CrossTenant), "{flags:#x}");
+        assert_eq!(world.receives(OTHER_POD, &content), Some(CrossTenant), "{flags:#x}");
     }
 }
 
 #[test]
-fn a_shared_pod_reaches_every_pod_and_no_foreign_subnet() {
+fn a_shared_pod_reaches_every_pod_and_no_subnet_of_another_tenant() {
     let mut world = World::default();
     world.pod_is(COMMON);
-    for host in [FRIEND, STRANGER, SHARED, UNCLAIMED, NODE] {
+    for host in [OWN_POD, OTHER_POD, SHARED, UNCLAIMED, NODE] {
         assert_eq!(world.sends(host, &udp(1)), ALLOWED);
-        assert_eq!(world.gets(host, &udp(1)), ALLOWED);
+        assert_eq!(world.receives(host, &udp(1)), ALLOWED);
     }
     assert_eq!(world.sends(THEIR_DATABASE, &udp(1)), Some(CrossTenant));
     assert_eq!(world.sends(WORLD, &udp(1)), Some(OffSubnet));
 }
 
 #[test]
-fn an_unclaimed_pod_reaches_its_own_and_shared_ones() {
+fn a_pod_of_an_unassigned_namespace_reaches_that_namespace_and_shared_tenants() {
     let mut world = World::default();
-    world.pod_is(NOBODYS);
+    world.pod_is(UNASSIGNED);
     assert_eq!(world.sends(UNCLAIMED, &udp(1)), ALLOWED, "its own namespace");
     assert_eq!(world.sends(SHARED, &udp(1)), ALLOWED);
-    assert_eq!(world.sends(FRIEND, &udp(1)), Some(UnassignedSource));
-    assert_eq!(world.gets(FRIEND, &udp(1)), Some(UnassignedDestination));
+    assert_eq!(world.sends(OWN_POD, &udp(1)), Some(UnassignedSource));
+    assert_eq!(world.receives(OWN_POD, &udp(1)), Some(UnassignedDestination));
     assert_eq!(world.sends(WORLD, &udp(1)), Some(OffSubnet));
 }
 
 #[test]
-fn an_open_tenant_is_not_judged_but_for_metadata() {
+fn an_open_tenant_reaches_everything_but_metadata_services() {
     let world = World::default().with(TenantState::OPEN);
-    for host in [STRANGER, UNCLAIMED, WORLD, NODE, FRIEND] {
+    for host in [OTHER_POD, UNCLAIMED, WORLD, NODE, OWN_POD] {
         assert_eq!(world.sends(host, &udp(1)), ALLOWED, "{host:?}");
     }
-    assert_eq!(world.gets(STRANGER, &udp(1)), ALLOWED);
+    assert_eq!(world.receives(OTHER_POD, &udp(1)), ALLOWED);
     assert_eq!(world.sends(METADATA, &udp(1)), Some(MetadataService));
-    let spoofed = packet(false, true, FRIEND, WORLD, UDP, 0, &[0, 1, 0, 2, 0, 8, 0, 0]);
+    let spoofed = packet(false, true, OWN_POD, WORLD, UDP, 0, &[0, 1, 0, 2, 0, 8, 0, 0]);
     assert_eq!(world.judge(Egress, &spoofed), Some(SpoofedSource), "nor its source");
 }
 
 #[test]
-fn a_mutual_grant_opens_both_ways() {
+fn a_mutual_grant_allows_connections_in_both_directions() {
     let mut world = World::default();
     world.grant(MINE, THEIRS, Grant::FOREVER);
     world.grant(THEIRS, MINE, Grant::FOREVER);
-    assert_eq!(world.sends(STRANGER, &syn(80)), ALLOWED);
-    assert_eq!(world.gets(STRANGER, &syn_to(80)), ALLOWED);
-    assert_eq!(world.sends(UNCLAIMED, &syn(80)), Some(UnassignedDestination), "and to nobody else");
+    assert_eq!(world.sends(OTHER_POD, &syn(80)), ALLOWED);
+    assert_eq!(world.receives(OTHER_POD, &syn_to(80)), ALLOWED);
+    assert_eq!(world.sends(UNCLAIMED, &syn(80)), Some(UnassignedDestination), "and to no other tenant");
     assert_eq!(world.sends(THEIR_DATABASE, &syn(80)), Some(CrossTenant), "and not their subnets");
 }
 
 #[test]
-fn a_one_way_grant_lets_the_other_side_answer_and_no_more() {
+fn under_a_one_way_grant_the_other_side_may_only_reply() {
     let mut world = World::default();
     world.grant(MINE, THEIRS, Grant::FOREVER);
-    let answer = What::Tcp { remote: 80, local: 40_000, flags: SYN | ACK };
-    assert_eq!(world.gets(STRANGER, &answer), Some(CrossTenant), "nothing was asked");
-    assert_eq!(world.sends(STRANGER, &syn(80)), ALLOWED);
-    assert_eq!(world.gets(STRANGER, &answer), ALLOWED);
-    assert_eq!(world.gets(STRANGER, &syn_to(80)), Some(CrossTenant), "a connection of its own");
-    let other = What::Tcp { remote: 80, local: 40_001, flags: ACK };
-    assert_eq!(world.gets(STRANGER, &other), Some(CrossTenant), "another port");
-    assert_eq!(world.sends(STRANGER, &What::Echo { id: 3 }), ALLOWED);
-    assert_eq!(world.gets(STRANGER, &What::EchoReply { id: 3 }), ALLOWED);
-    assert_eq!(world.gets(STRANGER, &What::Echo { id: 3 }), Some(CrossTenant), "a request with the same identifier");
+    let answer = Content::Tcp { remote: 80, local: 40_000, flags: SYN | ACK };
+    assert_eq!(world.receives(OTHER_POD, &answer), Some(CrossTenant), "no connection");
+    assert_eq!(world.sends(OTHER_POD, &syn(80)), ALLOWED);
+    assert_eq!(world.receives(OTHER_POD, &answer), ALLOWED);
+    assert_eq!(world.receives(OTHER_POD, &syn_to(80)), Some(CrossTenant), "a connection of its own");
+    let other = Content::Tcp { remote: 80, local: 40_001, flags: ACK };
+    assert_eq!(world.receives(OTHER_POD, &other), Some(CrossTenant), "another port");
+    assert_eq!(world.sends(OTHER_POD, &Content::Echo { id: 3 }), ALLOWED);
+    assert_eq!(world.receives(OTHER_POD, &Content::EchoReply { id: 3 }), ALLOWED);
+    assert_eq!(
+        world.receives(OTHER_POD, &Content::Echo { id: 3 }),
+        Some(CrossTenant),
+        "a request with the same identifier"
+    );
 }
 
 #[test]
-fn the_receiving_side_of_a_one_way_grant_answers_and_no_more() {
+fn the_receiving_side_of_a_one_way_grant_may_only_reply() {
     let mut world = World::default();
     world.grant(THEIRS, MINE, Grant::FOREVER);
-    assert_eq!(world.sends(STRANGER, &syn_ack_from(80)), Some(CrossTenant));
-    assert_eq!(world.gets(STRANGER, &syn_to(80)), ALLOWED);
-    assert_eq!(world.sends(STRANGER, &syn_ack_from(80)), ALLOWED);
-    assert_eq!(world.sends(STRANGER, &syn(80)), Some(CrossTenant), "a connection of its own");
+    assert_eq!(world.sends(OTHER_POD, &syn_ack_from(80)), Some(CrossTenant));
+    assert_eq!(world.receives(OTHER_POD, &syn_to(80)), ALLOWED);
+    assert_eq!(world.sends(OTHER_POD, &syn_ack_from(80)), ALLOWED);
+    assert_eq!(world.sends(OTHER_POD, &syn(80)), Some(CrossTenant), "a connection of its own");
 }
 
 #[test]
-fn a_grant_ends_when_it_says() {
+fn a_grant_expires_at_its_time() {
     let mut world = World::default();
     let day = 1_800_000_000;
     world.tables.runtime.clock_offset_ns = day * SECOND - START;
     world.grant(MINE, THEIRS, day + 60);
     world.grant(THEIRS, MINE, day + 60);
-    assert_eq!(world.sends(STRANGER, &syn(80)), ALLOWED);
+    assert_eq!(world.sends(OTHER_POD, &syn(80)), ALLOWED);
     world.wait(59);
-    assert_eq!(world.sends(STRANGER, &syn(80)), ALLOWED);
+    assert_eq!(world.sends(OTHER_POD, &syn(80)), ALLOWED);
     world.wait(1);
-    assert_eq!(world.sends(STRANGER, &syn(80)), Some(CrossTenant));
-    assert_eq!(world.gets(STRANGER, &syn_to(80)), Some(CrossTenant));
+    assert_eq!(world.sends(OTHER_POD, &syn(80)), Some(CrossTenant));
+    assert_eq!(world.receives(OTHER_POD, &syn_to(80)), Some(CrossTenant));
     world.grant(MINE, THEIRS, 0);
-    assert_eq!(world.sends(STRANGER, &syn(80)), Some(CrossTenant), "the zero value has ended");
+    assert_eq!(world.sends(OTHER_POD, &syn(80)), Some(CrossTenant), "the zero value has ended");
     world.grant(MINE, THEIRS, day + 3_600);
-    assert_eq!(world.sends(STRANGER, &syn(80)), ALLOWED);
+    assert_eq!(world.sends(OTHER_POD, &syn(80)), ALLOWED);
     world.tables.runtime.clock_offset_ns = 0;
-    assert_eq!(world.sends(STRANGER, &syn(80)), Some(CrossTenant), "nobody knows what day it is");
+    assert_eq!(world.sends(OTHER_POD, &syn(80)), Some(CrossTenant), "the time of day is unknown");
 }
 
 // Rule 7: Services.
 
 #[test]
-fn a_service_is_its_pods_or_needs_an_entry() {
+fn a_service_belongs_to_the_tenant_of_its_pods_or_must_be_listed() {
     let mut world = World::default();
     let service = [10, 96, 0, 10];
     world.peer(service, PeerEntry { tenant: THEIRS, kind: PeerEntry::SERVICE, ..PeerEntry::default() });
@@ -672,19 +677,19 @@ fn a_service_is_its_pods_or_needs_an_entry() {
 // Rules 8 to 11: ranges.
 
 #[test]
-fn own_subnets_and_egress_are_open_on_their_ports() {
+fn subnets_and_egress_ranges_are_allowed_on_their_ports_only() {
     let world = World::default();
-    for (host, what, fate) in [
+    for (host, content, expected) in [
         (DATABASE, syn(5432), ALLOWED),
         (DATABASE, syn(5431), Some(PortDenied)),
         (DATABASE, syn(5433), Some(PortDenied)),
         (DATABASE, udp(5432), Some(PortDenied)),
-        (DATABASE, What::Echo { id: 1 }, Some(PortDenied)),
-        (DATABASE, What::Later(TCP), Some(Fragment)),
-        (DATABASE, What::Other(50), Some(PortDenied)),
+        (DATABASE, Content::Echo { id: 1 }, Some(PortDenied)),
+        (DATABASE, Content::Later(TCP), Some(Fragment)),
+        (DATABASE, Content::Other(50), Some(PortDenied)),
         (FILES, udp(1), ALLOWED),
-        (FILES, What::Later(TCP), ALLOWED),
-        (FILES, What::Other(50), ALLOWED),
+        (FILES, Content::Later(TCP), ALLOWED),
+        (FILES, Content::Other(50), ALLOWED),
         (PROXY, syn(3128), ALLOWED),
         (PROXY, syn(3129), Some(PortDenied)),
         ([192, 0, 2, 201], syn(3128), Some(OffSubnet)),
@@ -696,7 +701,7 @@ fn own_subnets_and_egress_are_open_on_their_ports() {
         (NO_POD, syn(80), Some(OffSubnet)),
         (WORLD, syn(443), Some(OffSubnet)),
     ] {
-        assert_eq!(world.sends(host, &what), fate, "{host:?} {what:?}");
+        assert_eq!(world.sends(host, &content), expected, "{host:?} {content:?}");
     }
 }
 
@@ -704,12 +709,12 @@ fn own_subnets_and_egress_are_open_on_their_ports() {
 fn all_ports_of_a_protocol_include_its_fragments() {
     let mut world = World::default();
     world.ports(POSTGRES, &[(TCP, 0, u16::MAX)]);
-    assert_eq!(world.sends(DATABASE, &What::Later(TCP)), ALLOWED);
-    assert_eq!(world.sends(DATABASE, &What::Later(UDP)), Some(Fragment));
+    assert_eq!(world.sends(DATABASE, &Content::Later(TCP)), ALLOWED);
+    assert_eq!(world.sends(DATABASE, &Content::Later(UDP)), Some(Fragment));
     assert_eq!(world.sends(DATABASE, &syn(0)), ALLOWED);
     world.ports(POSTGRES, &[(50, 0, u16::MAX)]);
-    assert_eq!(world.sends(DATABASE, &What::Other(50)), ALLOWED);
-    assert_eq!(world.sends(DATABASE, &What::Other(51)), Some(PortDenied));
+    assert_eq!(world.sends(DATABASE, &Content::Other(50)), ALLOWED);
+    assert_eq!(world.sends(DATABASE, &Content::Other(51)), Some(PortDenied));
 }
 
 #[test]
@@ -724,35 +729,39 @@ fn port_ranges_include_both_ends() {
 }
 
 #[test]
-fn what_lies_in_anothers_subnet_is_theirs_however_wide_our_egress() {
+fn a_wide_egress_range_does_not_include_a_subnet_of_another_tenant() {
     let mut world = World::default();
     assert_eq!(world.sends(THEIR_DATABASE, &syn(5432)), Some(CrossTenant));
     world.row(MINE, &[([0, 0, 0, 0], 0, PORTS_ANY)], PrefixGrant::CONTESTED);
-    assert_eq!(world.sends(THEIR_DATABASE, &syn(5432)), Some(CrossTenant), "even with the internet allowed");
-    assert_eq!(world.sends(NO_POD, &syn(5432)), Some(OffSubnet), "and the cluster's own ranges are no internet");
-    assert_eq!(world.sends(DATABASE, &syn(1)), ALLOWED, "our own subnet is ours");
-    assert_eq!(world.sends(WORLD, &syn(443)), ALLOWED, "the rest is the internet");
-    assert_eq!(world.sends(STRANGER, &syn(443)), Some(CrossTenant), "a pod is a pod");
-    assert_eq!(world.gets(THEIR_DATABASE, &syn_to(80)), Some(CrossTenant));
-    assert_eq!(world.gets(NO_POD, &syn_to(80)), Some(CrossTenant));
-    assert_eq!(world.gets(WORLD, &syn_to(80)), ALLOWED);
+    assert_eq!(
+        world.sends(THEIR_DATABASE, &syn(5432)),
+        Some(CrossTenant),
+        "a range of all addresses does not include it"
+    );
+    assert_eq!(world.sends(NO_POD, &syn(5432)), Some(OffSubnet), "nor the cluster's own ranges");
+    assert_eq!(world.sends(DATABASE, &syn(1)), ALLOWED, "the tenant's own subnet is allowed");
+    assert_eq!(world.sends(WORLD, &syn(443)), ALLOWED, "it includes all other addresses");
+    assert_eq!(world.sends(OTHER_POD, &syn(443)), Some(CrossTenant), "a pod of another tenant");
+    assert_eq!(world.receives(THEIR_DATABASE, &syn_to(80)), Some(CrossTenant));
+    assert_eq!(world.receives(NO_POD, &syn_to(80)), Some(CrossTenant));
+    assert_eq!(world.receives(WORLD, &syn_to(80)), ALLOWED);
 }
 
 #[test]
-fn the_denial_of_a_foreign_subnet_names_its_owner() {
+fn the_denial_for_a_subnet_of_another_tenant_names_the_owner() {
     let world = World::default();
     let judged = world.judged(Egress, &frame(false, Egress, THEIR_DATABASE, &syn(5432)));
     assert_eq!(judged.denied.map(|denied| denied.peer), Some(THEIRS));
-    let judged = world.judged(Egress, &frame(true, Egress, STRANGER, &syn(5432)));
+    let judged = world.judged(Egress, &frame(true, Egress, OTHER_POD, &syn(5432)));
     assert_eq!(judged.denied.map(|denied| denied.peer), Some(THEIRS));
     let judged = world.judged(Egress, &frame(true, Egress, WORLD, &syn(5432)));
     assert_eq!(judged.denied.map(|denied| denied.peer), Some(TenantId::UNKNOWN));
 }
 
 #[test]
-fn a_long_list_of_prefixes_goes_through_the_trie() {
+fn a_tenant_with_many_prefixes_uses_the_trie() {
     let mut world = World::default().with(TenantState::TRIE_V4 | TenantState::TRIE_V6);
-    assert_eq!(world.sends(FILES, &udp(1)), Some(OffSubnet), "the row is not asked");
+    assert_eq!(world.sends(FILES, &udp(1)), Some(OffSubnet), "the row is not used");
     let grant = |ports, length| PrefixGrant { ports, flags: 0, length };
     for (tenant, host, length, ports) in
         [(MINE, [10, 40, 0, 0], 16, PORTS_ANY), (MINE, [10, 40, 1, 0], 24, POSTGRES), (THEIRS, WORLD, 32, PORTS_ANY)]
@@ -768,7 +777,7 @@ fn a_long_list_of_prefixes_goes_through_the_trie() {
 }
 
 #[test]
-fn nodes_are_reached_by_who_may() {
+fn only_a_tenant_with_nodes_allowed_reaches_nodes() {
     let world = World::default();
     assert_eq!(world.sends(NODE, &syn(10250)), Some(Node));
     let world = world.with(TenantState::NODES_ALLOWED);
@@ -776,11 +785,11 @@ fn nodes_are_reached_by_who_may() {
 }
 
 #[test]
-fn addresses_that_belong_on_no_wire_are_not_the_internet() {
+fn a_range_of_all_addresses_does_not_include_special_ones() {
     let mut world = World::default();
     world.row(MINE, &[([0, 0, 0, 0], 0, PORTS_ANY)], 0);
     let payload = [0, 1, 0, 2, 0, 8, 0, 0];
-    for (host, fate) in [
+    for (host, expected) in [
         (WORLD, ALLOWED),
         ([127, 0, 0, 1], Some(Martian)),
         ([0, 0, 0, 0], Some(Martian)),
@@ -790,9 +799,9 @@ fn addresses_that_belong_on_no_wire_are_not_the_internet() {
         ([224, 0, 0, 1], Some(Multicast)),
         ([239, 1, 2, 3], Some(Multicast)),
     ] {
-        assert_eq!(world.judge(Egress, &packet(false, true, LOCAL, host, UDP, 0, &payload)), fate, "{host:?}");
+        assert_eq!(world.judge(Egress, &packet(false, true, LOCAL, host, UDP, 0, &payload)), expected, "{host:?}");
     }
-    for (text, fate) in [
+    for (text, expected) in [
         ("2001:db8::1", ALLOWED),
         ("::1", Some(Martian)),
         ("::", Some(Martian)),
@@ -811,12 +820,12 @@ fn addresses_that_belong_on_no_wire_are_not_the_internet() {
         let mut frame = ethernet(true, 0x86dd);
         frame.extend(ipv6(six(LOCAL).octets(), address.octets(), UDP, payload.len()));
         frame.extend(payload);
-        assert_eq!(world.judge(Egress, &frame), fate, "{text}");
+        assert_eq!(world.judge(Egress, &frame), expected, "{text}");
     }
 }
 
 #[test]
-fn a_translator_may_be_listed_by_its_own_prefix() {
+fn a_listed_nat64_prefix_is_allowed() {
     let mut world = World::default();
     world.row(MINE, &[([0, 0, 0, 0], 0, PORTS_ANY)], 0);
     let row = world.tables.rows_v6.get_mut(&1).expect("the row");
@@ -832,39 +841,39 @@ fn a_translator_may_be_listed_by_its_own_prefix() {
     assert_eq!(world.judge(Egress, &frame), ALLOWED);
 }
 
-// Towards the pod.
+// Packets to the pod.
 
 #[test]
-fn a_pod_gets_what_is_addressed_to_it_and_not_its_own_echo() {
+fn a_packet_to_a_pod_needs_the_pods_destination_and_another_source() {
     let world = World::default();
     let payload = [0, 1, 0, 2, 0, 8, 0, 0];
     for six in [false, true] {
         let to = |source, destination| world.judge(Ingress, &packet(six, false, source, destination, UDP, 0, &payload));
-        assert_eq!(to(FRIEND, LOCAL), ALLOWED);
-        assert_eq!(to(FRIEND, FRIEND), Some(NotOwnAddress));
+        assert_eq!(to(OWN_POD, LOCAL), ALLOWED);
+        assert_eq!(to(OWN_POD, OWN_POD), Some(NotOwnAddress));
         assert_eq!(to(LOCAL, LOCAL), Some(Martian));
     }
-    assert_eq!(world.judge(Ingress, &packet(false, false, FRIEND, [224, 0, 0, 1], UDP, 0, &payload)), Some(Multicast));
+    assert_eq!(world.judge(Ingress, &packet(false, false, OWN_POD, [224, 0, 0, 1], UDP, 0, &payload)), Some(Multicast));
     for source in [[127, 0, 0, 1], [0; 4], [255; 4], [224, 0, 0, 1]] {
         assert_eq!(world.judge(Ingress, &packet(false, false, source, LOCAL, UDP, 0, &payload)), Some(Martian));
     }
 }
 
 #[test]
-fn answers_from_where_the_pod_may_go_need_no_memory() {
+fn replies_from_allowed_addresses_need_no_entry() {
     let world = World::default();
-    assert_eq!(world.gets(DATABASE, &What::Tcp { remote: 5432, local: 40_000, flags: ACK }), ALLOWED);
-    assert_eq!(world.gets(FILES, &udp(2049)), ALLOWED);
+    assert_eq!(world.receives(DATABASE, &Content::Tcp { remote: 5432, local: 40_000, flags: ACK }), ALLOWED);
+    assert_eq!(world.receives(FILES, &udp(2049)), ALLOWED);
     assert!(world.tables.replies_v4.borrow().is_empty() && world.tables.replies_v6.borrow().is_empty());
-    assert_eq!(world.gets(WORLD, &syn_to(80)), ALLOWED);
+    assert_eq!(world.receives(WORLD, &syn_to(80)), ALLOWED);
     assert_eq!((world.tables.replies_v4.borrow().len(), world.tables.replies_v6.borrow().len()), (1, 1));
 }
 
-// Who and what is told.
+// Readiness, zero values, Audit mode and reasons.
 
 #[test]
-fn nothing_unclaimed_or_half_written_passes() {
-    let good = frame(false, Egress, FRIEND, &udp(9000));
+fn an_unclaimed_or_incomplete_entry_lets_nothing_pass() {
+    let good = frame(false, Egress, OWN_POD, &udp(9000));
     type Break = fn(&mut MemTables);
     let breaks: [(&str, Break); 5] = [
         ("no entry", |t| t.endpoints.clear()),
@@ -873,12 +882,12 @@ fn nothing_unclaimed_or_half_written_passes() {
         ("no tenant", |t| t.tenants.clear()),
         ("a tenant without its valid bit", |t| t.tenants.get_mut(&MINE).expect("it").flags &= !TenantState::VALID),
     ];
-    for (what, break_it) in breaks {
+    for (content, break_it) in breaks {
         let mut world = World::default();
         assert_eq!(world.judge(Egress, &good), ALLOWED);
         break_it(&mut world.tables);
         for direction in Direction::ALL {
-            assert_eq!(world.judge(direction, &good), Some(NotReady), "{what}");
+            assert_eq!(world.judge(direction, &good), Some(NotReady), "{content}");
         }
     }
 }
@@ -894,7 +903,7 @@ fn zero_entries_grant_nothing() {
     ] {
         world.peer(WORLD, entry);
         assert_eq!(world.sends(WORLD, &udp(1)), Some(reason));
-        assert_eq!(world.gets(WORLD, &udp(1)), Some(reason));
+        assert_eq!(world.receives(WORLD, &udp(1)), Some(reason));
     }
     world.row(MINE, &[(FILES, 24, PORTS_NONE), (DATABASE, 24, PORTS_ANY)], 0);
     assert_eq!(world.sends(FILES, &udp(1)), Some(OffSubnet), "no port set");
@@ -909,53 +918,53 @@ fn zero_entries_grant_nothing() {
 }
 
 #[test]
-fn audit_lets_pass_and_says_so() {
+fn audit_mode_reports_a_denied_packet_and_lets_it_pass() {
     let world = World::default().with(TenantState::AUDIT);
-    let judged = world.judged(Egress, &frame(false, Egress, STRANGER, &udp(1)));
+    let judged = world.judged(Egress, &frame(false, Egress, OTHER_POD, &udp(1)));
     assert!(judged.passes());
     assert_eq!((judged.outcome, judged.reason()), (Outcome::Audited, Some(CrossTenant)));
-    let judged = world.judged(Egress, &frame(false, Egress, FRIEND, &udp(1)));
+    let judged = world.judged(Egress, &frame(false, Egress, OWN_POD, &udp(1)));
     assert_eq!((judged.outcome, judged.reason()), (Outcome::Allowed, ALLOWED));
 }
 
 #[test]
-fn every_reason_has_a_frame() {
+fn every_drop_reason_has_a_frame_that_causes_it() {
     let mut world = World::default();
     world.peer([203, 0, 113, 1], PeerEntry::default());
     let mut seen = BTreeSet::new();
-    let mut note = |fate: Fate| seen.extend(fate);
-    for host in [STRANGER, WORLD, UNCLAIMED, METADATA, NODE, [203, 0, 113, 1]] {
-        note(world.sends(host, &udp(1)));
+    let mut collect = |denial: Denial| seen.extend(denial);
+    for host in [OTHER_POD, WORLD, UNCLAIMED, METADATA, NODE, [203, 0, 113, 1]] {
+        collect(world.sends(host, &udp(1)));
     }
-    note(world.gets(UNCLAIMED, &udp(1)));
-    note(world.sends(DATABASE, &udp(1)));
-    note(world.sends(DATABASE, &What::Later(TCP)));
+    collect(world.receives(UNCLAIMED, &udp(1)));
+    collect(world.sends(DATABASE, &udp(1)));
+    collect(world.sends(DATABASE, &Content::Later(TCP)));
     let payload = [0, 1, 0, 2, 0, 8, 0, 0];
-    note(world.judge(Egress, &packet(false, true, FRIEND, FRIEND, UDP, 0, &payload)));
-    note(world.judge(Egress, &packet(false, true, LOCAL, [127, 0, 0, 1], UDP, 0, &payload)));
-    note(world.judge(Egress, &packet(false, true, LOCAL, [224, 0, 0, 1], UDP, 0, &payload)));
-    note(world.judge(Egress, &packet(false, true, LOCAL, FRIEND, ICMP, 0, &[5, 0, 0, 0, 0, 0, 0, 0])));
-    note(world.judge(Ingress, &packet(false, false, LOCAL, FRIEND, UDP, 0, &payload)));
-    note(world.judge(Egress, &[]));
-    note(world.judge(Egress, &arp(true, 2, MAC, GATEWAY, FRIEND)));
-    note(world.judge(Egress, &discovery(true, 134, link_local(5), link_local(1), link_local(1), MAC)));
-    note(world.judge(Egress, &ethernet(true, 0x88cc)));
-    note(world.judge(Egress, &ethernet(true, 0x8100)));
-    note(world.judge(Egress, &ethernet(false, 0x0800)));
+    collect(world.judge(Egress, &packet(false, true, OWN_POD, OWN_POD, UDP, 0, &payload)));
+    collect(world.judge(Egress, &packet(false, true, LOCAL, [127, 0, 0, 1], UDP, 0, &payload)));
+    collect(world.judge(Egress, &packet(false, true, LOCAL, [224, 0, 0, 1], UDP, 0, &payload)));
+    collect(world.judge(Egress, &packet(false, true, LOCAL, OWN_POD, ICMP, 0, &[5, 0, 0, 0, 0, 0, 0, 0])));
+    collect(world.judge(Ingress, &packet(false, false, LOCAL, OWN_POD, UDP, 0, &payload)));
+    collect(world.judge(Egress, &[]));
+    collect(world.judge(Egress, &arp(true, 2, MAC, GATEWAY, OWN_POD)));
+    collect(world.judge(Egress, &discovery(true, 134, link_local(5), link_local(1), link_local(1), MAC)));
+    collect(world.judge(Egress, &ethernet(true, 0x88cc)));
+    collect(world.judge(Egress, &ethernet(true, 0x8100)));
+    collect(world.judge(Egress, &ethernet(false, 0x0800)));
     let mut routed = ethernet(true, 0x0800);
-    routed.extend(ipv4(LOCAL, FRIEND, UDP, 0, &[131, 3, 4, 0], 8));
+    routed.extend(ipv4(LOCAL, OWN_POD, UDP, 0, &[131, 3, 4, 0], 8));
     routed.extend(payload);
-    note(world.judge(Egress, &routed));
+    collect(world.judge(Egress, &routed));
     for (kind, rest) in [(43, vec![17, 0, 0, 1, 0, 0, 0, 0]), (60, [60, 0, 1, 4, 0, 0, 0, 0].repeat(9))] {
         let mut frame = ethernet(true, 0x86dd);
-        frame.extend(ipv6(six(LOCAL).octets(), six(FRIEND).octets(), kind, rest.len()));
+        frame.extend(ipv6(six(LOCAL).octets(), six(OWN_POD).octets(), kind, rest.len()));
         frame.extend(rest);
-        note(world.judge(Egress, &frame));
+        collect(world.judge(Egress, &frame));
     }
-    world.pod_is(NOBODYS);
-    note(world.sends(FRIEND, &udp(1)));
+    world.pod_is(UNASSIGNED);
+    collect(world.sends(OWN_POD, &udp(1)));
     world.tables.endpoints.clear();
-    note(world.sends(FRIEND, &udp(1)));
+    collect(world.sends(OWN_POD, &udp(1)));
     let missing: Vec<_> = DropReason::ALL.iter().filter(|reason| !seen.contains(reason)).collect();
     assert!(missing.is_empty(), "no frame was dropped for {missing:?}");
 }

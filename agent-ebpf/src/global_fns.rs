@@ -1,243 +1,270 @@
-//! The parts of the verdict that the verifier judges on their own, once each: the rules below the
-//! global_fns, and frames that are not plain.
+//! The global functions of the verdict, which the verifier checks once each: the rules, and the slow path by protocol.
 //!
-//! They take a context or plain registers and return one: that is what makes a function of the
-//! kernel's "global" (5.6). Inlined, every way through the parser would be followed through every rule again, some
-//! hundred thousand instructions instead of a few thousand.
+//! A function of the kernel's is global (5.6) if it takes a context or scalars, and returns a scalar. So queries and
+//! answers are packed into registers here. If these functions were inlined, the verifier would follow each path through
+//! the parser through every rule again: hundreds of thousands of instructions instead of a few thousand. Holds no rule.
 
 #![allow(unsafe_code)]
 
-use agent_common::access::{self, Access, LocalTenant, Range, RemoteIdentity};
+use agent_common::access::{self, Access, Lookup, Range, RemoteIdentity};
 use agent_common::addr::{V4, V6};
+use agent_common::classify;
 use agent_common::conntrack::{Opener, ReplyState};
-use agent_common::decide;
-use agent_common::flow::Direction;
+use agent_common::decide::{self, Rules};
+use agent_common::endpoint::Endpoint;
 use agent_common::neighbor;
 use agent_common::post_nat;
 use agent_common::query::Query;
 use agent_common::reason::DropReason;
-use agent_common::tenant::{TenantId, TenantState};
-use agent_common::verdict::{self, Endpoint, Verdict};
+use agent_common::tenant::{LocalTenant, TenantId, TenantState};
+use agent_common::verdict::Verdict;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 
-use crate::action;
-use crate::packet::Frame;
-use crate::report;
+use crate::packet::{self, Frame};
 use crate::tables::Maps;
 
-/// Tenant and claim.
+macro_rules! global_fns {
+    ($(fn $name:ident($($parameter:ident: $type:ty),+) -> $output:ty $body:block)+) => {
+        $(
+            // SAFETY: no other symbol of the object has this name.
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            pub extern "C" fn $name($($parameter: $type),+) -> $output $body
+        )+
+    };
+}
+pub(crate) use global_fns;
+
+/// Packs the local tenant and the cookie.
 #[inline(always)]
-fn who<A>(query: &Query<A>) -> u64 {
+fn pack_local<A>(query: &Query<A>) -> u64 {
     u64::from(query.local.tenant.0) | u64::from(query.cookie) << 32
 }
 
-/// Ports, protocol and bits.
+/// Packs ports, protocol and bits.
 #[inline(always)]
-fn what<A>(query: &Query<A>) -> u64 {
+fn pack_ports<A>(query: &Query<A>) -> u64 {
     u64::from(query.remote_port)
         | u64::from(query.local_port) << 16
         | u64::from(query.protocol) << 32
         | u64::from(query.bits) << 40
 }
 
-/// The question again. The tenant's state is read anew: that is one load, and registers are few.
+/// Packs ports, protocol, bits, the opener of the connection, and whether the packet is a reply.
 #[inline(always)]
-fn query<A>(who: u64, remote: A, what: u64) -> Query<A> {
-    let tenant = TenantId(who as u32);
-    let state = Maps::tenant(tenant);
-    Query { local: LocalTenant { tenant, state }, ..claim(who, remote, what) }
+fn pack_opener<A>(query: &Query<A>, opener: Opener, reply: bool) -> u64 {
+    pack_ports(query) | u64::from(opener == Opener::Pod) << 48 | u64::from(reply) << 49
 }
 
-/// As far as state needs it: without the tenant's state.
+/// The opener of [`pack_opener`].
 #[inline(always)]
-fn claim<A>(who: u64, remote: A, what: u64) -> Query<A> {
+const fn opener(ports: u64) -> Opener {
+    if ports >> 48 & 1 != 0 { Opener::Pod } else { Opener::Remote }
+}
+
+/// Whether the packet of [`pack_opener`] is a reply.
+#[inline(always)]
+const fn is_reply(ports: u64) -> bool {
+    ports >> 49 & 1 != 0
+}
+
+/// Unpacks a query. The tenant's state is looked up again: that is one load, and registers are few.
+#[inline(always)]
+fn query<A>(local: u64, remote: A, ports: u64) -> Query<A> {
+    let tenant = TenantId(local as u32);
+    let state = Maps::tenant(tenant);
+    Query { local: LocalTenant { tenant, state }, ..stateless_query(local, remote, ports) }
+}
+
+/// Unpacks a query for the reply table, which does not read the tenant's state.
+#[inline(always)]
+fn stateless_query<A>(local: u64, remote: A, ports: u64) -> Query<A> {
     Query {
-        local: LocalTenant { tenant: TenantId(who as u32), state: TenantState::default() },
-        cookie: (who >> 32) as u32,
+        local: LocalTenant { tenant: TenantId(local as u32), state: TenantState::default() },
+        cookie: (local >> 32) as u32,
         remote,
-        remote_port: what as u16,
-        local_port: (what >> 16) as u16,
-        protocol: (what >> 32) as u8,
-        bits: (what >> 40) as u8,
+        remote_port: ports as u16,
+        local_port: (ports >> 16) as u16,
+        protocol: (ports >> 32) as u8,
+        bits: (ports >> 40) as u8,
         tcp_flags: 0,
     }
 }
 
-macro_rules! rule {
-    ($rule:path, $answer:ident, $v4:ident, $v6:ident, $call_v4:ident, $call_v6:ident) => {
-        // SAFETY: the name is taken by nothing else in the object.
-        #[unsafe(no_mangle)]
-        #[inline(never)]
-        extern "C" fn $v4(who: u64, remote: u32, what: u64, identity: u64) -> u64 {
-            $rule(&Maps, &query(who, V4(remote), what), RemoteIdentity::from_bits(identity)).bits()
-        }
+global_fns! {
+    fn range_v4(local: u64, remote: u32, ports: u64) -> u64 {
+        access::range(&Maps, &query(local, V4(remote), ports)).bits()
+    }
 
-        // SAFETY: as above.
-        #[unsafe(no_mangle)]
-        #[inline(never)]
-        extern "C" fn $v6(who: u64, remote_hi: u64, remote_lo: u64, what: u64, identity: u64) -> u64 {
-            let remote = V6 { hi: remote_hi, lo: remote_lo };
-            $rule(&Maps, &query(who, remote, what), RemoteIdentity::from_bits(identity)).bits()
-        }
+    fn access_v4(local: u64, remote: u32, ports: u64, identity: u64) -> u64 {
+        access::access(&Maps, &query(local, V4(remote), ports), RemoteIdentity::from_bits(identity)).bits()
+    }
 
-        /// Calls the rule for IPv4.
-        #[inline(always)]
-        pub fn $call_v4(query: &Query<V4>, identity: RemoteIdentity) -> $answer {
-            $answer::from_bits($v4(who(query), query.remote.0, what(query), identity.bits()))
-        }
+    fn egress_v4(local: u64, remote: u32, ports: u64, identity: u64) -> u64 {
+        decide::egress(&Maps, &query(local, V4(remote), ports), RemoteIdentity::from_bits(identity)).bits()
+    }
 
-        /// Calls the rule for IPv6.
-        #[inline(always)]
-        pub fn $call_v6(query: &Query<V6>, identity: RemoteIdentity) -> $answer {
-            let V6 { hi, lo } = query.remote;
-            $answer::from_bits($v6(who(query), hi, lo, what(query), identity.bits()))
-        }
-    };
+    fn ingress_v4(local: u64, remote: u32, ports: u64, identity: u64) -> u64 {
+        decide::ingress(&Maps, &query(local, V4(remote), ports), RemoteIdentity::from_bits(identity)).bits()
+    }
+
+    fn lookup_reply_v4(local: u64, remote: u32, ports: u64, generation: u64) -> u64 {
+        let query = stateless_query(local, V4(remote), ports);
+        decide::lookup_reply(&Maps, &query, opener(ports), is_reply(ports), generation) as u64
+    }
+
+    fn record_v4(local: u64, remote: u32, ports: u64, generation: u64) -> u64 {
+        let query = stateless_query(local, V4(remote), ports);
+        decide::record(&Maps, &query, opener(ports), is_reply(ports), generation);
+        0
+    }
+
+    fn range_v6(local: u64, hi: u64, lo: u64, ports: u64) -> u64 {
+        access::range(&Maps, &query(local, V6 { hi, lo }, ports)).bits()
+    }
+
+    fn access_v6(local: u64, hi: u64, lo: u64, ports: u64, identity: u64) -> u64 {
+        access::access(&Maps, &query(local, V6 { hi, lo }, ports), RemoteIdentity::from_bits(identity)).bits()
+    }
+
+    fn egress_v6(local: u64, hi: u64, lo: u64, ports: u64, identity: u64) -> u64 {
+        decide::egress(&Maps, &query(local, V6 { hi, lo }, ports), RemoteIdentity::from_bits(identity)).bits()
+    }
+
+    fn ingress_v6(local: u64, hi: u64, lo: u64, ports: u64, identity: u64) -> u64 {
+        decide::ingress(&Maps, &query(local, V6 { hi, lo }, ports), RemoteIdentity::from_bits(identity)).bits()
+    }
+
+    fn lookup_reply_v6(local: u64, hi: u64, lo: u64, ports: u64, generation: u64) -> u64 {
+        let query = stateless_query(local, V6 { hi, lo }, ports);
+        decide::lookup_reply(&Maps, &query, opener(ports), is_reply(ports), generation) as u64
+    }
+
+    fn record_v6(local: u64, hi: u64, lo: u64, ports: u64, generation: u64) -> u64 {
+        let query = stateless_query(local, V6 { hi, lo }, ports);
+        decide::record(&Maps, &query, opener(ports), is_reply(ports), generation);
+        0
+    }
+
+    fn may_arrive_v4(sender: u32, local: u32) -> u64 {
+        let tenant = |number| LocalTenant { tenant: TenantId(number), state: Maps::tenant(TenantId(number)) };
+        u64::from(post_nat::may_arrive::<V4, _>(&Maps, tenant(sender), tenant(local)))
+    }
+
+    fn ipv4_from_pod(skb: *mut __sk_buff) -> u64 {
+        frame_verdict(skb, |frame, endpoint| classify::ipv4_from_pod(frame, endpoint, &Maps))
+    }
+
+    fn ipv4_to_pod(skb: *mut __sk_buff) -> u64 {
+        frame_verdict(skb, |frame, endpoint| classify::ipv4_to_pod(frame, endpoint, &Maps))
+    }
+
+    fn ipv6_from_pod(skb: *mut __sk_buff) -> u64 {
+        frame_verdict(skb, |frame, endpoint| classify::ipv6_from_pod(frame, endpoint, &Maps))
+    }
+
+    fn ipv6_to_pod(skb: *mut __sk_buff) -> u64 {
+        frame_verdict(skb, |frame, endpoint| classify::ipv6_to_pod(frame, endpoint, &Maps))
+    }
+
+    fn neighbor_from_pod(skb: *mut __sk_buff) -> u64 {
+        frame_verdict(skb, |frame, endpoint| neighbor::from_pod(frame, endpoint, &Maps))
+    }
+
+    fn neighbor_to_pod(skb: *mut __sk_buff) -> u64 {
+        frame_verdict(skb, |frame, endpoint| neighbor::to_pod(frame, endpoint, &Maps))
+    }
 }
 
-// SAFETY: as above.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn range_v4(who: u64, remote: u32, what: u64) -> u64 {
-    access::range(&Maps, &query(who, V4(remote), what)).bits()
-}
-
-// SAFETY: as above.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn range_v6(who: u64, remote_hi: u64, remote_lo: u64, what: u64) -> u64 {
-    access::range(&Maps, &query(who, V6 { hi: remote_hi, lo: remote_lo }, what)).bits()
-}
-
-/// Looks for an IPv4 range.
+/// Looks up the pod again and decides on a frame whose headers are readable.
 #[inline(always)]
-pub fn call_range_v4(query: &Query<V4>) -> Range {
-    Range::from_bits(range_v4(who(query), query.remote.0, what(query)))
-}
-
-/// Looks for an IPv6 range.
-#[inline(always)]
-pub fn call_range_v6(query: &Query<V6>) -> Range {
-    Range::from_bits(range_v6(who(query), query.remote.hi, query.remote.lo, what(query)))
-}
-
-/// Ports, protocol, bits, and which side of which connection.
-#[inline(always)]
-fn side<A>(query: &Query<A>, opener: Opener, reply: bool) -> u64 {
-    what(query) | u64::from(opener == Opener::Pod) << 48 | u64::from(reply) << 49
-}
-
-// SAFETY: as above.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn arrives_v4(sender: u32, local: u32) -> u64 {
-    let tenant = |number| LocalTenant { tenant: TenantId(number), state: Maps::tenant(TenantId(number)) };
-    u64::from(post_nat::arrives::<V4, _>(&Maps, tenant(sender), tenant(local)))
-}
-
-/// Whether a tenant's pods may send to another's on this node, or answer.
-#[inline(always)]
-pub fn call_arrives(sender: TenantId, local: TenantId) -> bool {
-    arrives_v4(sender.0, local.0) != 0
-}
-
-macro_rules! state {
-    ($rule:ident, $v4:ident, $v6:ident, $call_v4:ident, $call_v6:ident, $output:ty, $to:expr, $from:expr) => {
-        // SAFETY: the name is taken by nothing else in the object.
-        #[unsafe(no_mangle)]
-        #[inline(never)]
-        extern "C" fn $v4(who: u64, remote: u32, side: u64, generation: u64) -> u64 {
-            let opener = if side >> 48 & 1 != 0 { Opener::Pod } else { Opener::Remote };
-            $to(decide::$rule(&Maps, &claim(who, V4(remote), side), opener, side >> 49 & 1 != 0, generation))
-        }
-
-        // SAFETY: as above.
-        #[unsafe(no_mangle)]
-        #[inline(never)]
-        extern "C" fn $v6(who: u64, remote_hi: u64, remote_lo: u64, side: u64, generation: u64) -> u64 {
-            let opener = if side >> 48 & 1 != 0 { Opener::Pod } else { Opener::Remote };
-            let remote = V6 { hi: remote_hi, lo: remote_lo };
-            $to(decide::$rule(&Maps, &claim(who, remote, side), opener, side >> 49 & 1 != 0, generation))
-        }
-
-        /// Calls it for IPv4.
-        #[inline(always)]
-        pub fn $call_v4(query: &Query<V4>, opener: Opener, reply: bool, generation: u64) -> $output {
-            $from($v4(who(query), query.remote.0, side(query, opener, reply), generation))
-        }
-
-        /// Calls it for IPv6.
-        #[inline(always)]
-        pub fn $call_v6(query: &Query<V6>, opener: Opener, reply: bool, generation: u64) -> $output {
-            let V6 { hi, lo } = query.remote;
-            $from($v6(who(query), hi, lo, side(query, opener, reply), generation))
-        }
+fn frame_verdict(skb: *mut __sk_buff, verdict: impl FnOnce(&Frame, &Endpoint<'_>) -> Verdict) -> u64 {
+    let ctx = TcContext::new(skb);
+    let entry = Maps::endpoint(packet::ifindex(&ctx));
+    let Some(endpoint) = entry.and_then(|entry| Endpoint::new(entry, Maps::tenant(entry.tenant))) else {
+        return Verdict::deny(DropReason::NotReady).bits();
     };
+    verdict(&Frame::linear(&ctx), &endpoint).bits()
 }
 
-macro_rules! whole {
-    ($function:ident, $call:ident, $action:path, $direction:expr) => {
-        // SAFETY: the name is taken by nothing else in the object.
-        #[unsafe(no_mangle)]
-        #[inline(never)]
-        extern "C" fn $function(skb: *mut __sk_buff) -> i32 {
-            $action(&TcContext::new(skb), $direction)
-        }
-
-        /// Does all that is to be done with such a frame.
-        #[inline(always)]
-        pub fn $call(ctx: &TcContext) -> i32 {
-            $function(ctx.skb.skb)
-        }
-    };
+/// Whether a tenant's pods may send to another's on this node, or reply.
+#[inline(always)]
+pub fn may_arrive(sender: TenantId, local: TenantId) -> bool {
+    may_arrive_v4(sender.0, local.0) != 0
 }
 
-macro_rules! branch {
-    ($function:ident, $call:ident, $path:path) => {
-        // SAFETY: the name is taken by nothing else in the object.
-        #[unsafe(no_mangle)]
-        #[inline(never)]
-        extern "C" fn $function(skb: *mut __sk_buff) -> u64 {
-            let ctx = TcContext::new(skb);
-            let entry = Maps::endpoint(report::ifindex(&ctx));
-            let Some(endpoint) = entry.and_then(|entry| Endpoint::new(entry, Maps::tenant(entry.tenant))) else {
-                return Verdict::deny(DropReason::NotReady).bits();
-            };
-            $path(&Frame::linear(&ctx), &endpoint, &Maps).bits()
-        }
-
-        /// Judges a frame of this kind whose headers have been made readable.
-        #[inline(always)]
-        pub fn $call(ctx: &TcContext) -> Verdict {
-            Verdict::from_bits($function(ctx.skb.skb))
-        }
-    };
+impl Lookup<V4> for Maps {
+    #[inline(always)]
+    fn range(&self, query: &Query<V4>) -> Range {
+        Range::from_bits(range_v4(pack_local(query), query.remote.0, pack_ports(query)))
+    }
 }
 
-whole!(fast_v4_from_pod, call_fast_v4_from_pod, action::fast::<V4>, Direction::Egress);
-whole!(fast_v4_to_pod, call_fast_v4_to_pod, action::fast::<V4>, Direction::Ingress);
-whole!(fast_v6_from_pod, call_fast_v6_from_pod, action::fast::<V6>, Direction::Egress);
-whole!(fast_v6_to_pod, call_fast_v6_to_pod, action::fast::<V6>, Direction::Ingress);
-whole!(slow_from_pod, call_slow_from_pod, action::slow, Direction::Egress);
-whole!(slow_to_pod, call_slow_to_pod, action::slow, Direction::Ingress);
-branch!(ipv4_from_pod, call_ipv4_from_pod, verdict::ipv4_from_pod);
-branch!(ipv4_to_pod, call_ipv4_to_pod, verdict::ipv4_to_pod);
-branch!(ipv6_from_pod, call_ipv6_from_pod, verdict::ipv6_from_pod);
-branch!(ipv6_to_pod, call_ipv6_to_pod, verdict::ipv6_to_pod);
-branch!(neighbor_from_pod, call_neighbor_from_pod, neighbor::from_pod);
-branch!(neighbor_to_pod, call_neighbor_to_pod, neighbor::to_pod);
-rule!(access::access, Access, access_v4, access_v6, call_access_v4, call_access_v6);
-rule!(decide::egress, Verdict, egress_v4, egress_v6, call_egress_v4, call_egress_v6);
-rule!(decide::ingress, Verdict, ingress_v4, ingress_v6, call_ingress_v4, call_ingress_v6);
-state!(
-    lookup_reply,
-    lookup_reply_v4,
-    lookup_reply_v6,
-    call_lookup_reply_v4,
-    call_lookup_reply_v6,
-    ReplyState,
-    |state| state as u64,
-    ReplyState::from_number
-);
-state!(record, record_v4, record_v6, call_record_v4, call_record_v6, (), |()| 0, |_: u64| ());
+impl Lookup<V6> for Maps {
+    #[inline(always)]
+    fn range(&self, query: &Query<V6>) -> Range {
+        Range::from_bits(range_v6(pack_local(query), query.remote.hi, query.remote.lo, pack_ports(query)))
+    }
+}
+
+impl Rules<V4> for Maps {
+    #[inline(always)]
+    fn access(&self, query: &Query<V4>, identity: RemoteIdentity) -> Access {
+        Access::from_bits(access_v4(pack_local(query), query.remote.0, pack_ports(query), identity.bits()))
+    }
+
+    #[inline(always)]
+    fn egress(&self, query: &Query<V4>, identity: RemoteIdentity) -> Verdict {
+        Verdict::from_bits(egress_v4(pack_local(query), query.remote.0, pack_ports(query), identity.bits()))
+    }
+
+    #[inline(always)]
+    fn ingress(&self, query: &Query<V4>, identity: RemoteIdentity) -> Verdict {
+        Verdict::from_bits(ingress_v4(pack_local(query), query.remote.0, pack_ports(query), identity.bits()))
+    }
+
+    #[inline(always)]
+    fn lookup_reply(&self, query: &Query<V4>, opener: Opener, reply: bool, generation: u64) -> ReplyState {
+        let ports = pack_opener(query, opener, reply);
+        ReplyState::from_number(lookup_reply_v4(pack_local(query), query.remote.0, ports, generation))
+    }
+
+    #[inline(always)]
+    fn record(&self, query: &Query<V4>, opener: Opener, reply: bool, generation: u64) {
+        record_v4(pack_local(query), query.remote.0, pack_opener(query, opener, reply), generation);
+    }
+}
+
+impl Rules<V6> for Maps {
+    #[inline(always)]
+    fn access(&self, query: &Query<V6>, identity: RemoteIdentity) -> Access {
+        let V6 { hi, lo } = query.remote;
+        Access::from_bits(access_v6(pack_local(query), hi, lo, pack_ports(query), identity.bits()))
+    }
+
+    #[inline(always)]
+    fn egress(&self, query: &Query<V6>, identity: RemoteIdentity) -> Verdict {
+        let V6 { hi, lo } = query.remote;
+        Verdict::from_bits(egress_v6(pack_local(query), hi, lo, pack_ports(query), identity.bits()))
+    }
+
+    #[inline(always)]
+    fn ingress(&self, query: &Query<V6>, identity: RemoteIdentity) -> Verdict {
+        let V6 { hi, lo } = query.remote;
+        Verdict::from_bits(ingress_v6(pack_local(query), hi, lo, pack_ports(query), identity.bits()))
+    }
+
+    #[inline(always)]
+    fn lookup_reply(&self, query: &Query<V6>, opener: Opener, reply: bool, generation: u64) -> ReplyState {
+        let V6 { hi, lo } = query.remote;
+        let ports = pack_opener(query, opener, reply);
+        ReplyState::from_number(lookup_reply_v6(pack_local(query), hi, lo, ports, generation))
+    }
+
+    #[inline(always)]
+    fn record(&self, query: &Query<V6>, opener: Opener, reply: bool, generation: u64) {
+        let V6 { hi, lo } = query.remote;
+        record_v6(pack_local(query), hi, lo, pack_opener(query, opener, reply), generation);
+    }
+}

@@ -7,7 +7,8 @@ use agent_common::addr::{V4, V6};
 use agent_common::aggregate::{AggregateEntry, EventBudget};
 use agent_common::conntrack::{ReplyEntry, ReplyKey};
 use agent_common::counters::Counter;
-use agent_common::guard::{CgroupConfig, Sender};
+use agent_common::guard::cgroup::CgroupConfig;
+use agent_common::guard::interface::Sender;
 use agent_common::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,

@@ -1,14 +1,17 @@
-//! The only packet access: headers read directly from the linear part of the socket buffer.
+//! The packet as the programs on interfaces read it: headers in the linear part of the socket buffer, and fields of the
+//! context.
+//!
+//! Decides nothing. A read beyond the readable part gives `None`.
 
 #![allow(unsafe_code)]
 
 use agent_common::headers::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Header, Octet};
+use agent_common::mark::PacketMark;
 use agent_common::parse::{self, Extensions, MAX_OFFSET, Options, Packet};
-use agent_common::post_nat::PacketMark;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 
-/// Bytes pulled when IPv6 extension headers follow: as many as the parser will ever look at.
+/// Bytes pulled when IPv6 extension headers follow.
 const EXTENDED: u32 = 256;
 
 /// The readable part of a packet.
@@ -20,9 +23,8 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Makes the headers readable, whatever was borrowed of them before. Packets of user space may
-    /// have as few as 14 linear bytes (a packet socket's transmit ring); those are pulled, the others
-    /// cost a comparison. False: the kernel could not.
+    /// Makes the headers readable; false if the kernel could not. A packet from the transmit ring of a packet socket may
+    /// have only 14 linear bytes, and is pulled. All others cost one comparison. Frames borrowed before are invalid.
     #[inline(always)]
     pub fn pull(ctx: &TcContext) -> bool {
         let frame = Self::linear(ctx);
@@ -30,13 +32,13 @@ impl Frame {
         (frame.end - frame.data) as u32 >= wanted || ctx.skb.pull_data(wanted).is_ok()
     }
 
-    /// Borrows what is readable now.
+    /// Borrows the readable part.
     #[inline(always)]
     pub fn linear(ctx: &TcContext) -> Self {
         Self { skb: ctx.skb.skb, data: ctx.data(), end: ctx.data_end(), length: ctx.len() as usize }
     }
 
-    /// Bytes that the headers of this packet take at most.
+    /// Greatest number of bytes that the headers of this packet take.
     #[inline(always)]
     fn wanted(&self) -> u32 {
         let Some(ethernet) = self.read::<Ethernet>(0) else { return EXTENDED };
@@ -56,15 +58,28 @@ impl Frame {
     }
 }
 
-/// Leaves a note on a packet, for the guard on the node's way out and for `to_pod`, or takes it off.
+/// Index of the interface to which the program is attached.
+#[inline(always)]
+pub fn ifindex(ctx: &TcContext) -> u32 {
+    // SAFETY: the context is a valid `__sk_buff` for as long as the program runs.
+    unsafe { (*ctx.skb.skb).ifindex }
+}
+
+/// Whether the kernel holds a VLAN tag beside the frame.
+#[inline(always)]
+pub fn vlan_present(ctx: &TcContext) -> bool {
+    // SAFETY: as above.
+    unsafe { (*ctx.skb.skb).vlan_present != 0 }
+}
+
+/// Sets or removes the mark on a packet. `to_pod` and the uplink guard read it.
 #[inline(always)]
 pub fn set_mark(ctx: &TcContext, mark: Option<PacketMark>) {
-    // SAFETY: the context is a valid `__sk_buff` for as long as the program runs, and this field one of
-    // those that programs may write.
+    // SAFETY: the context is a valid `__sk_buff` for as long as the program runs, and programs may write this field.
     unsafe { (*ctx.skb.skb).tc_index = mark.map_or(0, PacketMark::bits) }
 }
 
-/// What is noted on a packet.
+/// The mark on a packet.
 #[inline(always)]
 pub fn mark(ctx: &TcContext) -> Option<PacketMark> {
     // SAFETY: as above.
@@ -104,16 +119,16 @@ impl Packet for Frame {
     }
 }
 
-/// Hides from the compiler what it knows of a function's result: the verifier knows nothing of it,
-/// and needs the bounds checks that the compiler would leave out.
+/// Hides from the compiler what it knows of a function's result. The verifier knows nothing of the result, and needs the
+/// bounds checks that the compiler would otherwise leave out.
 #[inline(always)]
 fn unknown(bits: u64) -> u64 {
     // SAFETY: reads a local variable.
     unsafe { core::ptr::read_volatile(&raw const bits) }
 }
 
-/// The walks have loops with many exits. As functions of their own the verifier follows each exit
-/// to the end of the function, not to the end of the program (see `global_fns`).
+/// The walks have loops with many exits. In a global function, the verifier follows each exit to the end of the function,
+/// not to the end of the program (see [`crate::global_fns`]).
 // SAFETY: the name is taken by nothing else in the object.
 #[unsafe(no_mangle)]
 #[inline(never)]

@@ -1,24 +1,24 @@
-//! `Tables` over the maps.
+//! [`Tables`] over the maps, and the lookups that need no query.
+//!
+//! Holds no rule; [`crate::global_fns`] adds those. A missing entry reads as the zero value, which denies.
 
 #![allow(unsafe_code)]
 
-use agent_common::access::{Access, Range, RemoteIdentity, Tables};
 use agent_common::addr::{V4, V6};
-use agent_common::conntrack::{Opener, ReplyEntry, ReplyKey, ReplyState};
+use agent_common::conntrack::{ReplyEntry, ReplyKey};
 use agent_common::counters::Loss;
 use agent_common::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,
 };
-use agent_common::query::Query;
+use agent_common::tables::Tables;
 use agent_common::tenant::{TenantId, TenantState};
-use agent_common::verdict::Verdict;
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_ktime_get_coarse_ns};
 use aya_ebpf::maps::lpm_trie::Key;
 
-use crate::{global_fns, maps, report};
+use crate::{loss, maps};
 
-/// Whether the kernel has `bpf_ktime_get_coarse_ns` (5.11), which costs a tenth. Set at load.
+/// Whether the kernel has `bpf_ktime_get_coarse_ns` (5.11), which costs a tenth of the exact clock. Set at load.
 #[unsafe(no_mangle)]
 static COARSE_CLOCK: u32 = 0;
 
@@ -26,14 +26,14 @@ static COARSE_CLOCK: u32 = 0;
 pub struct Maps;
 
 impl Maps {
-    /// The local pod behind an interface. The verifier follows what comes after once for each of the
-    /// two maps; a copy would cost a stack that is short.
+    /// The local pod behind an interface. The verifier checks the code after this call once for each of the two maps. A
+    /// copy of the entry would avoid that, but needs too much of the stack.
     #[inline(always)]
     pub fn endpoint(ifindex: u32) -> Option<&'static EndpointEntry> {
         match maps::ENDPOINTS.get(ifindex) {
             Some(entry) => Some(entry),
-            // SAFETY: values are replaced whole, never edited in bucket, and freed after a grace
-            // period that cannot end while this program runs.
+            // SAFETY: values are replaced whole, never edited in place, and freed after a grace period that cannot end
+            // while this program runs.
             None => unsafe { maps::ENDPOINTS_FAR.get(ifindex) },
         }
     }
@@ -47,7 +47,7 @@ impl Maps {
         }
     }
 
-    /// Monotonic nanoseconds, at the resolution of a timer tick where the kernel can.
+    /// Monotonic nanoseconds; at the resolution of a timer tick if the kernel offers that clock.
     #[inline(always)]
     pub fn now() -> u64 {
         // SAFETY: reads a constant that the loader sets before the map is frozen; the volatile read
@@ -122,46 +122,16 @@ impl Tables<V4> for Maps {
 
     #[inline(always)]
     fn reply(&self, key: &ReplyKey<V4>) -> Option<ReplyEntry> {
-        // SAFETY: an entry may be replaced while it is copied; its words are then of two moments of
-        // the same connection, of which neither permits what the other would not.
+        // SAFETY: an entry may be replaced while it is copied. Its words are then from two moments of the same
+        // connection, and neither moment allows more than the other.
         unsafe { maps::REPLIES_V4.get(key) }.copied()
     }
 
     #[inline(always)]
     fn insert_reply(&self, key: &ReplyKey<V4>, entry: ReplyEntry) {
         if maps::REPLIES_V4.insert(key, entry, 0).is_err() {
-            report::lose(Loss::Remember, 1);
+            loss::count(Loss::Remember, 1);
         }
-    }
-
-    #[inline(always)]
-    fn range(&self, query: &Query<V4>) -> Range {
-        global_fns::call_range_v4(query)
-    }
-
-    #[inline(always)]
-    fn access(&self, query: &Query<V4>, identity: RemoteIdentity) -> Access {
-        global_fns::call_access_v4(query, identity)
-    }
-
-    #[inline(always)]
-    fn egress(&self, query: &Query<V4>, identity: RemoteIdentity) -> Verdict {
-        global_fns::call_egress_v4(query, identity)
-    }
-
-    #[inline(always)]
-    fn ingress(&self, query: &Query<V4>, identity: RemoteIdentity) -> Verdict {
-        global_fns::call_ingress_v4(query, identity)
-    }
-
-    #[inline(always)]
-    fn lookup_reply(&self, query: &Query<V4>, opener: Opener, reply: bool, generation: u64) -> ReplyState {
-        global_fns::call_lookup_reply_v4(query, opener, reply, generation)
-    }
-
-    #[inline(always)]
-    fn record(&self, query: &Query<V4>, opener: Opener, reply: bool, generation: u64) {
-        global_fns::call_record_v4(query, opener, reply, generation);
     }
 
     shared!();
@@ -198,38 +168,8 @@ impl Tables<V6> for Maps {
     #[inline(always)]
     fn insert_reply(&self, key: &ReplyKey<V6>, entry: ReplyEntry) {
         if maps::REPLIES_V6.insert(key, entry, 0).is_err() {
-            report::lose(Loss::Remember, 1);
+            loss::count(Loss::Remember, 1);
         }
-    }
-
-    #[inline(always)]
-    fn range(&self, query: &Query<V6>) -> Range {
-        global_fns::call_range_v6(query)
-    }
-
-    #[inline(always)]
-    fn access(&self, query: &Query<V6>, identity: RemoteIdentity) -> Access {
-        global_fns::call_access_v6(query, identity)
-    }
-
-    #[inline(always)]
-    fn egress(&self, query: &Query<V6>, identity: RemoteIdentity) -> Verdict {
-        global_fns::call_egress_v6(query, identity)
-    }
-
-    #[inline(always)]
-    fn ingress(&self, query: &Query<V6>, identity: RemoteIdentity) -> Verdict {
-        global_fns::call_ingress_v6(query, identity)
-    }
-
-    #[inline(always)]
-    fn lookup_reply(&self, query: &Query<V6>, opener: Opener, reply: bool, generation: u64) -> ReplyState {
-        global_fns::call_lookup_reply_v6(query, opener, reply, generation)
-    }
-
-    #[inline(always)]
-    fn record(&self, query: &Query<V6>, opener: Opener, reply: bool, generation: u64) {
-        global_fns::call_record_v6(query, opener, reply, generation);
     }
 
     shared!();

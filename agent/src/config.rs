@@ -326,6 +326,6 @@ mod tests {
     fn the_limits_of_the_model_are_the_sizes_of_the_maps() {
         let limits = limits(&object::MapLimits { peers: 5000, connections: 5000 });
         assert_eq!((limits.peers_v4, limits.tenants, limits.rows), (5000, 16_383, 2_047));
-        assert!(limits.tenants < 1 << agent_common::post_nat::TENANT_BITS, "a packet mark can name every tenant");
+        assert!(limits.tenants < 1 << agent_common::mark::TENANT_BITS, "a packet mark can name every tenant");
     }
 }

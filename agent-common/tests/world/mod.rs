@@ -1,7 +1,7 @@
 //! A world of six tenants, and frames to and from a pod of one of them.
 //!
 //! Everything stands in it twice, once for each family: the IPv4 address a.b.c.d is
-//! fd00:a:b:c::d in IPv6, so that one case is two. What the families do not share is in frames of
+//! fd00:a:b:c::d in IPv6, so that one case is two. Content the families do not share is in frames of
 //! its own.
 
 #![allow(dead_code, reason = "not every test file needs all of it")]
@@ -23,9 +23,9 @@ pub type Host = [u8; 4];
 /// The pod under test.
 pub const LOCAL: Host = [10, 10, 1, 5];
 /// A pod of its tenant.
-pub const FRIEND: Host = [10, 10, 1, 6];
+pub const OWN_POD: Host = [10, 10, 1, 6];
 /// A pod of another tenant.
-pub const STRANGER: Host = [10, 10, 2, 7];
+pub const OTHER_POD: Host = [10, 10, 2, 7];
 /// A pod of a Shared tenant.
 pub const SHARED: Host = [10, 10, 3, 8];
 /// A pod that nobody claims.
@@ -58,7 +58,7 @@ pub const THEIRS: TenantId = TenantId(2);
 /// A Shared one.
 pub const COMMON: TenantId = TenantId(3);
 /// Of an unclaimed namespace.
-pub const NOBODYS: TenantId = TenantId(4);
+pub const UNASSIGNED: TenantId = TenantId(4);
 
 /// Port sets.
 pub const POSTGRES: u16 = 1;
@@ -89,16 +89,16 @@ pub const SECOND: u64 = 1_000_000_000;
 pub const START: u64 = 1_000 * SECOND;
 
 /// Why a frame was denied; `None` if it was not.
-pub type Fate = Option<DropReason>;
+pub type Denial = Option<DropReason>;
 
 /// Tables, and questions to them.
 pub struct World {
     pub tables: MemTables,
 }
 
-/// What a frame carries, seen from the pod: ports are `remote` and `local`, whoever sends.
+/// Content a frame carries, seen from the pod: ports are `remote` and `local`, whoever sends.
 #[derive(Clone, Debug)]
-pub enum What {
+pub enum Content {
     Udp {
         remote: u16,
         local: u16,
@@ -119,7 +119,7 @@ pub enum What {
         id: u16,
     },
     /// An error about a packet that went the other way.
-    Unreachable(Box<What>),
+    Unreachable(Box<Content>),
     /// A later fragment of this protocol.
     Later(u8),
     /// A whole packet of this protocol.
@@ -127,23 +127,23 @@ pub enum What {
 }
 
 /// A datagram to or from a port of the other side.
-pub fn udp(remote: u16) -> What {
-    What::Udp { remote, local: 40_000 }
+pub fn udp(remote: u16) -> Content {
+    Content::Udp { remote, local: 40_000 }
 }
 
 /// A SYN to a port of the other side.
-pub fn syn(remote: u16) -> What {
-    What::Tcp { remote, local: 40_000, flags: SYN }
+pub fn syn(remote: u16) -> Content {
+    Content::Tcp { remote, local: 40_000, flags: SYN }
 }
 
 /// A SYN from the other side to a port of the pod.
-pub fn syn_to(local: u16) -> What {
-    What::Tcp { remote: 50_000, local, flags: SYN }
+pub fn syn_to(local: u16) -> Content {
+    Content::Tcp { remote: 50_000, local, flags: SYN }
 }
 
 /// The pod's answer to `syn_to`.
-pub fn syn_ack_from(local: u16) -> What {
-    What::Tcp { remote: 50_000, local, flags: SYN | ACK }
+pub fn syn_ack_from(local: u16) -> Content {
+    Content::Tcp { remote: 50_000, local, flags: SYN | ACK }
 }
 
 impl Default for World {
@@ -152,17 +152,17 @@ impl Default for World {
         world.tables.now_ns.set(START);
         world.tables.runtime.generation = 7;
         for (tenant, flags) in
-            [(MINE, 0), (THEIRS, 0), (COMMON, TenantState::SHARED), (NOBODYS, TenantState::UNASSIGNED)]
+            [(MINE, 0), (THEIRS, 0), (COMMON, TenantState::SHARED), (UNASSIGNED, TenantState::UNASSIGNED)]
         {
             world.tenant(tenant, flags);
         }
         world.pod_is(MINE);
         for (host, tenant, flags) in [
             (LOCAL, MINE, 0),
-            (FRIEND, MINE, 0),
-            (STRANGER, THEIRS, 0),
+            (OWN_POD, MINE, 0),
+            (OTHER_POD, THEIRS, 0),
             (SHARED, COMMON, PeerEntry::SHARED),
-            (UNCLAIMED, NOBODYS, PeerEntry::UNASSIGNED),
+            (UNCLAIMED, UNASSIGNED, PeerEntry::UNASSIGNED),
         ] {
             world.peer(host, PeerEntry { tenant, kind: PeerEntry::POD, flags, _pad: 0 });
         }
@@ -272,29 +272,33 @@ impl World {
     }
 
     /// The pod sends this.
-    pub fn sends(&self, to: Host, what: &What) -> Fate {
-        same(to, what, [false, true].map(|six| self.judge(Direction::Egress, &frame(six, Direction::Egress, to, what))))
+    pub fn sends(&self, to: Host, content: &Content) -> Denial {
+        same(
+            to,
+            content,
+            [false, true].map(|six| self.judge(Direction::Egress, &frame(six, Direction::Egress, to, content))),
+        )
     }
 
     /// This is on its way to the pod.
-    pub fn gets(&self, from: Host, what: &What) -> Fate {
-        let judge = |six| self.judge(Direction::Ingress, &frame(six, Direction::Ingress, from, what));
-        same(from, what, [false, true].map(judge))
+    pub fn receives(&self, from: Host, content: &Content) -> Denial {
+        let judge = |six| self.judge(Direction::Ingress, &frame(six, Direction::Ingress, from, content));
+        same(from, content, [false, true].map(judge))
     }
 
-    /// A frame's fate.
-    pub fn judge(&self, direction: Direction, frame: &[u8]) -> Fate {
+    /// A frame's denial.
+    pub fn judge(&self, direction: Direction, frame: &[u8]) -> Denial {
         self.judged(direction, frame).reason()
     }
 
-    /// All that is known of a frame's fate.
+    /// All that is known of a frame's denial.
     pub fn judged(&self, direction: Direction, frame: &[u8]) -> Judged {
         self.tables.judge(1, direction, frame)
     }
 }
 
-fn same(host: Host, what: &What, [four, six]: [Fate; 2]) -> Fate {
-    assert_eq!(four, six, "IPv4 and IPv6 differ for {what:?} and {host:?}");
+fn same(host: Host, content: &Content, [four, six]: [Denial; 2]) -> Denial {
+    assert_eq!(four, six, "IPv4 and IPv6 differ for {content:?} and {host:?}");
     four
 }
 
@@ -324,14 +328,14 @@ fn longer(length: u8) -> u8 {
 }
 
 /// Bytes of a frame between the pod and `other`.
-pub fn frame(six: bool, direction: Direction, other: Host, what: &What) -> Vec<u8> {
+pub fn frame(six: bool, direction: Direction, other: Host, content: &Content) -> Vec<u8> {
     let (source, destination) = match direction {
         Direction::Egress => (LOCAL, other),
         Direction::Ingress => (other, LOCAL),
     };
     let out = direction == Direction::Egress;
-    let (protocol, transport) = transport(six, out, other, what);
-    let fragment = if matches!(what, What::Later(_)) { 5 } else { 0 };
+    let (protocol, transport) = transport(six, out, other, content);
+    let fragment = if matches!(content, Content::Later(_)) { 5 } else { 0 };
     packet(six, out, source, destination, protocol, fragment, &transport)
 }
 
@@ -398,7 +402,7 @@ pub fn fragment_header(next: u8, word: u16) -> Vec<u8> {
 }
 
 /// Protocol and bytes of a transport.
-fn transport(six: bool, out: bool, other: Host, what: &What) -> (u8, Vec<u8>) {
+fn transport(six: bool, out: bool, other: Host, content: &Content) -> (u8, Vec<u8>) {
     let ports = |remote: u16, local: u16| {
         let (source, destination) = if out { (local, remote) } else { (remote, local) };
         [source.to_be_bytes(), destination.to_be_bytes()].concat()
@@ -407,21 +411,21 @@ fn transport(six: bool, out: bool, other: Host, what: &What) -> (u8, Vec<u8>) {
         let [high, low] = id.to_be_bytes();
         (if six { ICMPV6 } else { ICMP }, vec![kind[usize::from(six)], 0, 0, 0, high, low, 0, 1])
     };
-    match what {
-        What::Udp { remote, local } => (UDP, [&ports(*remote, *local)[..], &[0, 12, 0, 0], b"data"].concat()),
-        What::Tcp { remote, local, flags } => {
+    match content {
+        Content::Udp { remote, local } => (UDP, [&ports(*remote, *local)[..], &[0, 12, 0, 0], b"data"].concat()),
+        Content::Tcp { remote, local, flags } => {
             let rest = [0, 0, 0, 1, 0, 0, 0, 0, 0x50, *flags, 0xff, 0xff, 0, 0, 0, 0];
             (TCP, [&ports(*remote, *local)[..], &rest].concat())
         }
-        What::Sctp { remote, local } => (132, [&ports(*remote, *local)[..], &[0; 8]].concat()),
-        What::Echo { id } => echo([8, 128], *id),
-        What::EchoReply { id } => echo([0, 129], *id),
-        What::Unreachable(about) => {
+        Content::Sctp { remote, local } => (132, [&ports(*remote, *local)[..], &[0; 8]].concat()),
+        Content::Echo { id } => echo([8, 128], *id),
+        Content::EchoReply { id } => echo([0, 129], *id),
+        Content::Unreachable(about) => {
             let quoted = frame(six, if out { Direction::Ingress } else { Direction::Egress }, other, about);
             let (kind, protocol) = if six { (1, ICMPV6) } else { (3, ICMP) };
             (protocol, [&[kind, 1, 0, 0, 0, 0, 0, 0][..], &quoted[14..]].concat())
         }
-        What::Later(protocol) => (*protocol, vec![0xaa; 24]),
-        What::Other(protocol) => (*protocol, vec![0x55; 24]),
+        Content::Later(protocol) => (*protocol, vec![0xaa; 24]),
+        Content::Other(protocol) => (*protocol, vec![0x55; 24]),
     }
 }

@@ -7,16 +7,18 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use agent_common::access::{Denied, Family, LocalTenant, Tables, prefix};
+use agent_common::access::{Lookup, prefix};
 use agent_common::addr::{V4, V6};
 use agent_common::conntrack::{ReplyEntry, ReplyKey};
-use agent_common::decide::{self, attribute_owner};
+use agent_common::decide::{self, Rules, attribute_owner};
 use agent_common::flow::Direction;
 use agent_common::layout::{EndpointEntry, Grant, GrantKey, PORTS_ANY, PeerEntry, PeerKeyV4, PortSet, PrefixGrant};
 use agent_common::layout::{RowV4, RowV6, Runtime};
 use agent_common::maps;
 use agent_common::query::Query;
-use agent_common::tenant::{TenantId, TenantState};
+use agent_common::tables::{Family, Tables};
+use agent_common::tenant::{LocalTenant, TenantId, TenantState};
+use agent_common::verdict::Denied;
 use clap::Args;
 use serde::Serialize;
 
@@ -231,7 +233,7 @@ fn explain(
 
 /// The packet that would open the connection.
 fn opening<A>(local: LocalTenant, cookie: u32, remote: A, protocol: u8, port: Option<u16>, known: bool) -> Query<A> {
-    let bits = Query::<A>::OPENS | if known { Query::<A>::KNOWN } else { 0 };
+    let bits = Query::<A>::MAY_OPEN | if known { Query::<A>::PORTS_KNOWN } else { 0 };
     Query { local, cookie, remote, remote_port: port.unwrap_or(0), local_port: 0, protocol, bits, tcp_flags: 0 }
 }
 
@@ -279,10 +281,10 @@ impl View {
     /// Why it is denied, unless it is not.
     fn judge<A: Family + Show>(&self, query: &Query<A>, steps: &mut Vec<String>) -> Option<Denied>
     where
-        Self: Tables<A>,
+        Self: Rules<A>,
     {
         let (local, remote) = (&query.local, query.remote);
-        let denied = decide::judge(self, query, Direction::Egress)
+        let denied = decide::verdict(self, query, Direction::Egress)
             .denied()
             .map(|denied| attribute_owner(self, local, remote, denied));
         match self.peer(remote) {
@@ -410,6 +412,9 @@ macro_rules! shared {
     };
 }
 
+impl Lookup<V4> for View {}
+impl Rules<V4> for View {}
+
 impl Tables<V4> for View {
     fn peer(&self, address: V4) -> Option<PeerEntry> {
         self.actual.peers_v4.get(&PeerKeyV4 { network: 0, address }).copied()
@@ -433,6 +438,9 @@ impl Tables<V4> for View {
 
     shared!(V4);
 }
+
+impl Lookup<V6> for View {}
+impl Rules<V6> for View {}
 
 impl Tables<V6> for View {
     fn peer(&self, address: V6) -> Option<PeerEntry> {

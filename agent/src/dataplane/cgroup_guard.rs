@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use agent_common::guard::CgroupConfig;
+use agent_common::guard::cgroup::CgroupConfig;
 use agent_common::maps;
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError};

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::sync::Arc;
 
-use agent_common::guard::{Guard, Sender};
+use agent_common::guard::Guard;
+use agent_common::guard::interface::Sender;
 use agent_common::maps;
 use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData, MapError};

@@ -2,7 +2,8 @@
 
 use agent_common::addr::Mac;
 use agent_common::counters::Counter;
-use agent_common::guard::{Guard, Sender, senders};
+use agent_common::guard::Guard;
+use agent_common::guard::interface::{Sender, senders};
 use agent_common::layout::EndpointEntry;
 use agent_common::maps;
 use agent_common::reason::DropReason;

@@ -7,7 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use agent_common::guard::{Guard, Sender, senders};
+use agent_common::guard::Guard;
+use agent_common::guard::interface::{Sender, senders};
 use agent_common::layout::EndpointEntry;
 
 use super::cgroup_guard::{self, CgroupGuardState};
