@@ -181,9 +181,9 @@ pub fn identify<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> Remote
     tables.peer(query.remote).map_or(RemoteIdentity::UNKNOWN, RemoteIdentity::of)
 }
 
-/// Looks up the peer at the remote address, and decides at once for nearly all packets: those to or from the same
-/// tenant, a Shared one, or an undisputed range of the local tenant. A positive answer is final: the full rules would
-/// allow the packet too. Otherwise the full rules have to be evaluated.
+/// Looks up the peer at the remote address, and decides at once for nearly all packets. These are packets to or from
+/// the same tenant, a Shared one, or an undisputed range of the local tenant. A positive answer is final: the full
+/// rules would allow the packet too. Otherwise the full rules have to be evaluated.
 #[inline(always)]
 pub fn identify_fast<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> RemoteIdentity {
     match tables.peer(query.remote) {

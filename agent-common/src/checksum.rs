@@ -2,9 +2,9 @@
 //!
 //! Where the next device finishes checksums, a packet carries the offset at which the sum begins, and the one where it
 //! is written (`CHECKSUM_PARTIAL`). The kernel's own sockets name the field of the transport header. A sender of whole
-//! frames may name any offset (`PACKET_VNET_HDR`, a tap device), and its payload sets the value written there: a new
-//! destination that no program has read. No checksum is finished between two pods of one node, so the check is made
-//! where packets leave the node. Knows no tables.
+//! frames may name any offset (`PACKET_VNET_HDR`, a tap device), and its payload sets the value written there. That
+//! value may be a new destination that no program has read. No checksum is finished between two pods of one node, so
+//! the check is made where packets leave the node. Knows no tables.
 
 use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ipv4, Ipv6, SCTP, TCP, UDP};
 use crate::post_nat::Network;
@@ -23,8 +23,8 @@ pub struct Unfinished {
 }
 
 /// Whether writing the checksum changes neither addresses nor ports. If an extension header hides the ports, or the
-/// packet is not IP (MPLS, PPPoE, QinQ), it is accepted only without a mark: unmarked packets were encapsulated by the
-/// node itself.
+/// packet is not IP (MPLS, PPPoE, QinQ), it is accepted only without a mark. The node itself has encapsulated unmarked
+/// packets.
 #[inline(always)]
 pub fn is_harmless<N: Network>(packet: &N, Unfinished { start, field }: Unfinished, marked: bool) -> bool {
     let behind = match packet.ethertype() {
@@ -40,8 +40,9 @@ pub fn is_harmless<N: Network>(packet: &N, Unfinished { start, field }: Unfinish
     start >= header && field >= header + ports
 }
 
-/// Whether an extension header stands before the transport header: hop-by-hop, routing, fragment, destination options,
-/// mobility, HIP, shim6 (RFC 8200; IANA's list of extension headers). In IPv4 none of them is a protocol with ports.
+/// Whether the protocol is an extension header, which precedes the transport header. The list: hop-by-hop, routing,
+/// fragment, destination options, mobility, HIP, shim6 (RFC 8200; IANA's list of extension headers). In IPv4 none of
+/// them is a protocol with ports.
 #[inline(always)]
 const fn is_extension(protocol: u8) -> bool {
     matches!(protocol, 0 | 43 | 44 | 60 | 135 | 139 | 140)

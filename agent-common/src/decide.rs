@@ -2,7 +2,7 @@
 //!
 //! [`verdict`] decides at once where the remote identity alone is enough, and evaluates [`egress`] or [`ingress`]
 //! otherwise. Those two are complete: they do not rely on an earlier answer. The generation is read before any rule is
-//! evaluated, so an entry of the reply table never names a later policy than the one that allowed it.
+//! evaluated. So an entry of the reply table never names a later policy than the one that allowed it.
 
 use crate::access::{Access, Lookup, RemoteIdentity, access, between, identify_fast, other_owner};
 use crate::conntrack::{Opener, ReplyEntry, ReplyState};

@@ -1,6 +1,6 @@
 //! The wire formats of headers, and the protocol numbers.
 //!
-//! Interprets nothing. Each header is read whole, with one bounds check, in words of its fields' own width: byte-wise
+//! Interprets nothing. Each header is read whole, with one bounds check, in words of its fields' own width. Byte-wise
 //! reads made the first trial of this parser five times slower.
 
 use zerocopy::{FromBytes, Immutable, KnownLayout};

@@ -1,7 +1,7 @@
 //! What the kernel programs and the agent share: layouts, parsing, the verdict.
 //!
 //! This crate owns the meaning of a packet and of every map entry. It knows no map handle, no helper and no operating
-//! system: the kernel side gives it a packet and tables, and so does an ordinary test.
+//! system. The kernel side gives it a packet and tables, and so does an ordinary test.
 //!
 //! The rules of all layouts: every type in a map is `repr(C)`, and built from fixed-width integers and byte arrays. Its
 //! padding has a name and is always zero. It derives zerocopy's traits, which do not compile over implicit padding. Its

@@ -54,7 +54,7 @@ pub enum MapWriter {
     Agent,
     /// The programs write, the agent reads.
     Programs,
-    /// The programs write and read. The map is not pinned, because nobody else reads it.
+    /// The programs write and read. The map is not pinned, because no other process reads it.
     Scratch,
 }
 

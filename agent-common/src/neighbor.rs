@@ -37,7 +37,7 @@ const DISCOVERY: core::ops::RangeInclusive<u8> = icmp::ROUTER_SOLICITATION..=icm
 /// Whether an IPv6 frame carries ICMPv6 of types 133 to 137 (RFC 4861) right behind its header.
 #[inline(always)]
 pub fn is_discovery<P: Packet + ?Sized>(packet: &P) -> bool {
-    // Whole headers are read, not single bytes: an `Option<u8>` is two bytes in one register, and verifiers refuse to
+    // Whole headers are read, not single bytes. An `Option<u8>` is two bytes in one register, and verifiers refuse to
     // copy the second if it was never written.
     let Some(ip) = packet.read::<Ipv6>(ETHERNET_LEN) else { return false };
     if ip.next_header != ICMPV6 {

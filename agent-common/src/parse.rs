@@ -106,8 +106,8 @@ pub fn ipv6<P: Packet + ?Sized>(packet: &P) -> Parsed<V6> {
     Ok(flow)
 }
 
-/// The result of a walk along IPv6 extension headers, in one register: reason in the low byte (0 for none), protocol,
-/// fragment bits, and the offset of the transport header in the high half.
+/// The result of a walk along IPv6 extension headers, in one register. The reason is in the low byte (0 for none), then
+/// protocol and fragment bits. The offset of the transport header is in the high half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extensions(u64);
 
@@ -344,8 +344,8 @@ fn add_carries(sum: u64) -> u64 {
     (sum & 0xffff) + (sum >> 16)
 }
 
-/// The result of a walk along IPv4 options, in one register: reason in the low byte (0 for none), and the sum of the words
-/// above it.
+/// The result of a walk along IPv4 options, in one register. The reason is in the low byte (0 for none), and the sum of
+/// the words above it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options(u64);
 

@@ -20,8 +20,8 @@ macro_rules! pod {
     ($($name:ty),+ $(,)?) => {
         $(
             const _: () = assert_pod::<$name>();
-            // SAFETY: `assert_pod` shows at compile time that every byte pattern is a valid value
-            // (`FromBytes`) and that no byte is padding (`IntoBytes`); the types are `Copy`.
+            // SAFETY: `assert_pod` shows at compile time that every byte pattern is a valid value (`FromBytes`), and
+            // that no byte is padding (`IntoBytes`). The types are `Copy`.
             unsafe impl aya::Pod for $name {}
         )+
     };

@@ -71,7 +71,7 @@ fn port<N: Network>(packet: &N, protocol: u8, offset: u32) -> Option<u16> {
 }
 
 /// Checks the final destination of a marked packet. A tunnel packet to a node passes. A packet without a readable port
-/// passes if some port of its destination is allowed: either it is a later fragment of a packet that was checked, or
+/// passes if some port of its destination is allowed. Either it is a later fragment of a packet that was checked, or
 /// `from_pod` has read the port.
 #[inline(always)]
 fn check_destination<A: Family, T: Rules<A>>(
@@ -102,8 +102,8 @@ fn remote_may_open<A: Family, T: Rules<A>>(tables: &T, query: &Query<A>) -> bool
     access.allows_reply() && decide::may_open_to_pod(tables, query, access.denied())
 }
 
-/// Whether a packet with a mark of `sender` may reach a pod of `local` on the same node, whatever its source address:
-/// the sender's pods may open connections to that pod, or reply to it.
+/// Whether a packet with a mark of `sender` may reach a pod of `local` on the same node, whatever its source address.
+/// The sender's pods must have permission to open connections to that pod, or to reply to it.
 #[inline(always)]
 pub fn may_arrive<A: Family, T: Tables<A>>(tables: &T, sender: LocalTenant, local: LocalTenant) -> bool {
     if sender.tenant.0 == local.tenant.0 || sender.state.has(TenantState::OPEN) || local.state.has(TenantState::OPEN) {

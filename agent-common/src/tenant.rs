@@ -1,6 +1,6 @@
 //! The numbers of tenants, and the state of a tenant as the programs read it.
 //!
-//! All reserved numbers stand here. The programs use numbers, never names. A number is valid on one node, and stays the
+//! All reserved numbers are defined here. The programs use numbers, never names. A number is valid on one node, and stays the
 //! same while a map entry refers to it.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -90,8 +90,8 @@ pub struct LocalTenant {
     pub state: TenantState,
 }
 
-/// The name of a tenant, zero-padded UTF-8. The agent stores it in the kernel beside the number, so that a restarted
-/// agent gives the tenant the same number, and `bulkhead explain` finds it.
+/// The name of a tenant, zero-padded UTF-8. The agent stores it in the kernel beside the number. A restarted agent then
+/// gives the tenant the same number, and `bulkhead explain` finds it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct TenantName(pub [u8; 128]);

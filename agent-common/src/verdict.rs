@@ -26,7 +26,7 @@ impl Verdict {
     /// Lets the next program on the hook decide.
     pub const ALLOW: Self = Self(1 << 8);
     /// Allowed because of sender and destination alone. The packet is marked, and [`crate::post_nat`] judges it again
-    /// where it leaves the node or reaches a local pod, since the node may have translated its destination.
+    /// where it leaves the node or reaches a local pod. The node may have translated its destination by then.
     pub const ALLOW_MARKED: Self = Self(Self::ALLOW.0 | Self::REQUEST);
     /// Allowed as a reply, or to a node. The packet is marked: if NAT redirects it, it may go anywhere except to
     /// another tenant.

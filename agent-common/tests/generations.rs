@@ -87,7 +87,7 @@ fn a_connection_opened_while_its_range_changes_owner_is_judged_again() {
         let changing = ChangingTables { before: &world.tables, after: &next.tables, changed: Cell::new(false) };
         assert_eq!(verdict_to_pod(&world, &changing, &syn_to(80)), Verdict::ALLOW);
         assert!(changing.changed.get(), "the policy changed during the verdict");
-        let answer = next.judge(Direction::Egress, &frame(false, Direction::Egress, WORLD, &syn_ack_from(80)));
-        assert_eq!(answer, changes.then_some(CrossTenant));
+        let reply = next.judge(Direction::Egress, &frame(false, Direction::Egress, WORLD, &syn_ack_from(80)));
+        assert_eq!(reply, changes.then_some(CrossTenant));
     }
 }

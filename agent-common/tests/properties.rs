@@ -1,4 +1,7 @@
-//! Content holds for every frame and every table, not only for those somebody thought of.
+//! Properties of the verdict that hold for every frame and every table.
+//!
+//! Frames are random bytes, or valid frames with random changes. Each property has its own reader of the bytes, so it does
+//! not rely on the parser under test.
 
 mod world;
 
@@ -63,7 +66,7 @@ fn a_truncated_frame_does_not_pass() {
     }
 }
 
-/// Whether a frame says that it is from the pod. Reads bytes where the standards put them, and nothing else.
+/// Whether the source of a frame is the pod. It reads bytes at the offsets of the standards.
 fn claims_the_pod(frame: &[u8]) -> bool {
     let at = |range: std::ops::Range<usize>| frame.get(range).unwrap_or_default();
     let (v6, local) = (six(LOCAL).octets(), link_local(5).octets());
@@ -86,8 +89,8 @@ fn nearly() -> impl Strategy<Value = (Direction, Vec<u8>)> {
     (prop::sample::select(allowed()), changes, prop::option::of(0_usize..130), any::<bool>()).prop_map(
         |((direction, mut frame), changes, length, mend)| {
             for (at, byte) in changes {
-                if let Some(place) = frame.get_mut(at) {
-                    *place = byte;
+                if let Some(old) = frame.get_mut(at) {
+                    *old = byte;
                 }
             }
             if let Some(length) = length {
@@ -101,7 +104,7 @@ fn nearly() -> impl Strategy<Value = (Direction, Vec<u8>)> {
     )
 }
 
-/// So that the header checksum does not stand before every other rule.
+/// Writes the right checksum, so that the frame reaches the later rules.
 fn mend_checksum(frame: &mut [u8]) {
     let end = 14 + usize::from(frame[14] & 0x0f) * 4;
     if frame[12..14] != [8, 0] || end < 34 || end > frame.len() {
@@ -174,17 +177,17 @@ proptest! {
         port in prop::sample::select(vec![80_u16, 5432, 40_000]),
     ) {
         aim(&mut bytes, direction, remote, port);
-        let (short, long) = (World::default(), World::default());
-        let entry = short.tables.endpoints.values().copied().find(|entry| entry.v4 == V4::new(LOCAL)).expect("the pod");
-        let endpoint = Endpoint::new(&entry, short.tables.tenants[&MINE]).expect("it is ready");
-        let verdict = short.tables.verdict(&endpoint, direction, &bytes[..]);
-        let odd = match direction {
-            Egress => classify::slow_from_pod(&bytes[..], &endpoint, &long.tables),
-            Ingress => classify::slow_to_pod(&bytes[..], &endpoint, &long.tables),
+        let (fast_world, slow_world) = (World::default(), World::default());
+        let entry = fast_world.tables.endpoints.values().copied().find(|entry| entry.v4 == V4::new(LOCAL)).expect("the pod");
+        let endpoint = Endpoint::new(&entry, fast_world.tables.tenants[&MINE]).expect("it is ready");
+        let verdict = fast_world.tables.verdict(&endpoint, direction, &bytes[..]);
+        let slow = match direction {
+            Egress => classify::slow_from_pod(&bytes[..], &endpoint, &slow_world.tables),
+            Ingress => classify::slow_to_pod(&bytes[..], &endpoint, &slow_world.tables),
         };
-        prop_assert_eq!(verdict, odd, "{:02x?}", bytes);
-        prop_assert_eq!(&short.tables.replies_v4, &long.tables.replies_v4, "content is remembered");
-        prop_assert_eq!(&short.tables.replies_v6, &long.tables.replies_v6, "content is remembered");
+        prop_assert_eq!(verdict, slow, "{:02x?}", bytes);
+        prop_assert_eq!(&fast_world.tables.replies_v4, &slow_world.tables.replies_v4, "entries of the reply table");
+        prop_assert_eq!(&fast_world.tables.replies_v6, &slow_world.tables.replies_v6, "entries of the reply table");
     }
 
     #[test]
@@ -207,8 +210,8 @@ proptest! {
             _ => None,
         };
         if let Some((key, flags)) = key {
-            let seen = summary::summarize(bytes);
-            prop_assert_eq!((key, flags), (seen.key(direction, entry.cookie, DropReason::OffSubnet), seen.tcp_flags));
+            let summary = summary::summarize(bytes);
+            prop_assert_eq!((key, flags), (summary.key(direction, entry.cookie, DropReason::OffSubnet), summary.tcp_flags));
         }
     }
 
@@ -227,7 +230,7 @@ proptest! {
     }
 
     #[test]
-    fn a_row_of_ipv4_prefixes_is_the_longest_that_holds_the_address(
+    fn a_row_of_ipv4_prefixes_gives_the_longest_that_holds_the_address(
         prefixes in prop::collection::vec(near_v4(), 0..ROW_PREFIXES),
         (address, _) in near_v4(),
     ) {
@@ -235,22 +238,22 @@ proptest! {
         sorted.sort_by_key(|(net, length)| (std::cmp::Reverse(*length), *net));
         sorted.dedup();
         let mut row = RowV4::default();
-        let mut memory = MemTables::default();
+        let mut tables = MemTables::default();
         for (i, (net, length)) in sorted.iter().enumerate() {
             let grant = PrefixGrant { ports: i as u16 + 1, flags: 0, length: *length };
             let net = V4(net.to_be());
             row.prefixes[i] = PrefixV4 { net, mask: V4::mask(*length), grant, _pad: 0 };
-            memory.trie_v4.push((TenantId(1), net, *length, grant));
+            tables.trie_v4.push((TenantId(1), net, *length, grant));
         }
         let naive = sorted.iter().position(|(net, length)| net_v4(address, *length) == *net).map_or(0, |i| i as u16 + 1);
         let address = V4(address.to_be());
         prop_assert_eq!(address.find(&row).ports, naive);
-        prop_assert_eq!(memory.trie(TenantId(1), address).ports, naive, "the trie says the same");
-        prop_assert!(!memory.trie(TenantId(2), address).is_some(), "of its own tenant only");
+        prop_assert_eq!(tables.trie(TenantId(1), address).ports, naive, "the trie finds the same prefix");
+        prop_assert!(!tables.trie(TenantId(2), address).is_some(), "another tenant has no prefix");
     }
 
     #[test]
-    fn a_row_of_ipv6_prefixes_is_the_longest_that_holds_the_address(
+    fn a_row_of_ipv6_prefixes_gives_the_longest_that_holds_the_address(
         prefixes in prop::collection::vec((0_u128..4, 0_u32..128, 0_u8..=128), 0..ROW_PREFIXES),
         (bits, shift) in (0_u128..4, 0_u32..128),
     ) {
@@ -260,33 +263,33 @@ proptest! {
         sorted.sort_by_key(|(net, length)| (std::cmp::Reverse(*length), *net));
         sorted.dedup();
         let mut row = RowV6::default();
-        let mut memory = MemTables::default();
+        let mut tables = MemTables::default();
         for (i, (net, length)) in sorted.iter().enumerate() {
             let grant = PrefixGrant { ports: i as u16 + 1, flags: 0, length: *length };
             let net = V6::new(net.to_be_bytes());
             row.prefixes[i] = PrefixV6 { net, mask: V6::mask(*length), grant, _pad: 0 };
-            memory.trie_v6.push((TenantId(1), net, *length, grant));
+            tables.trie_v6.push((TenantId(1), net, *length, grant));
         }
         let address = BASE ^ (bits << shift);
         let naive = sorted.iter().position(|(net, length)| net_v6(address, *length) == *net).map_or(0, |i| i as u16 + 1);
         let address = V6::new(address.to_be_bytes());
         prop_assert_eq!(address.find(&row).ports, naive);
-        prop_assert_eq!(memory.trie(TenantId(1), address).ports, naive);
+        prop_assert_eq!(tables.trie(TenantId(1), address).ports, naive);
     }
 
     #[test]
     fn zero_tables_let_no_frame_pass((direction, bytes) in nearly()) {
         let mut world = World::default();
         let whole = std::mem::take(&mut world.tables);
-        prop_assert!(world.judged(direction, &bytes).denied.is_some(), "nothing at all");
-        // The pod and its tenant are known, and nothing else.
+        prop_assert!(world.judged(direction, &bytes).denied.is_some(), "empty tables");
+        // Only the pod and its tenant are known.
         world.tables.endpoints = whole.endpoints;
         world.tables.tenants = whole.tenants;
         world.peer(OWN_POD, PeerEntry::default());
         let judged = world.judged(direction, &bytes);
         let link_only = bytes.get(12..14) == Some(&[8, 6][..]) || bytes.get(20) == Some(&ICMPV6);
-        let elsewhere = direction == Ingress;
-        prop_assert!(judged.denied.is_some() || link_only || elsewhere, "{bytes:02x?}");
+        let to_pod = direction == Ingress;
+        prop_assert!(judged.denied.is_some() || link_only || to_pod, "{bytes:02x?}");
     }
 }
 

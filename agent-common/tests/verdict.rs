@@ -259,16 +259,16 @@ fn a_reply_to_a_tunnel_port_of_a_node_is_denied() {
 #[test]
 fn a_connection_without_packets_expires() {
     let world = World::default();
-    let (request, answer) = (Content::Udp { remote: 50_000, local: 53 }, Content::Udp { remote: 50_000, local: 53 });
+    let (request, reply) = (Content::Udp { remote: 50_000, local: 53 }, Content::Udp { remote: 50_000, local: 53 });
     assert_eq!(world.receives(WORLD, &request), ALLOWED);
     world.wait(59);
-    assert_eq!(world.sends(WORLD, &answer), ALLOWED, "a minute for a first answer");
+    assert_eq!(world.sends(WORLD, &reply), ALLOWED, "one minute for the first reply");
     world.wait(179);
-    assert_eq!(world.sends(WORLD, &answer), ALLOWED, "three once it was answered");
+    assert_eq!(world.sends(WORLD, &reply), ALLOWED, "three minutes after a reply");
     world.wait(180);
-    assert_eq!(world.sends(WORLD, &answer), Some(OffSubnet));
+    assert_eq!(world.sends(WORLD, &reply), Some(OffSubnet));
     assert_eq!(world.receives(WORLD, &request), ALLOWED, "the opener opens it again");
-    assert_eq!(world.sends(WORLD, &answer), ALLOWED);
+    assert_eq!(world.sends(WORLD, &reply), ALLOWED);
 }
 
 #[test]
@@ -278,7 +278,7 @@ fn a_closing_connection_expires_earlier() {
     assert_eq!(world.receives(WORLD, &syn_to(80)), ALLOWED);
     assert_eq!(world.sends(WORLD, &syn_ack_from(80)), ALLOWED);
     world.wait(3_600);
-    assert_eq!(world.sends(WORLD, &fin), ALLOWED, "hours while it is open");
+    assert_eq!(world.sends(WORLD, &fin), ALLOWED, "three hours while it is open");
     world.wait(121);
     assert_eq!(world.sends(WORLD, &fin), Some(OffSubnet), "two minutes once it closes");
 }
@@ -340,8 +340,8 @@ fn an_icmp_error_must_quote_a_packet_between_its_own_ends() {
         let (kind, protocol) = if six { (1, ICMPV6) } else { (3, ICMP) };
         let body = [&[kind, 1, 0, 0, 0, 0, 0, 0][..], &quoted[14..]].concat();
         assert_eq!(world.judge(Egress, &packet(six, true, LOCAL, WORLD, protocol, 0, &body)), ALLOWED);
-        let elsewhere = packet(six, true, LOCAL, [198, 51, 100, 10], protocol, 0, &body);
-        assert_eq!(world.judge(Egress, &elsewhere), Some(OffSubnet), "the quote names another host");
+        let other = packet(six, true, LOCAL, [198, 51, 100, 10], protocol, 0, &body);
+        assert_eq!(world.judge(Egress, &other), Some(OffSubnet), "the quote names another host");
         let cut = &body[..body.len() - 8];
         assert_eq!(
             world.judge(Egress, &packet(six, true, LOCAL, WORLD, protocol, 0, cut)),
@@ -430,12 +430,12 @@ fn discovery_from_a_pod_claims_only_its_own_addresses() {
         (135, link, gateway, MAC, ALLOWED, "from its link-local address"),
         (135, local, six(OWN_POD), MAC, ALLOWED, "resolves a pod of its tenant"),
         (135, local, six(WORLD), MAC, Some(OffSubnet), "resolves an address outside the cluster"),
-        (135, six(OWN_POD), gateway, MAC, Some(SpoofedSource), "as a friend"),
+        (135, six(OWN_POD), gateway, MAC, Some(SpoofedSource), "from another pod's address"),
         (135, local, gateway, OTHER_MAC, Some(SpoofedNeighbor), "at another hardware address"),
-        (136, local, local, MAC, ALLOWED, "answers for itself"),
+        (136, local, local, MAC, ALLOWED, "advertises its own address"),
         (136, link, link, MAC, ALLOWED, "and for its link-local address"),
         (136, local, gateway, MAC, Some(SpoofedNeighbor), "claims the gateway"),
-        (136, local, six(OTHER_POD), MAC, Some(SpoofedNeighbor), "claims a stranger"),
+        (136, local, six(OTHER_POD), MAC, Some(SpoofedNeighbor), "claims an address of another tenant"),
         (136, local, local, OTHER_MAC, Some(SpoofedNeighbor), "itself at another hardware address"),
         (134, link, gateway, MAC, Some(RouterAdvertisement), "says it is a router"),
         (137, link, gateway, MAC, Some(IcmpRedirect), "redirects"),
@@ -450,7 +450,7 @@ fn discovery_from_a_pod_claims_only_its_own_addresses() {
         world.judge(Egress, &frame)
     };
     assert_eq!((probe(local), probe(link)), (ALLOWED, ALLOWED), "duplicate address detection");
-    assert_eq!(probe(six(OWN_POD)), Some(SpoofedNeighbor), "of a friend's address");
+    assert_eq!(probe(six(OWN_POD)), Some(SpoofedNeighbor), "for another pod's address");
     let mut routed = discovery(true, 135, local, gateway, gateway, MAC);
     routed[21] = 254;
     assert_eq!(world.judge(Egress, &routed), Some(Malformed), "crossed a router");
@@ -477,7 +477,7 @@ fn discovery_from_a_pod_goes_only_to_the_link_or_to_allowed_addresses() {
             (135, local, gateway, "resolves its gateway"),
             (135, link, gateway, "from its link-local address"),
             (135, local, six(OWN_POD), "resolves a pod of its tenant"),
-            (136, local, local, "answers for itself"),
+            (136, local, local, "advertises its own address"),
             (136, link, link, "and for its link-local address"),
             (135, V6::UNSPECIFIED, local, "detects duplicates of its address"),
         ] {
@@ -612,10 +612,10 @@ fn a_mutual_grant_allows_connections_in_both_directions() {
 fn under_a_one_way_grant_the_other_side_may_only_reply() {
     let mut world = World::default();
     world.grant(MINE, THEIRS, Grant::FOREVER);
-    let answer = Content::Tcp { remote: 80, local: 40_000, flags: SYN | ACK };
-    assert_eq!(world.receives(OTHER_POD, &answer), Some(CrossTenant), "no connection");
+    let reply = Content::Tcp { remote: 80, local: 40_000, flags: SYN | ACK };
+    assert_eq!(world.receives(OTHER_POD, &reply), Some(CrossTenant), "no connection");
     assert_eq!(world.sends(OTHER_POD, &syn(80)), ALLOWED);
-    assert_eq!(world.receives(OTHER_POD, &answer), ALLOWED);
+    assert_eq!(world.receives(OTHER_POD, &reply), ALLOWED);
     assert_eq!(world.receives(OTHER_POD, &syn_to(80)), Some(CrossTenant), "a connection of its own");
     let other = Content::Tcp { remote: 80, local: 40_001, flags: ACK };
     assert_eq!(world.receives(OTHER_POD, &other), Some(CrossTenant), "another port");

@@ -2,7 +2,8 @@
 //!
 //! A function of the kernel's is global (5.6) if it takes a context or scalars, and returns a scalar. So queries and
 //! answers are packed into registers here. If these functions were inlined, the verifier would follow each path through
-//! the parser through every rule again: hundreds of thousands of instructions instead of a few thousand. Holds no rule.
+//! the parser through every rule again. It would verify hundreds of thousands of instructions instead of a few
+//! thousand. Holds no rule.
 
 #![allow(unsafe_code)]
 

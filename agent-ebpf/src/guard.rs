@@ -63,8 +63,8 @@ impl Claims for MapClaims<'_> {
 
     #[inline(always)]
     fn exists(&self, ifindex: u32) -> bool {
-        // SAFETY: reads a constant that the loader sets before the map is frozen; the volatile read
-        // keeps the compiler from assuming the value in the object.
+        // SAFETY: reads a constant that the loader sets before the map is frozen. The volatile read keeps the compiler
+        // from assuming the value in the object.
         if unsafe { core::ptr::read_volatile(&raw const CHECK_MTU) } == 0 {
             return true;
         }

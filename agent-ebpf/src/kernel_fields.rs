@@ -9,8 +9,8 @@ use agent_common::checksum::{self, Unfinished};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 
-/// Offsets on the way from a packet to its network namespace, in bytes: the device in a `sk_buff`, the namespace in a
-/// `net_device`, the inode number in a `net`. Without them the cgroup guard is not loaded.
+/// Offsets in bytes that lead from a packet to its network namespace. They are the device in a `sk_buff`, the namespace
+/// in a `net_device`, and the inode number in a `net`. Without them the cgroup guard is not loaded.
 #[unsafe(no_mangle)]
 static SKB_DEV: u32 = 0;
 #[unsafe(no_mangle)]
@@ -53,7 +53,7 @@ pub fn unfinished_checksum(skb: *mut __sk_buff) -> Option<Unfinished> {
 
 #[inline(always)]
 fn offset(of: *const u32) -> u64 {
-    // SAFETY: reads a constant that the loader sets before the map is frozen; the volatile read keeps the compiler from
+    // SAFETY: reads a constant that the loader sets before the map is frozen. The volatile read keeps the compiler from
     // assuming the value in the object.
     u64::from(unsafe { core::ptr::read_volatile(of) })
 }

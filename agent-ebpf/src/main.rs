@@ -2,8 +2,8 @@
 //!
 //! `from_pod` is attached to the ingress hook of a pod's host-side interface, and `to_pod` to its egress hook. They give
 //! [`agent_common::classify`] a packet and tables, act on its verdict, and count and report it. `uplink`, `bridge` and
-//! `cgroup` are the guards of [`agent_common::guard`]: on the egress hook of the node's own interfaces, on the ingress
-//! hook of bridges, and on the cgroup of all pods. The programs hold no policy of their own.
+//! `cgroup` are the guards of [`agent_common::guard`]. They are attached to the egress hook of the node's own
+//! interfaces, the ingress hook of bridges, and the cgroup of all pods. The programs hold no policy of their own.
 
 #![no_std]
 #![no_main]

@@ -103,8 +103,8 @@ impl Packet for Frame {
         }
         // SAFETY: `start..start + size_of::<H>()` lies inside the packet (checked above, and again
         // by the verifier); `Header` promises that any bytes are a valid value. The pointer may be
-        // less aligned than `H`: the verifier allows that for packet data since 4.14 wherever the
-        // CPU does, and `read_unaligned` would load byte by byte.
+        // less aligned than `H`. The verifier allows that for packet data since 4.14 wherever the CPU does.
+        // `read_unaligned` would load byte by byte.
         Some(unsafe { core::ptr::read(start as *const H) })
     }
 

@@ -50,8 +50,8 @@ impl Maps {
     /// Monotonic nanoseconds; at the resolution of a timer tick if the kernel offers that clock.
     #[inline(always)]
     pub fn now() -> u64 {
-        // SAFETY: reads a constant that the loader sets before the map is frozen; the volatile read
-        // keeps the compiler from assuming the value in the object.
+        // SAFETY: reads a constant that the loader sets before the map is frozen. The volatile read keeps the compiler
+        // from assuming the value in the object.
         let coarse = unsafe { core::ptr::read_volatile(&raw const COARSE_CLOCK) };
         if coarse != 0 {
             // SAFETY: no arguments; the loader has checked that the helper exists.

@@ -1,10 +1,9 @@
-//! A world of six tenants, and frames to and from a pod of one of them.
+//! The tables of a small cluster with four tenants, and frames to and from one pod of it.
 //!
-//! Everything stands in it twice, once for each family: the IPv4 address a.b.c.d is
-//! fd00:a:b:c::d in IPv6, so that one case is two. Content the families do not share is in frames of
-//! its own.
+//! Every entry exists once for each family: the IPv6 address of a.b.c.d is fd00:a:b:c::d. So one test case checks both
+//! families. A test builds the frames itself that only one family has.
 
-#![allow(dead_code, reason = "not every test file needs all of it")]
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use agent_common::addr::{Mac, V4, V6};
 use agent_common::flow::Direction;
@@ -28,36 +27,36 @@ pub const OWN_POD: Host = [10, 10, 1, 6];
 pub const OTHER_POD: Host = [10, 10, 2, 7];
 /// A pod of a Shared tenant.
 pub const SHARED: Host = [10, 10, 3, 8];
-/// A pod that nobody claims.
+/// A pod of an unassigned namespace.
 pub const UNCLAIMED: Host = [10, 10, 4, 9];
 /// An address of the cluster's pod range that is no pod.
 pub const NO_POD: Host = [10, 10, 9, 9];
-/// In the tenant's subnet, TCP 5432 only.
+/// A host in the tenant's subnet, allowed on TCP 5432 only.
 pub const DATABASE: Host = [10, 40, 0, 9];
-/// In the tenant's subnet, all ports.
+/// A host in the tenant's subnet, allowed on all ports.
 pub const FILES: Host = [10, 40, 1, 9];
-/// In the other tenant's subnet.
+/// A host in the other tenant's subnet.
 pub const THEIR_DATABASE: Host = [10, 50, 0, 9];
-/// A proxy the tenant lists, TCP 3128 only.
+/// A proxy that the tenant lists, on TCP 3128 only.
 pub const PROXY: Host = [192, 0, 2, 200];
 /// A node.
 pub const NODE: Host = [192, 0, 2, 10];
 /// A metadata service.
 pub const METADATA: Host = [168, 63, 129, 16];
-/// A Service with endpoints outside, which the tenant may use on port 80.
+/// A Service with endpoints outside the cluster, which the tenant lists on port 80.
 pub const LISTED: Host = [10, 96, 0, 80];
-/// The same, which it may not.
+/// The same, which the tenant does not list.
 pub const UNLISTED: Host = [10, 96, 0, 81];
-/// Anybody.
+/// A host outside the cluster that no tenant lists.
 pub const WORLD: Host = [198, 51, 100, 9];
 
 /// The pod's tenant.
 pub const MINE: TenantId = TenantId(1);
 /// Another tenant.
 pub const THEIRS: TenantId = TenantId(2);
-/// A Shared one.
+/// A Shared tenant.
 pub const COMMON: TenantId = TenantId(3);
-/// Of an unclaimed namespace.
+/// The implicit tenant of an unassigned namespace.
 pub const UNASSIGNED: TenantId = TenantId(4);
 
 /// Port sets.
@@ -67,11 +66,11 @@ pub const HTTP: u16 = 3;
 
 /// The pod's hardware address.
 pub const MAC: [u8; 6] = [2, 10, 0, 0, 1, 5];
-/// Its gateway's.
+/// The hardware address of its gateway.
 pub const GATEWAY_MAC: [u8; 6] = [2, 0xfe, 0, 0, 1, 5];
-/// Somebody else's.
+/// The hardware address of another pod.
 pub const OTHER_MAC: [u8; 6] = [2, 10, 0, 0, 1, 6];
-/// Its gateway.
+/// The address of its gateway.
 pub const GATEWAY: Host = [169, 254, 1, 1];
 
 pub const TCP: u8 = 6;
@@ -85,18 +84,18 @@ pub const RST: u8 = 4;
 
 /// Nanoseconds in a second.
 pub const SECOND: u64 = 1_000_000_000;
-/// When the tests begin.
+/// The monotonic clock at the beginning of a test.
 pub const START: u64 = 1_000 * SECOND;
 
-/// Why a frame was denied; `None` if it was not.
+/// Why a frame was denied; `None` if it passed.
 pub type Denial = Option<DropReason>;
 
-/// Tables, and questions to them.
+/// The tables, and verdicts on frames.
 pub struct World {
     pub tables: MemTables,
 }
 
-/// Content a frame carries, seen from the pod: ports are `remote` and `local`, whoever sends.
+/// The transport of a frame, from the pod's view: `remote` and `local` ports do not depend on the direction.
 #[derive(Clone, Debug)]
 pub enum Content {
     Udp {
@@ -118,7 +117,7 @@ pub enum Content {
     EchoReply {
         id: u16,
     },
-    /// An error about a packet that went the other way.
+    /// An ICMP error that quotes a packet of the other direction.
     Unreachable(Box<Content>),
     /// A later fragment of this protocol.
     Later(u8),
@@ -141,7 +140,7 @@ pub fn syn_to(local: u16) -> Content {
     Content::Tcp { remote: 50_000, local, flags: SYN }
 }
 
-/// The pod's answer to `syn_to`.
+/// The pod's reply to [`syn_to`].
 pub fn syn_ack_from(local: u16) -> Content {
     Content::Tcp { remote: 50_000, local, flags: SYN | ACK }
 }
@@ -220,7 +219,7 @@ impl World {
         self.tables.endpoints.insert(1, entry);
     }
 
-    /// Puts something at an address.
+    /// Sets the peer at an address.
     pub fn peer(&mut self, host: Host, entry: PeerEntry) {
         self.tables.peers_v4.insert(V4::new(host), entry);
         self.tables.peers_v6.insert(six(host), entry);
@@ -241,7 +240,7 @@ impl World {
         self.tables.rows_v6.insert(tenant.0 as u16, v6);
     }
 
-    /// Names the owner of a range.
+    /// Sets the owner of a range.
     pub fn owner(&mut self, host: Host, length: u8, tenant: TenantId) {
         self.tables.owners_v4.push((V4::new(host), length, tenant));
         self.tables.owners_v6.push((six(host), longer(length), tenant));
@@ -266,12 +265,12 @@ impl World {
         }
     }
 
-    /// Lets time pass.
+    /// Advances the clock.
     pub fn wait(&self, seconds: u64) {
         self.tables.now_ns.set(self.tables.now_ns.get() + seconds * SECOND);
     }
 
-    /// The pod sends this.
+    /// Judges a packet from the pod, in both families.
     pub fn sends(&self, to: Host, content: &Content) -> Denial {
         same(
             to,
@@ -280,18 +279,18 @@ impl World {
         )
     }
 
-    /// This is on its way to the pod.
+    /// Judges a packet to the pod, in both families.
     pub fn receives(&self, from: Host, content: &Content) -> Denial {
         let judge = |six| self.judge(Direction::Ingress, &frame(six, Direction::Ingress, from, content));
         same(from, content, [false, true].map(judge))
     }
 
-    /// A frame's denial.
+    /// Why a frame is denied.
     pub fn judge(&self, direction: Direction, frame: &[u8]) -> Denial {
         self.judged(direction, frame).reason()
     }
 
-    /// All that is known of a frame's denial.
+    /// The outcome for a frame, with its reason and peer.
     pub fn judged(&self, direction: Direction, frame: &[u8]) -> Judged {
         self.tables.judge(1, direction, frame)
     }
@@ -302,7 +301,7 @@ fn same(host: Host, content: &Content, [four, six]: [Denial; 2]) -> Denial {
     four
 }
 
-/// The IPv6 twin of an address.
+/// The IPv6 address of a host.
 pub fn six(host: Host) -> V6 {
     V6::new(six_octets(host))
 }
@@ -318,7 +317,7 @@ pub fn link_local(last: u8) -> V6 {
     V6::new(octets)
 }
 
-/// The length of a prefix's twin; only whole octets have one.
+/// The length of the IPv6 prefix; only prefixes of whole octets have one.
 fn longer(length: u8) -> u8 {
     match length {
         0 => 0,
@@ -327,7 +326,7 @@ fn longer(length: u8) -> u8 {
     }
 }
 
-/// Bytes of a frame between the pod and `other`.
+/// The bytes of a frame between the pod and `other`.
 pub fn frame(six: bool, direction: Direction, other: Host, content: &Content) -> Vec<u8> {
     let (source, destination) = match direction {
         Direction::Egress => (LOCAL, other),

@@ -73,7 +73,7 @@ pub fn stand_alone_on_control_groups(site: &mut Site) -> Result<()> {
     wait("every pod of the node to be claimed, those on its network too", PATIENCE, || {
         let selector = format!("spec.nodeName={NODE},status.phase=Running");
         let pods = site.kubectl().json(["get", "pods", "-A", "--field-selector", &selector])?;
-        let claimed = site.agent_metrics(NODE)?.sum("bulkhead_bpf_map_entries", &[("map", "cgroups")]);
+        let claimed = site.agent_metrics(NODE)?.sum("bulkhead_bpf_map_entries", &[("map", "pod_cgroups")]);
         ensure!(claimed as usize == items(&pods).count(), "{claimed} are, of {}", items(&pods).count());
         Ok(())
     })?;
