@@ -1,30 +1,30 @@
 //! From the ring buffer to the sinks: violations with names, and an account of what was left out.
 //!
 //! ```text
-//! ring buffer --> decode --> Folder --> Limiter --> Enricher --> Line --> stdout (own thread)
+//! ring buffer --> decode --> Aggregator --> Limiter --> Enricher --> Line --> stdout (own thread)
 //! fold tables --- sweep ------^                                    \----> Hub --> observe
 //! ```
 //!
 //! This room never writes a map, never counts packets for the metrics (the kernel does), and never
 //! waits for a sink. Every stage that can lose something counts the loss in `EventStats`.
 
+pub mod aggregate;
 pub mod enrich;
 pub mod filter;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod history;
-pub mod intake;
+pub mod labels;
 pub mod limit;
 pub mod packet;
 pub mod pipeline;
+pub mod reported;
 pub mod ring;
 pub mod schema;
-pub mod seen;
 pub mod sink;
 pub mod stats;
 pub mod verdicts;
 pub mod wire;
-pub mod words;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::clock::Clock;
-pub use pipeline::{Notice, Pipeline};
+pub use pipeline::{Pipeline, StateNotice};
 
 /// How often the fold tables are swept.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -48,7 +48,7 @@ const BATCH: usize = 4096;
 const LAST_BATCH: usize = 1 << 20;
 
 /// Where records come from: the kernel's maps, or a test.
-pub trait Source: Send {
+pub trait RecordSource: Send {
     /// What can go wrong with it.
     type Error: std::error::Error + Send + Sync;
     /// Waits until records wait. May be dropped and called again.
@@ -67,7 +67,7 @@ pub trait Source: Send {
 ///
 /// A source that fails is tried again with the next tick: its counts are cumulative, so what it
 /// could not tell now it will tell then.
-pub async fn run(mut source: impl Source, mut pipeline: Pipeline, mut notices: mpsc::Receiver<Notice>) {
+pub async fn run(mut source: impl RecordSource, mut pipeline: Pipeline, mut notices: mpsc::Receiver<StateNotice>) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut next_sweep = Instant::now();
@@ -114,21 +114,21 @@ pub async fn run(mut source: impl Source, mut pipeline: Pipeline, mut notices: m
     }
 }
 
-fn drain(source: &mut impl Source, pipeline: &mut Pipeline, most: usize) {
+fn drain(source: &mut impl RecordSource, pipeline: &mut Pipeline, most: usize) {
     let clock = Clock::now();
     source.drain(most, &mut |bytes| pipeline.record(bytes, clock));
 }
 
-fn sweep(source: &mut impl Source, pipeline: &mut Pipeline) {
-    let told = source.sweep().map(|entries| pipeline.sweep(entries, Clock::now()));
-    let told = told.and_then(|()| source.losses().map(|losses| pipeline.losses(losses)));
-    let told = told.and_then(|()| {
+fn sweep(source: &mut impl RecordSource, pipeline: &mut Pipeline) {
+    let swept = source.sweep().map(|entries| pipeline.sweep(entries, Clock::now()));
+    let swept = swept.and_then(|()| source.losses().map(|losses| pipeline.losses(losses)));
+    let swept = swept.and_then(|()| {
         pipeline
             .slots()
             .into_iter()
             .try_for_each(|slot| source.held_back(slot).map(|count| pipeline.held_back(slot, count)))
     });
-    if let Err(error) = told {
+    if let Err(error) = swept {
         tracing::warn!(%error, "the fold tables cannot be read now; their counts stay where they are");
     }
 }
@@ -137,5 +137,4 @@ fn sweep(source: &mut impl Source, pipeline: &mut Pipeline) {
 pub type Sinks = Vec<Arc<dyn sink::Sink>>;
 
 #[cfg(test)]
-#[path = "events/run_tests.rs"]
 mod tests;

@@ -35,13 +35,13 @@ pub struct Observed {
     /// When the loop last turned.
     pub last_turn: Option<Timestamp>,
     /// Tenants by state.
-    pub tenants: Tenants,
+    pub tenants: ObservedTenants,
     /// Local pods by state.
-    pub endpoints: Endpoints,
+    pub endpoints: ObservedEndpoints,
     /// The guards on what leaves the node.
-    pub guards: Guards,
+    pub guards: ObservedGuards,
     /// Whether new sandboxes are held by the container runtime.
-    pub nri: Nri,
+    pub nri: NriState,
     /// What is wrong, each a sentence that names its object.
     pub problems: Vec<String>,
 }
@@ -50,7 +50,7 @@ pub struct Observed {
 /// not held is denied until it is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Nri {
+pub enum NriState {
     /// Nobody asked for it.
     #[default]
     Off,
@@ -63,7 +63,7 @@ pub enum Nri {
 /// Tenants by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Tenants {
+pub struct ObservedTenants {
     /// In force as written.
     pub accepted: u64,
     /// Part of it belongs to an older one.
@@ -75,9 +75,9 @@ pub struct Tenants {
 /// The guards on what leaves the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Guards {
+pub struct ObservedGuards {
     /// Interfaces by the guard they should hold.
-    pub shut: BTreeMap<String, Vec<String>>,
+    pub interfaces: BTreeMap<String, Vec<String>>,
     /// Parts that could not be put in place; whom they concern is guarded out or not guarded.
     pub broken: u64,
 }
@@ -85,7 +85,7 @@ pub struct Guards {
 /// Local pods by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Endpoints {
+pub struct ObservedEndpoints {
     /// Judged, and dropped if denied.
     pub enforced: u64,
     /// Judged, and let pass.
@@ -99,9 +99,9 @@ pub struct Endpoints {
 }
 
 /// The latest observation, shared between its writer and its readers.
-pub type Shared = Arc<ArcSwap<Observed>>;
+pub type SharedObserved = Arc<ArcSwap<Observed>>;
 
-impl Tenants {
+impl ObservedTenants {
     /// In the words of the metrics.
     pub fn by_state(self) -> [(&'static str, u64); 3] {
         [("accepted", self.accepted), ("conflicted", self.conflicted), ("invalid", self.invalid)]
@@ -113,7 +113,7 @@ impl Tenants {
     }
 }
 
-impl Endpoints {
+impl ObservedEndpoints {
     /// In the words of the metrics.
     pub fn by_state(self) -> [(&'static str, u64); 5] {
         [
@@ -179,18 +179,18 @@ mod tests {
 
     #[test]
     fn each_broken_promise_alone_makes_it_not_ready_and_is_named() {
-        let pod = Observed { endpoints: Endpoints { error: 1, ..Endpoints::default() }, ..well() };
+        let pod = Observed { endpoints: ObservedEndpoints { error: 1, ..ObservedEndpoints::default() }, ..well() };
         let reasons = not_ready(&Observed { problems: vec!["acme-web/shop: no interface".into()], ..pod });
         assert_eq!(reasons.len(), 2);
         assert!(reasons[1].contains("acme-web/shop"));
         assert_eq!(not_ready(&Observed { pending: 3, ..well() }).len(), 1);
-        let guards = Guards { broken: 1, ..Guards::default() };
+        let guards = ObservedGuards { broken: 1, ..ObservedGuards::default() };
         assert_eq!(not_ready(&Observed { guards, ..well() }).len(), 1);
     }
 
     #[test]
     fn an_invalid_tenant_spoils_itself_and_not_the_node() {
-        let tenants = Tenants { invalid: 1, ..Tenants::default() };
+        let tenants = ObservedTenants { invalid: 1, ..ObservedTenants::default() };
         let observed = Observed { tenants, problems: vec!["NetworkTenant acme: no selector".into()], ..well() };
         assert!(not_ready(&observed).is_empty());
     }

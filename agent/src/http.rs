@@ -16,7 +16,7 @@ use axum::routing::get;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
 
-use crate::health::{self, Shared};
+use crate::health::{self, SharedObserved};
 use crate::metrics::Metrics;
 
 /// Where we listen unless told otherwise.
@@ -40,7 +40,7 @@ pub struct AgentPages {
     /// The counters.
     pub metrics: Arc<Metrics>,
     /// The state.
-    pub observed: Shared,
+    pub observed: SharedObserved,
 }
 
 impl Pages for AgentPages {
@@ -153,7 +153,7 @@ mod tests {
     #[tokio::test]
     async fn the_three_pages_answer_and_ready_says_why_not() {
         let metrics = Metrics::new(Box::new(NoMaps), Arc::default(), Arc::default(), 10);
-        let observed = Shared::default();
+        let observed = SharedObserved::default();
         let pages = AgentPages { metrics: Arc::new(metrics), observed: Arc::clone(&observed) };
         let listener = bind("127.0.0.1:0".parse().expect("an address")).await.expect("a listener");
         let address = listener.local_addr().expect("an address");

@@ -4,7 +4,7 @@
 //! anybody reads events. State comes from `Observed`. What only the agent knows (attempts,
 //! durations, failures) is pushed into `Recorder`. No metric has a pod, an address or a port in it.
 
-pub mod kernel;
+pub mod accounts;
 pub mod process;
 pub mod recorder;
 pub mod scrape;
@@ -15,18 +15,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::events::stats::EventStats;
 use crate::health::Observed;
 
-pub use kernel::{Accounts, KernelCounters, MapUsage, SlotCounters};
+pub use accounts::{Accounts, KernelCounters, MapUsage, SlotCounters};
 pub use recorder::Recorder;
 
 /// Answers scrapes.
 pub struct Metrics {
-    kernel: Mutex<Kernel>,
+    kernel: Mutex<CounterReader>,
     recorder: Arc<Recorder>,
     events: Arc<EventStats>,
     build: BuildInfo,
 }
 
-struct Kernel {
+struct CounterReader {
     counters: Box<dyn KernelCounters>,
     accounts: Accounts,
 }
@@ -67,7 +67,7 @@ impl Metrics {
         events: Arc<EventStats>,
         max_tenants: usize,
     ) -> Self {
-        let kernel = Mutex::new(Kernel { counters, accounts: Accounts::new(max_tenants) });
+        let kernel = Mutex::new(CounterReader { counters, accounts: Accounts::new(max_tenants) });
         Self { kernel, recorder, events, build: BuildInfo::here() }
     }
 
@@ -112,7 +112,7 @@ pub struct Totals {
     pub audited: u64,
 }
 
-impl Kernel {
+impl CounterReader {
     fn settle(&mut self, recorder: &Recorder) {
         // What cannot be read now is read next time: the kernel's counts only grow.
         for (slot, owner) in self.accounts.slots_to_read(self.counters.owners()) {
@@ -128,5 +128,4 @@ impl Kernel {
 }
 
 #[cfg(test)]
-#[path = "metrics/metrics_tests.rs"]
 mod tests;

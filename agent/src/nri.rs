@@ -23,7 +23,7 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::health::Nri;
+use crate::health::NriState;
 
 mod hold;
 mod message;
@@ -43,18 +43,18 @@ const LAST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Connects to the runtime's NRI socket and connects again whenever the connection ends. Publishes in `state` whether
 /// it is connected. Returns when the loop that publishes snapshots has ended.
-pub async fn follow(socket: PathBuf, gate: Gate, state: watch::Sender<Nri>) {
+pub async fn follow(socket: PathBuf, gate: Gate, state: watch::Sender<NriState>) {
     keep_connected(&socket, || UnixStream::connect(&socket), gate, state).await;
 }
 
 /// Does the work of [`follow`] with any kind of connection.
-async fn keep_connected<C, S>(socket: &Path, connect: impl Fn() -> C, gate: Gate, state: watch::Sender<Nri>)
+async fn keep_connected<C, S>(socket: &Path, connect: impl Fn() -> C, gate: Gate, state: watch::Sender<NriState>)
 where
     C: Future<Output = io::Result<S>>,
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let gate = Arc::new(gate);
-    state.send_replace(Nri::Waiting);
+    state.send_replace(NriState::Waiting);
     if !gate.is_of_use().await {
         return;
     }
@@ -62,7 +62,7 @@ where
     loop {
         let begun = Instant::now();
         let Err(error) = attempt(connect(), &gate, &state).await;
-        if state.send_replace(Nri::Waiting) == Nri::Connected {
+        if state.send_replace(NriState::Waiting) == NriState::Connected {
             warned = false;
         }
         report(socket, &error, std::mem::replace(&mut warned, true));
@@ -74,7 +74,7 @@ where
 async fn attempt<S>(
     connection: impl Future<Output = io::Result<S>>,
     gate: &Arc<Gate>,
-    state: &watch::Sender<Nri>,
+    state: &watch::Sender<NriState>,
 ) -> Result<Infallible, NriError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -83,7 +83,7 @@ where
     let connected = |runtime: &ConfigureRequest| {
         let (name, version) = (&runtime.runtime_name, &runtime.runtime_version);
         tracing::info!(runtime = name, version, "NRI connected: each new pod is held until its interface is enforced");
-        state.send_replace(Nri::Connected);
+        state.send_replace(NriState::Connected);
     };
     session::run(stream, gate, connected).await
 }

@@ -24,18 +24,18 @@ use crate::config::{Config, ConfigSource};
 use crate::dataplane::DataplaneError;
 use crate::dataplane::kernel::{Kernel, OpenError};
 use crate::events;
+use crate::events::aggregate::AggregatorBounds;
 use crate::events::enrich::Enricher;
 use crate::events::history::History;
-use crate::events::intake::Bounds;
 use crate::events::limit::Rates;
-use crate::events::pipeline::{Notice, Pipeline};
+use crate::events::pipeline::{Pipeline, StateNotice};
 use crate::events::ring::{Ring, RingError};
-use crate::events::schema::{Mode, StateChange};
+use crate::events::schema::{AgentStateChange, EnforcementMode};
 use crate::events::sink::Sink;
 use crate::events::sink::hub::Hub;
 use crate::events::sink::writer::WriterSink;
 use crate::events::stats::EventStats;
-use crate::health::{Nri, Observed};
+use crate::health::{NriState, Observed};
 use crate::http::{self, AgentPages};
 use crate::metrics::recorder::Phase;
 use crate::metrics::{Metrics, Recorder};
@@ -128,7 +128,7 @@ pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> Resu
     let enricher = Enricher::new(config.node.clone(), config.cluster.clone(), Arc::clone(&history) as _);
     let mut ring = ring(&mut kernel)?;
     let sinks: Vec<Arc<dyn Sink>> = vec![Arc::new(stdout), Arc::clone(&hub) as _];
-    let bounds = Bounds { windows: 16_384, seen: 4 * 1024 * aya::util::nr_cpus().unwrap_or(1) };
+    let bounds = AggregatorBounds { windows: 16_384, seen: 4 * 1024 * aya::util::nr_cpus().unwrap_or(1) };
     let pipeline =
         Pipeline::new(enricher, sinks, Arc::clone(&stats), (bounds, Rates::default()), ring.all_held_back()?, clock);
 
@@ -144,7 +144,7 @@ pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> Resu
     let (changes, news) = mpsc::channel(CHANGES);
     let findings = Arc::<source::Counters>::default();
     let invalid_tenants = Arc::<AtomicU64>::default();
-    let observed = crate::health::Shared::from(Arc::new(arc_swap::ArcSwap::from_pointee(Observed {
+    let observed = crate::health::SharedObserved::from(Arc::new(arc_swap::ArcSwap::from_pointee(Observed {
         loaded: true,
         ..Observed::default()
     })));
@@ -162,7 +162,7 @@ pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> Resu
     let first_seen = links::FirstSeen::default();
     tokio::spawn(links::follow(config.netns_dir.clone(), first_seen.clone(), changes.clone()));
     follow(&config, changes, &findings, &recorder, Arc::clone(&invalid_tenants)).await?;
-    let (nri, held) = watch::channel(Nri::default());
+    let (nri, held) = watch::channel(NriState::default());
     if let Some(socket) = &config.nri {
         tokio::spawn(nri::follow(socket.clone(), nri::Gate::new(latest.clone(), Arc::clone(&recorder)), nri));
     }
@@ -200,7 +200,7 @@ pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> Resu
 
 /// Done once the first names are there, or after as long as they may take: records that waited in the
 /// ring buffer while no agent ran can wait a little longer, and lose nothing but their names if not.
-async fn names_known(observed: crate::health::Shared) {
+async fn names_known(observed: crate::health::SharedObserved) {
     for _ in 0..NAMES_WITHIN.as_millis() / 20 {
         if observed.load().synced {
             return;
@@ -245,10 +245,10 @@ async fn follow(
     Ok(())
 }
 
-fn hello(config: &Config) -> Notice {
-    Notice {
-        state: StateChange::AgentStarted,
-        mode: Some(if config.settings.audit { Mode::Audit } else { Mode::Enforce }),
+fn hello(config: &Config) -> StateNotice {
+    StateNotice {
+        state: AgentStateChange::AgentStarted,
+        mode: Some(if config.settings.audit { EnforcementMode::Audit } else { EnforcementMode::Enforce }),
         tenant: None,
         revision: None,
         message: format!("agent started on {}", config.node),
@@ -267,16 +267,16 @@ fn ring(kernel: &mut Kernel) -> Result<Ring, RunError> {
 fn status(
     config: &Config,
     started: Timestamp,
-    observed: &crate::health::Shared,
+    observed: &crate::health::SharedObserved,
     metrics: &Arc<Metrics>,
     stats: &Arc<EventStats>,
-) -> Arc<dyn Fn() -> socket::protocol::Status + Send + Sync> {
+) -> Arc<dyn Fn() -> socket::protocol::AgentStatus + Send + Sync> {
     let (node, cluster) = (config.node.clone(), config.cluster.clone());
     let (observed, metrics, stats) = (Arc::clone(observed), Arc::clone(metrics), Arc::clone(stats));
     Arc::new(move || {
         let totals = metrics.settle();
         let now = Observed::clone(&observed.load());
-        let mut status = socket::protocol::Status::of(node.clone(), cluster.clone(), started, now);
+        let mut status = socket::protocol::AgentStatus::of(node.clone(), cluster.clone(), started, now);
         (status.dropped, status.audited) = (totals.dropped, totals.audited);
         status.events_lost = stats.lost_total();
         status

@@ -23,7 +23,7 @@ use tokio::time::timeout;
 
 use crate::events::sink::Line;
 use crate::events::sink::hub::{Hub, KEPT};
-use protocol::{Note, Request, Status};
+use protocol::{AgentStatus, Notice, SocketRequest};
 
 /// Where the socket is unless told otherwise.
 pub const PATH: &str = "/run/bulkhead/agent.sock";
@@ -107,7 +107,7 @@ pub struct Shown {
     /// The events.
     pub hub: Arc<Hub>,
     /// The state; must answer without waiting.
-    pub status: Arc<dyn Fn() -> Status + Send + Sync>,
+    pub status: Arc<dyn Fn() -> AgentStatus + Send + Sync>,
 }
 
 /// Answers until `shutdown` is done.
@@ -139,7 +139,7 @@ pub async fn serve(bound: Bound, shown: Shown, shutdown: impl Future<Output = ()
 }
 
 async fn refuse(stream: UnixStream, message: &str) -> io::Result<()> {
-    note(&mut stream.into_split().1, &Note::Error { message: message.into() }).await
+    notify(&mut stream.into_split().1, &Notice::Error { message: message.into() }).await
 }
 
 async fn answer(stream: UnixStream, shown: &Shown) -> io::Result<()> {
@@ -150,11 +150,11 @@ async fn answer(stream: UnixStream, shown: &Shown) -> io::Result<()> {
         return Ok(());
     }
     match serde_json::from_str(&line) {
-        Ok(Request::Status) => json(&mut writer, &(shown.status)()).await,
-        Ok(Request::Observe { follow: false, last, filter }) => {
+        Ok(SocketRequest::Status) => json(&mut writer, &(shown.status)()).await,
+        Ok(SocketRequest::Observe { follow: false, last, filter }) => {
             write(&mut writer, &shown.hub.history(&filter, last.min(KEPT))).await
         }
-        Ok(Request::Observe { follow: true, last, filter }) => {
+        Ok(SocketRequest::Observe { follow: true, last, filter }) => {
             let (history, subscription) = shown.hub.follow(filter, last.min(KEPT));
             write(&mut writer, &history).await?;
             let mut rest = [0];
@@ -164,7 +164,7 @@ async fn answer(stream: UnixStream, shown: &Shown) -> io::Result<()> {
                     left = reader.read(&mut rest) => if left? == 0 { return Ok(()) },
                     batch = subscription.queue.take(BATCH) => {
                         if batch.lost > 0 {
-                            note(&mut writer, &Note::Lost { count: batch.lost }).await?;
+                            notify(&mut writer, &Notice::Lost { count: batch.lost }).await?;
                         }
                         write(&mut writer, &batch.lines).await?;
                         if batch.closed {
@@ -174,7 +174,7 @@ async fn answer(stream: UnixStream, shown: &Shown) -> io::Result<()> {
                 }
             }
         }
-        Err(error) => note(&mut writer, &Note::Error { message: format!("not a request: {error}") }).await,
+        Err(error) => notify(&mut writer, &Notice::Error { message: format!("not a request: {error}") }).await,
     }
 }
 
@@ -185,8 +185,8 @@ async fn write(writer: &mut OwnedWriteHalf, lines: &[Arc<Line>]) -> io::Result<(
     Ok(())
 }
 
-async fn note(writer: &mut OwnedWriteHalf, note: &Note) -> io::Result<()> {
-    json(writer, note).await
+async fn notify(writer: &mut OwnedWriteHalf, notice: &Notice) -> io::Result<()> {
+    json(writer, notice).await
 }
 
 async fn json(writer: &mut OwnedWriteHalf, value: &impl serde::Serialize) -> io::Result<()> {
@@ -196,5 +196,4 @@ async fn json(writer: &mut OwnedWriteHalf, value: &impl serde::Serialize) -> io:
 }
 
 #[cfg(test)]
-#[path = "socket/socket_tests.rs"]
 mod tests;

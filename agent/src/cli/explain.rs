@@ -40,7 +40,7 @@ pub struct ExplainArgs {
     pub destination: String,
     /// Protocol of the connection
     #[arg(long, value_enum, default_value_t)]
-    pub protocol: Protocol,
+    pub protocol: ExplainProtocol,
     /// Objects to take names from
     #[arg(long, env = "BULKHEAD_CONFIG", value_name = "PATH")]
     pub config: Option<PathBuf>,
@@ -49,7 +49,7 @@ pub struct ExplainArgs {
     pub exit_code: bool,
     /// How to show it
     #[arg(short, long, value_enum, default_value_t)]
-    pub output: Format,
+    pub output: ExplainFormat,
     #[command(flatten)]
     #[expect(missing_docs, reason = "documented at its type")]
     pub pin: PinArgs,
@@ -58,7 +58,7 @@ pub struct ExplainArgs {
 /// Protocols to query for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 #[expect(missing_docs, reason = "the names are the documentation")]
-pub enum Protocol {
+pub enum ExplainProtocol {
     #[default]
     Tcp,
     Udp,
@@ -68,7 +68,7 @@ pub enum Protocol {
 
 /// How to show the answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
+pub enum ExplainFormat {
     /// For people
     #[default]
     Text,
@@ -134,8 +134,8 @@ pub fn run(args: &ExplainArgs) -> Result<Exit, ExplainError> {
     let source = address(&args.source, &names, Some(wanted))?;
     let answer = explain(actual, source, wanted, port, args.protocol)?;
     match args.output {
-        Format::Text => print!("{}", text(&answer)),
-        Format::Json => println!("{}", serde_json::to_string(&answer).unwrap_or_default()),
+        ExplainFormat::Text => print!("{}", text(&answer)),
+        ExplainFormat::Json => println!("{}", serde_json::to_string(&answer).unwrap_or_default()),
     }
     let denied = answer.verdict == "dropped";
     Ok(if denied && args.exit_code { Exit::Found } else { Exit::Fine })
@@ -184,7 +184,7 @@ fn explain(
     source: IpAddr,
     destination: IpAddr,
     port: Option<u16>,
-    protocol: Protocol,
+    protocol: ExplainProtocol,
 ) -> Result<Explanation, ExplainError> {
     let owns = |entry: &EndpointEntry| crate::run::addresses(entry).contains(&source);
     let local = actual.endpoints.iter().find(|(_, entry)| owns(entry));
@@ -197,13 +197,13 @@ fn explain(
     ];
     let local = LocalTenant { tenant: entry.tenant, state };
     let number = |v4: bool| match protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-        Protocol::Sctp => 132,
-        Protocol::Icmp if v4 => 1,
-        Protocol::Icmp => 58,
+        ExplainProtocol::Tcp => 6,
+        ExplainProtocol::Udp => 17,
+        ExplainProtocol::Sctp => 132,
+        ExplainProtocol::Icmp if v4 => 1,
+        ExplainProtocol::Icmp => 58,
     };
-    let known = port.is_some() || protocol == Protocol::Icmp;
+    let known = port.is_some() || protocol == ExplainProtocol::Icmp;
     let denied = match (source, destination) {
         (IpAddr::V4(_), IpAddr::V4(to)) => {
             view.judge(&opening(local, entry.cookie, V4::new(to.octets()), number(true), port, known), &mut steps)

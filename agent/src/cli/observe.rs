@@ -8,12 +8,12 @@ use agent_common::reason::DropReason;
 use clap::{Args, ValueEnum};
 use jiff::{SignedDuration, Timestamp};
 
-use super::output::{self, ColorChoice, Exit, Paint, Table, bold, cell, number, safe};
+use super::output::{self, ColorChoice, Exit, Paint, TextTable, bold, cell, number, safe};
 use crate::events::filter::Filter;
+use crate::events::labels::Label;
 use crate::events::schema::{Body, Event, FlowEndpoint, Time, ViolationEvent};
-use crate::events::words::Word;
 use crate::socket;
-use crate::socket::client::{self, ClientError, Heard};
+use crate::socket::client::{self, ClientError, ObserveMessage};
 
 /// Show violations.
 #[derive(Clone, Debug, Args)]
@@ -35,10 +35,10 @@ pub struct ObserveArgs {
     pub to_tenant: Vec<String>,
     /// Only for these reasons
     #[arg(long, value_name = "REASON", value_parser = reason)]
-    pub reason: Vec<Word<DropReason>>,
+    pub reason: Vec<Label<DropReason>>,
     /// Only with this verdict: dropped, audited
     #[arg(long, value_name = "VERDICT", value_parser = verdict)]
-    pub verdict: Vec<Word<Outcome>>,
+    pub verdict: Vec<Label<Outcome>>,
     /// How to show it
     #[arg(short, long, value_enum, default_value_t)]
     pub output: ObserveFormat,
@@ -102,7 +102,7 @@ pub struct Summary {
 /// our stdout (`head`) ends it too.
 pub async fn run(args: &ObserveArgs) -> Result<Exit, ObserveError> {
     let mut observation = client::observe(&args.socket, args.follow, args.last, args.filter(Timestamp::now())).await?;
-    let mut view = View::new(args.output, args.color.paint());
+    let mut view = EventPrinter::new(args.output, args.color.paint());
     let mut out = io::stdout();
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
     let mut summary = Summary::default();
@@ -142,29 +142,29 @@ impl ObserveArgs {
 }
 
 /// Turns what is heard into text, remembering the columns.
-struct View {
+struct EventPrinter {
     format: ObserveFormat,
     paint: Paint,
     widths: Vec<usize>,
     begun: bool,
 }
 
-impl View {
+impl EventPrinter {
     fn new(format: ObserveFormat, paint: Paint) -> Self {
         // Room for ordinary names, so that columns seldom move: time, node, direction, ends, verdict, reason.
         Self { format, paint, widths: vec![12, 12, 7, 36, 36, 7, 16, 5], begun: false }
     }
 
-    fn show(&mut self, heard: &Heard, summary: &mut Summary) -> String {
+    fn show(&mut self, heard: &ObserveMessage, summary: &mut Summary) -> String {
         match heard {
-            Heard::Lost(count) => {
+            ObserveMessage::Lost(count) => {
                 summary.lost += count;
                 match self.format {
-                    ObserveFormat::Json => format!("{{\"note\":\"lost\",\"count\":{count}}}\n"),
+                    ObserveFormat::Json => format!("{{\"notice\":\"lost\",\"count\":{count}}}\n"),
                     _ => format!("... {count} events lost: this reader is too slow\n"),
                 }
             }
-            Heard::Event(event, line) => {
+            ObserveMessage::Event(event, line) => {
                 summary.count(event);
                 match self.format {
                     ObserveFormat::Json => format!("{line}\n"),
@@ -185,7 +185,7 @@ impl View {
     }
 
     fn table(&mut self, event: &Event) -> String {
-        let mut table = Table::default();
+        let mut table = TextTable::default();
         if !std::mem::replace(&mut self.begun, true) {
             let names = ["TIME", "NODE", "DIR", "SOURCE", "DESTINATION", "VERDICT", "REASON"];
             table.row(names.map(cell).into_iter().chain([cell("COUNT").right()]).map(|cell| cell.styled(bold())));
@@ -255,15 +255,14 @@ pub(super) fn since(text: &str) -> Result<Since, String> {
     text.parse().map(Since::At).map_err(|_| "neither a duration like 5m nor a time like 2026-11-21T19:22:00Z".into())
 }
 
-fn reason(text: &str) -> Result<Word<DropReason>, String> {
+fn reason(text: &str) -> Result<Label<DropReason>, String> {
     let words = || DropReason::ALL.iter().map(|reason| reason.as_str()).collect::<Vec<_>>().join(", ");
-    Word::parse(text).ok_or_else(|| format!("not one of: {}", words()))
+    Label::parse(text).ok_or_else(|| format!("not one of: {}", words()))
 }
 
-fn verdict(text: &str) -> Result<Word<Outcome>, String> {
-    Word::parse(text).ok_or_else(|| "not one of: dropped, audited".into())
+fn verdict(text: &str) -> Result<Label<Outcome>, String> {
+    Label::parse(text).ok_or_else(|| "not one of: dropped, audited".into())
 }
 
 #[cfg(test)]
-#[path = "observe_tests.rs"]
 mod tests;

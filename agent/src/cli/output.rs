@@ -42,13 +42,13 @@ pub struct Paint {
 
 /// Columns aligned over all rows.
 #[derive(Debug, Default)]
-pub struct Table {
-    rows: Vec<Vec<Cell>>,
+pub struct TextTable {
+    rows: Vec<Vec<TextCell>>,
 }
 
 /// One place in a table.
 #[derive(Clone, Debug, Default)]
-pub struct Cell {
+pub struct TextCell {
     text: String,
     style: Style,
     right: bool,
@@ -121,16 +121,16 @@ pub fn safe(text: &str) -> String {
 }
 
 /// Text, left in its column.
-pub fn cell(text: &str) -> Cell {
-    Cell { text: safe(text), ..Cell::default() }
+pub fn cell(text: &str) -> TextCell {
+    TextCell { text: safe(text), ..TextCell::default() }
 }
 
 /// A number, right in its column.
-pub fn number(number: u64) -> Cell {
-    Cell { text: number.to_string(), right: true, ..Cell::default() }
+pub fn number(number: u64) -> TextCell {
+    TextCell { text: number.to_string(), right: true, ..TextCell::default() }
 }
 
-impl Cell {
+impl TextCell {
     /// The same in a style.
     pub fn styled(self, style: Style) -> Self {
         Self { style, ..self }
@@ -142,9 +142,9 @@ impl Cell {
     }
 }
 
-impl Table {
+impl TextTable {
     /// Adds a row.
-    pub fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
+    pub fn row(&mut self, cells: impl IntoIterator<Item = TextCell>) {
         self.rows.push(cells.into_iter().collect());
     }
 
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn columns_are_aligned_and_lines_end_without_blanks() {
-        let mut table = Table::default();
+        let mut table = TextTable::default();
         table.row([cell("NODE"), cell("PODS").right(), cell("MODE")]);
         table.row([cell("ip-10-0-1-23"), number(7), cell("")]);
         let text = table.render(Paint::default(), &mut Vec::new());
@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn a_table_printed_in_pieces_keeps_its_columns() {
         let mut widths = vec![6];
-        let mut table = Table::default();
+        let mut table = TextTable::default();
         table.row([cell("a"), cell("b")]);
         assert_eq!(table.render(Paint::default(), &mut widths), "a       b\n");
     }

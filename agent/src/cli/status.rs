@@ -8,9 +8,9 @@ use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 
 use super::observe::{ObserveError, Since};
-use super::output::{ColorChoice, Exit, Paint, Table, bold, cell, green, number, red, safe};
+use super::output::{ColorChoice, Exit, Paint, TextTable, bold, cell, green, number, red, safe};
 use crate::socket::client::{self, ClientError};
-use crate::socket::protocol::Status;
+use crate::socket::protocol::AgentStatus;
 use crate::{health, socket};
 
 /// Problems listed.
@@ -72,7 +72,7 @@ pub async fn run(args: &StatusArgs) -> Result<Exit, ObserveError> {
 }
 
 /// The screen.
-fn screen(status: &Status, now: Timestamp, paint: Paint) -> String {
+fn screen(status: &AgentStatus, now: Timestamp, paint: Paint) -> String {
     let observed = &status.observed;
     let (tenants, endpoints) = (observed.tenants, observed.endpoints);
     let mode = if observed.audit { "Audit" } else { "Enforce" };
@@ -85,7 +85,7 @@ fn screen(status: &Status, now: Timestamp, paint: Paint) -> String {
         observed.revision
     );
 
-    let mut table = Table::default();
+    let mut table = TextTable::default();
     let left = ["NODE", "READY", "MODE"].map(cell);
     let right = ["PODS", "ENFORCED", "PENDING", "DROPS", "LOST", "AGE"].map(|name| cell(name).right());
     table.row(left.into_iter().chain(right).map(|cell| cell.styled(bold())));
@@ -107,13 +107,13 @@ fn screen(status: &Status, now: Timestamp, paint: Paint) -> String {
             text += &format!("  pods {state}: {count}\n");
         }
     }
-    for (guard, interfaces) in &observed.guards.shut {
+    for (guard, interfaces) in &observed.guards.interfaces {
         text += &format!("  guard {}: {}\n", safe(guard), safe(&interfaces.join(" ")));
     }
     match observed.nri {
-        health::Nri::Off => {}
-        health::Nri::Waiting => text += "  NRI: not connected; new pods are not held\n",
-        health::Nri::Connected => text += "  NRI: connected\n",
+        health::NriState::Off => {}
+        health::NriState::Waiting => text += "  NRI: not connected; new pods are not held\n",
+        health::NriState::Connected => text += "  NRI: connected\n",
     }
     // Reasons repeat the problems when the agent is not ready; when it is, problems stand alone.
     let wrong = if status.ready { &observed.problems } else { &status.not_ready };
@@ -145,13 +145,13 @@ fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::health::{Endpoints, Observed, Tenants};
+    use crate::health::{Observed, ObservedEndpoints, ObservedTenants};
     use clap::Parser;
 
-    fn status(observed: Observed) -> Status {
+    fn status(observed: Observed) -> AgentStatus {
         let started = Timestamp::from_second(1_795_288_946).expect("a time");
-        let status = Status::of("ip-10-0-1-40".into(), None, started, observed);
-        Status { dropped: 37, version: "0.1.0".into(), ..status }
+        let status = AgentStatus::of("ip-10-0-1-40".into(), None, started, observed);
+        AgentStatus { dropped: 37, version: "0.1.0".into(), ..status }
     }
 
     fn screen_of(observed: Observed) -> String {
@@ -165,8 +165,8 @@ mod tests {
             synced: true,
             pending: 1,
             revision: 1182,
-            tenants: Tenants { accepted: 3, conflicted: 1, invalid: 0 },
-            endpoints: Endpoints { enforced: 11, error: 1, ..Endpoints::default() },
+            tenants: ObservedTenants { accepted: 3, conflicted: 1, invalid: 0 },
+            endpoints: ObservedEndpoints { enforced: 11, error: 1, ..ObservedEndpoints::default() },
             problems: vec!["acme-web/shop-6c9d7f9b5-9sk2l: interface vanished during attach, retry 2\u{1b}[2J".into()],
             ..Observed::default()
         });
@@ -196,8 +196,8 @@ ip-10-0-1-40  ×      Enforce    12        11        1     37     0  40s
 
     #[test]
     fn guards_are_shown_by_interface() {
-        let shut = [("uplink".to_owned(), vec!["eth0".to_owned(), "flannel.1".to_owned()])].into();
-        let guards = crate::health::Guards { shut, broken: 0 };
+        let interfaces = [("uplink".to_owned(), vec!["eth0".to_owned(), "flannel.1".to_owned()])].into();
+        let guards = crate::health::ObservedGuards { interfaces, broken: 0 };
         let text = screen_of(Observed { loaded: true, synced: true, guards, ..Observed::default() });
         assert!(text.contains("\n  guard uplink: eth0 flannel.1\n"), "{text}");
     }
@@ -205,9 +205,9 @@ ip-10-0-1-40  ×      Enforce    12        11        1     37     0  40s
     #[test]
     fn whether_new_pods_are_held_is_said_where_that_was_asked_for() {
         let of = |nri| screen_of(Observed { loaded: true, synced: true, nri, ..Observed::default() });
-        assert!(!of(health::Nri::Off).contains("NRI"));
-        assert!(of(health::Nri::Waiting).contains("  NRI: not connected"));
-        assert!(of(health::Nri::Connected).ends_with("  NRI: connected\n"));
+        assert!(!of(health::NriState::Off).contains("NRI"));
+        assert!(of(health::NriState::Waiting).contains("  NRI: not connected"));
+        assert!(of(health::NriState::Connected).ends_with("  NRI: connected\n"));
     }
 
     #[test]

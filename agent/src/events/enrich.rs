@@ -14,13 +14,14 @@ use agent_common::tenant::TenantId;
 use jiff::Timestamp;
 use uuid::{NoContext, Uuid};
 
-use super::intake::Told;
+use super::aggregate::FlowReport;
+use super::labels::Label;
 use super::packet::{destination_ip, network, service_port, source_ip};
 use super::schema::{
-    Body, Event, FlowEndpoint, FlowEndpointKind, Mode, Network, Policy, SchemaId, Time, Uuid7, ViolationEvent, Workload,
+    Body, EnforcementMode, Event, FlowEndpoint, FlowEndpointKind, Network, Policy, SchemaId, Time, Uuid7,
+    ViolationEvent, WorkloadRef,
 };
 use super::verdicts::{default_rule, severity};
-use super::words::Word;
 
 /// What the cluster calls the things that the kernel numbers. Must answer without waiting.
 pub trait Names: Send + Sync {
@@ -49,7 +50,7 @@ pub struct Named {
     /// UID of the pod.
     pub uid: Option<String>,
     /// What runs the pod.
-    pub workload: Option<Workload>,
+    pub workload: Option<WorkloadRef>,
     /// Name of the Service or node.
     pub name: Option<String>,
     /// Name of the tenant's own subnet that holds the address.
@@ -115,8 +116,8 @@ impl Enricher {
     }
 
     /// The event of what a flow did.
-    pub fn violation(&self, told: &Told) -> Event {
-        let record = &told.record;
+    pub fn violation(&self, report: &FlowReport) -> Event {
+        let record = &report.record;
         let (local, remote) = (self.local(record), self.remote(record));
         let policy = self.policy(record);
         let (source, destination) = match record.direction {
@@ -124,23 +125,23 @@ impl Enricher {
             Direction::Ingress => (remote, local),
         };
         let network = network(record);
-        let message = message(record, told.count, &network, &source, &destination);
-        let last_seen = self.time(told.last_ns);
+        let message = message(record, report.count, &network, &source, &destination);
+        let last_seen = self.time(report.last_ns);
         self.event(
             last_seen,
             Body::Violation(Box::new(ViolationEvent {
                 severity: severity(record.reason, record.outcome),
-                verdict: Word(record.outcome),
-                reason: Word(record.reason),
-                direction: Word(record.direction),
+                verdict: Label(record.outcome),
+                reason: Label(record.reason),
+                direction: Label(record.direction),
                 cluster: self.cluster.clone(),
                 node: self.node.clone(),
                 source,
                 destination,
                 network,
                 policy,
-                count: told.count,
-                first_seen: self.time(told.first_ns),
+                count: report.count,
+                first_seen: self.time(report.first_ns),
                 last_seen,
                 message,
             })),
@@ -187,7 +188,7 @@ impl Enricher {
         let audit = record.outcome == Outcome::Audited || tenant.as_ref().is_some_and(|tenant| tenant.audit);
         Policy {
             rule: rule.filter(|rule| !rule.is_empty()).unwrap_or_else(|| default_rule(record.reason).into()),
-            mode: if audit { Mode::Audit } else { Mode::Enforce },
+            mode: if audit { EnforcementMode::Audit } else { EnforcementMode::Enforce },
             tenant: tenant.map(|tenant| tenant.name),
             revision: event.generation,
         }
@@ -250,5 +251,4 @@ impl std::fmt::Display for FlowEndpoint {
 }
 
 #[cfg(test)]
-#[path = "enrich_tests.rs"]
 mod tests;

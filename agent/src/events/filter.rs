@@ -4,8 +4,8 @@ use agent_common::reason::DropReason;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::labels::Label;
 use super::schema::{Body, Event, Time, ViolationEvent};
-use super::words::Word;
 
 /// All of it must hold; the default admits everything. Within one list any value will do. A filter
 /// that names tenants, reasons or a verdict asks about violations and admits nothing else.
@@ -23,10 +23,10 @@ pub struct Filter {
     pub to_tenant: Vec<String>,
     /// Reasons.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub reason: Vec<Word<DropReason>>,
+    pub reason: Vec<Label<DropReason>>,
     /// Verdicts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub verdict: Vec<Word<agent_common::counters::Outcome>>,
+    pub verdict: Vec<Label<agent_common::counters::Outcome>>,
 }
 
 impl Filter {
@@ -68,7 +68,7 @@ mod tests {
         assert!(Filter::default().admits(&event));
         assert!(Filter { from_tenant: acme(), ..Filter::default() }.admits(&event));
         assert!(!Filter { to_tenant: acme(), ..Filter::default() }.admits(&event));
-        assert!(!Filter { reason: vec![Word(DropReason::OffSubnet)], ..Filter::default() }.admits(&event));
+        assert!(!Filter { reason: vec![Label(DropReason::OffSubnet)], ..Filter::default() }.admits(&event));
         assert!(!Filter { since: Some(Time(Timestamp::MAX)), ..Filter::default() }.admits(&event));
     }
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use agent_common::event::{Checked, FlowEvent};
 use agent_common::tenant::TenantId;
 
+use super::aggregate::FlowReport;
 use super::enrich::{Enricher, Named, Names, TenantNamed};
-use super::intake::Told;
-use super::schema::{Event, FlowEndpointKind, Workload};
+use super::schema::{Event, FlowEndpointKind, WorkloadRef};
 use super::sink::Line;
 
 pub const SECOND: u64 = 1_000_000_000;
@@ -54,14 +54,14 @@ pub fn checked(event: FlowEvent) -> Checked {
     event.check().expect("a valid record")
 }
 
-pub fn told(tenant: u32, count: u64) -> Told {
+pub fn report(tenant: u32, count: u64) -> FlowReport {
     let record = checked(FlowEvent { tenant: TenantId(tenant), ..flow(count) });
-    Told { record, count, first_ns: record.event.first_ns, last_ns: record.event.last_ns }
+    FlowReport { record, count, first_ns: record.event.first_ns, last_ns: record.event.last_ns }
 }
 
 /// Two tenants, two pods, one node, one subnet.
 #[derive(Debug, Default)]
-pub struct World;
+pub struct FixtureNames;
 
 fn pod(tenant: &str, namespace: &str, pod: &str, uid: &str, kind: &str, workload: &str) -> Named {
     Named {
@@ -70,7 +70,7 @@ fn pod(tenant: &str, namespace: &str, pod: &str, uid: &str, kind: &str, workload
         namespace: Some(namespace.into()),
         pod: Some(pod.into()),
         uid: Some(uid.into()),
-        workload: Some(Workload { kind: kind.into(), name: workload.into() }),
+        workload: Some(WorkloadRef { kind: kind.into(), name: workload.into() }),
         ..Named::default()
     }
 }
@@ -85,7 +85,7 @@ fn postgres() -> Named {
     pod("globex", "globex-db", "postgres-0", uid, "StatefulSet", "postgres")
 }
 
-impl Names for World {
+impl Names for FixtureNames {
     fn endpoint(&self, ifindex: u32, cookie: u32) -> Option<Named> {
         match (ifindex, cookie) {
             (12, 7) => Some(shop()),
@@ -128,13 +128,13 @@ impl Names for World {
 
 pub fn enricher() -> Enricher {
     let offset = START_NS - 1000 * SECOND;
-    let mut enricher = Enricher::new("ip-10-0-1-23".into(), Some("prod-eu1".into()), Arc::new(World));
+    let mut enricher = Enricher::new("ip-10-0-1-23".into(), Some("prod-eu1".into()), Arc::new(FixtureNames));
     enricher.set_clock_offset(offset);
     enricher
 }
 
 pub fn event(count: u64) -> Event {
-    enricher().violation(&told(1, count))
+    enricher().violation(&report(1, count))
 }
 
 pub fn line(count: u64) -> Arc<Line> {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use agent_common::reason::DropReason;
 use agent_common::tenant::TenantId;
 
-use super::intake::Told;
+use super::aggregate::FlowReport;
 
 const SECOND: u64 = 1_000_000_000;
 /// A tenant counts as active for this long after its last event.
@@ -33,7 +33,7 @@ impl Default for Rates {
 
 /// What was held back of one tenant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Held {
+pub struct SuppressedCounts {
     /// Events.
     pub events: u64,
     /// Packets of those.
@@ -48,7 +48,7 @@ pub struct Limiter {
     rates: Rates,
     node: Bucket,
     tenants: HashMap<TenantId, Share>,
-    held: BTreeMap<TenantId, Held>,
+    held: BTreeMap<TenantId, SuppressedCounts>,
     active: usize,
     counted_ns: u64,
 }
@@ -82,20 +82,20 @@ impl Limiter {
     }
 
     /// Whether this event may leave; if not, it is counted.
-    pub fn admit(&mut self, told: &Told, now_ns: u64) -> bool {
-        let tenant = self.bucket_of(told.record.event.tenant);
+    pub fn admit(&mut self, report: &FlowReport, now_ns: u64) -> bool {
+        let tenant = self.bucket_of(report.record.event.tenant);
         let admitted = self.take(tenant, now_ns);
         if !admitted {
             let held = self.held.entry(tenant).or_default();
             held.events += 1;
-            held.packets += told.count;
-            *held.reasons.entry(told.record.reason).or_default() += 1;
+            held.packets += report.count;
+            *held.reasons.entry(report.record.reason).or_default() += 1;
         }
         admitted
     }
 
     /// What was held back since the last call.
-    pub fn take_held(&mut self) -> BTreeMap<TenantId, Held> {
+    pub fn take_held(&mut self) -> BTreeMap<TenantId, SuppressedCounts> {
         std::mem::take(&mut self.held)
     }
 
@@ -166,18 +166,18 @@ impl Bucket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::fixtures::told;
+    use crate::events::fixtures::report;
 
     #[test]
     fn a_tenant_gets_its_burst_then_its_rate_and_the_rest_is_counted() {
         let mut limiter = Limiter::new(Rates { tenant: 10, node: 1000 }, 0);
-        let admitted = (0..1000_u64).filter(|ms| limiter.admit(&told(1, 3), ms * 1_000_000)).count();
+        let admitted = (0..1000_u64).filter(|ms| limiter.admit(&report(1, 3), ms * 1_000_000)).count();
         assert!((19..=20).contains(&admitted), "{admitted} of a burst of 10 and a second at 10/s");
         let held = limiter.take_held();
         let held = &held[&TenantId(1)];
         assert_eq!((held.events, held.packets), (1000 - admitted as u64, 3 * (1000 - admitted as u64)));
         assert_eq!(held.reasons.values().sum::<u64>(), held.events);
-        assert!(limiter.take_held().is_empty(), "told once");
+        assert!(limiter.take_held().is_empty(), "reported once");
     }
 
     #[test]
@@ -189,11 +189,11 @@ mod tests {
             let now = step * 1_000_000;
             for tenant in 1..=50 {
                 for _ in 0..5 {
-                    loud += u64::from(limiter.admit(&told(tenant, 1), now));
+                    loud += u64::from(limiter.admit(&report(tenant, 1), now));
                 }
             }
             if step % 500 == 499 {
-                assert!(limiter.admit(&told(99, 1), now), "step {step}");
+                assert!(limiter.admit(&report(99, 1), now), "step {step}");
                 quiet += 1;
             }
         }
@@ -206,7 +206,7 @@ mod tests {
     fn more_tenants_than_buckets_share_one_and_nothing_grows() {
         let mut limiter = Limiter::new(Rates::default(), 0);
         for tenant in 1..5000 {
-            limiter.admit(&told(tenant, 1), 0);
+            limiter.admit(&report(tenant, 1), 0);
         }
         assert!(limiter.tenants.len() <= TENANTS + 1);
     }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use agent_common::event::{Checked, FlowEvent};
 use agent_common::reason::DropReason;
 
-use super::schema::{Family, Network, TcpFlag};
+use super::schema::{IpFamily, Network, TcpFlag};
 
 const ARP: u16 = 0x0806;
 const ICMP: u8 = 1;
@@ -48,8 +48,8 @@ pub fn network(record: &Checked) -> Network {
     let family = match (event.family, event.ethertype) {
         // ARP speaks of IPv4 addresses and is no IPv4.
         (_, ARP) => None,
-        (4, _) => Some(Family::Ipv4),
-        (6, _) => Some(Family::Ipv6),
+        (4, _) => Some(IpFamily::Ipv4),
+        (6, _) => Some(IpFamily::Ipv6),
         _ => None,
     };
     let protocol = family.and(Some(event.protocol)).filter(|protocol| *protocol != 0);

@@ -10,15 +10,16 @@ use agent_common::reason::DropReason;
 use agent_common::tenant::TenantId;
 
 use super::Sinks;
+use super::aggregate::{Aggregator, AggregatorBounds, FlowReport};
 use super::enrich::Enricher;
-use super::intake::{Bounds, Folder, Told};
+use super::labels::Label;
 use super::limit::{Limiter, Rates};
 use super::schema::{
-    Body, Event, Mode, ReasonCount, Severity, StageCount, StateChange, StateEvent, SuppressedEvent, TenantCount, Window,
+    AgentStateChange, Body, EnforcementMode, Event, EventSeverity, ReasonCount, StageCount, StateEvent,
+    SuppressedEvent, SuppressionWindow, TenantCount,
 };
 use super::sink::{Line, Sink};
 use super::stats::{EventStats, Stage};
-use super::words::Word;
 use crate::clock::Clock;
 
 /// While events are held back, one tells of it this often.
@@ -28,11 +29,11 @@ const TOP: usize = 20;
 
 /// News about the agent itself, to be told as a `state` event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
+pub struct StateNotice {
     /// What changed.
-    pub state: StateChange,
+    pub state: AgentStateChange,
     /// Mode in force now, where the change is about it.
-    pub mode: Option<Mode>,
+    pub mode: Option<EnforcementMode>,
     /// Whose, where it is about one tenant.
     pub tenant: Option<String>,
     /// Policy generation in the kernel.
@@ -43,20 +44,20 @@ pub struct Notice {
 
 /// Records in, lines out.
 pub struct Pipeline {
-    folder: Folder,
+    aggregator: Aggregator,
     limiter: Limiter,
     enricher: Enricher,
     sinks: Sinks,
     stats: Arc<EventStats>,
-    told: Vec<Told>,
+    reports: Vec<FlowReport>,
     /// Event limits of pods that have been heard of: whose, and how much they held back.
-    slots: HashMap<u16, Slot>,
+    slots: HashMap<u16, LimitSlot>,
     kernel_held: BTreeMap<TenantId, u64>,
     window_ns: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Slot {
+struct LimitSlot {
     tenant: TenantId,
     held_back: u64,
 }
@@ -67,19 +68,19 @@ impl Pipeline {
         enricher: Enricher,
         sinks: Sinks,
         stats: Arc<EventStats>,
-        (bounds, rates): (Bounds, Rates),
+        (bounds, rates): (AggregatorBounds, Rates),
         held_before: impl IntoIterator<Item = (u16, u64)>,
         now: Clock,
     ) -> Self {
         let slots = held_before.into_iter().filter(|(_, held_back)| *held_back > 0);
         let mut pipeline = Self {
-            folder: Folder::new(bounds, now.monotonic_ns),
+            aggregator: Aggregator::new(bounds, now.monotonic_ns),
             limiter: Limiter::new(rates, now.monotonic_ns),
             enricher,
             sinks,
             stats,
-            told: Vec::new(),
-            slots: slots.map(|(slot, held_back)| (slot, Slot { tenant: TenantId::UNKNOWN, held_back })).collect(),
+            reports: Vec::new(),
+            slots: slots.map(|(slot, held_back)| (slot, LimitSlot { tenant: TenantId::UNKNOWN, held_back })).collect(),
             kernel_held: BTreeMap::new(),
             window_ns: now.monotonic_ns,
         };
@@ -95,21 +96,21 @@ impl Pipeline {
             return;
         };
         self.slots.entry(record.event.slot).or_default().tenant = record.event.tenant;
-        self.folder.record(&record, now.monotonic_ns, &mut self.told);
-        self.tell(now);
+        self.aggregator.record(&record, now.monotonic_ns, &mut self.reports);
+        self.emit_reports(now);
     }
 
     /// Takes the fold tables.
     pub fn sweep(&mut self, entries: Vec<AggregateEntry>, now: Clock) {
-        self.folder.sweep(entries, now.monotonic_ns, &mut self.told);
-        self.tell(now);
+        self.aggregator.sweep(entries, now.monotonic_ns, &mut self.reports);
+        self.emit_reports(now);
     }
 
     /// Takes the kernel's own account of what it could not tell.
     pub fn losses(&self, losses: [u64; Loss::LEN as usize]) {
         let lost = |loss: Loss| losses.get(loss as usize).copied().unwrap_or(0);
         self.stats.lost(Stage::RingBuffer).raise(lost(Loss::RingFull));
-        self.stats.lost(Stage::FoldTable).raise(lost(Loss::Unreported));
+        self.stats.lost(Stage::AggregateTable).raise(lost(Loss::Unreported));
     }
 
     /// Event limits worth reading: of pods that have sent records.
@@ -132,19 +133,21 @@ impl Pipeline {
     /// Ends windows that are due, and says what was held back.
     pub fn tick(&mut self, now: Clock) {
         self.enricher.set_clock_offset(now.offset_ns);
-        self.folder.expire(now.monotonic_ns, &mut self.told);
-        self.tell(now);
+        self.aggregator.expire(now.monotonic_ns, &mut self.reports);
+        self.emit_reports(now);
         if now.monotonic_ns.saturating_sub(self.window_ns) >= SUPPRESSED_NS {
-            self.tell_suppressed(now);
+            self.emit_suppressed(now);
         }
     }
 
     /// Tells a change of the agent's own state. No limit holds it back.
-    pub fn notice(&self, notice: Notice, now: Clock) {
+    pub fn notice(&self, notice: StateNotice, now: Clock) {
         let severity = match notice.state {
-            StateChange::EnforcementLost => Severity::Critical,
-            StateChange::ModeChanged => Severity::Medium,
-            StateChange::AgentStarted | StateChange::AgentStopping | StateChange::EnforcementRestored => Severity::Info,
+            AgentStateChange::EnforcementLost => EventSeverity::Critical,
+            AgentStateChange::ModeChanged => EventSeverity::Medium,
+            AgentStateChange::AgentStarted
+            | AgentStateChange::AgentStopping
+            | AgentStateChange::EnforcementRestored => EventSeverity::Info,
         };
         let body = Body::State(StateEvent {
             severity,
@@ -162,9 +165,9 @@ impl Pipeline {
 
     /// Tells all that waits: at the end.
     pub fn finish(&mut self, now: Clock) {
-        self.folder.flush(&mut self.told);
-        self.tell(now);
-        self.tell_suppressed(now);
+        self.aggregator.flush(&mut self.reports);
+        self.emit_reports(now);
+        self.emit_suppressed(now);
     }
 
     /// The sinks, to be closed.
@@ -172,17 +175,17 @@ impl Pipeline {
         self.sinks.clone()
     }
 
-    fn tell(&mut self, now: Clock) {
-        for told in std::mem::take(&mut self.told) {
-            if self.limiter.admit(&told, now.monotonic_ns) {
-                self.emit(self.enricher.violation(&told));
+    fn emit_reports(&mut self, now: Clock) {
+        for report in std::mem::take(&mut self.reports) {
+            if self.limiter.admit(&report, now.monotonic_ns) {
+                self.emit(self.enricher.violation(&report));
             } else {
                 self.stats.lost(Stage::RateLimit).add(1);
             }
         }
-        let counts = self.folder.counts();
-        self.stats.folded.raise(counts.folded);
-        self.stats.presumed_told.raise(counts.presumed_told);
+        let counts = self.aggregator.counts();
+        self.stats.aggregated.raise(counts.aggregated);
+        self.stats.presumed_reported.raise(counts.presumed_reported);
     }
 
     fn emit(&self, event: Event) {
@@ -198,7 +201,7 @@ impl Pipeline {
         }
     }
 
-    fn tell_suppressed(&mut self, now: Clock) {
+    fn emit_suppressed(&mut self, now: Clock) {
         let start_ns = std::mem::replace(&mut self.window_ns, now.monotonic_ns);
         let (held, kernel_held) = (self.limiter.take_held(), std::mem::take(&mut self.kernel_held));
         let by_rate: u64 = held.values().map(|held| held.events).sum();
@@ -220,14 +223,14 @@ impl Pipeline {
             [(Stage::PodLimit, by_pod), (Stage::RateLimit, by_rate)].into_iter().filter(|(_, count)| *count > 0);
         let time = self.enricher.time(now.monotonic_ns);
         let body = Body::Suppressed(SuppressedEvent {
-            severity: Severity::Low,
+            severity: EventSeverity::Low,
             cluster: self.enricher.cluster().map(Into::into),
             node: self.enricher.node().into(),
             count: by_rate + by_pod,
             packets,
-            window: Window { start: self.enricher.time(start_ns), end: time },
+            window: SuppressionWindow { start: self.enricher.time(start_ns), end: time },
             stages: stages.map(|(stage, count)| StageCount { stage: stage.as_str().into(), count }).collect(),
-            reasons: top(reasons).map(|(reason, count)| ReasonCount { reason: Word(reason), count }).collect(),
+            reasons: top(reasons).map(|(reason, count)| ReasonCount { reason: Label(reason), count }).collect(),
             tenants: top(tenants)
                 .map(|(id, (count, packets))| TenantCount { tenant: self.enricher.tenant_name(id), count, packets })
                 .collect(),
@@ -248,5 +251,4 @@ fn top<K: Ord, V: Ord + Copy>(counts: BTreeMap<K, V>) -> impl Iterator<Item = (K
 }
 
 #[cfg(test)]
-#[path = "pipeline_tests.rs"]
 mod tests;

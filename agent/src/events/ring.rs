@@ -11,7 +11,7 @@ use aya::maps::{MapData, MapError, PerCpuArray, RingBuf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::Source;
+use super::RecordSource;
 
 /// Reading the event maps failed.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +60,7 @@ impl Ring {
     }
 }
 
-impl Source for Ring {
+impl RecordSource for Ring {
     type Error = RingError;
 
     async fn ready(&mut self) -> Result<(), RingError> {

@@ -12,8 +12,8 @@ use agent_common::reason::DropReason;
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
+use super::labels::Label;
 pub use super::wire::{Time, Uuid7};
-use super::words::Word;
 
 /// One event, one line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -54,13 +54,13 @@ pub enum Body {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ViolationEvent {
     /// From the reason; an audited one stands one step lower.
-    pub severity: Severity,
+    pub severity: EventSeverity,
     /// What became of the packets.
-    pub verdict: Word<Outcome>,
+    pub verdict: Label<Outcome>,
     /// Why.
-    pub reason: Word<DropReason>,
+    pub reason: Label<DropReason>,
     /// Seen from the local pod.
-    pub direction: Word<Direction>,
+    pub direction: Label<Direction>,
     /// Name of the cluster, if the agent was told one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
@@ -87,7 +87,7 @@ pub struct ViolationEvent {
 /// How much somebody should care.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Severity {
+pub enum EventSeverity {
     /// For the record.
     Info,
     /// Probably a mistake.
@@ -142,7 +142,7 @@ pub struct FlowEndpoint {
     pub pod_uid: Option<String>,
     /// What runs the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workload: Option<Workload>,
+    pub workload: Option<WorkloadRef>,
     /// Name of the Service or node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -153,7 +153,7 @@ pub struct FlowEndpoint {
 
 /// What runs a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Workload {
+pub struct WorkloadRef {
     /// Deployment, StatefulSet, Job and so on.
     pub kind: String,
     /// Its name.
@@ -165,7 +165,7 @@ pub struct Workload {
 pub struct Network {
     /// Absent where the frame is no readable IP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub family: Option<Family>,
+    pub family: Option<IpFamily>,
     /// The EtherType, where the frame is no readable IP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ethertype: Option<u16>,
@@ -194,7 +194,7 @@ pub struct Network {
 /// Address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Family {
+pub enum IpFamily {
     /// IPv4.
     Ipv4,
     /// IPv6.
@@ -225,7 +225,7 @@ pub struct Policy {
     /// The default, or the named range, that decided.
     pub rule: String,
     /// Mode in which it was judged.
-    pub mode: Mode,
+    pub mode: EnforcementMode,
     /// Policy generation that the kernel held.
     pub revision: u64,
 }
@@ -233,7 +233,7 @@ pub struct Policy {
 /// Drop, or only report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Mode {
+pub enum EnforcementMode {
     /// Drop.
     Enforce,
     /// Report what would be dropped.
@@ -244,7 +244,7 @@ pub enum Mode {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SuppressedEvent {
     /// Always `low`.
-    pub severity: Severity,
+    pub severity: EventSeverity,
     /// Name of the cluster, if the agent was told one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
@@ -255,7 +255,7 @@ pub struct SuppressedEvent {
     /// Packets that no event has told of.
     pub packets: u64,
     /// When.
-    pub window: Window,
+    pub window: SuppressionWindow,
     /// Where they were held back.
     pub stages: Vec<StageCount>,
     /// The most frequent reasons.
@@ -269,7 +269,7 @@ pub struct SuppressedEvent {
 /// From, until.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are the documentation")]
-pub struct Window {
+pub struct SuppressionWindow {
     pub start: Time,
     pub end: Time,
 }
@@ -287,7 +287,7 @@ pub struct StageCount {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ReasonCount {
     /// The reason.
-    pub reason: Word<DropReason>,
+    pub reason: Label<DropReason>,
     /// How many.
     pub count: u64,
 }
@@ -307,7 +307,7 @@ pub struct TenantCount {
 /// What changed about the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum StateChange {
+pub enum AgentStateChange {
     /// The agent has started.
     AgentStarted,
     /// The agent ends; the kernel keeps enforcing.
@@ -324,17 +324,17 @@ pub enum StateChange {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StateEvent {
     /// `critical` when enforcement is lost.
-    pub severity: Severity,
+    pub severity: EventSeverity,
     /// Name of the cluster, if the agent was told one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
     /// Name of the node.
     pub node: String,
     /// What changed.
-    pub state: StateChange,
+    pub state: AgentStateChange,
     /// Mode in force now, where the change is about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mode: Option<Mode>,
+    pub mode: Option<EnforcementMode>,
     /// Whose mode or pod, where the change is about one tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
@@ -375,5 +375,4 @@ fn never_null(schema: &mut Schema) {
 }
 
 #[cfg(test)]
-#[path = "schema_tests.rs"]
 mod tests;

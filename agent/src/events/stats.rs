@@ -13,7 +13,7 @@ pub enum Stage {
     /// The ring buffer was full. The packets are told by a later record, or by the sweep.
     RingBuffer = 1,
     /// Packets whose flow was pushed out of the kernel's fold table before its last count was told.
-    FoldTable = 2,
+    AggregateTable = 2,
     /// Not a record of ours.
     Decode = 3,
     /// A tenant or the node was over its rate.
@@ -31,7 +31,7 @@ impl Stage {
     pub const ALL: [Self; 8] = [
         Self::PodLimit,
         Self::RingBuffer,
-        Self::FoldTable,
+        Self::AggregateTable,
         Self::Decode,
         Self::RateLimit,
         Self::Queue,
@@ -44,7 +44,7 @@ impl Stage {
         match self {
             Self::PodLimit => "pod_limit",
             Self::RingBuffer => "ring_buffer",
-            Self::FoldTable => "fold_table",
+            Self::AggregateTable => "aggregate_table",
             Self::Decode => "decode",
             Self::RateLimit => "rate_limit",
             Self::Queue => "queue",
@@ -94,9 +94,9 @@ pub struct EventStats {
     /// Records read from the ring buffer.
     pub received: Tally,
     /// Records folded into an earlier event.
-    pub folded: Tally,
+    pub aggregated: Tally,
     /// Packets that an earlier agent is presumed to have told of.
-    pub presumed_told: Tally,
+    pub presumed_reported: Tally,
     lost: [Tally; Stage::ALL.len()],
     sinks: Mutex<Vec<(&'static str, Arc<SinkStats>)>>,
 }
@@ -109,7 +109,8 @@ impl EventStats {
 
     /// Lost so far between the kernel and the sinks; `observe` tells its readers itself.
     pub fn lost_total(&self) -> u64 {
-        let stages = [Stage::RingBuffer, Stage::FoldTable, Stage::Decode, Stage::RateLimit, Stage::Queue, Stage::Sink];
+        let stages =
+            [Stage::RingBuffer, Stage::AggregateTable, Stage::Decode, Stage::RateLimit, Stage::Queue, Stage::Sink];
         stages.into_iter().map(|stage| self.lost(stage).get()).sum()
     }
 

@@ -3,11 +3,11 @@
 use agent_common::counters::Outcome;
 use agent_common::reason::DropReason;
 
-use super::schema::Severity;
+use super::schema::EventSeverity;
 
 /// How much somebody should care. What was only audited stands one step lower.
-pub fn severity(reason: DropReason, outcome: Outcome) -> Severity {
-    use Severity::{Critical, High, Info, Low, Medium};
+pub fn severity(reason: DropReason, outcome: Outcome) -> EventSeverity {
+    use EventSeverity::{Critical, High, Info, Low, Medium};
     match (of_reason(reason), outcome == Outcome::Audited) {
         (severity, false) => severity,
         (Critical, true) => High,
@@ -17,7 +17,7 @@ pub fn severity(reason: DropReason, outcome: Outcome) -> Severity {
     }
 }
 
-fn of_reason(reason: DropReason) -> Severity {
+fn of_reason(reason: DropReason) -> EventSeverity {
     use DropReason as R;
     match reason {
         // Nobody sends these by mistake.
@@ -26,7 +26,7 @@ fn of_reason(reason: DropReason) -> Severity {
         | R::SpoofedNeighbor
         | R::MetadataService
         | R::IcmpRedirect
-        | R::RouterAdvertisement => Severity::High,
+        | R::RouterAdvertisement => EventSeverity::High,
         // The boundary was met, or a detour around it was tried, or we had to close for a fault of ours.
         R::CrossTenant
         | R::UnassignedDestination
@@ -35,7 +35,7 @@ fn of_reason(reason: DropReason) -> Severity {
         | R::SourceRoute
         | R::RoutingHeader
         | R::Martian
-        | R::Internal => Severity::Medium,
+        | R::Internal => EventSeverity::Medium,
         R::OffSubnet
         | R::PortDenied
         | R::UnassignedSource
@@ -43,9 +43,9 @@ fn of_reason(reason: DropReason) -> Severity {
         | R::Malformed
         | R::Ethertype
         | R::ExtensionHeader
-        | R::NotOwnAddress => Severity::Low,
+        | R::NotOwnAddress => EventSeverity::Low,
         // The ordinary noise of a pod that starts, or that looks for a printer.
-        R::NotReady | R::Multicast => Severity::Info,
+        R::NotReady | R::Multicast => EventSeverity::Info,
     }
 }
 
@@ -75,9 +75,9 @@ mod tests {
 
     #[test]
     fn an_audited_violation_stands_one_step_lower_and_never_below_info() {
-        assert_eq!(severity(DropReason::SpoofedSource, Outcome::Dropped), Severity::High);
-        assert_eq!(severity(DropReason::SpoofedSource, Outcome::Audited), Severity::Medium);
-        assert_eq!(severity(DropReason::Multicast, Outcome::Audited), Severity::Info);
+        assert_eq!(severity(DropReason::SpoofedSource, Outcome::Dropped), EventSeverity::High);
+        assert_eq!(severity(DropReason::SpoofedSource, Outcome::Audited), EventSeverity::Medium);
+        assert_eq!(severity(DropReason::Multicast, Outcome::Audited), EventSeverity::Info);
     }
 
     #[test]

@@ -12,27 +12,27 @@ use super::table::{self, Metric};
 use policy::model::input::Subject;
 
 /// Label names and values.
-pub type Labels = Vec<(&'static str, String)>;
+pub type LabelValues = Vec<(&'static str, String)>;
 
-type Counters = Family<Labels, Counter>;
+type CounterFamily = Family<LabelValues, Counter>;
 
 /// A float gauge.
-type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
+type SecondsGauge = Gauge<f64, std::sync::atomic::AtomicU64>;
 
 /// What is told to the metrics. Cheap, and never waits.
 #[derive(Debug)]
 pub struct Recorder {
-    attach: Counters,
+    attach: CounterFamily,
     denied: Histogram,
     exposure: Histogram,
-    nri_hold: Family<Labels, Histogram>,
-    propagation: Family<Labels, Histogram>,
-    policy_errors: Counters,
-    map_errors: Counters,
-    bootstrap: Family<Labels, Seconds>,
-    watch_synced: Family<Labels, Gauge>,
-    watch_errors: Counters,
-    watch_last: Family<Labels, Seconds>,
+    nri_hold: Family<LabelValues, Histogram>,
+    propagation: Family<LabelValues, Histogram>,
+    policy_errors: CounterFamily,
+    map_errors: CounterFamily,
+    bootstrap: Family<LabelValues, SecondsGauge>,
+    watch_synced: Family<LabelValues, Gauge>,
+    watch_errors: CounterFamily,
+    watch_last: Family<LabelValues, SecondsGauge>,
 }
 
 /// How the hold of a sandbox ended.
@@ -216,7 +216,7 @@ impl Phase {
 }
 
 /// The labels of a metric with these values.
-pub(super) fn labels(metric: &Metric, values: &[&str]) -> Labels {
+pub(super) fn labels(metric: &Metric, values: &[&str]) -> LabelValues {
     debug_assert_eq!(metric.labels.len(), values.len(), "{}", metric.name);
     metric.labels.iter().copied().zip(values.iter().map(|value| (*value).to_owned())).collect()
 }

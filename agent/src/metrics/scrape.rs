@@ -14,16 +14,16 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::registry::Registry;
 
 use super::BuildInfo;
-use super::kernel::{Accounts, KernelCounters, MapUsage};
+use super::accounts::{Accounts, KernelCounters, MapUsage};
 use super::process::Process;
-use super::recorder::{Labels, Recorder, labels};
+use super::recorder::{LabelValues, Recorder, labels};
 use super::table::{self, Metric};
 use crate::events::stats::{EventStats, Stage};
-use crate::health::{self, Nri, Observed};
+use crate::health::{self, NriState, Observed};
 
 /// One reading.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Value {
+enum SampleValue {
     Count(u64),
     Seconds(f64),
     Integer(i64),
@@ -32,19 +32,19 @@ enum Value {
 
 /// Readings by metric.
 #[derive(Debug, Default)]
-pub struct Samples(HashMap<&'static str, Vec<(Labels, Value)>>);
+pub struct Samples(HashMap<&'static str, Vec<(LabelValues, SampleValue)>>);
 
 impl Samples {
-    fn add(&mut self, metric: &'static Metric, values: &[&str], value: Value) {
+    fn add(&mut self, metric: &'static Metric, values: &[&str], value: SampleValue) {
         self.0.entry(metric.name).or_default().push((labels(metric, values), value));
     }
 
     fn count(&mut self, metric: &'static Metric, values: &[&str], value: u64) {
-        self.add(metric, values, Value::Count(value));
+        self.add(metric, values, SampleValue::Count(value));
     }
 
     fn gauge(&mut self, metric: &'static Metric, values: &[&str], value: u64) {
-        self.add(metric, values, Value::Integer(i64::try_from(value).unwrap_or(i64::MAX)));
+        self.add(metric, values, SampleValue::Integer(i64::try_from(value).unwrap_or(i64::MAX)));
     }
 }
 
@@ -122,19 +122,19 @@ pub fn observed(observed: &Observed, samples: &mut Samples) {
     for (state, count) in observed.endpoints.by_state() {
         samples.gauge(&table::ENDPOINTS, &[state], count);
     }
-    if observed.nri != Nri::Off {
-        samples.gauge(&table::NRI_CONNECTED, &[], u64::from(observed.nri == Nri::Connected));
+    if observed.nri != NriState::Off {
+        samples.gauge(&table::NRI_CONNECTED, &[], u64::from(observed.nri == NriState::Connected));
     }
     samples.gauge(&table::POLICY_REVISION, &[], observed.revision);
     samples.gauge(&table::POLICY_PENDING, &[], u64::from(observed.pending > 0));
     if let Some(at) = observed.last_applied {
-        samples.add(&table::POLICY_LAST_APPLIED, &[], Value::Float(at.as_duration().as_secs_f64()));
+        samples.add(&table::POLICY_LAST_APPLIED, &[], SampleValue::Float(at.as_duration().as_secs_f64()));
     }
     for (mode, in_force) in [("enforce", !observed.audit), ("audit", observed.audit)] {
         samples.gauge(&table::ENFORCEMENT_MODE, &[mode], u64::from(in_force));
     }
     for guard in Guard::ALL {
-        let interfaces = observed.guards.shut.get(guard.as_str()).map_or(0, Vec::len);
+        let interfaces = observed.guards.interfaces.get(guard.as_str()).map_or(0, Vec::len);
         samples.gauge(&table::GUARD_INTERFACES, &[guard.as_str()], interfaces as u64);
     }
     samples.gauge(&table::GUARD_BROKEN, &[], observed.guards.broken);
@@ -144,7 +144,7 @@ pub fn observed(observed: &Observed, samples: &mut Samples) {
 /// The event path.
 pub fn events(stats: &Arc<EventStats>, samples: &mut Samples) {
     samples.count(&table::EVENTS_RECEIVED, &[], stats.received.get());
-    samples.count(&table::EVENTS_SUPPRESSED, &[], stats.folded.get());
+    samples.count(&table::EVENTS_SUPPRESSED, &[], stats.aggregated.get());
     for stage in Stage::ALL {
         samples.count(&table::EVENTS_LOST, &[stage.as_str()], stats.lost(stage).get());
     }
@@ -153,7 +153,7 @@ pub fn events(stats: &Arc<EventStats>, samples: &mut Samples) {
         samples.count(&table::EVENTS_EXPORTED, &[sink, "error"], own.refused.get());
         samples.gauge(&table::EVENTS_QUEUE, &[sink], own.queued.load(Ordering::Relaxed));
         if own.last_ns.get() > 0 {
-            samples.add(&table::EVENTS_LAST, &[sink], Value::Float(own.last_ns.get() as f64 / 1e9));
+            samples.add(&table::EVENTS_LAST, &[sink], SampleValue::Float(own.last_ns.get() as f64 / 1e9));
         }
     }
 }
@@ -167,7 +167,7 @@ pub fn build(build: &BuildInfo, samples: &mut Samples) {
 /// The process.
 pub fn process(process: &Process, samples: &mut Samples) {
     if let Some(seconds) = process.cpu_seconds {
-        samples.add(&table::PROCESS_CPU, &[], Value::Seconds(seconds));
+        samples.add(&table::PROCESS_CPU, &[], SampleValue::Seconds(seconds));
     }
     let gauges = [
         (&table::PROCESS_FDS, process.open_fds),
@@ -179,14 +179,14 @@ pub fn process(process: &Process, samples: &mut Samples) {
         value.into_iter().for_each(|value| samples.gauge(metric, &[], value));
     }
     if let Some(start) = process.start_seconds {
-        samples.add(&table::PROCESS_START, &[], Value::Float(start));
+        samples.add(&table::PROCESS_START, &[], SampleValue::Float(start));
     }
 }
 
 /// The whole table as text.
 pub fn text(samples: Samples, recorder: &Arc<Recorder>) -> String {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Page { samples, recorder: Arc::clone(recorder) }));
+    registry.register_collector(Box::new(PageCollector { samples, recorder: Arc::clone(recorder) }));
     let mut text = String::with_capacity(32 * 1024);
     // Writing to a string does not fail.
     let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
@@ -194,26 +194,26 @@ pub fn text(samples: Samples, recorder: &Arc<Recorder>) -> String {
 }
 
 #[derive(Debug)]
-struct Page {
+struct PageCollector {
     samples: Samples,
     recorder: Arc<Recorder>,
 }
 
-impl Collector for Page {
+impl Collector for PageCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
         for metric in table::ALL {
             let mut family = encoder.encode_descriptor(metric.name, metric.help, None, metric.kind)?;
             for (labels, value) in self.samples.0.get(metric.name).into_iter().flatten() {
                 let mut sample = family.encode_family(labels)?;
                 match value {
-                    Value::Count(count) => {
+                    SampleValue::Count(count) => {
                         prometheus_client::encoding::EncodeMetric::encode(&ConstCounter::new(*count), sample)?;
                     }
-                    Value::Seconds(seconds) => {
+                    SampleValue::Seconds(seconds) => {
                         prometheus_client::encoding::EncodeMetric::encode(&ConstCounter::new(*seconds), sample)?;
                     }
-                    Value::Integer(integer) => sample.encode_gauge(integer)?,
-                    Value::Float(float) => sample.encode_gauge(float)?,
+                    SampleValue::Integer(integer) => sample.encode_gauge(integer)?,
+                    SampleValue::Float(float) => sample.encode_gauge(float)?,
                 }
             }
             self.recorder.encode(metric, family)?;

@@ -337,7 +337,7 @@ async fn bytes_that_are_not_nri_end_the_connection() {
     assert!(matches!(ends(b"\0\0\0\x01\0\0").await, NriError::Closed));
 }
 
-async fn becomes(state: &mut watch::Receiver<Nri>, wanted: Nri) {
+async fn becomes(state: &mut watch::Receiver<NriState>, wanted: NriState) {
     let seen = timeout(PATIENCE, state.wait_for(|nri| *nri == wanted)).await;
     drop(seen.unwrap_or_else(|_| panic!("never {wanted:?}")).expect("the plugin goes on"));
 }
@@ -367,7 +367,7 @@ impl Socket {
     }
 
     /// Keeps a plugin connected to this socket.
-    fn follow(&self, snapshots: watch::Receiver<Arc<Snapshot>>, state: watch::Sender<Nri>) -> JoinHandle<()> {
+    fn follow(&self, snapshots: watch::Receiver<Arc<Snapshot>>, state: watch::Sender<NriState>) -> JoinHandle<()> {
         let (socket, gate) = (self.clone(), Gate::new(snapshots, Arc::default()));
         tokio::spawn(async move {
             keep_connected(Path::new("nri.sock"), || std::future::ready(socket.connect()), gate, state).await;
@@ -380,24 +380,24 @@ async fn a_missing_runtime_is_warned_of_once_and_joined_when_it_comes_or_comes_b
     let (log, _guard) = CapturedLog::start();
     let socket = Socket::default();
     let (snapshots, seen) = watch::channel(no_pods());
-    let (sender, mut state) = watch::channel(Nri::default());
+    let (sender, mut state) = watch::channel(NriState::default());
     let followed = socket.follow(seen, sender);
-    becomes(&mut state, Nri::Waiting).await;
+    becomes(&mut state, NriState::Waiting).await;
     // Three attempts.
     tokio::time::sleep(Duration::from_millis(800)).await;
     assert_eq!(log.times("NRI is not connected"), 1);
 
     let mut connections = socket.listen();
     let runtime = accept(&mut connections).await.introduced().await;
-    becomes(&mut state, Nri::Connected).await;
+    becomes(&mut state, NriState::Connected).await;
     assert_eq!(log.times("NRI connected: each new pod is held"), 1);
 
     // The runtime restarts.
     drop((runtime, connections));
-    becomes(&mut state, Nri::Waiting).await;
+    becomes(&mut state, NriState::Waiting).await;
     let mut connections = socket.listen();
     let mut runtime = accept(&mut connections).await.introduced().await;
-    becomes(&mut state, Nri::Connected).await;
+    becomes(&mut state, NriState::Connected).await;
     assert_eq!(log.times("NRI is not connected"), 2, "a lost connection is warned of again");
     runtime.run(pod("cni-1")).await;
     snapshots.send_replace(snapshot("u1", "cni-1", EndpointCondition::Enforced));
@@ -410,7 +410,7 @@ async fn no_pod_is_held_by_an_agent_that_knows_nothing_yet() {
     let socket = Socket::default();
     let mut connections = socket.listen();
     let (snapshots, seen) = watch::channel(Arc::<Snapshot>::default());
-    let (sender, _state) = watch::channel(Nri::default());
+    let (sender, _state) = watch::channel(NriState::default());
     let followed = socket.follow(seen, sender);
     assert!(timeout(A_WHILE, connections.recv()).await.is_err(), "it registers too early");
     snapshots.send_replace(no_pods());
@@ -424,7 +424,7 @@ async fn the_socket_at_the_path_is_joined() {
     let socket = folder.path().join("nri.sock");
     let listener = UnixListener::bind(&socket).expect("a socket");
     let (snapshots, seen) = watch::channel(no_pods());
-    let (sender, _state) = watch::channel(Nri::default());
+    let (sender, _state) = watch::channel(NriState::default());
     let followed = tokio::spawn(follow(socket, Gate::new(seen, Arc::default()), sender));
     let (stream, _) = listener.accept().await.expect("a connection");
     let mut runtime = Runtime::new(stream).introduced().await;

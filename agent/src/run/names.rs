@@ -9,7 +9,7 @@ use agent_common::layout::EndpointEntry;
 use agent_common::tenant::TenantId;
 
 use crate::events::enrich::{Named, Names, TenantNamed};
-use crate::events::schema::{FlowEndpointKind, Workload};
+use crate::events::schema::{FlowEndpointKind, WorkloadRef};
 use crate::reconcile::Snapshot;
 use policy::model::input::Range;
 use policy::model::pod::Pod;
@@ -76,7 +76,7 @@ fn pod(snapshot: &Snapshot, pod: &Pod) -> Named {
         workload: pod
             .workload
             .as_ref()
-            .map(|workload| Workload { kind: workload.kind.to_string(), name: workload.name.to_string() }),
+            .map(|workload| WorkloadRef { kind: workload.kind.to_string(), name: workload.name.to_string() }),
         ..Named::default()
     }
 }

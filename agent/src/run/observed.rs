@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::events::history::History;
-use crate::health::{Endpoints, Guards, Nri, Observed, Shared, Tenants};
+use crate::health::{NriState, Observed, ObservedEndpoints, ObservedGuards, ObservedTenants, SharedObserved};
 use crate::metrics::Recorder;
 use crate::metrics::recorder::Phase;
 use crate::reconcile::Snapshot;
@@ -29,13 +29,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Renews what is shown, and keeps the history of names.
 pub struct SnapshotWatcher {
-    shared: Shared,
+    shared: SharedObserved,
     history: Arc<History<Snapshot>>,
     findings: Arc<source::Counters>,
     /// Tenants of the cluster whose current spec cannot be read.
     invalid_tenants: Arc<AtomicU64>,
     recorder: Arc<Recorder>,
-    nri: watch::Receiver<Nri>,
+    nri: watch::Receiver<NriState>,
     begun: Instant,
     /// Open problems, when they began, and whether they were logged.
     open: BTreeMap<String, (Instant, bool)>,
@@ -45,11 +45,11 @@ pub struct SnapshotWatcher {
 impl SnapshotWatcher {
     /// Writes what is shown to `shared`, and snapshots to `history`.
     pub fn new(
-        shared: Shared,
+        shared: SharedObserved,
         history: Arc<History<Snapshot>>,
         (findings, invalid_tenants): (Arc<source::Counters>, Arc<AtomicU64>),
         recorder: Arc<Recorder>,
-        nri: watch::Receiver<Nri>,
+        nri: watch::Receiver<NriState>,
         begun: Instant,
     ) -> Self {
         let open = BTreeMap::new();
@@ -108,7 +108,7 @@ impl SnapshotWatcher {
     }
 }
 
-fn observed(snapshot: &Snapshot, nri: Nri, invalid: u64, problems: Vec<String>) -> Observed {
+fn observed(snapshot: &Snapshot, nri: NriState, invalid: u64, problems: Vec<String>) -> Observed {
     Observed {
         loaded: true,
         synced: snapshot.ready,
@@ -125,14 +125,14 @@ fn observed(snapshot: &Snapshot, nri: Nri, invalid: u64, problems: Vec<String>) 
     }
 }
 
-fn tenants(snapshot: &Snapshot, invalid: u64) -> Tenants {
+fn tenants(snapshot: &Snapshot, invalid: u64) -> ObservedTenants {
     let conflicted: BTreeSet<_> = snapshot.conflicts.iter().map(|conflict| &conflict.tenant).collect();
     let conflicted = conflicted.len() as u64;
-    Tenants { accepted: (snapshot.tenants.len() as u64).saturating_sub(conflicted), conflicted, invalid }
+    ObservedTenants { accepted: (snapshot.tenants.len() as u64).saturating_sub(conflicted), conflicted, invalid }
 }
 
-fn endpoints(snapshot: &Snapshot) -> Endpoints {
-    let mut counts = Endpoints::default();
+fn endpoints(snapshot: &Snapshot) -> ObservedEndpoints {
+    let mut counts = ObservedEndpoints::default();
     for view in snapshot.endpoints.values() {
         match view.condition {
             EndpointCondition::Enforced => counts.enforced += 1,
@@ -147,7 +147,7 @@ fn endpoints(snapshot: &Snapshot) -> Endpoints {
     counts
 }
 
-fn guards(snapshot: &Snapshot) -> Guards {
+fn guards(snapshot: &Snapshot) -> ObservedGuards {
     let mut attached: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (guard, name) in snapshot.guards.doors.values() {
         attached.entry(guard.as_str().to_owned()).or_default().push(name.clone());
@@ -156,7 +156,7 @@ fn guards(snapshot: &Snapshot) -> Guards {
     if let Some(parent) = groups {
         attached.entry(Guard::Cgroup.as_str().to_owned()).or_default().push(parent.clone());
     }
-    Guards { shut: attached, broken: snapshot.unguarded.len() as u64 }
+    ObservedGuards { interfaces: attached, broken: snapshot.unguarded.len() as u64 }
 }
 
 /// The problems of local pods that time may solve.

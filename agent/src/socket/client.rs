@@ -9,7 +9,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
-use super::protocol::{Note, Request, Status};
+use super::protocol::{AgentStatus, Notice, SocketRequest};
 use crate::events::filter::Filter;
 use crate::events::schema::Event;
 
@@ -44,7 +44,7 @@ pub enum ClientError {
 
 /// One thing an observing reader hears.
 #[derive(Debug)]
-pub enum Heard {
+pub enum ObserveMessage {
     /// An event, and its line as it came.
     Event(Box<Event>, String),
     /// Events that were dropped because we were too slow.
@@ -59,8 +59,8 @@ pub struct Observation {
 }
 
 /// Asks how the agent is.
-pub async fn status(path: &Path) -> Result<Status, ClientError> {
-    let mut observation = ask(path, &Request::Status).await?;
+pub async fn status(path: &Path) -> Result<AgentStatus, ClientError> {
+    let mut observation = ask(path, &SocketRequest::Status).await?;
     let line = timeout(PATIENCE, observation.lines.next_line()).await.map_err(|_| ClientError::Silent)?;
     let line = line.map_err(ClientError::Talk)?.ok_or(ClientError::Silent)?;
     refused(&line)?;
@@ -69,23 +69,23 @@ pub async fn status(path: &Path) -> Result<Status, ClientError> {
 
 /// Asks for events.
 pub async fn observe(path: &Path, follow: bool, last: usize, filter: Filter) -> Result<Observation, ClientError> {
-    ask(path, &Request::Observe { follow, last, filter }).await
+    ask(path, &SocketRequest::Observe { follow, last, filter }).await
 }
 
 impl Observation {
     /// The next thing; `None` at the end. May be dropped and called again.
-    pub async fn next(&mut self) -> Result<Option<Heard>, ClientError> {
+    pub async fn next(&mut self) -> Result<Option<ObserveMessage>, ClientError> {
         let Some(line) = self.lines.next_line().await.map_err(ClientError::Talk)? else { return Ok(None) };
-        if let Ok(Note::Lost { count }) = serde_json::from_str(&line) {
-            return Ok(Some(Heard::Lost(count)));
+        if let Ok(Notice::Lost { count }) = serde_json::from_str(&line) {
+            return Ok(Some(ObserveMessage::Lost(count)));
         }
         refused(&line)?;
         let event = serde_json::from_str(&line).map_err(ClientError::Understand)?;
-        Ok(Some(Heard::Event(Box::new(event), line)))
+        Ok(Some(ObserveMessage::Event(Box::new(event), line)))
     }
 }
 
-async fn ask(path: &Path, request: &Request) -> Result<Observation, ClientError> {
+async fn ask(path: &Path, request: &SocketRequest) -> Result<Observation, ClientError> {
     let connected = UnixStream::connect(path).await;
     let stream = connected.map_err(|source| ClientError::Connect { path: path.to_owned(), source })?;
     let (reader, mut writer) = stream.into_split();
@@ -97,7 +97,7 @@ async fn ask(path: &Path, request: &Request) -> Result<Observation, ClientError>
 
 fn refused(line: &str) -> Result<(), ClientError> {
     match serde_json::from_str(line) {
-        Ok(Note::Error { message }) => Err(ClientError::Refused(message)),
+        Ok(Notice::Error { message }) => Err(ClientError::Refused(message)),
         _ => Ok(()),
     }
 }

@@ -12,7 +12,7 @@ use crate::health::{self, Observed};
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Request {
+pub enum SocketRequest {
     /// How the agent is.
     Status,
     /// Events.
@@ -31,8 +31,8 @@ pub enum Request {
 
 /// Said between events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "note", rename_all = "snake_case")]
-pub enum Note {
+#[serde(tag = "notice", rename_all = "snake_case")]
+pub enum Notice {
     /// The reader was too slow: its oldest waiting events were dropped.
     Lost {
         /// How many.
@@ -56,7 +56,7 @@ pub enum StatusSchema {
 
 /// How the agent is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Status {
+pub struct AgentStatus {
     /// Which document this is.
     pub schema: StatusSchema,
     /// Version of the agent.
@@ -82,7 +82,7 @@ pub struct Status {
     pub events_lost: u64,
 }
 
-impl Status {
+impl AgentStatus {
     /// The document of this state; the counts are filled in by whoever has them.
     pub fn of(node: String, cluster: Option<String>, started: Timestamp, observed: Observed) -> Self {
         let not_ready = health::not_ready(&observed);

@@ -20,13 +20,13 @@ const READER_QUEUE: usize = 4096;
 /// The last events and their readers.
 #[derive(Debug)]
 pub struct Hub {
-    state: Mutex<State>,
+    state: Mutex<HubState>,
     own: Arc<SinkStats>,
     stats: Arc<EventStats>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct HubState {
     kept: VecDeque<Arc<Line>>,
     readers: Vec<Reader>,
 }
@@ -39,12 +39,12 @@ struct Reader {
 
 /// A reader's end. Dropping it ends the reading.
 #[derive(Debug)]
-pub struct Subscription {
+pub struct EventSubscription {
     /// What comes after the history.
     pub queue: Arc<Queue>,
 }
 
-impl Drop for Subscription {
+impl Drop for EventSubscription {
     fn drop(&mut self) {
         self.queue.close();
     }
@@ -62,13 +62,13 @@ impl Hub {
     }
 
     /// The history, and from there on everything: no event is in both or in neither.
-    pub fn follow(&self, filter: Filter, last: usize) -> (Vec<Arc<Line>>, Subscription) {
+    pub fn follow(&self, filter: Filter, last: usize) -> (Vec<Arc<Line>>, EventSubscription) {
         let queue = Arc::new(Queue::new(READER_QUEUE));
         let mut state = self.lock();
         let history = state.history(&filter, last);
         state.readers.retain(|reader| !reader.queue.is_closed());
         state.readers.push(Reader { filter, queue: Arc::clone(&queue) });
-        (history, Subscription { queue })
+        (history, EventSubscription { queue })
     }
 
     /// How many follow.
@@ -78,12 +78,12 @@ impl Hub {
         state.readers.len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, HubState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl HubState {
     fn history(&self, filter: &Filter, last: usize) -> Vec<Arc<Line>> {
         let mut lines: Vec<_> =
             self.kept.iter().rev().filter(|line| filter.admits(&line.event)).take(last).cloned().collect();

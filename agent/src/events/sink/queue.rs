@@ -11,7 +11,7 @@ use super::Line;
 #[derive(Debug)]
 pub struct Queue {
     capacity: usize,
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     filled: Condvar,
     filled_async: Notify,
 }
@@ -28,7 +28,7 @@ pub struct Batch {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct QueueState {
     lines: VecDeque<Arc<Line>>,
     lost: u64,
     closed: bool,
@@ -108,12 +108,12 @@ impl Queue {
         self.filled_async.notify_one();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl QueueState {
     fn take(&mut self, most: usize) -> Batch {
         let count = self.lines.len().min(most);
         Batch {

@@ -1,11 +1,11 @@
-//! Records to lines: one loud tenant, a full account, and the agent's own news.
+//! Records to lines: one loud tenant, complete counts, and the agent's own state.
 
 use std::sync::Mutex;
 
 use zerocopy::IntoBytes as _;
 
 use super::*;
-use crate::events::fixtures::{SECOND, World, flow};
+use crate::events::fixtures::{FixtureNames, SECOND, flow};
 
 #[derive(Default)]
 struct Kept(Mutex<Vec<Event>>);
@@ -31,8 +31,8 @@ fn at(monotonic_ns: u64) -> Clock {
 
 fn bench() -> Bench {
     let (kept, stats) = (Arc::new(Kept::default()), Arc::new(EventStats::default()));
-    let enricher = Enricher::new("node".into(), None, Arc::new(World));
-    let settings = (Bounds { windows: 100_000, seen: 100_000 }, Rates::default());
+    let enricher = Enricher::new("node".into(), None, Arc::new(FixtureNames));
+    let settings = (AggregatorBounds { windows: 100_000, seen: 100_000 }, Rates::default());
     let sinks: Sinks = vec![kept.clone()];
     let pipeline = Pipeline::new(enricher, sinks, Arc::clone(&stats), settings, [(9, 7)], at(0));
     Bench { kept, stats, pipeline }
@@ -84,7 +84,7 @@ fn record(tenant: u32, nth: u64, count: u64) -> FlowEvent {
 }
 
 #[test]
-fn a_loud_tenant_cannot_hide_a_quiet_one_and_what_is_held_back_is_told() {
+fn a_loud_tenant_cannot_hide_a_quiet_one_and_each_suppressed_event_is_counted() {
     let mut bench = bench();
     let mut sent = 0;
     for nth in 0..50_000_u64 {
@@ -101,7 +101,7 @@ fn a_loud_tenant_cannot_hide_a_quiet_one_and_what_is_held_back_is_told() {
     assert_eq!(bench.violations_of("globex"), 50, "every event of the quiet tenant");
     let loud = bench.violations_of("acme");
     assert!((2000..=2200).contains(&loud), "{loud} events in 20 s at 100/s and a burst");
-    assert_eq!(bench.packets(), sent, "told or named as held back");
+    assert_eq!(bench.packets(), sent, "reported or counted as suppressed");
     let suppressed = bench.suppressed();
     let by_tenant: u64 = suppressed.iter().flat_map(|event| &event.tenants).map(|tenant| tenant.count).sum();
     assert!((2..=3).contains(&suppressed.len()), "one every ten seconds: {}", suppressed.len());
@@ -119,8 +119,8 @@ fn records_are_counted_to_the_last_one() {
     bench.pipeline.tick(at(6 * SECOND));
     bench.pipeline.finish(at(20 * SECOND));
     assert_eq!((bench.stats.received.get(), bench.stats.lost(Stage::Decode).get()), (5001, 1));
-    let told_at_once = 5000 - bench.stats.folded.get();
-    assert!(told_at_once >= 700, "a flow's first record is no addition: {told_at_once}");
+    let sent_at_once = 5000 - bench.stats.aggregated.get();
+    assert!(sent_at_once >= 700, "a flow's first record is no addition: {sent_at_once}");
     assert_eq!(bench.packets(), expected_packets());
 }
 
@@ -134,7 +134,7 @@ fn expected_packets() -> u64 {
 }
 
 #[test]
-fn what_the_kernel_held_back_is_told_by_tenant_and_only_what_is_new() {
+fn records_that_the_kernel_held_back_are_reported_once_by_tenant() {
     let mut bench = bench();
     bench.pipeline.record(record(1, 1, 1).as_bytes(), at(0));
     bench.pipeline.held_back(9, 7);
@@ -144,7 +144,7 @@ fn what_the_kernel_held_back_is_told_by_tenant_and_only_what_is_new() {
     bench.pipeline.tick(at(10 * SECOND));
     bench.pipeline.tick(at(30 * SECOND));
     let suppressed = bench.suppressed();
-    assert_eq!(suppressed.len(), 1, "nothing new, nothing told");
+    assert_eq!(suppressed.len(), 1, "nothing new, no event");
     assert_eq!((suppressed[0].count, suppressed[0].packets), (65, 0), "five are of the slot's next pod");
     assert_eq!(suppressed[0].stages, [StageCount { stage: "pod_limit".into(), count: 65 }]);
     assert_eq!(suppressed[0].tenants[0].tenant.as_deref(), Some("acme"));
@@ -154,8 +154,8 @@ fn what_the_kernel_held_back_is_told_by_tenant_and_only_what_is_new() {
 #[test]
 fn lost_enforcement_is_critical() {
     let bench = bench();
-    let notice = Notice {
-        state: StateChange::EnforcementLost,
+    let notice = StateNotice {
+        state: AgentStateChange::EnforcementLost,
         mode: None,
         tenant: Some(String::new()),
         revision: Some(3),
@@ -173,5 +173,5 @@ fn the_kernels_losses_never_go_backwards() {
     let bench = bench();
     bench.pipeline.losses([5, 6, 0, 0]);
     bench.pipeline.losses([4, 8, 0, 0]);
-    assert_eq!((bench.stats.lost(Stage::RingBuffer).get(), bench.stats.lost(Stage::FoldTable).get()), (5, 8));
+    assert_eq!((bench.stats.lost(Stage::RingBuffer).get(), bench.stats.lost(Stage::AggregateTable).get()), (5, 8));
 }

@@ -13,13 +13,13 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A closed list of words.
-pub trait Listed: Copy + 'static {
+pub trait ClosedList: Copy + 'static {
     /// Name of the list in the schema.
     const NAME: &'static str;
     /// All that may appear in an event.
     const ALL: &'static [Self];
     /// The word.
-    fn word(self) -> &'static str;
+    fn label(self) -> &'static str;
     /// One sentence about it, where the list has one.
     fn meaning(self) -> Option<&'static str> {
         None
@@ -28,19 +28,19 @@ pub trait Listed: Copy + 'static {
 
 /// A value of a closed list, written as its word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Word<T>(pub T);
+pub struct Label<T>(pub T);
 
-impl<T: Listed> Word<T> {
+impl<T: ClosedList> Label<T> {
     /// The value of this word.
     pub fn parse(word: &str) -> Option<Self> {
-        T::ALL.iter().find(|item| item.word() == word).map(|item| Self(*item))
+        T::ALL.iter().find(|item| item.label() == word).map(|item| Self(*item))
     }
 }
 
-impl Listed for DropReason {
+impl ClosedList for DropReason {
     const NAME: &'static str = "Reason";
     const ALL: &'static [Self] = DropReason::ALL;
-    fn word(self) -> &'static str {
+    fn label(self) -> &'static str {
         self.as_str()
     }
     fn meaning(self) -> Option<&'static str> {
@@ -48,43 +48,43 @@ impl Listed for DropReason {
     }
 }
 
-impl Listed for Direction {
+impl ClosedList for Direction {
     const NAME: &'static str = "Direction";
     const ALL: &'static [Self] = &Direction::ALL;
-    fn word(self) -> &'static str {
+    fn label(self) -> &'static str {
         self.as_str()
     }
 }
 
-impl Listed for Outcome {
+impl ClosedList for Outcome {
     const NAME: &'static str = "Verdict";
     // An allowed packet is no event.
     const ALL: &'static [Self] = &[Self::Dropped, Self::Audited];
-    fn word(self) -> &'static str {
+    fn label(self) -> &'static str {
         self.as_str()
     }
 }
 
-impl<T: Listed> fmt::Display for Word<T> {
+impl<T: ClosedList> fmt::Display for Label<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.0.word())
+        f.pad(self.0.label())
     }
 }
 
-impl<T: Listed> Serialize for Word<T> {
+impl<T: ClosedList> Serialize for Label<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.0.word())
+        serializer.serialize_str(self.0.label())
     }
 }
 
-impl<'de, T: Listed> Deserialize<'de> for Word<T> {
+impl<'de, T: ClosedList> Deserialize<'de> for Label<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let word = Cow::<str>::deserialize(deserializer)?;
         Self::parse(&word).ok_or_else(|| de::Error::custom(format_args!("{word:?} is no {}", T::NAME)))
     }
 }
 
-impl<T: Listed> JsonSchema for Word<T> {
+impl<T: ClosedList> JsonSchema for Label<T> {
     fn schema_name() -> Cow<'static, str> {
         T::NAME.into()
     }
@@ -92,9 +92,9 @@ impl<T: Listed> JsonSchema for Word<T> {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         let explained: Vec<_> = T::ALL
             .iter()
-            .filter_map(|item| item.meaning().map(|meaning| format!("{}: {meaning}", item.word())))
+            .filter_map(|item| item.meaning().map(|meaning| format!("{}: {meaning}", item.label())))
             .collect();
-        let words: Vec<_> = T::ALL.iter().map(|item| item.word()).collect();
+        let words: Vec<_> = T::ALL.iter().map(|item| item.label()).collect();
         if explained.is_empty() {
             json_schema!({ "type": "string", "enum": words })
         } else {
@@ -110,10 +110,10 @@ mod tests {
     #[test]
     fn every_reason_survives_json_and_rubbish_does_not() {
         for reason in DropReason::ALL {
-            let json = serde_json::to_string(&Word(*reason)).expect("a word");
-            assert_eq!(serde_json::from_str::<Word<DropReason>>(&json).expect("the same word"), Word(*reason));
+            let json = serde_json::to_string(&Label(*reason)).expect("a word");
+            assert_eq!(serde_json::from_str::<Label<DropReason>>(&json).expect("the same word"), Label(*reason));
         }
-        assert!(serde_json::from_str::<Word<DropReason>>("\"because\"").is_err());
-        assert!(serde_json::from_str::<Word<Outcome>>("\"allowed\"").is_err(), "an allowed packet is no event");
+        assert!(serde_json::from_str::<Label<DropReason>>("\"because\"").is_err());
+        assert!(serde_json::from_str::<Label<Outcome>>("\"allowed\"").is_err(), "an allowed packet is no event");
     }
 }

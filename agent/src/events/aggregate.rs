@@ -13,14 +13,14 @@ use agent_common::event::Checked;
 use agent_common::flow::Direction;
 use agent_common::reason::DropReason;
 
-use super::seen::{Progress, Seen};
+use super::reported::{Progress, ReportedCounts};
 
 /// After its first event a flow is told at most this often.
 pub const WINDOW_NS: u64 = 5_000_000_000;
 
-/// Bounds of the folder's memory.
+/// AggregatorBounds of the aggregator's memory.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+pub struct AggregatorBounds {
     /// Flows with an open window; the oldest window closes early when another is needed.
     pub windows: usize,
     /// Kernel fold entries whose last count is remembered: twice this at most. Live entries are
@@ -43,7 +43,7 @@ pub struct FlowKey {
 
 /// Packets of one flow that were not told before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct FlowReport {
     /// The newest record.
     pub record: Checked,
     /// How many packets.
@@ -56,26 +56,26 @@ pub struct Told {
 
 /// What became of the records, for the metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FolderCounts {
+pub struct AggregatorCounts {
     /// Records that added to an event instead of being one.
-    pub folded: u64,
+    pub aggregated: u64,
     /// Packets that an agent before us, or before we forgot, may have told: not told again.
-    pub presumed_told: u64,
+    pub presumed_reported: u64,
 }
 
 /// Folds records by flow over a window.
 #[derive(Debug)]
-pub struct Folder {
-    bounds: Bounds,
-    seen: Seen,
-    windows: HashMap<FlowKey, Window>,
+pub struct Aggregator {
+    bounds: AggregatorBounds,
+    seen: ReportedCounts,
+    windows: HashMap<FlowKey, OpenWindow>,
     /// All windows are equally long, so they end in the order in which they began.
     due: VecDeque<(u64, FlowKey)>,
-    counts: FolderCounts,
+    counts: AggregatorCounts,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Window {
+struct OpenWindow {
     latest: Checked,
     count: u64,
     first_ns: u64,
@@ -102,33 +102,33 @@ impl FlowKey {
     }
 }
 
-impl Folder {
+impl Aggregator {
     /// `started_ns`: flows that began earlier may have been told of by an agent before this one.
-    pub fn new(bounds: Bounds, started_ns: u64) -> Self {
+    pub fn new(bounds: AggregatorBounds, started_ns: u64) -> Self {
         Self {
-            seen: Seen::new(bounds.seen.max(1), started_ns),
+            seen: ReportedCounts::new(bounds.seen.max(1), started_ns),
             bounds,
             windows: HashMap::new(),
             due: VecDeque::new(),
-            counts: FolderCounts::default(),
+            counts: AggregatorCounts::default(),
         }
     }
 
     /// Takes one record from the ring buffer.
-    pub fn record(&mut self, record: &Checked, now_ns: u64, out: &mut Vec<Told>) {
+    pub fn record(&mut self, record: &Checked, now_ns: u64, out: &mut Vec<FlowReport>) {
         let key = FlowKey::of(record);
         // Of a flow we do not know that began before our time, only this packet is surely news.
-        let told_before = record.event.count.saturating_sub(1);
+        let reported_before = record.event.count.saturating_sub(1);
         let id = self.seen.id(&key, &record.event);
-        let progress = self.seen.advance(id, &record.event, told_before);
-        if !self.note(key, record, progress, now_ns, out) {
-            self.counts.folded += 1;
+        let progress = self.seen.advance(id, &record.event, reported_before);
+        if !self.add(key, record, progress, now_ns, out) {
+            self.counts.aggregated += 1;
         }
     }
 
     /// Takes all entries of the fold tables, those of every CPU. To be certain of the last packets
-    /// (at the end) call it twice: see `Seen::stable`.
-    pub fn sweep(&mut self, entries: impl IntoIterator<Item = AggregateEntry>, now_ns: u64, out: &mut Vec<Told>) {
+    /// (at the end) call it twice: see `ReportedCounts::stable`.
+    pub fn sweep(&mut self, entries: impl IntoIterator<Item = AggregateEntry>, now_ns: u64, out: &mut Vec<FlowReport>) {
         for entry in entries {
             let Some(record) = entry.event.check().filter(|_| entry.event.count > 0) else { continue };
             let key = FlowKey::of(&record);
@@ -136,20 +136,20 @@ impl Folder {
             if self.seen.stable(id) {
                 // An entry of before our time stays in the table until it is pushed out: old news.
                 let progress = self.seen.advance(id, &record.event, entry.event.count);
-                self.note(key, &record, progress, now_ns, out);
+                self.add(key, &record, progress, now_ns, out);
             }
         }
         self.seen.end_sweep();
     }
 
     /// Ends the windows that are due.
-    pub fn expire(&mut self, now_ns: u64, out: &mut Vec<Told>) {
+    pub fn expire(&mut self, now_ns: u64, out: &mut Vec<FlowReport>) {
         while let Some((deadline, key)) = self.due.front().copied().filter(|(deadline, _)| *deadline <= now_ns) {
             self.due.pop_front();
             let Entry::Occupied(mut slot) = self.windows.entry(key) else { continue };
             match slot.get_mut().take() {
-                Some(told) => {
-                    out.push(told);
+                Some(report) => {
+                    out.push(report);
                     self.due.push_back((deadline.max(now_ns) + WINDOW_NS, key));
                 }
                 None => {
@@ -160,24 +160,26 @@ impl Folder {
     }
 
     /// Ends all windows: at the end.
-    pub fn flush(&mut self, out: &mut Vec<Told>) {
+    pub fn flush(&mut self, out: &mut Vec<FlowReport>) {
         self.due.clear();
         out.extend(self.windows.drain().filter_map(|(_, mut window)| window.take()));
     }
 
     /// What became of the records so far.
-    pub fn counts(&self) -> FolderCounts {
+    pub fn counts(&self) -> AggregatorCounts {
         self.counts
     }
 
-    /// Packets that wait in open windows.
-    pub fn folded_packets(&self) -> u64 {
-        self.windows.values().map(|window| window.count).sum()
-    }
-
     /// True if the record became an event at once.
-    fn note(&mut self, key: FlowKey, record: &Checked, progress: Progress, now_ns: u64, out: &mut Vec<Told>) -> bool {
-        self.counts.presumed_told += progress.presumed;
+    fn add(
+        &mut self,
+        key: FlowKey,
+        record: &Checked,
+        progress: Progress,
+        now_ns: u64,
+        out: &mut Vec<FlowReport>,
+    ) -> bool {
+        self.counts.presumed_reported += progress.presumed;
         if progress.delta == 0 {
             return false;
         }
@@ -189,13 +191,13 @@ impl Folder {
         while self.windows.len() >= self.bounds.windows.max(1) {
             self.close_oldest(out);
         }
-        out.push(Told { record: *record, count: progress.delta, first_ns: progress.since_ns, last_ns });
-        self.windows.insert(key, Window { latest: *record, count: 0, first_ns: last_ns, last_ns });
+        out.push(FlowReport { record: *record, count: progress.delta, first_ns: progress.since_ns, last_ns });
+        self.windows.insert(key, OpenWindow { latest: *record, count: 0, first_ns: last_ns, last_ns });
         self.due.push_back((now_ns + WINDOW_NS, key));
         true
     }
 
-    fn close_oldest(&mut self, out: &mut Vec<Told>) {
+    fn close_oldest(&mut self, out: &mut Vec<FlowReport>) {
         match self.due.pop_front() {
             Some((_, key)) => out.extend(self.windows.remove(&key).and_then(|mut window| window.take())),
             None => self.flush(out),
@@ -203,7 +205,7 @@ impl Folder {
     }
 }
 
-impl Window {
+impl OpenWindow {
     fn add(&mut self, record: &Checked, delta: u64, since_ns: u64) {
         if self.count == 0 {
             self.first_ns = since_ns;
@@ -217,13 +219,13 @@ impl Window {
     }
 
     /// What has gathered, if anything; the window begins anew.
-    fn take(&mut self) -> Option<Told> {
-        let told = Told { record: self.latest, count: self.count, first_ns: self.first_ns, last_ns: self.last_ns };
+    fn take(&mut self) -> Option<FlowReport> {
+        let report =
+            FlowReport { record: self.latest, count: self.count, first_ns: self.first_ns, last_ns: self.last_ns };
         self.count = 0;
-        (told.count > 0).then_some(told)
+        (report.count > 0).then_some(report)
     }
 }
 
 #[cfg(test)]
-#[path = "intake_tests.rs"]
 mod tests;

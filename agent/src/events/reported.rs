@@ -11,7 +11,7 @@ use agent_common::event::FlowEvent;
 
 /// One incarnation of one flow in one CPU's fold table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Id {
+pub struct EntryId {
     flow: u64,
     first_ns: u64,
     /// The last word of the record: zero, or whatever the programs put there to tell two CPUs apart
@@ -31,26 +31,26 @@ pub struct Progress {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Last {
+struct LastCount {
     count: u64,
     last_ns: u64,
 }
 
 /// The memory.
 #[derive(Debug)]
-pub struct Seen {
+pub struct ReportedCounts {
     hasher: RandomState,
     capacity: usize,
-    young: HashMap<Id, Last>,
-    old: HashMap<Id, Last>,
+    young: HashMap<EntryId, LastCount>,
+    old: HashMap<EntryId, LastCount>,
     /// Unknown entries that began before this may have been told of.
     horizon_ns: u64,
     /// Unknown entries of this sweep and of the one before.
-    found: HashSet<Id>,
-    found_before: HashSet<Id>,
+    found: HashSet<EntryId>,
+    found_before: HashSet<EntryId>,
 }
 
-impl Seen {
+impl ReportedCounts {
     /// Remembers between `capacity` and twice as many entries.
     pub fn new(capacity: usize, horizon_ns: u64) -> Self {
         Self {
@@ -65,14 +65,14 @@ impl Seen {
     }
 
     /// Names the fold entry behind a record.
-    pub fn id(&self, flow: &impl Hash, event: &FlowEvent) -> Id {
-        Id { flow: self.hasher.hash_one(flow), first_ns: event.first_ns, lane: event.cpu }
+    pub fn id(&self, flow: &impl Hash, event: &FlowEvent) -> EntryId {
+        EntryId { flow: self.hasher.hash_one(flow), first_ns: event.first_ns, lane: event.cpu }
     }
 
     /// Whether an entry found by a sweep can be believed: we know it, or the sweep before found it
     /// too. A map value is copied while the program may be replacing it, and half of one flow with
     /// half of another looks like a flow; it never looks the same twice.
-    pub fn stable(&mut self, id: Id) -> bool {
+    pub fn stable(&mut self, id: EntryId) -> bool {
         if self.young.contains_key(&id) || self.old.contains_key(&id) || self.found_before.contains(&id) {
             return true;
         }
@@ -85,9 +85,9 @@ impl Seen {
         self.found_before = std::mem::take(&mut self.found);
     }
 
-    /// Notes a count. `told_before` is what somebody told already if this entry is not known and
+    /// Notes a count. `reported_before` is what somebody told already if this entry is not known and
     /// began before the horizon.
-    pub fn advance(&mut self, id: Id, event: &FlowEvent, told_before: u64) -> Progress {
+    pub fn advance(&mut self, id: EntryId, event: &FlowEvent, reported_before: u64) -> Progress {
         if let Some(last) = self.touch(id) {
             // A sweep overtakes records that still wait in the ring buffer: the lower count is old news.
             let progress = Progress {
@@ -99,19 +99,19 @@ impl Seen {
             last.last_ns = last.last_ns.max(event.last_ns);
             return progress;
         }
-        let presumed = if id.first_ns < self.horizon_ns { told_before } else { 0 };
-        self.insert(id, Last { count: event.count, last_ns: event.last_ns });
+        let presumed = if id.first_ns < self.horizon_ns { reported_before } else { 0 };
+        self.insert(id, LastCount { count: event.count, last_ns: event.last_ns });
         Progress { delta: event.count - presumed, presumed, since_ns: event.first_ns.min(event.last_ns) }
     }
 
-    fn touch(&mut self, id: Id) -> Option<&mut Last> {
+    fn touch(&mut self, id: EntryId) -> Option<&mut LastCount> {
         if let Some(last) = self.old.remove(&id) {
             self.insert(id, last);
         }
         self.young.get_mut(&id)
     }
 
-    fn insert(&mut self, id: Id, last: Last) {
+    fn insert(&mut self, id: EntryId, last: LastCount) {
         if self.young.len() >= self.capacity {
             let forgotten = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
             let newest = forgotten.keys().map(|id| id.first_ns.saturating_add(1)).max();

@@ -52,7 +52,7 @@ pub struct MapUsage {
 }
 
 /// What a packet counter is about, but for the tenant.
-pub type Cell = (Outcome, Direction, Option<DropReason>);
+pub type CounterKey = (Outcome, Direction, Option<DropReason>);
 
 /// The label of everybody without a series of their own.
 pub const OTHER: &str = "other";
@@ -61,15 +61,15 @@ pub const OTHER: &str = "other";
 #[derive(Debug, Default)]
 pub struct Accounts {
     max_tenants: usize,
-    slots: HashMap<u16, Slot>,
-    totals: BTreeMap<Cell, Counter>,
-    tenants: BTreeMap<String, BTreeMap<Cell, u64>>,
-    other: BTreeMap<Cell, u64>,
+    slots: HashMap<u16, SlotReading>,
+    totals: BTreeMap<CounterKey, Counter>,
+    tenants: BTreeMap<String, BTreeMap<CounterKey, u64>>,
+    other: BTreeMap<CounterKey, u64>,
     read_all: bool,
 }
 
 #[derive(Debug, Default)]
-struct Slot {
+struct SlotReading {
     owner: Option<String>,
     last: SlotCounters,
 }
@@ -112,12 +112,12 @@ impl Accounts {
     }
 
     /// Sums over all slots.
-    pub fn totals(&self) -> &BTreeMap<Cell, Counter> {
+    pub fn totals(&self) -> &BTreeMap<CounterKey, Counter> {
         &self.totals
     }
 
     /// Denied packets by tenant; `other` last.
-    pub fn tenants(&self) -> impl Iterator<Item = (&str, &BTreeMap<Cell, u64>)> {
+    pub fn tenants(&self) -> impl Iterator<Item = (&str, &BTreeMap<CounterKey, u64>)> {
         let named = self.tenants.iter().filter(|(name, _)| *name != OTHER);
         named.map(|(name, cells)| (name.as_str(), cells)).chain([(OTHER, &self.other)])
     }
@@ -136,7 +136,7 @@ impl Accounts {
         self.totals.iter().filter(|((found, ..), _)| *found == outcome).map(|(_, counter)| counter.packets).sum()
     }
 
-    fn add(&mut self, owner: Option<&str>, cell: Cell, grown: Counter) {
+    fn add(&mut self, owner: Option<&str>, cell: CounterKey, grown: Counter) {
         let total = self.totals.entry(cell).or_default();
         total.packets += grown.packets;
         total.bytes += grown.bytes;
@@ -147,7 +147,7 @@ impl Accounts {
 
     /// The series of a tenant. When all are taken, that of a tenant that has left goes into
     /// `other`, which only grows by it; when nobody has left, the newcomer counts there.
-    fn series(&mut self, owner: Option<&str>) -> &mut BTreeMap<Cell, u64> {
+    fn series(&mut self, owner: Option<&str>) -> &mut BTreeMap<CounterKey, u64> {
         // A tenant of that very name shares the series.
         let Some(owner) = owner.filter(|owner| *owner != OTHER) else { return &mut self.other };
         if !self.tenants.contains_key(owner) && self.tenants.len() >= self.max_tenants {
@@ -171,7 +171,10 @@ fn grown(before: Counter, after: Counter) -> Counter {
     Counter { packets: after.packets - before.packets, bytes: after.bytes - before.bytes }
 }
 
-fn cells<'a>(before: &'a SlotCounters, after: &'a SlotCounters) -> impl Iterator<Item = (Cell, Counter, Counter)> + 'a {
+fn cells<'a>(
+    before: &'a SlotCounters,
+    after: &'a SlotCounters,
+) -> impl Iterator<Item = (CounterKey, Counter, Counter)> + 'a {
     Direction::ALL.into_iter().flat_map(move |direction| {
         let way = direction as usize;
         let allowed = ((Outcome::Allowed, direction, None), before.allowed[way], after.allowed[way]);
@@ -191,7 +194,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const CELL: Cell = (Outcome::Dropped, Direction::Egress, Some(DropReason::CrossTenant));
+    const CELL: CounterKey = (Outcome::Dropped, Direction::Egress, Some(DropReason::CrossTenant));
 
     fn showing(packets: u64) -> SlotCounters {
         let mut counters = SlotCounters::default();

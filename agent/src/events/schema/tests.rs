@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::events::fixtures;
 
-const GOLDEN: &str = include_str!("golden.json");
+const GOLDEN: &str = include_str!("../golden.json");
 
 fn schema() -> Value {
     serde_json::to_value(json_schema()).expect("JSON")

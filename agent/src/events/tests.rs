@@ -1,4 +1,4 @@
-//! The loop with a source made of vectors.
+//! The event loop with records from vectors.
 
 use std::convert::Infallible;
 use std::sync::Mutex;
@@ -6,11 +6,11 @@ use std::sync::Mutex;
 use agent_common::event::FlowEvent;
 use zerocopy::IntoBytes as _;
 
+use super::aggregate::AggregatorBounds;
 use super::enrich::Enricher;
-use super::fixtures::{World, flow};
-use super::intake::Bounds;
+use super::fixtures::{FixtureNames, flow};
 use super::limit::Rates;
-use super::schema::{Body, StateChange};
+use super::schema::{AgentStateChange, Body};
 use super::sink::{Line, Sink};
 use super::stats::EventStats;
 use super::*;
@@ -33,13 +33,13 @@ impl Sink for Kept {
     }
 }
 
-/// Records that wait, and a fold table that knows more than they tell.
+/// Records that wait, and an aggregate table with a higher count.
 struct Maps {
     records: Vec<FlowEvent>,
     table: Vec<AggregateEntry>,
 }
 
-impl Source for Maps {
+impl RecordSource for Maps {
     type Error = Infallible;
 
     async fn ready(&mut self) -> Result<(), Infallible> {
@@ -71,13 +71,13 @@ async fn the_end_tells_what_waits_and_closes_the_sinks() {
     let fresh = FlowEvent { first_ns: u64::MAX - 1, last_ns: u64::MAX - 1, ..flow(1) };
     let entry = AggregateEntry { event: FlowEvent { count: 90, ..fresh }, ..AggregateEntry::default() };
     let source = Maps { records: vec![fresh], table: vec![entry] };
-    let enricher = Enricher::new("node".into(), None, Arc::new(World));
-    let settings = (Bounds { windows: 10, seen: 10 }, Rates::default());
+    let enricher = Enricher::new("node".into(), None, Arc::new(FixtureNames));
+    let settings = (AggregatorBounds { windows: 10, seen: 10 }, Rates::default());
     let pipeline =
         Pipeline::new(enricher, vec![kept.clone()], Arc::clone(&stats), settings, std::iter::empty(), Clock::now());
     let (notices, heard) = mpsc::channel(4);
-    let started = Notice {
-        state: StateChange::AgentStarted,
+    let started = StateNotice {
+        state: AgentStateChange::AgentStarted,
         mode: None,
         tenant: None,
         revision: None,
@@ -96,7 +96,7 @@ async fn the_end_tells_what_waits_and_closes_the_sinks() {
             _ => 0,
         })
         .sum();
-    assert_eq!(packets, 90, "the last count is told, though no record carried it");
+    assert_eq!(packets, 90, "the last count is reported, though no record carried it");
     assert!(lines.iter().any(|line| matches!(&line.event.body, Body::State(_))));
     assert!(*kept.closed.lock().expect("a lock"));
     assert_eq!(stats.lost(stats::Stage::RingBuffer).get(), 4);

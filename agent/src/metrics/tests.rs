@@ -59,7 +59,7 @@ fn page() -> String {
     recorder.started(Phase::Load, Duration::from_millis(120));
     events.lost(Stage::RateLimit).add(5);
     events.sink("stdout").last_ns.raise(1_795_288_946_000_000_000);
-    let nri = crate::health::Nri::Connected;
+    let nri = crate::health::NriState::Connected;
     let observed =
         Observed { nri, last_applied: jiff::Timestamp::from_second(1_795_288_946).ok(), ..Observed::default() };
     let metrics = Metrics::new(Box::new(Maps), recorder, events, 200);

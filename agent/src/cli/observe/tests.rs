@@ -15,15 +15,15 @@ fn parse(words: &[&str]) -> Result<ObserveArgs, clap::Error> {
     Command::try_parse_from([&["observe"], words].concat()).map(|command| command.observe)
 }
 
-fn heard(count: u64) -> Heard {
+fn heard(count: u64) -> ObserveMessage {
     let event = fixtures::event(count);
     let line = serde_json::to_string(&event).expect("JSON");
-    Heard::Event(Box::new(event), line)
+    ObserveMessage::Event(Box::new(event), line)
 }
 
 #[test]
 fn the_table_has_its_heading_once_and_its_columns_stay() {
-    let mut view = View::new(ObserveFormat::Table, Paint::default());
+    let mut view = EventPrinter::new(ObserveFormat::Table, Paint::default());
     let mut summary = Summary::default();
     let text = view.show(&heard(1), &mut summary) + &view.show(&heard(37), &mut summary);
     assert_eq!(
@@ -40,16 +40,16 @@ TIME          NODE          DIR      SOURCE                                DESTI
 #[test]
 fn compact_is_one_sentence_and_json_is_the_event() {
     let mut summary = Summary::default();
-    let compact = View::new(ObserveFormat::Compact, Paint::default()).show(&heard(1), &mut summary);
+    let compact = EventPrinter::new(ObserveFormat::Compact, Paint::default()).show(&heard(1), &mut summary);
     assert!(compact.starts_with("19:22:26.001 x dropped 1 packet tcp acme/acme-web/"), "{compact}");
-    let json = View::new(ObserveFormat::Json, Paint::default()).show(&heard(1), &mut summary);
+    let json = EventPrinter::new(ObserveFormat::Json, Paint::default()).show(&heard(1), &mut summary);
     assert!(serde_json::from_str::<Event>(&json).is_ok());
 }
 
 #[test]
-fn losses_are_told_where_they_happened_and_in_the_summary() {
+fn losses_are_shown_where_they_happened_and_in_the_summary() {
     let mut summary = Summary::default();
-    let text = View::new(ObserveFormat::Table, Paint::default()).show(&Heard::Lost(7), &mut summary);
+    let text = EventPrinter::new(ObserveFormat::Table, Paint::default()).show(&ObserveMessage::Lost(7), &mut summary);
     assert!(text.contains("7 events lost"));
     assert_eq!(summary.to_string(), "0 events, 0 packets, 7 lost");
 }

@@ -3,15 +3,15 @@
 use super::*;
 use agent_common::event::FlowEvent;
 
-use crate::events::fixtures::{World, checked, enricher, flow, mapped, told};
+use crate::events::fixtures::{FixtureNames, checked, enricher, flow, mapped, report};
 use serde_json::Value;
 
-const GOLDEN: &str = include_str!("golden.json");
+const GOLDEN: &str = include_str!("../golden.json");
 
 fn json(event: FlowEvent) -> Value {
     let record = checked(event);
-    let told = Told { record, count: event.count, first_ns: event.first_ns, last_ns: event.last_ns };
-    serde_json::to_value(enricher().violation(&told)).expect("JSON")
+    let flow_report = FlowReport { record, count: event.count, first_ns: event.first_ns, last_ns: event.last_ns };
+    serde_json::to_value(enricher().violation(&flow_report)).expect("JSON")
 }
 
 fn without_id(mut event: Value) -> Value {
@@ -21,14 +21,14 @@ fn without_id(mut event: Value) -> Value {
 
 #[test]
 fn an_event_is_exactly_the_golden_one() {
-    let event = serde_json::to_value(enricher().violation(&told(1, 37))).expect("JSON");
+    let event = serde_json::to_value(enricher().violation(&report(1, 37))).expect("JSON");
     let golden: Value = serde_json::from_str(GOLDEN).expect("JSON");
     assert_eq!(without_id(event), without_id(golden));
 }
 
 #[test]
 fn keys_stand_in_the_order_people_read_them() {
-    let line = serde_json::to_string(&enricher().violation(&told(1, 1))).expect("JSON");
+    let line = serde_json::to_string(&enricher().violation(&report(1, 1))).expect("JSON");
     let places: Vec<_> = ["\"schema\"", "\"time\"", "\"id\"", "\"type\"", "\"severity\"", "\"source\"", "\"message\""]
         .into_iter()
         .map(|key| line.find(key).expect(key))
@@ -38,7 +38,7 @@ fn keys_stand_in_the_order_people_read_them() {
 
 #[test]
 fn identifiers_sort_by_the_time_of_the_event() {
-    let (early, late) = (enricher().violation(&told(1, 1)), enricher().violation(&told(1, 37)));
+    let (early, late) = (enricher().violation(&report(1, 1)), enricher().violation(&report(1, 37)));
     assert!(early.id.0 < late.id.0);
     assert_eq!(early.id.0.get_version_num(), 7);
 }
@@ -159,8 +159,8 @@ fn an_audited_ingress_event_turns_the_ends_around() {
 
 #[test]
 fn a_cluster_without_a_name_has_no_key() {
-    let nameless = Enricher::new("node".into(), Some(String::new()), Arc::new(World));
-    let event = serde_json::to_value(nameless.violation(&told(1, 1))).expect("JSON");
+    let nameless = Enricher::new("node".into(), Some(String::new()), Arc::new(FixtureNames));
+    let event = serde_json::to_value(nameless.violation(&report(1, 1))).expect("JSON");
     assert!(event.get("cluster").is_none());
 }
 

@@ -2,14 +2,14 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use super::client::{ClientError, Heard};
+use super::client::{ClientError, ObserveMessage};
 use super::*;
 use crate::events::filter::Filter;
 use crate::events::fixtures;
 use crate::events::sink::Sink as _;
 
 fn shown() -> Shown {
-    let status = || Status { node: "ip-10-0-1-23".into(), dropped: 37, ..Status::default() };
+    let status = || AgentStatus { node: "ip-10-0-1-23".into(), dropped: 37, ..AgentStatus::default() };
     Shown { hub: Arc::new(Hub::new(&Arc::default())), status: Arc::new(status) }
 }
 
@@ -23,7 +23,7 @@ async fn counts(observation: &mut client::Observation, most: usize) -> Vec<u64> 
     while counts.len() < most
         && let Some(heard) = observation.next().await.expect("a line")
     {
-        if let Heard::Event(_, line) = heard {
+        if let ObserveMessage::Event(_, line) = heard {
             let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
             counts.push(value["count"].as_u64().expect("a count"));
         }
@@ -57,7 +57,7 @@ async fn a_reader_gets_the_last_events_and_what_comes() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_is_told_how_much_it_missed() {
+async fn a_slow_reader_gets_the_number_of_events_it_lost() {
     let directory = tempfile::tempdir().expect("a directory");
     let (path, shown) = (directory.path().join("agent.sock"), shown());
     let _server = start(&path, &shown).await;
@@ -71,8 +71,8 @@ async fn a_slow_reader_is_told_how_much_it_missed() {
     let (mut seen, mut lost) = (0, 0);
     while seen + lost < SENT {
         match slow.next().await.expect("a line").expect("not the end") {
-            Heard::Event(..) => seen += 1,
-            Heard::Lost(count) => lost += count,
+            ObserveMessage::Event(..) => seen += 1,
+            ObserveMessage::Lost(count) => lost += count,
         }
     }
     assert_eq!(seen + lost, SENT);
