@@ -176,12 +176,13 @@ fn crates_of(root: &Path, file: &str) -> Vec<String> {
     dependencies(&manifest).chain(["std", "core", "alloc"].map(str::to_owned)).collect()
 }
 
-/// The names under every `[…dependencies]` heading, as code spells them.
+/// The names under every `[…dependencies]` heading but that of tests, as code spells them.
 fn dependencies(manifest: &str) -> impl Iterator<Item = String> {
     let mut inside = false;
     manifest.lines().filter_map(move |line| {
         if line.starts_with('[') {
-            inside = line.ends_with("dependencies]");
+            // Code outside tests cannot name the dependencies of tests.
+            inside = line.ends_with("dependencies]") && !line.ends_with("dev-dependencies]");
             return None;
         }
         let name = line.split(['=', '.', ' ']).next()?;
@@ -251,9 +252,9 @@ mod tests {
     }
 
     #[test]
-    fn dependencies_are_read_from_every_section() {
+    fn dependencies_are_read_from_every_section_but_that_of_tests() {
         let manifest = "[package]\nname = \"x\"\n[dependencies]\n# why\nserde-saphyr = { a = 1 }\nkube.workspace = true\n\n\
-                        [dev-dependencies]\ntempfile = \"3\"\n[lints]\nworkspace = true\n";
-        assert_eq!(dependencies(manifest).collect::<Vec<_>>(), ["serde_saphyr", "kube", "tempfile"]);
+                        [build-dependencies]\nsha2 = \"1\"\n[dev-dependencies]\ntempfile = \"3\"\n[lints]\nworkspace = true\n";
+        assert_eq!(dependencies(manifest).collect::<Vec<_>>(), ["serde_saphyr", "kube", "sha2"]);
     }
 }

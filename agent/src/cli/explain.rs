@@ -36,7 +36,7 @@ use policy::plan::Actual;
 pub struct ExplainArgs {
     /// Who opens: a local pod's address, or NAMESPACE/NAME with --config
     pub source: String,
-    /// Where to: ADDRESS, ADDRESS:PORT, [V6]:PORT or NAMESPACE/NAME[:PORT]
+    /// Where to: ADDRESS, ADDRESS:PORT, [V6]:PORT, NAMESPACE/NAME or NAMESPACE/NAME:PORT
     pub destination: String,
     /// Protocol of the connection
     #[arg(long, value_enum, default_value_t)]
