@@ -3,6 +3,7 @@
 //! The format is one JSON object per line. A foreign file may omit descriptive fields and may have unknown ones. A field that
 //! decides the result is never guessed.
 
+mod builder;
 mod corpus;
 pub mod craft;
 mod from_pod_v4;

@@ -325,7 +325,7 @@ impl Site {
     }
 }
 
-/// The folder with the manifests.
+/// The directory with the manifests.
 pub fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }

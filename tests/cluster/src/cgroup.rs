@@ -57,25 +57,25 @@ fn again(kind: &str, options: &str) -> String {
 pub fn create(cgroup: &Path) -> Result<Vec<PathBuf>> {
     let mut doors = Vec::new();
     for Hierarchy { path: root, .. } in hierarchies()? {
-        let mut folder = root;
+        let mut directory = root;
         for level in cgroup {
-            folder.push(level);
-            make(&folder).with_context(|| format!("cannot make cgroup {}", folder.display()))?;
+            directory.push(level);
+            make(&directory).with_context(|| format!("cannot make cgroup {}", directory.display()))?;
         }
-        doors.push(folder.join("cgroup.procs"));
+        doors.push(directory.join("cgroup.procs"));
     }
     Ok(doors)
 }
 
 /// A version 1 cpuset starts empty and lets nobody in; it takes what its parent has.
-fn make(folder: &Path) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
-    let parent = folder.parent().unwrap_or(folder);
+fn make(directory: &Path) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    let parent = directory.parent().unwrap_or(directory);
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        let own = fs::read_to_string(folder.join(file)).unwrap_or_default();
+        let own = fs::read_to_string(directory.join(file)).unwrap_or_default();
         // In version 2 an empty cpuset means "as the parent", and there is nothing to do.
-        if own.trim().is_empty() && folder.join("cgroup.clone_children").exists() && folder.join(file).exists() {
-            fs::write(folder.join(file), fs::read(parent.join(file))?)?;
+        if own.trim().is_empty() && directory.join("cgroup.clone_children").exists() && directory.join(file).exists() {
+            fs::write(directory.join(file), fs::read(parent.join(file))?)?;
         }
     }
     Ok(())
@@ -83,10 +83,10 @@ fn make(folder: &Path) -> io::Result<()> {
 
 /// Hands all controllers on to the cgroups below, where version 2 offers them.
 pub fn delegate(cgroup: &Path) -> Result<()> {
-    for folder in folders(cgroup)? {
-        let offered = fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
+    for directory in directories(cgroup)? {
+        let offered = fs::read_to_string(directory.join("cgroup.controllers")).unwrap_or_default();
         for controller in offered.split_whitespace() {
-            let file = folder.join("cgroup.subtree_control");
+            let file = directory.join("cgroup.subtree_control");
             fs::write(&file, format!("+{controller}")).with_context(|| format!("cannot delegate {controller}"))?;
         }
     }
@@ -109,7 +109,7 @@ pub fn kill(cgroup: &Path) -> Result<usize> {
     let start = Instant::now();
     let mut ended = std::collections::HashSet::new();
     loop {
-        let living = tree(cgroup)?.iter().map(|folder| pids(folder)).collect::<Vec<_>>().concat();
+        let living = tree(cgroup)?.iter().map(|directory| pids(directory)).collect::<Vec<_>>().concat();
         if living.is_empty() {
             return Ok(ended.len());
         }
@@ -123,18 +123,18 @@ pub fn kill(cgroup: &Path) -> Result<usize> {
     }
 }
 
-/// Removes a cgroup and everything below it; returns how many folders that were.
+/// Removes a cgroup and everything below it; returns how many directories that were.
 pub fn remove(cgroup: &Path) -> Result<usize> {
-    let folders = tree(cgroup)?;
-    for folder in &folders {
-        fs::remove_dir(folder).with_context(|| format!("cannot remove cgroup {}", folder.display()))?;
+    let directories = tree(cgroup)?;
+    for directory in &directories {
+        fs::remove_dir(directory).with_context(|| format!("cannot remove cgroup {}", directory.display()))?;
     }
-    Ok(folders.len())
+    Ok(directories.len())
 }
 
 /// The processes of a cgroup itself, whatever the hierarchy.
 pub fn members(cgroup: &Path) -> Result<Vec<Pid>> {
-    let mut all: Vec<_> = folders(cgroup)?.iter().flat_map(|folder| pids(folder)).collect();
+    let mut all: Vec<_> = directories(cgroup)?.iter().flat_map(|directory| pids(directory)).collect();
     all.sort_by_key(|pid| pid.as_raw_nonzero());
     all.dedup();
     Ok(all)
@@ -142,31 +142,31 @@ pub fn members(cgroup: &Path) -> Result<Vec<Pid>> {
 
 /// The processes of those cgroups below one whose path is as wished, whatever the hierarchy.
 pub fn processes(cgroup: &Path, wished: impl Fn(&Path) -> bool) -> Result<Vec<Pid>> {
-    Ok(tree(cgroup)?.iter().filter(|folder| wished(folder)).flat_map(|folder| pids(folder)).collect())
+    Ok(tree(cgroup)?.iter().filter(|directory| wished(directory)).flat_map(|directory| pids(directory)).collect())
 }
 
-/// The folders of a cgroup that exist, one per hierarchy at most.
-fn folders(cgroup: &Path) -> Result<Vec<PathBuf>> {
+/// The directories of a cgroup that exist, one per hierarchy at most.
+fn directories(cgroup: &Path) -> Result<Vec<PathBuf>> {
     let all = hierarchies()?.into_iter().map(|hierarchy| hierarchy.path.join(cgroup));
-    Ok(all.filter(|folder| folder.is_dir()).collect())
+    Ok(all.filter(|directory| directory.is_dir()).collect())
 }
 
 /// The same with all below, the deepest first.
 fn tree(cgroup: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    folders(cgroup)?.into_iter().for_each(|folder| walk(folder, &mut found));
+    directories(cgroup)?.into_iter().for_each(|directory| walk(directory, &mut found));
     Ok(found)
 }
 
-fn walk(folder: PathBuf, found: &mut Vec<PathBuf>) {
-    let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+fn walk(directory: PathBuf, found: &mut Vec<PathBuf>) {
+    let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
     let below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     below.for_each(|entry| walk(entry.path(), found));
-    found.push(folder);
+    found.push(directory);
 }
 
-fn pids(folder: &Path) -> Vec<Pid> {
-    let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+fn pids(directory: &Path) -> Vec<Pid> {
+    let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
     text.lines().filter_map(|line| line.parse().ok().and_then(Pid::from_raw)).collect()
 }
 

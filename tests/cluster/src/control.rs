@@ -17,8 +17,8 @@ const ETCD: &str = "http://127.0.0.1:2379";
 
 /// Starts all of it and returns when the API server is ready.
 pub fn up(cluster: &Cluster) -> Result<()> {
-    fs::create_dir_all(cluster.folder("etcd"))?;
-    fs::write(cluster.folder("audit-policy.json"), audit_policy())?;
+    fs::create_dir_all(cluster.directory("etcd"))?;
+    fs::write(cluster.directory("audit-policy.json"), audit_policy())?;
     start(cluster, "etcd")?;
     start(cluster, "kube-apiserver")?;
     ready(cluster)?;
@@ -58,7 +58,7 @@ fn arguments(cluster: &Cluster, part: &str) -> Vec<String> {
 /// Nothing of a test cluster must survive a power cut, so etcd need not wait for the disk.
 fn etcd(cluster: &Cluster) -> Vec<String> {
     vec![
-        format!("--data-dir={}", cluster.folder("etcd").display()),
+        format!("--data-dir={}", cluster.directory("etcd").display()),
         format!("--listen-client-urls={ETCD}"),
         format!("--advertise-client-urls={ETCD}"),
         "--listen-peer-urls=http://127.0.0.1:2380".into(),
@@ -86,7 +86,7 @@ fn api_server(cluster: &Cluster) -> Vec<String> {
         key("token-auth-file", "tokens.csv"),
         key("service-account-key-file", "accounts.key"),
         key("service-account-signing-key-file", "accounts.key"),
-        format!("--audit-policy-file={}", cluster.folder("audit-policy.json").display()),
+        format!("--audit-policy-file={}", cluster.directory("audit-policy.json").display()),
         format!("--audit-log-path={}", cluster.audit_log().display()),
         "--audit-log-maxsize=10000".into(),
     ]

@@ -178,8 +178,8 @@ mod tests {
     use super::*;
     use crate::command::command;
 
-    fn daemons(folder: &Path) -> Daemons {
-        let daemons = Daemons { records: folder.join("pids"), logs: folder.into() };
+    fn daemons(directory: &Path) -> Daemons {
+        let daemons = Daemons { records: directory.join("pids"), logs: directory.into() };
         fs::create_dir(&daemons.records).unwrap();
         daemons
     }
@@ -193,8 +193,8 @@ mod tests {
 
     #[test]
     fn a_daemon_is_found_again_by_its_record_and_ends_when_told() {
-        let folder = tempfile::tempdir().unwrap();
-        let daemons = daemons(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let daemons = daemons(directory.path());
         let process = daemons.start("sleeper", &[], &command("sleep", ["600"])).unwrap();
         assert_eq!(daemons.find("sleeper"), Some(process));
         assert!(daemons.start("sleeper", &[], &command("sleep", ["600"])).is_err());
@@ -205,8 +205,8 @@ mod tests {
 
     #[test]
     fn a_pid_somebody_else_has_by_now_is_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let daemons = daemons(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let daemons = daemons(directory.path());
         let me = std::process::id();
         fs::write(daemons.records.join("old"), format!("{me} 1")).unwrap();
         assert_eq!(daemons.find("old"), None);

@@ -4,7 +4,7 @@ use std::{fmt, fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{Cluster, cgroup, command::wait, network, up};
+use crate::{Cluster, cgroup, command::wait, exclusive, network};
 
 /// What was there and is no more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,14 +15,14 @@ pub struct Removed {
     pub namespaces: usize,
     /// Cgroups, counted in every hierarchy.
     pub cgroups: usize,
-    /// The cluster's folder.
-    pub folder: bool,
+    /// The cluster's directory.
+    pub directory: bool,
 }
 
 /// See [`Cluster::down`].
 pub fn down(cluster: &Cluster) -> Result<Removed> {
     ensure!(rustix::process::geteuid().is_root(), "namespaces and cgroups need root");
-    let _alone = up::lock(cluster)?;
+    let _alone = exclusive::cluster(cluster)?;
     let removed = reclaim(cluster)?;
     let _ = fs::remove_file(Path::new("/run/lock").join(cluster.id.cgroup()));
     Ok(removed)
@@ -35,15 +35,15 @@ pub(crate) fn reclaim(cluster: &Cluster) -> Result<Removed> {
     let processes = cgroup::kill(cgroup)?;
     let namespaces = network::remove(&cluster.id)?.len();
     let cgroups = wait("empty cgroups", Duration::from_secs(10), || cgroup::remove(cgroup))?;
-    let folder = cluster.state().exists();
-    if folder {
-        wait("an unused folder", Duration::from_secs(10), || remove(cluster.state()))?;
+    let directory = cluster.state().exists();
+    if directory {
+        wait("an unused directory", Duration::from_secs(10), || remove(cluster.state()))?;
     }
-    Ok(Removed { processes, namespaces, cgroups, folder })
+    Ok(Removed { processes, namespaces, cgroups, directory })
 }
 
-fn remove(folder: &Path) -> Result<()> {
-    fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
+fn remove(directory: &Path) -> Result<()> {
+    fs::remove_dir_all(directory).with_context(|| format!("cannot remove {}", directory.display()))
 }
 
 impl Removed {
@@ -55,9 +55,9 @@ impl Removed {
 
 impl fmt::Display for Removed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { processes, namespaces, cgroups, folder } = self;
-        let folder = if *folder { "and its folder" } else { "no folder" };
-        write!(f, "{processes} processes, {namespaces} network namespaces, {cgroups} cgroups, {folder}")
+        let Self { processes, namespaces, cgroups, directory } = self;
+        let directory = if *directory { "and its directory" } else { "no directory" };
+        write!(f, "{processes} processes, {namespaces} network namespaces, {cgroups} cgroups, {directory}")
     }
 }
 
@@ -68,8 +68,8 @@ mod tests {
 
     #[test]
     fn nothing_there_is_nothing_removed() {
-        let folder = tempfile::tempdir().unwrap();
-        let cluster = Cluster::new(Id::new("nosuchcluster").unwrap(), folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let cluster = Cluster::new(Id::new("nosuchcluster").unwrap(), directory.path());
         assert!(!reclaim(&cluster).unwrap().anything());
     }
 }

@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_that_could_leave_their_folder_are_refused() {
+    fn names_that_could_leave_their_directory_are_refused() {
         for bad in ["", "..", "a/b", "A", "a-b", "seventeen00000000", "ä"] {
             assert!(Id::new(bad).is_err(), "{bad:?}");
         }

@@ -27,50 +27,50 @@ pub struct Image {
     pub user: Option<String>,
 }
 
-/// Something of a folder, or all of it (`.`), as it will lie at the root of the image.
+/// Something of a directory, or all of it (`.`), as it will lie at the root of the image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layer {
     /// Where it is now.
-    pub folder: PathBuf,
-    /// The file or folder in it.
+    pub directory: PathBuf,
+    /// The file or directory in it.
     pub member: String,
 }
 
 impl Layer {
     /// One file, at the image's root.
     pub fn file(path: &Path) -> Result<Self> {
-        let folder = path.parent().with_context(|| format!("{} has no folder", path.display()))?;
+        let directory = path.parent().with_context(|| format!("{} has no directory", path.display()))?;
         let member = path.file_name().and_then(|name| name.to_str());
         let member = member.with_context(|| format!("{} has no name", path.display()))?;
-        Ok(Self { folder: folder.into(), member: member.into() })
+        Ok(Self { directory: directory.into(), member: member.into() })
     }
 
-    /// All that is in a folder.
-    pub fn folder(path: &Path) -> Self {
-        Self { folder: path.into(), member: ".".into() }
+    /// All that is in a directory.
+    pub fn directory(path: &Path) -> Self {
+        Self { directory: path.into(), member: ".".into() }
     }
 }
 
 /// Writes all images into one archive, layers they share only once. `scratch` must not exist; it is removed again.
 pub fn write(images: &[Image], scratch: &Path, archive: &Path) -> Result<()> {
-    let layout = Layout { folder: scratch.into() };
+    let layout = Layout { directory: scratch.into() };
     fs::create_dir_all(layout.blobs()).context("cannot make room for an image")?;
     let manifests = images.iter().map(|image| layout.add(image)).collect::<Result<Vec<_>>>()?;
     let index = json!({"schemaVersion": 2, "mediaType": media("image.index.v1+json"), "manifests": manifests});
     fs::write(scratch.join("index.json"), index.to_string())?;
     fs::write(scratch.join("oci-layout"), json!({"imageLayoutVersion": "1.0.0"}).to_string())?;
-    tar(&Layer::folder(scratch), archive)?;
+    tar(&Layer::directory(scratch), archive)?;
     fs::remove_dir_all(scratch).context("cannot clean up after an image")
 }
 
 /// A layout in the making.
 struct Layout {
-    folder: PathBuf,
+    directory: PathBuf,
 }
 
 impl Layout {
     fn blobs(&self) -> PathBuf {
-        self.folder.join("blobs/sha256")
+        self.directory.join("blobs/sha256")
     }
 
     /// Adds an image and returns its entry for the index.
@@ -90,13 +90,13 @@ impl Layout {
     }
 
     fn layer(&self, layer: &Layer) -> Result<Value> {
-        let file = self.folder.join("layer.tar");
+        let file = self.directory.join("layer.tar");
         tar(layer, &file)?;
         self.keep("image.layer.v1.tar", &file)
     }
 
     fn json(&self, kind: &str, content: &Value) -> Result<Value> {
-        let file = self.folder.join("blob.json");
+        let file = self.directory.join("blob.json");
         fs::write(&file, content.to_string())?;
         self.keep(kind, &file)
     }
@@ -142,11 +142,11 @@ fn architecture() -> &'static str {
 fn tar(layer: &Layer, archive: &Path) -> Result<()> {
     let fixed = ["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner", "--format=gnu"];
     let mut tar = command("tar", fixed);
-    // A single file is what its link leads to; within a folder, links lead to each other and stay.
+    // A single file is what its link leads to; within a directory, links lead to each other and stay.
     if layer.member != "." {
         tar.arg("--dereference");
     }
-    run(tar.arg("-C").arg(&layer.folder).arg("-cf").arg(archive).arg(&layer.member))?;
+    run(tar.arg("-C").arg(&layer.directory).arg("-cf").arg(archive).arg(&layer.member))?;
     Ok(())
 }
 
@@ -159,12 +159,12 @@ fn sha256(file: &Path) -> Result<String> {
 mod tests {
     use super::*;
 
-    fn sample(folder: &Path) -> Image {
-        fs::create_dir_all(folder.join("root/bin")).unwrap();
-        fs::write(folder.join("root/bin/hello"), "hello").unwrap();
+    fn sample(directory: &Path) -> Image {
+        fs::create_dir_all(directory.join("root/bin")).unwrap();
+        fs::write(directory.join("root/bin/hello"), "hello").unwrap();
         Image {
             name: "localhost/hello:1".into(),
-            layers: vec![Layer::folder(&folder.join("root"))],
+            layers: vec![Layer::directory(&directory.join("root"))],
             entrypoint: vec!["/bin/hello".into()],
             arguments: vec![],
             user: Some("65532:65532".into()),
@@ -173,30 +173,30 @@ mod tests {
 
     #[test]
     fn the_same_files_make_the_same_archive() {
-        let folder = tempfile::tempdir().unwrap();
-        let (one, two) = (folder.path().join("one.tar"), folder.path().join("two.tar"));
+        let directory = tempfile::tempdir().unwrap();
+        let (one, two) = (directory.path().join("one.tar"), directory.path().join("two.tar"));
         for archive in [&one, &two] {
-            write(&[sample(folder.path())], &folder.path().join("scratch"), archive).unwrap();
+            write(&[sample(directory.path())], &directory.path().join("scratch"), archive).unwrap();
         }
         assert_eq!(fs::read(one).unwrap(), fs::read(two).unwrap());
-        assert!(!folder.path().join("scratch").exists());
+        assert!(!directory.path().join("scratch").exists());
     }
 
     #[test]
     fn every_blob_is_named_by_its_digest() {
-        let folder = tempfile::tempdir().unwrap();
-        let archive = folder.path().join("image.tar");
-        write(&[sample(folder.path())], &folder.path().join("scratch"), &archive).unwrap();
-        run(command("tar", ["-C"]).arg(folder.path()).arg("-xf").arg(&archive)).unwrap();
-        let blobs: Vec<_> = fs::read_dir(folder.path().join("blobs/sha256")).unwrap().flatten().collect();
+        let directory = tempfile::tempdir().unwrap();
+        let archive = directory.path().join("image.tar");
+        write(&[sample(directory.path())], &directory.path().join("scratch"), &archive).unwrap();
+        run(command("tar", ["-C"]).arg(directory.path()).arg("-xf").arg(&archive)).unwrap();
+        let blobs: Vec<_> = fs::read_dir(directory.path().join("blobs/sha256")).unwrap().flatten().collect();
         assert_eq!(blobs.len(), 3);
         assert!(blobs.iter().all(|blob| *blob.file_name() == *sha256(&blob.path()).unwrap()));
     }
 
     #[test]
     fn a_file_given_by_a_link_is_the_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let (link, archive) = (folder.path().join("link"), folder.path().join("layer.tar"));
+        let directory = tempfile::tempdir().unwrap();
+        let (link, archive) = (directory.path().join("link"), directory.path().join("layer.tar"));
         std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
         tar(&Layer::file(&link).unwrap(), &archive).unwrap();
         let list = run(command("tar", ["-tvf"]).arg(&archive)).unwrap();
@@ -205,10 +205,10 @@ mod tests {
 
     #[test]
     fn the_index_says_how_pods_call_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let layout = Layout { folder: folder.path().join("layout") };
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout { directory: directory.path().join("layout") };
         fs::create_dir_all(layout.blobs()).unwrap();
-        let entry = layout.add(&sample(folder.path())).unwrap();
+        let entry = layout.add(&sample(directory.path())).unwrap();
         assert_eq!(entry["annotations"]["io.containerd.image.name"], "localhost/hello:1");
     }
 }

@@ -16,8 +16,9 @@ use anyhow::{Context, Result};
 
 use crate::{
     command::{command, run},
+    exclusive,
     image::{self, Image, Layer},
-    parts::{self, Parts},
+    parts::Parts,
 };
 
 /// The test image: `/agnhost` and busybox.
@@ -32,7 +33,7 @@ const REVISION: u32 = 1;
 
 /// The archive with all of them; made again only if one of the programs is another.
 pub fn archive(parts: &Parts, cache: &Path) -> Result<PathBuf> {
-    let _alone = parts::lock(cache)?;
+    let _alone = exclusive::cache(cache)?;
     let busybox = parts.tool("busybox")?;
     let programs = [busybox, parts.program("agnhost")?, parts.program("coredns")?];
     let recipe = recipe(&programs)?;
@@ -58,11 +59,11 @@ fn recipe(programs: &[PathBuf]) -> Result<String> {
 
 fn make([busybox, agnhost, coredns]: &[PathBuf; 3], cache: &Path, archive: &Path) -> Result<()> {
     let (root, scratch) = (cache.join("busybox-root"), cache.join("images"));
-    for folder in [&root, &scratch] {
-        let _ = fs::remove_dir_all(folder);
+    for directory in [&root, &scratch] {
+        let _ = fs::remove_dir_all(directory);
     }
     root_of_busybox(busybox, &root)?;
-    let tools = Layer::folder(&root);
+    let tools = Layer::directory(&root);
     let images = [
         image(AGNHOST, vec![tools.clone(), Layer::file(agnhost)?], &["/agnhost"], &["pause"]),
         image(PAUSE, vec![tools], &["/bin/sleep"], &["2147483647"]),
@@ -81,8 +82,8 @@ fn image(name: &str, layers: Vec<Layer>, entrypoint: &[&str], arguments: &[&str]
 ///
 /// A dynamic one is preferred: Debian's static one crashes when it resolves a name.
 fn root_of_busybox(busybox: &Path, root: &Path) -> Result<()> {
-    for folder in ["bin", "etc", "tmp"] {
-        fs::create_dir_all(root.join(folder))?;
+    for directory in ["bin", "etc", "tmp"] {
+        fs::create_dir_all(root.join(directory))?;
     }
     fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777))?;
     fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")?;
@@ -102,7 +103,7 @@ fn libraries(program: &Path) -> Vec<PathBuf> {
 
 fn copy_library(library: &Path, root: &Path) -> Result<()> {
     let place = root.join(library.strip_prefix("/")?);
-    fs::create_dir_all(place.parent().context("a library has a folder")?)?;
+    fs::create_dir_all(place.parent().context("a library has a directory")?)?;
     fs::copy(library, &place).with_context(|| format!("cannot copy {}", library.display()))?;
     Ok(())
 }
@@ -113,8 +114,8 @@ mod tests {
 
     #[test]
     fn another_program_makes_other_images() {
-        let folder = tempfile::tempdir().unwrap();
-        let program = folder.path().join("program");
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("program");
         fs::write(&program, "one").unwrap();
         let before = recipe(std::slice::from_ref(&program)).unwrap();
         assert_eq!(recipe(std::slice::from_ref(&program)).unwrap(), before);

@@ -22,7 +22,7 @@ const COMPONENTS: [(&str, &str, &str); 4] = [
     ("proxy", "system:kube-proxy", ""),
 ];
 
-/// The folder all of it lies in.
+/// The directory all of it lies in.
 #[derive(Clone, Debug)]
 pub struct Keys(pub PathBuf);
 
@@ -102,8 +102,8 @@ mod tests {
 
     #[test]
     fn every_component_and_node_gets_a_token_of_its_own() {
-        let folder = tempfile::tempdir().unwrap();
-        let keys = Keys(folder.path().join("keys"));
+        let directory = tempfile::tempdir().unwrap();
+        let keys = Keys(directory.path().join("keys"));
         keys.make().unwrap();
         let tokens = fs::read_to_string(keys.file("tokens.csv")).unwrap();
         let distinct: std::collections::HashSet<_> = tokens.lines().filter_map(|line| line.split(',').next()).collect();

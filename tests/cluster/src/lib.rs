@@ -7,9 +7,9 @@
 //! `network`, `cgroup`, [`daemon`] (the means), `control` and [`node`] (what runs), `up` and `down` (the sequence).
 //!
 //! Invariants:
-//! - everything a cluster does to the machine is in namespaces, cgroups and a folder that carry its id;
+//! - everything a cluster does to the machine is in namespaces, cgroups and a directory that carry its id;
 //! - no process is ended unless it is in our cgroups or a record of ours names it, birth included;
-//! - the machine's own interfaces, root cgroup and folders are read, never changed.
+//! - the machine's own interfaces, root cgroup and directories are read, never changed.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -28,6 +28,7 @@ mod control;
 pub mod daemon;
 mod dns;
 mod down;
+mod exclusive;
 mod id;
 pub mod image;
 pub mod images;
@@ -87,18 +88,18 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The cluster of that id whose folder is in `folder`.
-    pub fn new(id: Id, folder: &Path) -> Self {
-        let state = folder.join(id.to_string());
+    /// The cluster of that id whose directory is in `directory`.
+    pub fn new(id: Id, directory: &Path) -> Self {
+        let state = directory.join(id.to_string());
         Self { id, state }
     }
 
-    /// The cluster of this checkout for a purpose (letters such as `dev`, `test`), its folder under `target`.
+    /// The cluster of this checkout for a purpose (letters such as `dev`, `test`), its directory under `target`.
     pub fn of_checkout(purpose: &str) -> Result<Self> {
         Ok(Self::named(Id::of_checkout(purpose, &checkout())?))
     }
 
-    /// The cluster of that id, its folder under `target`.
+    /// The cluster of that id, its directory under `target`.
     pub fn named(id: Id) -> Self {
         Self::new(id, &target().join("cluster"))
     }
@@ -200,7 +201,7 @@ impl Cluster {
 
     /// The API server's audit log: an event per line, level Metadata, from the beginning of the cluster.
     pub fn audit_log(&self) -> PathBuf {
-        self.folder("log").join("audit.jsonl")
+        self.directory("log").join("audit.jsonl")
     }
 
     /// What a daemon has said: `etcd`, `kube-apiserver`, `kubelet-a`, …
@@ -218,16 +219,16 @@ impl Cluster {
         &self.state
     }
 
-    pub(crate) fn folder(&self, name: &str) -> PathBuf {
+    pub(crate) fn directory(&self, name: &str) -> PathBuf {
         self.state.join(name)
     }
 
     pub(crate) fn program(&self, name: &str) -> PathBuf {
-        self.folder("bin").join(name)
+        self.directory("bin").join(name)
     }
 
     pub(crate) fn path(&self) -> OsString {
-        let mut path = self.folder("bin").into_os_string();
+        let mut path = self.directory("bin").into_os_string();
         path.push(":");
         path.push(setup::PATH);
         path
@@ -240,11 +241,11 @@ impl Cluster {
     }
 
     pub(crate) fn keys(&self) -> Keys {
-        Keys(self.folder("keys"))
+        Keys(self.directory("keys"))
     }
 
     pub(crate) fn daemons(&self) -> Daemons {
-        Daemons { records: self.folder("pids"), logs: self.folder("log") }
+        Daemons { records: self.directory("pids"), logs: self.directory("log") }
     }
 }
 
@@ -278,5 +279,5 @@ fn target() -> PathBuf {
 
 fn checkout() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors().nth(2).expect("this crate is two folders below the checkout").into()
+    here.ancestors().nth(2).expect("this crate is two directories below the checkout").into()
 }

@@ -91,9 +91,9 @@ impl Node<'_> {
         self.cluster.daemons().stop(&self.daemon(daemon))
     }
 
-    /// The folder with its configuration and what must lie on a disk.
-    pub(crate) fn folder(&self) -> PathBuf {
-        self.cluster.folder("nodes").join(self.host.name)
+    /// The directory with its configuration and what must lie on a disk.
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.cluster.directory("nodes").join(self.host.name)
     }
 
     /// Makes the namespaces and mounts and starts containerd.
@@ -112,7 +112,7 @@ impl Node<'_> {
 
     /// Starts process 1 in the cgroup that becomes the root of the node's cgroup namespace, then moves it below.
     fn first_process(&self) -> Result<()> {
-        let (name, ready) = (self.daemon("node"), self.folder().join("ready"));
+        let (name, ready) = (self.daemon("node"), self.directory().join("ready"));
         let root = cgroup::create(&self.cgroup())?;
         cgroup::delegate(Path::new(&self.cluster.id.cgroup()))?;
         let mut unshare = network::enter(&self.cluster.id, self.host.name);
@@ -134,7 +134,7 @@ impl Node<'_> {
     }
 
     fn arguments(&self, daemon: &str) -> Vec<String> {
-        let file = |name: &str| self.folder().join(name).display().to_string();
+        let file = |name: &str| self.directory().join(name).display().to_string();
         let kubeconfig = |who: &str| format!("--kubeconfig={}", self.cluster.keys().kubeconfig(who).display());
         let name = format!("--hostname-override={}", self.host.name);
         match daemon {
@@ -159,10 +159,10 @@ impl Node<'_> {
     }
 }
 
-/// Makes the folder a node keeps its things in.
-fn folders(folder: &Path) -> Result<()> {
+/// Makes the directory a node keeps its things in.
+fn directories(directory: &Path) -> Result<()> {
     for name in ["kubelet", "containerd", "cni", "log"] {
-        fs::create_dir_all(folder.join(name))?;
+        fs::create_dir_all(directory.join(name))?;
     }
     Ok(())
 }

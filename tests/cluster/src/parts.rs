@@ -4,21 +4,23 @@
 //! complete.
 
 use std::{
-    env,
-    fs::{self, File},
+    env, fs,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::command::{command, run};
+use crate::{
+    command::{command, run},
+    exclusive,
+};
 
 pub(crate) mod go;
 
 /// A Go module that gives us programs.
 #[derive(Clone, Copy, Debug)]
 pub struct Part {
-    /// Its folder under `parts`.
+    /// Its directory under `parts`.
     pub name: &'static str,
     /// The module whose version is the part's.
     pub module: &'static str,
@@ -50,25 +52,25 @@ const KUBERNETES: [&str; 7] =
 /// Where all programs of a cluster are.
 #[derive(Clone, Debug)]
 pub struct Parts {
-    folders: Vec<PathBuf>,
+    directories: Vec<PathBuf>,
     cache: PathBuf,
 }
 
 impl Parts {
     /// Takes what is kept in `cache`, builds what is missing, and says what it is doing.
     ///
-    /// Where there is neither Go nor a kept part, `KUBEBUILDER_ASSETS` may name a folder with all programs.
+    /// Where there is neither Go nor a kept part, `KUBEBUILDER_ASSETS` may name a directory with all programs.
     pub fn ready(cache: &Path) -> Result<Self> {
         let cache = cache.to_path_buf();
         if PARTS.iter().all(|part| part.kept(&cache)) {
-            return Ok(Self { folders: PARTS.map(|part| part.folder(&cache)).into(), cache });
+            return Ok(Self { directories: PARTS.map(|part| part.directory(&cache)).into(), cache });
         }
         if !go::present() {
-            return Ok(Self { folders: vec![assets()?], cache });
+            return Ok(Self { directories: vec![assets()?], cache });
         }
-        let _alone = lock(&cache)?;
+        let _alone = exclusive::cache(&cache)?;
         PARTS.iter().filter(|part| !part.kept(&cache)).try_for_each(|part| part.build(&cache))?;
-        Ok(Self { folders: PARTS.map(|part| part.folder(&cache)).into(), cache })
+        Ok(Self { directories: PARTS.map(|part| part.directory(&cache)).into(), cache })
     }
 
     /// Why [`Parts::ready`] cannot succeed here, without building anything.
@@ -77,14 +79,14 @@ impl Parts {
         if possible { None } else { assets().err().map(|error| format!("{error:#}")) }
     }
 
-    /// The folder all of this is kept in.
+    /// The directory all of this is kept in.
     pub fn cache(&self) -> &Path {
         &self.cache
     }
 
     /// One of the programs.
     pub fn program(&self, name: &str) -> Result<PathBuf> {
-        let found = self.folders.iter().map(|folder| folder.join(name)).find(|path| path.exists());
+        let found = self.directories.iter().map(|directory| directory.join(name)).find(|path| path.exists());
         found.with_context(|| format!("{name} is not among the Kubernetes parts"))
     }
 
@@ -100,23 +102,15 @@ impl Parts {
     }
 }
 
-/// Two runs at once would build the same thing twice, one over the other.
-pub(crate) fn lock(cache: &Path) -> Result<File> {
-    fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
-    let lock = File::create(cache.join("lock"))?;
-    lock.lock()?;
-    Ok(lock)
-}
-
-/// A folder with everything in it, prepared by somebody else.
+/// A directory with everything in it, prepared by somebody else.
 fn assets() -> Result<PathBuf> {
-    let Some(folder) = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from) else {
-        bail!("no Go to build Kubernetes with, and KUBEBUILDER_ASSETS names no folder with its programs");
+    let Some(directory) = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from) else {
+        bail!("no Go to build Kubernetes with, and KUBEBUILDER_ASSETS names no directory with its programs");
     };
     let all = PARTS.iter().flat_map(|part| part.programs);
-    let absent: Vec<_> = all.filter(|name| !folder.join(name).exists()).copied().collect();
-    ensure!(absent.is_empty(), "no Go to build Kubernetes with; {} lacks {}", folder.display(), absent.join(", "));
-    Ok(folder)
+    let absent: Vec<_> = all.filter(|name| !directory.join(name).exists()).copied().collect();
+    ensure!(absent.is_empty(), "no Go to build Kubernetes with; {} lacks {}", directory.display(), absent.join(", "));
+    Ok(directory)
 }
 
 impl Part {
@@ -131,7 +125,7 @@ impl Part {
         required(&text, self.module).with_context(|| format!("parts/{}/go.mod requires no {}", self.name, self.module))
     }
 
-    fn folder(&self, cache: &Path) -> PathBuf {
+    fn directory(&self, cache: &Path) -> PathBuf {
         cache.join(format!("{}-{}", self.name, self.version().unwrap_or_default()))
     }
 
@@ -143,13 +137,13 @@ impl Part {
     }
 
     fn kept(&self, cache: &Path) -> bool {
-        let built_from = fs::read_to_string(self.folder(cache).join("built-from"));
+        let built_from = fs::read_to_string(self.directory(cache).join("built-from"));
         matches!((built_from, self.recipe()), (Ok(then), Ok(now)) if then == now)
     }
 
     fn build(&self, cache: &Path) -> Result<()> {
-        let (folder, aside) = (self.folder(cache), cache.join(format!("{}.part", self.name)));
-        for old in [&folder, &aside] {
+        let (directory, aside) = (self.directory(cache), cache.join(format!("{}.part", self.name)));
+        for old in [&directory, &aside] {
             let _ = fs::remove_dir_all(old);
         }
         fs::create_dir_all(&aside)?;
@@ -160,7 +154,7 @@ impl Part {
         let absent: Vec<_> = self.programs.iter().filter(|name| !aside.join(name).exists()).collect();
         ensure!(absent.is_empty(), "the build of {} gave no {absent:?}", self.name);
         fs::write(aside.join("built-from"), self.recipe()?)?;
-        Ok(fs::rename(aside, folder)?)
+        Ok(fs::rename(aside, directory)?)
     }
 }
 
@@ -202,7 +196,7 @@ mod tests {
 
     #[test]
     fn nothing_built_is_nothing_kept() {
-        let folder = tempfile::tempdir().unwrap();
-        assert!(PARTS.iter().all(|part| !part.kept(folder.path())));
+        let directory = tempfile::tempdir().unwrap();
+        assert!(PARTS.iter().all(|part| !part.kept(directory.path())));
     }
 }

@@ -22,7 +22,7 @@ const PACKAGES: [(&str, &str); 12] = [
     ("util-linux", "nsenter"),
 ];
 
-/// The folders a daemon's programs are looked for in, after the cluster's own.
+/// The directories a daemon's programs are looked for in, after the cluster's own.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Makes sure that all of them are there.
@@ -51,7 +51,7 @@ fn missing() -> Vec<&'static str> {
 
 fn present(sign: &str) -> bool {
     sign.starts_with('/') && Path::new(sign).exists()
-        || PATH.split(':').any(|folder| Path::new(folder).join(sign).exists())
+        || PATH.split(':').any(|directory| Path::new(directory).join(sign).exists())
 }
 
 #[cfg(test)]
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_is_found_in_the_usual_folders_and_a_file_by_its_path() {
+    fn a_program_is_found_in_the_usual_directories_and_a_file_by_its_path() {
         assert!(present("sh") && present("/proc/self/stat"));
         assert!(!present("no-such-program") && !present("/no/such/file"));
     }

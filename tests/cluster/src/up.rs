@@ -1,17 +1,11 @@
 //! Brings a cluster up: removes what a crashed run left, then starts everything that can start in parallel.
 
-use std::{
-    fs::{self, File},
-    os::unix::fs::symlink,
-    path::Path,
-    thread,
-    time::Instant,
-};
+use std::{fs, os::unix::fs::symlink, path::Path, thread, time::Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::{Cluster, Node, Options, control, dns, down, images, network, parts::Parts, plan::NODES, setup};
+use crate::{Cluster, Node, Options, control, dns, down, exclusive, images, network, parts::Parts, plan::NODES, setup};
 
 /// See [`Cluster::up`].
 pub fn up(cluster: &Cluster, parts: &Parts, options: Options) -> Result<()> {
@@ -19,7 +13,7 @@ pub fn up(cluster: &Cluster, parts: &Parts, options: Options) -> Result<()> {
     setup::packages()?;
     let images = images::archive(parts, parts.cache())?;
     let clock = Clock(Instant::now());
-    let _alone = lock(cluster)?;
+    let _alone = exclusive::cluster(cluster)?;
     let left = down::reclaim(cluster)?;
     if left.anything() {
         eprintln!("an earlier run had left {left}");
@@ -27,24 +21,16 @@ pub fn up(cluster: &Cluster, parts: &Parts, options: Options) -> Result<()> {
     prepare(cluster, parts)?;
     clock.tell("namespaces and keys");
     if options.nodes { whole(cluster, options, &images, &clock) } else { control(cluster, &clock) }
-        .with_context(|| format!("cluster {} is not up; logs in {}", cluster.id, cluster.folder("log").display()))
-}
-
-/// Two runs with one id would take each other's cluster for leftovers.
-pub(crate) fn lock(cluster: &Cluster) -> Result<File> {
-    let path = Path::new("/run/lock").join(cluster.id.cgroup());
-    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    file.try_lock().with_context(|| format!("cluster {} is being brought up or down right now", cluster.id))?;
-    Ok(file)
+        .with_context(|| format!("cluster {} is not up; logs in {}", cluster.id, cluster.directory("log").display()))
 }
 
 fn prepare(cluster: &Cluster, parts: &Parts) -> Result<()> {
-    for folder in ["bin", "log", "pids"] {
-        fs::create_dir_all(cluster.folder(folder))?;
+    for directory in ["bin", "log", "pids"] {
+        fs::create_dir_all(cluster.directory(directory))?;
     }
     for program in parts.programs()? {
         let name = program.file_name().context("a program has a name")?;
-        symlink(&program, cluster.folder("bin").join(name))?;
+        symlink(&program, cluster.directory("bin").join(name))?;
     }
     cluster.keys().make()?;
     network::build(&cluster.id)

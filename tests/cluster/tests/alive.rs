@@ -71,10 +71,10 @@ fn with(purpose: &str, options: Options, look: impl FnOnce(&Cluster) -> Result<(
     let seen = up.and_then(|()| look(&cluster));
     let removed = cluster.down()?;
     seen?;
-    ensure!(removed.processes > 0 && removed.namespaces == 5 && removed.folder, "{removed}");
+    ensure!(removed.processes > 0 && removed.namespaces == 5 && removed.directory, "{removed}");
     let after = traces(&cluster)?;
     ensure!(after == before, "left: {after:#?}\nwas: {before:#?}");
-    ensure!(!cluster.state().exists(), "its folder is still there");
+    ensure!(!cluster.state().exists(), "its directory is still there");
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::corpus::Corpus;
+use super::builder::Corpus;
 use super::craft::{Frame, Payload, words};
 use super::topology::{B, B_MAC, BROADCAST_MAC, DNS, EXTERNAL, GATEWAY, METADATA, NODE, PEER, PEER_MAC};
 

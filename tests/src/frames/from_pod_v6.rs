@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use super::corpus::Corpus;
+use super::builder::Corpus;
 use super::craft::{Frame, Payload, fragment, options, words};
 use super::from_pod_v4::{flags, quoting, sctp};
 use super::topology::{

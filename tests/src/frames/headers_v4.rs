@@ -1,6 +1,6 @@
 //! IPv4 headers that are inconsistent, truncated or fragmented: ATK-030 to ATK-043.
 
-use super::corpus::Corpus;
+use super::builder::Corpus;
 use super::craft::{Frame, Payload, words};
 use super::from_pod_v4::{flags, udp};
 use super::topology::{B, B6, PEER};

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::corpus::Corpus;
+use super::builder::Corpus;
 use super::craft::{Body, Frame, Payload, words};
 use super::topology::{
     A, A_MAC, A6, B, B_MAC, B6, BROADCAST_MAC, EXTERNAL, GATEWAY, GATEWAY_MAC, Mac, NODE, PEER, PEER_MAC,

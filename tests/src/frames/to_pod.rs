@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::corpus::Corpus;
+use super::builder::Corpus;
 use super::craft::{Frame, Payload, fragment, options};
 use super::from_pod_v4::{flags, quoting};
 use super::link::message;

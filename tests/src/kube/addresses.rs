@@ -14,16 +14,16 @@ use crate::host::Family;
 /// Waits until these addresses of earlier pods are free and sets the plugin's last address to the one before the first
 /// of them. The next pods of the node then get the same addresses.
 pub fn give_again(node: Node<'_>, addresses: impl IntoIterator<Item = IpAddr>) -> Result<()> {
-    let folder = node.path("/var/lib/cni/networks/pods")?;
+    let directory = node.path("/var/lib/cni/networks/pods")?;
     let addresses: Vec<IpAddr> = addresses.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
     wait("free addresses", PATIENCE, || {
-        let taken = addresses.iter().find(|address| folder.join(address.to_string()).exists());
+        let taken = addresses.iter().find(|address| directory.join(address.to_string()).exists());
         ensure!(taken.is_none(), "{taken:?} is still taken");
         Ok(())
     })?;
     for (range, family) in [Family::V4, Family::V6].into_iter().enumerate() {
         let previous = before(of_family(&addresses, family).context("a pod without an address of a family")?);
-        fs::write(folder.join(format!("last_reserved_ip.{range}")), previous.to_string())?;
+        fs::write(directory.join(format!("last_reserved_ip.{range}")), previous.to_string())?;
     }
     Ok(())
 }

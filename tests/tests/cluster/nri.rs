@@ -183,9 +183,9 @@ impl<'a> Job<'a> {
     /// Waits until the network plugins have finished.
     fn has_a_network(&self) -> Result<()> {
         let uid = text(&self.object()?, "/metadata/uid");
-        let folder = self.site.cluster.node(NODE)?.path("/var/lib/cni/results")?;
+        let directory = self.site.cluster.node(NODE)?.path("/var/lib/cni/results")?;
         wait("the pod's network", SOON, || {
-            for file in std::fs::read_dir(&folder)? {
+            for file in std::fs::read_dir(&directory)? {
                 // The interface may be gone already.
                 if std::fs::read_to_string(file?.path()).is_ok_and(|text| text.contains(&uid) && text.contains("eth0"))
                 {

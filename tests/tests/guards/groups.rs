@@ -70,17 +70,17 @@ impl Groups {
 
 impl Drop for Groups {
     fn drop(&mut self) {
-        let mut folders: Vec<PathBuf> = self.root.parent().map(Path::to_owned).into_iter().collect();
+        let mut directories: Vec<PathBuf> = self.root.parent().map(Path::to_owned).into_iter().collect();
         for at in 0.. {
-            let Some(folder) = folders.get(at) else { break };
-            let below = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+            let Some(directory) = directories.get(at) else { break };
+            let below = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
             let below: Vec<PathBuf> = below.filter(|path| path.is_dir()).collect();
-            folders.extend(below);
+            directories.extend(below);
         }
         // A cgroup is busy for a moment after its last process has ended.
-        folders.iter().rev().for_each(|folder| {
+        directories.iter().rev().for_each(|directory| {
             let _ = (0..50).find(|_| {
-                let removed = fs::remove_dir(folder);
+                let removed = fs::remove_dir(directory);
                 if removed.is_err() {
                     std::thread::sleep(Duration::from_millis(20));
                 }

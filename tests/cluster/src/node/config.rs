@@ -12,14 +12,14 @@ use crate::{
     plan::{DNS_SERVICE, Host},
 };
 
-/// Writes all of it into the node's folder.
+/// Writes all of it into the node's directory.
 pub fn write(node: &Node, cni: Cni) -> Result<()> {
-    let folder = node.folder();
-    super::folders(&folder)?;
+    let directory = node.directory();
+    super::directories(&directory)?;
     let put = |name: &str, text: String| {
-        fs::write(folder.join(name), text).with_context(|| format!("cannot write {name} of node {}", node.name()))
+        fs::write(directory.join(name), text).with_context(|| format!("cannot write {name} of node {}", node.name()))
     };
-    put("containerd.toml", containerd(&node.cluster.folder("bin")))?;
+    put("containerd.toml", containerd(&node.cluster.directory("bin")))?;
     put("kubelet.json", kubelet().to_string())?;
     put("cni/10-pods.conflist", network(&node.host, cni).to_string())
 }

@@ -10,14 +10,14 @@ use crate::{cgroup::Hierarchy, plan::DNS_SERVICE};
 
 /// Makes the mounts, says so, and stays. Its shell also buries processes whose parents have gone.
 pub fn script(node: &Node, hierarchies: &[Hierarchy]) -> String {
-    let (name, folder) = (node.host.name, node.folder());
-    let folder = folder.display();
+    let (name, directory) = (node.host.name, node.directory());
+    let directory = directory.display();
     let (overlays, controllers) = (overlays(), cgroups(hierarchies));
     format!(
         "hostname {name}\n\
          mount -t tmpfs tmpfs /run\n\
          mkdir -p /run/containerd /run/netns /run/lock /run/disk\n\
-         mount --bind {folder} /run/disk\n\
+         mount --bind {directory} /run/disk\n\
          {overlays}\
          mkdir -p /var/lib/kubelet /var/lib/containerd /etc/cni/net.d\n\
          mount --bind /run/disk/kubelet /var/lib/kubelet\n\
@@ -85,13 +85,13 @@ mod tests {
     }
 
     #[test]
-    fn a_single_hierarchy_is_the_folder_itself() {
+    fn a_single_hierarchy_is_the_directory_itself() {
         let lines = cgroups(&[hierarchy("/sys/fs/cgroup", "cgroup2", "")]);
         assert_eq!(lines, "mkdir -p /sys/fs/cgroup\nmount -t cgroup2 cgroup2 /sys/fs/cgroup\n");
     }
 
     #[test]
-    fn the_machines_own_folders_are_only_a_lower_layer() {
+    fn the_machines_own_directories_are_only_a_lower_layer() {
         let cluster = Cluster::new(Id::new("x").unwrap(), Path::new("/state"));
         let script = script(&Node { cluster: &cluster, host: NODES[0] }, &[]);
         let before = |what: &str, then: &str| script.find(what).unwrap() < script.find(then).unwrap();

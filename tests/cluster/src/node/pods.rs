@@ -18,8 +18,8 @@ impl Node<'_> {
 
     /// Some process of a pod, by its number on the machine.
     fn pod_process(&self, uid: &str) -> Result<i32> {
-        let folder = format!("pod{uid}");
-        let inside = |path: &Path| path.iter().any(|level| level.to_str() == Some(&folder));
+        let directory = format!("pod{uid}");
+        let inside = |path: &Path| path.iter().any(|level| level.to_str() == Some(&directory));
         let processes = cgroup::processes(&self.cgroup(), inside)?;
         processes.first().map(|pid| pid.as_raw_nonzero().get()).context("its cgroup is empty, or not there")
     }

@@ -30,7 +30,7 @@ pub fn flags(part: &Part, version: &str) -> Vec<String> {
     ["-trimpath".into(), format!("-ldflags={link}")].into_iter().chain(tags).collect()
 }
 
-/// Builds all programs of a part into a folder.
+/// Builds all programs of a part into a directory.
 pub fn build(part: &Part, version: &str, into: &Path) -> Result<()> {
     let name = format!("{} {version}", part.name);
     eprintln!("{name}: building {} from Go modules", part.programs.join(", "));
