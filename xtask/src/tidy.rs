@@ -48,7 +48,7 @@ enum Rule {
 }
 
 /// The rules that must have no finding. The others are only shown by `--all`.
-const ENFORCED: [Rule; 2] = [Rule::Imports, Rule::Text];
+const ENFORCED: [Rule; 3] = [Rule::Imports, Rule::Text, Rule::Documents];
 
 /// A rule that is broken, and where.
 #[derive(Debug, PartialEq, Eq)]
@@ -106,6 +106,7 @@ fn check(root: &Path) -> Result<Vec<Finding>> {
         findings.extend(modules::check(source, &crates));
         findings.extend(identifiers::in_code(source));
     }
+    findings.extend(modules::unused(&sources));
     for members in by_crate(&sources).values() {
         findings.extend(identifiers::shared_types(members));
         findings.extend(graph::circles(members).into_iter().map(circle));
