@@ -15,7 +15,8 @@ use clap::{Args, ValueEnum};
 use crate::dataplane::object;
 use crate::{http, socket};
 use cluster::{ClusterArgs, LogArgs};
-use policy::model::settings::{Groups, Limits, Settings, Unassigned, Uplinks};
+use policy::model::limits::Limits;
+use policy::model::settings::{CgroupGuardMode, Settings, Unassigned, Uplinks};
 
 /// Default of `--pin-dir`.
 pub const PIN_DIR: &str = "/sys/fs/bpf/bulkhead";
@@ -246,9 +247,9 @@ impl RunArgs {
             hold_unknown: !is_static,
             foreign_netns: self.foreign_netns.iter().cloned().collect(),
             uplinks: uplinks(&self.uplink, is_static)?,
-            groups: match self.cgroup_guard {
-                CgroupGuardArg::Auto if !is_static => Groups::Auto,
-                CgroupGuardArg::Auto | CgroupGuardArg::None => Groups::Off,
+            cgroup_guard: match self.cgroup_guard {
+                CgroupGuardArg::Auto if !is_static => CgroupGuardMode::Auto,
+                CgroupGuardArg::Auto | CgroupGuardArg::None => CgroupGuardMode::Off,
             },
             ..self.cluster.clone().settings(limits)
         })

@@ -43,7 +43,7 @@ use crate::reconcile::{self, Now, ReconcileState, Snapshot, TimedChange};
 use crate::socket::{self, Shown};
 use crate::{links, nri, sandboxes, source, watch as cluster};
 use policy::model::input::Change;
-use policy::model::settings::Groups;
+use policy::model::settings::CgroupGuardMode;
 
 /// Changes that wait for the loop.
 const CHANGES: usize = 1024;
@@ -112,11 +112,11 @@ pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> Resu
     if let Err(error) = kernel.forward_log() {
         tracing::warn!(%error, "the programs of this build log nothing");
     }
-    if config.settings.groups == Groups::Auto
+    if config.settings.cgroup_guard == CgroupGuardMode::Auto
         && let Some(error) = kernel.no_groups()
     {
         tracing::warn!(%error, "no guard on the pods' control groups");
-        config.settings.groups = Groups::Impossible(error.to_string());
+        config.settings.cgroup_guard = CgroupGuardMode::Unsupported(error.to_string());
     }
     recorder.started(Phase::Load, begun.elapsed());
     tracing::info!(pins = %config.pins.display(), attach = ?kernel.method(), "programs and maps are in the kernel");

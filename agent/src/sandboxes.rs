@@ -18,7 +18,7 @@ use notify::{EventKind, RecursiveMode, Watcher};
 use serde::Deserialize;
 use tokio::sync::{Notify, watch};
 
-use policy::model::input::Group;
+use policy::model::input::PodCgroup;
 
 /// How often the folder is read without notice: a lost notice costs no more.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -39,7 +39,7 @@ pub struct Sandbox {
     /// Its control group, as the runtime calls it.
     pub cgroup: Option<String>,
     /// The same as it was seen.
-    pub group: Option<Group>,
+    pub group: Option<PodCgroup>,
     /// When this was written; a pod whose sandbox died has two for a while, and the later counts.
     pub written: SystemTime,
 }
@@ -187,13 +187,13 @@ impl Known {
 
 /// A pod's control group, if it is there: in that of its quality of service, or directly in the one that
 /// holds those of all pods, which the kubelet calls `kubepods`.
-fn group(root: &Path, path: &str) -> Option<Group> {
+fn group(root: &Path, path: &str) -> Option<PodCgroup> {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     let at = parts.iter().position(|part| is_parent(part))?;
     let is_plain = !parts.contains(&"..") && (at + 2..=at + 3).contains(&parts.len());
     let id = fs::metadata(root.join(parts.join("/"))).ok().filter(|_| is_plain)?.ino();
     let parent = root.join(parts[..=at].join("/")).to_str()?.to_owned();
-    Some(Group { id, parent })
+    Some(PodCgroup { id, parent })
 }
 
 /// All pods' groups, beside those that sandboxes have.

@@ -1,26 +1,31 @@
-//! The pure room: what we know, what should be.
+//! The model: what is known of the cluster, and what the kernel's tables should hold.
 //!
-//! No Kubernetes, no kernel, no clock, no environment: plain values and plain functions.
+//! Knows no Kubernetes, no kernel, no clock and no environment. Every result is a function of its arguments.
 //!
 //! ```text
-//! Change -> cluster (pods, book, spaces) -> desired = territory  who owns which range
-//!                                                   + tenancy    whose namespace, which number
-//!                                                   + prefixes   what a tenant may reach
-//!                                                   + grants     what two tenants agreed on
-//!                                                   + endpoints  who stands behind which interface
-//!                                                   + services   what an address stands for
-//!         cluster, and what the kernel holds -> guards           what may leave the node unjudged
+//! Change -> cluster (pods, addresses, namespaces) -> desired = ownership  who owns which range
+//!                                                            + tenancy    the tenant of each namespace
+//!                                                            + tenant_ids the number of each tenant
+//!                                                            + prefixes   what a tenant may reach
+//!                                                            + grants     what two tenants agreed on
+//!                                                            + endpoints  the pod behind each interface
+//!                                                            + services   what a Service's address stands for
+//!           cluster, and what the kernel holds      -> guards             which packets may leave the node
 //! ```
 
-pub mod book;
+pub mod address_index;
 pub mod cgroup_guard;
 pub mod cluster;
 pub mod desired;
+pub mod dirty;
 pub mod endpoints;
 pub mod grants;
 pub mod guards;
 pub mod input;
-pub mod numbers;
+pub mod limits;
+pub mod name;
+pub mod namespaces;
+pub mod ownership;
 pub mod pod;
 pub mod ports;
 pub mod prefixes;
@@ -28,9 +33,7 @@ pub mod report;
 pub mod selector;
 pub mod services;
 pub mod settings;
-pub mod spaces;
 pub mod tenancy;
-pub mod territory;
+pub mod tenant_ids;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-pub mod word;

@@ -141,29 +141,29 @@ pub fn run(args: &ExplainArgs) -> Result<Exit, ExplainError> {
     Ok(if denied && args.exit_code { Exit::Found } else { Exit::Fine })
 }
 
-type AddressBook = BTreeMap<String, Vec<IpAddr>>;
+type PodAddresses = BTreeMap<String, Vec<IpAddr>>;
 
 /// Addresses by `namespace/name`, of the endpoints that can be read.
-fn names(config: Option<&std::path::Path>) -> AddressBook {
-    let Some(config) = config else { return AddressBook::new() };
+fn names(config: Option<&std::path::Path>) -> PodAddresses {
+    let Some(config) = config else { return PodAddresses::new() };
     let files = source::config_files(config).unwrap_or_default();
     let texts = files.iter().filter_map(|file| Some((file, source::read(file).ok()?)));
     let documents = texts.filter_map(|(file, bytes)| source::load::load(file, &bytes).ok());
-    let mut book = AddressBook::new();
+    let mut known = PodAddresses::new();
     for object in documents.flat_map(|loaded| loaded.documents).filter_map(|document| document.object) {
         if let document::Object::Endpoint(endpoint) = object {
-            book.insert(format!("{}/{}", endpoint.key.namespace, endpoint.key.name), endpoint.addresses);
+            known.insert(format!("{}/{}", endpoint.key.namespace, endpoint.key.name), endpoint.addresses);
         }
     }
-    book
+    known
 }
 
-fn address(text: &str, book: &AddressBook, like: Option<IpAddr>) -> Result<IpAddr, ExplainError> {
+fn address(text: &str, known: &PodAddresses, like: Option<IpAddr>) -> Result<IpAddr, ExplainError> {
     if let Ok(address) = text.trim_matches(['[', ']']).parse() {
         return Ok(address);
     }
     let fits = |address: &&IpAddr| like.is_none_or(|like| like.is_ipv4() == address.is_ipv4());
-    let found = book.get(text).and_then(|addresses| addresses.iter().find(fits));
+    let found = known.get(text).and_then(|addresses| addresses.iter().find(fits));
     found.copied().ok_or_else(|| ExplainError::Unknown(text.to_owned()))
 }
 

@@ -5,7 +5,8 @@
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
-use policy::model::settings::{Limits, Settings, TenancyKey};
+use policy::model::limits::Limits;
+use policy::model::settings::{Settings, TenancyKey};
 
 /// Flags that describe the cluster.
 #[derive(Args, Clone, Debug)]

@@ -168,7 +168,8 @@ impl ControllerState {
         let change = match update {
             Update::Snapshot { mut objects, unreadable } => {
                 self.missing.remove("namespaces");
-                let known = unreadable.iter().filter_map(|key| self.cluster.spaces().get(&key.name)?.object.clone());
+                let known =
+                    unreadable.iter().filter_map(|key| self.cluster.namespaces().get(&key.name)?.object.clone());
                 objects.extend(known.collect::<Vec<_>>());
                 Change::Namespaces(objects)
             }

@@ -10,10 +10,10 @@ use super::conditions::{ConditionFinding, conditions};
 use super::state::{ControllerState, TenantObject};
 use crate::api::NetworkTenantStatus;
 use policy::model::input::{Peer, Tenant};
+use policy::model::ownership::Ownership;
 use policy::model::prefixes;
 use policy::model::report::{Conflict, ConflictKind};
 use policy::model::tenancy::Tenancy;
-use policy::model::territory::Territory;
 
 /// How many namespaces are listed by name. The count is always exact.
 const LISTED: usize = 256;
@@ -163,11 +163,11 @@ fn next_end(tenant: &Tenant, now: i64) -> Option<i64> {
 }
 
 fn conflicts(state: &ControllerState) -> BTreeMap<String, Vec<Conflict>> {
-    let (cluster, territory) = (&state.cluster, Territory::new(&state.cluster));
-    let mut all = territory.conflicts.clone();
+    let (cluster, ownership) = (&state.cluster, Ownership::new(&state.cluster));
+    let mut all = ownership.conflicts.clone();
     let tenancy = Tenancy::new(cluster);
     let objects = tenancy.members.values().filter(|member| member.object.is_some());
-    let compiled = objects.map(|member| prefixes::compile(member, &territory, cluster.settings()));
+    let compiled = objects.map(|member| prefixes::compile(member, &ownership, cluster.settings()));
     all.extend(compiled.flat_map(|prefixes| prefixes.conflicts));
     all.extend(tenancy.conflicts);
     all.sort();
@@ -181,11 +181,11 @@ fn conflicts(state: &ControllerState) -> BTreeMap<String, Vec<Conflict>> {
 
 fn holdings(state: &ControllerState) -> BTreeMap<String, Holding> {
     let mut holdings: BTreeMap<String, Holding> = BTreeMap::new();
-    for space in state.cluster.spaces().iter() {
-        let Some((_, owner)) = space.claims.first() else { continue };
+    for namespace in state.cluster.namespaces().iter() {
+        let Some((_, owner)) = namespace.claims.first() else { continue };
         let holding = holdings.entry(owner.to_string()).or_default();
-        holding.namespaces.push(space.name.to_string());
-        holding.pods += state.pods_of(&space.name);
+        holding.namespaces.push(namespace.name.to_string());
+        holding.pods += state.pods_of(&namespace.name);
     }
     holdings.values_mut().for_each(|holding| holding.namespaces.sort_unstable());
     holdings

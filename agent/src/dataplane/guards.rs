@@ -68,7 +68,7 @@ impl InstalledGuards {
         recheck: Recheck,
     ) -> Vec<DataplaneError> {
         // One guard without the other would stop claimed pods, so none is attached.
-        if let Some(refused) = self.refused.clone().filter(|_| !wanted.doors.is_empty()) {
+        if let Some(refused) = self.refused.clone().filter(|_| !wanted.interfaces.is_empty()) {
             let mut failed = self.sync(ebpf, method, &Guards::default(), recheck);
             failed.push(DataplaneError::NoGuards(refused));
             return failed;
@@ -142,7 +142,7 @@ impl InstalledGuards {
     ) -> BTreeSet<u32> {
         let mut unguarded = BTreeSet::new();
         let Some(hook) = hook(guard) else { return unguarded };
-        for (ifindex, entry) in wanted.doors.iter().filter(|(_, (kind, _))| *kind == guard) {
+        for (ifindex, entry) in wanted.interfaces.iter().filter(|(_, (kind, _))| *kind == guard) {
             if self.kernel.interfaces.get(ifindex) == Some(entry) {
                 continue;
             }
@@ -179,7 +179,8 @@ impl InstalledGuards {
 
     /// Detaches guards from interfaces that need none any more.
     fn detach_idle(&mut self, wanted: &Guards, failed: &mut Vec<DataplaneError>) {
-        let idle: Vec<u32> = self.kernel.pinned.iter().filter(|at| !wanted.doors.contains_key(at)).copied().collect();
+        let idle: Vec<u32> =
+            self.kernel.pinned.iter().filter(|at| !wanted.interfaces.contains_key(at)).copied().collect();
         for ifindex in idle {
             let port = Port { ifindex, name: attach::name_of(ifindex).unwrap_or_default() };
             match attach::detach(&self.pins, &port) {

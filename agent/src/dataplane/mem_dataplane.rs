@@ -87,9 +87,9 @@ impl Dataplane for MemDataplane {
 
     fn sync_guards(&mut self, guards: &Guards, _: Recheck) -> Vec<DataplaneError> {
         let fails = |ifindex: &&u32| self.fail_ports.contains(ifindex);
-        let port = |ifindex: &u32| Port { ifindex: *ifindex, name: guards.doors[ifindex].1.clone() };
+        let port = |ifindex: &u32| Port { ifindex: *ifindex, name: guards.interfaces[ifindex].1.clone() };
         let refuse = |ifindex: &u32| DataplaneError::Attach { port: port(ifindex), source: "injected".into() };
-        let failed = guards.doors.keys().filter(fails).map(refuse).collect();
+        let failed = guards.interfaces.keys().filter(fails).map(refuse).collect();
         self.guards = guards.clone();
         failed
     }

@@ -45,7 +45,7 @@ impl HeldSandbox {
     /// does not count, nor does an earlier sandbox of the same pod.
     fn is_enforced(&self, snapshot: &Snapshot) -> bool {
         let Some(view) = snapshot.endpoints.get(&self.key) else { return false };
-        let pod = &view.standing.pod;
+        let pod = &view.status.pod;
         let port = pod.local.as_ref().map(|local| &local.attachment.port);
         let is_here = matches!(port, Some(HostPort::Netns(netns)) if *netns == self.netns);
         let is_in_force = match view.condition {

@@ -24,10 +24,10 @@ use crate::metrics::Recorder;
 use crate::reconcile::Snapshot;
 use crate::reconcile::snapshot::{EndpointCondition, EndpointView};
 use crate::testing::CapturedLog;
-use policy::model::endpoints::Standing;
+use policy::model::endpoints::EndpointStatus;
 use policy::model::input::{Attachment, Endpoint, EndpointKey, HostPort};
+use policy::model::name::Name;
 use policy::model::pod::Pod;
-use policy::model::word::Word;
 
 /// How long an event that must happen may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -51,9 +51,9 @@ fn snapshot(uid: &str, netns: &str, condition: EndpointCondition) -> Arc<Snapsho
     let key = EndpointKey { namespace: "shop".into(), name: "web-0".into() };
     let local = Some(Attachment { port: HostPort::Netns(netns.into()), ..Attachment::default() });
     let endpoint = Endpoint { key: key.clone(), uid: uid.into(), local, ..Endpoint::default() };
-    let pod = Arc::new(Pod::new(endpoint, Word::from("shop"), None));
-    let standing = Standing { pod, tenant: Word::from("acme"), ifindex: Some(7), troubles: Vec::new() };
-    let endpoints = Arc::new([(key, EndpointView { standing, condition, error: None })].into());
+    let pod = Arc::new(Pod::new(endpoint, Name::from("shop"), None));
+    let status = EndpointStatus { pod, tenant: Name::from("acme"), ifindex: Some(7), troubles: Vec::new() };
+    let endpoints = Arc::new([(key, EndpointView { status, condition, error: None })].into());
     Arc::new(Snapshot { ready: true, endpoints, ..Snapshot::default() })
 }
 
@@ -213,7 +213,12 @@ async fn a_sandbox_is_held_until_it_is_enforced_and_not_longer() {
 
 #[tokio::test(start_paused = true)]
 async fn a_sandbox_that_is_enforced_already_is_not_held() {
-    for condition in [EndpointCondition::Enforced, EndpointCondition::Audited, EndpointCondition::Unassigned, EndpointCondition::Shared] {
+    for condition in [
+        EndpointCondition::Enforced,
+        EndpointCondition::Audited,
+        EndpointCondition::Unassigned,
+        EndpointCondition::Shared,
+    ] {
         let (plugin, mut runtime) = Plugin::introduced().await;
         plugin.snapshots.send_replace(snapshot("u1", "cni-1", condition));
         let begun = Instant::now();

@@ -10,10 +10,10 @@ use agent_common::tenant::TenantId;
 
 use super::snapshot::{EndpointView, Snapshot, TableFill, TenantView};
 use super::state::ReconcileState;
-use policy::model::endpoints::Standing;
+use policy::model::endpoints::EndpointStatus;
 use policy::model::input::EndpointKey;
+use policy::model::limits::{Limit, Limits};
 use policy::model::report::{Conflict, Overflow};
-use policy::model::settings::{Limit, Limits};
 use policy::plan::Table;
 
 /// A snapshot of `state`, unless it equals the last one.
@@ -31,7 +31,7 @@ pub(super) fn publish(state: &ReconcileState) -> Option<Snapshot> {
         failures: state.failures.clone(),
         attach_failures: state.attach_failures,
         settings: Arc::clone(state.cluster.settings()),
-        book: state.cluster.book().clone(),
+        address_index: state.cluster.address_index().clone(),
         nodes: Arc::clone(state.cluster.nodes()),
         directory: Arc::clone(&desired.directory),
         tenancy: Arc::clone(&desired.tenancy),
@@ -61,7 +61,7 @@ fn differs(old: &Snapshot, new: &Snapshot) -> bool {
         || old.attach_failures != new.attach_failures
         || old.failed_attempts != new.failed_attempts
         || old.tables != new.tables
-        || !old.book.is_same(&new.book)
+        || !old.address_index.is_same(&new.address_index)
         || !Arc::ptr_eq(&old.nodes, &new.nodes)
         || !Arc::ptr_eq(&old.tenants, &new.tenants)
         || !Arc::ptr_eq(&old.endpoints, &new.endpoints)
@@ -78,7 +78,7 @@ fn tenants(state: &ReconcileState, last: &Snapshot) -> Arc<BTreeMap<TenantId, Te
         return Arc::clone(&last.tenants);
     }
     let held = &state.actual().tenants;
-    let views = state.desired.numbers.of.iter().filter_map(|(name, id)| {
+    let views = state.desired.tenant_ids.of.iter().filter_map(|(name, id)| {
         let member = tenancy.members.get(name)?.clone();
         Some((*id, TenantView { name: name.clone(), member, state: held.get(id).copied().unwrap_or_default() }))
     });
@@ -91,25 +91,25 @@ fn conflicts(state: &ReconcileState, last: &Snapshot) -> Arc<Vec<Conflict>> {
 }
 
 fn endpoints(state: &ReconcileState) -> BTreeMap<EndpointKey, EndpointView> {
-    let view = |(key, standing): (&EndpointKey, &Standing)| (key.clone(), endpoint(state, standing));
-    state.desired.endpoints.standings.iter().map(view).collect()
+    let view = |(key, status): (&EndpointKey, &EndpointStatus)| (key.clone(), endpoint(state, status));
+    state.desired.endpoints.statuses.iter().map(view).collect()
 }
 
-fn endpoint(state: &ReconcileState, standing: &Standing) -> EndpointView {
+fn endpoint(state: &ReconcileState, status: &EndpointStatus) -> EndpointView {
     let settings = state.cluster.settings();
-    let member = state.desired.tenancy.members.get(&standing.tenant);
-    let Some(ifindex) = standing.ifindex else {
-        return EndpointView::new(standing.clone(), member, settings, false, None);
+    let member = state.desired.tenancy.members.get(&status.tenant);
+    let Some(ifindex) = status.ifindex else {
+        return EndpointView::new(status.clone(), member, settings, false, None);
     };
     let wanted = state.desired.endpoints.entries.get(&ifindex);
     let installed = wanted.is_some() && state.actual().endpoints.get(&ifindex) == wanted;
     let error = state.bare.get(&ifindex).or_else(|| state.broken.get(&ifindex)).cloned();
-    EndpointView::new(standing.clone(), member, settings, installed, error)
+    EndpointView::new(status.clone(), member, settings, installed, error)
 }
 
 fn ports(endpoints: &BTreeMap<EndpointKey, EndpointView>) -> BTreeMap<u32, EndpointKey> {
-    let claimed = endpoints.iter().filter(|(_, view)| view.standing.is_claimed());
-    claimed.filter_map(|(key, view)| Some((view.standing.ifindex?, key.clone()))).collect()
+    let claimed = endpoints.iter().filter(|(_, view)| view.status.is_claimed());
+    claimed.filter_map(|(key, view)| Some((view.status.ifindex?, key.clone()))).collect()
 }
 
 /// How often programs were attached again, of the pods that still exist.

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use policy::model::book::SLICES;
+use policy::model::address_index::SHARDS;
 
 /// Everything is compared with the kernel once in this time, even without changes.
 pub const ROUND: Duration = Duration::from_secs(30);
@@ -68,7 +68,7 @@ impl Backoff {
     }
 }
 
-/// Visits all slices of the address index in turn, some at each step.
+/// Visits all shards of the address index in turn, some at each step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sweep {
     at: usize,
@@ -79,7 +79,7 @@ pub struct Sweep {
 impl Sweep {
     /// Makes one full round without pauses, because an address waits for space.
     pub fn hurry(&mut self, tick: Duration) {
-        self.hurried = SLICES;
+        self.hurried = SHARDS;
         self.due = tick;
     }
 
@@ -88,22 +88,22 @@ impl Sweep {
         self.hurried > 0
     }
 
-    /// When the next slices are due.
+    /// When the next shards are due.
     pub const fn due(&self) -> Duration {
         self.due
     }
 
-    /// The slices that are due now, given the number of addresses.
+    /// The shards that are due now, given the number of addresses.
     pub fn stride(&mut self, addresses: usize, tick: Duration) -> impl Iterator<Item = usize> + use<> {
         let size = if self.hurried > 0 { FAST_STRIDE } else { STRIDE };
-        let slices = if self.due > tick { 0 } else { (size * SLICES / addresses.max(1)).clamp(1, SLICES) };
+        let shards = if self.due > tick { 0 } else { (size * SHARDS / addresses.max(1)).clamp(1, SHARDS) };
         let from = self.at;
-        if slices > 0 {
-            self.at = (from + slices) % SLICES;
-            self.hurried = self.hurried.saturating_sub(slices);
-            self.due = if self.hurried > 0 { tick } else { tick + ROUND * slices as u32 / SLICES as u32 };
+        if shards > 0 {
+            self.at = (from + shards) % SHARDS;
+            self.hurried = self.hurried.saturating_sub(shards);
+            self.due = if self.hurried > 0 { tick } else { tick + ROUND * shards as u32 / SHARDS as u32 };
         }
-        (from..from + slices).map(|slice| slice % SLICES)
+        (from..from + shards).map(|shard| shard % SHARDS)
     }
 }
 
@@ -142,9 +142,9 @@ mod tests {
     #[test]
     fn one_round_visits_every_slice() {
         for addresses in [0, 1, 2048, 100_000, 3_000_000] {
-            let (mut sweep, mut seen, mut tick) = (Sweep::default(), vec![0; SLICES], Duration::ZERO);
+            let (mut sweep, mut seen, mut tick) = (Sweep::default(), vec![0; SHARDS], Duration::ZERO);
             while tick < ROUND {
-                sweep.stride(addresses, tick).for_each(|slice| seen[slice] += 1);
+                sweep.stride(addresses, tick).for_each(|shard| seen[shard] += 1);
                 assert!(sweep.due() > tick);
                 tick = sweep.due();
             }
@@ -156,10 +156,10 @@ mod tests {
     #[test]
     fn no_slice_is_visited_before_it_is_due() {
         let mut sweep = Sweep::default();
-        assert_eq!(sweep.stride(10, ms(0)).count(), SLICES);
+        assert_eq!(sweep.stride(10, ms(0)).count(), SHARDS);
         assert_eq!(sweep.stride(10, ms(1)).count(), 0);
         sweep.hurry(ms(1));
-        assert_eq!(sweep.stride(10, ms(1)).count(), SLICES);
+        assert_eq!(sweep.stride(10, ms(1)).count(), SHARDS);
         assert!(sweep.due() > ms(1), "a hurried round ends");
     }
 }

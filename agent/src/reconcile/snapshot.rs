@@ -10,15 +10,15 @@ use std::sync::Arc;
 use agent_common::layout::PeerEntry;
 use agent_common::tenant::{TenantId, TenantState};
 
-use policy::model::book::Book;
-use policy::model::endpoints::Standing;
+use policy::model::address_index::AddressIndex;
+use policy::model::endpoints::EndpointStatus;
 use policy::model::guards::Guards;
 use policy::model::input::EndpointKey;
+use policy::model::name::Name;
 use policy::model::pod::Pod;
 use policy::model::report::{Conflict, Overflow, Trouble};
 use policy::model::settings::Settings;
 use policy::model::tenancy::{Member, Tenancy};
-use policy::model::word::Word;
 use policy::plan::Table;
 
 /// The agent's knowledge at one moment.
@@ -43,11 +43,11 @@ pub struct Snapshot {
     /// Settings of the model.
     pub settings: Arc<Settings>,
     /// Pods by address.
-    pub book: Book,
+    pub address_index: AddressIndex,
     /// Addresses of nodes.
     pub nodes: Arc<BTreeSet<IpAddr>>,
     /// Peer entry of each namespace's pods.
-    pub directory: Arc<HashMap<Word, PeerEntry>>,
+    pub directory: Arc<HashMap<Name, PeerEntry>>,
     /// The tenant of each namespace, and the objects.
     pub tenancy: Arc<Tenancy>,
     /// Tenants by number.
@@ -74,7 +74,7 @@ pub struct Snapshot {
 #[derive(Clone, Debug)]
 pub struct TenantView {
     /// Name.
-    pub name: Word,
+    pub name: Name,
     /// Its origin and its object.
     pub member: Member,
     /// Its entry in the kernel. A counter slot passes from tenant to tenant, so a reader of counters must start a
@@ -86,7 +86,7 @@ pub struct TenantView {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointView {
     /// Its status in the model.
-    pub standing: Standing,
+    pub status: EndpointStatus,
     /// Its condition in the kernel.
     pub condition: EndpointCondition,
     /// Why its programs or its entry are not in the kernel.
@@ -142,16 +142,16 @@ pub struct TableFill {
 impl Snapshot {
     /// The pod with an address, if exactly one has it.
     pub fn pod(&self, address: IpAddr) -> Option<&Arc<Pod>> {
-        self.book.get(address)
+        self.address_index.get(address)
     }
 
     /// The tenant of a namespace with pods.
-    pub fn tenant_of(&self, namespace: &str) -> Option<&Word> {
+    pub fn tenant_of(&self, namespace: &str) -> Option<&Name> {
         self.tenancy.of.get(namespace)
     }
 
     /// The name of a tenant number.
-    pub fn tenant_name(&self, id: TenantId) -> Option<&Word> {
+    pub fn tenant_name(&self, id: TenantId) -> Option<&Name> {
         self.tenants.get(&id).map(|tenant| &tenant.name)
     }
 
@@ -164,17 +164,17 @@ impl Snapshot {
 impl EndpointView {
     /// The view of one local pod; `installed` says whether the kernel holds exactly its entry.
     pub fn new(
-        standing: Standing,
+        status: EndpointStatus,
         member: Option<&Member>,
         settings: &Settings,
         installed: bool,
         error: Option<String>,
     ) -> Self {
-        let troubles = &standing.troubles;
+        let troubles = &status.troubles;
         let wrong = error.is_some() || troubles.iter().any(|trouble| !trouble.is_pending());
         let condition = match member {
             _ if wrong => EndpointCondition::Error,
-            _ if !standing.is_claimed() || !installed => EndpointCondition::Pending,
+            _ if !status.is_claimed() || !installed => EndpointCondition::Pending,
             None => EndpointCondition::Pending,
             Some(_) if troubles.contains(&Trouble::NamespaceUnknown) => EndpointCondition::Pending,
             Some(member) if member.is_unassigned() => EndpointCondition::Unassigned,
@@ -182,6 +182,6 @@ impl EndpointView {
             Some(member) if member.is_shared() => EndpointCondition::Shared,
             Some(_) => EndpointCondition::Enforced,
         };
-        Self { standing, condition, error }
+        Self { status, condition, error }
     }
 }

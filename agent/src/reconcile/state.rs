@@ -14,8 +14,9 @@ use agent_common::layout::PeerKeyV4;
 use super::schedule::{Backoff, Sweep};
 use super::snapshot::Snapshot;
 use crate::dataplane::{Dataplane, DataplaneError, Port, Recheck};
-use policy::model::cluster::{Cluster, Touched};
+use policy::model::cluster::Cluster;
 use policy::model::desired::Desired;
+use policy::model::dirty::Dirty;
 use policy::model::guards::Guards;
 use policy::model::input::EndpointKey;
 use policy::model::report::Overflows;
@@ -57,7 +58,7 @@ pub struct ReconcileState {
     pub(super) ready: bool,
     pub(super) backoff: Backoff,
     /// What must be compared again because a write failed.
-    pub(super) owed: Touched,
+    pub(super) owed: Dirty,
     pub(super) sweep: Sweep,
     /// The last IPv4 address of the kernel's table that the sweep visited.
     pub(super) swept_v4: PeerKeyV4,
@@ -101,7 +102,7 @@ impl ReconcileState {
             applied_at: None,
             ready: false,
             backoff: Backoff::default(),
-            owed: Touched::all(),
+            owed: Dirty::all(),
             sweep: Sweep::default(),
             swept_v4: PeerKeyV4::default(),
             swept_v6: V6::default(),
@@ -115,7 +116,7 @@ impl ReconcileState {
     pub fn reload(&mut self, dataplane: &mut impl Dataplane) -> Result<(), DataplaneError> {
         self.ledger = Ledger::new(dataplane.load()?, &self.cluster.settings().limits);
         self.attached = dataplane.attached()?.into_iter().map(|port| (port.ifindex, port)).collect();
-        self.owed = Touched::all();
+        self.owed = Dirty::all();
         self.backoff = Backoff::default();
         Ok(())
     }

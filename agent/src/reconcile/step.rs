@@ -16,8 +16,8 @@ use super::schedule::{Now, ROUND};
 use super::state::ReconcileState;
 use crate::dataplane::{Dataplane, Recheck};
 use crate::errors::with_causes;
-use policy::model::book::SLICES;
-use policy::model::cluster::Touched;
+use policy::model::address_index::SHARDS;
+use policy::model::dirty::Dirty;
 use policy::model::input::Change;
 use policy::model::pod::{v4_addr, v6_addr};
 use policy::plan::{Op, Plan, diff};
@@ -42,18 +42,18 @@ pub struct StepOutcome {
 
 /// Takes in `changes`, makes the kernel equal to what should be, and returns when to step again.
 pub fn step(state: &mut ReconcileState, dataplane: &mut impl Dataplane, changes: Vec<Change>, now: Now) -> StepOutcome {
-    let mut touched = Touched::default();
-    changes.into_iter().for_each(|change| touched.add(state.cluster.apply(change)));
+    let mut dirty = Dirty::default();
+    changes.into_iter().for_each(|change| dirty.add(state.cluster.apply(change)));
     if !state.cluster.is_complete() {
         state.hold_newcomers(dataplane);
-        // `touched` is not lost: everything is owed at the start.
+        // `dirty` is not lost: everything is owed at the start.
         return StepOutcome { applied: 0, pending: 0, in_force: false, wake: now.tick + ROUND, published: false };
     }
-    let retried = state.add_due(dataplane, &mut touched, now);
-    if touched.is_nothing() && !state.is_expired(now) {
+    let retried = state.add_due(dataplane, &mut dirty, now);
+    if dirty.is_nothing() && !state.is_expired(now) {
         return state.outcome(0, false, now);
     }
-    let applied = state.reconcile(dataplane, touched, retried, now);
+    let applied = state.reconcile(dataplane, dirty, retried, now);
     let published = publish::publish(state).map(|snapshot| state.snapshot = Arc::new(snapshot)).is_some();
     state.outcome(applied, published, now)
 }
@@ -65,38 +65,38 @@ impl ReconcileState {
     }
 
     /// Adds what is due without changes. Returns whether that includes everything that failed before.
-    fn add_due(&mut self, dataplane: &mut impl Dataplane, touched: &mut Touched, now: Now) -> bool {
+    fn add_due(&mut self, dataplane: &mut impl Dataplane, dirty: &mut Dirty, now: Now) -> bool {
         let retry = self.backoff.due().is_none() || self.backoff.is_due(now.tick);
         if retry {
-            touched.add(std::mem::take(&mut self.owed));
+            dirty.add(std::mem::take(&mut self.owed));
         }
-        touched.endpoints |= !self.waiting.is_empty();
+        dirty.endpoints |= !self.waiting.is_empty();
         if self.round_at <= now.tick {
             self.round_at = now.tick + ROUND;
             self.check_attached(dataplane);
             self.recheck_guards = Recheck::Kernel;
-            touched.add(Touched { ranges: true, tenancy: true, endpoints: true, ..Touched::default() });
+            dirty.add(Dirty { ranges: true, tenancy: true, endpoints: true, ..Dirty::default() });
         }
-        if !touched.everything {
-            self.sweep(touched, now);
+        if !dirty.everything {
+            self.sweep(dirty, now);
         }
         retry
     }
 
-    /// Adds the next slice of all addresses: those that are known, and those that only the kernel has.
-    fn sweep(&mut self, touched: &mut Touched, now: Now) {
-        let (book, actual) = (self.cluster.book(), self.ledger.actual());
-        let slices: Vec<usize> = self.sweep.stride(book.len().max(actual.peers_v4.len()), now.tick).collect();
-        slices.iter().flat_map(|slice| book.slice(*slice)).for_each(|address| touched.address(address));
-        let keys = |len: usize| len * slices.len() / SLICES + usize::from(!slices.is_empty());
+    /// Adds the next shard of all addresses: those that are known, and those that only the kernel has.
+    fn sweep(&mut self, dirty: &mut Dirty, now: Now) {
+        let (address_index, actual) = (self.cluster.address_index(), self.ledger.actual());
+        let shards: Vec<usize> = self.sweep.stride(address_index.len().max(actual.peers_v4.len()), now.tick).collect();
+        shards.iter().flat_map(|shard| address_index.shard(*shard)).for_each(|address| dirty.address(address));
+        let keys = |len: usize| len * shards.len() / SHARDS + usize::from(!shards.is_empty());
         let v4: Vec<PeerKeyV4> =
             actual.peers_v4.range(self.swept_v4..).take(keys(actual.peers_v4.len())).map(|(key, _)| *key).collect();
         let v6: Vec<V6> =
             actual.peers_v6.range(self.swept_v6..).take(keys(actual.peers_v6.len())).map(|(key, _)| *key).collect();
         let addresses = v4.iter().map(|key| IpAddr::from(v4_addr(key.address)));
         let addresses = addresses.chain(v6.iter().map(|address| v6_addr(*address).into()));
-        addresses.filter(|address| book.get(*address).is_none()).for_each(|address| touched.address(address));
-        if !slices.is_empty() {
+        addresses.filter(|address| address_index.get(*address).is_none()).for_each(|address| dirty.address(address));
+        if !shards.is_empty() {
             // After the last address, start over.
             let end_v4 = actual.peers_v4.last_key_value().map(|(key, _)| *key);
             let end_v6 = actual.peers_v6.last_key_value().map(|(key, _)| *key);
@@ -122,17 +122,17 @@ impl ReconcileState {
         due.into_iter().flatten().min().unwrap_or(self.round_at)
     }
 
-    fn reconcile(&mut self, dataplane: &mut impl Dataplane, mut touched: Touched, retried: bool, now: Now) -> usize {
+    fn reconcile(&mut self, dataplane: &mut impl Dataplane, mut dirty: Dirty, retried: bool, now: Now) -> usize {
         let ledger = &self.ledger;
         let mentions = |id| ledger.mentions(id);
-        self.desired.refresh(&self.cluster, &ledger.held(&mentions), now.unix, &mut touched);
-        if touched.endpoints {
+        self.desired.refresh(&self.cluster, &ledger.kernel_view(&mentions), now.unix, &mut dirty);
+        if dirty.endpoints {
             self.attach(dataplane);
             self.broken.clear();
         }
-        let (applied, mut failures) = self.apply(dataplane, &mut touched, now);
+        let (applied, mut failures) = self.apply(dataplane, &mut dirty, now);
         failures.retain(|failure| !matches!(failure.op, Op::Endpoint(ifindex, _) if self.waiting.contains(&ifindex)));
-        if touched.endpoints {
+        if dirty.endpoints {
             self.sync_guards(dataplane);
             self.detach(dataplane);
         }
@@ -144,33 +144,33 @@ impl ReconcileState {
         applied
     }
 
-    fn apply(&mut self, dataplane: &mut impl Dataplane, touched: &mut Touched, now: Now) -> (usize, Vec<FailedWrite>) {
+    fn apply(&mut self, dataplane: &mut impl Dataplane, dirty: &mut Dirty, now: Now) -> (usize, Vec<FailedWrite>) {
         let mut applied = 0;
         let mut failures = Vec::new();
         let bare: BTreeSet<u32> = self.bare.keys().chain(&self.waiting).copied().collect();
         for _ in 0..PLANS {
-            let plan = diff(&self.cluster, &self.desired, &self.ledger, touched);
-            let again = self.record_plan(&plan, touched, now);
+            let plan = diff(&self.cluster, &self.desired, &self.ledger, dirty);
+            let again = self.record_plan(&plan, dirty, now);
             let ops = plan.ops.len();
             failures = execute(dataplane, &mut self.ledger, plan.ops, &bare);
             applied += ops - failures.len();
             if !again || !failures.is_empty() {
                 break;
             }
-            *touched = Touched { tenancy: true, endpoints: touched.endpoints, ..Touched::default() };
+            *dirty = Dirty { tenancy: true, endpoints: dirty.endpoints, ..Dirty::default() };
         }
         (applied, failures)
     }
 
     /// Records what a plan left out. Returns whether another plan may do more after this one is applied.
-    fn record_plan(&mut self, plan: &Plan, touched: &Touched, now: Now) -> bool {
+    fn record_plan(&mut self, plan: &Plan, dirty: &Dirty, now: Now) -> bool {
         let makes_room = plan.ops.iter().any(|op| matches!(op, Op::PeerV4(_, None) | Op::PeerV6(_, None)));
         if plan.deferred || (makes_room && !self.refused.is_empty()) {
             self.sweep.hurry(now.tick);
         }
-        touched.addresses.iter().for_each(|address| _ = self.refused.remove(address));
+        dirty.addresses.iter().for_each(|address| _ = self.refused.remove(address));
         self.refused.extend(plan.refused.iter().copied());
-        let policy = touched.tenancy || touched.everything;
+        let policy = dirty.tenancy || dirty.everything;
         if policy {
             self.overflows = plan.overflows.clone();
         }
@@ -202,7 +202,7 @@ impl ReconcileState {
 }
 
 /// Records in `owed` what must be compared again because `op` was not written.
-fn owe(owed: &mut Touched, op: &Op) {
+fn owe(owed: &mut Dirty, op: &Op) {
     match op {
         Op::PeerV4(key, _) => owed.address(v4_addr(key.address).into()),
         Op::PeerV6(address, _) => owed.address(v6_addr(*address).into()),

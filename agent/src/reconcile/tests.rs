@@ -21,7 +21,8 @@ use super::step::{StepOutcome, step};
 use crate::dataplane::mem_dataplane::MemDataplane;
 use policy::model::guards::Guards;
 use policy::model::input::{Change, Link, LinkKind, Subject, Tenant};
-use policy::model::settings::{Limits, Settings, Uplinks};
+use policy::model::limits::Limits;
+use policy::model::settings::{Settings, Uplinks};
 use policy::model::testing::{ip, key, link, local, namespace, nothing, peer, range, remote, tenant};
 use policy::plan::{Op, Table};
 
@@ -105,7 +106,7 @@ fn changes_become_tables_and_a_snapshot() {
     assert_eq!(&*snapshot.pod(ip("10.0.0.2")).expect("a pod").name, "b");
     assert_eq!(snapshot.tenant_of("shop").map(|name| &**name), Some("globex"));
     let ifindex = snapshot.endpoint_on(7).expect("a pod");
-    assert_eq!(snapshot.tenant_name(test.kernel.actual.endpoints[&7].tenant), Some(&ifindex.standing.tenant));
+    assert_eq!(snapshot.tenant_name(test.kernel.actual.endpoints[&7].tenant), Some(&ifindex.status.tenant));
     assert_eq!(snapshot.tables.iter().find(|fill| fill.table == Table::PeersV4).map(|fill| fill.used), Some(8));
 }
 
@@ -200,7 +201,7 @@ fn guards_are_attached_after_the_existing_pods_are_claimed() {
     }
     let guards = test.kernel.guards.clone();
     assert_eq!(guards.own, [2].into());
-    assert_eq!((guards.doors.keys().collect::<Vec<_>>(), guards.senders.len()), (vec![&2], 20));
+    assert_eq!((guards.interfaces.keys().collect::<Vec<_>>(), guards.senders.len()), (vec![&2], 20));
     test.step(vec![Change::EndpointGone { key: key("web/p3"), uid: "uid of web/p3".into() }]);
     assert_eq!(test.kernel.guards.senders.len(), 19);
 }

@@ -16,7 +16,7 @@ use policy::model::pod::Pod;
 
 impl Names for Snapshot {
     fn endpoint(&self, ifindex: u32, _cookie: u32) -> Option<Named> {
-        self.endpoint_on(ifindex).map(|view| pod(self, &view.standing.pod))
+        self.endpoint_on(ifindex).map(|view| pod(self, &view.status.pod))
     }
 
     fn address(&self, address: IpAddr, _at_ns: u64) -> Option<Named> {

@@ -140,7 +140,7 @@ fn endpoints(snapshot: &Snapshot) -> ObservedEndpoints {
             EndpointCondition::Unassigned => counts.unassigned += 1,
             EndpointCondition::Shared => counts.shared += 1,
             // A pod without an interface has nothing to enforce yet.
-            EndpointCondition::Pending if view.standing.ifindex.is_none() => {}
+            EndpointCondition::Pending if view.status.ifindex.is_none() => {}
             EndpointCondition::Pending | EndpointCondition::Error => counts.error += 1,
         }
     }
@@ -149,7 +149,7 @@ fn endpoints(snapshot: &Snapshot) -> ObservedEndpoints {
 
 fn guards(snapshot: &Snapshot) -> ObservedGuards {
     let mut attached: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (guard, name) in snapshot.guards.doors.values() {
+    for (guard, name) in snapshot.guards.interfaces.values() {
         attached.entry(guard.as_str().to_owned()).or_default().push(name.clone());
     }
     let groups = snapshot.guards.pods.as_ref().and_then(|guard| guard.parent.as_ref());
@@ -162,7 +162,7 @@ fn guards(snapshot: &Snapshot) -> ObservedGuards {
 /// The problems of local pods that time may solve.
 fn pending(snapshot: &Snapshot) -> Vec<String> {
     let of_pod = |(key, view): (&EndpointKey, &EndpointView)| {
-        let troubles = view.standing.troubles.iter().filter(|trouble| trouble.is_pending());
+        let troubles = view.status.troubles.iter().filter(|trouble| trouble.is_pending());
         troubles.map(|trouble| format!("{}/{}: {trouble}", key.namespace, key.name)).collect::<Vec<_>>()
     };
     snapshot.endpoints.iter().flat_map(of_pod).collect()
@@ -171,7 +171,7 @@ fn pending(snapshot: &Snapshot) -> Vec<String> {
 fn problems(snapshot: &Snapshot) -> Vec<String> {
     let of_pods = snapshot.endpoints.iter().flat_map(|(key, view)| {
         let name = format!("{}/{}", key.namespace, key.name);
-        let troubles = view.standing.troubles.iter().filter(|trouble| !trouble.is_pending()).map(ToString::to_string);
+        let troubles = view.status.troubles.iter().filter(|trouble| !trouble.is_pending()).map(ToString::to_string);
         troubles.chain(view.error.clone()).map(move |trouble| format!("{name}: {trouble}")).collect::<Vec<_>>()
     });
     let conflicts =

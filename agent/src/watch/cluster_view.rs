@@ -126,7 +126,7 @@ impl ClusterView {
             WatchEvent::Nodes(update) => self.all_nodes(update),
             WatchEvent::Local(update) => {
                 let mut changes = self.local_pods(update);
-                changes.extend(self.node_groups());
+                changes.extend(self.node_cgroups());
                 changes
             }
             WatchEvent::ApiService(update) => {
@@ -147,7 +147,7 @@ impl ClusterView {
             WatchEvent::Sandboxes(all) => self.all_sandboxes(&all),
             WatchEvent::Groups(all) => {
                 self.groups = all;
-                self.node_groups().into_iter().collect()
+                self.node_cgroups().into_iter().collect()
             }
         };
         if self.complete { changes } else { self.complete(changes) }
@@ -223,7 +223,7 @@ impl ClusterView {
     /// Applies a change to this view's part of the model.
     fn update_tenancy(&mut self, change: Change) {
         let touched = self.cluster.apply(change);
-        self.stale |= touched.tenancy || touched.endpoints || !touched.spaces.is_empty();
+        self.stale |= touched.tenancy || touched.endpoints || !touched.namespaces.is_empty();
     }
 }
 
@@ -259,7 +259,8 @@ impl ClusterView {
         let change = match update {
             Update::Snapshot { mut objects, unreadable } => {
                 self.synced.namespaces = true;
-                let known = unreadable.iter().filter_map(|key| self.cluster.spaces().get(&key.name)?.object.clone());
+                let known =
+                    unreadable.iter().filter_map(|key| self.cluster.namespaces().get(&key.name)?.object.clone());
                 objects.extend(known.collect::<Vec<_>>());
                 Change::Namespaces(objects)
             }
@@ -334,12 +335,12 @@ impl ClusterView {
     }
 
     /// Reports the control groups of pods on the node's network, if they have changed.
-    fn node_groups(&mut self) -> Option<Change> {
+    fn node_cgroups(&mut self) -> Option<Change> {
         let pods = self.local.values().filter(|pod| pod.on_node);
         let now: BTreeSet<u64> = pods.filter_map(|pod| self.groups.get(&pod.endpoint.uid).copied()).collect();
         (now != self.on_node).then(|| {
             self.on_node.clone_from(&now);
-            Change::NodeGroups(now.into_iter().collect())
+            Change::NodeCgroups(now.into_iter().collect())
         })
     }
 
@@ -386,8 +387,8 @@ impl ClusterView {
 /// An endpoint from a pod of this node and the sandbox that the container runtime made for it.
 fn join(pod: &Endpoint, sandbox: Option<&Sandbox>) -> Endpoint {
     let port = HostPort::Netns(sandbox.map(|sandbox| sandbox.netns.clone()).unwrap_or_default());
-    let group = sandbox.and_then(|sandbox| sandbox.group.clone());
-    let mut endpoint = Endpoint { local: Some(Attachment { port, group, ..Attachment::default() }), ..pod.clone() };
+    let cgroup = sandbox.and_then(|sandbox| sandbox.group.clone());
+    let mut endpoint = Endpoint { local: Some(Attachment { port, cgroup, ..Attachment::default() }), ..pod.clone() };
     let Some(sandbox) = sandbox.filter(|sandbox| !sandbox.addresses.is_empty()) else { return endpoint };
     let ours: BTreeSet<&IpAddr> = sandbox.addresses.iter().collect();
     if endpoint.addresses.iter().any(|address| !ours.contains(address)) {

@@ -7,22 +7,23 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::book::Book;
+use super::address_index::AddressIndex;
+use super::dirty::Dirty;
 use super::input::{Change, Endpoint, EndpointKey, Link, Namespace, Tenant};
-use super::pod::{Named, Pod, Uid, Workloads};
+use super::name::Name;
+use super::namespaces::Namespaces;
+use super::pod::{Pod, PodByName, Uid, Workloads};
 use super::services::Services;
 use super::settings::Settings;
-use super::spaces::Spaces;
-use super::word::Word;
 
 /// The cluster as far as this node must know it.
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {
     settings: Arc<Settings>,
-    tenants: BTreeMap<Word, Arc<Tenant>>,
-    spaces: Spaces,
+    tenants: BTreeMap<Name, Arc<Tenant>>,
+    namespaces: Namespaces,
     workloads: Workloads,
-    book: Book,
+    address_index: AddressIndex,
     rivals: Arc<BTreeMap<IpAddr, Vec<Arc<Pod>>>>,
     locals: BTreeMap<EndpointKey, Arc<Pod>>,
     links: BTreeMap<u32, Link>,
@@ -30,73 +31,18 @@ pub struct Cluster {
     nodes: Arc<BTreeSet<IpAddr>>,
     own: BTreeSet<IpAddr>,
     others: BTreeSet<IpAddr>,
-    node_groups: BTreeSet<u64>,
-    told: Told,
+    node_cgroups: BTreeSet<u64>,
+    synced: Synced,
 }
 
 /// Which kinds were told in full at least once. Until all were, silence is not absence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Told {
+struct Synced {
     tenants: bool,
     namespaces: bool,
     endpoints: bool,
     links: bool,
     nodes: bool,
-}
-
-/// Addresses above which `Touched` stops counting.
-const TOO_MANY: usize = 65_536;
-
-/// What a change may have altered in the tables.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Touched {
-    /// All of it: the start, or a doubt.
-    pub everything: bool,
-    /// Ranges that somebody owns.
-    pub ranges: bool,
-    /// Objects and namespaces: who belongs to whom, and may do what.
-    pub tenancy: bool,
-    /// Namespaces that got their first pod, or their first one here. The opposite is no news: what
-    /// a tenant without pods still has in the tables harms nobody until the next regular look, and
-    /// jobs that come and go would have all tenants compiled again each time.
-    pub spaces: BTreeSet<Word>,
-    /// Local pods or interfaces.
-    pub endpoints: bool,
-    /// These addresses.
-    pub addresses: BTreeSet<IpAddr>,
-}
-
-impl Touched {
-    /// Everything.
-    pub fn all() -> Self {
-        Self { everything: true, ranges: true, tenancy: true, endpoints: true, ..Self::default() }
-    }
-
-    /// Nothing at all.
-    pub fn is_nothing(&self) -> bool {
-        *self == Self::default()
-    }
-
-    /// Adds what another change touched.
-    pub fn add(&mut self, other: Self) {
-        self.everything |= other.everything;
-        self.ranges |= other.ranges;
-        self.tenancy |= other.tenancy;
-        self.spaces.extend(other.spaces);
-        self.endpoints |= other.endpoints;
-        other.addresses.into_iter().for_each(|address| self.address(address));
-    }
-
-    /// Adds an address. Past a bound the list would cost more than looking at everything.
-    pub fn address(&mut self, address: IpAddr) {
-        if self.everything {
-            return;
-        }
-        self.addresses.insert(address);
-        if self.addresses.len() > TOO_MANY {
-            *self = Self::all();
-        }
-    }
 }
 
 impl Cluster {
@@ -106,43 +52,43 @@ impl Cluster {
     }
 
     /// Takes in one piece of news.
-    pub fn apply(&mut self, change: Change) -> Touched {
-        let mut touched = Touched::default();
+    pub fn apply(&mut self, change: Change) -> Dirty {
+        let mut dirty = Dirty::default();
         match change {
-            Change::Tenants(all) => self.all_tenants(all, &mut touched),
-            Change::Tenant(tenant) => self.tenant(tenant, &mut touched),
-            Change::TenantGone(name) => self.tenant_gone(&name, &mut touched),
-            Change::Namespaces(all) => self.all_namespaces(all, &mut touched),
-            Change::Namespace(namespace) => self.namespace(namespace, &mut touched),
-            Change::NamespaceGone(name) => touched.tenancy |= self.spaces.untell(&name),
-            Change::Endpoints(all) => self.all_endpoints(all, &mut touched),
-            Change::Endpoint(endpoint) => self.endpoint(endpoint, &mut touched),
-            Change::EndpointGone { key, uid } => self.endpoint_gone(&key, &uid, &mut touched),
-            Change::Links(all) => self.all_links(all, &mut touched),
+            Change::Tenants(all) => self.all_tenants(all, &mut dirty),
+            Change::Tenant(tenant) => self.tenant(tenant, &mut dirty),
+            Change::TenantGone(name) => self.tenant_gone(&name, &mut dirty),
+            Change::Namespaces(all) => self.all_namespaces(all, &mut dirty),
+            Change::Namespace(namespace) => self.namespace(namespace, &mut dirty),
+            Change::NamespaceGone(name) => dirty.tenancy |= self.namespaces.forget(&name),
+            Change::Endpoints(all) => self.all_endpoints(all, &mut dirty),
+            Change::Endpoint(endpoint) => self.endpoint(endpoint, &mut dirty),
+            Change::EndpointGone { key, uid } => self.endpoint_gone(&key, &uid, &mut dirty),
+            Change::Links(all) => self.all_links(all, &mut dirty),
             Change::Nodes(all) => {
-                self.told.nodes = true;
+                self.synced.nodes = true;
                 self.own = canonical(all);
-                self.refresh_nodes(&mut touched);
+                self.refresh_nodes(&mut dirty);
             }
             Change::ClusterNodes(all) => {
                 self.others = canonical(all);
-                self.refresh_nodes(&mut touched);
+                self.refresh_nodes(&mut dirty);
             }
-            Change::NodeGroups(all) => {
-                touched.endpoints = true;
-                self.node_groups = all.into_iter().collect();
+            Change::NodeCgroups(all) => {
+                dirty.endpoints = true;
+                self.node_cgroups = all.into_iter().collect();
             }
-            Change::Services(all) => self.services.replace(all, &mut touched),
-            Change::Service(service) => self.services.insert(service, &mut touched),
-            Change::ServiceGone(key) => self.services.remove(&key, &mut touched),
+            Change::Services(all) => self.services.replace(all, &mut dirty),
+            Change::Service(service) => self.services.insert(service, &mut dirty),
+            Change::ServiceGone(key) => self.services.remove(&key, &mut dirty),
         }
-        touched
+        dirty
     }
 
     /// Whether every kind was told in full once: before, a missing object may only be late, and
     /// acting on its absence after a restart would undo what the kernel rightly enforces.
     pub fn is_complete(&self) -> bool {
-        self.told == Told { tenants: true, namespaces: true, endpoints: true, links: true, nodes: true }
+        self.synced == Synced { tenants: true, namespaces: true, endpoints: true, links: true, nodes: true }
     }
 
     /// The operator's settings.
@@ -151,18 +97,18 @@ impl Cluster {
     }
 
     /// The objects, by name.
-    pub fn tenants(&self) -> &BTreeMap<Word, Arc<Tenant>> {
+    pub fn tenants(&self) -> &BTreeMap<Name, Arc<Tenant>> {
         &self.tenants
     }
 
     /// The namespaces.
-    pub fn spaces(&self) -> &Spaces {
-        &self.spaces
+    pub fn namespaces(&self) -> &Namespaces {
+        &self.namespaces
     }
 
     /// Addresses with exactly one owner.
-    pub fn book(&self) -> &Book {
-        &self.book
+    pub fn address_index(&self) -> &AddressIndex {
+        &self.address_index
     }
 
     /// Addresses that several live pods claim, and those pods.
@@ -191,146 +137,146 @@ impl Cluster {
     }
 
     /// Control groups of pods on the node's own network.
-    pub fn node_groups(&self) -> &BTreeSet<u64> {
-        &self.node_groups
+    pub fn node_cgroups(&self) -> &BTreeSet<u64> {
+        &self.node_cgroups
     }
 }
 
 /// Objects and namespaces.
 impl Cluster {
-    fn all_tenants(&mut self, all: Vec<Tenant>, touched: &mut Touched) {
-        self.told.tenants = true;
+    fn all_tenants(&mut self, all: Vec<Tenant>, dirty: &mut Dirty) {
+        self.synced.tenants = true;
         let kept: HashSet<String> = all.iter().map(|tenant| tenant.age.name.clone()).collect();
-        let gone: Vec<Word> = self.tenants.keys().filter(|name| !kept.contains(&***name)).cloned().collect();
-        gone.iter().for_each(|name| self.tenant_gone(name, touched));
-        all.into_iter().for_each(|tenant| self.tenant(tenant, touched));
+        let gone: Vec<Name> = self.tenants.keys().filter(|name| !kept.contains(&***name)).cloned().collect();
+        gone.iter().for_each(|name| self.tenant_gone(name, dirty));
+        all.into_iter().for_each(|tenant| self.tenant(tenant, dirty));
     }
 
-    fn tenant(&mut self, tenant: Tenant, touched: &mut Touched) {
+    fn tenant(&mut self, tenant: Tenant, dirty: &mut Dirty) {
         let old = self.tenants.get_key_value(tenant.age.name.as_str());
         if old.is_some_and(|(_, old)| **old == tenant) {
             return;
         }
         let selects_alike = old.is_some_and(|(_, old)| old.namespaces == tenant.namespaces && old.age == tenant.age);
-        let name = old.map_or_else(|| Word::from(tenant.age.name.as_str()), |(name, _)| name.clone());
-        touched.tenancy = true;
-        touched.ranges |= old.map_or(!tenant.subnets.is_empty(), |(_, old)| {
+        let name = old.map_or_else(|| Name::from(tenant.age.name.as_str()), |(name, _)| name.clone());
+        dirty.tenancy = true;
+        dirty.ranges |= old.map_or(!tenant.subnets.is_empty(), |(_, old)| {
             old.subnets != tenant.subnets || (old.age != tenant.age && !old.subnets.is_empty())
         });
         if !selects_alike {
-            self.spaces.reclaim(&name, Some(&tenant));
+            self.namespaces.reclaim(&name, Some(&tenant));
         }
         self.tenants.insert(name, Arc::new(tenant));
     }
 
-    fn tenant_gone(&mut self, name: &str, touched: &mut Touched) {
+    fn tenant_gone(&mut self, name: &str, dirty: &mut Dirty) {
         let Some((name, old)) = self.tenants.remove_entry(name) else { return };
-        self.spaces.reclaim(&name, None);
-        touched.tenancy = true;
-        touched.ranges |= !old.subnets.is_empty();
+        self.namespaces.reclaim(&name, None);
+        dirty.tenancy = true;
+        dirty.ranges |= !old.subnets.is_empty();
     }
 
-    fn all_namespaces(&mut self, all: Vec<Namespace>, touched: &mut Touched) {
-        self.told.namespaces = true;
-        let mut gone = self.spaces.told();
+    fn all_namespaces(&mut self, all: Vec<Namespace>, dirty: &mut Dirty) {
+        self.synced.namespaces = true;
+        let mut gone = self.namespaces.with_object();
         all.iter().for_each(|namespace| _ = gone.remove(namespace.name.as_str()));
-        gone.keys().for_each(|name| touched.tenancy |= self.spaces.untell(name));
-        all.into_iter().for_each(|namespace| self.namespace(namespace, touched));
+        gone.iter().for_each(|name| dirty.tenancy |= self.namespaces.forget(name));
+        all.into_iter().for_each(|namespace| self.namespace(namespace, dirty));
     }
 
-    fn namespace(&mut self, namespace: Namespace, touched: &mut Touched) {
-        touched.tenancy |= self.spaces.tell(namespace, self.tenants.iter());
+    fn namespace(&mut self, namespace: Namespace, dirty: &mut Dirty) {
+        dirty.tenancy |= self.namespaces.update(namespace, self.tenants.iter());
     }
 }
 
 /// Pods.
 impl Cluster {
-    fn all_endpoints(&mut self, all: Vec<Endpoint>, touched: &mut Touched) {
-        self.told.endpoints = true;
+    fn all_endpoints(&mut self, all: Vec<Endpoint>, dirty: &mut Dirty) {
+        self.synced.endpoints = true;
         let mut kept: HashSet<(&str, &str)> = HashSet::with_capacity(all.len());
         kept.extend(all.iter().map(|endpoint| (endpoint.key.namespace.as_str(), endpoint.key.name.as_str())));
-        let missing = |pod: &&Named| !kept.contains(&(&*pod.0.namespace, &*pod.0.name));
-        let gone: Vec<Named> =
-            self.spaces.iter().flat_map(|space| space.pods.iter().filter(missing)).cloned().collect();
-        gone.into_iter().for_each(|pod| self.remove_pod(&pod.0, touched));
-        all.into_iter().for_each(|endpoint| self.endpoint(endpoint, touched));
+        let missing = |pod: &&PodByName| !kept.contains(&(&*pod.0.namespace, &*pod.0.name));
+        let gone: Vec<PodByName> =
+            self.namespaces.iter().flat_map(|namespace| namespace.pods.iter().filter(missing)).cloned().collect();
+        gone.into_iter().for_each(|pod| self.remove_pod(&pod.0, dirty));
+        all.into_iter().for_each(|endpoint| self.endpoint(endpoint, dirty));
     }
 
-    fn endpoint(&mut self, endpoint: Endpoint, touched: &mut Touched) {
+    fn endpoint(&mut self, endpoint: Endpoint, dirty: &mut Dirty) {
         let workload = endpoint.workload.clone().map(|workload| self.workloads.intern(workload));
-        let namespace = self.spaces.entry(&endpoint.key.namespace).name.clone();
+        let namespace = self.namespaces.entry(&endpoint.key.namespace).name.clone();
         let pod = Pod::new(endpoint, namespace, workload);
         match self.current(&pod.namespace, &pod.name) {
             Some(old) if *old == pod || is_stale(&pod, &old) => return,
-            Some(old) => self.remove_pod(&old, touched),
+            Some(old) => self.remove_pod(&old, dirty),
             None => {}
         }
-        self.insert_pod(Arc::new(pod), touched);
+        self.insert_pod(Arc::new(pod), dirty);
     }
 
-    fn endpoint_gone(&mut self, key: &EndpointKey, uid: &str, touched: &mut Touched) {
+    fn endpoint_gone(&mut self, key: &EndpointKey, uid: &str, dirty: &mut Dirty) {
         let Some(old) = self.current(&key.namespace, &key.name) else { return };
         if uid.is_empty() || old.uid == Uid::from(uid) {
-            self.remove_pod(&old, touched);
+            self.remove_pod(&old, dirty);
         }
     }
 
     fn current(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
-        self.spaces.get(namespace)?.pods.get(name).map(|named| Arc::clone(&named.0))
+        self.namespaces.get(namespace)?.pods.get(name).map(|named| Arc::clone(&named.0))
     }
 
-    fn insert_pod(&mut self, pod: Arc<Pod>, touched: &mut Touched) {
-        let space = self.spaces.entry(&pod.namespace);
-        if space.pods.is_empty() || (pod.local.is_some() && space.locals == 0) {
-            touched.spaces.insert(space.name.clone());
+    fn insert_pod(&mut self, pod: Arc<Pod>, dirty: &mut Dirty) {
+        let namespace = self.namespaces.entry(&pod.namespace);
+        if namespace.pods.is_empty() || (pod.local.is_some() && namespace.locals == 0) {
+            dirty.namespaces.insert(namespace.name.clone());
         }
-        space.pods.insert(Named(Arc::clone(&pod)));
+        namespace.pods.insert(PodByName(Arc::clone(&pod)));
         if pod.local.is_some() {
-            space.locals += 1;
+            namespace.locals += 1;
             self.locals.insert(pod.key(), Arc::clone(&pod));
-            touched.endpoints = true;
+            dirty.endpoints = true;
         }
-        pod.addresses().for_each(|address| self.claim(address, &pod, touched));
+        pod.addresses().for_each(|address| self.claim(address, &pod, dirty));
     }
 
-    fn remove_pod(&mut self, pod: &Arc<Pod>, touched: &mut Touched) {
-        pod.addresses().for_each(|address| self.unclaim(address, pod, touched));
-        let space = self.spaces.entry(&pod.namespace);
-        space.pods.remove(&*pod.name);
+    fn remove_pod(&mut self, pod: &Arc<Pod>, dirty: &mut Dirty) {
+        pod.addresses().for_each(|address| self.unclaim(address, pod, dirty));
+        let namespace = self.namespaces.entry(&pod.namespace);
+        namespace.pods.remove(&*pod.name);
         if pod.local.is_some() {
-            space.locals -= 1;
+            namespace.locals -= 1;
             self.locals.remove(&pod.key());
-            touched.endpoints = true;
+            dirty.endpoints = true;
         }
-        self.spaces.drop_if_empty(&pod.namespace);
+        self.namespaces.drop_if_empty(&pod.namespace);
     }
 
-    fn claim(&mut self, address: IpAddr, pod: &Arc<Pod>, touched: &mut Touched) {
-        touched.address(address);
+    fn claim(&mut self, address: IpAddr, pod: &Arc<Pod>, dirty: &mut Dirty) {
+        dirty.address(address);
         if let Some(rivals) = self.rivals.contains_key(&address).then(|| self.rivals_of(address)) {
             rivals.push(Arc::clone(pod));
-        } else if let Some(other) = self.book.get(address).cloned() {
-            self.book.remove(address);
+        } else if let Some(other) = self.address_index.get(address).cloned() {
+            self.address_index.remove(address);
             self.rivals_of(address).extend([other, Arc::clone(pod)]);
         } else {
-            return self.book.insert(address, Arc::clone(pod));
+            return self.address_index.insert(address, Arc::clone(pod));
         }
         // Whoever lost the address must lose it on its interface too.
-        touched.endpoints = true;
+        dirty.endpoints = true;
     }
 
-    fn unclaim(&mut self, address: IpAddr, pod: &Arc<Pod>, touched: &mut Touched) {
-        touched.address(address);
+    fn unclaim(&mut self, address: IpAddr, pod: &Arc<Pod>, dirty: &mut Dirty) {
+        dirty.address(address);
         if !self.rivals.contains_key(&address) {
-            return self.book.remove(address);
+            return self.address_index.remove(address);
         }
-        touched.endpoints = true;
+        dirty.endpoints = true;
         let rivals = self.rivals_of(address);
         rivals.retain(|rival| !Arc::ptr_eq(rival, pod));
         if let [last] = rivals.as_slice() {
             let last = Arc::clone(last);
             Arc::make_mut(&mut self.rivals).remove(&address);
-            self.book.insert(address, last);
+            self.address_index.insert(address, last);
         }
     }
 
@@ -340,23 +286,23 @@ impl Cluster {
 }
 
 /// A late word about the predecessor of a pod we know.
-fn is_stale(told: &Pod, known: &Pod) -> bool {
-    told.uid != known.uid && told.created < known.created
+fn is_stale(late: &Pod, known: &Pod) -> bool {
+    late.uid != known.uid && late.created < known.created
 }
 
 /// The node itself.
 impl Cluster {
-    fn all_links(&mut self, all: Vec<Link>, touched: &mut Touched) {
+    fn all_links(&mut self, all: Vec<Link>, dirty: &mut Dirty) {
         let links = all.into_iter().map(|link| (link.ifindex, link)).collect();
-        touched.endpoints |= self.links != links || !self.told.links;
+        dirty.endpoints |= self.links != links || !self.synced.links;
         self.links = links;
-        self.told.links = true;
+        self.synced.links = true;
     }
 
-    fn refresh_nodes(&mut self, touched: &mut Touched) {
+    fn refresh_nodes(&mut self, dirty: &mut Dirty) {
         let nodes: BTreeSet<IpAddr> = self.own.union(&self.others).copied().collect();
-        self.nodes.symmetric_difference(&nodes).for_each(|address| touched.address(*address));
-        touched.endpoints |= *self.nodes != nodes;
+        self.nodes.symmetric_difference(&nodes).for_each(|address| dirty.address(*address));
+        dirty.endpoints |= *self.nodes != nodes;
         self.nodes = Arc::new(nodes);
     }
 }
@@ -368,14 +314,14 @@ fn canonical(all: Vec<IpAddr>) -> BTreeSet<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::testing::{ip, key, link, local, namespace, nothing, remote, tell, tenant};
+    use crate::model::testing::{apply_all, ip, key, link, local, namespace, nothing, remote, tenant};
 
-    fn told() -> Cluster {
+    fn synced() -> Cluster {
         crate::model::testing::cluster(Settings::default(), vec![])
     }
 
     fn owner(cluster: &Cluster, address: &str) -> Option<String> {
-        cluster.book().get(ip(address)).map(|pod| format!("{}/{}", pod.namespace, pod.name))
+        cluster.address_index().get(ip(address)).map(|pod| format!("{}/{}", pod.namespace, pod.name))
     }
 
     fn gone(path: &str, uid: &str) -> Change {
@@ -394,7 +340,7 @@ mod tests {
 
     #[test]
     fn the_same_news_twice_touch_nothing_the_second_time() {
-        let mut cluster = told();
+        let mut cluster = synced();
         let news = || {
             vec![
                 Change::Tenant(tenant("acme")),
@@ -404,22 +350,22 @@ mod tests {
                 Change::Nodes(vec![ip("192.0.2.1")]),
             ]
         };
-        assert!(!tell(&mut cluster, news()).is_nothing());
-        assert!(tell(&mut cluster, news()).is_nothing());
+        assert!(!apply_all(&mut cluster, news()).is_nothing());
+        assert!(apply_all(&mut cluster, news()).is_nothing());
     }
 
     #[test]
     fn a_remote_pod_in_a_known_namespace_touches_its_addresses_only() {
-        let mut cluster = told();
+        let mut cluster = synced();
         cluster.apply(Change::Endpoint(remote("web/a", &["10.0.0.1"])));
-        let touched = cluster.apply(Change::Endpoint(remote("web/b", &["10.0.0.2", "fd00::2"])));
+        let dirty = cluster.apply(Change::Endpoint(remote("web/b", &["10.0.0.2", "fd00::2"])));
         let addresses = [ip("10.0.0.2"), ip("fd00::2")].into();
-        assert_eq!(touched, Touched { addresses, ..Touched::default() });
+        assert_eq!(dirty, Dirty { addresses, ..Dirty::default() });
     }
 
     #[test]
     fn a_late_delete_of_a_predecessor_changes_nothing() {
-        let mut cluster = told();
+        let mut cluster = synced();
         let mut second = remote("web/db-0", &["10.0.0.1"]);
         second.uid = "second".into();
         cluster.apply(Change::Endpoint(remote("web/db-0", &["10.0.0.1"])));
@@ -432,7 +378,7 @@ mod tests {
 
     #[test]
     fn a_late_update_of_a_predecessor_changes_nothing() {
-        let mut cluster = told();
+        let mut cluster = synced();
         let aged = |uid: &str, created, address| {
             let pod = remote("web/db-0", &[address]);
             Change::Endpoint(Endpoint { uid: uid.into(), created, ..pod })
@@ -440,13 +386,13 @@ mod tests {
         cluster.apply(aged("second", 20, "10.0.0.2"));
         assert!(cluster.apply(aged("first", 10, "10.0.0.1")).is_nothing());
         assert!(!cluster.apply(aged("third", 30, "10.0.0.3")).is_nothing());
-        assert_eq!(cluster.book().len(), 1);
+        assert_eq!(cluster.address_index().len(), 1);
         assert!(owner(&cluster, "10.0.0.3").is_some());
     }
 
     #[test]
     fn an_address_that_two_live_pods_claim_is_nobodys_until_one_is_gone() {
-        let mut cluster = told();
+        let mut cluster = synced();
         cluster.apply(Change::Endpoint(remote("a/x", &["10.0.0.1"])));
         cluster.apply(Change::Endpoint(remote("b/y", &["10.0.0.1"])));
         cluster.apply(Change::Endpoint(remote("c/z", &["10.0.0.1"])));
@@ -459,7 +405,7 @@ mod tests {
 
     #[test]
     fn a_reused_address_passes_to_the_new_pod_and_the_old_one_s_delete_is_too_late() {
-        let mut cluster = told();
+        let mut cluster = synced();
         cluster.apply(Change::Endpoint(remote("a/x", &["10.0.0.1"])));
         cluster.apply(gone("a/x", "uid of a/x"));
         cluster.apply(Change::Endpoint(remote("b/y", &["10.0.0.1"])));
@@ -469,33 +415,33 @@ mod tests {
 
     #[test]
     fn a_resync_removes_what_vanished_and_touches_only_differences() {
-        let mut cluster = told();
+        let mut cluster = synced();
         let pods = |names: &[&str]| {
             let pod = |(n, name): (usize, &&str)| remote(name, &[&format!("10.0.0.{}", n + 1)]);
             Change::Endpoints(names.iter().enumerate().map(pod).collect())
         };
         cluster.apply(pods(&["a/x", "a/y", "a/z"]));
-        let touched = cluster.apply(pods(&["a/x", "a/y"]));
-        assert_eq!(touched.addresses, [ip("10.0.0.3")].into());
-        let touched = cluster.apply(Change::Namespaces(vec![]));
-        assert!(touched.is_nothing(), "pods keep their namespace though nobody tells of it");
+        let dirty = cluster.apply(pods(&["a/x", "a/y"]));
+        assert_eq!(dirty.addresses, [ip("10.0.0.3")].into());
+        let dirty = cluster.apply(Change::Namespaces(vec![]));
+        assert!(dirty.is_nothing(), "pods keep their namespace though nobody tells of it");
         cluster.apply(Change::Endpoints(vec![]));
-        assert_eq!((cluster.book().len(), cluster.spaces().iter().count()), (0, 0));
+        assert_eq!((cluster.address_index().len(), cluster.namespaces().iter().count()), (0, 0));
     }
 
     #[test]
     fn claims_of_a_namespace_follow_every_edit() {
-        let mut cluster = told();
+        let mut cluster = synced();
         let claims = |cluster: &Cluster| -> Vec<String> {
-            let space = cluster.spaces().get("web").expect("a namespace");
-            space.claims.iter().map(|(_, name)| name.to_string()).collect()
+            let namespace = cluster.namespaces().get("web").expect("a namespace");
+            namespace.claims.iter().map(|(_, name)| name.to_string()).collect()
         };
         let named = |name: &str, created| Tenant {
             age: crate::model::input::Age { created, name: name.into() },
             namespaces: tenant("acme").namespaces,
             ..tenant("acme")
         };
-        tell(
+        apply_all(
             &mut cluster,
             vec![
                 Change::Tenant(named("young", 9)),

@@ -11,29 +11,30 @@ use agent_common::layout::{PeerEntry, ROW_PREFIXES};
 use agent_common::tenant::{TenantId, TenantName, TenantState};
 use ipnet::IpNet;
 
-use super::cluster::{Cluster, Touched};
+use super::cluster::Cluster;
+use super::dirty::Dirty;
 use super::endpoints::{self, Endpoints};
 use super::grants::{self, Grants};
-use super::numbers::{self, Held, Numbers};
+use super::name::Name;
+use super::ownership::{Owner, Ownership};
 use super::pod::is_possible;
 use super::prefixes::{self, Prefix};
 use super::report::{Conflict, Overflows};
 use super::settings::Settings;
 use super::tenancy::{Admission, Member, Tenancy};
-use super::territory::{Owner, Territory};
-use super::word::Word;
+use super::tenant_ids::{self, KernelView, TenantIds};
 
 /// The intended contents of the kernel's tables.
 #[derive(Clone, Debug, Default)]
 pub struct Desired {
     /// Who owns what.
-    pub territory: Arc<Territory>,
+    pub ownership: Arc<Ownership>,
     /// The owners' tables.
     pub owners: Arc<Owners>,
     /// Who belongs to whom.
     pub tenancy: Arc<Tenancy>,
     /// Numbers by name.
-    pub numbers: Numbers,
+    pub tenant_ids: TenantIds,
     /// Names by number.
     pub names: BTreeMap<TenantId, TenantName>,
     /// What each tenant may.
@@ -41,7 +42,7 @@ pub struct Desired {
     /// Permissions between tenants.
     pub grants: Grants,
     /// What stands at the addresses of a namespace's pods.
-    pub directory: Arc<HashMap<Word, PeerEntry>>,
+    pub directory: Arc<HashMap<Name, PeerEntry>>,
     /// Local pods.
     pub endpoints: Endpoints,
     /// Disputes among ports and prefixes; others stand with their rule.
@@ -68,9 +69,9 @@ pub struct TenantPolicy {
 }
 
 /// Compiles everything from nothing.
-pub fn compile(cluster: &Cluster, held: &Held<'_>, now: i64) -> Desired {
+pub fn compile(cluster: &Cluster, kernel: &KernelView<'_>, now: i64) -> Desired {
     let mut desired = Desired::default();
-    desired.refresh(cluster, held, now, &mut Touched::all());
+    desired.refresh(cluster, kernel, now, &mut Dirty::all());
     desired
 }
 
@@ -88,7 +89,7 @@ pub fn desired_peer(cluster: &Cluster, desired: &Desired, address: IpAddr) -> Op
     if cluster.rivals().contains_key(&address) {
         return Some(NOBODYS);
     }
-    if let Some(pod) = cluster.book().get(address).filter(|_| is_possible(address)) {
+    if let Some(pod) = cluster.address_index().get(address).filter(|_| is_possible(address)) {
         return Some(desired.directory.get(&pod.namespace).copied().unwrap_or(NOBODYS));
     }
     service_entry(cluster, desired, address)
@@ -106,7 +107,7 @@ fn service_entry(cluster: &Cluster, desired: &Desired, address: IpAddr) -> Optio
     let at = |end: IpAddr| {
         let is_direct = cluster.nodes().contains(&end)
             || cluster.rivals().contains_key(&end)
-            || cluster.book().get(end).is_some()
+            || cluster.address_index().get(end).is_some()
             || settings.metadata.contains(&end);
         // A Service is no end of another: it would be judged by itself, for ever.
         if is_direct { desired_peer(cluster, desired, end) } else { None }
@@ -120,30 +121,30 @@ pub const NOBODYS: PeerEntry = PeerEntry { tenant: TenantId::UNKNOWN, kind: Peer
 impl Desired {
     /// Compiles again what `touched` names, and adds to it the addresses whose entries moved with
     /// their namespace.
-    pub fn refresh(&mut self, cluster: &Cluster, held: &Held<'_>, now: i64, touched: &mut Touched) {
+    pub fn refresh(&mut self, cluster: &Cluster, kernel: &KernelView<'_>, now: i64, dirty: &mut Dirty) {
         let expired = self.grants.next_end.is_some_and(|end| end <= now);
-        let mut policy = touched.ranges || touched.tenancy || touched.everything || expired;
-        policy = policy || !touched.spaces.iter().all(|space| self.admit(cluster, space));
-        if touched.ranges || touched.everything {
-            keep(&mut self.territory, Territory::new(cluster));
+        let mut policy = dirty.ranges || dirty.tenancy || dirty.everything || expired;
+        policy = policy || !dirty.namespaces.iter().all(|namespace| self.admit(cluster, namespace));
+        if dirty.ranges || dirty.everything {
+            keep(&mut self.ownership, Ownership::new(cluster));
             self.refresh_owners = true;
         }
         if policy {
-            touched.tenancy = true;
-            self.refresh_policy(cluster, held, now, touched);
+            dirty.tenancy = true;
+            self.refresh_policy(cluster, kernel, now, dirty);
         }
-        if policy || touched.endpoints {
-            let numbers = &self.numbers.of;
-            self.endpoints = endpoints::compile(cluster, &self.tenancy, numbers, held, &self.endpoints);
-            touched.endpoints = true;
+        if policy || dirty.endpoints {
+            let tenant_ids = &self.tenant_ids.of;
+            self.endpoints = endpoints::compile(cluster, &self.tenancy, tenant_ids, kernel, &self.endpoints);
+            dirty.endpoints = true;
         }
-        cluster.services().follow(touched);
+        cluster.services().follow(dirty);
     }
 
     /// Everything that did not get what it asked for.
     pub fn conflicts(&self) -> Vec<Conflict> {
         let sources =
-            [&self.territory.conflicts, &self.tenancy.conflicts, &self.numbers.conflicts, &self.prefix_conflicts];
+            [&self.ownership.conflicts, &self.tenancy.conflicts, &self.tenant_ids.conflicts, &self.prefix_conflicts];
         let mut all: Vec<Conflict> = sources.into_iter().flatten().cloned().collect();
         all.sort();
         all.dedup();
@@ -154,60 +155,60 @@ impl Desired {
     pub fn overflows(&self) -> Overflows {
         let mut all = Overflows::default();
         let sources =
-            [&self.territory.overflows, &self.numbers.overflows, &self.slot_overflows, &self.endpoints.overflows];
+            [&self.ownership.overflows, &self.tenant_ids.overflows, &self.slot_overflows, &self.endpoints.overflows];
         sources.into_iter().for_each(|overflows| all.extend(overflows));
         all
     }
 
     /// Takes in a namespace with a first pod without compiling anything, if that is enough.
-    fn admit(&mut self, cluster: &Cluster, space: &Word) -> bool {
-        let Some(space) = cluster.spaces().get(space) else { return true };
-        let name = match self.tenancy.admit(space, cluster) {
+    fn admit(&mut self, cluster: &Cluster, namespace: &Name) -> bool {
+        let Some(namespace) = cluster.namespaces().get(namespace) else { return true };
+        let name = match self.tenancy.admit(namespace, cluster) {
             Admission::Refused => return false,
             Admission::Known => return true,
             Admission::New(name) => name,
         };
-        let id = self.numbers.of.get(&name).copied();
+        let id = self.tenant_ids.of.get(&name).copied();
         let entry = id.and_then(|id| Some(peer_entry(id, self.tenancy.members.get(&name)?)));
-        Arc::make_mut(&mut self.directory).insert(space.name.clone(), entry.unwrap_or(NOBODYS));
+        Arc::make_mut(&mut self.directory).insert(namespace.name.clone(), entry.unwrap_or(NOBODYS));
         true
     }
 
-    fn refresh_policy(&mut self, cluster: &Cluster, held: &Held<'_>, now: i64, touched: &mut Touched) {
+    fn refresh_policy(&mut self, cluster: &Cluster, kernel: &KernelView<'_>, now: i64, dirty: &mut Dirty) {
         let settings = cluster.settings();
         keep(&mut self.tenancy, Tenancy::new(cluster));
-        let numbers = numbers::assign(&self.tenancy, held, settings);
-        if self.numbers != numbers {
-            self.numbers = numbers;
+        let tenant_ids = tenant_ids::assign(&self.tenancy, kernel, settings);
+        if self.tenant_ids != tenant_ids {
+            self.tenant_ids = tenant_ids;
             self.refresh_owners = true;
         }
-        self.names = names(&self.numbers);
-        self.grants = grants::compile(&self.tenancy, &self.numbers.of, now);
+        self.names = names(&self.tenant_ids);
+        self.grants = grants::compile(&self.tenancy, &self.tenant_ids.of, now);
         if std::mem::take(&mut self.refresh_owners) {
-            self.refresh_owners(touched);
+            self.refresh_owners(dirty);
         }
-        self.refresh_tenants(held, settings);
-        self.refresh_directory(cluster, touched);
+        self.refresh_tenants(kernel, settings);
+        self.refresh_directory(cluster, dirty);
     }
 
-    fn refresh_owners(&mut self, touched: &mut Touched) {
-        let numbers: HashMap<&Word, TenantId> = self.numbers.of.iter().map(|(name, id)| (name, *id)).collect();
+    fn refresh_owners(&mut self, dirty: &mut Dirty) {
+        let tenant_ids: HashMap<&Name, TenantId> = self.tenant_ids.of.iter().map(|(name, id)| (name, *id)).collect();
         let number = |owner: &Owner| match owner {
             Owner::Cluster => TenantId::CLUSTER,
             Owner::Nodes => TenantId::NODES,
             // A tenant without a number has no pods that could use its ranges; nobody else may.
-            Owner::Tenant(name) => numbers.get(name).copied().unwrap_or(TenantId::CLUSTER),
+            Owner::Tenant(name) => tenant_ids.get(name).copied().unwrap_or(TenantId::CLUSTER),
         };
-        let owners: Owners = self.territory.owners().map(|(net, owner)| (net, number(owner))).collect();
-        touched.ranges |= keep(&mut self.owners, owners);
+        let owners: Owners = self.ownership.owners().map(|(net, owner)| (net, number(owner))).collect();
+        dirty.ranges |= keep(&mut self.owners, owners);
     }
 
-    fn refresh_tenants(&mut self, held: &Held<'_>, settings: &Settings) {
+    fn refresh_tenants(&mut self, kernel: &KernelView<'_>, settings: &Settings) {
         self.prefix_conflicts.clear();
         self.slot_overflows = Overflows::default();
-        let members = || self.tenancy.members.iter().filter_map(|(name, m)| Some((self.numbers.of.get(name)?, m)));
+        let members = || self.tenancy.members.iter().filter_map(|(name, m)| Some((self.tenant_ids.of.get(name)?, m)));
         let local = members().map(|(id, member)| (*id, member.local)).collect();
-        let slots = numbers::counter_slots(&local, held, settings, &mut self.slot_overflows);
+        let slots = tenant_ids::counter_slots(&local, kernel, settings, &mut self.slot_overflows);
         let granted: BTreeSet<TenantId> = self.grants.table.keys().flat_map(|key| [key.from, key.to]).collect();
         let mut tenants = BTreeMap::new();
         for (id, member) in members() {
@@ -215,7 +216,7 @@ impl Desired {
             policy.slot = slots.get(id).copied().unwrap_or_default();
             policy.set(TenantState::HAS_GRANTS, granted.contains(id));
             if member.local && (member.object.is_some() || member.is_shared()) {
-                let compiled = prefixes::compile(member, &self.territory, settings);
+                let compiled = prefixes::compile(member, &self.ownership, settings);
                 self.prefix_conflicts.extend(compiled.conflicts);
                 policy.take(compiled.v4, compiled.v6);
             }
@@ -224,17 +225,17 @@ impl Desired {
         self.tenants = tenants;
     }
 
-    fn refresh_directory(&mut self, cluster: &Cluster, touched: &mut Touched) {
+    fn refresh_directory(&mut self, cluster: &Cluster, dirty: &mut Dirty) {
         let entry =
-            |(name, id): (&Word, &TenantId)| Some((name.clone(), peer_entry(*id, self.tenancy.members.get(name)?)));
-        let entries: HashMap<Word, PeerEntry> = self.numbers.of.iter().filter_map(entry).collect();
+            |(name, id): (&Name, &TenantId)| Some((name.clone(), peer_entry(*id, self.tenancy.members.get(name)?)));
+        let entries: HashMap<Name, PeerEntry> = self.tenant_ids.of.iter().filter_map(entry).collect();
         let entry = |name| entries.get(name).copied().unwrap_or(NOBODYS);
-        let directory: HashMap<Word, PeerEntry> =
-            self.tenancy.of.iter().map(|(space, name)| (space.clone(), entry(name))).collect();
-        for (space, entry) in &directory {
-            if self.directory.get(space) != Some(entry) {
-                let pods = cluster.spaces().get(space).into_iter().flat_map(|space| &space.pods);
-                pods.flat_map(|pod| pod.0.addresses()).for_each(|address| touched.address(address));
+        let directory: HashMap<Name, PeerEntry> =
+            self.tenancy.of.iter().map(|(namespace, name)| (namespace.clone(), entry(name))).collect();
+        for (namespace, entry) in &directory {
+            if self.directory.get(namespace) != Some(entry) {
+                let pods = cluster.namespaces().get(namespace).into_iter().flat_map(|namespace| &namespace.pods);
+                pods.flat_map(|pod| pod.0.addresses()).for_each(|address| dirty.address(address));
             }
         }
         keep(&mut self.directory, directory);
@@ -265,8 +266,8 @@ fn keep<T: PartialEq>(old: &mut Arc<T>, new: T) -> bool {
     differs
 }
 
-fn names(numbers: &Numbers) -> BTreeMap<TenantId, TenantName> {
-    numbers.of.iter().filter_map(|(name, id)| Some((*id, TenantName::new(name)?))).collect()
+fn names(tenant_ids: &TenantIds) -> BTreeMap<TenantId, TenantName> {
+    tenant_ids.of.iter().filter_map(|(name, id)| Some((*id, TenantName::new(name)?))).collect()
 }
 
 fn flags(member: &Member, settings: &Settings) -> u32 {
@@ -315,7 +316,7 @@ mod tests {
         let cluster = world();
         let desired = compiled(&cluster, 0);
         let at = |address: &str| desired_peer(&cluster, &desired, ip(address));
-        let id = |name: &str| desired.numbers.of[name];
+        let id = |name: &str| desired.tenant_ids.of[name];
         let entry = |tenant, kind, flags| Some(PeerEntry { tenant, kind, flags, _pad: 0 });
         assert_eq!(at("10.0.0.1"), entry(id("acme"), PeerEntry::POD, 0));
         assert_eq!(at("fd00::2"), entry(id("dns"), PeerEntry::POD, PeerEntry::SHARED));
@@ -329,7 +330,7 @@ mod tests {
     #[test]
     fn only_tenants_with_pods_here_have_prefixes_and_a_slot() {
         let desired = compiled(&world(), 0);
-        let policy = |name: &str| &desired.tenants[&desired.numbers.of[name]];
+        let policy = |name: &str| &desired.tenants[&desired.tenant_ids.of[name]];
         assert_eq!((policy("acme").v4.len(), policy("acme").slot), (1, 1));
         assert_eq!((policy("dns").v4.len(), policy("dns").slot), (0, 0));
         assert!(policy("dns").flags & TenantState::SHARED != 0);
@@ -340,11 +341,11 @@ mod tests {
     fn a_namespace_that_moves_touches_its_pods_addresses_and_no_others() {
         let mut cluster = world();
         let mut desired = compiled(&cluster, 0);
-        let mut touched = cluster.apply(Change::Namespace(namespace("dns", "acme")));
+        let mut dirty = cluster.apply(Change::Namespace(namespace("dns", "acme")));
         let ledger = crate::plan::Ledger::new(crate::plan::Actual::default(), &cluster.settings().limits);
         let mentions = |id| ledger.mentions(id);
-        desired.refresh(&cluster, &ledger.held(&mentions), 0, &mut touched);
-        assert_eq!(touched.addresses, [ip("10.0.0.2"), ip("fd00::2"), ip("10.0.0.9")].into());
+        desired.refresh(&cluster, &ledger.kernel_view(&mentions), 0, &mut dirty);
+        assert_eq!(dirty.addresses, [ip("10.0.0.2"), ip("fd00::2"), ip("10.0.0.9")].into());
     }
 
     #[test]

@@ -13,12 +13,12 @@ use agent_common::tenant::TenantId;
 
 use super::cluster::Cluster;
 use super::input::{EndpointKey, HostPort, Link};
-use super::numbers::Held;
-use super::pod::{Local, Pod, Uid, is_possible, v4_addr, v6_addr};
+use super::limits::Limit;
+use super::name::Name;
+use super::pod::{LocalPod, Pod, Uid, is_possible, v4_addr, v6_addr};
 use super::report::{Overflows, Trouble};
-use super::settings::Limit;
-use super::tenancy::{Kind, Tenancy};
-use super::word::Word;
+use super::tenancy::{Tenancy, TenantOrigin};
+use super::tenant_ids::KernelView;
 
 /// Everything about the pods of this node.
 #[derive(Clone, Debug, Default)]
@@ -30,25 +30,25 @@ pub struct Endpoints {
     /// Interfaces to hold, claimed or not, with their names.
     pub ports: BTreeMap<u32, String>,
     /// Every local pod and what it waits for.
-    pub standings: BTreeMap<EndpointKey, Standing>,
+    pub statuses: BTreeMap<EndpointKey, EndpointStatus>,
     /// Slots and indexes that did not suffice.
     pub overflows: Overflows,
 }
 
 /// How one local pod stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct EndpointStatus {
     /// The pod.
     pub pod: Arc<Pod>,
     /// Its tenant.
-    pub tenant: Word,
+    pub tenant: Name,
     /// Its interface, once found.
     pub ifindex: Option<u32>,
     /// What stands in its way.
     pub troubles: Vec<Trouble>,
 }
 
-impl Standing {
+impl EndpointStatus {
     /// Whether it gets its entry.
     pub fn is_claimed(&self) -> bool {
         self.ifindex.is_some() && !self.troubles.iter().any(Trouble::denies)
@@ -59,24 +59,24 @@ impl Standing {
 pub fn compile(
     cluster: &Cluster,
     tenancy: &Tenancy,
-    numbers: &BTreeMap<Word, TenantId>,
-    held: &Held<'_>,
+    tenant_ids: &BTreeMap<Name, TenantId>,
+    kernel: &KernelView<'_>,
     before: &Endpoints,
 ) -> Endpoints {
     let mut endpoints = Endpoints::default();
-    let seats = Seats::new(cluster);
+    let interfaces = Interfaces::new(cluster);
     for (key, pod) in cluster.locals() {
-        let (standing, entry) = stand(pod, cluster, tenancy, numbers, &seats);
-        seats.of(pod).for_each(|link| _ = endpoints.ports.insert(link.ifindex, link.name.clone()));
-        if let Some(ifindex) = standing.ifindex.filter(|_| standing.is_claimed()) {
+        let (status, entry) = evaluate(pod, cluster, tenancy, tenant_ids, &interfaces);
+        interfaces.of(pod).for_each(|link| _ = endpoints.ports.insert(link.ifindex, link.name.clone()));
+        if let Some(ifindex) = status.ifindex.filter(|_| status.is_claimed()) {
             endpoints.entries.insert(ifindex, entry);
             endpoints.claims.insert(ifindex, pod.uid.clone());
         }
-        endpoints.standings.insert(key.clone(), standing);
+        endpoints.statuses.insert(key.clone(), status);
     }
     endpoints.hold_unknown(cluster);
     endpoints.note_indexes(cluster);
-    endpoints.number(held, before, cluster.settings().limits.event_slots);
+    endpoints.number(kernel, before, cluster.settings().limits.event_slots);
     endpoints
 }
 
@@ -86,25 +86,25 @@ pub fn is_pods(link: &Link, cluster: &Cluster) -> bool {
 }
 
 /// Interfaces by what an endpoint may name, and who names each.
-struct Seats<'a> {
+struct Interfaces<'a> {
     names: HashMap<&'a str, Vec<&'a Link>>,
     netns: HashMap<&'a str, Vec<&'a Link>>,
-    takers: HashMap<u32, Vec<&'a EndpointKey>>,
+    claimants: HashMap<u32, Vec<&'a EndpointKey>>,
 }
 
-impl<'a> Seats<'a> {
+impl<'a> Interfaces<'a> {
     fn new(cluster: &'a Cluster) -> Self {
-        let mut seats = Self { names: HashMap::new(), netns: HashMap::new(), takers: HashMap::new() };
+        let mut interfaces = Self { names: HashMap::new(), netns: HashMap::new(), claimants: HashMap::new() };
         for link in cluster.links().values() {
-            seats.names.entry(&link.name).or_default().push(link);
+            interfaces.names.entry(&link.name).or_default().push(link);
             let netns = link.netns.iter().filter(|netns| !cluster.settings().foreign_netns.contains(*netns));
-            netns.for_each(|netns| seats.netns.entry(netns).or_default().push(link));
+            netns.for_each(|netns| interfaces.netns.entry(netns).or_default().push(link));
         }
         for (key, pod) in cluster.locals() {
-            let taken: Vec<u32> = seats.of(pod).map(|link| link.ifindex).collect();
-            taken.into_iter().for_each(|ifindex| seats.takers.entry(ifindex).or_default().push(key));
+            let taken: Vec<u32> = interfaces.of(pod).map(|link| link.ifindex).collect();
+            taken.into_iter().for_each(|ifindex| interfaces.claimants.entry(ifindex).or_default().push(key));
         }
-        seats
+        interfaces
     }
 
     /// The interfaces a pod names, lowest index first. The first is its interface; further ones, of
@@ -117,39 +117,39 @@ impl<'a> Seats<'a> {
         found.cloned().into_iter().flatten()
     }
 
-    fn rival(&self, ifindex: u32, pod: &Pod) -> Option<&'a EndpointKey> {
+    fn other_claimant(&self, ifindex: u32, pod: &Pod) -> Option<&'a EndpointKey> {
         let is_other = |key: &&&EndpointKey| key.name != *pod.name || key.namespace != *pod.namespace;
-        self.takers.get(&ifindex)?.iter().find(is_other).copied()
+        self.claimants.get(&ifindex)?.iter().find(is_other).copied()
     }
 }
 
-fn stand(
+fn evaluate(
     pod: &Arc<Pod>,
     cluster: &Cluster,
     tenancy: &Tenancy,
-    numbers: &BTreeMap<Word, TenantId>,
-    seats: &Seats<'_>,
-) -> (Standing, EndpointEntry) {
-    let tenant = tenancy.of.get(&*pod.namespace).cloned().unwrap_or_else(|| Word::from(""));
-    let mut standing = Standing { pod: Arc::clone(pod), tenant, ifindex: None, troubles: Vec::new() };
+    tenant_ids: &BTreeMap<Name, TenantId>,
+    interfaces: &Interfaces<'_>,
+) -> (EndpointStatus, EndpointEntry) {
+    let tenant = tenancy.of.get(&*pod.namespace).cloned().unwrap_or_else(|| Name::from(""));
+    let mut status = EndpointStatus { pod: Arc::clone(pod), tenant, ifindex: None, troubles: Vec::new() };
     let mut entry = EndpointEntry::default();
-    match numbers.get(&standing.tenant) {
+    match tenant_ids.get(&status.tenant) {
         Some(id) => entry.tenant = *id,
-        None => standing.troubles.push(Trouble::NoNumber(standing.tenant.clone())),
+        None => status.troubles.push(Trouble::NoNumber(status.tenant.clone())),
     }
-    if tenancy.members.get(&standing.tenant).is_some_and(|member| member.kind == Kind::Unknown) {
-        standing.troubles.push(Trouble::NamespaceUnknown);
+    if tenancy.members.get(&status.tenant).is_some_and(|member| member.origin == TenantOrigin::Unknown) {
+        status.troubles.push(Trouble::NamespaceUnknown);
     }
-    take_addresses(pod, cluster, &mut entry, &mut standing.troubles);
-    let Some(local) = &pod.local else { return (standing, entry) };
-    match seats.of(pod).next() {
-        Some(link) => sit(pod, local, link, cluster, seats, &mut standing, &mut entry),
-        None => standing.troubles.push(Trouble::NoInterface(wanted(&local.attachment.port))),
+    add_addresses(pod, cluster, &mut entry, &mut status.troubles);
+    let Some(local) = &pod.local else { return (status, entry) };
+    match interfaces.of(pod).next() {
+        Some(link) => bind_interface(pod, local, link, cluster, interfaces, &mut status, &mut entry),
+        None => status.troubles.push(Trouble::NoInterface(wanted(&local.attachment.port))),
     }
-    (standing, entry)
+    (status, entry)
 }
 
-fn take_addresses(pod: &Pod, cluster: &Cluster, entry: &mut EndpointEntry, troubles: &mut Vec<Trouble>) {
+fn add_addresses(pod: &Pod, cluster: &Cluster, entry: &mut EndpointEntry, troubles: &mut Vec<Trouble>) {
     for address in pod.addresses() {
         if is_refused(address, cluster) {
             troubles.push(Trouble::AddressRefused(address));
@@ -181,22 +181,22 @@ fn set_address(entry: &mut EndpointEntry, address: IpAddr) {
     }
 }
 
-fn sit(
+fn bind_interface(
     pod: &Pod,
-    local: &Local,
+    local: &LocalPod,
     link: &Link,
     cluster: &Cluster,
-    seats: &Seats<'_>,
-    standing: &mut Standing,
+    interfaces: &Interfaces<'_>,
+    status: &mut EndpointStatus,
     entry: &mut EndpointEntry,
 ) {
-    standing.ifindex = Some(link.ifindex);
-    if let Some(other) = seats.rival(link.ifindex, pod) {
+    status.ifindex = Some(link.ifindex);
+    if let Some(other) = interfaces.other_claimant(link.ifindex, pod) {
         let trouble = Trouble::InterfaceContested { interface: link.name.clone(), other: other.clone() };
-        standing.troubles.push(trouble);
+        status.troubles.push(trouble);
     }
     if link.ifindex >= cluster.settings().limits.interfaces {
-        standing.troubles.push(Trouble::InterfaceBeyondLimit(link.ifindex));
+        status.troubles.push(Trouble::InterfaceBeyondLimit(link.ifindex));
     }
     entry.mac = local.attachment.mac.or(link.peer_mac).unwrap_or_default();
     entry.gateway_mac = link.gateway_mac;
@@ -209,7 +209,7 @@ fn sit(
     }
 }
 
-fn link_local(local: &Local, link: &Link) -> V6 {
+fn link_local(local: &LocalPod, link: &Link) -> V6 {
     let observed = match link.peer_link_local {
         Some(IpAddr::V6(v6)) => V6::new(v6.octets()),
         _ => V6::default(),
@@ -243,11 +243,11 @@ impl Endpoints {
         }
     }
 
-    fn number(&mut self, held: &Held<'_>, before: &Self, slots: u16) {
-        let mut cookies: BTreeSet<u32> = held.endpoints.values().map(|entry| entry.cookie).collect();
+    fn number(&mut self, kernel: &KernelView<'_>, before: &Self, slots: u16) {
+        let mut cookies: BTreeSet<u32> = kernel.endpoints.values().map(|entry| entry.cookie).collect();
         let mut taken: BTreeSet<u16> = BTreeSet::new();
         for (ifindex, entry) in &mut self.entries {
-            let Some(known) = held.endpoints.get(ifindex) else { continue };
+            let Some(known) = kernel.endpoints.get(ifindex) else { continue };
             let was = before.claims.get(ifindex);
             if was.is_none_or(|uid| self.claims.get(ifindex) == Some(uid)) && is_same_claim(known, entry) {
                 entry.cookie = known.cookie;
@@ -256,11 +256,11 @@ impl Endpoints {
                 entry.slot = known.slot;
             }
         }
-        taken.extend(held.endpoints.values().map(|entry| entry.slot));
+        taken.extend(kernel.endpoints.values().map(|entry| entry.slot));
         let mut free = (1..=slots).filter(|slot| !taken.contains(slot));
         for (ifindex, entry) in &mut self.entries {
             if entry.cookie == 0 {
-                entry.cookie = new_cookie(*ifindex, entry, self.claims.get(ifindex), held.generation, &cookies);
+                entry.cookie = new_cookie(*ifindex, entry, self.claims.get(ifindex), kernel.generation, &cookies);
                 cookies.insert(entry.cookie);
             }
             if entry.slot == 0 {
@@ -311,14 +311,15 @@ fn new_cookie(ifindex: u32, entry: &EndpointEntry, uid: Option<&Uid>, generation
 mod tests {
     use super::*;
     use crate::model::input::{Change, Endpoint};
-    use crate::model::settings::{Limits, Settings};
+    use crate::model::limits::Limits;
+    use crate::model::settings::Settings;
     use crate::model::testing::{
         cluster, compiled, compiled_with, ip, key, link, local, node_of_acme, nothing, remote,
     };
     use crate::plan::Actual;
 
     fn troubles(endpoints: &Endpoints, path: &str) -> Vec<&'static str> {
-        endpoints.standings[&key(path)].troubles.iter().map(Trouble::label).collect()
+        endpoints.statuses[&key(path)].troubles.iter().map(Trouble::label).collect()
     }
 
     #[test]
@@ -326,7 +327,7 @@ mod tests {
         let desired =
             compiled(&node_of_acme(Settings::default(), vec![local("web/a", &["10.0.0.1", "fd00::1"], "veth7")]), 0);
         let entry = desired.endpoints.entries[&7];
-        assert_eq!((entry.v4, entry.tenant), (V4::new([10, 0, 0, 1]), desired.numbers.of["acme"]));
+        assert_eq!((entry.v4, entry.tenant), (V4::new([10, 0, 0, 1]), desired.tenant_ids.of["acme"]));
         assert!(entry.cookie != 0 && entry.slot == 1 && entry.v6 != V6::default());
         assert!(troubles(&desired.endpoints, "web/a").is_empty());
         assert_eq!(desired.endpoints.ports, [(7, "veth7".to_owned())].into());
@@ -375,7 +376,7 @@ mod tests {
     fn a_namespace_nobody_told_of_isolates_its_pods_and_says_so() {
         let desired = compiled(&node_of_acme(Settings::default(), vec![local("new/a", &["10.0.0.1"], "veth7")]), 0);
         assert_eq!(troubles(&desired.endpoints, "new/a"), ["namespace_unknown"]);
-        assert_eq!(desired.endpoints.entries[&7].tenant, desired.numbers.of["ns/new"]);
+        assert_eq!(desired.endpoints.entries[&7].tenant, desired.tenant_ids.of["ns/new"]);
     }
 
     #[test]
@@ -441,9 +442,10 @@ mod tests {
         let actual = Actual { endpoints: first.endpoints.entries.clone(), names, ..Actual::default() };
         let ledger = crate::plan::Ledger::new(actual, &Limits::default());
         let mentions = |id| ledger.mentions(id);
-        let numbers = &first.numbers.of;
+        let tenant_ids = &first.tenant_ids.of;
         let again = |cluster: &Cluster| {
-            compile(cluster, &first.tenancy, numbers, &ledger.held(&mentions), &first.endpoints).entries[&7].cookie
+            compile(cluster, &first.tenancy, tenant_ids, &ledger.kernel_view(&mentions), &first.endpoints).entries[&7]
+                .cookie
         };
         assert_ne!(again(&cluster), first.endpoints.entries[&7].cookie);
         let same = node_of_acme(Settings::default(), vec![local("web/a", &["10.0.0.1"], "veth7")]);

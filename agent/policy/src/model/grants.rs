@@ -6,8 +6,8 @@ use agent_common::layout::{Grant, GrantKey};
 use agent_common::tenant::TenantId;
 
 use super::input::{Peer, Tenant};
+use super::name::Name;
 use super::tenancy::Tenancy;
-use super::word::Word;
 
 /// The permissions in force, and when the next one ends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,14 +22,14 @@ pub struct Grants {
 type Until = i64;
 
 /// What both sides list and `now` has not ended, where at least one side has a pod on this node.
-pub fn compile(tenancy: &Tenancy, numbers: &BTreeMap<Word, TenantId>, now: i64) -> Grants {
+pub fn compile(tenancy: &Tenancy, tenant_ids: &BTreeMap<Name, TenantId>, now: i64) -> Grants {
     let mut grants = Grants::default();
     for (name, member) in &tenancy.members {
         let Some(object) = &member.object else { continue };
         for peer in object.peers.iter().filter(|peer| peer.egress && peer.tenant != **name) {
             let Some((other_name, other)) = tenancy.members.get_key_value(peer.tenant.as_str()) else { continue };
             let Some(other_object) = other.object.as_ref().filter(|_| member.local || other.local) else { continue };
-            let (Some(from), Some(to)) = (numbers.get(name), numbers.get(other_name)) else { continue };
+            let (Some(from), Some(to)) = (tenant_ids.get(name), tenant_ids.get(other_name)) else { continue };
             if let Some(until) = agreed(object, other_object, now) {
                 grants.add(GrantKey { from: *from, to: *to }, until);
             }
@@ -76,8 +76,8 @@ mod tests {
             Change::Endpoint(local("web/pod", &["10.0.0.1"], "veth")),
         ];
         let tenancy = Tenancy::new(&cluster(Settings::default(), changes));
-        let numbers = [(Word::from("a"), TenantId(1)), (Word::from("b"), TenantId(2))].into();
-        let grants = compile(&tenancy, &numbers, 100);
+        let tenant_ids = [(Name::from("a"), TenantId(1)), (Name::from("b"), TenantId(2))].into();
+        let grants = compile(&tenancy, &tenant_ids, 100);
         (grants.table.iter().map(|(key, grant)| (key.from.0, key.to.0, grant.until)).collect(), grants.next_end)
     }
 

@@ -21,7 +21,7 @@ use super::settings::Uplinks;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guards {
     /// Interfaces that hold a guard's program, with their names.
-    pub doors: BTreeMap<u32, (Guard, String)>,
+    pub interfaces: BTreeMap<u32, (Guard, String)>,
     /// The node's own interfaces. A bridge with a guard counts only while it holds its program.
     pub own: BTreeSet<u32>,
     /// Addresses of claimed pods, and behind which interface they are.
@@ -45,10 +45,10 @@ pub fn compile(
         return guards;
     }
     for link in cluster.links().values() {
-        let bridge = (link.kind == LinkKind::Bridge).then(|| Ports::of(link, cluster));
-        if bridge.as_ref().is_some_and(Ports::are_pods) {
+        let bridge = (link.kind == LinkKind::Bridge).then(|| BridgePorts::of(link, cluster));
+        if bridge.as_ref().is_some_and(BridgePorts::are_pods) {
             guards.own.insert(link.ifindex);
-            guards.doors.insert(link.ifindex, (Guard::Bridge, link.name.clone()));
+            guards.interfaces.insert(link.ifindex, (Guard::Bridge, link.name.clone()));
             continue;
         }
         if bridge.is_some_and(|ports| ports.pods > 0) {
@@ -61,7 +61,7 @@ pub fn compile(
         if is_own(link, cluster) {
             guards.own.insert(link.ifindex);
             if link.kind != LinkKind::Loopback && is_meant(link, cluster) {
-                guards.doors.insert(link.ifindex, (Guard::Uplink, link.name.clone()));
+                guards.interfaces.insert(link.ifindex, (Guard::Uplink, link.name.clone()));
             }
         }
     }
@@ -86,12 +86,12 @@ fn switches(cluster: &Cluster) -> impl Iterator<Item = &str> {
 }
 
 /// How many ports of a bridge are pods', and how many are not.
-struct Ports {
+struct BridgePorts {
     pods: usize,
     others: usize,
 }
 
-impl Ports {
+impl BridgePorts {
     fn of(bridge: &Link, cluster: &Cluster) -> Self {
         let ports = cluster.links().values().filter(|link| link.controller == bridge.ifindex);
         let (pods, others): (Vec<&Link>, Vec<&Link>) = ports.partition(|link| is_pods(link, cluster));
@@ -170,16 +170,16 @@ mod tests {
         )
     }
 
-    fn doors(guards: &Guards, guard: Guard) -> Vec<u32> {
-        guards.doors.iter().filter(|(_, (kind, _))| *kind == guard).map(|(ifindex, _)| *ifindex).collect()
+    fn guarded_by(guards: &Guards, guard: Guard) -> Vec<u32> {
+        guards.interfaces.iter().filter(|(_, (kind, _))| *kind == guard).map(|(ifindex, _)| *ifindex).collect()
     }
 
     #[test]
     fn everything_but_ends_of_pairs_is_the_node_s_own() {
         let guards = guards(Uplinks::Auto, node());
         assert_eq!(guards.own, [1, 2, BRIDGE, 7, 8].into());
-        assert_eq!(doors(&guards, Guard::Uplink), [2, 7, 8], "and not loopback, whence nothing leaves");
-        assert_eq!(doors(&guards, Guard::Bridge), [BRIDGE]);
+        assert_eq!(guarded_by(&guards, Guard::Uplink), [2, 7, 8], "and not loopback, whence nothing leaves");
+        assert_eq!(guarded_by(&guards, Guard::Bridge), [BRIDGE]);
         assert!(guards.gaps.is_empty());
     }
 
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn named_uplinks_are_the_only_ones_and_a_missing_one_is_told() {
         let guards = guards(Uplinks::Named(["eth0".to_owned(), "if4".to_owned(), "eth9".to_owned()].into()), node());
-        assert_eq!(doors(&guards, Guard::Uplink), [2, 4]);
+        assert_eq!(guarded_by(&guards, Guard::Uplink), [2, 4]);
         assert_eq!(guards.own, [1, 2, 4, BRIDGE, 7, 8].into(), "what is the node's own is still observed");
         assert!(guards.gaps.len() == 1 && guards.gaps[0].contains("eth9"), "{:?}", guards.gaps);
     }
@@ -206,17 +206,17 @@ mod tests {
     #[test]
     fn a_pod_s_interface_cannot_be_named_an_uplink() {
         let guards = guards(Uplinks::Named(["if3".to_owned()].into()), node());
-        assert!(!guards.own.contains(&3) && doors(&guards, Guard::Uplink).is_empty());
+        assert!(!guards.own.contains(&3) && guarded_by(&guards, Guard::Uplink).is_empty());
     }
 
     #[test]
     fn an_empty_bridge_is_guarded_and_one_with_other_ports_is_not_and_says_so() {
         let empty = vec![Link { kind: LinkKind::Bridge, ..link(BRIDGE, "cni0") }];
-        assert_eq!(doors(&guards(Uplinks::Auto, empty), Guard::Bridge), [BRIDGE]);
+        assert_eq!(guarded_by(&guards(Uplinks::Auto, empty), Guard::Bridge), [BRIDGE]);
         let mut links = node();
         links[1].controller = BRIDGE;
         let mixed = guards(Uplinks::Auto, links);
-        assert!(doors(&mixed, Guard::Bridge).is_empty() && mixed.own.contains(&BRIDGE));
+        assert!(guarded_by(&mixed, Guard::Bridge).is_empty() && mixed.own.contains(&BRIDGE));
         assert!(mixed.gaps.len() == 1 && mixed.gaps[0].contains("cni0"), "{:?}", mixed.gaps);
         let virtual_machines = vec![
             Link { kind: LinkKind::Bridge, ..link(BRIDGE, "virbr0") },

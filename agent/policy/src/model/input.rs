@@ -154,12 +154,12 @@ pub struct Attachment {
     /// Its gateways, at most one per family, if told; otherwise node addresses serve.
     pub gateways: Vec<IpAddr>,
     /// Its control group, where that is known.
-    pub group: Option<Group>,
+    pub cgroup: Option<PodCgroup>,
 }
 
 /// A pod's control group (version 2), as observed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Group {
+pub struct PodCgroup {
     /// Its id: the inode number of its directory.
     pub id: u64,
     /// Directory of the group that holds those of all pods of the node.
@@ -276,7 +276,7 @@ pub enum Change {
     /// tells them does so before it tells endpoints in full.
     ClusterNodes(Vec<IpAddr>),
     /// Control groups of pods on the node's own network, by id.
-    NodeGroups(Vec<u64>),
+    NodeCgroups(Vec<u64>),
     /// All Services. A source that tells them does so before it tells endpoints in full.
     Services(Vec<Service>),
     /// One Service is new or different.
@@ -286,7 +286,7 @@ pub enum Change {
 }
 
 impl Subject {
-    /// The word for it in metrics.
+    /// Its name in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Tenant => "tenant",
@@ -306,7 +306,7 @@ impl Change {
             Self::Links(_)
             | Self::Nodes(_)
             | Self::ClusterNodes(_)
-            | Self::NodeGroups(_)
+            | Self::NodeCgroups(_)
             | Self::Services(_)
             | Self::Service(_)
             | Self::ServiceGone(_) => None,

@@ -13,13 +13,13 @@ use std::sync::Arc;
 use agent_common::addr::{Address, V4, V6};
 
 use super::input::{Attachment, Endpoint, EndpointKey};
-use super::word::Word;
+use super::name::Name;
 
 /// A pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
     /// Its namespace.
-    pub namespace: Word,
+    pub namespace: Name,
     /// Its name.
     pub name: Box<str>,
     /// Its UID.
@@ -33,12 +33,12 @@ pub struct Pod {
     /// What runs it.
     pub workload: Option<Arc<Workload>>,
     /// What is known of it because it runs here.
-    pub local: Option<Box<Local>>,
+    pub local: Option<Box<LocalPod>>,
 }
 
 /// What is known of a pod of this node only.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Local {
+pub struct LocalPod {
     /// Where it is attached.
     pub attachment: Attachment,
     /// Its link-local address, or zero where nobody told.
@@ -89,7 +89,7 @@ impl fmt::Debug for Uid {
 
 impl Pod {
     /// From what was told; of several addresses of one sort the first counts.
-    pub fn new(endpoint: Endpoint, namespace: Word, workload: Option<Arc<Workload>>) -> Self {
+    pub fn new(endpoint: Endpoint, namespace: Name, workload: Option<Arc<Workload>>) -> Self {
         let mut pod = Self {
             namespace,
             name: endpoint.key.name.into(),
@@ -98,7 +98,7 @@ impl Pod {
             v4: V4::default(),
             v6: V6::default(),
             workload,
-            local: endpoint.local.map(|attachment| Box::new(Local { attachment, link_local: V6::default() })),
+            local: endpoint.local.map(|attachment| Box::new(LocalPod { attachment, link_local: V6::default() })),
         };
         endpoint.addresses.into_iter().for_each(|address| pod.take(address));
         pod
@@ -162,27 +162,27 @@ fn plausible<A: Address>(address: A) -> bool {
 
 /// A pod in a set ordered by nothing and found by its name: one pointer, no second copy of the text.
 #[derive(Clone, Debug)]
-pub struct Named(pub Arc<Pod>);
+pub struct PodByName(pub Arc<Pod>);
 
-impl Borrow<str> for Named {
+impl Borrow<str> for PodByName {
     fn borrow(&self) -> &str {
         &self.0.name
     }
 }
 
-impl Hash for Named {
+impl Hash for PodByName {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.0.name.hash(state);
     }
 }
 
-impl PartialEq for Named {
+impl PartialEq for PodByName {
     fn eq(&self, other: &Self) -> bool {
         self.0.name == other.0.name
     }
 }
 
-impl Eq for Named {}
+impl Eq for PodByName {}
 
 /// Workloads that pods share, stored once.
 #[derive(Clone, Debug, Default)]
@@ -237,7 +237,7 @@ mod tests {
             local: Some(Attachment::default()),
             ..Endpoint::default()
         };
-        let pod = Pod::new(endpoint, Word::from("ns"), None);
+        let pod = Pod::new(endpoint, Name::from("ns"), None);
         assert_eq!(pod.addresses().map(|a| a.to_string()).collect::<Vec<_>>(), ["10.0.0.1", "fd00::1"]);
         assert_eq!(v6_addr(pod.local.expect("local").link_local).to_string(), "fe80::1");
     }

@@ -3,6 +3,7 @@
 //! The zero of this room is `Ports::none()`: no range, no permission. A list that was written but
 //! means nothing stays nothing; only a list that was never written means everything.
 
+use agent_common::headers::{ICMP, ICMPV6, SCTP, TCP, UDP};
 use agent_common::layout::{PORT_RANGES, PortRange, PortSet};
 
 use super::input::{PortRule, Protocol};
@@ -18,7 +19,7 @@ pub enum Ports {
 
 /// An address family, where only the family matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Family {
+pub enum IpFamily {
     /// IPv4.
     V4,
     /// IPv6.
@@ -32,7 +33,7 @@ impl Ports {
     }
 
     /// What `rules` allow; no rules at all allow everything.
-    pub fn of(rules: &[PortRule], family: Family) -> Self {
+    pub fn of(rules: &[PortRule], family: IpFamily) -> Self {
         if rules.is_empty() {
             return Self::Any;
         }
@@ -66,13 +67,13 @@ impl Ports {
     }
 }
 
-fn range(rule: &PortRule, family: Family) -> PortRange {
+fn range(rule: &PortRule, family: IpFamily) -> PortRange {
     let (protocol, low, high) = match (rule.protocol, family) {
-        (Protocol::Tcp, _) => (6, rule.low, rule.high),
-        (Protocol::Udp, _) => (17, rule.low, rule.high),
-        (Protocol::Sctp, _) => (132, rule.low, rule.high),
-        (Protocol::Icmp, Family::V4) => (1, 0, u16::MAX),
-        (Protocol::Icmp, Family::V6) => (58, 0, u16::MAX),
+        (Protocol::Tcp, _) => (TCP, rule.low, rule.high),
+        (Protocol::Udp, _) => (UDP, rule.low, rule.high),
+        (Protocol::Sctp, _) => (SCTP, rule.low, rule.high),
+        (Protocol::Icmp, IpFamily::V4) => (ICMP, 0, u16::MAX),
+        (Protocol::Icmp, IpFamily::V6) => (ICMPV6, 0, u16::MAX),
     };
     PortRange { protocol, _pad: 0, low, high }
 }
@@ -109,41 +110,41 @@ mod tests {
 
     #[test]
     fn no_rules_mean_everything_and_senseless_rules_mean_nothing() {
-        assert_eq!(Ports::of(&[], Family::V4), Ports::Any);
-        assert!(Ports::of(&[tcp(9, 8)], Family::V4).is_none());
+        assert_eq!(Ports::of(&[], IpFamily::V4), Ports::Any);
+        assert!(Ports::of(&[tcp(9, 8)], IpFamily::V4).is_none());
     }
 
     #[test]
     fn overlapping_and_adjacent_ranges_merge_and_others_stay() {
-        let ports = Ports::of(&[tcp(90, 95), tcp(80, 89), tcp(85, 92), tcp(97, 97)], Family::V4);
+        let ports = Ports::of(&[tcp(90, 95), tcp(80, 89), tcp(85, 92), tcp(97, 97)], IpFamily::V4);
         assert_eq!(spans(&ports), [(6, 80, 95), (6, 97, 97)]);
-        let top = Ports::of(&[tcp(65535, 65535), tcp(0, 65534)], Family::V4);
+        let top = Ports::of(&[tcp(65535, 65535), tcp(0, 65534)], IpFamily::V4);
         assert_eq!(spans(&top), [(6, 0, 65535)]);
     }
 
     #[test]
     fn ranges_of_different_protocols_never_merge() {
         let udp = PortRule { protocol: Protocol::Udp, low: 81, high: 90 };
-        assert_eq!(spans(&Ports::of(&[tcp(80, 80), udp], Family::V4)), [(6, 80, 80), (17, 81, 90)]);
+        assert_eq!(spans(&Ports::of(&[tcp(80, 80), udp], IpFamily::V4)), [(6, 80, 80), (17, 81, 90)]);
     }
 
     #[test]
     fn icmp_has_its_family_s_number_and_no_ports() {
         let rule = [PortRule { protocol: Protocol::Icmp, low: 8, high: 8 }];
-        assert_eq!(spans(&Ports::of(&rule, Family::V4)), [(1, 0, 65535)]);
-        assert_eq!(spans(&Ports::of(&rule, Family::V6)), [(58, 0, 65535)]);
+        assert_eq!(spans(&Ports::of(&rule, IpFamily::V4)), [(1, 0, 65535)]);
+        assert_eq!(spans(&Ports::of(&rule, IpFamily::V6)), [(58, 0, 65535)]);
     }
 
     #[test]
     fn sixteen_ranges_fit_a_set_and_seventeen_do_not() {
-        let many = |n: u16| Ports::of(&(0..n).map(|i| tcp(i * 2, i * 2)).collect::<Vec<_>>(), Family::V4);
+        let many = |n: u16| Ports::of(&(0..n).map(|i| tcp(i * 2, i * 2)).collect::<Vec<_>>(), IpFamily::V4);
         assert!(many(16).fits() && many(16).to_set().is_some());
         assert!(!many(17).fits() && many(17).to_set().is_none());
     }
 
     #[test]
     fn a_union_with_any_is_any_and_with_nothing_changes_nothing() {
-        let some = Ports::of(&[tcp(80, 80)], Family::V4);
+        let some = Ports::of(&[tcp(80, 80)], IpFamily::V4);
         assert_eq!(some.union(&Ports::Any), Ports::Any);
         assert_eq!(some.union(&Ports::none()), some);
         assert_eq!(Ports::none().to_set(), Some(PortSet::default()));

@@ -8,12 +8,12 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::ports::{Family, Ports};
+use super::name::Name;
+use super::ownership::Ownership;
+use super::ports::{IpFamily, Ports};
 use super::report::{Conflict, ConflictKind};
 use super::settings::Settings;
 use super::tenancy::Member;
-use super::territory::Territory;
-use super::word::Word;
 
 /// One prefix and what it allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,11 +39,11 @@ pub struct Prefixes {
 
 /// Compiles a tenant's granted subnets and its egress ranges. A Shared one reaches the whole
 /// cluster besides, and is reached by it: also by pods that this node has not heard of.
-pub fn compile(tenant: &Member, territory: &Territory, settings: &Settings) -> Prefixes {
-    let name = Word::from(tenant.age().map_or("", |age| age.name.as_str()));
+pub fn compile(tenant: &Member, ownership: &Ownership, settings: &Settings) -> Prefixes {
+    let name = Name::from(tenant.age().map_or("", |age| age.name.as_str()));
     let mut compiled = Prefixes::default();
     let open: Vec<IpNet> = if tenant.is_shared() { settings.pods_and_services().collect() } else { Vec::new() };
-    let own = own_ranges(tenant, &open, territory, &name, &mut compiled.conflicts);
+    let own = own_ranges(tenant, &open, ownership, &name, &mut compiled.conflicts);
     let mut nest: Vec<(IpNet, Ports, bool)> = Vec::new();
     let mut prefixes = Vec::new();
     // Sorted by address and then length, every range comes after those around it.
@@ -51,7 +51,7 @@ pub fn compile(tenant: &Member, territory: &Territory, settings: &Settings) -> P
         while nest.last().is_some_and(|(outer, ..)| !outer.contains(&net)) {
             nest.pop();
         }
-        let contested = territory.is_contested(&net, &name) && !open.iter().any(|range| range.contains(&net));
+        let contested = ownership.is_contested(&net, &name) && !open.iter().any(|range| range.contains(&net));
         let around = nest.last();
         let all = around.map_or_else(|| ports.clone(), |(_, outer, _)| outer.union(&ports));
         if !all.fits() {
@@ -73,18 +73,18 @@ pub fn compile(tenant: &Member, territory: &Territory, settings: &Settings) -> P
 fn own_ranges(
     tenant: &Member,
     open: &[IpNet],
-    territory: &Territory,
-    name: &Word,
+    ownership: &Ownership,
+    name: &Name,
     conflicts: &mut Vec<Conflict>,
 ) -> BTreeMap<IpNet, Ports> {
     let (subnets, egress) = tenant
         .object
         .as_ref()
         .map_or((&[][..], &[][..]), |object| (object.subnets.as_slice(), object.egress.as_slice()));
-    let granted = territory.granted(name).iter().filter_map(|at| subnets.get(*at));
+    let granted = ownership.granted(name).iter().filter_map(|at| subnets.get(*at));
     let mut ranges: BTreeMap<IpNet, Ports> = BTreeMap::new();
     ranges.extend(open.iter().map(|net| (*net, Ports::of(&[], family(net)))));
-    for range in granted.chain(egress).filter(|range| !territory.is_unplaced(&range.cidr)) {
+    for range in granted.chain(egress).filter(|range| !ownership.is_unplaced(&range.cidr)) {
         let ports = Ports::of(&range.ports, family(&range.cidr));
         let all = ranges.entry(range.cidr.trunc()).or_insert_with(Ports::none);
         *all = all.union(&ports);
@@ -104,11 +104,11 @@ fn is_listed_exactly(net: &IpNet, metadata: &BTreeSet<IpAddr>) -> bool {
     net.prefix_len() == net.max_prefix_len() && metadata.contains(&net.addr())
 }
 
-fn family(net: &IpNet) -> Family {
-    if net.addr().is_ipv4() { Family::V4 } else { Family::V6 }
+fn family(net: &IpNet) -> IpFamily {
+    if net.addr().is_ipv4() { IpFamily::V4 } else { IpFamily::V6 }
 }
 
-fn too_many(tenant: &Word, net: &IpNet, when: &str) -> Conflict {
+fn too_many(tenant: &Name, net: &IpNet, when: &str) -> Conflict {
     let message = format!(
         "range {net} of tenant {tenant} has more than {} port ranges {when}: its ports grant nothing; \
          use fewer or wider ranges",
@@ -123,7 +123,7 @@ mod tests {
 
     use super::*;
     use crate::model::input::{Change, PortRule, Protocol, Range, Tenant};
-    use crate::model::tenancy::Kind;
+    use crate::model::tenancy::TenantOrigin;
     use crate::model::testing::{cluster, range, tenant};
 
     /// `net ports [!]` of everything `acme` may reach, beside a tenant that owns 10.9.0.0/16.
@@ -131,8 +131,8 @@ mod tests {
         let acme = Tenant { subnets: subnets.to_vec(), egress: egress.to_vec(), ..tenant("acme") };
         let other = Tenant { subnets: vec![range("10.9.0.0/16", &[])], ..tenant("aaa-older") };
         let cluster = cluster(Settings::default(), vec![Change::Tenants(vec![acme.clone(), other])]);
-        let acme = Member { kind: Kind::Object, object: Some(Arc::new(acme)), local: true };
-        let compiled = compile(&acme, &Territory::new(&cluster), cluster.settings());
+        let acme = Member { origin: TenantOrigin::Object, object: Some(Arc::new(acme)), local: true };
+        let compiled = compile(&acme, &Ownership::new(&cluster), cluster.settings());
         (compiled.v4.iter().chain(&compiled.v6).map(line).collect(), compiled.conflicts)
     }
 
@@ -148,11 +148,11 @@ mod tests {
     fn a_shared_tenant_reaches_pods_and_services_that_nobody_told_of() {
         let settings = Settings { pod_cidrs: vec!["10.244.0.0/16".parse().expect("a range")], ..Settings::default() };
         let cluster = cluster(settings, vec![]);
-        let dns = Member { kind: Kind::Shared, object: None, local: true };
-        let compiled = compile(&dns, &Territory::new(&cluster), cluster.settings());
+        let dns = Member { origin: TenantOrigin::Shared, object: None, local: true };
+        let compiled = compile(&dns, &Ownership::new(&cluster), cluster.settings());
         assert_eq!(compiled.v4.iter().map(line).collect::<Vec<_>>(), ["10.244.0.0/16 any"]);
-        let web = Member { kind: Kind::Unassigned, ..dns };
-        assert_eq!(compile(&web, &Territory::new(&cluster), cluster.settings()), Prefixes::default());
+        let web = Member { origin: TenantOrigin::Unassigned, ..dns };
+        assert_eq!(compile(&web, &Ownership::new(&cluster), cluster.settings()), Prefixes::default());
     }
 
     #[test]

@@ -5,14 +5,14 @@ use std::fmt;
 use std::net::IpAddr;
 
 use super::input::EndpointKey;
-use super::settings::Limit;
-use super::word::Word;
+use super::limits::Limit;
+use super::name::Name;
 
 /// An object does not get all it asks for, because of another object or a rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Conflict {
     /// The tenant that goes without.
-    pub tenant: Word,
+    pub tenant: Name,
     /// Which rule.
     pub kind: ConflictKind,
     /// Names both sides and the remedy.
@@ -39,7 +39,7 @@ pub enum ConflictKind {
 }
 
 impl ConflictKind {
-    /// The word used in metrics and conditions.
+    /// The name used in metrics and conditions.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::SubnetOverlap => "subnet_overlap",
@@ -133,7 +133,7 @@ pub enum Trouble {
     /// It has no address yet.
     NoAddress,
     /// Its tenant has no number: too many tenants, or too long a name.
-    NoNumber(Word),
+    NoNumber(Name),
     /// Its namespace is not known yet: isolated until it is.
     NamespaceUnknown,
 }
@@ -149,7 +149,7 @@ impl Trouble {
         matches!(self, Self::NoInterface(_) | Self::NoAddress | Self::NamespaceUnknown)
     }
 
-    /// The word used in metrics.
+    /// The name used in metrics.
     pub const fn label(&self) -> &'static str {
         match self {
             Self::NoInterface(_) => "no_interface",

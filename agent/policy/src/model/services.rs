@@ -10,7 +10,7 @@ use std::sync::Arc;
 use agent_common::layout::PeerEntry;
 use agent_common::tenant::TenantId;
 
-use super::cluster::Touched;
+use super::dirty::Dirty;
 use super::input::{EndpointKey, Service};
 
 /// A Service that stands for nobody, or for pods of several tenants: Shared tenants reach it.
@@ -59,27 +59,27 @@ impl Services {
     }
 
     /// Adds the addresses of Services whose ends are touched.
-    pub(super) fn follow(&self, touched: &mut Touched) {
+    pub(super) fn follow(&self, dirty: &mut Dirty) {
         let of = |end: &IpAddr| self.by_end.get(end).into_iter().flatten();
-        let keys: BTreeSet<&EndpointKey> = touched.addresses.iter().flat_map(of).collect();
+        let keys: BTreeSet<&EndpointKey> = dirty.addresses.iter().flat_map(of).collect();
         let addresses = keys.into_iter().filter_map(|key| self.known.get(key)).flat_map(|one| one.addresses.clone());
-        addresses.collect::<Vec<_>>().into_iter().for_each(|address| touched.address(address));
+        addresses.collect::<Vec<_>>().into_iter().for_each(|address| dirty.address(address));
     }
 
-    pub(super) fn replace(&mut self, all: Vec<Service>, touched: &mut Touched) {
+    pub(super) fn replace(&mut self, all: Vec<Service>, dirty: &mut Dirty) {
         let kept: BTreeSet<&EndpointKey> = all.iter().map(|service| &service.key).collect();
         let gone: Vec<EndpointKey> = self.known.keys().filter(|key| !kept.contains(key)).cloned().collect();
-        gone.iter().for_each(|key| self.remove(key, touched));
-        all.into_iter().for_each(|service| self.insert(service, touched));
+        gone.iter().for_each(|key| self.remove(key, dirty));
+        all.into_iter().for_each(|service| self.insert(service, dirty));
     }
 
-    pub(super) fn insert(&mut self, service: Service, touched: &mut Touched) {
+    pub(super) fn insert(&mut self, service: Service, dirty: &mut Dirty) {
         if self.known.get(&service.key) == Some(&service) {
             return;
         }
-        self.remove(&service.key, touched);
+        self.remove(&service.key, dirty);
         for address in &service.addresses {
-            touched.address(*address);
+            dirty.address(*address);
             self.by_address.entry(*address).or_default().insert(service.key.clone());
         }
         for end in &service.ends {
@@ -88,10 +88,10 @@ impl Services {
         Arc::make_mut(&mut self.known).insert(service.key.clone(), service);
     }
 
-    pub(super) fn remove(&mut self, key: &EndpointKey, touched: &mut Touched) {
+    pub(super) fn remove(&mut self, key: &EndpointKey, dirty: &mut Dirty) {
         let Some(old) = Arc::make_mut(&mut self.known).remove(key) else { return };
         for address in &old.addresses {
-            touched.address(*address);
+            dirty.address(*address);
             if let Some(keys) = self.by_address.get_mut(address) {
                 keys.remove(key);
                 if keys.is_empty() {
@@ -146,7 +146,7 @@ mod tests {
 
     fn entry(ends: &[&str]) -> PeerEntry {
         let mut services = Services::default();
-        services.insert(service("web", "10.96.0.9", ends), &mut Touched::default());
+        services.insert(service("web", "10.96.0.9", ends), &mut Dirty::default());
         let end = |address: IpAddr| match address.to_string().as_str() {
             "10.244.0.1" | "10.244.0.2" => Some(ACME),
             "10.244.0.3" => Some(GLOBEX),
@@ -180,12 +180,12 @@ mod tests {
     #[test]
     fn a_touched_end_touches_the_service() {
         let mut services = Services::default();
-        services.insert(service("web", "10.96.0.9", &["10.244.0.1"]), &mut Touched::default());
-        let mut touched = Touched::default();
-        touched.address(ip("10.244.0.1"));
-        services.follow(&mut touched);
-        assert!(touched.addresses.contains(&ip("10.96.0.9")));
-        services.remove(&service("web", "10.96.0.9", &[]).key, &mut touched);
+        services.insert(service("web", "10.96.0.9", &["10.244.0.1"]), &mut Dirty::default());
+        let mut dirty = Dirty::default();
+        dirty.address(ip("10.244.0.1"));
+        services.follow(&mut dirty);
+        assert!(dirty.addresses.contains(&ip("10.96.0.9")));
+        services.remove(&service("web", "10.96.0.9", &[]).key, &mut dirty);
         assert_eq!(services.entry(ip("10.96.0.9"), |_| None, |_| true), None);
         assert!(services.by_end.is_empty() && services.by_address.is_empty());
     }

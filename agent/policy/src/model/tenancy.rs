@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use super::cluster::Cluster;
 use super::input::{Age, Namespace, Tenant};
+use super::name::Name;
+use super::namespaces::NamespaceState;
 use super::report::{Conflict, ConflictKind};
 use super::settings::{Settings, TenancyKey, Unassigned};
-use super::spaces::Space;
-use super::word::Word;
 
 /// Where a tenant comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum TenantOrigin {
     /// A `NetworkTenant`.
     Object,
     /// A tenancy key.
@@ -34,7 +34,7 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     /// Where it comes from.
-    pub kind: Kind,
+    pub origin: TenantOrigin,
     /// Its object, if it has one.
     pub object: Option<Arc<Tenant>>,
     /// Whether it has a pod on this node.
@@ -45,9 +45,9 @@ pub struct Member {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tenancy {
     /// Tenants by name.
-    pub members: BTreeMap<Word, Member>,
+    pub members: BTreeMap<Name, Member>,
     /// Tenant by namespace.
-    pub of: HashMap<Word, Word>,
+    pub of: HashMap<Name, Name>,
     /// Disputed namespaces.
     pub conflicts: Vec<Conflict>,
 }
@@ -60,30 +60,30 @@ pub enum Admission {
     /// It is known already.
     Known,
     /// It is another one of this tenant.
-    New(Word),
+    New(Name),
 }
 
 impl Member {
     /// Whether every tenant reaches it and it reaches every tenant.
     pub fn is_shared(&self) -> bool {
-        self.kind == Kind::Shared || self.object.as_ref().is_some_and(|object| object.shared)
+        self.origin == TenantOrigin::Shared || self.object.as_ref().is_some_and(|object| object.shared)
     }
 
     /// Whether what would be dropped is only reported.
     pub fn is_audited(&self, settings: &Settings) -> bool {
         settings.audit
             || self.object.as_ref().is_some_and(|object| object.audit)
-            || (self.kind == Kind::Unassigned && settings.unassigned == Unassigned::Audit)
+            || (self.origin == TenantOrigin::Unassigned && settings.unassigned == Unassigned::Audit)
     }
 
     /// Whether its destinations are not judged.
     pub fn is_open(&self, settings: &Settings) -> bool {
-        self.kind == Kind::Unassigned && settings.unassigned == Unassigned::Allow
+        self.origin == TenantOrigin::Unassigned && settings.unassigned == Unassigned::Allow
     }
 
     /// Whether it stands for a namespace in no tenant.
     pub fn is_unassigned(&self) -> bool {
-        matches!(self.kind, Kind::Unassigned | Kind::Unknown)
+        matches!(self.origin, TenantOrigin::Unassigned | TenantOrigin::Unknown)
     }
 
     /// Older tenants first, implicit ones last.
@@ -96,145 +96,149 @@ impl Tenancy {
     /// Who belongs to whom.
     pub fn new(cluster: &Cluster) -> Self {
         let mut tenancy = Self::default();
-        tenancy.of.reserve(cluster.spaces().len());
+        tenancy.of.reserve(cluster.namespaces().len());
         for (name, object) in cluster.tenants() {
-            let member = Member { kind: Kind::Object, object: Some(Arc::clone(object)), local: false };
+            let member = Member { origin: TenantOrigin::Object, object: Some(Arc::clone(object)), local: false };
             tenancy.members.insert(name.clone(), member);
         }
-        cluster.spaces().iter().for_each(|space| tenancy.settle(space, cluster));
+        cluster.namespaces().iter().for_each(|namespace| tenancy.settle(namespace, cluster));
         tenancy.conflicts.sort();
         tenancy
     }
 
     /// Namespaces whose pods a node must know: those of tenants with pods here, of tenants these
     /// have agreed with, and of Shared tenants. Grows with the node's tenants, not with the cluster.
-    pub fn wanted(cluster: &Cluster) -> BTreeSet<Word> {
+    pub fn wanted(cluster: &Cluster) -> BTreeSet<Name> {
         let mut scratch = Self::default();
-        let spaces: Vec<(&Space, Kind, Word)> = cluster
-            .spaces()
+        let namespaces: Vec<(&NamespaceState, TenantOrigin, Name)> = cluster
+            .namespaces()
             .iter()
-            .map(|space| {
-                let (kind, name) = scratch.belongs(space, cluster);
-                (space, kind, name)
+            .map(|namespace| {
+                let (origin, name) = scratch.belongs(namespace, cluster);
+                (namespace, origin, name)
             })
             .collect();
-        let present: BTreeSet<&Word> =
-            spaces.iter().filter(|(space, ..)| space.locals > 0).map(|(.., name)| name).collect();
-        let object = |name: &Word| cluster.tenants().get(name);
-        let agreed = |name: &Word| {
+        let present: BTreeSet<&Name> =
+            namespaces.iter().filter(|(namespace, ..)| namespace.locals > 0).map(|(.., name)| name).collect();
+        let object = |name: &Name| cluster.tenants().get(name);
+        let agreed = |name: &Name| {
             let Some(theirs) = object(name) else { return false };
             let lists = |who: &Tenant, whom: &str| who.peers.iter().any(|peer| peer.tenant == whom);
             let mut peers = theirs.peers.iter().filter_map(|peer| cluster.tenants().get(peer.tenant.as_str()));
-            peers.any(|ours| present.contains(&Word::from(ours.age.name.as_str())) && lists(ours, name))
+            peers.any(|ours| present.contains(&Name::from(ours.age.name.as_str())) && lists(ours, name))
         };
-        let is_wanted = |kind: Kind, name: &Word| {
-            let shared = kind == Kind::Shared || object(name).is_some_and(|object| object.shared);
+        let is_wanted = |origin: TenantOrigin, name: &Name| {
+            let shared = origin == TenantOrigin::Shared || object(name).is_some_and(|object| object.shared);
             shared || present.contains(name) || agreed(name)
         };
-        spaces.iter().filter(|(_, kind, name)| is_wanted(*kind, name)).map(|(space, ..)| space.name.clone()).collect()
+        namespaces
+            .iter()
+            .filter(|(_, origin, name)| is_wanted(*origin, name))
+            .map(|(namespace, ..)| namespace.name.clone())
+            .collect()
     }
 
     /// Takes in a namespace that just got a pod, if that changes nothing for any tenant.
-    pub fn admit(self: &mut Arc<Self>, space: &Space, cluster: &Cluster) -> Admission {
-        let known = self.of.get(&space.name).cloned();
-        let name = known.clone().unwrap_or_else(|| Self::default().belongs(space, cluster).1);
+    pub fn admit(self: &mut Arc<Self>, namespace: &NamespaceState, cluster: &Cluster) -> Admission {
+        let known = self.of.get(&namespace.name).cloned();
+        let name = known.clone().unwrap_or_else(|| Self::default().belongs(namespace, cluster).1);
         match self.members.get(&name) {
-            Some(member) if member.local || space.locals == 0 => {}
+            Some(member) if member.local || namespace.locals == 0 => {}
             _ => return Admission::Refused,
         }
         if known.is_some() {
             return Admission::Known;
         }
-        Arc::make_mut(self).of.insert(space.name.clone(), name.clone());
+        Arc::make_mut(self).of.insert(namespace.name.clone(), name.clone());
         Admission::New(name)
     }
 
-    fn settle(&mut self, space: &Space, cluster: &Cluster) {
-        self.report_rival_claims(space);
-        let (kind, name) = self.belongs(space, cluster);
-        if space.pods.is_empty() {
+    fn settle(&mut self, namespace: &NamespaceState, cluster: &Cluster) {
+        self.report_rival_claims(namespace);
+        let (origin, name) = self.belongs(namespace, cluster);
+        if namespace.pods.is_empty() {
             return;
         }
-        let local = space.locals > 0;
+        let local = namespace.locals > 0;
         match self.members.get_mut(&name) {
             Some(member) => member.local |= local,
-            None => _ = self.members.insert(name.clone(), Member { kind, object: None, local }),
+            None => _ = self.members.insert(name.clone(), Member { origin, object: None, local }),
         }
-        self.of.insert(space.name.clone(), name);
+        self.of.insert(namespace.name.clone(), name);
     }
 
-    fn belongs(&mut self, space: &Space, cluster: &Cluster) -> (Kind, Word) {
+    fn belongs(&mut self, namespace: &NamespaceState, cluster: &Cluster) -> (TenantOrigin, Name) {
         let settings = cluster.settings();
-        let Some(object) = &space.object else { return (Kind::Unknown, own_tenant(space)) };
-        if let Some((_, name)) = space.claims.first() {
-            return (Kind::Object, name.clone());
+        let Some(object) = &namespace.object else { return (TenantOrigin::Unknown, own_tenant(namespace)) };
+        if let Some((_, name)) = namespace.claims.first() {
+            return (TenantOrigin::Object, name.clone());
         }
         if settings.shared_namespaces.contains(&object.name) {
-            return (Kind::Shared, implicit_name("shared", cluster));
+            return (TenantOrigin::Shared, implicit_name("shared", cluster));
         }
         let mut values = settings.keys.iter().filter_map(|key| value_of(key, object));
         match values.next() {
             Some(value) => {
                 if let Some(other) = values.find(|other| *other != value) {
-                    self.report_mismatch(space, &value, &other);
+                    self.report_mismatch(namespace, &value, &other);
                 }
-                (Kind::Key, self.named_by_key(&value, space, cluster))
+                (TenantOrigin::Key, self.named_by_key(&value, namespace, cluster))
             }
-            None => (Kind::Unassigned, own_tenant(space)),
+            None => (TenantOrigin::Unassigned, own_tenant(namespace)),
         }
     }
 
-    fn named_by_key(&mut self, value: &str, space: &Space, cluster: &Cluster) -> Word {
+    fn named_by_key(&mut self, value: &str, namespace: &NamespaceState, cluster: &Cluster) -> Name {
         if cluster.tenants().contains_key(value) {
-            self.report_not_selected(value, space);
+            self.report_not_selected(value, namespace);
         }
         // `shared` is taken by the shared list even while no namespace of the list exists.
-        if value == "shared" { Word::from("key/shared") } else { implicit_name(value, cluster) }
+        if value == "shared" { Name::from("key/shared") } else { implicit_name(value, cluster) }
     }
 
-    fn report_rival_claims(&mut self, space: &Space) {
-        let Some(((_, winner), losers)) = space.claims.split_first() else { return };
+    fn report_rival_claims(&mut self, namespace: &NamespaceState) {
+        let Some(((_, winner), losers)) = namespace.claims.split_first() else { return };
         for (_, loser) in losers {
             let message = format!(
                 "namespace {} is selected by tenant {} and by the older tenant {}, which keeps it; \
                  narrow one of the two namespaceSelectors",
-                space.name, loser, winner
+                namespace.name, loser, winner
             );
             self.conflict(loser, ConflictKind::NamespaceClaimed, message);
         }
     }
 
-    fn report_mismatch(&mut self, space: &Space, value: &str, other: &str) {
+    fn report_mismatch(&mut self, namespace: &NamespaceState, value: &str, other: &str) {
         let message = format!(
             "namespace {} is marked for tenant {value} by one key and for {other} by a later one; \
              the first counts: make them agree",
-            space.name
+            namespace.name
         );
         self.conflict(value, ConflictKind::KeyMismatch, message);
     }
 
-    fn report_not_selected(&mut self, value: &str, space: &Space) {
+    fn report_not_selected(&mut self, value: &str, namespace: &NamespaceState) {
         let message = format!(
             "namespace {} is marked for tenant {value} by a key, but NetworkTenant {value} does not select it: \
              it is kept apart as key/{value}; widen the namespaceSelector or remove the mark",
-            space.name
+            namespace.name
         );
         self.conflict(value, ConflictKind::KeyNotSelected, message);
     }
 
     fn conflict(&mut self, tenant: &str, kind: ConflictKind, message: String) {
-        self.conflicts.push(Conflict { tenant: Word::from(tenant), kind, message });
+        self.conflicts.push(Conflict { tenant: Name::from(tenant), kind, message });
     }
 }
 
 /// The tenant that a namespace in no tenant is for itself. Object names have no slash.
-fn own_tenant(space: &Space) -> Word {
-    Word::from(format!("ns/{}", space.name))
+fn own_tenant(namespace: &NamespaceState) -> Name {
+    Name::from(format!("ns/{}", namespace.name))
 }
 
 /// `value`, unless an object has that name.
-fn implicit_name(value: &str, cluster: &Cluster) -> Word {
-    if cluster.tenants().contains_key(value) { Word::from(format!("key/{value}")) } else { Word::from(value) }
+fn implicit_name(value: &str, cluster: &Cluster) -> Name {
+    if cluster.tenants().contains_key(value) { Name::from(format!("key/{value}")) } else { Name::from(value) }
 }
 
 fn value_of(key: &TenancyKey, namespace: &Namespace) -> Option<String> {
@@ -277,12 +281,12 @@ mod tests {
     }
 
     /// Tenancy of one namespace with these labels and annotations, in a cluster with tenant `acme`.
-    fn of(settings: Settings, name: &str, labels: &[(&str, &str)], annotations: &[(&str, &str)]) -> (Word, Tenancy) {
+    fn of(settings: Settings, name: &str, labels: &[(&str, &str)], annotations: &[(&str, &str)]) -> (Name, Tenancy) {
         let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let space = Namespace { name: name.to_owned(), labels: map(labels), annotations: map(annotations) };
+        let namespace = Namespace { name: name.to_owned(), labels: map(labels), annotations: map(annotations) };
         let changes = vec![
             Change::Tenant(tenant("acme")),
-            Change::Namespace(space),
+            Change::Namespace(namespace),
             Change::Endpoint(remote(&format!("{name}/pod"), &["10.0.0.1"])),
         ];
         let tenancy = Tenancy::new(&cluster(settings, changes));
@@ -293,17 +297,17 @@ mod tests {
     fn objects_win_over_the_shared_list_and_that_over_keys() {
         let keys = || settings(vec![label("team"), TenancyKey::NamespaceName]);
         for (name, labels, expected, kind) in [
-            ("web", vec![("t", "acme"), ("team", "red")], "acme", Kind::Object),
-            ("kube-system", vec![("t", "acme")], "acme", Kind::Object),
-            ("kube-system", vec![("team", "red")], "shared", Kind::Shared),
-            ("web", vec![("team", "red")], "red", Kind::Key),
-            ("web", vec![], "web", Kind::Key),
+            ("web", vec![("t", "acme"), ("team", "red")], "acme", TenantOrigin::Object),
+            ("kube-system", vec![("t", "acme")], "acme", TenantOrigin::Object),
+            ("kube-system", vec![("team", "red")], "shared", TenantOrigin::Shared),
+            ("web", vec![("team", "red")], "red", TenantOrigin::Key),
+            ("web", vec![], "web", TenantOrigin::Key),
         ] {
             let (got, tenancy) = of(keys(), name, &labels, &[]);
-            assert_eq!((&*got, tenancy.members[&got].kind), (expected, kind), "{name} {labels:?}");
+            assert_eq!((&*got, tenancy.members[&got].origin), (expected, kind), "{name} {labels:?}");
         }
         let (got, tenancy) = of(settings(vec![label("team")]), "web", &[("team", "")], &[]);
-        assert_eq!((&*got, tenancy.members[&got].kind), ("ns/web", Kind::Unassigned));
+        assert_eq!((&*got, tenancy.members[&got].origin), ("ns/web", TenantOrigin::Unassigned));
     }
 
     #[test]
@@ -373,7 +377,7 @@ mod tests {
             let changes = vec![Change::Endpoint(remote("web/pod", &["10.0.0.1"]))];
             let tenancy = Tenancy::new(&cluster(settings.clone(), changes));
             let member = &tenancy.members["ns/web"];
-            assert_eq!((member.kind, member.is_unassigned()), (Kind::Unknown, true));
+            assert_eq!((member.origin, member.is_unassigned()), (TenantOrigin::Unknown, true));
             assert!(!member.is_audited(&settings) && !member.is_open(&settings));
         }
     }

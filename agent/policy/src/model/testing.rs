@@ -2,14 +2,15 @@
 
 use std::net::IpAddr;
 
-use super::cluster::{Cluster, Touched};
+use super::cluster::Cluster;
 use super::desired::{Desired, compile};
+use super::dirty::Dirty;
 use super::input::{
     Age, Attachment, Change, Endpoint, EndpointKey, HostPort, Link, Namespace, Peer, PortRule, Protocol, Range,
     Selector, Tenant,
 };
-use super::numbers::Held;
 use super::settings::Settings;
+use super::tenant_ids::KernelView;
 use crate::plan::{Actual, Ledger};
 
 /// A tenant that selects namespaces labelled `t: <name>`.
@@ -77,8 +78,8 @@ pub fn ip(text: &str) -> IpAddr {
 /// A cluster that was told these things, and nothing of the kinds not among them.
 pub fn cluster(settings: Settings, changes: Vec<Change>) -> Cluster {
     let mut cluster = Cluster::new(settings);
-    tell(&mut cluster, nothing());
-    tell(&mut cluster, changes);
+    apply_all(&mut cluster, nothing());
+    apply_all(&mut cluster, changes);
     cluster
 }
 
@@ -106,10 +107,10 @@ pub fn nothing() -> Vec<Change> {
 }
 
 /// Applies all of them.
-pub fn tell(cluster: &mut Cluster, changes: Vec<Change>) -> Touched {
-    let mut touched = Touched::default();
-    changes.into_iter().for_each(|change| touched.add(cluster.apply(change)));
-    touched
+pub fn apply_all(cluster: &mut Cluster, changes: Vec<Change>) -> Dirty {
+    let mut dirty = Dirty::default();
+    changes.into_iter().for_each(|change| dirty.add(cluster.apply(change)));
+    dirty
 }
 
 /// Compiles against an empty kernel.
@@ -121,8 +122,8 @@ pub fn compiled(cluster: &Cluster, now: i64) -> Desired {
 pub fn compiled_with(cluster: &Cluster, actual: Actual, now: i64) -> Desired {
     let ledger = Ledger::new(actual, &cluster.settings().limits);
     let mentions = |id| ledger.mentions(id);
-    let held: Held<'_> = ledger.held(&mentions);
-    compile(cluster, &held, now)
+    let kernel: KernelView<'_> = ledger.kernel_view(&mentions);
+    compile(cluster, &kernel, now)
 }
 
 /// The kinds of a compile's conflicts, with who goes without.

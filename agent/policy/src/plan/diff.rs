@@ -6,32 +6,33 @@ use agent_common::layout::{EndpointEntry, Grant, GrantKey};
 
 use super::phases::Phases;
 use super::{Ledger, Op, Plan, owners, peers, prefixes};
-use crate::model::cluster::{Cluster, Touched};
+use crate::model::cluster::Cluster;
 use crate::model::desired::Desired;
+use crate::model::dirty::Dirty;
+use crate::model::limits::{Limit, Limits};
 use crate::model::report::Overflows;
-use crate::model::settings::{Limit, Limits};
 
 /// The writes that bring what `touched` names from `ledger` to `desired`.
 ///
 /// Numbers that lost their last mention in an earlier plan lose their name in this one, so a caller
 /// asks again after applying a plan until none is left.
-pub fn diff(cluster: &Cluster, desired: &Desired, ledger: &Ledger, touched: &Touched) -> Plan {
+pub fn diff(cluster: &Cluster, desired: &Desired, ledger: &Ledger, dirty: &Dirty) -> Plan {
     let mut phases = Phases::default();
     let mut overflows = Overflows::default();
     let limits = &cluster.settings().limits;
-    let policy = touched.everything || touched.ranges || touched.tenancy;
+    let policy = dirty.everything || dirty.ranges || dirty.tenancy;
     if policy {
         names(desired, ledger, &mut phases);
         overflows.extend(&prefixes::diff(&desired.tenants, ledger, limits, &mut phases));
         overflows.extend(&grants(&desired.grants.table, ledger, limits, &mut phases));
     }
-    if touched.everything || touched.ranges {
+    if dirty.everything || dirty.ranges {
         owners::diff(&desired.owners, ledger, &mut phases);
     }
-    if policy || touched.endpoints {
+    if policy || dirty.endpoints {
         endpoints(&desired.endpoints.entries, ledger, &mut phases);
     }
-    let rest = peers::diff(cluster, desired, ledger, touched, &mut phases);
+    let rest = peers::diff(cluster, desired, ledger, dirty, &mut phases);
     Plan { overflows, refused: rest.refused, deferred: rest.deferred, ..phases.into_plan(ledger) }
 }
 

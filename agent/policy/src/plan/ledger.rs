@@ -11,8 +11,8 @@ use agent_common::layout::{PORTS_ANY, PORTS_NONE, PeerEntry, PeerKeyV4, PortSet,
 use agent_common::tenant::{TenantId, TenantState};
 
 use super::{Actual, Op};
-use crate::model::numbers::Held;
-use crate::model::settings::Limits;
+use crate::model::limits::Limits;
+use crate::model::tenant_ids::KernelView;
 
 /// What the kernel holds.
 #[derive(Clone, Debug, Default)]
@@ -61,9 +61,9 @@ impl Ledger {
     }
 
     /// What choices of the model must agree with.
-    pub fn held<'a>(&'a self, mentions: &'a dyn Fn(TenantId) -> bool) -> Held<'a> {
+    pub fn kernel_view<'a>(&'a self, mentions: &'a dyn Fn(TenantId) -> bool) -> KernelView<'a> {
         let Actual { names, tenants, endpoints, generation, .. } = &self.actual;
-        Held { names, tenants, endpoints, mentions, generation: *generation }
+        KernelView { names, tenants, endpoints, mentions, generation: *generation }
     }
 
     /// Whether any table mentions a tenant's number, its name apart.

@@ -72,7 +72,7 @@ fn op(net: IpNet, owner: Option<TenantId>) -> Op {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::settings::Limits;
+    use crate::model::limits::Limits;
 
     const NOBODY: u32 = TenantId::IN_PASSING.0;
 

@@ -8,10 +8,11 @@ use agent_common::layout::{PeerEntry, PeerKeyV4};
 
 use super::phases::Phases;
 use super::{Actual, Ledger, Op};
-use crate::model::cluster::{Cluster, Touched};
+use crate::model::cluster::Cluster;
 use crate::model::desired::{Desired, NOBODYS, desired_peer};
+use crate::model::dirty::Dirty;
+use crate::model::limits::Limit;
 use crate::model::pod::{v4_addr, v6_addr};
-use crate::model::settings::Limit;
 
 /// New addresses one plan takes in; further ones are left to later plans, so that a cold start with
 /// a million pods neither needs room for a million ops nor keeps a new local pod waiting.
@@ -27,17 +28,11 @@ pub(super) struct Rest {
 /// Adds the writes that bring the touched addresses from `ledger` to what they should be.
 ///
 /// Run it last: whether a removal can happen in one step depends on what else the plan changes.
-pub(super) fn diff(
-    cluster: &Cluster,
-    desired: &Desired,
-    ledger: &Ledger,
-    touched: &Touched,
-    phases: &mut Phases,
-) -> Rest {
+pub(super) fn diff(cluster: &Cluster, desired: &Desired, ledger: &Ledger, dirty: &Dirty, phases: &mut Phases) -> Rest {
     let mut peers = Peers { ledger, quiet: phases.is_quiet(), new: [0, 0], rest: Rest::default() };
     let actual = ledger.actual();
-    if !touched.everything {
-        for address in &touched.addresses {
+    if !dirty.everything {
+        for address in &dirty.addresses {
             let wanted = desired_peer(cluster, desired, *address);
             peers.bring(*address, current(actual, *address), wanted, cluster, phases);
         }
@@ -133,8 +128,9 @@ fn all(cluster: &Cluster) -> impl Iterator<Item = IpAddr> + '_ {
     let special: BTreeSet<IpAddr> =
         metadata.chain(cluster.nodes().iter().copied()).chain(cluster.rivals().keys().copied()).collect();
     let is_new = |address: &IpAddr| !cluster.nodes().contains(address);
-    let pods = cluster.book().addresses().filter(is_new);
-    let services = cluster.services().addresses().filter(move |address| cluster.book().get(*address).is_none());
+    let pods = cluster.address_index().addresses().filter(is_new);
+    let services =
+        cluster.services().addresses().filter(move |address| cluster.address_index().get(*address).is_none());
     special.into_iter().chain(pods).chain(services)
 }
 

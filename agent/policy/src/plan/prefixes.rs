@@ -15,10 +15,10 @@ use ipnet::IpNet;
 use super::phases::Phases;
 use super::{Ledger, Op};
 use crate::model::desired::TenantPolicy;
+use crate::model::limits::{Limit, Limits};
 use crate::model::ports::Ports;
 use crate::model::prefixes::Prefix;
 use crate::model::report::Overflows;
-use crate::model::settings::{Limit, Limits};
 
 /// Flags that permit something by themselves.
 const PERMISSIONS: u32 = TenantState::SHARED | TenantState::AUDIT | TenantState::OPEN | TenantState::NODES_ALLOWED;

@@ -52,7 +52,7 @@ impl Table {
         Self::Runtime,
     ];
 
-    /// The word used in metrics and messages.
+    /// The name used in metrics and messages.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Endpoints => "endpoints",

@@ -18,7 +18,8 @@ use crate::dataplane::mem_dataplane::MemDataplane;
 use crate::reconcile::schedule::ROUND;
 use crate::reconcile::{Now, ReconcileState, step};
 use policy::model::input::Change;
-use policy::model::settings::{Limits, Settings};
+use policy::model::limits::Limits;
+use policy::model::settings::Settings;
 use policy::plan::{Actual, Ledger, Op};
 
 /// A loop and a kernel that enforce what `changes` say.

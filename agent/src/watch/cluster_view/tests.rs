@@ -275,8 +275,8 @@ fn host_network_pods_are_reported_by_their_control_groups_and_are_no_endpoints()
         WatchEvent::Groups(Arc::new(uids.iter().map(|(uid, id)| (format!("uid of {uid}"), *id)).collect()))
     };
     let seen = world.apply(groups(&[("kube-system/proxy", 9), ("shop/web", 8)]));
-    assert_eq!(seen, [Change::NodeGroups(vec![9])]);
+    assert_eq!(seen, [Change::NodeCgroups(vec![9])]);
     assert!(world.apply(groups(&[("kube-system/proxy", 9)])).is_empty());
     let gone = Update::Delete { key: key("kube-system/proxy"), uid: String::new() };
-    assert_eq!(world.apply(WatchEvent::Local(gone)), [Change::NodeGroups(vec![])]);
+    assert_eq!(world.apply(WatchEvent::Local(gone)), [Change::NodeCgroups(vec![])]);
 }

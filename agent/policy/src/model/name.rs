@@ -9,21 +9,21 @@ use std::sync::Arc;
 
 /// A shared, immutable name. Compares, sorts and hashes as its text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Word(Arc<String>);
+pub struct Name(Arc<String>);
 
-impl From<&str> for Word {
+impl From<&str> for Name {
     fn from(text: &str) -> Self {
         Self(Arc::new(text.to_owned()))
     }
 }
 
-impl From<String> for Word {
+impl From<String> for Name {
     fn from(text: String) -> Self {
         Self(Arc::new(text))
     }
 }
 
-impl Deref for Word {
+impl Deref for Name {
     type Target = str;
 
     fn deref(&self) -> &str {
@@ -31,19 +31,19 @@ impl Deref for Word {
     }
 }
 
-impl Borrow<str> for Word {
+impl Borrow<str> for Name {
     fn borrow(&self) -> &str {
         &self.0
     }
 }
 
-impl fmt::Display for Word {
+impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl fmt::Debug for Word {
+impl fmt::Debug for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&**self, f)
     }

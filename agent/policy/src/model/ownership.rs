@@ -13,9 +13,9 @@ use ipnet::IpNet;
 
 use super::cluster::Cluster;
 use super::input::{Range, Tenant};
+use super::limits::{Limit, Limits};
+use super::name::Name;
 use super::report::{Conflict, ConflictKind, Overflows};
-use super::settings::{Limit, Limits};
-use super::word::Word;
 
 /// Who owns a range.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,15 +25,15 @@ pub enum Owner {
     /// The cluster's nodes.
     Nodes,
     /// A tenant.
-    Tenant(Word),
+    Tenant(Name),
 }
 
 /// The owned ranges and what came of the claims to them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Territory {
+pub struct Ownership {
     v4: Spans,
     v6: Spans,
-    granted: BTreeMap<Word, Vec<usize>>,
+    granted: BTreeMap<Name, Vec<usize>>,
     unplaced: Vec<IpNet>,
     /// Claims that were refused.
     pub conflicts: Vec<Conflict>,
@@ -71,20 +71,20 @@ struct Claimant<'a> {
     ranges: &'a [Range],
 }
 
-impl Territory {
+impl Ownership {
     /// Distributes the ranges: the cluster's first, then tenants by age.
     pub fn new(cluster: &Cluster) -> Self {
-        let mut territory = Self::default();
+        let mut ownership = Self::default();
         let (nodes, pods): (Vec<Range>, Vec<Range>) =
             cluster.settings().cluster_ranges().map(cluster_range).partition(|range| range.name == "node");
         let claimants = claimants(&pods, &nodes, cluster.tenants());
         let (mut v4, mut v6): (Vec<_>, Vec<_>) =
             claims(&claimants).partition(|claim: &Claim<'_>| claim.range.cidr.addr().is_ipv4());
         let limits = &cluster.settings().limits;
-        territory.v4 = territory.distribute(&mut v4, &claimants, Limit::OwnersV4, limits);
-        territory.v6 = territory.distribute(&mut v6, &claimants, Limit::OwnersV6, limits);
-        territory.granted.values_mut().for_each(|granted| granted.sort_unstable());
-        territory
+        ownership.v4 = ownership.distribute(&mut v4, &claimants, Limit::OwnersV4, limits);
+        ownership.v6 = ownership.distribute(&mut v6, &claimants, Limit::OwnersV6, limits);
+        ownership.granted.values_mut().for_each(|granted| granted.sort_unstable());
+        ownership
     }
 
     /// Every owned range and its owner.
@@ -200,11 +200,11 @@ fn cluster_range((kind, cidr): (&'static str, IpNet)) -> Range {
 fn claimants<'a>(
     cluster: &'a [Range],
     nodes: &'a [Range],
-    tenants: &'a BTreeMap<Word, Arc<Tenant>>,
+    tenants: &'a BTreeMap<Name, Arc<Tenant>>,
 ) -> Vec<Claimant<'a>> {
-    let mut tenants: Vec<(&Word, &Arc<Tenant>)> = tenants.iter().collect();
+    let mut tenants: Vec<(&Name, &Arc<Tenant>)> = tenants.iter().collect();
     tenants.sort_by(|(_, a), (_, b)| a.age.cmp(&b.age));
-    let tenant = |(name, tenant): (&Word, &'a Arc<Tenant>)| Claimant {
+    let tenant = |(name, tenant): (&Name, &'a Arc<Tenant>)| Claimant {
         owner: Owner::Tenant(name.clone()),
         ranges: tenant.subnets.as_slice(),
     };
@@ -241,7 +241,7 @@ fn place(taken: &mut BTreeMap<u128, Span>, claim: &Claim<'_>, who: &[Claimant<'_
     taken.extend(claim.span(who).map(|span| (claim.first, span)));
 }
 
-fn refusal(tenant: &Word, entry: &str, net: &IpNet, kind: ConflictKind, with: &str) -> Conflict {
+fn refusal(tenant: &Name, entry: &str, net: &IpNet, kind: ConflictKind, with: &str) -> Conflict {
     let message = format!(
         "subnet {entry} ({net}) of tenant {tenant} overlaps {with}: the entry grants and owns nothing; \
          remove the overlap from one of the two"
@@ -272,27 +272,27 @@ mod tests {
         Tenant { age: Age { created, name: name.to_owned() }, subnets, ..tenant(name) }
     }
 
-    fn territory(settings: Settings, tenants: Vec<Tenant>) -> Territory {
-        Territory::new(&cluster(settings, vec![Change::Tenants(tenants)]))
+    fn ownership(settings: Settings, tenants: Vec<Tenant>) -> Ownership {
+        Ownership::new(&cluster(settings, vec![Change::Tenants(tenants)]))
     }
 
-    fn owners(territory: &Territory) -> Vec<String> {
+    fn owners(ownership: &Ownership) -> Vec<String> {
         let text = |(net, owner): (IpNet, &Owner)| match owner {
             Owner::Cluster => format!("{net} cluster"),
             Owner::Nodes => format!("{net} nodes"),
             Owner::Tenant(name) => format!("{net} {name}"),
         };
-        territory.owners().map(text).collect()
+        ownership.owners().map(text).collect()
     }
 
     #[test]
     fn the_older_tenant_keeps_a_disputed_range_whatever_the_order_of_news() {
         for (old, young) in [("a", "z"), ("z", "a")] {
             let both = || vec![owner_of(young, 2, &["10.1.0.0/16", "10.9.0.0/24"]), owner_of(old, 1, &["10.1.2.0/24"])];
-            let territory = territory(Settings::default(), both());
-            assert_eq!(owners(&territory), [format!("10.1.2.0/24 {old}"), format!("10.9.0.0/24 {young}")]);
-            assert_eq!((territory.granted(young), territory.granted(old)), (&[1][..], &[0][..]));
-            let [conflict] = territory.conflicts.as_slice() else { panic!("{:?}", territory.conflicts) };
+            let ownership = ownership(Settings::default(), both());
+            assert_eq!(owners(&ownership), [format!("10.1.2.0/24 {old}"), format!("10.9.0.0/24 {young}")]);
+            assert_eq!((ownership.granted(young), ownership.granted(old)), (&[1][..], &[0][..]));
+            let [conflict] = ownership.conflicts.as_slice() else { panic!("{:?}", ownership.conflicts) };
             assert_eq!((&*conflict.tenant, conflict.kind), (young, ConflictKind::SubnetOverlap));
             assert!(conflict.message.contains(old) && conflict.message.contains("10.1.0.0/16"));
         }
@@ -306,10 +306,10 @@ mod tests {
             ..Settings::default()
         };
         let subnets = ["10.244.3.0/24", "10.0.0.0/8", "10.40.0.0/24"];
-        let territory = territory(settings, vec![owner_of("acme", 0, &subnets)]);
-        assert_eq!(territory.granted("acme"), [2], "the paired control is granted");
-        assert!(territory.conflicts.iter().all(|conflict| conflict.kind == ConflictKind::ClusterRange));
-        assert_eq!(territory.conflicts.len(), 2);
+        let ownership = ownership(settings, vec![owner_of("acme", 0, &subnets)]);
+        assert_eq!(ownership.granted("acme"), [2], "the paired control is granted");
+        assert!(ownership.conflicts.iter().all(|conflict| conflict.kind == ConflictKind::ClusterRange));
+        assert_eq!(ownership.conflicts.len(), 2);
     }
 
     #[test]
@@ -318,16 +318,16 @@ mod tests {
             owner_of("acme", 0, &["10.0.1.0/24", "10.0.0.0/16", "10.0.2.0/24"]),
             owner_of("globex", 1, &["10.1.0.0/16", "9.255.255.255/32"]),
         ];
-        let territory = territory(Settings::default(), tenants);
-        assert_eq!(owners(&territory), ["9.255.255.255/32 globex", "10.0.0.0/16 acme", "10.1.0.0/16 globex"]);
-        assert_eq!(territory.granted("acme"), [0, 1, 2]);
-        assert!(territory.conflicts.is_empty());
+        let ownership = ownership(Settings::default(), tenants);
+        assert_eq!(owners(&ownership), ["9.255.255.255/32 globex", "10.0.0.0/16 acme", "10.1.0.0/16 globex"]);
+        assert_eq!(ownership.granted("acme"), [0, 1, 2]);
+        assert!(ownership.conflicts.is_empty());
     }
 
     #[test]
     fn a_range_is_contested_exactly_if_somebody_else_owns_part_of_it() {
         let tenants = vec![owner_of("acme", 0, &["10.0.0.0/24"]), owner_of("globex", 1, &["10.0.2.0/24"])];
-        let territory = territory(Settings::default(), tenants);
+        let ownership = ownership(Settings::default(), tenants);
         for (net, contested) in [
             ("0.0.0.0/0", true),
             ("10.0.0.0/23", false),
@@ -337,7 +337,7 @@ mod tests {
             ("::/0", false),
         ] {
             let net = net.parse().expect("a range");
-            assert_eq!(territory.is_contested(&net, "acme"), contested, "{net}");
+            assert_eq!(ownership.is_contested(&net, "acme"), contested, "{net}");
         }
     }
 
@@ -346,11 +346,11 @@ mod tests {
         let limits = Limits { owners_v4: 1, ..Limits::default() };
         let settings = Settings { limits, ..Settings::default() };
         let tenants = vec![owner_of("acme", 0, &["10.0.0.0/24"]), owner_of("globex", 1, &["10.0.2.0/24", "fd00::/64"])];
-        let territory = territory(settings, tenants);
-        assert!(territory.is_unplaced(&"10.0.2.0/24".parse().expect("a range")));
-        assert!(!territory.is_unplaced(&"fd00::/64".parse().expect("a range")));
-        assert!(territory.is_unplaced(&"0.0.0.0/0".parse().expect("a range")));
-        assert!(!territory.is_unplaced(&"10.0.0.0/24".parse().expect("a range")));
-        assert_eq!(territory.overflows.as_slice().len(), 1);
+        let ownership = ownership(settings, tenants);
+        assert!(ownership.is_unplaced(&"10.0.2.0/24".parse().expect("a range")));
+        assert!(!ownership.is_unplaced(&"fd00::/64".parse().expect("a range")));
+        assert!(ownership.is_unplaced(&"0.0.0.0/0".parse().expect("a range")));
+        assert!(!ownership.is_unplaced(&"10.0.0.0/24".parse().expect("a range")));
+        assert_eq!(ownership.overflows.as_slice().len(), 1);
     }
 }

@@ -8,14 +8,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use agent_common::layout::EndpointEntry;
 use agent_common::tenant::{TenantId, TenantName, TenantState};
 
+use super::limits::Limit;
+use super::name::Name;
 use super::report::{Conflict, ConflictKind, Overflows};
-use super::settings::{Limit, Settings};
+use super::settings::Settings;
 use super::tenancy::Tenancy;
-use super::word::Word;
 
 /// What the kernel holds, as far as choices must agree with it.
 #[derive(Clone, Copy)]
-pub struct Held<'a> {
+pub struct KernelView<'a> {
     /// Names of numbers.
     pub names: &'a BTreeMap<TenantId, TenantName>,
     /// Tenants, for their counter slots.
@@ -30,9 +31,9 @@ pub struct Held<'a> {
 
 /// Numbers by name, and what could not get one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Numbers {
+pub struct TenantIds {
     /// Numbers.
-    pub of: BTreeMap<Word, TenantId>,
+    pub of: BTreeMap<Name, TenantId>,
     /// Names that the kernel cannot store.
     pub conflicts: Vec<Conflict>,
     /// Tenants too many.
@@ -40,29 +41,29 @@ pub struct Numbers {
 }
 
 /// Gives every tenant its number.
-pub fn assign(tenancy: &Tenancy, held: &Held<'_>, settings: &Settings) -> Numbers {
-    let mut numbers = Numbers::default();
-    let mut newcomers = keep_held(tenancy, held, &mut numbers);
+pub fn assign(tenancy: &Tenancy, kernel: &KernelView<'_>, settings: &Settings) -> TenantIds {
+    let mut tenant_ids = TenantIds::default();
+    let mut newcomers = keep_known(tenancy, kernel, &mut tenant_ids);
     newcomers.sort_by_key(|name| {
         let age = tenancy.members.get(*name).and_then(|member| member.age());
         (age.is_none(), age, *name)
     });
     let limit = settings.limits.tenants;
-    let mut free = free_numbers(held, limit);
+    let mut free = free_ids(kernel, limit);
     for name in newcomers {
         match free.next() {
-            Some(number) => _ = numbers.of.insert(name.clone(), number),
-            None => numbers.overflows.note(Limit::Tenants, limit as usize, name),
+            Some(number) => _ = tenant_ids.of.insert(name.clone(), number),
+            None => tenant_ids.overflows.note(Limit::Tenants, limit as usize, name),
         }
     }
-    numbers
+    tenant_ids
 }
 
 /// Counter slots by tenant number: slots once given stay, pods or not, until somebody else needs
 /// one, so that a tenant whose last pod moves away and back goes on counting where it was.
 pub fn counter_slots(
     local: &BTreeMap<TenantId, bool>,
-    held: &Held<'_>,
+    kernel: &KernelView<'_>,
     settings: &Settings,
     overflows: &mut Overflows,
 ) -> BTreeMap<TenantId, u16> {
@@ -70,12 +71,12 @@ pub fn counter_slots(
     let mut slots = BTreeMap::new();
     let mut taken = BTreeSet::new();
     for id in local.keys() {
-        let slot = held.tenants.get(id).map_or(0, |state| state.slot);
+        let slot = kernel.tenants.get(id).map_or(0, |state| state.slot);
         if (1..=limit).contains(&slot) && taken.insert(slot) {
             slots.insert(*id, slot);
         }
     }
-    taken.extend(held.tenants.values().map(|state| state.slot));
+    taken.extend(kernel.tenants.values().map(|state| state.slot));
     let mut free = (1..=limit).filter(|slot| !taken.contains(slot)).collect::<Vec<_>>().into_iter();
     for (id, _) in local.iter().filter(|(_, local)| **local) {
         if slots.contains_key(id) {
@@ -95,29 +96,29 @@ fn reclaim(slots: &mut BTreeMap<TenantId, u16>, local: &BTreeMap<TenantId, bool>
     slots.remove(&idle)
 }
 
-fn keep_held<'a>(tenancy: &'a Tenancy, held: &Held<'_>, numbers: &mut Numbers) -> Vec<&'a Word> {
-    let mut known: HashMap<&str, TenantId> = HashMap::with_capacity(held.names.len());
-    for (id, name) in held.names.iter().rev() {
+fn keep_known<'a>(tenancy: &'a Tenancy, kernel: &KernelView<'_>, tenant_ids: &mut TenantIds) -> Vec<&'a Name> {
+    let mut known: HashMap<&str, TenantId> = HashMap::with_capacity(kernel.names.len());
+    for (id, name) in kernel.names.iter().rev() {
         known.extend(name.as_str().map(|name| (name, *id)));
     }
     let mut newcomers = Vec::new();
     for name in tenancy.members.keys() {
         match known.get(&**name) {
-            Some(id) => _ = numbers.of.insert(name.clone(), *id),
-            None if TenantName::new(name).is_none() => numbers.conflicts.push(too_long(name)),
+            Some(id) => _ = tenant_ids.of.insert(name.clone(), *id),
+            None if TenantName::new(name).is_none() => tenant_ids.conflicts.push(too_long(name)),
             None => newcomers.push(name),
         }
     }
     newcomers
 }
 
-fn free_numbers<'a>(held: &'a Held<'_>, limit: u32) -> impl Iterator<Item = TenantId> + 'a {
+fn free_ids<'a>(kernel: &'a KernelView<'_>, limit: u32) -> impl Iterator<Item = TenantId> + 'a {
     // The two highest numbers are the cluster's and that of ranges between two owners.
     let limit = limit.min(TenantId::LAST.0);
-    (1..=limit).map(TenantId).filter(|id| !held.names.contains_key(id) && !(held.mentions)(*id))
+    (1..=limit).map(TenantId).filter(|id| !kernel.names.contains_key(id) && !(kernel.mentions)(*id))
 }
 
-fn too_long(name: &Word) -> Conflict {
+fn too_long(name: &Name) -> Conflict {
     let message = format!(
         "the name of tenant {name} has {} bytes and at most 128 are possible: its pods stay denied; shorten it",
         name.len()
@@ -129,7 +130,7 @@ fn too_long(name: &Word) -> Conflict {
 mod tests {
     use super::*;
     use crate::model::input::{Age, Change, Tenant};
-    use crate::model::settings::Limits;
+    use crate::model::limits::Limits;
     use crate::model::testing::{cluster, compiled_with, conflicts, tenant};
     use crate::plan::Actual;
 
@@ -145,11 +146,11 @@ mod tests {
 
     type Pairs<T> = Vec<(String, T)>;
 
-    fn numbers(limit: u32, actual: Actual, tenants: Vec<Tenant>) -> (Pairs<u32>, Pairs<&'static str>) {
+    fn tenant_ids(limit: u32, actual: Actual, tenants: Vec<Tenant>) -> (Pairs<u32>, Pairs<&'static str>) {
         let limits = Limits { tenants: limit, ..Limits::default() };
         let cluster = cluster(Settings { limits, ..Settings::default() }, vec![Change::Tenants(tenants)]);
         let desired = compiled_with(&cluster, actual, 0);
-        (desired.numbers.of.iter().map(|(name, id)| (name.to_string(), id.0)).collect(), conflicts(&desired))
+        (desired.tenant_ids.of.iter().map(|(name, id)| (name.to_string(), id.0)).collect(), conflicts(&desired))
     }
 
     fn of(names: &[&str]) -> Vec<Tenant> {
@@ -162,29 +163,29 @@ mod tests {
 
     #[test]
     fn held_numbers_stay_and_newcomers_get_the_lowest_free_ones_by_age() {
-        assert_eq!(numbers(9, Actual::default(), of(&["b", "a"])).0, pairs(&[("a", 1), ("b", 2)]));
+        assert_eq!(tenant_ids(9, Actual::default(), of(&["b", "a"])).0, pairs(&[("a", 1), ("b", 2)]));
         let mut old = tenant("z");
         old.age = Age { created: -1, name: "z".into() };
         let tenants = [of(&["a", "b"]), vec![old]].concat();
-        assert_eq!(numbers(9, held(&[(1, "b")], &[]), tenants).0, pairs(&[("a", 3), ("b", 1), ("z", 2)]));
+        assert_eq!(tenant_ids(9, held(&[(1, "b")], &[]), tenants).0, pairs(&[("a", 3), ("b", 1), ("z", 2)]));
     }
 
     #[test]
     fn a_number_that_any_table_mentions_is_not_handed_on() {
-        assert_eq!(numbers(9, held(&[], &[1, 2]), of(&["a"])).0, pairs(&[("a", 3)]));
-        assert_eq!(numbers(9, held(&[(1, "gone")], &[]), of(&["a"])).0, pairs(&[("a", 2)]));
-        assert_eq!(numbers(9, held(&[], &[]), of(&["a"])).0, pairs(&[("a", 1)]), "the paired control");
+        assert_eq!(tenant_ids(9, held(&[], &[1, 2]), of(&["a"])).0, pairs(&[("a", 3)]));
+        assert_eq!(tenant_ids(9, held(&[(1, "gone")], &[]), of(&["a"])).0, pairs(&[("a", 2)]));
+        assert_eq!(tenant_ids(9, held(&[], &[]), of(&["a"])).0, pairs(&[("a", 1)]), "the paired control");
     }
 
     #[test]
     fn the_youngest_go_without_when_numbers_run_out() {
-        let (got, _) = numbers(2, held(&[(2, "c")], &[]), of(&["a", "b", "c"]));
+        let (got, _) = tenant_ids(2, held(&[(2, "c")], &[]), of(&["a", "b", "c"]));
         assert_eq!(got, pairs(&[("a", 1), ("c", 2)]));
     }
 
     #[test]
     fn a_name_that_cannot_be_stored_gets_no_number() {
-        let (got, conflicts) = numbers(9, Actual::default(), of(&["a", &"x".repeat(129), &"y".repeat(128)]));
+        let (got, conflicts) = tenant_ids(9, Actual::default(), of(&["a", &"x".repeat(129), &"y".repeat(128)]));
         assert_eq!((got.len(), conflicts), (2, vec![("x".repeat(129), "name_too_long")]));
     }
 
@@ -194,13 +195,18 @@ mod tests {
             let state = |(id, slot): &(u32, u16)| (TenantId(*id), TenantState { flags: 1, row: 0, slot: *slot });
             let tenants = held_slots.iter().map(state).collect();
             let (names, endpoints) = (BTreeMap::new(), BTreeMap::new());
-            let held =
-                Held { names: &names, tenants: &tenants, endpoints: &endpoints, mentions: &|_| false, generation: 0 };
+            let kernel = KernelView {
+                names: &names,
+                tenants: &tenants,
+                endpoints: &endpoints,
+                mentions: &|_| false,
+                generation: 0,
+            };
             let settings =
                 Settings { limits: Limits { counter_slots: limit, ..Limits::default() }, ..Settings::default() };
             let mut overflows = Overflows::default();
             let local = local.iter().map(|(id, local)| (TenantId(*id), *local)).collect();
-            let slots = counter_slots(&local, &held, &settings, &mut overflows);
+            let slots = counter_slots(&local, &kernel, &settings, &mut overflows);
             (slots.into_iter().map(|(id, slot)| (id.0, slot)).collect::<Vec<_>>(), overflows.as_slice().len())
         };
         assert_eq!(slots(&[], &[(1, true), (2, false), (3, true)], 9), (vec![(1, 1), (3, 2)], 0));
