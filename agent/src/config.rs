@@ -79,7 +79,7 @@ pub struct RunArgs {
     pub uplink: Vec<String>,
     /// Whether the cgroup guard keeps a pod's sockets from sending until the pod is enforced: `auto` (if the runtime
     /// reports the pods' cgroups), or `none`. With --config the guard is never used
-    #[arg(long, env = "BULKHEAD_CGROUP_GUARD", value_enum, default_value_t)]
+    #[arg(long, env = "BULKHEAD_CGROUP_GUARD", value_enum, default_value_t, value_name = "MODE")]
     pub cgroup_guard: CgroupGuardArg,
     /// Directory where the cgroup file systems are mounted
     #[arg(long, env = "BULKHEAD_CGROUP_ROOT", default_value = "/sys/fs/cgroup", value_name = "DIR")]
@@ -88,7 +88,7 @@ pub struct RunArgs {
     #[arg(long, env = "BULKHEAD_AUDIT")]
     pub audit: bool,
     /// How to treat pods in a namespace that belongs to no tenant
-    #[arg(long, env = "BULKHEAD_UNASSIGNED", value_enum, default_value_t)]
+    #[arg(long, env = "BULKHEAD_UNASSIGNED", value_enum, default_value_t, value_name = "MODE")]
     pub unassigned: UnassignedArg,
     /// Let pods open connections to node addresses. By default they may not
     #[arg(long, env = "BULKHEAD_ALLOW_NODES")]

@@ -37,7 +37,14 @@ pub struct LogArgs {
     #[arg(id = "log", long = "log", env = "BULKHEAD_LOG", default_value = "info", value_name = "FILTER")]
     pub filter: String,
     /// Format of the log on standard error
-    #[arg(id = "log_format", long = "log-format", env = "BULKHEAD_LOG_FORMAT", value_enum, default_value_t)]
+    #[arg(
+        id = "log_format",
+        long = "log-format",
+        env = "BULKHEAD_LOG_FORMAT",
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
     pub format: LogFormat,
 }
 
