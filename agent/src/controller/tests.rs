@@ -4,12 +4,15 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
 use kube::api::DynamicObject;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use super::conditions::{event_conditions, is_current, of_kind};
 use super::nodes::{Absences, TAINT, to_untaint, without_ours};
 use super::state::{AgentPod, ControllerEvent, ControllerState, NodeState, Urgency};
 use super::statuses::{Report, report};
+use super::watches;
 use crate::api::NetworkTenantStatus;
+use crate::kube_watch::fake_api::{self, FakeResponse, end_of_list, event};
 use crate::kube_watch::objects::{NamespaceLite, namespace_reader};
 use crate::kube_watch::update::Update;
 use policy::model::input::{EndpointKey, Namespace};
@@ -248,6 +251,32 @@ fn a_snapshot_removes_what_vanished_and_pod_counts_are_less_urgent_than_objects(
     assert_eq!(state.apply(ControllerEvent::Namespace(all(vec![]))), Urgency::Soon);
     assert_eq!(status(&state, "acme").namespace_count, Some(0));
     assert_eq!(state.missing().iter().copied().collect::<Vec<_>>(), ["agents", "nodes"]);
+}
+
+#[tokio::test]
+async fn every_watch_delivers_its_objects_to_the_state() {
+    let client = fake_api::client(|path, _| {
+        let metadata = json!({"name": "a", "namespace": "a", "uid": "u", "resourceVersion": "7"});
+        let object = match path.rsplit('/').next().unwrap_or_default() {
+            "networktenants" => fake_api::tenant("acme", json!("acme")),
+            "namespaces" => json!({"metadata": {"name": "a", "labels": {"team": "acme"}, "resourceVersion": "7"}}),
+            "pods" => json!({"metadata": metadata, "spec": {"containers": [], "nodeName": "a"}, "status": {
+                "conditions": [{"type": "Ready", "status": "True"}]}}),
+            "nodes" => json!({"metadata": metadata, "spec": {"taints": [{"key": TAINT, "effect": "NoSchedule"}]}}),
+            other => panic!("{other} is not watched"),
+        };
+        FakeResponse::Quiet(vec![event("ADDED", object), end_of_list()])
+    });
+    let (to, mut events) = mpsc::channel(16);
+    let _watches = watches::start(&client, "bulkhead-system", &[], &to);
+    let mut state = ControllerState::new(Settings::default());
+    while !state.missing().is_empty() {
+        let event = tokio::time::timeout(std::time::Duration::from_secs(10), events.recv()).await;
+        state.apply(event.expect("an event in time").expect("the watches run"));
+    }
+    let status = status(&state, "acme");
+    assert_eq!((status.namespace_count, status.pod_count), (Some(1), Some(1)));
+    assert_eq!(to_untaint(&state), ["a"]);
 }
 
 fn node(name: &str, tainted: bool) -> NodeState {

@@ -19,6 +19,8 @@ pub enum FakeResponse {
     Ended(u16, Vec<Value>),
     /// Lines; the body stays open, and the sender adds more.
     Open(Vec<Value>, mpsc::UnboundedReceiver<Value>),
+    /// Lines; the body stays open without any more.
+    Quiet(Vec<Value>),
     /// No response at all.
     Silent,
 }
@@ -32,6 +34,7 @@ pub fn client(respond: impl Fn(&str, &str) -> FakeResponse + Send + 'static) -> 
                 FakeResponse::Silent => return std::future::pending().await,
                 FakeResponse::Ended(status, lines) => (status, Full::new(text(&lines)).boxed_unsync()),
                 FakeResponse::Open(lines, more) => (200, open(lines, more)),
+                FakeResponse::Quiet(lines) => (200, quiet(&lines)),
             };
             Ok::<_, Infallible>(Response::builder().status(status).body(body).expect("a response"))
         }
@@ -51,6 +54,11 @@ fn open(lines: Vec<Value>, more: mpsc::UnboundedReceiver<Value>) -> UnsyncBoxBod
         Some((frame(text(&[line])), more))
     });
     StreamBody::new(futures_util::StreamExt::chain(first, rest)).boxed_unsync()
+}
+
+fn quiet(lines: &[Value]) -> UnsyncBoxBody<Bytes, Infallible> {
+    let first = stream::iter([Ok(http_body::Frame::data(text(lines)))]);
+    StreamBody::new(futures_util::StreamExt::chain(first, stream::pending())).boxed_unsync()
 }
 
 /// A watch event.
