@@ -183,7 +183,7 @@ impl Control {
             self.count(result.as_ref().err());
             match result {
                 // Apply it before the watch delivers it, so that the next pass starts from the new transition times.
-                Ok(object) => _ = self.state.apply(ControllerEvent::Tenant(Update::Upsert(object))),
+                Ok(object) => _ = self.state.apply(ControllerEvent::Tenant(Update::Upsert(Box::new(object)))),
                 Err(error) => {
                     tracing::warn!(%error, tenant = name, "cannot write the status; the next pass tries again")
                 }

@@ -18,7 +18,7 @@ use policy::model::settings::Settings;
 #[derive(Clone, Debug)]
 pub enum ControllerEvent {
     /// Tenants, not decoded yet: the status must report what is wrong with a spec.
-    Tenant(Update<DynamicObject>),
+    Tenant(Update<Box<DynamicObject>>),
     /// Namespaces.
     Namespace(Update<Namespace>),
     /// Names of pods that have not ended.
@@ -127,14 +127,14 @@ impl ControllerState {
         }
     }
 
-    fn tenants(&mut self, update: Update<DynamicObject>) -> Urgency {
+    fn tenants(&mut self, update: Update<Box<DynamicObject>>) -> Urgency {
         match update {
             Update::Snapshot { objects, unreadable } => {
                 let mut before = std::mem::take(&mut self.objects);
                 let mut good = Vec::with_capacity(objects.len());
                 let mut changed = self.missing.remove("tenants");
                 for object in objects {
-                    let (name, object, tenant) = read(object);
+                    let (name, object, tenant) = read(*object);
                     good.extend(tenant.or_else(|| self.last_good(&name)));
                     changed |= before.remove(&name).as_ref() != Some(&object);
                     self.objects.insert(name, object);
@@ -147,7 +147,7 @@ impl ControllerState {
                 soon(changed || !before.is_empty())
             }
             Update::Upsert(object) => {
-                let (name, object, tenant) = read(object);
+                let (name, object, tenant) = read(*object);
                 let touched = tenant.map(|tenant| self.cluster.apply(Change::Tenant(tenant)));
                 let same = self.objects.insert(name, object.clone()).is_some_and(|before| before == object);
                 soon(!same || touched.is_some_and(|touched| !touched.is_nothing()))

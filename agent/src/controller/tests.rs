@@ -23,7 +23,7 @@ fn object<T: serde::de::DeserializeOwned>(value: Value) -> T {
 }
 
 /// A tenant that selects its namespaces by `t=<name>`, created at `age`; `spec` adds to it.
-fn tenant(name: &str, age: u8, spec: Value) -> DynamicObject {
+fn tenant(name: &str, age: u8, spec: Value) -> Box<DynamicObject> {
     let mut whole = json!({"namespaceSelector": {"matchLabels": {"t": name}}});
     spec.as_object().expect("a spec").iter().for_each(|(field, value)| whole[field] = value.clone());
     object(json!({
@@ -55,7 +55,7 @@ fn gone<T>(key: EndpointKey) -> Update<T> {
     Update::Delete { key, uid: String::new() }
 }
 
-fn state(settings: Settings, tenants: Vec<DynamicObject>, namespaces: Vec<Namespace>) -> ControllerState {
+fn state(settings: Settings, tenants: Vec<Box<DynamicObject>>, namespaces: Vec<Namespace>) -> ControllerState {
     let mut state = ControllerState::new(settings);
     state.apply(ControllerEvent::Tenant(all(tenants)));
     state.apply(ControllerEvent::Namespace(all(namespaces)));

@@ -39,7 +39,7 @@ pub fn start(client: &Client, namespace: &str, keys: &[TenancyKey], to: &mpsc::S
         ControllerWatches { set: JoinSet::new(), client: client.clone(), health: Arc::default(), to: to.clone() };
     let all = Config::default;
     let erased = |client| Api::all_with(client, &ApiResource::erase::<NetworkTenant>(&()));
-    let undecoded = |object: DynamicObject| Ok(Some(object));
+    let undecoded = |object: DynamicObject| Ok(Some(Box::new(object)));
     watches.add(erased, "networktenants", all(), undecoded, ControllerEvent::Tenant);
     let read = namespace_reader(keys);
     watches.add(Api::<DeserializeGuard<NamespaceLite>>::all, "namespaces", all(), read, ControllerEvent::Namespace);
