@@ -1,12 +1,10 @@
-//! `bulkhead lint FILES…`: everything that the API server, the agent and the other files would object to,
-//! before any of them sees it.
+//! `bulkhead lint FILES…`: reports what the API server, the agent or another file would refuse, before it is applied.
 //!
 //! [`lint`] is pure and takes the time as an argument; [`run`] reads, prints and chooses the exit code.
 //! The rules are those of `crate::api`; only what needs more than one object is said here.
 
 mod cross;
 mod print;
-mod select;
 mod world;
 
 use std::collections::BTreeMap;

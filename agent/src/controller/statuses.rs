@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::conditions::{ConditionFinding, conditions};
 use super::state::{ControllerState, TenantObject};
 use crate::api::NetworkTenantStatus;
+use policy::model::grants::{Agreement, agreement, has_ended};
 use policy::model::input::{Peer, Tenant};
 use policy::model::ownership::Ownership;
 use policy::model::prefixes;
@@ -136,26 +137,15 @@ fn unresolved(state: &ControllerState, tenant: &Tenant, peer: &Peer, now: i64) -
         return Some(("PeerInvalid", format!("the spec of NetworkTenant {them} is invalid")));
     }
     let other = state.cluster.tenants().get(them.as_str())?;
-    if other.shared {
-        return None;
-    }
-    let theirs = || other.peers.iter().filter(|theirs| theirs.tenant == *us);
-    let meet = |theirs: &Peer| (peer.egress && theirs.ingress) || (peer.ingress && theirs.egress);
-    let message = match theirs().next() {
-        None => format!("NetworkTenant {them} does not list {us} as a peer"),
-        Some(_) if !theirs().any(meet) => format!(
+    let message = match agreement(tenant, peer, Some(&**other), now) {
+        Agreement::NotListed => format!("NetworkTenant {them} does not list {us} as a peer"),
+        Agreement::SameDirection => format!(
             "{us} and {them} name the same direction, so neither may connect; one needs Egress, the other Ingress"
         ),
-        Some(_) if theirs().filter(|theirs| meet(theirs)).all(|theirs| has_ended(theirs, now)) => {
-            format!("the peer entry for {us} in NetworkTenant {them} has expired")
-        }
-        Some(_) => return None,
+        Agreement::PeerEnded => format!("the peer entry for {us} in NetworkTenant {them} has expired"),
+        Agreement::NoSuchTenant | Agreement::Shared | Agreement::Agreed => return None,
     };
     Some(("PeerNotMutual", message))
-}
-
-fn has_ended(peer: &Peer, now: i64) -> bool {
-    peer.until.is_some_and(|until| until <= now)
 }
 
 fn next_end(tenant: &Tenant, now: i64) -> Option<i64> {

@@ -1,106 +1,93 @@
-//! What is wrong between objects: two owners of one thing, and permissions that permit nothing.
+//! Findings that need more than one object: disputes, and permissions that permit nothing.
+//!
+//! The model decides who owns a range, a namespace or an address, and which peers agree. This module adds file and line.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
+use policy::model::cluster::Cluster;
+use policy::model::grants::{Agreement, agreement, has_ended};
+use policy::model::input::{EndpointKey, HostPort, Peer, Tenant};
+use policy::model::ownership::{Owner, Ownership, Refusal};
+use policy::model::selector;
 
-use super::select;
 use super::world::{Placed, World, because};
 use crate::api::finding::{Code, Finding};
-use policy::model::input::{HostPort, Peer, Tenant};
 
 /// Everything that is wrong between the objects of `world`.
 pub fn check(world: &World<'_>, now: i64) -> Vec<Finding> {
-    let mut findings = subnets(world);
-    findings.extend(claims(world));
-    findings.extend(world.tenants.values().flat_map(|tenant| selector(world, tenant)));
+    let cluster = world.cluster();
+    let mut findings: Vec<Finding> =
+        Ownership::new(&cluster).refusals.iter().filter_map(|refusal| overlap(world, refusal)).collect();
+    findings.extend(world.tenants.values().flat_map(|tenant| endpoints_inside(world, tenant)));
+    findings.extend(claims(world, &cluster));
+    findings.extend(world.tenants.values().flat_map(|tenant| selects(world, &cluster, tenant)));
     findings.extend(world.tenants.values().flat_map(|tenant| peers(world, tenant, now)));
-    findings.extend(endpoints(world));
+    findings.extend(endpoints(world, &cluster));
     findings
 }
 
-/// One range and whose it is.
-#[derive(Clone, Copy)]
-enum Owner<'a> {
-    Tenant(Placed<'a, Tenant>, usize),
-    Endpoint,
+fn overlap(world: &World<'_>, refusal: &Refusal) -> Option<Finding> {
+    let Owner::Tenant(winner) = &refusal.owner else { return None };
+    let (winner, loser) = (world.tenants.get(&**winner)?, world.tenants.get(&*refusal.tenant)?);
+    let why = because(&winner.object.age, &loser.object.age);
+    let problem = format!(
+        "{} overlaps {} of NetworkTenant/{} ({}), which {why}: the whole entry grants and owns nothing",
+        loser.object.subnets.get(refusal.entry)?.cidr,
+        refusal.owned,
+        winner.name(),
+        winner.place()
+    );
+    let field = format!("spec.subnets[{}].cidr", refusal.entry);
+    Some(loser.finding(Code::SubnetOverlap, &field, problem, "remove the overlap from one of the two"))
 }
 
-/// Data subnets are exclusive. Sorted, a range can only overlap with those that it lies in.
-fn subnets<'a>(world: &World<'a>) -> Vec<Finding> {
-    let mut ranges: Vec<(IpNet, Owner<'a>)> = Vec::new();
-    for tenant in world.tenants.values() {
-        ranges
-            .extend(tenant.object.subnets.iter().enumerate().map(|(i, range)| (range.cidr, Owner::Tenant(*tenant, i))));
-    }
-    let addresses = world.endpoints.iter().flat_map(|endpoint| endpoint.object.addresses.iter());
-    ranges.extend(addresses.map(|address| (IpNet::from(*address), Owner::Endpoint)));
-    ranges.sort_by_key(|(cidr, _)| (cidr.network(), cidr.prefix_len()));
-    let (mut findings, mut around) = (Vec::new(), Vec::<(IpNet, Owner<'_>)>::new());
-    for (cidr, owner) in ranges {
-        around.retain(|(outer, _)| outer.contains(&cidr));
-        findings.extend(around.iter().filter_map(|(outer, other)| overlap((*outer, *other), (cidr, owner))));
-        around.push((cidr, owner));
-    }
-    findings
-}
-
-fn overlap((outer, holder): (IpNet, Owner<'_>), (inner, held): (IpNet, Owner<'_>)) -> Option<Finding> {
-    match (holder, held) {
-        (Owner::Tenant(a, i), Owner::Tenant(b, j)) if a.name() != b.name() => {
-            let a_wins = a.object.age <= b.object.age;
-            let ((winner, theirs), (loser, index, ours)) =
-                if a_wins { ((a, outer), (b, j, inner)) } else { ((b, inner), (a, i, outer)) };
-            let why = because(&winner.object.age, &loser.object.age);
-            let problem = format!(
-                "{ours} overlaps {theirs} of NetworkTenant/{} ({}), which {why} and keeps the disputed range",
-                winner.name(),
-                winner.place()
-            );
-            Some(loser.finding(
-                Code::SubnetOverlap,
-                &format!("spec.subnets[{index}].cidr"),
-                problem,
-                "give it to one of them",
-            ))
-        }
-        (Owner::Tenant(tenant, i), Owner::Endpoint) => Some(tenant.finding(
-            Code::SubnetHoldsEndpoint,
-            &format!("spec.subnets[{i}].cidr"),
-            format!("{outer} holds the address {} of an endpoint", inner.addr()),
-            "data subnets lie outside the cluster: narrow it",
-        )),
-        _ => None,
-    }
+/// Data subnets lie outside the cluster, so none should hold the address of an endpoint.
+fn endpoints_inside(world: &World<'_>, tenant: &Placed<'_, Tenant>) -> Vec<Finding> {
+    let addresses = || world.endpoints.iter().flat_map(|endpoint| endpoint.object.addresses.iter());
+    let one = |(i, cidr, address): (usize, IpNet, &IpAddr)| {
+        let problem = format!("{cidr} holds the address {address} of an endpoint");
+        let remedy = "data subnets lie outside the cluster: narrow it";
+        tenant.finding(Code::SubnetHoldsEndpoint, &format!("spec.subnets[{i}].cidr"), problem, remedy)
+    };
+    let subnets = tenant.object.subnets.iter().enumerate();
+    let held = subnets.flat_map(|(i, range)| {
+        addresses().filter(move |address| range.cidr.contains(*address)).map(move |address| (i, range.cidr, address))
+    });
+    held.map(one).collect()
 }
 
 /// One finding for each pair of tenants, however many namespaces they dispute.
-fn claims(world: &World<'_>) -> Vec<Finding> {
-    let mut disputes: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
-    for (name, namespace) in &world.namespaces {
-        if let [winner, losers @ ..] = world.claims(namespace.object).as_slice() {
-            for loser in losers {
-                disputes.entry((winner.name(), loser.name())).or_default().push(name);
-            }
+fn claims(world: &World<'_>, cluster: &Cluster) -> Vec<Finding> {
+    let mut disputes: BTreeMap<(String, String), Vec<&str>> = BTreeMap::new();
+    for name in world.namespaces.keys() {
+        let claims = cluster.namespaces().get(name).map_or(&[][..], |namespace| namespace.claims.as_slice());
+        let Some(((_, winner), losers)) = claims.split_first() else { continue };
+        for (_, loser) in losers {
+            disputes.entry((winner.to_string(), loser.to_string())).or_default().push(name);
         }
     }
-    let finding = |((winner, loser), names): (&(&str, &str), &Vec<&str>)| {
+    let finding = |((winner, loser), names): (&(String, String), &Vec<&str>)| {
         let more = if names.len() > 1 { format!(" and {} more", names.len() - 1) } else { String::new() };
-        let (winner, loser) = (world.tenants[winner], world.tenants[loser]);
+        let (winner, loser) = (world.tenants.get(winner.as_str())?, world.tenants.get(loser.as_str())?);
         let why = because(&winner.object.age, &loser.object.age);
-        let problem = format!("also matches {}{more}, owned by NetworkTenant/{}, which {why}", names[0], winner.name());
-        loser.finding(Code::NamespaceClaimed, "spec.namespaceSelector", problem, "narrow one of the two selectors")
+        let first = names.first()?;
+        let problem = format!("also matches {first}{more}, owned by NetworkTenant/{}, which {why}", winner.name());
+        let remedy = "narrow one of the two selectors";
+        Some(loser.finding(Code::NamespaceClaimed, "spec.namespaceSelector", problem, remedy))
     };
-    disputes.iter().map(finding).collect()
+    disputes.iter().filter_map(finding).collect()
 }
 
-fn selector(world: &World<'_>, tenant: &Placed<'_, Tenant>) -> Option<Finding> {
-    let (field, selector) = ("spec.namespaceSelector", &tenant.object.namespaces);
-    if select::is_negative(selector) {
-        let problem = "says only what a namespace must not be: every other namespace is this tenant's".to_owned();
+fn selects(world: &World<'_>, cluster: &Cluster, tenant: &Placed<'_, Tenant>) -> Option<Finding> {
+    let field = "spec.namespaceSelector";
+    if selector::is_negative(&tenant.object.namespaces) {
+        let problem = "states only what a namespace must not be, so it matches every other namespace".to_owned();
         return Some(tenant.finding(Code::SelectorNegative, field, problem, "add a label that its namespaces have"));
     }
-    let selects_one = || world.namespaces.values().any(|namespace| select::matches(selector, &namespace.object.labels));
+    let claims = |name: &str| cluster.namespaces().get(name).into_iter().flat_map(|namespace| &namespace.claims);
+    let selects_one = || world.namespaces.keys().any(|name| claims(name).any(|(_, who)| **who == *tenant.name()));
     (!world.namespaces.is_empty() && !selects_one())
         .then(|| tenant.finding(Code::SelectorEmpty, field, "matches no namespace of these files".to_owned(), ""))
 }
@@ -108,7 +95,7 @@ fn selector(world: &World<'_>, tenant: &Placed<'_, Tenant>) -> Option<Finding> {
 fn peers(world: &World<'_>, tenant: &Placed<'_, Tenant>, now: i64) -> Vec<Finding> {
     let one = |(i, peer): (usize, &Peer)| {
         let field = format!("spec.peers[{i}]");
-        let expired = peer.until.filter(|until| *until <= now).map(|_| {
+        let expired = has_ended(peer, now).then(|| {
             let problem = format!("the permission for {:?} has expired", peer.tenant);
             tenant.finding(
                 Code::PeerExpired,
@@ -117,54 +104,59 @@ fn peers(world: &World<'_>, tenant: &Placed<'_, Tenant>, now: i64) -> Vec<Findin
                 "remove the peer, or agree on a new date",
             )
         });
-        let other = handshake(world, tenant, peer)
+        let other = problem_of(world, tenant, peer, now)
             .map(|(code, part, problem, remedy)| tenant.finding(code, &format!("{field}.{part}"), problem, &remedy));
         [expired, other]
     };
     tenant.object.peers.iter().enumerate().flat_map(one).flatten().collect()
 }
 
-type Half = (Code, &'static str, String, String);
+type PeerProblem = (Code, &'static str, String, String);
 
-/// Why this half of a permission permits nothing, if so.
-fn handshake(world: &World<'_>, tenant: &Placed<'_, Tenant>, peer: &Peer) -> Option<Half> {
+/// Why this entry for a peer permits nothing, if so. An expired entry of the peer is reported at that entry.
+fn problem_of(world: &World<'_>, tenant: &Placed<'_, Tenant>, peer: &Peer, now: i64) -> Option<PeerProblem> {
     let (us, them) = (tenant.name(), &peer.tenant);
-    let Some(other) = world.tenants.get(them.as_str()) else {
-        let problem = format!("there is no NetworkTenant {them:?} in these files");
-        return Some((Code::PeerUnknown, "tenant", problem, String::new()));
-    };
-    if other.object.shared {
-        let problem = format!("{them:?} is Shared and needs no permission");
-        return Some((Code::PeerShared, "tenant", problem, "remove the peer".to_owned()));
+    let other = world.tenants.get(them.as_str()).map(|other| other.object);
+    match agreement(tenant.object, peer, other, now) {
+        Agreement::NoSuchTenant => {
+            let problem = format!("there is no NetworkTenant {them:?} in these files");
+            Some((Code::PeerUnknown, "tenant", problem, String::new()))
+        }
+        Agreement::Shared => {
+            let problem = format!("{them:?} is Shared and needs no permission");
+            Some((Code::PeerShared, "tenant", problem, "remove the peer".to_owned()))
+        }
+        Agreement::NotListed => {
+            let wanted = match (peer.egress, peer.ingress) {
+                (true, false) => "Ingress",
+                (false, _) => "Egress",
+                (true, true) => "Both",
+            };
+            let remedy = format!("list it there: peers: [{{tenant: {us}, direction: {wanted}}}]");
+            Some((Code::PeerNotMutual, "tenant", format!("peer {them:?} is not mutual"), remedy))
+        }
+        Agreement::SameDirection => {
+            let problem = format!("both sides of {us} and {them} name the same direction, so neither may connect");
+            let remedy = "Egress on one side needs Ingress or Both on the other".to_owned();
+            Some((Code::PeerDirection, "direction", problem, remedy))
+        }
+        Agreement::PeerEnded | Agreement::Agreed => None,
     }
-    let Some(theirs) = other.object.peers.iter().find(|theirs| theirs.tenant == us) else {
-        let problem = format!("peer {them:?} is not mutual");
-        let wanted = match (peer.egress, peer.ingress) {
-            (true, false) => "Ingress",
-            (false, _) => "Egress",
-            (true, true) => "Both",
-        };
-        let remedy = format!("list it there: peers: [{{tenant: {us}, direction: {wanted}}}]");
-        return Some((Code::PeerNotMutual, "tenant", problem, remedy));
-    };
-    let meet = (peer.egress && theirs.ingress) || (peer.ingress && theirs.egress);
-    (!meet).then(|| {
-        let problem = format!("both sides of {us} and {them} name the same direction, so neither may connect");
-        let remedy = "Egress on one side needs Ingress or Both on the other".to_owned();
-        (Code::PeerDirection, "direction", problem, remedy)
-    })
 }
 
-fn endpoints(world: &World<'_>) -> Vec<Finding> {
-    let (mut addresses, mut ports) = (BTreeMap::new(), BTreeMap::new());
+fn endpoints(world: &World<'_>, cluster: &Cluster) -> Vec<Finding> {
+    let mut ports = BTreeMap::new();
     let mut findings = Vec::new();
-    for endpoint in &world.endpoints {
+    for (at, endpoint) in world.endpoints.iter().enumerate() {
         let key = &endpoint.object.key;
         for (i, address) in endpoint.object.addresses.iter().enumerate() {
-            // Link-local addresses are unique on their link only.
-            let local = matches!(address, std::net::IpAddr::V6(v6) if crate::api::cidr::is_link_local(*v6));
-            if let Some(first) = addresses.insert(address, key).filter(|_| !local) {
-                let problem = format!("{address} belongs to Endpoint/{}/{} already", first.namespace, first.name);
+            let Some(rivals) = cluster.rivals().get(address) else { continue };
+            let is_rival = |other: &&EndpointKey| rivals.iter().any(|rival| rival.key() == **other);
+            // The first claimant in the order of the documents is not reported.
+            let mut earlier = world.endpoints.iter().take(at).map(|other| &other.object.key);
+            if let Some(first) = earlier.find(is_rival) {
+                let (namespace, name) = (&first.namespace, &first.name);
+                let problem = format!("{address} is claimed by Endpoint/{namespace}/{name} too: neither gets it");
                 findings.push(endpoint.finding(Code::AddressClaimed, &format!("spec.addresses[{i}]"), problem, ""));
             }
         }
@@ -174,22 +166,19 @@ fn endpoints(world: &World<'_>) -> Vec<Finding> {
                 HostPort::Netns(name) => ("spec.netns", name),
             };
             if let Some(first) = ports.insert((field, name), key) {
-                let problem = format!("{name} belongs to Endpoint/{}/{} already", first.namespace, first.name);
+                let (namespace, other) = (&first.namespace, &first.name);
+                let problem = format!("{name} is named by Endpoint/{namespace}/{other} too: neither gets it");
                 findings.push(endpoint.finding(Code::InterfaceClaimed, field, problem, ""));
             }
         }
-        let namespace = world.namespaces.get(key.namespace.as_str());
-        let problem = match namespace.map(|namespace| world.claims(namespace.object).is_empty()) {
+        let namespace = cluster.namespaces().get(&key.namespace).filter(|namespace| namespace.object.is_some());
+        let problem = match namespace.map(|namespace| namespace.claims.is_empty()) {
             None => "is not in these files: the endpoint belongs to no tenant",
             Some(true) => "belongs to no tenant of these files",
             Some(false) => continue,
         };
-        findings.push(endpoint.finding(
-            Code::EndpointUnassigned,
-            "metadata.namespace",
-            format!("{} {problem}", key.namespace),
-            "",
-        ));
+        let problem = format!("{} {problem}", key.namespace);
+        findings.push(endpoint.finding(Code::EndpointUnassigned, "metadata.namespace", problem, ""));
     }
     findings
 }

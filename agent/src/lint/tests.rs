@@ -54,7 +54,7 @@ fn overlapping_subnets_are_told_to_the_loser_with_file_and_line() {
     assert_eq!(
         lines(&[acme.clone(), globex.clone()]),
         [
-            "t.yaml:16  error  BH010  NetworkTenant/globex: spec.subnets[1].cidr: 10.1.2.0/24 overlaps 10.1.0.0/16 of NetworkTenant/acme (t.yaml:1), which comes first by name and keeps the disputed range; give it to one of them"
+            "t.yaml:16  error  BH010  NetworkTenant/globex: spec.subnets[1].cidr: 10.1.2.0/24 overlaps 10.1.0.0/16 of NetworkTenant/acme (t.yaml:1), which comes first by name: the whole entry grants and owns nothing; remove the overlap from one of the two"
         ]
     );
     let older = globex.replace("{name: globex}", "{name: globex, creationTimestamp: '2020-01-01T00:00:00Z'}");

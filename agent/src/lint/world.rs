@@ -1,16 +1,17 @@
-//! All good objects of all files, each with the place where it stands.
+//! All valid objects of all files, each with its file and line, and the cluster that the model makes of them.
 //!
-//! Of two documents of one name only the first counts, as in the agent.
+//! Decides nothing about ownership or membership: that is the model's. Of two documents with one name only the first
+//! counts, as in the agent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::select;
 use crate::api::document::Object;
 use crate::api::finding::{Code, Finding};
 use crate::api::yaml::Node;
 use crate::source::load::{Document, Documents};
-use policy::model::input::{Age, Endpoint, Namespace, Tenant};
+use policy::model::cluster::Cluster;
+use policy::model::input::{Age, Change, Endpoint, Namespace, Tenant};
 
 /// An object and where it stands.
 pub struct Placed<'a, T> {
@@ -50,13 +51,17 @@ impl<'a> World<'a> {
         world
     }
 
-    /// The tenants that claim a namespace, the one that gets it first.
-    pub fn claims(&self, namespace: &Namespace) -> Vec<Placed<'a, Tenant>> {
-        let matching =
-            self.tenants.values().filter(|tenant| select::matches(&tenant.object.namespaces, &namespace.labels));
-        let mut claims: Vec<_> = matching.copied().collect();
-        claims.sort_by_key(|tenant| &tenant.object.age);
-        claims
+    /// What the model knows after these objects.
+    pub fn cluster(&self) -> Cluster {
+        let mut cluster = Cluster::default();
+        for change in [
+            Change::Tenants(self.tenants.values().map(|tenant| tenant.object.clone()).collect()),
+            Change::Namespaces(self.namespaces.values().map(|namespace| namespace.object.clone()).collect()),
+            Change::Endpoints(self.endpoints.iter().map(|endpoint| endpoint.object.clone()).collect()),
+        ] {
+            cluster.apply(change);
+        }
+        cluster
     }
 
     fn add(&mut self, object: &'a Object, name: &'a str, file: &'a Path, node: &'a Node) {

@@ -54,6 +54,48 @@ fn agreed(from: &Tenant, to: &Tenant, now: i64) -> Option<Until> {
     Some(out.min(back)).filter(|until| *until > now)
 }
 
+/// What one tenant's entry for a peer comes to, given the peer's own entries. The end of the entry itself is a matter of
+/// [`has_ended`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Agreement {
+    /// The peer does not exist.
+    NoSuchTenant,
+    /// The peer is Shared, so no permission is needed.
+    Shared,
+    /// The peer does not list the tenant.
+    NotListed,
+    /// Both list each other, but neither opens what the other accepts.
+    SameDirection,
+    /// The peer's matching entries have ended.
+    PeerEnded,
+    /// A connection in at least one direction is permitted.
+    Agreed,
+}
+
+/// Evaluates `peer`, an entry of `tenant`, against `other`, the tenant it names.
+pub fn agreement(tenant: &Tenant, peer: &Peer, other: Option<&Tenant>, now: i64) -> Agreement {
+    let Some(other) = other else { return Agreement::NoSuchTenant };
+    if other.shared {
+        return Agreement::Shared;
+    }
+    let theirs = || other.peers.iter().filter(|theirs| theirs.tenant == tenant.age.name);
+    let meets = |theirs: &&Peer| (peer.egress && theirs.ingress) || (peer.ingress && theirs.egress);
+    if theirs().next().is_none() {
+        Agreement::NotListed
+    } else if !theirs().any(|theirs| meets(&theirs)) {
+        Agreement::SameDirection
+    } else if theirs().filter(meets).all(|theirs| has_ended(theirs, now)) {
+        Agreement::PeerEnded
+    } else {
+        Agreement::Agreed
+    }
+}
+
+/// Whether an entry for a peer has ended.
+pub fn has_ended(peer: &Peer, now: i64) -> bool {
+    peer.until.is_some_and(|until| until <= now)
+}
+
 /// The longest of one side's entries for the other.
 fn half(peers: &[Peer], other: &str, direction: fn(&Peer) -> bool) -> Option<Until> {
     let matching = peers.iter().filter(|peer| peer.tenant == other && direction(peer));
@@ -90,6 +132,27 @@ mod tests {
         assert!(between(to("b", true, false), to("a", true, false)).0.is_empty(), "both want out, none lets in");
         assert!(between(to("b", true, false), to("c", false, true)).0.is_empty(), "consent to somebody else");
         assert!(between(to("a", true, true), vec![]).0.is_empty(), "with oneself");
+    }
+
+    #[test]
+    fn an_entry_is_agreed_exactly_if_it_leads_to_a_permission() {
+        let halves: Vec<Vec<Peer>> = [(true, false), (false, true), (true, true)]
+            .into_iter()
+            .flat_map(|(egress, ingress)| {
+                [None, Some(50), Some(200)].map(move |until| move |name| peer(name, egress, ingress, until))
+            })
+            .map(|entry| vec![entry("a"), entry("b")])
+            .collect();
+        for ours in &halves {
+            for theirs in halves.iter().map(Some).chain([None]) {
+                let (ours, theirs) = (&ours[1], theirs.map(|entries| entries[0].clone()));
+                let a = Tenant { peers: vec![ours.clone()], ..tenant("a") };
+                let b = Tenant { peers: theirs.clone().into_iter().collect(), ..tenant("b") };
+                let is_agreed = !has_ended(ours, 100) && agreement(&a, ours, Some(&b), 100) == Agreement::Agreed;
+                let (permissions, _) = between(a.peers.clone(), b.peers.clone());
+                assert_eq!(is_agreed, !permissions.is_empty(), "{ours:?} {theirs:?}");
+            }
+        }
     }
 
     #[test]

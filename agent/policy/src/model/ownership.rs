@@ -35,10 +35,25 @@ pub struct Ownership {
     v6: Spans,
     granted: BTreeMap<Name, Vec<usize>>,
     unplaced: Vec<IpNet>,
-    /// Claims that were refused.
+    /// Subnet entries that were refused.
+    pub refusals: Vec<Refusal>,
+    /// The same refusals as conflicts.
     pub conflicts: Vec<Conflict>,
     /// Ranges that did not fit.
     pub overflows: Overflows,
+}
+
+/// A subnet entry that grants and owns nothing, because part of its range is owned already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The tenant whose entry it is.
+    pub tenant: Name,
+    /// Position of the entry among the tenant's subnets.
+    pub entry: usize,
+    /// The owned range that it overlaps.
+    pub owned: IpNet,
+    /// The owner of that range.
+    pub owner: Owner,
 }
 
 /// Ranges of one family in order; they never overlap, and one inside another of the same owner is
@@ -139,7 +154,10 @@ impl Ownership {
         let mut taken: BTreeMap<u128, Span> = BTreeMap::new();
         for claim in claims.iter() {
             match dispute(&taken, claim) {
-                Some(span) => self.conflicts.extend(claim.refusal(&span, who)),
+                Some(span) => {
+                    self.conflicts.extend(claim.conflict(&span, who));
+                    self.refusals.extend(claim.refusal(&span, who));
+                }
                 None => {
                     place(&mut taken, claim, who);
                     self.grant(claim, who);
@@ -183,13 +201,19 @@ impl Claim<'_> {
         Some(Span { first: self.first, last: self.last, net: self.range.cidr.trunc(), rank: self.rank, owner })
     }
 
-    fn refusal(&self, span: &Span, who: &[Claimant<'_>]) -> Option<Conflict> {
+    fn refusal(&self, span: &Span, who: &[Claimant<'_>]) -> Option<Refusal> {
+        let Some(Owner::Tenant(tenant)) = self.owner(who) else { return None };
+        let (entry, owner) = (self.at as usize, span.owner.clone());
+        Some(Refusal { tenant: tenant.clone(), entry, owned: span.net, owner })
+    }
+
+    fn conflict(&self, span: &Span, who: &[Claimant<'_>]) -> Option<Conflict> {
         let Some(Owner::Tenant(tenant)) = self.owner(who) else { return None };
         let (kind, with) = match &span.owner {
             Owner::Cluster | Owner::Nodes => (ConflictKind::ClusterRange, format!("the cluster's range {}", span.net)),
             Owner::Tenant(other) => (ConflictKind::SubnetOverlap, format!("{} of the older tenant {other}", span.net)),
         };
-        Some(refusal(tenant, &self.range.name, &self.range.cidr, kind, &with))
+        Some(conflict(tenant, &self.range.name, &self.range.cidr, kind, &with))
     }
 }
 
@@ -241,7 +265,7 @@ fn place(taken: &mut BTreeMap<u128, Span>, claim: &Claim<'_>, who: &[Claimant<'_
     taken.extend(claim.span(who).map(|span| (claim.first, span)));
 }
 
-fn refusal(tenant: &Name, entry: &str, net: &IpNet, kind: ConflictKind, with: &str) -> Conflict {
+fn conflict(tenant: &Name, entry: &str, net: &IpNet, kind: ConflictKind, with: &str) -> Conflict {
     let message = format!(
         "subnet {entry} ({net}) of tenant {tenant} overlaps {with}: the entry grants and owns nothing; \
          remove the overlap from one of the two"

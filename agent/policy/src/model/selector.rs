@@ -15,6 +15,12 @@ pub fn matches(selector: &Selector, labels: &BTreeMap<String, String>) -> bool {
         && selector.expressions.iter().all(|requirement| meets(requirement, labels))
 }
 
+/// Whether `selector` states only what a namespace must not be, and so selects all others.
+pub fn is_negative(selector: &Selector) -> bool {
+    let negative = |one: &Requirement| matches!(one, Requirement::NotIn(..) | Requirement::DoesNotExist(_));
+    selector.labels.is_empty() && selector.expressions.iter().all(negative)
+}
+
 fn meets(requirement: &Requirement, labels: &BTreeMap<String, String>) -> bool {
     match requirement {
         Requirement::In(key, values) => labels.get(key).is_some_and(|value| values.contains(value)),
