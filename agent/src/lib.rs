@@ -14,6 +14,7 @@ pub mod clock;
 pub mod config;
 pub mod controller;
 pub mod dataplane;
+mod dir_watcher;
 pub mod errors;
 pub mod events;
 pub mod health;
@@ -25,7 +26,7 @@ pub mod metrics;
 pub mod nri;
 pub mod reconcile;
 pub mod run;
-pub mod sandboxes;
+pub mod runtime;
 pub mod socket;
 pub mod source;
 #[cfg(test)]

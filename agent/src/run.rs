@@ -41,7 +41,7 @@ use crate::metrics::recorder::Phase;
 use crate::metrics::{Metrics, Recorder};
 use crate::reconcile::{self, Now, ReconcileState, Snapshot, TimedChange};
 use crate::socket::{self, Shown};
-use crate::{links, nri, sandboxes, source, watch as cluster};
+use crate::{links, nri, runtime, source, watch as cluster};
 use policy::model::input::Change;
 use policy::model::settings::CgroupGuardMode;
 
@@ -217,15 +217,15 @@ async fn follow(
     recorder: &Arc<Recorder>,
     invalid_tenants: Arc<AtomicU64>,
 ) -> Result<(), RunError> {
-    let places = match &config.source {
+    let paths = match &config.source {
         ConfigSource::Files(path) => {
             tokio::spawn(source::follow(path.clone(), changes, Arc::clone(findings)));
             return Ok(());
         }
-        ConfigSource::Kubernetes { cni_cache, cgroups } => sandboxes::Places {
+        ConfigSource::Kubernetes { cni_cache, cgroups } => runtime::SandboxPaths {
             cache: cni_cache.clone(),
             namespaces: config.netns_dir.clone(),
-            groups: sandboxes::hierarchy(cgroups),
+            groups: runtime::cgroups::hierarchy(cgroups),
         },
     };
     if config.settings.pod_cidrs.is_empty() {
@@ -240,7 +240,7 @@ async fn follow(
         invalid_tenants,
     };
     let (to, told) = watch::channel(None);
-    tokio::spawn(sandboxes::follow(places, to));
+    tokio::spawn(runtime::follow(paths, to));
     tokio::spawn(cluster::follow(watches, told, changes));
     Ok(())
 }

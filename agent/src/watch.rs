@@ -35,7 +35,7 @@ use crate::kube_watch::objects::{NamespaceLite, NodeLite, PodLite, SERVICE_NAME,
 use crate::kube_watch::stream::{self, WatchTarget};
 use crate::kube_watch::update::Update;
 use crate::metrics::Recorder;
-use crate::sandboxes::Sandboxes;
+use crate::runtime::SandboxSet;
 use cluster_view::{ClusterView, WatchEvent, WatchSubscription};
 use namespace::NamespaceEvent;
 use policy::model::input::Change;
@@ -61,7 +61,11 @@ pub struct WatchConfig {
 }
 
 /// Follows the cluster until the receiver of `changes` is gone.
-pub async fn follow(config: WatchConfig, mut sandboxes: watch::Receiver<Sandboxes>, changes: mpsc::Sender<Change>) {
+pub async fn follow(
+    config: WatchConfig,
+    mut sandboxes: watch::Receiver<Option<SandboxSet>>,
+    changes: mpsc::Sender<Change>,
+) {
     let mut view = ClusterView::new(config.node.clone(), config.settings.clone());
     let (to, mut events) = mpsc::channel(EVENTS);
     let watches = ClusterWatches { client: config.client, health: Arc::new(WatchHealth::new(config.recorder)), to };

@@ -93,7 +93,7 @@ impl SnapshotWatcher {
             );
         }
         let nri = *self.nri.borrow();
-        let invalid = self.findings.standing() + self.invalid_tenants.load(Relaxed);
+        let invalid = self.findings.open_findings() + self.invalid_tenants.load(Relaxed);
         self.shared.store(Arc::new(observed(snapshot, nri, invalid, problems)));
     }
 }

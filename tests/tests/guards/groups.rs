@@ -16,7 +16,7 @@ use aya::maps::{MapData, PerCpuArray};
 use bulkhead::dataplane::kernel::Kernel;
 use bulkhead::dataplane::object::MapLimits;
 use bulkhead::dataplane::{Dataplane, Recheck, cleanup};
-use bulkhead::sandboxes::hierarchy;
+use bulkhead::runtime::cgroups::hierarchy;
 use policy::model::cgroup_guard::CgroupGuardState;
 use policy::model::guards::Guards;
 use testbed::netns::Netns;
