@@ -142,7 +142,7 @@ pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> Resu
         config.metrics_max_tenants,
     ));
     let (changes, news) = mpsc::channel(CHANGES);
-    let findings = Arc::<source::Counters>::default();
+    let findings = Arc::<AtomicU64>::default();
     let invalid_tenants = Arc::<AtomicU64>::default();
     let observed = crate::health::SharedObserved::from(Arc::new(arc_swap::ArcSwap::from_pointee(Observed {
         loaded: true,
@@ -213,7 +213,7 @@ async fn names_known(observed: crate::health::SharedObserved) {
 async fn follow(
     config: &Config,
     changes: mpsc::Sender<Change>,
-    findings: &Arc<source::Counters>,
+    findings: &Arc<AtomicU64>,
     recorder: &Arc<Recorder>,
     invalid_tenants: Arc<AtomicU64>,
 ) -> Result<(), RunError> {

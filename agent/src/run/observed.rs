@@ -19,7 +19,6 @@ use crate::metrics::Recorder;
 use crate::metrics::recorder::Phase;
 use crate::reconcile::Snapshot;
 use crate::reconcile::snapshot::{EndpointCondition, EndpointView};
-use crate::source;
 use policy::model::input::EndpointKey;
 
 /// How often the health page is renewed without a new snapshot.
@@ -31,7 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct SnapshotWatcher {
     shared: SharedObserved,
     history: Arc<History<Snapshot>>,
-    findings: Arc<source::Counters>,
+    /// Open findings in the configuration files.
+    findings: Arc<AtomicU64>,
     /// Tenants of the cluster whose current spec cannot be read.
     invalid_tenants: Arc<AtomicU64>,
     recorder: Arc<Recorder>,
@@ -47,7 +47,7 @@ impl SnapshotWatcher {
     pub fn new(
         shared: SharedObserved,
         history: Arc<History<Snapshot>>,
-        (findings, invalid_tenants): (Arc<source::Counters>, Arc<AtomicU64>),
+        (findings, invalid_tenants): (Arc<AtomicU64>, Arc<AtomicU64>),
         recorder: Arc<Recorder>,
         nri: watch::Receiver<NriState>,
         begun: Instant,
@@ -93,7 +93,7 @@ impl SnapshotWatcher {
             );
         }
         let nri = *self.nri.borrow();
-        let invalid = self.findings.open_findings() + self.invalid_tenants.load(Relaxed);
+        let invalid = self.findings.load(Relaxed) + self.invalid_tenants.load(Relaxed);
         self.shared.store(Arc::new(observed(snapshot, nri, invalid, problems)));
     }
 }

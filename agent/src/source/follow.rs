@@ -6,13 +6,13 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinError;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::counters::Counters;
 use super::files::{self, Stamp};
 use super::merge::{Merge, Outcome};
 use crate::api::finding::{Finding, FindingSeverity};
@@ -28,11 +28,12 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How soon the agent looks again for a missing file.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// Sends a full resync for every change of `config`, until the receiver is gone.
+/// Sends a full resync for every change of `config`, until the receiver is gone. Keeps the number of open findings in
+/// `open_findings`.
 ///
 /// If the channel holds three changes, the three changes of a resync are sent at once, so the receiver sees them
 /// together. Nothing is sent until a file could be read. The future may be dropped at any point.
-pub async fn follow(config: PathBuf, changes: mpsc::Sender<Change>, counters: Arc<Counters>) {
+pub async fn follow(config: PathBuf, changes: mpsc::Sender<Change>, open_findings: Arc<AtomicU64>) {
     let mut watcher = DirWatcher::new("the configuration");
     let (mut merge, mut stamps, mut open) = (Merge::default(), Vec::new(), HashSet::new());
     loop {
@@ -41,7 +42,8 @@ pub async fn follow(config: PathBuf, changes: mpsc::Sender<Change>, counters: Ar
         match look(config.clone(), merge.clone()).await {
             Ok((merged, outcome, seen)) => {
                 (merge, stamps) = (merged, seen);
-                report(&outcome, &mut open, &counters);
+                report(&outcome, &mut open);
+                open_findings.store(open.len() as u64, Ordering::Relaxed);
                 again = outcome.look_again.then(|| Instant::now() + AGAIN);
                 if send(&changes, outcome.changes).await.is_err() {
                     return;
@@ -84,8 +86,9 @@ async fn send(to: &mpsc::Sender<Change>, changes: Vec<Change>) -> Result<(), mps
     Ok(())
 }
 
-/// Logs each new finding, and when the last finding is gone. Counts the open findings.
-fn report(outcome: &Outcome, open: &mut HashSet<String>, counters: &Counters) {
+/// Logs each new finding, and when the last finding is gone. Keeps the open findings in
+/// `open`.
+fn report(outcome: &Outcome, open: &mut HashSet<String>) {
     let line =
         |finding: &Finding| format!("{}:{} {} {finding}", finding.file.display(), finding.line, finding.code.as_str());
     let now: HashSet<String> = outcome.findings.iter().map(line).collect();
@@ -100,7 +103,6 @@ fn report(outcome: &Outcome, open: &mut HashSet<String>, counters: &Counters) {
         tracing::info!("every document of the configuration is valid again");
     }
     *open = now;
-    counters.looked(open.len(), outcome.kept);
     if !outcome.changes.is_empty() {
         let [tenants, namespaces, endpoints] = outcome.objects;
         tracing::info!(tenants, namespaces, endpoints, stale = outcome.kept, "configuration read");
