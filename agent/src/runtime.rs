@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::dir_watcher::DirWatcher;
-use cgroups::PodCgroups;
+use cgroups::PodCgroupIds;
 use cni::{CniCache, Sandbox};
 
 /// How often the CNI cache is read without a notice of a change. A lost notice delays the next read by no more.
@@ -28,7 +28,7 @@ pub struct SandboxSet {
     /// The sandboxes.
     pub sandboxes: Arc<Vec<Sandbox>>,
     /// The control groups.
-    pub groups: Arc<PodCgroups>,
+    pub groups: Arc<PodCgroupIds>,
 }
 
 /// The directories that describe sandboxes.

@@ -9,10 +9,10 @@ use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::cni::Sandbox;
-use policy::model::input::Group;
+use policy::model::input::PodCgroup;
 
 /// The id of each pod's control group, by the pod's UID. Pods on the node's network are included.
-pub type PodCgroups = BTreeMap<String, u64>;
+pub type PodCgroupIds = BTreeMap<String, u64>;
 
 /// The cgroup v2 hierarchy below `root`: it is the only hierarchy, or mounted beside those of version 1.
 pub fn hierarchy(root: &Path) -> Option<PathBuf> {
@@ -24,17 +24,17 @@ pub fn hierarchy(root: &Path) -> Option<PathBuf> {
 
 /// The control group of a pod, if it exists. The kubelet puts it into the group of its quality of service, or directly
 /// into `kubepods`, the group of all pods.
-pub(super) fn find(root: &Path, path: &str) -> Option<Group> {
+pub(super) fn find(root: &Path, path: &str) -> Option<PodCgroup> {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     let at = parts.iter().position(|part| is_parent(part))?;
     let is_regular = !parts.contains(&"..") && (at + 2..=at + 3).contains(&parts.len());
     let id = fs::metadata(root.join(parts.join("/"))).ok().filter(|_| is_regular)?.ino();
     let parent = root.join(parts[..=at].join("/")).to_str()?.to_owned();
-    Some(Group { id, parent })
+    Some(PodCgroup { id, parent })
 }
 
 /// The control groups of all pods, including those without a sandbox of their own.
-pub(super) fn of_pods(sandboxes: &[Sandbox]) -> PodCgroups {
+pub(super) fn of_pods(sandboxes: &[Sandbox]) -> PodCgroupIds {
     let parents: BTreeSet<&str> =
         sandboxes.iter().filter_map(|sandbox| Some(&*sandbox.group.as_ref()?.parent)).collect();
     let list = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use super::{SandboxPaths, cgroups};
-use policy::model::input::Group;
+use policy::model::input::PodCgroup;
 
 /// A pod's sandbox, as the CNI library describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct Sandbox {
     /// The path of its control group, as the runtime states it.
     pub cgroup: Option<String>,
     /// Its control group, once it was found.
-    pub group: Option<Group>,
+    pub group: Option<PodCgroup>,
     /// When the file was written. A pod whose sandbox died has two files for a while, and the later one counts.
     pub written: SystemTime,
 }

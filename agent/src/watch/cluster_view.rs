@@ -18,7 +18,7 @@ use std::time::Duration;
 use super::namespace::{NamespaceEvent, NamespaceWatch};
 use crate::kube_watch::objects::{ObservedNode, ObservedPod, ObservedService, ObservedSlice};
 use crate::kube_watch::update::Update;
-use crate::runtime::cgroups::PodCgroups;
+use crate::runtime::cgroups::PodCgroupIds;
 use crate::runtime::cni::Sandbox;
 use policy::model::cluster::Cluster;
 use policy::model::input::{Attachment, Change, Endpoint, EndpointKey, HostPort, Namespace, Tenant};
@@ -48,7 +48,7 @@ pub enum WatchEvent {
     /// All sandboxes of this node.
     Sandboxes(Arc<Vec<Sandbox>>),
     /// Control groups of all pods.
-    Groups(Arc<PodCgroups>),
+    Groups(Arc<PodCgroupIds>),
 }
 
 /// Which namespaces to follow.
@@ -72,7 +72,7 @@ pub struct ClusterView {
     /// Endpoints of this node as reported.
     reported: HashMap<EndpointKey, Endpoint>,
     sandboxes: HashMap<String, Sandbox>,
-    groups: Arc<PodCgroups>,
+    groups: Arc<PodCgroupIds>,
     /// Control groups of pods on the node's network, as reported.
     on_node: BTreeSet<u64>,
     watched: BTreeMap<String, NamespaceWatch>,
