@@ -4,7 +4,7 @@
 //! nothing: it makes the write it is given, or returns why it could not.
 
 use policy::model::guards::Guards;
-use policy::plan::{Actual, Op};
+use policy::plan::{Actual, Op, Table};
 
 pub mod attach;
 pub mod btf;
@@ -44,6 +44,12 @@ pub enum Recheck {
 pub trait Dataplane {
     /// Reads every table back. Called at start.
     fn load(&mut self) -> Result<Actual, DataplaneError>;
+
+    /// Reads one table back; the others are empty in the result. The default reads all.
+    fn load_table(&mut self, table: Table) -> Result<Actual, DataplaneError> {
+        let _ = table;
+        self.load()
+    }
 
     /// Makes one write. On success the table holds the new value; on an error it is unchanged. Removing an
     /// absent entry succeeds.

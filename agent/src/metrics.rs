@@ -119,7 +119,7 @@ impl CounterReader {
             match self.counters.slot(slot) {
                 Ok(counters) => self.accounts.read(slot, owner.as_deref(), &counters),
                 Err(error) => {
-                    recorder.map_error("counters", "read");
+                    recorder.map_errors("counters", "read", 1);
                     tracing::debug!(%error, slot, "packet counters cannot be read now");
                 }
             }

@@ -12,6 +12,7 @@ use crate::dataplane::Dataplane;
 use policy::model::input::Subject;
 use propagation::Propagation;
 
+mod compare;
 pub mod execute;
 mod interfaces;
 pub mod propagation;
@@ -29,6 +30,17 @@ pub use snapshot::Snapshot;
 pub use state::ReconcileState;
 pub use step::{StepOutcome, step};
 
+/// What the loop reports while it runs.
+pub trait LoopObserver {
+    /// The loop waits for changes, or has just made a step. Called at least once in [`BEAT`] unless a step hangs.
+    fn alive(&mut self);
+
+    /// The kernel holds everything that was reported; the oldest change of this kind took so long.
+    fn propagated(&mut self, subject: Subject, took: Duration);
+}
+
+/// The longest pause between two signs of life.
+pub const BEAT: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(5) };
 /// Changes taken in at once at most: a burst becomes one compile and one plan.
 const BURST: usize = 8192;
 
@@ -36,29 +48,32 @@ const BURST: usize = 8192;
 ///
 /// Writes to the kernel block, so this needs a thread of its own. Each source sends every kind of object in full
 /// once at the start, even if it is empty. Nothing is written before that: after a restart, a missing object may only
-/// be late. `propagated` gets how long changes of each kind took, as soon as the kernel holds all that was reported.
+/// be late.
 pub async fn run<D: Dataplane>(
     mut state: ReconcileState,
     mut dataplane: D,
     mut changes: mpsc::Receiver<TimedChange>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     clock: impl Fn() -> Now,
-    mut propagated: impl FnMut(Subject, Duration),
+    mut observer: impl LoopObserver,
 ) -> D {
     let mut wake = Duration::ZERO;
     let mut propagation = Propagation::default();
     loop {
         let mut burst = Vec::new();
+        observer.alive();
         let pause = wake.saturating_sub(clock().tick);
-        if let Ok(0) = tokio::time::timeout(pause, changes.recv_many(&mut burst, BURST)).await {
-            return dataplane;
+        match tokio::time::timeout(pause.min(BEAT), changes.recv_many(&mut burst, BURST)).await {
+            Ok(0) => return dataplane,
+            Err(_) if pause > BEAT => continue,
+            _ => {}
         }
         burst.iter().for_each(|timed| propagation.seen(timed));
         let burst = burst.into_iter().map(|timed| timed.change).collect();
         let outcome = step(&mut state, &mut dataplane, burst, clock());
         wake = outcome.wake;
         if outcome.in_force {
-            propagation.finish(clock().tick).for_each(|(subject, took)| propagated(subject, took));
+            propagation.finish(clock().tick).for_each(|(subject, took)| observer.propagated(subject, took));
         }
         if outcome.published {
             snapshots.send_replace(Arc::clone(state.snapshot()));

@@ -3,6 +3,7 @@
 //! Decides nothing but where objects come from. Nothing is detached at the end, so enforcement goes on.
 
 mod counters;
+mod failures;
 mod names;
 mod observed;
 mod timed_dataplane;
@@ -11,7 +12,8 @@ pub use names::addresses;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicI64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use agent_common::maps;
@@ -39,55 +41,55 @@ use crate::health::{NriState, Observed};
 use crate::http::{self, AgentPages};
 use crate::metrics::recorder::Phase;
 use crate::metrics::{Metrics, Recorder};
-use crate::reconcile::{self, Now, ReconcileState, Snapshot, TimedChange};
+use crate::reconcile::{self, LoopObserver, Now, ReconcileState, Snapshot, TimedChange};
 use crate::socket::{self, Shown};
 use crate::{links, nri, runtime, source, watch as cluster};
-use policy::model::input::Change;
+use policy::model::input::{Change, Subject};
 use policy::model::settings::CgroupGuardMode;
 
-/// Changes that wait for the loop.
+/// Capacity of the channels of changes to the loop.
 const CHANGES: usize = 1024;
-/// How long records wait for names at the start.
+/// How long records wait for names after the start.
 const NAMES_WITHIN: Duration = Duration::from_secs(10);
-/// How often counters are read without a scrape, so that a slot's last packets are its owner's.
+/// How often counters are read without a scrape, so the last packets of a slot are counted for its owner.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// What ends the agent before it began, one message each.
+/// Why the agent could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// Programs, maps, pins.
+    /// Programs, maps or pins could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// What an earlier agent left could not be read.
-    #[error("cannot read what is in the kernel")]
+    /// The tables of an earlier agent could not be read.
+    #[error("cannot read Bulkhead's tables in the kernel")]
     Load(#[from] DataplaneError),
-    /// The event maps.
+    /// The event maps could not be read.
     #[error("cannot read events")]
     Ring(#[from] RingError),
-    /// A map is missing.
-    #[error("cannot take a map of the object")]
+    /// The object lacks a map.
+    #[error("the eBPF object lacks a map")]
     Map(#[from] MapError),
-    /// The pages.
+    /// The address of the pages could not be bound.
     #[error(transparent)]
     Http(#[from] http::BindError),
-    /// The socket.
+    /// The local socket could not be bound.
     #[error(transparent)]
     Socket(#[from] socket::SocketError),
-    /// The interfaces.
+    /// The interfaces could not be read.
     #[error(transparent)]
     Links(#[from] links::LinksError),
-    /// The cluster.
-    #[error("cannot tell which cluster to ask")]
+    /// The client of the API server could not be built.
+    #[error("cannot build a client for the API server")]
     Cluster(#[from] Box<kube::Error>),
-    /// Its configuration.
+    /// The configuration of the cluster could not be read.
     #[error("cannot read the cluster's configuration")]
     Kubeconfig(#[from] Box<kube::config::InferConfigError>),
-    /// A thread or a stream.
+    /// A thread or a stream could not be started.
     #[error("cannot {operation}")]
     System {
         /// What was tried.
         operation: &'static str,
-        /// Why not.
+        /// The kernel's answer.
         #[source]
         source: std::io::Error,
     },
@@ -97,16 +99,75 @@ fn system(operation: &'static str) -> impl Fn(std::io::Error) -> RunError {
     move |source| RunError::System { operation, source }
 }
 
-/// Runs the agent until `shutdown` is done. Enforcement goes on after that: nothing is detached.
+/// Runs the agent until `shutdown` is done. Nothing is detached at the end.
 ///
 /// # Errors
 /// Only what prevents the start.
 pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
-    let started = Timestamp::now();
-    let begun = Instant::now();
-    // Before anything is attached: records that are older than this clock are an earlier agent's.
-    let clock = Clock::now();
+    let start = Start { began: Timestamp::now(), instant: Instant::now(), clock: Clock::now() };
     let recorder = Arc::new(Recorder::default());
+    let mut kernel = open_kernel(&mut config, &recorder, &start)?;
+    let EventPath { ring, pipeline, hub, stats, history } = event_path(&config, &mut kernel, start.clock)?;
+
+    let state = ReconcileState::start(&mut kernel, config.settings.clone())?;
+    let (snapshot_sender, snapshots) = watch::channel(Arc::clone(state.snapshot()));
+    let counters = counters::CounterMaps::new(&mut kernel, snapshots.clone(), &config.sizes)?;
+    let (recorded, counted) = (Arc::clone(&recorder), Arc::clone(&stats));
+    let metrics = Arc::new(Metrics::new(Box::new(counters), recorded, counted, config.metrics_max_tenants));
+    let shown = Observed { loaded: true, ..Observed::default() };
+    let observed = crate::health::SharedObserved::from(Arc::new(arc_swap::ArcSwap::from_pointee(shown)));
+
+    let pages = http::bind(config.listen).await?;
+    let bound = socket::bind(&config.socket).await?;
+    let status = status(&config, start.began, &observed, &metrics, &stats);
+    let page_data = AgentPages { metrics: Arc::clone(&metrics), observed: Arc::clone(&observed) };
+    tokio::spawn(http::serve(pages, Arc::new(page_data), std::future::pending()));
+    tokio::spawn(socket::serve(bound, Shown { hub, status }, std::future::pending()));
+    let (change_sender, change_receiver) = mpsc::channel(CHANGES);
+    let first_seen = links::FirstSeen::default();
+    tokio::spawn(links::follow(config.netns_dir.clone(), first_seen.clone(), change_sender.clone()));
+    let invalid = observed::InvalidObjects::default();
+    follow(&config, change_sender, &invalid, &recorder).await?;
+    let (nri_sender, nri_state) = watch::channel(NriState::default());
+    if let Some(socket) = &config.nri {
+        let gate = nri::Gate::new(snapshots.clone(), Arc::clone(&recorder));
+        tokio::spawn(nri::follow(socket.clone(), gate, nri_sender));
+    }
+    tokio::spawn(settle(Arc::clone(&metrics)));
+    let last_turn = Arc::<AtomicI64>::default();
+    let names_known = names_known(Arc::clone(&observed));
+    let inputs = observed::WatcherInputs { invalid, last_turn: Arc::clone(&last_turn), nri: nri_state };
+    let watcher = observed::SnapshotWatcher::new(observed, history, inputs, Arc::clone(&recorder), start.instant);
+    tokio::spawn(watcher.follow(snapshots));
+    let dataplane = timed_dataplane::TimedDataplane::new(kernel, Arc::clone(&recorder), first_seen);
+    let loop_thread =
+        spawn_loop(state, dataplane, LoopRecorder { recorder, last_turn }, change_receiver, snapshot_sender)?;
+    let (notice_sender, notices) = mpsc::channel(64);
+    let events = tokio::spawn(async move {
+        names_known.await;
+        events::run(ring, pipeline, notices).await;
+    });
+    let _ = notice_sender.send(hello(&config)).await;
+
+    shutdown.await;
+    tracing::info!("stopping; attached programs go on enforcing (`bulkhead cleanup` removes them)");
+    drop(notice_sender);
+    let _ = events.await;
+    drop(loop_thread);
+    Ok(())
+}
+
+/// When the agent started.
+struct Start {
+    began: Timestamp,
+    instant: Instant,
+    /// Read before anything is attached: older records are those of an earlier agent.
+    clock: Clock,
+}
+
+/// Loads programs and maps, and turns the cgroup guard off if this kernel cannot run it.
+fn open_kernel(config: &mut Config, recorder: &Recorder, start: &Start) -> Result<Kernel, RunError> {
+    #[cfg_attr(not(feature = "ebpf-log"), expect(unused_mut, reason = "only forwarding the log changes it"))]
     let mut kernel = Kernel::open(&config.pins, &config.sizes)?;
     #[cfg(feature = "ebpf-log")]
     if let Err(error) = kernel.forward_log() {
@@ -115,91 +176,39 @@ pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> Resu
     if config.settings.cgroup_guard == CgroupGuardMode::Auto
         && let Some(error) = kernel.no_groups()
     {
-        tracing::warn!(%error, "no guard on the pods' control groups");
+        tracing::warn!(%error, "the cgroup guard is off, because this kernel cannot run it");
         config.settings.cgroup_guard = CgroupGuardMode::Unsupported(error.to_string());
     }
-    recorder.started(Phase::Load, begun.elapsed());
+    recorder.started(Phase::Load, start.instant.elapsed());
     tracing::info!(pins = %config.pins.display(), attach = ?kernel.method(), "programs and maps are in the kernel");
+    Ok(kernel)
+}
 
+/// Everything between the ring buffer and the sinks.
+struct EventPath {
+    ring: Ring,
+    pipeline: Pipeline,
+    hub: Arc<Hub>,
+    stats: Arc<EventStats>,
+    history: Arc<History<Snapshot>>,
+}
+
+fn event_path(config: &Config, kernel: &mut Kernel, clock: Clock) -> Result<EventPath, RunError> {
     let stats = Arc::<EventStats>::default();
     let hub = Arc::new(Hub::new(&stats));
     let stdout = WriterSink::start("stdout", std::io::stdout(), &stats).map_err(system("start the stdout sink"))?;
     let history = Arc::new(History::<Snapshot>::default());
     let enricher = Enricher::new(config.node.clone(), config.cluster.clone(), Arc::clone(&history) as _);
-    let mut ring = ring(&mut kernel)?;
+    let mut ring = ring(kernel)?;
     let sinks: Vec<Arc<dyn Sink>> = vec![Arc::new(stdout), Arc::clone(&hub) as _];
     let bounds = AggregatorBounds { windows: 16_384, seen: 4 * 1024 * aya::util::nr_cpus().unwrap_or(1) };
-    let pipeline =
-        Pipeline::new(enricher, sinks, Arc::clone(&stats), (bounds, Rates::default()), ring.all_held_back()?, clock);
-
-    let state = ReconcileState::start(&mut kernel, config.settings.clone())?;
-    let (snapshots, latest) = watch::channel(Arc::clone(state.snapshot()));
-    let counters = counters::CounterMaps::new(&mut kernel, latest.clone(), &config.sizes)?;
-    let metrics = Arc::new(Metrics::new(
-        Box::new(counters),
-        Arc::clone(&recorder),
-        Arc::clone(&stats),
-        config.metrics_max_tenants,
-    ));
-    let (changes, news) = mpsc::channel(CHANGES);
-    let findings = Arc::<AtomicU64>::default();
-    let invalid_tenants = Arc::<AtomicU64>::default();
-    let observed = crate::health::SharedObserved::from(Arc::new(arc_swap::ArcSwap::from_pointee(Observed {
-        loaded: true,
-        ..Observed::default()
-    })));
-    let (notices, told) = mpsc::channel(64);
-
-    let pages = http::bind(config.listen).await?;
-    let bound = socket::bind(&config.socket).await?;
-    let status = status(&config, started, &observed, &metrics, &stats);
-    tokio::spawn(http::serve(
-        pages,
-        Arc::new(AgentPages { metrics: Arc::clone(&metrics), observed: Arc::clone(&observed) }),
-        std::future::pending(),
-    ));
-    tokio::spawn(socket::serve(bound, Shown { hub, status }, std::future::pending()));
-    let first_seen = links::FirstSeen::default();
-    tokio::spawn(links::follow(config.netns_dir.clone(), first_seen.clone(), changes.clone()));
-    follow(&config, changes, &findings, &recorder, Arc::clone(&invalid_tenants)).await?;
-    let (nri, held) = watch::channel(NriState::default());
-    if let Some(socket) = &config.nri {
-        tokio::spawn(nri::follow(socket.clone(), nri::Gate::new(latest.clone(), Arc::clone(&recorder)), nri));
-    }
-    tokio::spawn(settle(Arc::clone(&metrics)));
-    let named = names_known(Arc::clone(&observed));
-    let watcher = observed::SnapshotWatcher::new(
-        observed,
-        history,
-        (findings, invalid_tenants),
-        Arc::clone(&recorder),
-        held,
-        begun,
-    );
-    tokio::spawn(watcher.follow(latest));
-    let loop_thread = spawn_loop(
-        state,
-        timed_dataplane::TimedDataplane::new(kernel, Arc::clone(&recorder), first_seen),
-        recorder,
-        news,
-        snapshots,
-    )?;
-    let events = tokio::spawn(async move {
-        named.await;
-        events::run(ring, pipeline, told).await;
-    });
-    let _ = notices.send(hello(&config)).await;
-
-    shutdown.await;
-    tracing::info!("stopping; what is attached goes on enforcing (`bulkhead cleanup` removes it)");
-    drop(notices);
-    let _ = events.await;
-    drop(loop_thread);
-    Ok(())
+    let limits = (bounds, Rates::default());
+    let pipeline = Pipeline::new(enricher, sinks, Arc::clone(&stats), limits, ring.all_held_back()?, clock);
+    Ok(EventPath { ring, pipeline, hub, stats, history })
 }
 
-/// Done once the first names are there, or after as long as they may take: records that waited in the
-/// ring buffer while no agent ran can wait a little longer, and lose nothing but their names if not.
+/// Waits for the first names, but no longer than [`NAMES_WITHIN`]. Records of the time without an agent wait in the
+/// ring buffer meanwhile; without the wait their events would lack names.
 async fn names_known(observed: crate::health::SharedObserved) {
     for _ in 0..NAMES_WITHIN.as_millis() / 20 {
         if observed.load().synced {
@@ -209,17 +218,16 @@ async fn names_known(observed: crate::health::SharedObserved) {
     }
 }
 
-/// Where objects come from: the one place that chooses.
+/// Starts the source of objects that the configuration names.
 async fn follow(
     config: &Config,
     changes: mpsc::Sender<Change>,
-    findings: &Arc<AtomicU64>,
+    invalid: &observed::InvalidObjects,
     recorder: &Arc<Recorder>,
-    invalid_tenants: Arc<AtomicU64>,
 ) -> Result<(), RunError> {
     let paths = match &config.source {
         ConfigSource::Files(path) => {
-            tokio::spawn(source::follow(path.clone(), changes, Arc::clone(findings)));
+            tokio::spawn(source::follow(path.clone(), changes, Arc::clone(&invalid.findings)));
             return Ok(());
         }
         ConfigSource::Kubernetes { cni_cache, cgroups } => runtime::SandboxPaths {
@@ -229,7 +237,9 @@ async fn follow(
         },
     };
     if config.settings.pod_cidrs.is_empty() {
-        tracing::warn!("without --pod-cidr, addresses of pods that this node does not know count as outside");
+        tracing::warn!(
+            "--pod-cidr is not set, so pods that this node does not know count as outside the cluster; set it"
+        );
     }
     let inferred = kube::Config::infer().await.map_err(Box::new)?;
     let watches = cluster::WatchConfig {
@@ -237,11 +247,11 @@ async fn follow(
         node: config.node.clone(),
         settings: config.settings.clone(),
         recorder: Arc::clone(recorder),
-        invalid_tenants,
+        invalid_tenants: Arc::clone(&invalid.tenants),
     };
-    let (to, told) = watch::channel(None);
-    tokio::spawn(runtime::follow(paths, to));
-    tokio::spawn(cluster::follow(watches, told, changes));
+    let (sandbox_sender, sandbox_receiver) = watch::channel(None);
+    tokio::spawn(runtime::follow(paths, sandbox_sender));
+    tokio::spawn(cluster::follow(watches, sandbox_receiver, changes));
     Ok(())
 }
 
@@ -291,20 +301,37 @@ async fn settle(metrics: Arc<Metrics>) {
     }
 }
 
-/// Notes when each change was seen: the loop may be busy, and takes them in later.
-async fn stamp(mut changes: mpsc::Receiver<Change>, news: mpsc::Sender<TimedChange>, clock: impl Fn() -> Now) {
+/// Adds to each change when it was observed, because a busy loop takes it in later.
+async fn stamp(mut changes: mpsc::Receiver<Change>, to_loop: mpsc::Sender<TimedChange>, clock: impl Fn() -> Now) {
     while let Some(change) = changes.recv().await {
-        if news.send(TimedChange { change, seen: clock().tick }).await.is_err() {
+        if to_loop.send(TimedChange { change, seen: clock().tick }).await.is_err() {
             return;
         }
     }
 }
 
-/// The loop blocks in system calls, so it has a thread of its own.
+/// Records what the loop reports.
+struct LoopRecorder {
+    recorder: Arc<Recorder>,
+    /// When the loop was last alive, in seconds since 1970.
+    last_turn: Arc<AtomicI64>,
+}
+
+impl LoopObserver for LoopRecorder {
+    fn alive(&mut self) {
+        self.last_turn.store(Timestamp::now().as_second(), Relaxed);
+    }
+
+    fn propagated(&mut self, subject: Subject, took: Duration) {
+        self.recorder.propagated(subject, took);
+    }
+}
+
+/// Starts the loop on a thread of its own, because it blocks in system calls.
 fn spawn_loop(
     state: ReconcileState,
-    kernel: timed_dataplane::TimedDataplane,
-    recorder: Arc<Recorder>,
+    dataplane: timed_dataplane::TimedDataplane,
+    observer: LoopRecorder,
     changes: mpsc::Receiver<Change>,
     snapshots: watch::Sender<Arc<Snapshot>>,
 ) -> Result<std::thread::JoinHandle<()>, RunError> {
@@ -312,9 +339,8 @@ fn spawn_loop(
         tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(system("build a runtime"))?;
     let start = Instant::now();
     let clock = move || Now { unix: Timestamp::now().as_second(), tick: start.elapsed() };
-    let (stamped, news) = mpsc::channel(CHANGES);
-    tokio::spawn(stamp(changes, stamped, clock));
-    let told = move |subject, took| recorder.propagated(subject, took);
-    let run = move || drop(runtime.block_on(reconcile::run(state, kernel, news, snapshots, clock, told)));
+    let (to_loop, timed) = mpsc::channel(CHANGES);
+    tokio::spawn(stamp(changes, to_loop, clock));
+    let run = move || drop(runtime.block_on(reconcile::run(state, dataplane, timed, snapshots, clock, observer)));
     std::thread::Builder::new().name("reconcile".into()).spawn(run).map_err(system("start the reconcile thread"))
 }

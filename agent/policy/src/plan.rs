@@ -16,6 +16,7 @@ use crate::model::report::Overflows;
 
 mod actual;
 mod diff;
+mod drift;
 mod ledger;
 mod owners;
 mod peers;
@@ -81,6 +82,18 @@ impl Op {
             Self::OwnerV4(..) => Table::OwnersV4,
             Self::OwnerV6(..) => Table::OwnersV6,
             Self::Generation(..) => Table::Runtime,
+        }
+    }
+
+    /// Whether it removes an entry, or clears one of an array.
+    pub fn is_removal(&self) -> bool {
+        match self {
+            Self::Endpoint(_, entry) => *entry == EndpointEntry::default(),
+            Self::Tenant(_, state) => *state == TenantState::default(),
+            Self::PeerV4(_, None) | Self::PeerV6(_, None) | Self::TenantName(_, None) | Self::Grant(_, None) => true,
+            Self::TrieV4(_, _, None) | Self::TrieV6(_, _, None) => true,
+            Self::OwnerV4(_, None) | Self::OwnerV6(_, None) => true,
+            _ => false,
         }
     }
 }

@@ -21,7 +21,7 @@ use super::maps::PolicyMaps;
 use super::object::{self, MapLimits, ObjectError};
 use super::{Dataplane, DataplaneError, Port, Recheck, btf};
 use policy::model::guards::Guards;
-use policy::plan::{Actual, Op};
+use policy::plan::{Actual, Op, Table};
 
 /// The magic number of a BPF file system (`BPF_FS_MAGIC`).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -230,6 +230,12 @@ pub fn inspect(pins: &Path) -> Result<Actual, DataplaneError> {
 impl Dataplane for Kernel {
     fn load(&mut self) -> Result<Actual, DataplaneError> {
         self.maps.read()
+    }
+
+    fn load_table(&mut self, table: Table) -> Result<Actual, DataplaneError> {
+        let mut actual = Actual::default();
+        self.maps.read_table(table, &mut actual)?;
+        Ok(actual)
     }
 
     fn apply(&mut self, op: &Op) -> Result<(), DataplaneError> {

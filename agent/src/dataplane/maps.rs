@@ -129,71 +129,72 @@ impl PolicyMaps {
     /// [`DataplaneError::Load`] with the table.
     pub fn read(&self) -> Result<Actual, DataplaneError> {
         let mut actual = Actual::default();
-        load(Table::Endpoints, || {
-            let near = elements(&self.endpoints)?;
-            let far = self.endpoints_far.iter().collect::<Result<Vec<_>, _>>()?;
-            actual.endpoints = near.into_iter().chain(far).collect();
-            Ok(())
-        })?;
-        load(Table::PeersV4, || fill(&mut actual.peers_v4, &self.peers_v4))?;
-        load(Table::PeersV6, || fill(&mut actual.peers_v6, &self.peers_v6))?;
-        load(Table::Tenants, || {
-            actual.tenants = elements(&self.tenants)?.into_iter().map(|(id, state)| (TenantId(id), state)).collect();
-            Ok(())
-        })?;
-        load(Table::TenantNames, || fill(&mut actual.names, &self.names))?;
-        load(Table::RowsV4, || {
-            actual.rows_v4 = elements(&self.rows_v4)?.into_iter().map(|(i, row)| (i as u16, Box::new(row))).collect();
-            Ok(())
-        })?;
-        load(Table::RowsV6, || {
-            actual.rows_v6 = elements(&self.rows_v6)?.into_iter().map(|(i, row)| (i as u16, Box::new(row))).collect();
-            Ok(())
-        })?;
-        load(Table::PortSets, || {
-            actual.port_sets = elements(&self.port_sets)?.into_iter().map(|(i, set)| (i as u16, set)).collect();
-            Ok(())
-        })?;
-        load(Table::Grants, || fill(&mut actual.grants, &self.grants))?;
-        self.read_prefixes(&mut actual)?;
-        load(Table::Runtime, || {
-            actual.generation = self.runtime.get(&0, 0)?.generation;
-            Ok(())
-        })?;
+        Table::ALL.iter().try_for_each(|table| self.read_table(*table, &mut actual))?;
         Ok(actual)
     }
 
-    fn read_prefixes(&self, actual: &mut Actual) -> Result<(), DataplaneError> {
-        let bits = |length: u32| length.saturating_sub(32) as u8;
-        load(Table::TrieV4, || {
-            let entries = prefixes(&self.trie_v4)?;
-            actual.trie_v4 = entries.into_iter().map(|(length, key, grant)| ((key, bits(length)), grant)).collect();
-            Ok(())
-        })?;
-        load(Table::TrieV6, || {
-            let entries = prefixes(&self.trie_v6)?;
-            actual.trie_v6 = entries.into_iter().map(|(length, key, grant)| ((key, bits(length)), grant)).collect();
-            Ok(())
-        })?;
-        load(Table::OwnersV4, || {
-            let entries = prefixes(&self.owners_v4)?.into_iter();
-            actual.owners_v4 = entries
-                .filter_map(|(length, net, owner)| Some((Ipv4Net::new(net.octets().into(), length as u8).ok()?, owner)))
-                .collect();
-            Ok(())
-        })?;
-        load(Table::OwnersV6, || {
-            let entries = prefixes(&self.owners_v6)?.into_iter();
-            actual.owners_v6 = entries
-                .filter_map(|(length, net, owner)| Some((Ipv6Net::new(net.octets().into(), length as u8).ok()?, owner)))
-                .collect();
-            Ok(())
-        })
+    /// Reads one table back, into `actual`.
+    ///
+    /// # Errors
+    /// [`DataplaneError::Load`] with the table.
+    pub fn read_table(&self, table: Table, actual: &mut Actual) -> Result<(), DataplaneError> {
+        self.fill_table(table, actual).map_err(|error| DataplaneError::Load { table, source: Box::new(error) })
+    }
+
+    fn fill_table(&self, table: Table, actual: &mut Actual) -> Result<(), MapError> {
+        match table {
+            Table::Endpoints => {
+                let near = elements(&self.endpoints)?;
+                let far = self.endpoints_far.iter().collect::<Result<Vec<_>, _>>()?;
+                actual.endpoints = near.into_iter().chain(far).collect();
+            }
+            Table::PeersV4 => fill(&mut actual.peers_v4, &self.peers_v4)?,
+            Table::PeersV6 => fill(&mut actual.peers_v6, &self.peers_v6)?,
+            Table::Tenants => {
+                let found = elements(&self.tenants)?.into_iter();
+                actual.tenants = found.map(|(id, state)| (TenantId(id), state)).collect();
+            }
+            Table::TenantNames => fill(&mut actual.names, &self.names)?,
+            Table::RowsV4 => {
+                let found = elements(&self.rows_v4)?.into_iter();
+                actual.rows_v4 = found.map(|(row, value)| (row as u16, Box::new(value))).collect();
+            }
+            Table::RowsV6 => {
+                let found = elements(&self.rows_v6)?.into_iter();
+                actual.rows_v6 = found.map(|(row, value)| (row as u16, Box::new(value))).collect();
+            }
+            Table::PortSets => {
+                let found = elements(&self.port_sets)?.into_iter();
+                actual.port_sets = found.map(|(set, value)| (set as u16, value)).collect();
+            }
+            Table::TrieV4 => {
+                let found = prefixes(&self.trie_v4)?.into_iter();
+                actual.trie_v4 = found.map(|(length, key, grant)| ((key, without_tenant(length)), grant)).collect();
+            }
+            Table::TrieV6 => {
+                let found = prefixes(&self.trie_v6)?.into_iter();
+                actual.trie_v6 = found.map(|(length, key, grant)| ((key, without_tenant(length)), grant)).collect();
+            }
+            Table::Grants => fill(&mut actual.grants, &self.grants)?,
+            Table::OwnersV4 => {
+                let found = prefixes(&self.owners_v4)?.into_iter();
+                let net = |length, net: V4| Ipv4Net::new(net.octets().into(), length as u8).ok();
+                actual.owners_v4 = found.filter_map(|(length, at, owner)| Some((net(length, at)?, owner))).collect();
+            }
+            Table::OwnersV6 => {
+                let found = prefixes(&self.owners_v6)?.into_iter();
+                let net = |length, net: V6| Ipv6Net::new(net.octets().into(), length as u8).ok();
+                actual.owners_v6 = found.filter_map(|(length, at, owner)| Some((net(length, at)?, owner))).collect();
+            }
+            Table::Runtime => actual.generation = self.runtime.get(&0, 0)?.generation,
+        }
+        Ok(())
     }
 }
 
-fn load(table: Table, read: impl FnOnce() -> Result<(), MapError>) -> Result<(), DataplaneError> {
-    read().map_err(|error| DataplaneError::Load { table, source: Box::new(error) })
+/// Bits of a prefix in a trie, whose keys begin with 32 bits of tenant.
+fn without_tenant(length: u32) -> u8 {
+    length.saturating_sub(32) as u8
 }
 
 /// The elements of an array that are not zero.

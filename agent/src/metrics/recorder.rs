@@ -133,14 +133,14 @@ impl Recorder {
         self.propagation.get_or_create(&labels).observe(time.as_secs_f64());
     }
 
-    /// A policy could not be read, built or applied.
-    pub fn policy_error(&self, stage: PolicyStage) {
-        self.policy_errors.get_or_create(&labels(&table::POLICY_ERRORS, &[stage.as_str()])).inc();
+    /// Counts failures to build or apply a policy.
+    pub fn policy_errors(&self, stage: PolicyStage, count: u64) {
+        self.policy_errors.get_or_create(&labels(&table::POLICY_ERRORS, &[stage.as_str()])).inc_by(count);
     }
 
-    /// An operation on a map failed.
-    pub fn map_error(&self, map: &str, operation: &str) {
-        self.map_errors.get_or_create(&labels(&table::MAP_ERRORS, &[map, operation])).inc();
+    /// Counts failed operations on a map.
+    pub fn map_errors(&self, map: &str, operation: &str, count: u64) {
+        self.map_errors.get_or_create(&labels(&table::MAP_ERRORS, &[map, operation])).inc_by(count);
     }
 
     /// How long a phase of the start took.

@@ -51,8 +51,8 @@ fn page() -> String {
     recorder.attached(true);
     recorder.exposed(Duration::from_millis(3));
     recorder.propagated(Subject::Tenant, Duration::from_micros(700));
-    recorder.policy_error(PolicyStage::Apply);
-    recorder.map_error("PEERS_V4", "update");
+    recorder.policy_errors(PolicyStage::Apply, 1);
+    recorder.map_errors("PEERS_V4", "update", 1);
     recorder.watch_synced("pods", true);
     recorder.watch_error("pods");
     recorder.watch_event("pods", 1_795_288_946.25);

@@ -12,7 +12,7 @@ use super::snapshot::{EndpointView, Snapshot, TableFill, TenantView};
 use super::state::ReconcileState;
 use policy::model::endpoints::EndpointStatus;
 use policy::model::input::EndpointKey;
-use policy::model::limits::{Limit, Limits};
+use policy::model::limits::Limit;
 use policy::model::report::{Conflict, Overflow};
 use policy::plan::Table;
 
@@ -27,7 +27,6 @@ pub(super) fn publish(state: &ReconcileState) -> Option<Snapshot> {
         applied_at: state.applied_at,
         generation: state.actual().generation,
         pending: state.pending,
-        failed_attempts: state.backoff.failures(),
         failures: state.failures.clone(),
         attach_failures: state.attach_failures,
         settings: Arc::clone(state.cluster.settings()),
@@ -59,7 +58,6 @@ fn differs(old: &Snapshot, new: &Snapshot) -> bool {
         || old.pending != new.pending
         || old.failures != new.failures
         || old.attach_failures != new.attach_failures
-        || old.failed_attempts != new.failed_attempts
         || old.tables != new.tables
         || !old.address_index.is_same(&new.address_index)
         || !Arc::ptr_eq(&old.nodes, &new.nodes)
@@ -130,24 +128,6 @@ fn overflows(state: &ReconcileState) -> Vec<Overflow> {
 }
 
 fn fills(state: &ReconcileState) -> Vec<TableFill> {
-    let limits = &state.cluster.settings().limits;
-    let fill = |table| TableFill { table, used: state.actual().len(table), limit: capacity(table, limits) };
+    let fill = |table| TableFill { table, used: state.actual().len(table), limit: state.capacity(table) };
     Table::ALL.into_iter().filter(|table| *table != Table::Runtime).map(fill).collect()
-}
-
-fn capacity(table: Table, limits: &Limits) -> usize {
-    match table {
-        Table::Endpoints => limits.interfaces as usize,
-        Table::PeersV4 => limits.peers_v4,
-        Table::PeersV6 => limits.peers_v6,
-        Table::Tenants | Table::TenantNames => limits.tenants as usize,
-        Table::RowsV4 | Table::RowsV6 => usize::from(limits.rows),
-        Table::PortSets => usize::from(limits.port_sets),
-        Table::TrieV4 => limits.trie_v4,
-        Table::TrieV6 => limits.trie_v6,
-        Table::Grants => limits.grants,
-        Table::OwnersV4 => limits.owners_v4,
-        Table::OwnersV6 => limits.owners_v6,
-        Table::Runtime => 1,
-    }
 }

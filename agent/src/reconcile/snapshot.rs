@@ -34,9 +34,7 @@ pub struct Snapshot {
     pub generation: u64,
     /// Writes that failed, or wait for one that failed.
     pub pending: usize,
-    /// Number of attempts that failed in a row.
-    pub failed_attempts: u32,
-    /// Number of writes that failed since the start, by table and kind of error.
+    /// Failed operations since the start, by table and operation; `drift` counts entries that another process changed.
     pub failures: BTreeMap<(Table, &'static str), u64>,
     /// Number of failures to attach or detach programs since the start.
     pub attach_failures: u64,

@@ -64,6 +64,10 @@ pub struct ReconcileState {
     pub(super) swept_v4: PeerKeyV4,
     /// The last IPv6 address of the kernel's table that the sweep visited.
     pub(super) swept_v6: V6,
+    /// Tables that may differ from the ledger, because the kernel refused a write for which it should have space.
+    pub(super) doubts: BTreeSet<Table>,
+    /// Position of the next table in the regular comparison.
+    pub(super) next_compared: usize,
     /// When everything small is compared again.
     pub(super) round_at: Duration,
     /// Interfaces that existed before this agent; `None` until the first list of interfaces.
@@ -106,19 +110,12 @@ impl ReconcileState {
             sweep: Sweep::default(),
             swept_v4: PeerKeyV4::default(),
             swept_v6: V6::default(),
+            doubts: BTreeSet::new(),
+            next_compared: 0,
             round_at: Duration::ZERO,
             existing: None,
             snapshot: Arc::default(),
         })
-    }
-
-    /// Reads the kernel's tables again, after a doubt: the next step repairs every difference.
-    pub fn reload(&mut self, dataplane: &mut impl Dataplane) -> Result<(), DataplaneError> {
-        self.ledger = Ledger::new(dataplane.load()?, &self.cluster.settings().limits);
-        self.attached = dataplane.attached()?.into_iter().map(|port| (port.ifindex, port)).collect();
-        self.owed = Dirty::all();
-        self.backoff = Backoff::default();
-        Ok(())
     }
 
     /// The kernel's tables, as last written or read.
@@ -129,6 +126,25 @@ impl ReconcileState {
     /// Everything that was observed.
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
+    }
+
+    /// Number of entries that `table` can hold.
+    pub(super) fn capacity(&self, table: Table) -> usize {
+        let limits = &self.cluster.settings().limits;
+        match table {
+            Table::Endpoints => limits.interfaces as usize,
+            Table::PeersV4 => limits.peers_v4,
+            Table::PeersV6 => limits.peers_v6,
+            Table::Tenants | Table::TenantNames => limits.tenants as usize,
+            Table::RowsV4 | Table::RowsV6 => usize::from(limits.rows),
+            Table::PortSets => usize::from(limits.port_sets),
+            Table::TrieV4 => limits.trie_v4,
+            Table::TrieV6 => limits.trie_v6,
+            Table::Grants => limits.grants,
+            Table::OwnersV4 => limits.owners_v4,
+            Table::OwnersV6 => limits.owners_v6,
+            Table::Runtime => 1,
+        }
     }
 
     /// The latest snapshot.

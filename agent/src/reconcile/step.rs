@@ -14,7 +14,7 @@ use super::execute::{FailedWrite, execute};
 use super::publish;
 use super::schedule::{Now, ROUND};
 use super::state::ReconcileState;
-use crate::dataplane::{Dataplane, Recheck};
+use crate::dataplane::{Dataplane, DataplaneError, Recheck};
 use crate::errors::with_causes;
 use policy::model::address_index::SHARDS;
 use policy::model::dirty::Dirty;
@@ -76,7 +76,9 @@ impl ReconcileState {
             self.check_attached(dataplane);
             self.recheck_guards = Recheck::Kernel;
             dirty.add(Dirty { ranges: true, tenancy: true, endpoints: true, ..Dirty::default() });
+            self.compare_next(dataplane, dirty);
         }
+        self.compare_doubtful(dataplane, dirty);
         if !dirty.everything {
             self.sweep(dirty, now);
         }
@@ -184,11 +186,15 @@ impl ReconcileState {
         for failure in &failures {
             owe(&mut self.owed, &failure.op);
             let Some(error) = &failure.error else { continue };
-            *self.failures.entry((failure.op.table(), error.label())).or_default() += 1;
+            let table = failure.op.table();
+            *self.failures.entry((table, operation(&failure.op, error))).or_default() += 1;
+            if matches!(error, DataplaneError::Full(_)) && self.ledger.actual().len(table) < self.capacity(table) {
+                self.doubts.insert(table);
+            }
             if let Op::Endpoint(ifindex, _) = failure.op {
                 self.broken.insert(ifindex, with_causes(error));
             }
-            tracing::warn!(table = failure.op.table().as_str(), error = with_causes(error), "an entry was not written");
+            tracing::warn!(table = table.as_str(), error = with_causes(error), "an entry was not written");
         }
         self.owed.endpoints |= !self.bare.is_empty();
         if retried {
@@ -198,6 +204,14 @@ impl ReconcileState {
             self.pending += failures.len();
             self.backoff.failed(now.tick);
         }
+    }
+}
+
+/// The label of a failed write in metrics.
+fn operation(op: &Op, error: &DataplaneError) -> &'static str {
+    match error {
+        DataplaneError::Write { .. } if op.is_removal() => "remove",
+        _ => error.label(),
     }
 }
 

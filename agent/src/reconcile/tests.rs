@@ -7,6 +7,8 @@ mod writes;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use agent_common::layout::{EndpointEntry, Grant};
@@ -18,6 +20,7 @@ use super::schedule::{Now, ROUND};
 use super::snapshot::{EndpointCondition, Snapshot};
 use super::state::ReconcileState;
 use super::step::{StepOutcome, step};
+use super::{BEAT, LoopObserver};
 use crate::dataplane::mem_dataplane::MemDataplane;
 use policy::model::guards::Guards;
 use policy::model::input::{Change, Link, LinkKind, Subject, Tenant};
@@ -488,8 +491,9 @@ fn the_sweep_removes_entries_that_only_the_kernel_has() {
     let stray = policy::model::desired::NOBODYS;
     let key = agent_common::layout::PeerKeyV4 { network: 0, address: agent_common::addr::V4::new([10, 9, 9, 9]) };
     test.kernel.actual.peers_v4.insert(key, stray);
-    test.state.reload(&mut test.kernel).expect("a readable kernel");
-    test.wait(ROUND.as_secs());
+    for _ in Table::ALL {
+        test.wait(ROUND.as_secs());
+    }
     assert!(!test.kernel.actual.peers_v4.contains_key(&key));
 }
 
@@ -559,9 +563,10 @@ async fn the_loop_applies_a_burst_at_once_and_ends_with_its_senders() {
     let (snapshots, mut seen) = watch::channel(Arc::new(Snapshot::default()));
     let start = tokio::time::Instant::now();
     let clock = move || Now { unix: 1000, tick: start.elapsed() };
-    let (took, lags) = std::sync::mpsc::channel();
-    let told = move |subject, lag| took.send((subject, lag)).expect("the test listens");
-    let running = tokio::spawn(super::run(state, kernel, inbox, snapshots, clock, told));
+    let (took, propagated) = std::sync::mpsc::channel();
+    let turns = Arc::<AtomicUsize>::default();
+    let observer = TestObserver { took, turns: Arc::clone(&turns) };
+    let running = tokio::spawn(super::run(state, kernel, inbox, snapshots, clock, observer));
     for change in two_tenants() {
         changes.send(TimedChange { change, seen: Duration::ZERO }).await.expect("the loop lives");
     }
@@ -570,8 +575,49 @@ async fn the_loop_applies_a_burst_at_once_and_ends_with_its_senders() {
     drop(changes);
     let kernel = running.await.expect("no panic");
     assert_eq!(kernel.actual.endpoints.len(), 1);
-    let subjects: Vec<Subject> = lags.iter().map(|(subject, _)| subject).collect();
+    let subjects: Vec<Subject> = propagated.iter().collect();
     assert_eq!(subjects, [Subject::Tenant, Subject::Namespace, Subject::Pod]);
+    assert!(turns.load(Relaxed) > 0);
+}
+
+#[tokio::test]
+async fn the_loop_shows_that_it_is_alive_only_while_it_turns() {
+    let mut kernel = MemDataplane::default();
+    let state = ReconcileState::start(&mut kernel, Settings::default()).expect("an empty kernel");
+    let (changes, inbox) = mpsc::channel::<TimedChange>(1);
+    let (snapshots, _seen) = watch::channel(Arc::new(Snapshot::default()));
+    let start = tokio::time::Instant::now();
+    let clock = move || Now { unix: 1000, tick: start.elapsed() };
+    let (took, _propagated) = std::sync::mpsc::channel();
+    let turns = Arc::<AtomicUsize>::default();
+    let observer = TestObserver { took, turns: Arc::clone(&turns) };
+    let running = tokio::spawn(super::run(state, kernel, inbox, snapshots, clock, observer));
+    // Without changes the next step is a round away, so only the beat explains more than two turns.
+    while turns.load(Relaxed) < 5 {
+        assert!(start.elapsed() < ROUND, "the loop is silent");
+        tokio::time::sleep(BEAT).await;
+    }
+    drop(changes);
+    running.await.expect("no panic");
+    let last = turns.load(Relaxed);
+    tokio::time::sleep(BEAT * 10).await;
+    assert_eq!(turns.load(Relaxed), last, "a loop that does not turn is not alive");
+}
+
+/// Counts signs of life, and sends on what was propagated.
+struct TestObserver {
+    took: std::sync::mpsc::Sender<Subject>,
+    turns: Arc<AtomicUsize>,
+}
+
+impl LoopObserver for TestObserver {
+    fn alive(&mut self) {
+        self.turns.fetch_add(1, Relaxed);
+    }
+
+    fn propagated(&mut self, subject: Subject, _: Duration) {
+        self.took.send(subject).expect("the test receives");
+    }
 }
 
 /// An interface whose other end is in the namespace `netns`.

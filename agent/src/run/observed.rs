@@ -4,14 +4,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::{Duration, Instant};
 
 use agent_common::guard::Guard;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use super::failures::FailureCounter;
 use crate::clock::Clock;
 use crate::events::history::History;
 use crate::health::{NriState, Observed, ObservedEndpoints, ObservedGuards, ObservedTenants, SharedObserved};
@@ -26,16 +27,38 @@ const PULSE: Duration = Duration::from_secs(2);
 /// A problem that time may solve is reported after this time, because every new pod lacks something at first.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Counts of objects that cannot be understood now.
+#[derive(Clone, Default)]
+pub struct InvalidObjects {
+    /// Of a file.
+    pub findings: Arc<AtomicU64>,
+    /// Tenants of the cluster.
+    pub tenants: Arc<AtomicU64>,
+}
+
+impl InvalidObjects {
+    fn count(&self) -> u64 {
+        self.findings.load(Relaxed) + self.tenants.load(Relaxed)
+    }
+}
+
+/// What is shown beside the snapshot.
+pub struct WatcherInputs {
+    /// Objects that cannot be understood.
+    pub invalid: InvalidObjects,
+    /// When the reconcile loop was last alive, in seconds since 1970; 0 before its first turn.
+    pub last_turn: Arc<AtomicI64>,
+    /// State of the connection to the container runtime.
+    pub nri: watch::Receiver<NriState>,
+}
+
 /// Renews what is shown, and keeps the history of names.
 pub struct SnapshotWatcher {
     shared: SharedObserved,
     history: Arc<History<Snapshot>>,
-    /// Open findings in the configuration files.
-    findings: Arc<AtomicU64>,
-    /// Tenants of the cluster whose current spec cannot be read.
-    invalid_tenants: Arc<AtomicU64>,
+    inputs: WatcherInputs,
+    failures: FailureCounter,
     recorder: Arc<Recorder>,
-    nri: watch::Receiver<NriState>,
     begun: Instant,
     /// Open problems, when they began, and whether they were logged.
     open: BTreeMap<String, (Instant, bool)>,
@@ -47,13 +70,20 @@ impl SnapshotWatcher {
     pub fn new(
         shared: SharedObserved,
         history: Arc<History<Snapshot>>,
-        (findings, invalid_tenants): (Arc<AtomicU64>, Arc<AtomicU64>),
+        inputs: WatcherInputs,
         recorder: Arc<Recorder>,
-        nri: watch::Receiver<NriState>,
         begun: Instant,
     ) -> Self {
-        let open = BTreeMap::new();
-        Self { shared, history, findings, invalid_tenants, recorder, nri, begun, open, ready_once: false }
+        Self {
+            shared,
+            history,
+            inputs,
+            failures: FailureCounter::default(),
+            recorder,
+            begun,
+            open: BTreeMap::new(),
+            ready_once: false,
+        }
     }
 
     /// Runs until the reconcile loop is gone.
@@ -92,9 +122,12 @@ impl SnapshotWatcher {
                 "the kernel enforces the objects' policy"
             );
         }
-        let nri = *self.nri.borrow();
-        let invalid = self.findings.load(Relaxed) + self.invalid_tenants.load(Relaxed);
-        self.shared.store(Arc::new(observed(snapshot, nri, invalid, problems)));
+        let nri = *self.inputs.nri.borrow();
+        let invalid = self.inputs.invalid.count();
+        self.failures.count(snapshot, invalid, &self.recorder);
+        let last_turn = Some(self.inputs.last_turn.load(Relaxed)).filter(|seconds| *seconds > 0);
+        let last_turn = last_turn.and_then(|seconds| Timestamp::from_second(seconds).ok());
+        self.shared.store(Arc::new(Observed { last_turn, ..observed(snapshot, nri, invalid, problems) }));
     }
 }
 
@@ -116,7 +149,7 @@ fn observed(snapshot: &Snapshot, nri: NriState, invalid: u64, problems: Vec<Stri
         revision: snapshot.generation,
         pending: snapshot.pending as u64,
         last_applied: snapshot.applied_at.and_then(|seconds| Timestamp::from_second(seconds).ok()),
-        last_turn: Some(Timestamp::now()),
+        last_turn: None,
         tenants: tenants(snapshot, invalid),
         endpoints: endpoints(snapshot),
         guards: guards(snapshot),
@@ -138,7 +171,7 @@ fn endpoints(snapshot: &Snapshot) -> ObservedEndpoints {
             EndpointCondition::Enforced => counts.enforced += 1,
             EndpointCondition::Audited => counts.audited += 1,
             EndpointCondition::Unassigned => counts.unassigned += 1,
-            EndpointCondition::Shared => counts.shared += 1,
+            EndpointCondition::SharedObserved => counts.shared += 1,
             // A pod without an interface has nothing to enforce yet.
             EndpointCondition::Pending if view.status.ifindex.is_none() => {}
             EndpointCondition::Pending | EndpointCondition::Error => counts.error += 1,

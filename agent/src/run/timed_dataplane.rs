@@ -15,7 +15,7 @@ use crate::dataplane::{Dataplane, DataplaneError, Port, Recheck};
 use crate::links::FirstSeen;
 use crate::metrics::Recorder;
 use policy::model::guards::Guards;
-use policy::plan::{Actual, Op};
+use policy::plan::{Actual, Op, Table};
 
 /// The kernel, with measurements of each interface.
 pub struct TimedDataplane {
@@ -50,6 +50,10 @@ impl TimedDataplane {
 impl Dataplane for TimedDataplane {
     fn load(&mut self) -> Result<Actual, DataplaneError> {
         self.kernel.load()
+    }
+
+    fn load_table(&mut self, table: Table) -> Result<Actual, DataplaneError> {
+        self.kernel.load_table(table)
     }
 
     fn apply(&mut self, op: &Op) -> Result<(), DataplaneError> {

@@ -113,6 +113,13 @@ impl Ledger {
         }
     }
 
+    /// Takes over what the kernel was found to hold instead of what was written. The generation is owed then, so
+    /// that connections which the difference allowed are judged again.
+    pub fn adopt(&mut self, found: &[Op]) {
+        found.iter().filter(|op| !matches!(op, Op::Generation(_))).for_each(|op| self.record(op));
+        self.owes_generation |= !found.is_empty();
+    }
+
     fn count(&mut self, op: &Op, each: fn(&mut Self, TenantId)) {
         after(op).into_iter().flatten().for_each(|id| each(self, id));
     }
