@@ -1,12 +1,15 @@
-//! Where this kernel's structures hold what leads from a packet to its network namespace, and what is still
-//! to be written into it, as the kernel itself describes them (BTF, `/sys/kernel/btf/vmlinux`, 5.4).
+//! Offsets of fields in the kernel's structures, from its own description (BTF, `/sys/kernel/btf/vmlinux`, 5.4).
 //!
-//! A C program would ask for that by relocations (CO-RE), which the compiler of ours does not write. Reads
-//! as much of the format as that takes (Documentation/bpf/btf.rst), and knows nothing of programs.
+//! A C program gets them by relocations (CO-RE), which rustc does not emit. Reads as much of the format as needed
+//! (Documentation/bpf/btf.rst), and knows no program. A type of an unknown kind is skipped by the
+//! description's own table of layouts. Without that table, it hides the types after it: offsets are never guessed.
+//!
+//! No crate does this: `btf-rs` and `btfparse` refuse a whole description because of one unknown kind, and `aya-obj`
+//! offers no members.
 
 use std::sync::OnceLock;
 
-/// Bytes from the start of a structure to something in it.
+/// Offsets of fields in bytes, from the start of their structure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offsets {
     /// The device of a `sk_buff`.
@@ -15,90 +18,102 @@ pub struct Offsets {
     pub dev_net: u32,
     /// The inode number of a `net`.
     pub net_inum: u32,
-    /// The byte of a `sk_buff` that says whether its checksum is finished, and the bit there.
+    /// The byte of a `sk_buff` with the state of its checksum, and the first bit there.
     pub skb_summed: (u32, u32),
-    /// Where that begins, counted from the buffer's head; two bytes on, where it is written, from there.
+    /// The field `csum_start` of a `sk_buff`, which `csum_offset` follows.
     pub skb_csum: u32,
-    /// Where its network header is, counted from the buffer's head.
+    /// The field `network_header` of a `sk_buff`.
     pub skb_network: u32,
 }
 
-/// Why they are not known.
+/// Why the offsets are not known.
 #[derive(Debug, thiserror::Error)]
 pub enum BtfError {
     /// There is no description, or it may not be read.
-    #[error("cannot read {VMLINUX}: a kernel with CONFIG_DEBUG_INFO_BTF has it")]
+    #[error("cannot read {VMLINUX}; the kernel needs CONFIG_DEBUG_INFO_BTF")]
     Read(#[source] std::io::Error),
-    /// It is cut short, or of another byte order.
-    #[error("{VMLINUX} is not a description of types as this agent reads it")]
+    /// The description is truncated or has another byte order.
+    #[error("{VMLINUX} is malformed: it is truncated or has another byte order")]
     Format,
     /// A structure has no such field.
-    #[error("this kernel's struct {structure} has no field {field}")]
+    #[error("struct {structure} of this kernel has no field {field}{}", hidden(.unknown_kind))]
     Field {
-        /// Which structure.
+        /// The structure.
         structure: &'static str,
-        /// What of it.
+        /// The field.
         field: &'static str,
+        /// The kind of the first type that could not be read, if there is one.
+        unknown_kind: Option<u32>,
     },
 }
 
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
-/// Those of the running kernel, read once.
+fn hidden(unknown_kind: &Option<u32>) -> String {
+    unknown_kind
+        .map(|kind| format!("; types after the first one of unknown kind {kind} were not read"))
+        .unwrap_or_default()
+}
+
+/// The offsets of the running kernel, read once.
 ///
 /// # Errors
-/// See `BtfError`.
+/// See [`BtfError`].
 pub fn offsets() -> Result<Offsets, &'static BtfError> {
     static READ: OnceLock<Result<Offsets, BtfError>> = OnceLock::new();
-    let read = || std::fs::read(VMLINUX).map_err(BtfError::Read).and_then(|bytes| of(&bytes));
+    let read = || std::fs::read(VMLINUX).map_err(BtfError::Read).and_then(|bytes| Offsets::of(&bytes));
     READ.get_or_init(read).as_ref().copied()
 }
 
-/// Those of a description.
-fn of(bytes: &[u8]) -> Result<Offsets, BtfError> {
-    let types = Types::read(bytes).ok_or(BtfError::Format)?;
-    let bytes = |structure, path| types.bit(structure, path).map(|bit| bit / 8);
-    let skb_dev = bytes("sk_buff", &["dev"])?;
-    let summed = types.bit("sk_buff", &["ip_summed"])?;
-    let skb_csum = bytes("sk_buff", &["csum_start"])?;
-    // Read together.
-    if bytes("sk_buff", &["csum_offset"])? != skb_csum + 2 {
-        return Err(BtfError::Field { structure: "sk_buff", field: "csum_offset behind csum_start" });
+impl Offsets {
+    /// The offsets in a description.
+    fn of(bytes: &[u8]) -> Result<Self, BtfError> {
+        let types = BtfTypes::read(bytes).ok_or(BtfError::Format)?;
+        let bytes = |structure, path| types.bit(structure, path).map(|bit| bit / 8);
+        let skb_dev = bytes("sk_buff", &["dev"])?;
+        let summed = types.bit("sk_buff", &["ip_summed"])?;
+        let skb_csum = bytes("sk_buff", &["csum_start"])?;
+        // The programs read both fields at once.
+        if bytes("sk_buff", &["csum_offset"])? != skb_csum + 2 {
+            return Err(types.no_field("sk_buff", "csum_offset behind csum_start"));
+        }
+        Ok(Self {
+            skb_dev,
+            dev_net: bytes("net_device", &["nd_net", "net"])?,
+            net_inum: bytes("net", &["ns", "inum"])?,
+            skb_summed: (summed / 8, summed % 8),
+            skb_csum,
+            skb_network: bytes("sk_buff", &["network_header"])?,
+        })
     }
-    Ok(Offsets {
-        skb_dev,
-        dev_net: bytes("net_device", &["nd_net", "net"])?,
-        net_inum: bytes("net", &["ns", "inum"])?,
-        skb_summed: (summed / 8, summed % 8),
-        skb_csum,
-        skb_network: bytes("sk_buff", &["network_header"])?,
-    })
 }
 
 const MAGIC: u16 = 0xeb9f;
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
-/// What only gives another type a name or a quality: typedef, volatile, const, restrict, type tag.
-const VEILS: [u32; 5] = [8, 9, 10, 11, 18];
+/// Kinds that only name or qualify another type: typedef, volatile, const, restrict, type tag.
+const MODIFIERS: [u32; 5] = [8, 9, 10, 11, 18];
 
 /// The types of a description, by number.
-struct Types<'a> {
-    all: Vec<Type<'a>>,
+struct BtfTypes<'a> {
+    all: Vec<BtfType<'a>>,
     strings: &'a [u8],
+    /// The kind of the first type that could not be read. Types after it are missing.
+    unknown_kind: Option<u32>,
 }
 
 #[derive(Clone, Copy)]
-struct Type<'a> {
+struct BtfType<'a> {
     name: u32,
     kind: u32,
     /// Another type, or a size.
     other: u32,
-    /// Whether members' offsets share their word with a width.
-    fields: bool,
+    /// Whether the offsets of members share their word with the width of a bit field.
+    bit_fields: bool,
     members: &'a [u8],
 }
 
-impl<'a> Types<'a> {
+impl<'a> BtfTypes<'a> {
     fn read(bytes: &'a [u8]) -> Option<Self> {
         if u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?) != MAGIC {
             return None;
@@ -109,52 +124,64 @@ impl<'a> Types<'a> {
             bytes.get(from..from.checked_add(header(at + 4)?)?)
         };
         let (mut rest, strings) = (part(8)?, part(16)?);
+        // For each kind: bytes after a type, bytes of each of its elements, and flags (kernel 7).
+        let layouts = if header(4)? >= 32 { part(24)? } else { &[] };
         // Type 0 is void.
-        let void = Type { name: 0, kind: 0, other: 0, fields: false, members: &[] };
-        let mut all = vec![void];
+        let void = BtfType { name: 0, kind: 0, other: 0, bit_fields: false, members: &[] };
+        let (mut all, mut unknown_kind) = (vec![void], None);
         while !rest.is_empty() {
             let (name, info, other) = (word(rest, 0)?, word(rest, 4)?, word(rest, 8)?);
-            let (kind, count) = (info >> 24 & 0x1f, info as usize & 0xffff);
+            // Before the table of layouts, kinds had 5 bits and counts 16; the bits beyond were zero.
+            let (kind, count) = (info >> 24 & 0x7f, info as usize & 0x00ff_ffff);
             let length = match kind {
                 1 | 14 | 17 => 4,
                 3 => 12,
                 STRUCT | UNION | 15 | 19 => count * 12,
                 6 | 13 => count * 8,
                 2 | 7..=12 | 16 | 18 => 0,
-                // A kind that is newer than this agent: its length is unknown.
-                _ => return None,
+                _ => match layouts.chunks_exact(4).nth(kind as usize) {
+                    Some(layout) => usize::from(layout[0]) + count * usize::from(layout[1]),
+                    None => {
+                        unknown_kind = Some(kind);
+                        break;
+                    }
+                },
             };
             let members = rest.get(12..12 + length)?;
-            all.push(Type { name, kind, other, fields: info >> 31 != 0, members });
+            all.push(BtfType { name, kind, other, bit_fields: info >> 31 != 0, members });
             rest = &rest[12 + length..];
         }
-        Some(Self { all, strings })
+        Some(Self { all, strings, unknown_kind })
     }
 
     /// The first bit of a field of a field of a structure.
     fn bit(&self, structure: &'static str, path: &[&'static str]) -> Result<u32, BtfError> {
-        let is_it = |found: &&Type<'_>| found.kind == STRUCT && self.name(found.name) == structure.as_bytes();
-        let mut place = self.all.iter().find(is_it).copied().map(|found| (0, found));
+        let is_it = |found: &&BtfType<'_>| found.kind == STRUCT && self.name(found.name) == structure.as_bytes();
+        let mut found = self.all.iter().find(is_it).copied().map(|found| (0, found));
         for field in path {
-            let inner = place.and_then(|(offset, within)| {
+            let inner = found.and_then(|(offset, within)| {
                 let (further, found) = self.member(within, field, 0)?;
                 Some((offset + further, found))
             });
-            place = Some(inner.ok_or(BtfError::Field { structure, field })?);
+            found = Some(inner.ok_or(self.no_field(structure, field))?);
         }
-        place.map(|(bit, _)| bit).ok_or(BtfError::Field { structure, field: "" })
+        found.map(|(bit, _)| bit).ok_or(self.no_field(structure, ""))
     }
 
-    /// A member by its name, and its bit; members without a name are looked into.
-    fn member(&self, within: Type<'a>, name: &str, depth: u32) -> Option<(u32, Type<'a>)> {
-        // Deeper than any structure of the kernel's: a description that goes round in circles ends here.
+    fn no_field(&self, structure: &'static str, field: &'static str) -> BtfError {
+        BtfError::Field { structure, field, unknown_kind: self.unknown_kind }
+    }
+
+    /// A member by its name, and its first bit. The members of a member without a name count as its own.
+    fn member(&self, within: BtfType<'a>, name: &str, depth: u32) -> Option<(u32, BtfType<'a>)> {
+        // No structure of the kernel is nested deeper. A malformed description may refer to itself.
         if depth > 16 || !matches!(within.kind, STRUCT | UNION) {
             return None;
         }
         within.members.chunks_exact(12).find_map(|member| {
             let (label, kind, offset) = (word(member, 0)?, word(member, 4)?, word(member, 8)?);
-            let offset = if within.fields { offset & 0x00ff_ffff } else { offset };
-            let found = self.bare(kind)?;
+            let offset = if within.bit_fields { offset & 0x00ff_ffff } else { offset };
+            let found = self.without_modifiers(kind)?;
             match self.name(label) {
                 b"" => self.member(found, name, depth + 1).map(|(further, found)| (offset + further, found)),
                 label if label == name.as_bytes() => Some((offset, found)),
@@ -163,11 +190,11 @@ impl<'a> Types<'a> {
         })
     }
 
-    /// A type without its veils.
-    fn bare(&self, number: u32) -> Option<Type<'a>> {
+    /// A type without its modifiers.
+    fn without_modifiers(&self, number: u32) -> Option<BtfType<'a>> {
         let mut found = *self.all.get(number as usize)?;
         for _ in 0..16 {
-            if !VEILS.contains(&found.kind) {
+            if !MODIFIERS.contains(&found.kind) {
                 return Some(found);
             }
             found = *self.all.get(found.other as usize)?;
@@ -196,13 +223,17 @@ mod tests {
         STRINGS.windows(wanted.len()).position(|window| window == wanted).map_or(0, |at| at as u32 + 1)
     }
 
-    /// The flag of members with widths, as it stands beside a kind here.
-    const FIELDS: u32 = 1 << 7;
+    /// The flag of bit fields, in the bits of the kind.
+    const BIT_FIELDS: u32 = 1 << 7;
 
     /// A type: name, kind, size or other, words after it.
-    type Written<'a> = (&'a str, u32, u32, &'a [u32]);
+    type TypeSpec<'a> = (&'a str, u32, u32, &'a [u32]);
 
-    fn described(types: &[Written<'_>]) -> Vec<u8> {
+    fn described(types: &[TypeSpec<'_>]) -> Vec<u8> {
+        described_with_layouts(types, &[])
+    }
+
+    fn described_with_layouts(types: &[TypeSpec<'_>], layouts: &[[u8; 4]]) -> Vec<u8> {
         let mut body = Vec::new();
         for (name, kind, other, rest) in types {
             let count = if matches!(*kind & 0x1f, STRUCT | UNION) { rest.len() / 3 } else { 0 };
@@ -211,69 +242,112 @@ mod tests {
         }
         let mut bytes = MAGIC.to_ne_bytes().to_vec();
         bytes.extend([1, 0]);
-        let header = [24, 0, body.len() as u32, body.len() as u32, STRINGS.len() as u32];
+        let (layouts, types) = (layouts.concat(), body.len() as u32);
+        let old = [24, 0, types, types + layouts.len() as u32, STRINGS.len() as u32];
+        let new = [32, 0, types, types + layouts.len() as u32, STRINGS.len() as u32, types, layouts.len() as u32];
+        let header = if layouts.is_empty() { &old[..] } else { &new[..] };
         header.iter().for_each(|word| bytes.extend(word.to_ne_bytes()));
-        [bytes, body, STRINGS.to_vec()].concat()
+        [bytes, body, layouts, STRINGS.to_vec()].concat()
     }
 
-    /// As the kernel has them: `dev` in a union without a name, `nd_net` a typedef.
+    /// Types as in the kernel: `dev` is in a union without a name, `nd_net` is a typedef.
     fn kernel() -> Vec<u8> {
-        described(&[
-            ("u32", 1, 4, &[32]),                                 // 1
-            ("", 2, 0, &[]),                                      // 2: a pointer
-            ("", STRUCT, 24, &[0, 2, 0, at("dev"), 2, 128]),      // 3
-            ("", UNION, 24, &[0, 3, 0]),                          // 4
-            ("sk_buff", STRUCT, 200, &[0, 4, 64, 0, 11, 800]),    // 5
-            ("possible_net_t", 8, 7, &[]),                        // 6
-            ("", STRUCT, 8, &[at("net"), 2, 0]),                  // 7
-            ("net_device", STRUCT, 400, &[at("nd_net"), 6, 512]), // 8
-            ("ns_common", STRUCT, 24, &[at("inum"), 1, 96]),      // 9
-            ("net", STRUCT, 400, &[at("ns"), 9, 320]),            // 10
+        kernel_with(&[], &[])
+    }
+
+    /// The same between other types.
+    fn kernel_with(before: &[TypeSpec<'_>], after: &[TypeSpec<'_>]) -> Vec<u8> {
+        kernel_types(before, after, &[])
+    }
+
+    fn kernel_types(before: &[TypeSpec<'_>], after: &[TypeSpec<'_>], layouts: &[[u8; 4]]) -> Vec<u8> {
+        let csum = [
+            [at("ip_summed"), 1, 5 | 2 << 24],
+            [at("csum_start"), 1, 32],
+            [at("csum_offset"), 1, 48],
+            [at("network_header"), 1, 96],
+        ]
+        .concat();
+        let names = ["dev", "net", "nd_net", "inum", "ns"].map(at);
+        let [dev, net, nd_net, inum, ns] = names;
+        let types: [TypeSpec<'_>; 11] = [
+            ("u32", 1, 4, &[32]),                              // 1
+            ("", 2, 0, &[]),                                   // 2: a pointer
+            ("", STRUCT, 24, &[0, 2, 0, dev, 2, 128]),         // 3
+            ("", UNION, 24, &[0, 3, 0]),                       // 4
+            ("sk_buff", STRUCT, 200, &[0, 4, 64, 0, 11, 800]), // 5
+            ("possible_net_t", 8, 7, &[]),                     // 6
+            ("", STRUCT, 8, &[net, 2, 0]),                     // 7
+            ("net_device", STRUCT, 400, &[nd_net, 6, 512]),    // 8
+            ("ns_common", STRUCT, 24, &[inum, 1, 96]),         // 9
+            ("net", STRUCT, 400, &[ns, 9, 320]),               // 10
             // 11: bit fields, whose offsets share their words with widths.
-            (
-                "",
-                STRUCT | FIELDS,
-                40,
-                &[
-                    [at("ip_summed"), 1, 5 | 2 << 24],
-                    [at("csum_start"), 1, 32],
-                    [at("csum_offset"), 1, 48],
-                    [at("network_header"), 1, 96],
-                ]
-                .concat(),
-            ),
-        ])
+            ("", STRUCT | BIT_FIELDS, 40, &csum),
+        ];
+        described_with_layouts(&[before, &types, after].concat(), layouts)
     }
 
     #[test]
-    fn fields_are_found_through_what_has_no_name() {
-        let offsets = of(&kernel()).expect("a description");
+    fn fields_are_found_through_members_without_a_name() {
+        let offsets = Offsets::of(&kernel()).expect("a description");
         let checksum = Offsets { skb_summed: (100, 5), skb_csum: 104, skb_network: 112, ..Offsets::default() };
         assert_eq!(offsets, Offsets { skb_dev: 24, dev_net: 64, net_inum: 52, ..checksum });
     }
 
     #[test]
-    fn a_description_that_is_cut_anywhere_is_none() {
+    fn a_truncated_description_is_malformed_wherever_it_ends() {
         let bytes = kernel();
         for end in 0..bytes.len() - STRINGS.len() {
-            assert!(of(&bytes[..end]).is_err(), "{end}");
+            assert!(Offsets::of(&bytes[..end]).is_err(), "{end}");
         }
-        let strange = described(&[("", 25, 0, &[])]);
-        assert!(matches!(of(&strange), Err(BtfError::Format)), "a kind nobody knows");
     }
 
     #[test]
-    fn a_field_that_is_not_there_is_named() {
+    fn a_newer_kind_hides_no_type_before_it_and_is_named_for_types_after_it() {
+        let newer = ("", 25, 0, &[][..]);
+        let offsets = Offsets::of(&kernel_with(&[], &[newer])).expect("all structures precede the newer kind");
+        assert_eq!(offsets, Offsets::of(&kernel()).expect("a description"));
+        let error = Offsets::of(&kernel_with(&[newer], &[])).expect_err("no structure precedes it");
+        assert!(matches!(error, BtfError::Field { structure: "sk_buff", unknown_kind: Some(25), .. }));
+        assert!(error.to_string().ends_with("types after the first one of unknown kind 25 were not read"), "{error}");
+    }
+
+    #[test]
+    fn a_newer_kind_is_skipped_by_the_table_of_layouts() {
+        let newer = ("", 25, 0, &[1, 2, 3][..]);
+        let mut layouts = [[0; 4]; 26];
+        layouts[25] = [12, 8, 0, 0];
+        let offsets = Offsets::of(&kernel_types(&[], &[newer], &layouts)).expect("a description");
+        assert_eq!(offsets, Offsets::of(&kernel()).expect("a description"));
+        let error = Offsets::of(&kernel_types(&[newer], &[], &layouts[..25])).expect_err("kind 25 has no layout");
+        assert!(matches!(error, BtfError::Field { unknown_kind: Some(25), .. }), "{error}");
+        layouts[25] = [8, 8, 0, 0];
+        assert!(Offsets::of(&kernel_types(&[newer], &[], &layouts)).is_err(), "a wrong length is not read past");
+    }
+
+    #[test]
+    fn no_malformed_description_stops_the_agent() {
+        for at in 0..kernel().len() {
+            for value in [0x00, 0x01, 0x7f, 0xff] {
+                let mut bytes = kernel();
+                bytes[at] = value;
+                let _ = Offsets::of(&bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn a_missing_field_is_named() {
         let bytes = described(&[("sk_buff", STRUCT, 8, &[])]);
-        assert!(matches!(of(&bytes), Err(BtfError::Field { structure: "sk_buff", field: "dev" })));
+        assert!(matches!(Offsets::of(&bytes), Err(BtfError::Field { structure: "sk_buff", field: "dev", .. })));
         let circle = described(&[("sk_buff", STRUCT, 8, &[0, 1, 0])]);
-        assert!(of(&circle).is_err());
+        assert!(Offsets::of(&circle).is_err());
     }
 
     #[test]
-    fn the_running_kernel_is_understood_where_it_describes_itself() {
+    fn the_description_of_the_running_kernel_is_understood() {
         let Ok(bytes) = std::fs::read(VMLINUX) else { return };
-        let offsets = of(&bytes).expect("a kernel's own description");
+        let offsets = Offsets::of(&bytes).expect("a kernel's own description");
         assert!(offsets.skb_dev >= 16 && offsets.net_inum > 0, "{offsets:?}");
     }
 }

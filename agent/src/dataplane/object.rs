@@ -122,9 +122,13 @@ pub fn open(pins: Option<&Path>, limits: &MapLimits) -> Result<Ebpf, ObjectError
     loader.override_global("COARSE_CLOCK", &coarse, true);
     let check_mtu = u32::from(has_check_mtu());
     loader.override_global("CHECK_MTU", &check_mtu, true);
-    // Without them, the guard on control groups is not loaded, and the one on uplinks looks at no checksum.
+    // Without offsets, the cgroup guard is not loaded, and the uplink guard checks no unfinished checksum.
     let btf::Offsets { skb_dev, dev_net, net_inum, skb_summed, skb_csum, skb_network } =
-        btf::offsets().unwrap_or_default();
+        btf::offsets().unwrap_or_else(|error| {
+            let error = error as &dyn std::error::Error;
+            tracing::warn!(error, "the cgroup guard is off, and the uplink guard checks no unfinished checksum");
+            btf::Offsets::default()
+        });
     loader.override_global("SKB_DEV", &skb_dev, true);
     loader.override_global("DEV_NET", &dev_net, true);
     loader.override_global("NET_INUM", &net_inum, true);

@@ -171,7 +171,7 @@ fn endpoints(snapshot: &Snapshot) -> ObservedEndpoints {
             EndpointCondition::Enforced => counts.enforced += 1,
             EndpointCondition::Audited => counts.audited += 1,
             EndpointCondition::Unassigned => counts.unassigned += 1,
-            EndpointCondition::SharedObserved => counts.shared += 1,
+            EndpointCondition::Shared => counts.shared += 1,
             // A pod without an interface has nothing to enforce yet.
             EndpointCondition::Pending if view.status.ifindex.is_none() => {}
             EndpointCondition::Pending | EndpointCondition::Error => counts.error += 1,
