@@ -21,6 +21,7 @@ fn main() {
     fs::write(&embedded, &bytes).unwrap_or_else(|e| panic!("cannot write {}: {e}", embedded.display()));
     println!("cargo::rustc-env=BULKHEAD_BPF_SHA256={}", sha256(&bytes));
     println!("cargo::rustc-env=BULKHEAD_REVISION={}", revision());
+    println!("cargo::rustc-env=BULKHEAD_RUSTC={}", rustc());
     println!("cargo::rerun-if-changed={}", object.display());
     println!("cargo::rerun-if-changed=build.rs");
 }
@@ -63,6 +64,13 @@ fn sha256(bytes: &[u8]) -> String {
         return String::new();
     }
     format!("{:x}", Sha256::digest(bytes))
+}
+
+/// The version of the compiler, such as `1.90.0`; empty when it does not say.
+fn rustc() -> String {
+    let output = Command::new(variable("RUSTC")).arg("--version").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    text.split_whitespace().nth(1).unwrap_or_default().to_owned()
 }
 
 /// The commit this agent is built from, or what a packager says it is.

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// A loop that has not turned for this long is stuck.
+/// A reconcile loop without a step for this long is stuck.
 const STUCK: SignedDuration = SignedDuration::from_secs(60);
 /// Reasons listed by name; the rest are a number.
 const LISTED: usize = 20;
@@ -134,26 +134,29 @@ impl ObservedEndpoints {
 /// Why the agent is not alive; empty if it is. One that has not begun to turn is still starting.
 pub fn not_live(observed: &Observed, now: Timestamp) -> Vec<String> {
     let silent = observed.last_turn.map(|turn| now.duration_since(turn)).filter(|silent| *silent > STUCK);
-    silent.map(|silent| format!("the reconcile loop has not turned for {} s", silent.as_secs())).into_iter().collect()
+    silent
+        .map(|silent| format!("the reconcile loop has made no step for {} s; restart the agent", silent.as_secs()))
+        .into_iter()
+        .collect()
 }
 
 /// Why the agent is not ready; empty if it is.
 pub fn not_ready(observed: &Observed) -> Vec<String> {
     let mut reasons = Vec::new();
     if !observed.loaded {
-        reasons.push("programs and maps are not in the kernel yet".into());
+        reasons.push("programs and maps are not loaded into the kernel yet".into());
     }
     if !observed.synced {
-        reasons.push("objects have not been read completely yet".into());
+        reasons.push("not all objects have been read yet; see kube_watch metrics or the agent's log".into());
     }
     if observed.endpoints.error > 0 {
-        reasons.push(format!("local pods denied everything until they can be enforced: {}", observed.endpoints.error));
+        reasons.push(format!("local pods without an enforced policy, denied meanwhile: {}", observed.endpoints.error));
     }
     if observed.pending > 0 {
-        reasons.push(format!("writes to the kernel waiting to be tried again: {}", observed.pending));
+        reasons.push(format!("writes to the kernel that failed and are retried: {}", observed.pending));
     }
     if observed.guards.broken > 0 {
-        reasons.push(format!("parts of the guards that could not be put in place: {}", observed.guards.broken));
+        reasons.push(format!("parts of the guards that could not be attached or written: {}", observed.guards.broken));
     }
     if !reasons.is_empty() {
         reasons.extend(observed.problems.iter().take(LISTED).cloned());

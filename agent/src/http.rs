@@ -164,7 +164,7 @@ mod tests {
 
         assert!(ask(address, "/healthz").await.starts_with("HTTP/1.1 200"));
         let ready = ask(address, "/readyz").await;
-        assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("have not been read"), "{ready}");
+        assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("not all objects have been read"), "{ready}");
         observed.store(Arc::new(Observed { loaded: true, synced: true, ..Observed::default() }));
         assert!(ask(address, "/readyz").await.starts_with("HTTP/1.1 200"));
         let page = ask(address, "/metrics").await;

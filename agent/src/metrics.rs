@@ -52,7 +52,7 @@ impl BuildInfo {
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
             revision: option_env!("BULKHEAD_REVISION").unwrap_or_default().into(),
-            rustc: option_env!("BULKHEAD_RUSTC").unwrap_or_default().into(),
+            rustc: env!("BULKHEAD_RUSTC").into(),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             arch: std::env::consts::ARCH.into(),
         }

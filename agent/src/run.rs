@@ -6,6 +6,7 @@ mod counters;
 mod failures;
 mod names;
 mod observed;
+mod state_events;
 mod timed_dataplane;
 
 pub use names::addresses;
@@ -138,19 +139,23 @@ pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> Resu
     let names_known = names_known(Arc::clone(&observed));
     let inputs = observed::WatcherInputs { invalid, last_turn: Arc::clone(&last_turn), nri: nri_state };
     let watcher = observed::SnapshotWatcher::new(observed, history, inputs, Arc::clone(&recorder), start.instant);
+    let (notice_sender, notices) = mpsc::channel(64);
+    let state_events = tokio::spawn(state_events::follow(snapshots.clone(), notice_sender.clone()));
     tokio::spawn(watcher.follow(snapshots));
     let dataplane = timed_dataplane::TimedDataplane::new(kernel, Arc::clone(&recorder), first_seen);
     let loop_thread =
         spawn_loop(state, dataplane, LoopRecorder { recorder, last_turn }, change_receiver, snapshot_sender)?;
-    let (notice_sender, notices) = mpsc::channel(64);
     let events = tokio::spawn(async move {
         names_known.await;
         events::run(ring, pipeline, notices).await;
     });
-    let _ = notice_sender.send(hello(&config)).await;
+    let _ = notice_sender.send(state_notice(&config, AgentStateChange::AgentStarted, "agent started")).await;
 
     shutdown.await;
     tracing::info!("stopping; attached programs go on enforcing (`bulkhead cleanup` removes them)");
+    state_events.abort();
+    let _ = state_events.await;
+    let _ = notice_sender.send(state_notice(&config, AgentStateChange::AgentStopping, "agent stopping")).await;
     drop(notice_sender);
     let _ = events.await;
     drop(loop_thread);
@@ -255,13 +260,14 @@ async fn follow(
     Ok(())
 }
 
-fn hello(config: &Config) -> StateNotice {
+/// A change of the agent itself, with the mode of tenants that name none.
+fn state_notice(config: &Config, state: AgentStateChange, what: &str) -> StateNotice {
     StateNotice {
-        state: AgentStateChange::AgentStarted,
+        state,
         mode: Some(if config.settings.audit { EnforcementMode::Audit } else { EnforcementMode::Enforce }),
         tenant: None,
         revision: None,
-        message: format!("agent started on {}", config.node),
+        message: format!("{what} on {}", config.node),
     }
 }
 

@@ -28,8 +28,6 @@ pub enum Exit {
     Failed = 1,
     /// It worked and found something.
     Found = 3,
-    /// Not found.
-    NotFound = 4,
     /// Timed out while waiting.
     TimedOut = 5,
 }

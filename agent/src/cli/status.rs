@@ -178,8 +178,8 @@ Bulkhead 0.1.0   mode Enforce   tenants 4 (1 not ready)   revision 1182
 NODE          READY  MODE     PODS  ENFORCED  PENDING  DROPS  LOST  AGE
 ip-10-0-1-40  ×      Enforce    12        11        1     37     0  40s
   pods error: 1
-  × local pods denied everything until they can be enforced: 1
-  × writes to the kernel waiting to be tried again: 1
+  × local pods without an enforced policy, denied meanwhile: 1
+  × writes to the kernel that failed and are retried: 1
   × acme-web/shop-6c9d7f9b5-9sk2l: interface vanished during attach, retry 2\\u{1b}[2J
 
 × 3 problems

@@ -1,15 +1,21 @@
-//! A tiny world for this room's tests.
+//! Names, flows and sources for the tests of events.
 
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use agent_common::aggregate::AggregateEntry;
+use agent_common::counters::Loss;
 use agent_common::event::{Checked, FlowEvent};
 use agent_common::tenant::TenantId;
 
-use super::aggregate::FlowReport;
+use super::aggregate::{AggregatorBounds, FlowReport};
 use super::enrich::{Enricher, Named, Names, TenantNamed};
+use super::limit::Rates;
 use super::schema::{Event, FlowEndpointKind, WorkloadRef};
-use super::sink::Line;
+use super::sink::{Line, Sink};
+use super::{Pipeline, RecordSource};
+use crate::clock::Clock;
 
 pub const SECOND: u64 = 1_000_000_000;
 /// 2026-11-21T19:22:26.001190112Z.
@@ -139,4 +145,33 @@ pub fn event(count: u64) -> Event {
 
 pub fn line(count: u64) -> Arc<Line> {
     Arc::new(Line::new(event(count)).expect("an event is JSON"))
+}
+
+/// A pipeline with one sink.
+pub fn pipeline(sink: Arc<dyn Sink>) -> Pipeline {
+    let settings = (AggregatorBounds { windows: 10, seen: 10 }, Rates::default());
+    Pipeline::new(enricher(), vec![sink], Arc::default(), settings, std::iter::empty(), Clock::now())
+}
+
+/// A ring buffer that stays empty.
+pub struct NoRecords;
+
+impl RecordSource for NoRecords {
+    type Error = Infallible;
+
+    async fn ready(&mut self) -> Result<(), Infallible> {
+        std::future::pending().await
+    }
+    fn drain(&mut self, _: usize, _: &mut dyn FnMut(&[u8])) -> usize {
+        0
+    }
+    fn sweep(&mut self) -> Result<Vec<AggregateEntry>, Infallible> {
+        Ok(Vec::new())
+    }
+    fn held_back(&mut self, _: u16) -> Result<u64, Infallible> {
+        Ok(0)
+    }
+    fn losses(&mut self) -> Result<[u64; Loss::LEN as usize], Infallible> {
+        Ok([0; Loss::LEN as usize])
+    }
 }

@@ -240,6 +240,16 @@ pub enum EnforcementMode {
     Audit,
 }
 
+impl EnforcementMode {
+    /// The label used in messages.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Audit => "audit",
+        }
+    }
+}
+
 /// Events were held back. What the counters say is complete all the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SuppressedEvent {

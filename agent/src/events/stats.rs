@@ -97,6 +97,10 @@ pub struct EventStats {
     pub aggregated: Tally,
     /// Packets that an earlier agent is presumed to have told of.
     pub presumed_reported: Tally,
+    /// Connections that the reply table could not take: their replies are dropped.
+    pub reply_insert_failures: Tally,
+    /// Packets whose headers the programs could not read, because the kernel could not make them linear.
+    pub pull_failures: Tally,
     lost: [Tally; Stage::ALL.len()],
     sinks: Mutex<Vec<(&'static str, Arc<SinkStats>)>>,
 }

@@ -61,7 +61,7 @@ impl RecordSource for Maps {
     }
 
     fn losses(&mut self) -> Result<[u64; Loss::LEN as usize], Infallible> {
-        Ok([4, 0, 0, 0])
+        Ok([4, 0, 3, 2])
     }
 }
 
@@ -100,4 +100,5 @@ async fn the_end_tells_what_waits_and_closes_the_sinks() {
     assert!(lines.iter().any(|line| matches!(&line.event.body, Body::State(_))));
     assert!(*kept.closed.lock().expect("a lock"));
     assert_eq!(stats.lost(stats::Stage::RingBuffer).get(), 4);
+    assert_eq!((stats.reply_insert_failures.get(), stats.pull_failures.get()), (3, 2));
 }

@@ -61,7 +61,6 @@ pub enum PolicyStage {
 pub enum Phase {
     Load,
     Sync,
-    Attach,
 }
 
 impl Default for Recorder {
@@ -210,7 +209,6 @@ impl Phase {
         match self {
             Self::Load => "load",
             Self::Sync => "sync",
-            Self::Attach => "attach",
         }
     }
 }

@@ -1,4 +1,6 @@
-//! The table of metrics: name, type, labels, help. Each stands here once and nowhere else.
+//! All metrics: name, type, labels and help, each defined once.
+//!
+//! Holds no value. The help says the unit and the meaning in one sentence, and is what `docs/reference/metrics.md` shows.
 
 use prometheus_client::metrics::MetricType;
 
@@ -29,95 +31,97 @@ macro_rules! metrics {
 
 metrics! {
     PACKETS = Counter "bulkhead_packets" ["verdict", "direction"]
-        "Packets the enforcement programs decided on.";
+        "Packets that the programs on pod interfaces decided on, by verdict.";
     PACKET_BYTES = Counter "bulkhead_packet_bytes" ["verdict", "direction"]
-        "Bytes the enforcement programs decided on.";
+        "Bytes of the packets that the programs on pod interfaces decided on, by verdict.";
     DROP_PACKETS = Counter "bulkhead_drop_packets" ["reason", "direction"]
-        "Packets dropped, counted in the kernel.";
+        "Packets that were dropped, by drop reason.";
     DROP_BYTES = Counter "bulkhead_drop_bytes" ["reason", "direction"]
-        "Bytes dropped, counted in the kernel.";
+        "Bytes of the packets that were dropped, by drop reason.";
     AUDIT_PACKETS = Counter "bulkhead_audit_packets" ["reason", "direction"]
-        "Packets that would have been dropped in enforce mode.";
+        "Packets that audit mode let pass and enforce mode would drop, by drop reason.";
     TENANT_DROP_PACKETS = Counter "bulkhead_tenant_drop_packets" ["source_tenant", "reason"]
-        "Packets dropped, by the local tenant that sent them.";
+        "Packets from local pods that were dropped, by the tenant of the sender.";
     TENANT_AUDIT_PACKETS = Counter "bulkhead_tenant_audit_packets" ["source_tenant", "reason"]
-        "Packets that would have been dropped in enforce mode, by the local tenant that sent them.";
+        "Packets from local pods that enforce mode would drop, by the tenant of the sender.";
     TENANT_INGRESS_DROP_PACKETS = Counter "bulkhead_tenant_ingress_drop_packets" ["destination_tenant", "reason"]
-        "Packets dropped on their way to a local pod, by the tenant they were for.";
+        "Packets to local pods that were dropped, by the tenant of the receiver.";
     GUARD_DROP_PACKETS = Counter "bulkhead_guard_drop_packets" ["guard", "reason"]
-        "Packets dropped by the guards on what leaves the node: their sender is not claimed, or a Service led them astray.";
+        "Packets that a guard dropped, because their sender is no claimed pod, or the post-NAT check denied them.";
     GUARD_INTERFACES = Gauge "bulkhead_guard_interfaces" ["guard"]
-        "Interfaces that hold a guard, or should; for cgroup, the group that holds all pods.";
+        "Interfaces that a guard belongs on; for the cgroup guard, the number of cgroups (0 or 1).";
     GUARD_BROKEN = Gauge "bulkhead_guard_broken" []
-        "Parts of the guards that could not be put in place.";
+        "Parts of the guards that could not be attached or written.";
     TENANTS = Gauge "bulkhead_tenants" ["state"]
-        "Tenants the agent knows.";
+        "Tenants that the agent knows, by state.";
     ENDPOINTS = Gauge "bulkhead_endpoints" ["state"]
         "Pods on this node, by enforcement state.";
     ENDPOINT_ATTACH = Counter "bulkhead_endpoint_attach" ["result"]
-        "Attempts to attach to a pod interface.";
+        "Attempts to attach the programs to a pod interface, by result.";
     ENDPOINT_DENIED = Histogram "bulkhead_endpoint_denied_seconds" []
-        "Time from first sight of a pod interface until nothing comes out of it any more; from then on it is denied.";
+        "Seconds from the first sight of a pod interface until every packet from it is denied.";
     ENDPOINT_EXPOSURE = Histogram "bulkhead_endpoint_exposure_seconds" []
-        "Time from first sight of a pod interface to the right policy on it; the network plugins' own time is in it.";
+        "Seconds from the first sight of a pod interface until its policy is enforced, network plugins included.";
     NRI_CONNECTED = Gauge "bulkhead_nri_connected" []
-        "1 while the container runtime lets the agent hold new sandboxes; absent unless that is asked for.";
+        "1 while the container runtime lets the agent hold new sandboxes; absent without --nri-socket.";
     NRI_HOLD = Histogram "bulkhead_nri_hold_seconds" ["result"]
-        "Time a new sandbox was held until its interface was enforced, or in vain.";
+        "Seconds for which a new sandbox was held, by whether its interface was enforced in time.";
     POLICY_REVISION = Gauge "bulkhead_policy_revision" []
-        "Policy revision now in the kernel, local to the node.";
+        "Revision of the policy in the kernel; each node counts for itself.";
     POLICY_PENDING = Gauge "bulkhead_policy_pending" []
-        "1 while a newer policy waits to be written.";
+        "1 while a newer policy is not completely written to the kernel.";
     POLICY_LAST_APPLIED = Gauge "bulkhead_policy_last_applied_timestamp_seconds" []
-        "When the policy in the kernel was applied.";
+        "Time of the last policy write to the kernel, in seconds since 1970.";
     POLICY_PROPAGATION = Histogram "bulkhead_policy_propagation_seconds" ["source"]
-        "Time from a change seen to the kernel maps written; the oldest of a burst counts.";
+        "Seconds from the oldest change of a burst until the kernel maps hold it, by kind of object.";
     POLICY_ERRORS = Counter "bulkhead_policy_errors" ["stage"]
-        "Failures to read, build or apply a policy.";
+        "Failed policy operations, by stage: build, apply or prune.";
     ENFORCEMENT_MODE = Gauge "bulkhead_enforcement_mode" ["mode"]
-        "1 for the mode in force.";
+        "1 for the mode of tenants that name none, 0 for the other mode.";
     MAP_ENTRIES = Gauge "bulkhead_bpf_map_entries" ["map"]
-        "Entries in use.";
+        "Entries in use, by map.";
     MAP_MAX_ENTRIES = Gauge "bulkhead_bpf_map_max_entries" ["map"]
-        "Entries the map can hold.";
+        "Entries that the map can hold.";
     MAP_ERRORS = Counter "bulkhead_bpf_map_errors" ["map", "operation"]
-        "Failed map operations.";
+        "Failed operations on maps, by map and operation.";
+    PROGRAM_ERRORS = Counter "bulkhead_program_errors" ["operation"]
+        "Operations that failed inside the eBPF programs: connections not stored in the reply table, packets whose headers could not be read.";
     MEMORY = Gauge "bulkhead_bpf_memory_bytes" ["kind"]
-        "Kernel memory of maps and programs.";
+        "Bytes of kernel memory that maps and programs use.";
     EVENTS_RECEIVED = Counter "bulkhead_events_received" []
         "Records read from the ring buffer.";
     EVENTS_SUPPRESSED = Counter "bulkhead_events_suppressed" []
-        "Records folded into an earlier event.";
+        "Records whose packets were added to an earlier event of the same flow.";
     EVENTS_LOST = Counter "bulkhead_events_lost" ["stage"]
-        "Records that reached no sink, by the stage that lost them; packet counters are not affected.";
+        "Records and events that reached no sink, by the stage that lost them; packet counters stay exact.";
     EVENTS_EXPORTED = Counter "bulkhead_events_exported" ["sink", "result"]
-        "Events handed to a sink.";
+        "Events that a sink took or refused, by result.";
     EVENTS_QUEUE = Gauge "bulkhead_events_queue_length" ["sink"]
-        "Events waiting for a sink.";
+        "Events that wait for a sink.";
     EVENTS_LAST = Gauge "bulkhead_events_last_exported_timestamp_seconds" ["sink"]
-        "When a sink last took an event.";
+        "Time at which a sink last took an event, in seconds since 1970.";
     WATCH_SYNCED = Gauge "bulkhead_kube_watch_synced" ["resource"]
         "1 while every watch of the resource is established and complete.";
     WATCH_ERRORS = Counter "bulkhead_kube_watch_errors" ["resource"]
-        "Failures of a watch, and objects that could not be read.";
+        "Failures of a watch, and objects that could not be read, by resource.";
     WATCH_LAST_EVENT = Gauge "bulkhead_kube_watch_last_event_timestamp_seconds" ["resource"]
         "When the API server last sent an object or a bookmark to a watch of the resource.";
     AGENT_READY = Gauge "bulkhead_agent_ready" []
-        "1 when all local pods are enforced and everything known is in the kernel.";
+        "1 while the agent is ready: all local pods are enforced and all writes are done.";
     BOOTSTRAP = Gauge "bulkhead_bootstrap_duration_seconds" ["phase"]
-        "Time in each phase of the start.";
+        "Seconds from the start of the agent to the end of each phase.";
     BUILD_INFO = Gauge "bulkhead_build_info" ["version", "revision", "rustc", "kernel", "arch"]
-        "Always 1.";
+        "Always 1; the labels hold versions of the agent, its compiler and the kernel.";
     PROCESS_CPU = Counter "process_cpu_seconds" []
-        "User and system CPU time spent.";
+        "Seconds of user and system CPU time that the agent used.";
     PROCESS_FDS = Gauge "process_open_fds" []
-        "Open file descriptors.";
+        "Open file descriptors of the agent.";
     PROCESS_MAX_FDS = Gauge "process_max_fds" []
-        "Most file descriptors that may be open.";
+        "Limit of the open file descriptors of the agent.";
     PROCESS_VIRTUAL = Gauge "process_virtual_memory_bytes" []
-        "Virtual memory size.";
+        "Virtual memory of the agent in bytes.";
     PROCESS_RESIDENT = Gauge "process_resident_memory_bytes" []
-        "Resident memory size.";
+        "Resident memory of the agent in bytes.";
     PROCESS_START = Gauge "process_start_time_seconds" []
-        "When the process started, seconds since 1970.";
+        "Time at which the agent started, in seconds since 1970.";
 }

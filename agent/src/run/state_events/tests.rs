@@ -1,0 +1,143 @@
+//! Each state event, from the fake kernel through the loop's snapshots to a sink.
+
+use std::sync::Mutex;
+
+use policy::model::input::{Change, Tenant};
+use policy::model::settings::Settings;
+use policy::model::testing::{ip, key, link, local, namespace, tenant};
+
+use super::*;
+use crate::dataplane::mem_dataplane::MemDataplane;
+use crate::events::schema::Body;
+use crate::events::sink::{Line, Sink};
+use crate::events::{self, fixtures};
+use crate::reconcile::{Now, ReconcileState, step};
+
+#[derive(Default)]
+struct Lines(Mutex<Vec<Arc<Line>>>);
+
+impl Sink for Lines {
+    fn name(&self) -> &'static str {
+        "lines"
+    }
+    fn offer(&self, line: &Arc<Line>) {
+        self.0.lock().expect("a mutex").push(Arc::clone(line));
+    }
+}
+
+/// The agent without its kernel: loop, state events, event path and a sink.
+struct Agent {
+    kernel: MemDataplane,
+    state: ReconcileState,
+    tick: Duration,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    lines: Arc<Lines>,
+    follower: tokio::task::JoinHandle<()>,
+    events: tokio::task::JoinHandle<()>,
+}
+
+impl Agent {
+    fn start() -> Self {
+        let mut kernel = MemDataplane::default();
+        let state = ReconcileState::start(&mut kernel, Settings::default()).expect("a readable kernel");
+        let (snapshots, latest) = watch::channel(Arc::clone(state.snapshot()));
+        let (notices, notice_receiver) = mpsc::channel(64);
+        let lines = Arc::new(Lines::default());
+        let pipeline = fixtures::pipeline(lines.clone());
+        let events = tokio::spawn(events::run(fixtures::NoRecords, pipeline, notice_receiver));
+        let follower = tokio::spawn(follow(latest, notices));
+        Self { kernel, state, tick: Duration::ZERO, snapshots, lines, follower, events }
+    }
+
+    /// One step of the loop `seconds` later, and the time that a report takes.
+    async fn step(&mut self, seconds: u64, changes: Vec<Change>) {
+        self.tick += Duration::from_secs(seconds);
+        let now = Now { unix: 1000, tick: self.tick };
+        step(&mut self.state, &mut self.kernel, changes, now);
+        self.snapshots.send_replace(Arc::clone(self.state.snapshot()));
+        tokio::time::sleep(3 * GRACE).await;
+    }
+
+    /// Ends the agent and returns its state events: state, severity, tenant and message.
+    async fn events(self) -> Vec<(String, String, String)> {
+        drop(self.snapshots);
+        self.follower.await.expect("no panic");
+        self.events.await.expect("no panic");
+        let lines = self.lines.0.lock().expect("a mutex");
+        let state = |line: &Arc<Line>| match &line.event.body {
+            Body::State(state) => {
+                let json = serde_json::to_value(state).expect("JSON");
+                let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
+                Some((text("state"), text("severity"), text("message")))
+            }
+            _ => None,
+        };
+        lines.iter().filter_map(state).collect()
+    }
+}
+
+fn objects() -> Vec<Change> {
+    vec![
+        Change::Tenants(vec![tenant("acme")]),
+        Change::Namespaces(vec![namespace("web", "acme")]),
+        Change::Endpoints(vec![local("web/a", &["10.0.0.1"], "veth7")]),
+        Change::Links(vec![link(7, "veth7")]),
+        Change::Nodes(vec![ip("192.0.2.1")]),
+    ]
+}
+
+fn event(state: &str, severity: &str, message: &str) -> (String, String, String) {
+    (state.into(), severity.into(), message.into())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_that_changes_its_mode_is_reported() {
+    let mut agent = Agent::start();
+    agent.step(0, objects()).await;
+    agent.step(1, vec![Change::Tenant(Tenant { audit: true, ..tenant("acme") })]).await;
+    assert_eq!(agent.events().await, [event("mode_changed", "medium", "tenant acme changed its mode to audit")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn programs_that_were_removed_and_attached_again_are_reported_as_lost_and_restored() {
+    let mut agent = Agent::start();
+    agent.step(0, objects()).await;
+    agent.kernel.ports.clear();
+    agent.step(31, vec![]).await;
+    assert_eq!(
+        agent.events().await,
+        [
+            event("enforcement_lost", "critical", "pod web/a: its programs were removed from its interface"),
+            event("enforcement_restored", "info", "pod web/a: its programs are attached again"),
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_whose_programs_cannot_be_attached_again_is_reported_until_they_are() {
+    let mut agent = Agent::start();
+    agent.step(0, objects()).await;
+    agent.kernel.ports.clear();
+    agent.kernel.fail_ports = [7].into();
+    agent.step(31, vec![]).await;
+    assert!(agent.state.snapshot().endpoints[&key("web/a")].error.is_some());
+    agent.kernel.fail_ports.clear();
+    agent.step(31, vec![]).await;
+    let events = agent.events().await;
+    let of_pod: Vec<_> = events.iter().filter(|(_, _, message)| message.starts_with("pod web/a")).collect();
+    assert_eq!((of_pod[0].0.as_str(), of_pod[0].1.as_str()), ("enforcement_lost", "critical"), "{events:?}");
+    assert!(of_pod.iter().any(|(state, ..)| state == "enforcement_restored"), "{events:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_kernel_is_reported_and_so_is_its_recovery() {
+    let mut agent = Agent::start();
+    agent.step(0, objects()).await;
+    agent.kernel.fail_tables = [policy::plan::Table::PeersV4].into();
+    agent.step(1, vec![Change::Endpoint(local("web/b", &["10.0.0.2"], "veth8"))]).await;
+    agent.kernel.fail_tables.clear();
+    agent.step(31, vec![]).await;
+    let events = agent.events().await;
+    assert!(events[0].2.starts_with("policy writes: ") && events[0].0 == "enforcement_lost", "{events:?}");
+    assert_eq!(events[1], event("enforcement_restored", "info", "policy writes are complete again"));
+}
