@@ -55,6 +55,7 @@ fn gone<T>(key: EndpointKey) -> Update<T> {
     Update::Delete { key, uid: String::new() }
 }
 
+#[expect(clippy::vec_box, reason = "a watch delivers each undecoded object in a box")]
 fn state(settings: Settings, tenants: Vec<Box<DynamicObject>>, namespaces: Vec<Namespace>) -> ControllerState {
     let mut state = ControllerState::new(settings);
     state.apply(ControllerEvent::Tenant(all(tenants)));
