@@ -51,7 +51,7 @@ pub async fn follow(paths: SandboxPaths, to: watch::Sender<Option<SandboxSet>>) 
         let paths = paths.clone();
         let read = tokio::task::spawn_blocking(move || {
             let sandboxes = cache.read(&paths);
-            let groups = cgroups::of_pods(&sandboxes);
+            let groups = cgroups::of_pods(sandboxes.iter().filter_map(|sandbox| sandbox.group.as_ref()));
             (cache, SandboxSet { sandboxes: Arc::new(sandboxes), groups: Arc::new(groups) })
         });
         let Ok((kept, set)) = read.await else { return };

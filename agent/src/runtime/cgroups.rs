@@ -8,7 +8,6 @@ use std::fs;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::cni::Sandbox;
 use policy::model::input::PodCgroup;
 
 /// The id of each pod's control group, by the pod's UID. Pods on the node's network are included.
@@ -33,10 +32,9 @@ pub(super) fn find(root: &Path, path: &str) -> Option<PodCgroup> {
     Some(PodCgroup { id, parent })
 }
 
-/// The control groups of all pods, including those without a sandbox of their own.
-pub(super) fn of_pods(sandboxes: &[Sandbox]) -> PodCgroupIds {
-    let parents: BTreeSet<&str> =
-        sandboxes.iter().filter_map(|sandbox| Some(&*sandbox.group.as_ref()?.parent)).collect();
+/// The control groups of all pods, including those without a sandbox of their own. `known` are the sandboxes' groups.
+pub(super) fn of_pods<'a>(known: impl IntoIterator<Item = &'a PodCgroup>) -> PodCgroupIds {
+    let parents: BTreeSet<&str> = known.into_iter().map(|group| &*group.parent).collect();
     let list = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();
     let classes = parents.iter().flat_map(|parent| list(Path::new(parent)));
     let classes: Vec<PathBuf> = classes.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
@@ -100,8 +98,8 @@ mod tests {
         }
         let group = find(root.path(), "/kubepods/podu-1").expect("a group");
         let sandbox = cni::sandbox(cni::tests::FILE.as_bytes(), SystemTime::UNIX_EPOCH).expect("JSON").expect("a pod");
-        assert!(of_pods(std::slice::from_ref(&sandbox)).is_empty(), "no sandbox names the group of all pods");
-        let seen = of_pods(&[Sandbox { group: Some(group), ..sandbox }]);
+        assert!(of_pods(&sandbox.group).is_empty(), "no sandbox names the group of all pods");
+        let seen = of_pods(&[group]);
         assert_eq!(seen.keys().collect::<Vec<_>>(), ["u-1", "u-2", "u-3"]);
         let folder = root.path().join("kubepods/burstable/podu-2");
         assert_eq!(seen["u-2"], fs::metadata(folder).expect("a folder").ino());
