@@ -7,6 +7,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc::Receiver;
 
 use super::*;
+use crate::api::document::ObjectKind;
 
 struct World {
     dir: TempDir,
@@ -75,6 +76,19 @@ async fn a_vanished_file_changes_nothing_and_its_return_does() {
     assert!(world.changes.try_recv().is_err());
     world.replace("c.yaml", &namespaces(&["b"]));
     assert_eq!(world.next().await, ["b"]);
+}
+
+#[tokio::test]
+async fn a_vanished_file_keeps_its_objects_as_stale() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = dir.path().join("c.yaml");
+    fs::write(&config, namespaces(&["a"])).expect("written");
+    let (merge, outcome, _) = look(config.clone(), Merge::default()).await.expect("no panic");
+    let namespaces = |outcome: &Outcome| outcome.objects[ObjectKind::Namespace as usize];
+    assert_eq!((outcome.kept, namespaces(&outcome)), (0, 1));
+    fs::remove_file(&config).expect("removed");
+    let (_, outcome, _) = look(config, merge).await.expect("no panic");
+    assert_eq!((outcome.kept, namespaces(&outcome)), (1, 1));
 }
 
 #[tokio::test]
