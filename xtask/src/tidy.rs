@@ -48,7 +48,7 @@ enum Rule {
 }
 
 /// The rules that must have no finding. The others are only shown by `--all`.
-const ENFORCED: [Rule; 3] = [Rule::Imports, Rule::Text, Rule::Documents];
+const ENFORCED: [Rule; 4] = [Rule::Imports, Rule::Circles, Rule::Text, Rule::Documents];
 
 /// A rule that is broken, and where.
 #[derive(Debug, PartialEq, Eq)]

@@ -33,6 +33,7 @@ const TABLE: &[Allowed] = &[
             "serde",
             "serde_json",
             "serde_saphyr",
+            "strsim",
             "thiserror",
         ],
     },
@@ -71,15 +72,13 @@ const TABLE: &[Allowed] = &[
     Allowed {
         module: "config",
         modules: &["dataplane", "http", "socket"],
-        crates: &["agent_common", "clap", "http", "ipnet", "policy", "rustix", "thiserror"],
+        crates: &["agent_common", "clap", "ipnet", "policy", "rustix", "thiserror"],
     },
     Allowed {
         module: "controller",
         modules: &["api", "config", "http", "kube_watch"],
         crates: &[
-            "axum",
             "futures_util",
-            "http",
             "jiff",
             "k8s_openapi",
             "kube",
@@ -135,7 +134,6 @@ const TABLE: &[Allowed] = &[
         modules: &["api", "metrics"],
         crates: &[
             "futures_util",
-            "http",
             "http_body_util",
             "jiff",
             "k8s_openapi",
@@ -188,7 +186,7 @@ const TABLE: &[Allowed] = &[
             "source",
             "watch",
         ],
-        crates: &["agent_common", "arc_swap", "aya", "http", "jiff", "kube", "policy", "thiserror", "tokio", "tracing"],
+        crates: &["agent_common", "arc_swap", "aya", "jiff", "kube", "policy", "thiserror", "tokio", "tracing"],
     },
     Allowed {
         module: "sandboxes",
@@ -201,6 +199,7 @@ const TABLE: &[Allowed] = &[
         crates: &["jiff", "rustix", "serde", "serde_json", "thiserror", "tokio", "tracing"],
     },
     Allowed { module: "source", modules: &["api"], crates: &["notify", "policy", "tokio", "tracing"] },
+    Allowed { module: "testing", modules: &[], crates: &[] },
     Allowed {
         module: "watch",
         modules: &["api", "kube_watch", "metrics", "sandboxes"],
