@@ -1,7 +1,7 @@
 //! The data that a verdict needs: one trait for the tables, one for what differs between IPv4 and IPv6.
 //!
-//! Holds no rule. The kernel implements [`Tables`] over its maps, a test over a few `HashMap`s, `explain` over the maps
-//! as it read them back.
+//! Holds no rule. The kernel's programs implement [`Tables`] over their maps, tests over a few `HashMap`s, and `explain`
+//! over the maps as they were read back.
 
 use crate::addr::{Address, V4, V6};
 use crate::conntrack::{ReplyEntry, ReplyKey};

@@ -1,7 +1,7 @@
-//! The difference between what should be and what is, as an ordered list of kernel writes.
+//! The plan: the difference between desired and actual, as an ordered list of kernel writes.
 //!
-//! No clock, no kernel, no names of objects: numbers and layouts only. One `Op` is exactly one
-//! write, so a plan can be replayed and judged after each of them.
+//! Knows no clock, no kernel and no names of objects, only numbers and layouts. One `Op` is exactly one write, so a
+//! plan can be replayed and checked after each write.
 
 use std::net::IpAddr;
 
@@ -18,6 +18,7 @@ mod actual;
 mod diff;
 mod drift;
 mod ledger;
+mod lookup;
 mod owners;
 mod peers;
 mod phases;
@@ -27,6 +28,7 @@ mod table;
 pub use actual::Actual;
 pub use diff::diff;
 pub use ledger::Ledger;
+pub use lookup::ActualTables;
 pub use peers::MOST_NEW;
 pub use table::Table;
 
@@ -39,26 +41,26 @@ pub enum Op {
     PeerV4(PeerKeyV4, Option<PeerEntry>),
     /// An exact IPv6 address, or its removal.
     PeerV6(V6, Option<PeerEntry>),
-    /// A tenant; the zero state clears it. The 8 bytes change in one store.
+    /// The state of a tenant; zero clears it. The 8 bytes change in one store.
     Tenant(TenantId, TenantState),
-    /// The name of a number, or its removal.
+    /// The name of a tenant number, or its removal.
     TenantName(TenantId, Option<TenantName>),
-    /// An IPv4 row; only while no tenant points at it.
+    /// An IPv4 row. It is written only while no tenant points at it.
     RowV4(u16, Box<RowV4>),
-    /// An IPv6 row; only while no tenant points at it.
+    /// An IPv6 row. It is written only while no tenant points at it.
     RowV6(u16, Box<RowV6>),
-    /// A port set; only while no prefix names it.
+    /// A port set. It is written only while no prefix names it.
     PortSet(u16, PortSet),
-    /// An IPv4 prefix of a tenant with a long list: bits of the prefix (the kernel's key length is
-    /// 32 more), key, value or removal.
+    /// An IPv4 prefix in the trie, or its removal. The first field is the length of the prefix. The length of the
+    /// kernel's key is 32 more.
     TrieV4(u8, TrieKeyV4, Option<PrefixGrant>),
-    /// An IPv6 prefix of a tenant with a long list.
+    /// An IPv6 prefix in the trie, or its removal.
     TrieV6(u8, TrieKeyV6, Option<PrefixGrant>),
     /// A permission between tenants, or its removal.
     Grant(GrantKey, Option<Grant>),
-    /// Who owns an IPv4 range, or its removal.
+    /// The owner of an IPv4 range, or its removal.
     OwnerV4(Ipv4Net, Option<TenantId>),
-    /// Who owns an IPv6 range, or its removal.
+    /// The owner of an IPv6 range, or its removal.
     OwnerV6(Ipv6Net, Option<TenantId>),
     /// The generation of the policy.
     Generation(u64),
@@ -103,10 +105,10 @@ impl Op {
 pub struct Plan {
     /// The writes.
     pub ops: Vec<Op>,
-    /// What found no room and stays denied, addresses apart.
+    /// Entries that did not fit and stay denied, except addresses.
     pub overflows: Overflows,
-    /// New addresses that found no room.
+    /// New addresses that did not fit.
     pub refused: Vec<IpAddr>,
-    /// New addresses were left to later plans.
+    /// Whether new addresses were left to later plans.
     pub deferred: bool,
 }
