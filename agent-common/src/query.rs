@@ -111,11 +111,13 @@ impl<A> Query<A> {
     }
 }
 
+/// The names of the bits, which are the same for each family.
+type Bits = Query<()>;
+
 /// The bits of a packet. An ICMP error and a later fragment neither open a connection nor reply. An echo request is
 /// never a reply, whatever its identifier.
 #[inline(always)]
 fn bits<A>(flow: &Flow<A>) -> u8 {
-    type Bits = Query<()>;
     match flow.kind {
         Kind::Ports => {
             let closes = if flow.tcp_flags & (tcp::FIN | tcp::RST) != 0 { Bits::CLOSES } else { 0 };
@@ -131,7 +133,6 @@ fn bits<A>(flow: &Flow<A>) -> u8 {
 /// segment could open, the other end's next one would restore a connection whose permission was just withdrawn.
 #[inline(always)]
 fn tcp_role<A>(flow: &Flow<A>) -> u8 {
-    type Bits = Query<()>;
     if flow.protocol != TCP {
         Bits::MAY_OPEN | Bits::MAY_REPLY
     } else if flow.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN {
@@ -143,7 +144,6 @@ fn tcp_role<A>(flow: &Flow<A>) -> u8 {
 
 #[inline(always)]
 fn icmp_bits<A>(flow: &Flow<A>) -> u8 {
-    type Bits = Query<()>;
     match (flow.protocol, flow.icmp_type) {
         (ICMP, icmp::ECHO) | (ICMPV6, icmp::ECHO_V6) => Bits::MAY_OPEN,
         (ICMP, icmp::ECHO_REPLY) | (ICMPV6, icmp::ECHO_REPLY_V6) => Bits::MAY_REPLY,

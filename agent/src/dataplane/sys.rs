@@ -88,14 +88,17 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     }
     #[repr(C)]
     #[derive(Default)]
-    struct Attr {
+    struct LinkInfoAttr {
         bpf_fd: u32,
         info_len: u32,
         info: u64,
     }
     let mut info = Info::default();
-    let mut attr =
-        Attr { bpf_fd: link.as_raw_fd() as u32, info_len: size_of::<Info>() as u32, info: (&raw mut info) as u64 };
+    let mut attr = LinkInfoAttr {
+        bpf_fd: link.as_raw_fd() as u32,
+        info_len: size_of::<Info>() as u32,
+        info: (&raw mut info) as u64,
+    };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
     // Both kinds of link use the same eight bytes.
     let mut cgroup = [0; 8];
@@ -114,7 +117,7 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
 pub fn tcx_attach(program: BorrowedFd<'_>, ifindex: u32, attach_type: u32) -> io::Result<OwnedFd> {
     #[repr(C)]
     #[derive(Default)]
-    struct Attr {
+    struct TcxAttachAttr {
         prog_fd: u32,
         target_ifindex: u32,
         attach_type: u32,
@@ -123,12 +126,12 @@ pub fn tcx_attach(program: BorrowedFd<'_>, ifindex: u32, attach_type: u32) -> io
         _pad: u32,
         expected_revision: u64,
     }
-    let mut attr = Attr {
+    let mut attr = TcxAttachAttr {
         prog_fd: program.as_raw_fd() as u32,
         target_ifindex: ifindex,
         attach_type,
         flags: BPF_F_BEFORE,
-        ..Attr::default()
+        ..TcxAttachAttr::default()
     };
     open(BPF_LINK_CREATE, &mut attr)
 }
@@ -141,13 +144,13 @@ pub fn tcx_attach(program: BorrowedFd<'_>, ifindex: u32, attach_type: u32) -> io
 pub fn cgroup_attach(program: BorrowedFd<'_>, group: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     #[repr(C)]
     #[derive(Default)]
-    struct Attr {
+    struct CgroupAttachAttr {
         prog_fd: u32,
         target_fd: u32,
         attach_type: u32,
         flags: u32,
     }
-    let mut attr = Attr {
+    let mut attr = CgroupAttachAttr {
         prog_fd: program.as_raw_fd() as u32,
         target_fd: group.as_raw_fd() as u32,
         attach_type: CGROUP_EGRESS,
@@ -163,7 +166,7 @@ pub fn cgroup_attach(program: BorrowedFd<'_>, group: BorrowedFd<'_>) -> io::Resu
 pub fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<u32> {
     #[repr(C)]
     #[derive(Default)]
-    struct Attr {
+    struct TestRunAttr {
         prog_fd: u32,
         retval: u32,
         data_size_in: u32,
@@ -173,12 +176,12 @@ pub fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<u32> {
         repeat: u32,
         duration: u32,
     }
-    let mut attr = Attr {
+    let mut attr = TestRunAttr {
         prog_fd: program.as_raw_fd() as u32,
         data_size_in: frame.len() as u32,
         data_in: frame.as_ptr() as u64,
         repeat: 1,
-        ..Attr::default()
+        ..TestRunAttr::default()
     };
     bpf(BPF_PROG_TEST_RUN, &mut attr)?;
     Ok(attr.retval)
@@ -191,14 +194,17 @@ pub fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<u32> {
 pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     #[repr(C)]
     #[derive(Default)]
-    struct Attr {
+    struct LinkUpdateAttr {
         link_fd: u32,
         new_prog_fd: u32,
         flags: u32,
         old_prog_fd: u32,
     }
-    let mut attr =
-        Attr { link_fd: link.as_raw_fd() as u32, new_prog_fd: program.as_raw_fd() as u32, ..Attr::default() };
+    let mut attr = LinkUpdateAttr {
+        link_fd: link.as_raw_fd() as u32,
+        new_prog_fd: program.as_raw_fd() as u32,
+        ..LinkUpdateAttr::default()
+    };
     bpf(BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
@@ -209,10 +215,10 @@ pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
 pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     #[repr(C)]
     #[derive(Default)]
-    struct Attr {
+    struct LinkDetachAttr {
         link_fd: u32,
     }
-    bpf(BPF_LINK_DETACH, &mut Attr { link_fd: link.as_raw_fd() as u32 }).map(drop)
+    bpf(BPF_LINK_DETACH, &mut LinkDetachAttr { link_fd: link.as_raw_fd() as u32 }).map(drop)
 }
 
 /// The ids of the programs of a TCX hook, in the order they run. Unlike opening them, it needs no
@@ -223,7 +229,7 @@ pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
 pub fn tcx_programs(ifindex: u32, attach_type: u32) -> io::Result<Vec<u32>> {
     #[repr(C)]
     #[derive(Default)]
-    struct Attr {
+    struct TcxQueryAttr {
         target: u32,
         attach_type: u32,
         query_flags: u32,
@@ -237,12 +243,12 @@ pub fn tcx_programs(ifindex: u32, attach_type: u32) -> io::Result<Vec<u32>> {
         revision: u64,
     }
     let mut ids = vec![0_u32; 64];
-    let mut attr = Attr {
+    let mut attr = TcxQueryAttr {
         target: ifindex,
         attach_type,
         prog_ids: ids.as_mut_ptr() as u64,
         count: ids.len() as u32,
-        ..Attr::default()
+        ..TcxQueryAttr::default()
     };
     bpf(BPF_PROG_QUERY, &mut attr)?;
     ids.truncate(attr.count as usize);
