@@ -81,8 +81,7 @@ impl PeerEntry {
     pub const NODE: u8 = 3;
     /// A cloud metadata address.
     pub const METADATA: u8 = 4;
-    /// A Service address with endpoints of several tenants, or outside the cluster. It is allowed to tenants that list
-    /// exactly this address.
+    /// A Service address with endpoints outside the cluster. It is allowed to tenants that list exactly this address.
     pub const SERVICE_LISTED: u8 = 5;
 
     /// The tenant is `class: Shared`.

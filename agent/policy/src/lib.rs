@@ -1,7 +1,7 @@
-//! The policy: what is known, what the maps should hold, and the writes that lead there.
+//! The policy: what is known of the cluster, what the maps should hold, and the kernel writes for that.
 //!
-//! Pure values and pure functions. This crate knows no Kubernetes, no kernel, no clock, no file and no environment;
-//! its manifest allows three dependencies. Time is an argument.
+//! Contains only values and pure functions. Knows no Kubernetes, no kernel, no clock, no file and no environment: time
+//! is an argument. The manifest allows three dependencies.
 
 #![deny(unsafe_code)]
 

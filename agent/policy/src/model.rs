@@ -3,14 +3,14 @@
 //! Knows no Kubernetes, no kernel, no clock and no environment. Every result is a function of its arguments.
 //!
 //! ```text
-//! Change -> cluster (pods, addresses, namespaces) -> desired = ownership  who owns which range
+//! Change -> cluster (pods, addresses, namespaces) -> desired = ownership  the owner of each range
 //!                                                            + tenancy    the tenant of each namespace
 //!                                                            + tenant_ids the number of each tenant
 //!                                                            + prefixes   what a tenant may reach
-//!                                                            + grants     what two tenants agreed on
+//!                                                            + grants     what two tenants permit each other
 //!                                                            + endpoints  the pod behind each interface
-//!                                                            + services   what a Service's address stands for
-//!           cluster, and what the kernel holds      -> guards             which packets may leave the node
+//!                                                            + services   the tenant of each Service
+//!           cluster, and what the kernel holds      -> guards             the interfaces with guards
 //! ```
 
 pub mod address_index;

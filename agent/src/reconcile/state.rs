@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use agent_common::addr::V6;
 use agent_common::layout::PeerKeyV4;
+use agent_common::maps;
 
 use super::schedule::{Backoff, Sweep};
 use super::snapshot::Snapshot;
@@ -132,7 +133,7 @@ impl ReconcileState {
     pub(super) fn capacity(&self, table: Table) -> usize {
         let limits = &self.cluster.settings().limits;
         match table {
-            Table::Endpoints => limits.interfaces as usize,
+            Table::Endpoints => (maps::ENDPOINTS.max_entries + maps::ENDPOINTS_FAR.max_entries) as usize,
             Table::PeersV4 => limits.peers_v4,
             Table::PeersV6 => limits.peers_v6,
             Table::Tenants | Table::TenantNames => limits.tenants as usize,

@@ -1,9 +1,9 @@
-//! The guard on the control groups of pods: where it stands, and whose sockets it lets speak.
+//! The cgroup guard: where it is attached, and which pods' sockets may send.
 //!
-//! A pod's sockets speak once its interface holds programs: from then on those judge what they send, and
-//! deny it until the pod's entry is written. Pods on the node's own network the guard knows by that; their
-//! groups are claimed all the same, for they may have sockets elsewhere (a network plugin's health checks).
-//! Knows groups by what runtime and kubelet have made of each pod.
+//! Knows cgroups only as the runtime and the kubelet made them for each pod. A pod's sockets may send once its
+//! interface has programs: these judge the packets, and deny them until the pod's entry is written. The guard
+//! recognises host-network pods by their network namespace. Their cgroups are claimed all the same, because they may
+//! have sockets in other network namespaces (a network plugin's health checks).
 
 use std::collections::BTreeSet;
 
@@ -12,16 +12,17 @@ use super::endpoints::{EndpointStatus, Endpoints};
 use super::input::PodCgroup;
 use super::settings::CgroupGuardMode;
 
-/// What the guard should be.
+/// The guard as it should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CgroupGuardState {
-    /// Directory of the group that holds those of all pods; `None`: wherever it stands, it stays.
+    /// Directory of the cgroup that holds the cgroups of all pods. With `None` the guard stays where it is.
     pub parent: Option<String>,
-    /// Ids of groups of pods whose interfaces hold programs, or who have the node's.
+    /// Ids of the cgroups of pods whose interfaces have programs, and of host-network pods.
     pub claimed: BTreeSet<u64>,
 }
 
-/// Compiles the guard, and says what is missing. `attached` are interfaces that hold programs.
+/// Compiles the guard. The second value is a message about what is not guarded. `attached` are the interfaces with
+/// programs.
 pub fn compile(
     cluster: &Cluster,
     endpoints: &Endpoints,
@@ -30,7 +31,7 @@ pub fn compile(
     match &cluster.settings().cgroup_guard {
         CgroupGuardMode::Off => return (None, None),
         CgroupGuardMode::Unsupported(why) => {
-            return (None, Some(format!("no guard on the pods' control groups: {why}")));
+            return (None, Some(format!("cgroup guard disabled: {why}. Set --cgroup-guard=none to silence this.")));
         }
         CgroupGuardMode::Auto => {}
     }
@@ -43,7 +44,8 @@ pub fn compile(
     let gap = if parents.len() > 1 {
         let paths: Vec<&str> = parents.iter().map(|parent| parent.as_str()).collect();
         Some(format!(
-            "pods' control groups are in several places ({}): the guard on them stays where it is",
+            "cgroup guard not moved: the runtime reported cgroups of pods in several directories ({}). It stays where \
+             it is until all are in one.",
             paths.join(", ")
         ))
     } else {
@@ -59,11 +61,14 @@ fn cgroup(pod: &super::pod::Pod) -> Option<&PodCgroup> {
 fn unknown(status: &EndpointStatus, is_guarded: bool) -> String {
     let (namespace, name) = (&status.pod.namespace, &status.pod.name);
     if is_guarded {
-        format!("the control group of {namespace}/{name} is not known: its sockets may not speak")
+        format!(
+            "sockets of pod {namespace}/{name} cannot send: the runtime reported no cgroup v2 path for it. Check the \
+             pod's sandbox in the runtime."
+        )
     } else {
         format!(
-            "no guard on the pods' control groups: the runtime tells of none in hierarchy version 2 (asked for \
-             {namespace}/{name}); --cgroup-guard none says that this is meant"
+            "cgroup guard disabled: the runtime reported no cgroup v2 path for pod {namespace}/{name}. Set \
+             --cgroup-guard=none to silence this."
         )
     }
 }
@@ -88,7 +93,7 @@ mod tests {
         Settings { cgroup_guard: mode, ..Settings::default() }
     }
 
-    /// The guard while these interfaces hold programs.
+    /// The guard while these interfaces have programs.
     fn guard(mode: CgroupGuardMode, pods: Vec<Endpoint>, held: &[u32]) -> (Option<CgroupGuardState>, Option<String>) {
         let cluster = node_of_acme(settings(mode), pods);
         let desired = compiled(&cluster, 0);
@@ -100,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_speaks_once_programs_judge_it() {
+    fn a_pod_may_send_once_programs_judge_it() {
         let known = |claimed: &[u64]| CgroupGuardState {
             parent: Some("/k".to_owned()),
             claimed: claimed.iter().copied().collect(),
@@ -114,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_on_the_node_s_network_speak_wherever_they_have_sockets() {
+    fn host_network_pods_may_send_in_every_network_namespace() {
         let cluster = cluster(settings(CgroupGuardMode::Auto), vec![Change::NodeCgroups(vec![90, 91])]);
         let (guard, gap) = compile(&cluster, &Endpoints::default(), &BTreeSet::new());
         assert_eq!((guard.map(|guard| guard.claimed), gap), (Some([90, 91].into()), None));
@@ -129,18 +134,18 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_is_not_known_is_told() {
+    fn an_unknown_cgroup_is_reported() {
         let unknown = || pod("b", "veth8", "10.0.0.8", None);
         let (guarded, gap) = guard(CgroupGuardMode::Auto, vec![pods().remove(0), unknown()], &[7, 8]);
         assert_eq!(guarded.map(|guard| guard.claimed), Some([70].into()));
-        assert!(gap.is_some_and(|gap| gap.contains("web/b") && gap.contains("may not speak")));
+        assert!(gap.is_some_and(|gap| gap.contains("web/b") && gap.contains("cannot send")));
         let (guarded, gap) = guard(CgroupGuardMode::Auto, vec![unknown()], &[8]);
         assert!(guarded.is_some_and(|guard| guard.parent.is_none()));
-        assert!(gap.is_some_and(|gap| gap.contains("--cgroup-guard none")));
+        assert!(gap.is_some_and(|gap| gap.contains("--cgroup-guard=none")));
     }
 
     #[test]
-    fn of_several_places_none_is_chosen_and_nobody_loses_his_claim() {
+    fn of_several_directories_none_is_chosen_and_every_claim_is_kept() {
         let mut pods = pods();
         pods[1] = pod("b", "veth8", "10.0.0.8", Some((80, "/other")));
         let (guard, gap) = guard(CgroupGuardMode::Auto, pods, &[7, 8]);

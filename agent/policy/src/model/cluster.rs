@@ -1,7 +1,7 @@
-//! What we know. `apply` is the only way to alter it, and says what the news touched.
+//! The cluster: all that is known. `apply` is the only way to change it, and returns what the change affects.
 //!
-//! The same news in any order give the same cluster: an object replaces its predecessor by name, a
-//! pod by name and creation, and two claims of one address belong to nobody while both live.
+//! Knows no policy and no kernel. The same changes in any order give the same cluster: an object replaces that of the
+//! same name, and a pod replaces an older pod of the same name. An address that two live pods claim has no owner.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
@@ -16,7 +16,7 @@ use super::pod::{Pod, PodByName, Uid, Workloads};
 use super::services::Services;
 use super::settings::Settings;
 
-/// The cluster as far as this node must know it.
+/// What this node knows of the cluster.
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {
     settings: Arc<Settings>,
@@ -35,7 +35,7 @@ pub struct Cluster {
     synced: Synced,
 }
 
-/// Which kinds were told in full at least once. Until all were, silence is not absence.
+/// Which kinds were reported in full at least once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Synced {
     tenants: bool,
@@ -51,7 +51,7 @@ impl Cluster {
         Self { settings: Arc::new(settings), ..Self::default() }
     }
 
-    /// Takes in one piece of news.
+    /// Applies one change. Returns what it affects.
     pub fn apply(&mut self, change: Change) -> Dirty {
         let mut dirty = Dirty::default();
         match change {
@@ -85,8 +85,8 @@ impl Cluster {
         dirty
     }
 
-    /// Whether every kind was told in full once: before, a missing object may only be late, and
-    /// acting on its absence after a restart would undo what the kernel rightly enforces.
+    /// Whether every kind was reported in full at least once. Before that, a missing object may only be late. To act on
+    /// its absence after a restart would undo what the kernel rightly enforces.
     pub fn is_complete(&self) -> bool {
         self.synced == Synced { tenants: true, namespaces: true, endpoints: true, links: true, nodes: true }
     }
@@ -96,7 +96,7 @@ impl Cluster {
         &self.settings
     }
 
-    /// The objects, by name.
+    /// `NetworkTenant` objects by name.
     pub fn tenants(&self) -> &BTreeMap<Name, Arc<Tenant>> {
         &self.tenants
     }
@@ -136,13 +136,13 @@ impl Cluster {
         &self.nodes
     }
 
-    /// Control groups of pods on the node's own network.
+    /// Ids of the cgroups of host-network pods.
     pub fn node_cgroups(&self) -> &BTreeSet<u64> {
         &self.node_cgroups
     }
 }
 
-/// Objects and namespaces.
+/// Tenants and namespaces.
 impl Cluster {
     fn all_tenants(&mut self, all: Vec<Tenant>, dirty: &mut Dirty) {
         self.synced.tenants = true;
@@ -261,7 +261,7 @@ impl Cluster {
         } else {
             return self.address_index.insert(address, Arc::clone(pod));
         }
-        // Whoever lost the address must lose it on its interface too.
+        // The pod that lost the address must lose it on its interface too.
         dirty.endpoints = true;
     }
 
@@ -285,7 +285,7 @@ impl Cluster {
     }
 }
 
-/// A late word about the predecessor of a pod we know.
+/// Whether `late` is a late update of a predecessor of `known`.
 fn is_stale(late: &Pod, known: &Pod) -> bool {
     late.uid != known.uid && late.created < known.created
 }
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_not_absence_until_every_kind_was_told() {
+    fn a_cluster_is_complete_once_every_kind_was_reported() {
         let mut cluster = Cluster::new(Settings::default());
         for change in nothing() {
             assert!(!cluster.is_complete());
@@ -339,9 +339,9 @@ mod tests {
     }
 
     #[test]
-    fn the_same_news_twice_touch_nothing_the_second_time() {
+    fn the_same_changes_twice_affect_nothing_the_second_time() {
         let mut cluster = synced();
-        let news = || {
+        let changes = || {
             vec![
                 Change::Tenant(tenant("acme")),
                 Change::Namespace(namespace("web", "acme")),
@@ -350,12 +350,12 @@ mod tests {
                 Change::Nodes(vec![ip("192.0.2.1")]),
             ]
         };
-        assert!(!apply_all(&mut cluster, news()).is_nothing());
-        assert!(apply_all(&mut cluster, news()).is_nothing());
+        assert!(!apply_all(&mut cluster, changes()).is_nothing());
+        assert!(apply_all(&mut cluster, changes()).is_nothing());
     }
 
     #[test]
-    fn a_remote_pod_in_a_known_namespace_touches_its_addresses_only() {
+    fn a_remote_pod_in_a_known_namespace_affects_its_addresses_only() {
         let mut cluster = synced();
         cluster.apply(Change::Endpoint(remote("web/a", &["10.0.0.1"])));
         let dirty = cluster.apply(Change::Endpoint(remote("web/b", &["10.0.0.2", "fd00::2"])));
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_two_live_pods_claim_is_nobodys_until_one_is_gone() {
+    fn an_address_that_two_live_pods_claim_has_no_owner_until_one_is_gone() {
         let mut cluster = synced();
         cluster.apply(Change::Endpoint(remote("a/x", &["10.0.0.1"])));
         cluster.apply(Change::Endpoint(remote("b/y", &["10.0.0.1"])));
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resync_removes_what_vanished_and_touches_only_differences() {
+    fn a_resync_removes_what_vanished_and_affects_only_differences() {
         let mut cluster = synced();
         let pods = |names: &[&str]| {
             let pod = |(n, name): (usize, &&str)| remote(name, &[&format!("10.0.0.{}", n + 1)]);
@@ -424,7 +424,7 @@ mod tests {
         let dirty = cluster.apply(pods(&["a/x", "a/y"]));
         assert_eq!(dirty.addresses, [ip("10.0.0.3")].into());
         let dirty = cluster.apply(Change::Namespaces(vec![]));
-        assert!(dirty.is_nothing(), "pods keep their namespace though nobody tells of it");
+        assert!(dirty.is_nothing(), "pods keep their namespace without its object");
         cluster.apply(Change::Endpoints(vec![]));
         assert_eq!((cluster.address_index().len(), cluster.namespaces().iter().count()), (0, 0));
     }

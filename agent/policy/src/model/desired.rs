@@ -1,7 +1,8 @@
-//! What every table should hold: the cluster, compiled.
+//! Desired: what every table should hold, compiled from the cluster.
 //!
-//! Small tables (tenants, grants, owners, local pods) are compiled whole when touched; the table of
-//! addresses is a function of one address, so a million of them cost nothing until one is asked for.
+//! Knows no kernel and no write. Small tables (tenants, grants, owners, local pods) are compiled whole when a change
+//! affects them. The entry of an address depends on that address alone, so a million addresses cost nothing until one
+//! is looked up.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -27,44 +28,44 @@ use super::tenant_ids::{self, KernelView, TenantIds};
 /// The intended contents of the kernel's tables.
 #[derive(Clone, Debug, Default)]
 pub struct Desired {
-    /// Who owns what.
+    /// The owner of each range.
     pub ownership: Arc<Ownership>,
     /// The owners' tables.
     pub owners: Arc<Owners>,
-    /// Who belongs to whom.
+    /// The tenant of each namespace.
     pub tenancy: Arc<Tenancy>,
     /// Numbers by name.
     pub tenant_ids: TenantIds,
     /// Names by number.
     pub names: BTreeMap<TenantId, TenantName>,
-    /// What each tenant may.
+    /// The policy of each tenant.
     pub tenants: BTreeMap<TenantId, TenantPolicy>,
     /// Permissions between tenants.
     pub grants: Grants,
-    /// What stands at the addresses of a namespace's pods.
+    /// The entry of the pod addresses of each namespace.
     pub directory: Arc<HashMap<Name, PeerEntry>>,
     /// Local pods.
     pub endpoints: Endpoints,
-    /// Disputes among ports and prefixes; others stand with their rule.
+    /// Conflicts about ports and prefixes. The others are in the fields above.
     prefix_conflicts: Vec<Conflict>,
     slot_overflows: Overflows,
-    /// Ranges or numbers changed since the owners' tables were made.
+    /// Whether ranges or numbers have changed since the owners' tables were compiled.
     refresh_owners: bool,
 }
 
-/// Owned ranges, which never overlap, in their order.
+/// Owned ranges, sorted. They never overlap.
 pub type Owners = Vec<(IpNet, TenantId)>;
 
-/// What one tenant may, before rows and port sets have numbers.
+/// The policy of one tenant, before rows and port sets have numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TenantPolicy {
     /// `TenantState` bits.
     pub flags: u32,
     /// Counter slot, or 0.
     pub slot: u16,
-    /// IPv4 prefixes, longest first; none unless it has a pod here.
+    /// IPv4 prefixes, longest first. There are none without a pod on this node.
     pub v4: Vec<Prefix>,
-    /// IPv6 prefixes, longest first; none unless it has a pod here.
+    /// IPv6 prefixes, longest first. There are none without a pod on this node.
     pub v6: Vec<Prefix>,
 }
 
@@ -75,10 +76,10 @@ pub fn compile(cluster: &Cluster, kernel: &KernelView<'_>, now: i64) -> Desired 
     desired
 }
 
-/// What should stand at `address`.
+/// The entry that `address` should have.
 ///
-/// An address that several live pods claim, or whose tenant has no number, is an entry of nobody's:
-/// reachable by none, which "no entry" would not be where a wide range covers it.
+/// An address that several live pods claim, or whose tenant has no number, gets the entry [`NOBODYS`]. Without an
+/// entry, a wide range that covers the address would open it.
 pub fn desired_peer(cluster: &Cluster, desired: &Desired, address: IpAddr) -> Option<PeerEntry> {
     if cluster.settings().metadata.contains(&address) {
         return Some(PeerEntry { kind: PeerEntry::METADATA, ..PeerEntry::default() });
@@ -95,8 +96,8 @@ pub fn desired_peer(cluster: &Cluster, desired: &Desired, address: IpAddr) -> Op
     service_entry(cluster, desired, address)
 }
 
-/// What should stand at a Service's address. The address of a pod, of a node or outside the ranges
-/// of Services is never one, whatever anybody claims.
+/// The entry that a Service's address should have. An address outside the ranges of Services gets none, whatever the
+/// Service claims. Addresses of pods and nodes do not get here.
 fn service_entry(cluster: &Cluster, desired: &Desired, address: IpAddr) -> Option<PeerEntry> {
     let settings = cluster.settings();
     let in_range = settings.service_cidrs.iter().any(|net| net.contains(&address));
@@ -109,18 +110,17 @@ fn service_entry(cluster: &Cluster, desired: &Desired, address: IpAddr) -> Optio
             || cluster.rivals().contains_key(&end)
             || cluster.address_index().get(end).is_some()
             || settings.metadata.contains(&end);
-        // A Service is no end of another: it would be judged by itself, for ever.
+        // A Service behind another is not looked up, because Services may form a circle.
         if is_direct { desired_peer(cluster, desired, end) } else { None }
     };
     cluster.services().entry(address, at, is_inside)
 }
 
-/// A pod's address that nobody may reach or be reached from.
+/// The entry of a pod address that no tenant may send to, or receive from.
 pub const NOBODYS: PeerEntry = PeerEntry { tenant: TenantId::UNKNOWN, kind: PeerEntry::POD, flags: 0, _pad: 0 };
 
 impl Desired {
-    /// Compiles again what `touched` names, and adds to it the addresses whose entries moved with
-    /// their namespace.
+    /// Compiles again what `dirty` marks. Adds the addresses whose entries changed with their namespace to it.
     pub fn refresh(&mut self, cluster: &Cluster, kernel: &KernelView<'_>, now: i64, dirty: &mut Dirty) {
         let expired = self.grants.next_end.is_some_and(|end| end <= now);
         let mut policy = dirty.ranges || dirty.tenancy || dirty.everything || expired;
@@ -141,7 +141,7 @@ impl Desired {
         cluster.services().follow(dirty);
     }
 
-    /// Everything that did not get what it asked for.
+    /// All conflicts.
     pub fn conflicts(&self) -> Vec<Conflict> {
         let sources =
             [&self.ownership.conflicts, &self.tenancy.conflicts, &self.tenant_ids.conflicts, &self.prefix_conflicts];
@@ -151,7 +151,7 @@ impl Desired {
         all
     }
 
-    /// Everything that did not fit.
+    /// All overflows.
     pub fn overflows(&self) -> Overflows {
         let mut all = Overflows::default();
         let sources =
@@ -160,7 +160,7 @@ impl Desired {
         all
     }
 
-    /// Takes in a namespace with a first pod without compiling anything, if that is enough.
+    /// Adds a namespace with a first pod without compiling anything. Returns whether that is enough.
     fn admit(&mut self, cluster: &Cluster, namespace: &Name) -> bool {
         let Some(namespace) = cluster.namespaces().get(namespace) else { return true };
         let name = match self.tenancy.admit(namespace, cluster) {
@@ -196,7 +196,7 @@ impl Desired {
         let number = |owner: &Owner| match owner {
             Owner::Cluster => TenantId::CLUSTER,
             Owner::Nodes => TenantId::NODES,
-            // A tenant without a number has no pods that could use its ranges; nobody else may.
+            // A tenant without a number has no pods that could use its ranges, and no other tenant may use them.
             Owner::Tenant(name) => tenant_ids.get(name).copied().unwrap_or(TenantId::CLUSTER),
         };
         let owners: Owners = self.ownership.owners().map(|(net, owner)| (net, number(owner))).collect();
@@ -256,8 +256,8 @@ impl TenantPolicy {
     }
 }
 
-/// Replaces the old value if the new one differs, so that whoever shares the old one sees by its
-/// address that nothing changed. Says whether it differed.
+/// Replaces the old value if the new one differs. An unchanged pointer shows readers that nothing changed. Returns
+/// whether the value differed.
 fn keep<T: PartialEq>(old: &mut Arc<T>, new: T) -> bool {
     let differs = **old != new;
     if differs {
@@ -293,7 +293,7 @@ mod tests {
     use crate::model::input::Change;
     use crate::model::testing::{cluster, compiled, ip, local, namespace, range, remote, tenant};
 
-    fn world() -> Cluster {
+    fn sample() -> Cluster {
         let acme = crate::model::input::Tenant { subnets: vec![range("10.40.0.0/24", &[])], ..tenant("acme") };
         let dns = crate::model::input::Tenant { shared: true, ..tenant("dns") };
         let changes = vec![
@@ -312,8 +312,8 @@ mod tests {
     }
 
     #[test]
-    fn each_address_says_whose_it_is() {
-        let cluster = world();
+    fn each_address_has_the_entry_of_its_owner() {
+        let cluster = sample();
         let desired = compiled(&cluster, 0);
         let at = |address: &str| desired_peer(&cluster, &desired, ip(address));
         let id = |name: &str| desired.tenant_ids.of[name];
@@ -328,18 +328,18 @@ mod tests {
     }
 
     #[test]
-    fn only_tenants_with_pods_here_have_prefixes_and_a_slot() {
-        let desired = compiled(&world(), 0);
+    fn only_tenants_with_local_pods_have_prefixes_and_a_slot() {
+        let desired = compiled(&sample(), 0);
         let policy = |name: &str| &desired.tenants[&desired.tenant_ids.of[name]];
         assert_eq!((policy("acme").v4.len(), policy("acme").slot), (1, 1));
         assert_eq!((policy("dns").v4.len(), policy("dns").slot), (0, 0));
         assert!(policy("dns").flags & TenantState::SHARED != 0);
-        assert_eq!(desired.owners.len(), 1, "but everybody's subnets are fenced");
+        assert_eq!(desired.owners.len(), 1, "but every tenant's subnets are owned");
     }
 
     #[test]
-    fn a_namespace_that_moves_touches_its_pods_addresses_and_no_others() {
-        let mut cluster = world();
+    fn a_namespace_that_moves_affects_its_pods_addresses_and_no_others() {
+        let mut cluster = sample();
         let mut desired = compiled(&cluster, 0);
         let mut dirty = cluster.apply(Change::Namespace(namespace("dns", "acme")));
         let ledger = crate::plan::Ledger::new(crate::plan::Actual::default(), &cluster.settings().limits);
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn agent_wide_audit_is_the_upper_bound() {
+    fn audit_mode_of_the_agent_applies_to_every_tenant() {
         let audited = |audit| {
             let settings = Settings { audit, ..Settings::default() };
             let cluster = cluster(settings, vec![Change::Tenant(tenant("acme"))]);

@@ -1,7 +1,7 @@
-//! Which local pod stands behind which interface, and with which addresses.
+//! Endpoints: the local pod behind each interface, with its addresses.
 //!
-//! Observation decides: a pod gets an interface only if the node really has it and no other pod
-//! names it. Until then the interface is held and denied.
+//! Knows no destination and no permission. Observation decides: a pod gets an interface only if the node has it and no
+//! other pod names it. Until then the interface has programs but no entry, so it is denied.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -20,22 +20,22 @@ use super::report::{Overflows, Trouble};
 use super::tenancy::{Tenancy, TenantOrigin};
 use super::tenant_ids::KernelView;
 
-/// Everything about the pods of this node.
+/// The compiled pods of this node.
 #[derive(Clone, Debug, Default)]
 pub struct Endpoints {
-    /// The intended table.
+    /// The entries that the kernel should hold, by interface index.
     pub entries: BTreeMap<u32, EndpointEntry>,
-    /// Whose claim each entry is.
+    /// The UID of the pod that each entry is for.
     pub claims: BTreeMap<u32, Uid>,
-    /// Interfaces to hold, claimed or not, with their names.
+    /// Interfaces that should have programs, claimed or not, with their names.
     pub ports: BTreeMap<u32, String>,
-    /// Every local pod and what it waits for.
+    /// The status of every local pod.
     pub statuses: BTreeMap<EndpointKey, EndpointStatus>,
-    /// Slots and indexes that did not suffice.
+    /// Event slots and interface indexes beyond the limits.
     pub overflows: Overflows,
 }
 
-/// How one local pod stands.
+/// The status of one local pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointStatus {
     /// The pod.
@@ -44,7 +44,7 @@ pub struct EndpointStatus {
     pub tenant: Name,
     /// Its interface, once found.
     pub ifindex: Option<u32>,
-    /// What stands in its way.
+    /// What keeps it from its full policy.
     pub troubles: Vec<Trouble>,
 }
 
@@ -55,7 +55,7 @@ impl EndpointStatus {
     }
 }
 
-/// Compiles the local pods. `before` is the previous result: it remembers whose claim an entry was.
+/// Compiles the local pods. `before` is the previous result, with the pod that each earlier entry was for.
 pub fn compile(
     cluster: &Cluster,
     tenancy: &Tenancy,
@@ -75,17 +75,16 @@ pub fn compile(
         endpoints.statuses.insert(key.clone(), status);
     }
     endpoints.hold_unknown(cluster);
-    endpoints.note_indexes(cluster);
     endpoints.number(kernel, before, cluster.settings().limits.event_slots);
     endpoints
 }
 
-/// Whether an interface can only be a pod's: the node's own have no other end in a named namespace.
+/// Whether an interface is a pod's: its other end is in a named network namespace that is not in `foreign_netns`.
 pub fn is_pods(link: &Link, cluster: &Cluster) -> bool {
     link.netns.as_ref().is_some_and(|netns| !cluster.settings().foreign_netns.contains(netns))
 }
 
-/// Interfaces by what an endpoint may name, and who names each.
+/// Interfaces by name and by network namespace, and the endpoints that name each.
 struct Interfaces<'a> {
     names: HashMap<&'a str, Vec<&'a Link>>,
     netns: HashMap<&'a str, Vec<&'a Link>>,
@@ -107,8 +106,8 @@ impl<'a> Interfaces<'a> {
         interfaces
     }
 
-    /// The interfaces a pod names, lowest index first. The first is its interface; further ones, of
-    /// a namespace with several, are held and stay denied.
+    /// The interfaces that a pod names, lowest index first. The first is its interface. Further ones of its network
+    /// namespace stay denied.
     fn of(&self, pod: &Pod) -> impl Iterator<Item = &'a Link> + use<'a> {
         let found = pod.local.as_ref().and_then(|local| match &local.attachment.port {
             HostPort::Interface(name) => self.names.get(name.as_str()),
@@ -143,7 +142,7 @@ fn evaluate(
     add_addresses(pod, cluster, &mut entry, &mut status.troubles);
     let Some(local) = &pod.local else { return (status, entry) };
     match interfaces.of(pod).next() {
-        Some(link) => bind_interface(pod, local, link, cluster, interfaces, &mut status, &mut entry),
+        Some(link) => bind_interface(pod, local, link, interfaces, &mut status, &mut entry),
         None => status.troubles.push(Trouble::NoInterface(wanted(&local.attachment.port))),
     }
     (status, entry)
@@ -164,7 +163,7 @@ fn add_addresses(pod: &Pod, cluster: &Cluster, entry: &mut EndpointEntry, troubl
     }
 }
 
-/// Whether the address is none a pod may have here.
+/// Whether the address is a node's, a metadata service's, or impossible for a pod.
 fn is_refused(address: IpAddr, cluster: &Cluster) -> bool {
     !is_possible(address) || cluster.nodes().contains(&address) || cluster.settings().metadata.contains(&address)
 }
@@ -185,7 +184,6 @@ fn bind_interface(
     pod: &Pod,
     local: &LocalPod,
     link: &Link,
-    cluster: &Cluster,
     interfaces: &Interfaces<'_>,
     status: &mut EndpointStatus,
     entry: &mut EndpointEntry,
@@ -194,9 +192,6 @@ fn bind_interface(
     if let Some(other) = interfaces.other_claimant(link.ifindex, pod) {
         let trouble = Trouble::InterfaceContested { interface: link.name.clone(), other: other.clone() };
         status.troubles.push(trouble);
-    }
-    if link.ifindex >= cluster.settings().limits.interfaces {
-        status.troubles.push(Trouble::InterfaceBeyondLimit(link.ifindex));
     }
     entry.mac = local.attachment.mac.or(link.peer_mac).unwrap_or_default();
     entry.gateway_mac = link.gateway_mac;
@@ -220,26 +215,19 @@ fn link_local(local: &LocalPod, link: &Link) -> V6 {
 
 fn wanted(port: &HostPort) -> String {
     match port {
-        HostPort::Interface(name) => format!("interface {name}"),
-        HostPort::Netns(netns) if netns.is_empty() => "its network namespace, which no runtime has told of".to_owned(),
-        HostPort::Netns(netns) => format!("network namespace {netns}"),
+        HostPort::Interface(name) => format!("waiting for interface {name}"),
+        HostPort::Netns(netns) if netns.is_empty() => "waiting for the runtime to report the pod's sandbox".to_owned(),
+        HostPort::Netns(netns) => format!("waiting for an interface of network namespace {netns}"),
     }
 }
 
-/// Cookies and event slots.
+/// Unclaimed interfaces, cookies and event slots.
 impl Endpoints {
-    /// Interfaces without a claim are denied by the zero entry they have.
+    /// Adds the interfaces of pods that were not reported yet. Their entry is zero, which denies every packet.
     fn hold_unknown(&mut self, cluster: &Cluster) {
         if cluster.settings().hold_unknown {
             let unknown = cluster.links().values().filter(|link| is_pods(link, cluster));
             unknown.for_each(|link| _ = self.ports.insert(link.ifindex, link.name.clone()));
-        }
-    }
-
-    fn note_indexes(&mut self, cluster: &Cluster) {
-        let limit = cluster.settings().limits.interfaces;
-        for (ifindex, name) in self.ports.range(limit..) {
-            self.overflows.note(Limit::Interfaces, limit as usize, format_args!("{name} (index {ifindex})"));
         }
     }
 
@@ -273,7 +261,7 @@ impl Endpoints {
     }
 }
 
-/// Whether an entry in the kernel is this claim, possibly with an address that was not known yet.
+/// Whether an entry in the kernel is of this claim. The claim may have an address that was not known before.
 fn is_same_claim(known: &EndpointEntry, wanted: &EndpointEntry) -> bool {
     known.cookie != 0
         && known.tenant == wanted.tenant
@@ -286,9 +274,8 @@ fn grew<A: Default + PartialEq>(known: A, wanted: A) -> bool {
     known == wanted || known == A::default()
 }
 
-/// A number that no entry has and that no earlier claim is likely to have had: what a connection
-/// remembers of a pod must not fit its successor. Hashed, because a counter would start over with
-/// the agent.
+/// A cookie that no entry has and that no earlier claim is likely to have had: a connection of one pod must not match
+/// the pod's successor. It is a hash, because a counter would start over with the agent.
 fn new_cookie(ifindex: u32, entry: &EndpointEntry, uid: Option<&Uid>, generation: u64, taken: &BTreeSet<u32>) -> u32 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut add =
@@ -343,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_that_two_pods_name_is_held_and_nobody_s() {
+    fn an_interface_that_two_pods_name_is_held_and_unclaimed() {
         let pods = vec![local("web/a", &["10.0.0.1"], "veth7"), local("web/b", &["10.0.0.2"], "veth7")];
         let desired = compiled(&node_of_acme(Settings::default(), pods), 0);
         assert!(desired.endpoints.entries.is_empty());
@@ -373,14 +360,14 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_nobody_told_of_isolates_its_pods_and_says_so() {
+    fn an_unknown_namespace_isolates_its_pods_and_is_reported() {
         let desired = compiled(&node_of_acme(Settings::default(), vec![local("new/a", &["10.0.0.1"], "veth7")]), 0);
         assert_eq!(troubles(&desired.endpoints, "new/a"), ["namespace_unknown"]);
         assert_eq!(desired.endpoints.entries[&7].tenant, desired.tenant_ids.of["ns/new"]);
     }
 
     #[test]
-    fn observed_hardware_and_link_local_addresses_fill_in_what_was_not_told() {
+    fn observed_hardware_and_link_local_addresses_serve_if_none_were_reported() {
         let mut seen = link(7, "veth7");
         seen.peer_mac = Some(agent_common::addr::Mac::new([2, 0, 0, 0, 0, 7]));
         seen.peer_link_local = Some(ip("fe80::7"));
@@ -400,7 +387,7 @@ mod tests {
         text.parse().expect("an address")
     }
 
-    /// The cookie a claim gets over a kernel that holds `entry` at its index.
+    /// The cookie that a claim gets if the kernel holds `entry` at its index.
     fn cookie_over(entry: EndpointEntry, pod: Endpoint) -> u32 {
         let desired = compiled_with(&node_of_acme(Settings::default(), vec![pod]), held(entry), 0);
         desired.endpoints.entries[&7].cookie
@@ -416,7 +403,7 @@ mod tests {
         let pod = || local("web/a", &["10.0.0.1"], "veth7");
         let entry = EndpointEntry { tenant: TenantId(3), cookie: 99, v4: V4::new([10, 0, 0, 1]), slot: 4, ..zero() };
         assert_eq!(cookie_over(entry, pod()), 99);
-        assert_eq!(cookie_over(entry, local("web/a", &["10.0.0.1", "fd00::1"], "veth7")), 99, "an address more");
+        assert_eq!(cookie_over(entry, local("web/a", &["10.0.0.1", "fd00::1"], "veth7")), 99, "one more address");
         for other in [
             EndpointEntry { tenant: TenantId(4), ..entry },
             EndpointEntry { v4: V4::new([10, 0, 0, 2]), ..entry },
@@ -453,17 +440,12 @@ mod tests {
     }
 
     #[test]
-    fn exhausted_slots_and_indexes_beyond_the_table_are_reported() {
+    fn exhausted_slots_are_reported() {
         let limits = Limits { event_slots: 1, ..Limits::default() };
         let pods = || vec![local("web/a", &["10.0.0.1"], "veth7"), local("web/b", &["10.0.0.2"], "veth8")];
         let desired = compiled(&node_of_acme(Settings { limits, ..Settings::default() }, pods()), 0);
         let slots: Vec<u16> = desired.endpoints.entries.values().map(|entry| entry.slot).collect();
         assert_eq!((slots, desired.endpoints.overflows.as_slice().len()), (vec![1, 0], 1));
-        let limits = Limits { interfaces: 8, ..Limits::default() };
-        let desired = compiled(&node_of_acme(Settings { limits, ..Settings::default() }, pods()), 0);
-        assert_eq!(desired.endpoints.entries.keys().collect::<Vec<_>>(), [&7]);
-        assert_eq!(troubles(&desired.endpoints, "web/b"), ["interface_beyond_limit"]);
-        assert_eq!(desired.overflows().as_slice()[0].limit, Limit::Interfaces);
     }
 
     #[test]

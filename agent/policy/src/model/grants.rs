@@ -1,4 +1,7 @@
-//! Permissions between two tenants: both must agree, and either half may end by itself.
+//! Grants: permissions between two tenants. Both tenants must list each other.
+//!
+//! Knows no address and no clock: the time is an argument. Each half of a permission may expire by itself, and the
+//! permission expires with the first one.
 
 use std::collections::BTreeMap;
 
@@ -9,19 +12,19 @@ use super::input::{Peer, Tenant};
 use super::name::Name;
 use super::tenancy::Tenancy;
 
-/// The permissions in force, and when the next one ends.
+/// The grants in force, and when the next one expires.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grants {
-    /// By who opens and who is reached.
+    /// The grants, by the tenant that opens connections and the tenant that accepts them.
     pub table: BTreeMap<GrantKey, Grant>,
-    /// Seconds since 1970 at which `table` changes next without anyone's action.
+    /// When the next grant in `table` expires, in seconds since 1970.
     pub next_end: Option<i64>,
 }
 
-/// One half, reduced to when it ends; never is the greatest.
+/// When a half expires, in seconds since 1970. The greatest value means never.
 type Until = i64;
 
-/// What both sides list and `now` has not ended, where at least one side has a pod on this node.
+/// Grants that both tenants list and that have not expired, if one of the two has a pod on this node.
 pub fn compile(tenancy: &Tenancy, tenant_ids: &BTreeMap<Name, TenantId>, now: i64) -> Grants {
     let mut grants = Grants::default();
     for (name, member) in &tenancy.members {
@@ -54,8 +57,8 @@ fn agreed(from: &Tenant, to: &Tenant, now: i64) -> Option<Until> {
     Some(out.min(back)).filter(|until| *until > now)
 }
 
-/// What one tenant's entry for a peer comes to, given the peer's own entries. The end of the entry itself is a matter of
-/// [`has_ended`].
+/// The effect of one tenant's entry for a peer, given the peer's own entries. Whether the entry itself has expired is
+/// not considered: see [`has_ended`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Agreement {
     /// The peer does not exist.
@@ -64,9 +67,9 @@ pub enum Agreement {
     Shared,
     /// The peer does not list the tenant.
     NotListed,
-    /// Both list each other, but neither opens what the other accepts.
+    /// Both list each other, but neither opens connections that the other accepts.
     SameDirection,
-    /// The peer's matching entries have ended.
+    /// The peer's matching entries have expired.
     PeerEnded,
     /// A connection in at least one direction is permitted.
     Agreed,
@@ -91,12 +94,12 @@ pub fn agreement(tenant: &Tenant, peer: &Peer, other: Option<&Tenant>, now: i64)
     }
 }
 
-/// Whether an entry for a peer has ended.
+/// Whether an entry for a peer has expired.
 pub fn has_ended(peer: &Peer, now: i64) -> bool {
     peer.until.is_some_and(|until| until <= now)
 }
 
-/// The longest of one side's entries for the other.
+/// The latest expiry among one tenant's entries for the other.
 fn half(peers: &[Peer], other: &str, direction: fn(&Peer) -> bool) -> Option<Until> {
     let matching = peers.iter().filter(|peer| peer.tenant == other && direction(peer));
     matching.map(|peer| peer.until.unwrap_or(Until::MAX)).max()
@@ -109,7 +112,7 @@ mod tests {
     use crate::model::settings::Settings;
     use crate::model::testing::{cluster, local, namespace, peer, tenant};
 
-    /// Grants between `a` and `b` with these halves, at 100, with a pod of `a` here.
+    /// Grants between `a` and `b` with these halves, at time 100, with a pod of `a` on this node.
     fn between(a: Vec<Peer>, b: Vec<Peer>) -> (Vec<(u32, u32, u64)>, Option<i64>) {
         let halves = vec![Tenant { peers: a, ..tenant("a") }, Tenant { peers: b, ..tenant("b") }];
         let changes = vec![
@@ -129,9 +132,9 @@ mod tests {
         assert_eq!(between(to("b", true, false), to("a", false, true)).0, [(1, 2, Grant::FOREVER)]);
         assert_eq!(between(to("b", true, true), to("a", true, true)).0.len(), 2);
         assert!(between(to("b", true, false), vec![]).0.is_empty(), "one side alone");
-        assert!(between(to("b", true, false), to("a", true, false)).0.is_empty(), "both want out, none lets in");
-        assert!(between(to("b", true, false), to("c", false, true)).0.is_empty(), "consent to somebody else");
-        assert!(between(to("a", true, true), vec![]).0.is_empty(), "with oneself");
+        assert!(between(to("b", true, false), to("a", true, false)).0.is_empty(), "both have egress only");
+        assert!(between(to("b", true, false), to("c", false, true)).0.is_empty(), "the peer lists another tenant");
+        assert!(between(to("a", true, true), vec![]).0.is_empty(), "a tenant that lists itself");
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! Where the guards stand, and whom they know: which interfaces are the node's own.
+//! The guards: where they are attached, and which interfaces are the node's own.
 //!
-//! A guard that takes a pod's interface for the node's own is open, and one that takes the node's for a
-//! stranger's stops what the node forwards. Neither is decided by a name, nor by anything a pod could
-//! bring about: an interface with its other end in a named network namespace is a pod's whatever else
-//! is said of it. What the node sends itself passes every guard, so no mistake here can cut it off.
+//! A guard is open if it takes a pod's interface for the node's own. In the opposite case it drops what the node
+//! forwards. So nothing that a pod can influence decides: an interface with its other end in a named network namespace
+//! is a pod's, whatever its name and whatever else is known of it. Packets of the node itself pass every guard, so a
+//! mistake here cannot cut the node off.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,22 +17,22 @@ use super::endpoints::{Endpoints, is_pods};
 use super::input::{Link, LinkKind};
 use super::settings::Uplinks;
 
-/// What the guards should be.
+/// The guards as they should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guards {
-    /// Interfaces that hold a guard's program, with their names.
+    /// Interfaces that should have a guard's program, with their names.
     pub interfaces: BTreeMap<u32, (Guard, String)>,
-    /// The node's own interfaces. A bridge with a guard counts only while it holds its program.
+    /// The node's own interfaces. A bridge with a guard counts only while its program is attached.
     pub own: BTreeSet<u32>,
-    /// Addresses of claimed pods, and behind which interface they are.
+    /// Addresses of claimed pods, each with the pod's interface.
     pub senders: BTreeMap<Sender, u32>,
-    /// The guard on the control groups of pods; `None`: there shall be none.
+    /// The cgroup guard. `None` means that there should be none.
     pub pods: Option<CgroupGuardState>,
-    /// What is not guarded though it should be, each a sentence.
+    /// What is not guarded although it should be: one message each.
     pub gaps: Vec<String>,
 }
 
-/// Compiles the guards. `entries` are the claims that the kernel holds, `attached` interfaces with programs.
+/// Compiles the guards. `entries` are the claims in the kernel, and `attached` the interfaces with programs.
 pub fn compile(
     cluster: &Cluster,
     endpoints: &Endpoints,
@@ -53,8 +53,8 @@ pub fn compile(
         }
         if bridge.is_some_and(|ports| ports.pods > 0) {
             guards.gaps.push(format!(
-                "bridge {} has ports that are not pods': what a pod nobody has claimed yet sends through the node's \
-                 own stack from there is not held back",
+                "bridge {} gets no guard, because it has ports that are not pods': the node forwards what unclaimed \
+                 pods behind it send; give the pods a bridge of their own",
                 link.name
             ));
         }
@@ -66,18 +66,22 @@ pub fn compile(
         }
     }
     guards.gaps.extend(switches(cluster).map(|name| {
-        format!("pods are ports of {name}, which is no bridge: what rises there from a pod nobody has claimed yet is not held back")
+        format!(
+            "device {name} gets no guard, because it has pods as ports but is no bridge: the node forwards what \
+             unclaimed pods behind it send; use a bridge for the pods"
+        )
     }));
     let claimed = entries.iter().flat_map(|(ifindex, entry)| senders(entry).map(|sender| (sender, *ifindex)));
     guards.senders = claimed.collect();
     if let Uplinks::Named(names) = &cluster.settings().uplinks {
         let missing = names.iter().filter(|name| !cluster.links().values().any(|link| link.name == **name));
-        guards.gaps.extend(missing.map(|name| format!("uplink {name} does not exist: nothing is guarded there")));
+        let message = |name: &String| format!("uplink {name} does not exist, so it gets no guard; correct --uplink");
+        guards.gaps.extend(missing.map(message));
     }
     guards
 }
 
-/// What pods are ports of and is no bridge (Open vSwitch, VRF): there is no guard for it.
+/// Devices that have pods as ports but are no bridge (Open vSwitch, VRF). No guard exists for them.
 fn switches(cluster: &Cluster) -> impl Iterator<Item = &str> {
     let ports = cluster.links().values().filter(|link| link.controller != 0 && is_pods(link, cluster));
     let controllers: BTreeSet<u32> = ports.map(|link| link.controller).collect();
@@ -98,15 +102,14 @@ impl BridgePorts {
         Self { pods: pods.len(), others: others.len() }
     }
 
-    /// A bridge without ports carries nothing yet: the first that comes may be a pod's.
+    /// Whether all ports are pods'. A bridge without ports counts too, because its first port may be a pod's.
     fn are_pods(&self) -> bool {
         self.others == 0
     }
 }
 
-/// Whether an interface is the node's own. One end of a pair whose other end is in a namespace that
-/// has no name here may be anybody's; the node's uplink (where the node is itself a namespace) shows
-/// by a gateway behind it.
+/// Whether an interface is the node's own. A pair whose other end is in a network namespace without a name may be a
+/// pod's. If the node is itself a network namespace, its uplink is such a pair, and has a gateway behind it.
 fn is_own(link: &Link, cluster: &Cluster) -> bool {
     if is_pods(link, cluster) {
         return false;
@@ -117,7 +120,7 @@ fn is_own(link: &Link, cluster: &Cluster) -> bool {
     }
 }
 
-/// Whether an interface of the node's own gets the guard on its way out.
+/// Whether an interface of the node's own gets the uplink guard.
 fn is_meant(link: &Link, cluster: &Cluster) -> bool {
     match &cluster.settings().uplinks {
         Uplinks::None => false,
@@ -178,7 +181,7 @@ mod tests {
     fn everything_but_ends_of_pairs_is_the_node_s_own() {
         let guards = guards(Uplinks::Auto, node());
         assert_eq!(guards.own, [1, 2, BRIDGE, 7, 8].into());
-        assert_eq!(guarded_by(&guards, Guard::Uplink), [2, 7, 8], "and not loopback, whence nothing leaves");
+        assert_eq!(guarded_by(&guards, Guard::Uplink), [2, 7, 8], "not loopback, by which nothing leaves");
         assert_eq!(guarded_by(&guards, Guard::Bridge), [BRIDGE]);
         assert!(guards.gaps.is_empty());
     }
@@ -196,10 +199,10 @@ mod tests {
     }
 
     #[test]
-    fn named_uplinks_are_the_only_ones_and_a_missing_one_is_told() {
+    fn named_uplinks_are_the_only_ones_and_a_missing_one_is_reported() {
         let guards = guards(Uplinks::Named(["eth0".to_owned(), "if4".to_owned(), "eth9".to_owned()].into()), node());
         assert_eq!(guarded_by(&guards, Guard::Uplink), [2, 4]);
-        assert_eq!(guards.own, [1, 2, 4, BRIDGE, 7, 8].into(), "what is the node's own is still observed");
+        assert_eq!(guards.own, [1, 2, 4, BRIDGE, 7, 8].into(), "the node's own are still observed");
         assert!(guards.gaps.len() == 1 && guards.gaps[0].contains("eth9"), "{:?}", guards.gaps);
     }
 
@@ -210,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_bridge_is_guarded_and_one_with_other_ports_is_not_and_says_so() {
+    fn an_empty_bridge_is_guarded_and_one_with_other_ports_is_reported() {
         let empty = vec![Link { kind: LinkKind::Bridge, ..link(BRIDGE, "cni0") }];
         assert_eq!(guarded_by(&guards(Uplinks::Auto, empty), Guard::Bridge), [BRIDGE]);
         let mut links = node();

@@ -1,7 +1,7 @@
-//! What the model is told: objects reduced to what they mean here, whoever told them.
+//! The input of the model: objects and observations, reduced to what the policy needs.
 //!
-//! Refuses to know where an object came from, how it was written, or what time it is: an expiry is
-//! seconds since 1970, an age is an order. `crate::watch` and `crate::source` fill these in.
+//! Refuses to know where an object came from, how it was written, or what time it is. An expiry is in seconds since
+//! 1970, and an age is only an order. The agent's modules `watch`, `source` and `links` make these values.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,10 +9,10 @@ use std::net::IpAddr;
 use agent_common::addr::Mac;
 use ipnet::IpNet;
 
-/// A name's position among others of its kind: the older object wins a conflict, then the name.
+/// Creation time and name of an object. The older object wins a conflict; of two equally old ones, the first by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Age {
-    /// Creation in seconds since 1970; 0 where nobody tells (a file): then the name decides.
+    /// Creation time in seconds since 1970. It is 0 for objects from a file, so there the name decides.
     pub created: i64,
     /// Name of the object.
     pub name: String,
@@ -23,7 +23,7 @@ pub struct Age {
 pub struct Tenant {
     /// Its name and age.
     pub age: Age,
-    /// Which namespaces are its.
+    /// Selects its namespaces.
     pub namespaces: Selector,
     /// Whether it is `class: Shared`.
     pub shared: bool,
@@ -40,11 +40,11 @@ pub struct Tenant {
 /// A named destination.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Range {
-    /// Name in the object: what an event's `policy.rule` says.
+    /// Name in the object. Events report it as `policy.rule`.
     pub name: String,
-    /// Canonical: no host bits.
+    /// The CIDR, without host bits.
     pub cidr: IpNet,
-    /// What is allowed there; empty means every protocol and port.
+    /// What is allowed there. An empty list allows every protocol and port.
     pub ports: Vec<PortRule>,
 }
 
@@ -53,7 +53,7 @@ pub struct Range {
 pub struct PortRule {
     /// Protocol.
     pub protocol: Protocol,
-    /// First port; 0 with `high` 65535 means all.
+    /// First port. 0 with `high` 65535 means all.
     pub low: u16,
     /// Last port.
     pub high: u16,
@@ -81,11 +81,11 @@ pub struct Peer {
     pub egress: bool,
     /// The other tenant may open connections to this one.
     pub ingress: bool,
-    /// Seconds since 1970 after which this half is gone.
+    /// When this half expires, in seconds since 1970.
     pub until: Option<i64>,
 }
 
-/// A label selector: all of it must match. Never empty in a valid tenant.
+/// A label selector. All its parts must match. It is never empty in a valid tenant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selector {
     /// Labels that must have these values.
@@ -114,11 +114,11 @@ pub struct Namespace {
     pub name: String,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// Annotations that a tenancy key names; others are dropped on the way in.
+    /// Annotations that a tenancy key names. The source drops all others.
     pub annotations: BTreeMap<String, String>,
 }
 
-/// Names an endpoint for as long as it exists.
+/// Namespace and name of an endpoint or a Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EndpointKey {
     /// Namespace.
@@ -132,37 +132,37 @@ pub struct EndpointKey {
 pub struct Endpoint {
     /// Which pod.
     pub key: EndpointKey,
-    /// UID: tells a pod from its successor of the same name.
+    /// Its UID. A later pod of the same name has another one.
     pub uid: String,
-    /// When it was created: of two live claims of an address the younger wins only after the older is gone.
+    /// Creation time in seconds since 1970. An update with another UID and an earlier time is about a predecessor.
     pub created: i64,
     /// At most one per family, and one IPv6 link-local.
     pub addresses: Vec<IpAddr>,
-    /// Where it is attached, if on this node.
+    /// How it is attached, if it is on this node.
     pub local: Option<Attachment>,
-    /// Kind and name of what runs it (a Deployment, a Job), for events.
+    /// Kind and name of its workload, such as a Deployment or a Job. Events report them.
     pub workload: Option<(String, String)>,
 }
 
-/// Where a local endpoint meets the node.
+/// How a local endpoint is attached to the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attachment {
-    /// Which interface of the node.
+    /// Its interface on the node.
     pub port: HostPort,
-    /// Its hardware address, if told; otherwise the observed one counts.
+    /// The pod's hardware address, if it was reported. Otherwise the observed one is used.
     pub mac: Option<Mac>,
-    /// Its gateways, at most one per family, if told; otherwise node addresses serve.
+    /// Its gateways, at most one per family, if they were reported. Otherwise the node's addresses are used.
     pub gateways: Vec<IpAddr>,
-    /// Its control group, where that is known.
+    /// Its cgroup, if that is known.
     pub cgroup: Option<PodCgroup>,
 }
 
-/// A pod's control group (version 2), as observed.
+/// A pod's cgroup (v2), as observed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PodCgroup {
     /// Its id: the inode number of its directory.
     pub id: u64,
-    /// Directory of the group that holds those of all pods of the node.
+    /// Directory of the cgroup that holds the cgroups of all pods of the node.
     pub parent: String,
 }
 
@@ -181,57 +181,57 @@ impl Default for HostPort {
     }
 }
 
-/// An interface of the node as observed, never as asserted by a pod or a name.
+/// An interface of the node, as the kernel reports it. What a pod claims has no influence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
-    /// Index in the node's namespace.
+    /// Index in the node's network namespace.
     pub ifindex: u32,
-    /// Name now.
+    /// Current name.
     pub name: String,
-    /// The hardware address a pod's gateway answers from: the interface's own, or its bridge's.
+    /// The hardware address of the pod's gateway: that of the interface itself, or of its bridge.
     pub gateway_mac: Mac,
-    /// Name of the network namespace that holds the other end, where it has one.
+    /// Name of the network namespace that holds the other end, if it has one.
     pub netns: Option<String>,
     /// The other end's hardware address.
     pub peer_mac: Option<Mac>,
     /// The other end's link-local address.
     pub peer_link_local: Option<IpAddr>,
-    /// What it is.
+    /// Its kind.
     pub kind: LinkKind,
     /// Index of the bridge or bond that it is a port of; 0 for none.
     pub controller: u32,
-    /// A way out of the node leads through it, set up by somebody on the node. Looked for only at an
-    /// end of a pair whose other end is in no namespace with a name.
+    /// Whether a route through it has a gateway or is a default route. This is observed only for a pair whose other end
+    /// is in a network namespace without a name.
     pub gateway: bool,
 }
 
-/// What an interface is, as far as that matters here.
+/// The kind of an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LinkKind {
-    /// A card, a tunnel, an end of a pair within the node, anything else.
+    /// Anything else, such as a network card, a tunnel, or a pair with both ends in the node's network namespace.
     #[default]
     Other,
     /// The loopback interface.
     Loopback,
     /// A bridge.
     Bridge,
-    /// An end of a pair (veth, netkit) whose other end is in another namespace.
+    /// An end of a pair (veth, netkit) whose other end is in another network namespace.
     Pair,
 }
 
-/// A Service: addresses that the nodes translate to others.
+/// A Service: addresses that the nodes translate to other addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
-    /// Which one.
+    /// Its namespace and name.
     pub key: EndpointKey,
-    /// Addresses that the cluster gave it. Never those its owner may write himself: whoever wrote a
-    /// foreign address there would make it his own.
+    /// Addresses that the cluster assigned. Those that a tenant may write, such as `spec.externalIPs`, are left out: a
+    /// tenant could claim a foreign address with them.
     pub addresses: Vec<IpAddr>,
-    /// What they are translated to, ready or not.
+    /// The addresses behind it, ready or not.
     pub ends: Vec<IpAddr>,
 }
 
-/// What a piece of news is about, where people wait for it to be in force.
+/// The kind of object that a change is about, for kinds whose propagation time is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
     /// Tenants.
@@ -242,7 +242,7 @@ pub enum Subject {
     Pod,
 }
 
-/// One piece of news. A resync replaces a whole kind at once, so what vanished meanwhile vanishes.
+/// One observation. A resync replaces all objects of a kind, so an object that vanished meanwhile is removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// All tenants.
@@ -261,23 +261,23 @@ pub enum Change {
     Endpoints(Vec<Endpoint>),
     /// One endpoint is new or different.
     Endpoint(Endpoint),
-    /// One endpoint is gone; a UID that is no longer current changes nothing.
+    /// One endpoint is gone. A UID that is no longer current changes nothing.
     EndpointGone {
         /// Which pod.
         key: EndpointKey,
-        /// Its UID, empty where the teller has none.
+        /// Its UID. Empty if the source has none.
         uid: String,
     },
     /// All interfaces of the node.
     Links(Vec<Link>),
-    /// Addresses of this node, as observed; without a cluster, of all nodes there are.
+    /// Addresses of this node, as observed.
     Nodes(Vec<IpAddr>),
-    /// Addresses of all nodes and of the API server, as the cluster tells them. A source that
-    /// tells them does so before it tells endpoints in full.
+    /// Addresses of all nodes and of the API server, as the cluster reports them. A source reports them before it first
+    /// reports all endpoints.
     ClusterNodes(Vec<IpAddr>),
-    /// Control groups of pods on the node's own network, by id.
+    /// Ids of the cgroups of host-network pods.
     NodeCgroups(Vec<u64>),
-    /// All Services. A source that tells them does so before it tells endpoints in full.
+    /// All Services. A source reports them before it first reports all endpoints.
     Services(Vec<Service>),
     /// One Service is new or different.
     Service(Service),
@@ -297,7 +297,7 @@ impl Subject {
 }
 
 impl Change {
-    /// What it is about; none for what the node and the cluster are made of.
+    /// What it is about. `None` for interfaces, nodes, cgroups and Services.
     pub const fn subject(&self) -> Option<Subject> {
         match self {
             Self::Tenants(_) | Self::Tenant(_) | Self::TenantGone(_) => Some(Subject::Tenant),

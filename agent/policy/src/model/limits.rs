@@ -9,8 +9,6 @@ use agent_common::maps;
 /// A limit, by the name an operator raises it with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Limit {
-    /// Interface indexes, exclusive bound.
-    Interfaces,
     /// Tenants, which is also the highest tenant number.
     Tenants,
     /// IPv4 addresses of pods, nodes, Services.
@@ -41,7 +39,6 @@ impl Limit {
     /// Name in the settings.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Interfaces => "interfaces",
             Self::Tenants => "tenants",
             Self::PeersV4 => "peers_v4",
             Self::PeersV6 => "peers_v6",
@@ -61,8 +58,6 @@ impl Limit {
 /// Sizes of the kernel's tables. What does not fit is denied and reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// See [`Limit::Interfaces`].
-    pub interfaces: u32,
     /// See [`Limit::Tenants`].
     pub tenants: u32,
     /// See [`Limit::PeersV4`].
@@ -93,7 +88,6 @@ impl Limits {
     /// The value of one limit.
     pub fn get(&self, limit: Limit) -> usize {
         match limit {
-            Limit::Interfaces => self.interfaces as usize,
             Limit::Tenants => self.tenants as usize,
             Limit::PeersV4 => self.peers_v4,
             Limit::PeersV6 => self.peers_v6,
@@ -113,8 +107,6 @@ impl Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            // `ENDPOINTS_FAR` takes any index: it limits the number of interfaces, not their index.
-            interfaces: u32::MAX,
             tenants: maps::TENANTS.max_entries - 1,
             peers_v4: maps::PEERS_V4.max_entries as usize,
             peers_v6: maps::PEERS_V6.max_entries as usize,

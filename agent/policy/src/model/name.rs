@@ -1,6 +1,7 @@
-//! Names that many objects share, stored once.
+//! Names that many objects share, each stored once.
 //!
-//! One pointer wide: a million pods name a few thousand namespaces.
+//! Knows nothing of the named objects. A name is one pointer wide, because a million pods name a few thousand
+//! namespaces.
 
 use std::borrow::Borrow;
 use std::fmt;

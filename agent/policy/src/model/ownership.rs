@@ -1,8 +1,8 @@
-//! Who owns which range: the cluster its own, each tenant its subnets, nobody twice.
+//! Ownership: which tenant, or the cluster itself, owns each range. No address has two owners.
 //!
-//! A subnet entry that overlaps an older tenant's, or the cluster's ranges, grants nothing and owns
-//! nothing: the whole entry, not only the overlap. Half a database subnet that works is harder to
-//! understand than a condition that names the other half's owner, and the remedy is one edit.
+//! Knows no tenant number and no kernel table. A subnet entry that overlaps an older tenant's, or the cluster's ranges,
+//! grants and owns nothing. This holds for the whole entry, not only for the overlap. Half a database subnet that works
+//! is harder to understand than a condition that names the other owner, and the remedy is one edit.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use super::limits::{Limit, Limits};
 use super::name::Name;
 use super::report::{Conflict, ConflictKind, Overflows};
 
-/// Who owns a range.
+/// The owner of a range.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Owner {
     /// The cluster: ranges of pods and Services.
@@ -28,7 +28,7 @@ pub enum Owner {
     Tenant(Name),
 }
 
-/// The owned ranges and what came of the claims to them.
+/// The owned ranges, and the outcome of the claims to them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ownership {
     v4: Spans,
@@ -56,8 +56,7 @@ pub struct Refusal {
     pub owner: Owner,
 }
 
-/// Ranges of one family in order; they never overlap, and one inside another of the same owner is
-/// not listed.
+/// Ranges of one family, sorted. They never overlap: a range inside another one of the same owner is not listed.
 type Spans = Vec<Span>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,25 +68,25 @@ struct Span {
     owner: Owner,
 }
 
-/// Somebody's wish for a range. Small, because thousands of them are sorted at every edit.
+/// A claim to a range. It is small, because thousands of claims are sorted at every edit.
 struct Claim<'a> {
     first: u128,
     last: u128,
     range: &'a Range,
-    /// The cluster is 0, then older tenants before younger ones.
+    /// 0 is the cluster, 1 are its nodes. Tenants follow, the older ones first.
     rank: u32,
-    /// Position among the tenant's entries.
+    /// Position among the claimant's ranges.
     at: u32,
 }
 
-/// Who claims, by rank.
+/// A claimant with its ranges. Its position in the list is its rank.
 struct Claimant<'a> {
     owner: Owner,
     ranges: &'a [Range],
 }
 
 impl Ownership {
-    /// Distributes the ranges: the cluster's first, then tenants by age.
+    /// Assigns the ranges: first those of the cluster, then those of tenants by age.
     pub fn new(cluster: &Cluster) -> Self {
         let mut ownership = Self::default();
         let (nodes, pods): (Vec<Range>, Vec<Range>) =
@@ -107,12 +106,13 @@ impl Ownership {
         self.v4.iter().chain(&self.v6).map(|span| (span.net, &span.owner))
     }
 
-    /// Which of a tenant's subnet entries, by position, nobody else has; see `is_unplaced` too.
+    /// Positions of the tenant's subnet entries that overlap no other owner's range. [`Self::is_unplaced`] may still
+    /// hold for some of them.
     pub fn granted(&self, tenant: &str) -> &[usize] {
         self.granted.get(tenant).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether part of `net` is owned by somebody else than `tenant`.
+    /// Whether part of `net` has another owner than `tenant`.
     pub fn is_contested(&self, net: &IpNet, tenant: &str) -> bool {
         let (first, last) = bounds(net);
         let spans = if net.addr().is_ipv4() { &self.v4 } else { &self.v6 };
@@ -122,13 +122,13 @@ impl Ownership {
         overlapping.into_iter().any(is_other)
     }
 
-    /// Whether part of `net` should be somebody's, but the kernel's table has no room to say so.
+    /// Whether part of `net` has an owner that did not fit in the kernel's table.
     pub fn is_unplaced(&self, net: &IpNet) -> bool {
         self.unplaced.iter().any(|unplaced| unplaced.contains(net) || net.contains(unplaced))
     }
 
-    /// Ranges nest or are apart. So sorted claims fall into clusters that share nothing with each
-    /// other, nearly all of them with one claim or one owner; only in the others age decides.
+    /// Assigns the ranges of one family. Two ranges are either nested or disjoint, so sorted claims form groups that do
+    /// not overlap. Nearly every group has one claimant. Only in the others does age decide.
     fn distribute(&mut self, claims: &mut [Claim<'_>], who: &[Claimant<'_>], limit: Limit, limits: &Limits) -> Spans {
         claims.sort_unstable_by_key(|claim| (claim.first, Reverse(claim.last), claim.rank));
         let mut spans = Vec::with_capacity(claims.len());
@@ -136,14 +136,14 @@ impl Ownership {
         while let Some(outer) = rest.first() {
             let end = outer.last;
             let size = rest.iter().position(|claim| claim.first > end).unwrap_or(rest.len());
-            let (cluster, others) = rest.split_at_mut(size);
-            self.settle(cluster, who, &mut spans);
+            let (group, others) = rest.split_at_mut(size);
+            self.settle(group, who, &mut spans);
             rest = others;
         }
         self.cut(spans, limit, limits)
     }
 
-    /// Settles the claims inside one outermost range.
+    /// Decides on the claims inside one outermost range.
     fn settle(&mut self, claims: &mut [Claim<'_>], who: &[Claimant<'_>], spans: &mut Spans) {
         let Some(outer) = claims.first() else { return };
         if claims.iter().all(|claim| claim.rank == outer.rank) {
@@ -175,15 +175,15 @@ impl Ownership {
         }
     }
 
-    /// Leaves out what does not fit, the youngest tenants' first.
+    /// Leaves out ranges that do not fit, those of the youngest tenants first.
     fn cut(&mut self, mut spans: Spans, limit: Limit, limits: &Limits) -> Spans {
-        let room = limits.get(limit);
-        if spans.len() <= room {
+        let capacity = limits.get(limit);
+        if spans.len() <= capacity {
             return spans;
         }
         spans.sort_by_key(|span| (span.rank, span.first));
-        for span in spans.drain(room..) {
-            self.overflows.note(limit, room, span.net);
+        for span in spans.drain(capacity..) {
+            self.overflows.note(limit, capacity, span.net);
             self.unplaced.push(span.net);
         }
         spans.sort_by_key(|span| span.first);
@@ -248,13 +248,13 @@ fn claims<'a>(who: &[Claimant<'a>]) -> impl Iterator<Item = Claim<'a>> {
     })
 }
 
-/// What somebody else already has of a claimed range.
+/// A range of another owner that overlaps a claimed range.
 fn dispute(taken: &BTreeMap<u128, Span>, claim: &Claim<'_>) -> Option<Span> {
     let before = taken.range(..=claim.last).rev().map(|(_, span)| span);
     before.take_while(|span| span.last >= claim.first).find(|span| span.rank != claim.rank).cloned()
 }
 
-/// Takes a range that nobody else has any part of.
+/// Adds a range that overlaps no other owner's.
 fn place(taken: &mut BTreeMap<u128, Span>, claim: &Claim<'_>, who: &[Claimant<'_>]) {
     let around = taken.range(..=claim.first).next_back();
     if around.is_some_and(|(_, span)| span.last >= claim.last) {
@@ -267,7 +267,7 @@ fn place(taken: &mut BTreeMap<u128, Span>, claim: &Claim<'_>, who: &[Claimant<'_
 
 fn conflict(tenant: &Name, entry: &str, net: &IpNet, kind: ConflictKind, with: &str) -> Conflict {
     let message = format!(
-        "subnet {entry} ({net}) of tenant {tenant} overlaps {with}: the entry grants and owns nothing; \
+        "subnet {entry} ({net}) of tenant {tenant} overlaps {with}: the whole entry grants and owns nothing; \
          remove the overlap from one of the two"
     );
     Conflict { tenant: tenant.clone(), kind, message }
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn the_older_tenant_keeps_a_disputed_range_whatever_the_order_of_news() {
+    fn the_older_tenant_keeps_a_disputed_range_whatever_the_order_of_changes() {
         for (old, young) in [("a", "z"), ("z", "a")] {
             let both = || vec![owner_of(young, 2, &["10.1.0.0/16", "10.9.0.0/24"]), owner_of(old, 1, &["10.1.2.0/24"])];
             let ownership = ownership(Settings::default(), both());
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_is_contested_exactly_if_somebody_else_owns_part_of_it() {
+    fn a_range_is_contested_exactly_if_part_of_it_has_another_owner() {
         let tenants = vec![owner_of("acme", 0, &["10.0.0.0/24"]), owner_of("globex", 1, &["10.0.2.0/24"])];
         let ownership = ownership(Settings::default(), tenants);
         for (net, contested) in [
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_without_room_grants_nothing_and_wide_ranges_over_it_are_withheld() {
+    fn a_range_beyond_the_limit_grants_nothing_and_wide_ranges_over_it_are_withheld() {
         let limits = Limits { owners_v4: 1, ..Limits::default() };
         let settings = Settings { limits, ..Settings::default() };
         let tenants = vec![owner_of("acme", 0, &["10.0.0.0/24"]), owner_of("globex", 1, &["10.0.2.0/24", "fd00::/64"])];

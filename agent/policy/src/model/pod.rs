@@ -1,7 +1,7 @@
-//! A pod as the cluster remembers it: everything an `Endpoint` tells, in a tenth of the room.
+//! A pod as the cluster stores it: the contents of an `Endpoint` in a tenth of the memory.
 //!
-//! A node may know a million pods of which it runs a hundred, so the record of a remote one is
-//! counted in bytes; what only local pods have sits behind a pointer.
+//! Knows no rule of the policy. A node may know a million pods and run a hundred of them, so every byte of a remote
+//! pod counts. What only local pods have is behind a pointer.
 
 use std::borrow::Borrow;
 use std::collections::HashSet;
@@ -24,28 +24,28 @@ pub struct Pod {
     pub name: Box<str>,
     /// Its UID.
     pub uid: Uid,
-    /// Creation, seconds since 1970 as far as 32 bits reach (2106).
+    /// Creation time in seconds since 1970. 32 bits suffice until 2106.
     pub created: u32,
     /// Its IPv4 address, or zero.
     pub v4: V4,
     /// Its IPv6 address, or zero.
     pub v6: V6,
-    /// What runs it.
+    /// Its workload.
     pub workload: Option<Arc<Workload>>,
-    /// What is known of it because it runs here.
+    /// What only a pod of this node has.
     pub local: Option<Box<LocalPod>>,
 }
 
-/// What is known of a pod of this node only.
+/// What only a pod of this node has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalPod {
-    /// Where it is attached.
+    /// How it is attached.
     pub attachment: Attachment,
-    /// Its link-local address, or zero where nobody told.
+    /// Its link-local address, or zero if none was reported.
     pub link_local: V6,
 }
 
-/// Kind and name of what runs a pod.
+/// The workload that a pod belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Workload {
     /// Kind, such as `Deployment`.
@@ -54,7 +54,7 @@ pub struct Workload {
     pub name: Box<str>,
 }
 
-/// A UID: almost always a UUID in its usual spelling, which takes less than half as 16 bytes.
+/// A UID. Nearly every UID is a UUID in its usual spelling, and 16 bytes are less than half of that text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Uid {
     /// A lower-case hyphenated UUID.
@@ -88,7 +88,7 @@ impl fmt::Debug for Uid {
 }
 
 impl Pod {
-    /// From what was told; of several addresses of one sort the first counts.
+    /// The pod of an endpoint. Of several addresses of one kind (IPv4, IPv6, link-local), the first counts.
     pub fn new(endpoint: Endpoint, namespace: Name, workload: Option<Arc<Workload>>) -> Self {
         let mut pod = Self {
             namespace,
@@ -104,14 +104,14 @@ impl Pod {
         pod
     }
 
-    /// Its addresses that others may send to.
+    /// Its addresses, without the link-local one.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
         let v4 = (self.v4 != V4::default()).then(|| v4_addr(self.v4).into());
         let v6 = (self.v6 != V6::default()).then(|| v6_addr(self.v6).into());
         v4.into_iter().chain(v6)
     }
 
-    /// Its name for people and for `EndpointGone`.
+    /// Its namespace and name.
     pub fn key(&self) -> EndpointKey {
         EndpointKey { namespace: self.namespace.to_string(), name: self.name.to_string() }
     }
@@ -132,9 +132,9 @@ impl Pod {
     }
 }
 
-fn fill<A: Default + PartialEq>(place: &mut A, address: A) {
-    if *place == A::default() {
-        *place = address;
+fn fill<A: Default + PartialEq>(field: &mut A, address: A) {
+    if *field == A::default() {
+        *field = address;
     }
 }
 
@@ -148,7 +148,7 @@ pub fn v6_addr(address: V6) -> Ipv6Addr {
     Ipv6Addr::from(address.octets())
 }
 
-/// Whether a pod can have this address at all, whatever anyone claims.
+/// Whether a pod can have this address at all. A multicast address, for example, is never a pod's.
 pub fn is_possible(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => plausible(V4::new(v4.octets())),
@@ -160,7 +160,7 @@ fn plausible<A: Address>(address: A) -> bool {
     !address.is_martian() && !address.is_multicast() && !address.embeds_v4()
 }
 
-/// A pod in a set ordered by nothing and found by its name: one pointer, no second copy of the text.
+/// A pod in a hash set, found by its name. It is one pointer, without a second copy of the name.
 #[derive(Clone, Debug)]
 pub struct PodByName(pub Arc<Pod>);
 
@@ -184,7 +184,7 @@ impl PartialEq for PodByName {
 
 impl Eq for PodByName {}
 
-/// Workloads that pods share, stored once.
+/// Workloads that pods share, each stored once.
 #[derive(Clone, Debug, Default)]
 pub struct Workloads {
     known: HashSet<Arc<Workload>>,
@@ -204,7 +204,7 @@ impl Workloads {
         new
     }
 
-    /// Forgets workloads without pods whenever the set has doubled: jobs come with a new name each.
+    /// Removes workloads without pods whenever the set has doubled, because every run of a job has a new name.
     fn sweep(&mut self) {
         if self.known.len() >= self.sweep_at.max(1024) {
             self.known.retain(|workload| Arc::strong_count(workload) > 1);
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_address_of_each_sort_counts() {
+    fn the_first_address_of_each_kind_counts() {
         let endpoint = Endpoint {
             addresses: ["fe80::1", "10.0.0.1", "fd00::1", "10.0.0.2", "fd00::2"].map(|a| a.parse().expect("a")).into(),
             local: Some(Attachment::default()),
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_nobody_may_have_are_not_possible() {
+    fn addresses_that_no_pod_can_have_are_refused() {
         for text in ["127.0.0.1", "169.254.169.254", "224.0.0.1", "::1", "fe80::1", "ff02::1", "64:ff9b::1"] {
             assert!(!is_possible(text.parse().expect("an address")), "{text}");
         }
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn workloads_without_pods_are_forgotten() {
+    fn workloads_without_pods_are_removed() {
         let mut workloads = Workloads::default();
         let kept = workloads.intern(("Deployment".into(), "web".into()));
         for n in 0..5000 {

@@ -1,14 +1,14 @@
-//! Port rules reduced to one canonical form, so that equal meanings are equal values.
+//! Port rules in one canonical form, so that rules with the same meaning are equal values.
 //!
-//! The zero of this room is `Ports::none()`: no range, no permission. A list that was written but
-//! means nothing stays nothing; only a list that was never written means everything.
+//! Knows no address and no tenant. The zero value is `Ports::none()`, which allows nothing. An empty list of rules
+//! allows everything. A list of rules that match no port allows nothing.
 
 use agent_common::headers::{ICMP, ICMPV6, SCTP, TCP, UDP};
 use agent_common::layout::{PORT_RANGES, PortRange, PortSet};
 
 use super::input::{PortRule, Protocol};
 
-/// What may be reached at some destination.
+/// What is allowed at a destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ports {
     /// Every protocol and port.
@@ -17,7 +17,7 @@ pub enum Ports {
     Ranges(Vec<PortRange>),
 }
 
-/// An address family, where only the family matters.
+/// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IpFamily {
     /// IPv4.
@@ -32,7 +32,7 @@ impl Ports {
         Self::Ranges(Vec::new())
     }
 
-    /// What `rules` allow; no rules at all allow everything.
+    /// What `rules` allow. An empty list allows everything.
     pub fn of(rules: &[PortRule], family: IpFamily) -> Self {
         if rules.is_empty() {
             return Self::Any;
@@ -48,17 +48,17 @@ impl Ports {
         }
     }
 
-    /// Whether there is no permission here.
+    /// Whether nothing is allowed.
     pub fn is_none(&self) -> bool {
         matches!(self, Self::Ranges(ranges) if ranges.is_empty())
     }
 
-    /// Whether a port set can hold it.
+    /// Whether it fits in a port set.
     pub fn fits(&self) -> bool {
         matches!(self, Self::Any) || matches!(self, Self::Ranges(ranges) if ranges.len() <= PORT_RANGES)
     }
 
-    /// As the kernel's set, if it is one and fits. `Ports::Any` is a number, not a set.
+    /// As a port set of the kernel, if the ranges fit. `Ports::Any` has a reserved number and no set.
     pub fn to_set(&self) -> Option<PortSet> {
         let Self::Ranges(ranges) = self else { return None };
         let mut set = PortSet::default();

@@ -1,6 +1,6 @@
-//! What one tenant may reach outside: its ranges as prefixes for a longest-prefix match.
+//! Prefixes: what one tenant may reach outside the cluster, for a longest-prefix match.
 //!
-//! The match takes the longest prefix and asks no other. So each prefix carries the permissions of
+//! Knows no number of a row or port set. The match uses only the longest prefix. So each prefix has the permissions of
 //! every wider one around it: a narrow entry adds to a wide one and never replaces it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,9 +20,9 @@ use super::tenancy::Member;
 pub struct Prefix {
     /// The range.
     pub net: IpNet,
-    /// What is allowed there, wider ranges' permissions included. Never nothing, always fits.
+    /// What is allowed there, with the permissions of wider ranges. It is never empty, and fits in a port set.
     pub ports: Ports,
-    /// Part of it is somebody else's.
+    /// Whether part of it has another owner.
     pub contested: bool,
 }
 
@@ -37,8 +37,8 @@ pub struct Prefixes {
     pub conflicts: Vec<Conflict>,
 }
 
-/// Compiles a tenant's granted subnets and its egress ranges. A Shared one reaches the whole
-/// cluster besides, and is reached by it: also by pods that this node has not heard of.
+/// Compiles a tenant's granted subnets and its egress ranges. A Shared tenant also gets the ranges of pods and
+/// Services, so it reaches pods that this node does not know.
 pub fn compile(tenant: &Member, ownership: &Ownership, settings: &Settings) -> Prefixes {
     let name = Name::from(tenant.age().map_or("", |age| age.name.as_str()));
     let mut compiled = Prefixes::default();
@@ -46,7 +46,7 @@ pub fn compile(tenant: &Member, ownership: &Ownership, settings: &Settings) -> P
     let own = own_ranges(tenant, &open, ownership, &name, &mut compiled.conflicts);
     let mut nest: Vec<(IpNet, Ports, bool)> = Vec::new();
     let mut prefixes = Vec::new();
-    // Sorted by address and then length, every range comes after those around it.
+    // The ranges are sorted by address and then length, so every range follows those around it.
     for (net, ports) in own {
         while nest.last().is_some_and(|(outer, ..)| !outer.contains(&net)) {
             nest.pop();
@@ -69,7 +69,7 @@ pub fn compile(tenant: &Member, ownership: &Ownership, settings: &Settings) -> P
     compiled
 }
 
-/// Ranges by address, equal ones united, hopeless ones reported and left out.
+/// Ranges by address, equal ones merged. Ranges with too many ports are reported and left out.
 fn own_ranges(
     tenant: &Member,
     open: &[IpNet],
@@ -98,8 +98,8 @@ fn own_ranges(
     ranges
 }
 
-/// Metadata addresses open only to an entry of exactly their own, so such an entry is never
-/// folded into a wider one.
+/// Whether a range is exactly one metadata address. Only such a range opens the address, so it is never merged into a
+/// wider one.
 fn is_listed_exactly(net: &IpNet, metadata: &BTreeSet<IpAddr>) -> bool {
     net.prefix_len() == net.max_prefix_len() && metadata.contains(&net.addr())
 }
@@ -111,7 +111,7 @@ fn family(net: &IpNet) -> IpFamily {
 fn too_many(tenant: &Name, net: &IpNet, when: &str) -> Conflict {
     let message = format!(
         "range {net} of tenant {tenant} has more than {} port ranges {when}: its ports grant nothing; \
-         use fewer or wider ranges",
+         use fewer or wider port ranges",
         agent_common::layout::PORT_RANGES
     );
     Conflict { tenant: tenant.clone(), kind: ConflictKind::TooManyPorts, message }
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_tenant_reaches_pods_and_services_that_nobody_told_of() {
+    fn a_shared_tenant_reaches_pods_and_services_that_are_not_known() {
         let settings = Settings { pod_cidrs: vec!["10.244.0.0/16".parse().expect("a range")], ..Settings::default() };
         let cluster = cluster(settings, vec![]);
         let dns = Member { origin: TenantOrigin::Shared, object: None, local: true };
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn only_ranges_that_reach_into_another_s_are_contested() {
+    fn only_ranges_that_overlap_another_owner_s_are_contested() {
         let (lines, _) = lines(&[range("10.8.0.0/16", &[])], &[range("0.0.0.0/0", &[]), range("10.9.1.0/24", &[80])]);
         assert_eq!(lines, ["10.8.0.0/16 any", "0.0.0.0/0 any !"], "the contested inner one adds nothing");
     }
@@ -192,15 +192,15 @@ mod tests {
 
     #[test]
     fn too_many_port_ranges_grant_nothing_and_are_reported() {
-        let odd = |n: u16| Range { ports: (0..n).map(|i| rule(i * 2)).collect(), ..range("192.0.2.0/24", &[]) };
-        let (fits, conflicts) = lines(&[], &[odd(16)]);
+        let many = |n: u16| Range { ports: (0..n).map(|i| rule(i * 2)).collect(), ..range("192.0.2.0/24", &[]) };
+        let (fits, conflicts) = lines(&[], &[many(16)]);
         assert_eq!((fits.len(), conflicts.len()), (1, 0));
-        let (got, conflicts) = lines(&[], &[odd(17), range("192.0.2.7/32", &[99])]);
-        assert_eq!(got, ["192.0.2.7/32 99"], "what is refused is not handed down either");
+        let (got, conflicts) = lines(&[], &[many(17), range("192.0.2.7/32", &[99])]);
+        assert_eq!(got, ["192.0.2.7/32 99"], "a narrow range does not get refused ports");
         assert_eq!(conflicts[0].kind, ConflictKind::TooManyPorts);
-        let wide = Range { cidr: "192.0.0.0/16".parse().expect("a range"), ..odd(16) };
+        let wide = Range { cidr: "192.0.0.0/16".parse().expect("a range"), ..many(16) };
         let (got, conflicts) = lines(&[], &[wide, range("192.0.2.7/32", &[99])]);
-        assert_eq!((got.len(), conflicts.len()), (1, 1), "the wide one goes on answering for the narrow one");
+        assert_eq!((got.len(), conflicts.len()), (1, 1), "the narrow one adds nothing to the wide one");
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! What people must be told about the objects: who keeps what in a dispute, what did not fit,
-//! what a local pod still waits for.
+//! Reports to the operator: conflicts between objects, entries that did not fit, and what a local pod waits for.
+//!
+//! Knows no log, no metric and no status. Each message names the objects that it is about.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,10 +9,10 @@ use super::input::EndpointKey;
 use super::limits::Limit;
 use super::name::Name;
 
-/// An object does not get all it asks for, because of another object or a rule.
+/// An object does not get all that it lists, because of another object or a rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Conflict {
-    /// The tenant that goes without.
+    /// The tenant that does not get it.
     pub tenant: Name,
     /// Which rule.
     pub kind: ConflictKind,
@@ -19,7 +20,7 @@ pub struct Conflict {
     pub message: String,
 }
 
-/// Why an object does not get all it asks for.
+/// Why an object does not get all that it lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ConflictKind {
     /// A subnet overlaps an older tenant's.
@@ -53,7 +54,7 @@ impl ConflictKind {
     }
 }
 
-/// Something did not fit a table and is denied.
+/// Entries that did not fit in a table.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Overflow {
     /// Which limit.
@@ -62,28 +63,32 @@ pub struct Overflow {
     pub value: usize,
     /// How many entries were left out.
     pub left_out: usize,
-    /// One of them, for a start.
+    /// One of them.
     pub example: String,
 }
 
 impl fmt::Display for Overflow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.limit.as_str();
-        write!(f, "limit {name} of {} reached: {} left out and denied", self.value, self.left_out)?;
-        let remedy = match self.limit {
-            Limit::PeersV4 | Limit::PeersV6 => "raise --max-peers",
-            _ => "this release has no more room; use fewer, or wider ranges",
+        let Self { limit, value, left_out, example } = self;
+        let effect = match limit {
+            Limit::CounterSlots => "counted together with pods of no tenant",
+            Limit::EventSlots => "in one event budget together",
+            _ => "left out and denied",
         };
-        write!(f, ", such as {}; {remedy}", self.example)
+        let remedy = match limit {
+            Limit::PeersV4 | Limit::PeersV6 => "raise --max-peers",
+            _ => "this release cannot raise it; use fewer objects, or wider ranges",
+        };
+        write!(f, "limit {} of {value} reached: {left_out} {effect}, such as {example}; {remedy}", limit.as_str())
     }
 }
 
-/// Overflows of one round, one entry a limit.
+/// Overflows, one entry for each limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overflows(Vec<Overflow>);
 
 impl Overflows {
-    /// Notes that something was left out.
+    /// Records that an entry was left out.
     pub fn note(&mut self, limit: Limit, value: usize, example: impl fmt::Display) {
         match self.0.iter_mut().find(|known| known.limit == limit) {
             Some(known) => known.left_out += 1,
@@ -91,7 +96,7 @@ impl Overflows {
         }
     }
 
-    /// Takes in another round's.
+    /// Adds other overflows.
     pub fn extend(&mut self, other: &Self) {
         for overflow in &other.0 {
             match self.0.iter_mut().find(|known| known.limit == overflow.limit) {
@@ -107,34 +112,32 @@ impl Overflows {
     }
 }
 
-/// What stands between a local pod and its full policy.
+/// What keeps a local pod from its full policy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Trouble {
-    /// No interface of the node fits what the endpoint names; it may appear.
+    /// The node does not have the interface that the endpoint names. It may appear.
     NoInterface(String),
-    /// Several endpoints name the interface, so it is nobody's.
+    /// Several endpoints name the interface, so none gets it.
     InterfaceContested {
         /// Interface.
         interface: String,
-        /// One of the others.
+        /// One of the other pods.
         other: EndpointKey,
     },
-    /// The index is beyond the table.
-    InterfaceBeyondLimit(u32),
-    /// Several live pods claim the address, so it is nobody's.
+    /// Several live pods claim the address, so none gets it.
     AddressContested {
         /// Address.
         address: IpAddr,
-        /// One of the others.
+        /// One of the other pods.
         other: EndpointKey,
     },
-    /// The address is a node's, a metadata service's, or none a pod can have.
+    /// The address is a node's, a metadata service's, or impossible for a pod.
     AddressRefused(IpAddr),
     /// It has no address yet.
     NoAddress,
     /// Its tenant has no number: too many tenants, or too long a name.
     NoNumber(Name),
-    /// Its namespace is not known yet: isolated until it is.
+    /// Its namespace is not known yet. Until then the pod is isolated.
     NamespaceUnknown,
 }
 
@@ -144,7 +147,7 @@ impl Trouble {
         !matches!(self, Self::AddressContested { .. } | Self::AddressRefused(_) | Self::NamespaceUnknown)
     }
 
-    /// Whether time alone may cure it: nobody did anything wrong.
+    /// Whether it may end by itself, because nothing is wrong.
     pub const fn is_pending(&self) -> bool {
         matches!(self, Self::NoInterface(_) | Self::NoAddress | Self::NamespaceUnknown)
     }
@@ -154,7 +157,6 @@ impl Trouble {
         match self {
             Self::NoInterface(_) => "no_interface",
             Self::InterfaceContested { .. } => "interface_contested",
-            Self::InterfaceBeyondLimit(_) => "interface_beyond_limit",
             Self::AddressContested { .. } => "address_contested",
             Self::AddressRefused(_) => "address_refused",
             Self::NoAddress => "no_address",
@@ -167,20 +169,28 @@ impl Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoInterface(wanted) => write!(f, "no interface for {wanted} yet"),
+            Self::NoInterface(wanted) => write!(f, "no interface yet: {wanted}"),
             Self::InterfaceContested { interface, other } => {
-                write!(f, "interface {interface} is also named by {}/{}: it is nobody's", other.namespace, other.name)
-            }
-            Self::InterfaceBeyondLimit(ifindex) => {
-                write!(f, "interface index {ifindex} does not fit; raise limits.interfaces")
+                write!(
+                    f,
+                    "interface {interface} is also named by {}/{}: none gets it until only one names it",
+                    other.namespace, other.name
+                )
             }
             Self::AddressContested { address, other } => {
-                write!(f, "address {address} is also claimed by {}/{}: it is nobody's", other.namespace, other.name)
+                write!(
+                    f,
+                    "address {address} is also claimed by {}/{}: none gets it until only one claims it",
+                    other.namespace, other.name
+                )
             }
-            Self::AddressRefused(address) => write!(f, "address {address} cannot be a pod's"),
+            Self::AddressRefused(address) => write!(
+                f,
+                "address {address} was refused: it is a node's, a metadata service's, or impossible for a pod"
+            ),
             Self::NoAddress => write!(f, "no address yet"),
-            Self::NoNumber(tenant) => write!(f, "tenant {tenant} has no number"),
-            Self::NamespaceUnknown => write!(f, "namespace not known yet; isolated until it is"),
+            Self::NoNumber(tenant) => write!(f, "tenant {tenant} has no number: the pod stays denied"),
+            Self::NamespaceUnknown => write!(f, "namespace not known yet: the pod is isolated until it is"),
         }
     }
 }

@@ -1,4 +1,6 @@
-//! Whether a label selector matches, with the meaning Kubernetes gives it.
+//! Matches label selectors, with the meaning that Kubernetes gives them but for one point.
+//!
+//! Knows only labels, no object. An empty selector selects nothing here.
 
 use std::collections::BTreeMap;
 
@@ -6,8 +8,8 @@ use super::input::{Requirement, Selector};
 
 /// Whether `selector` selects an object with `labels`.
 ///
-/// An empty selector selects nothing here: elsewhere it means "everything", and a tenant that
-/// swallows the cluster by a missing line would be the worst reading of it.
+/// An empty selector selects nothing. In Kubernetes it selects everything, so a missing line would give a tenant the
+/// whole cluster.
 pub fn matches(selector: &Selector, labels: &BTreeMap<String, String>) -> bool {
     let empty = selector.labels.is_empty() && selector.expressions.is_empty();
     !empty
@@ -15,7 +17,7 @@ pub fn matches(selector: &Selector, labels: &BTreeMap<String, String>) -> bool {
         && selector.expressions.iter().all(|requirement| meets(requirement, labels))
 }
 
-/// Whether `selector` states only what a namespace must not be, and so selects all others.
+/// Whether `selector` only excludes namespaces, and so selects all others.
 pub fn is_negative(selector: &Selector) -> bool {
     let negative = |one: &Requirement| matches!(one, Requirement::NotIn(..) | Requirement::DoesNotExist(_));
     selector.labels.is_empty() && selector.expressions.iter().all(negative)

@@ -1,7 +1,7 @@
-//! Services: addresses that stand for others. Who stands behind one decides who may reach it.
+//! Services: the entry of a Service's address, compiled from the entries of the addresses behind it.
 //!
-//! A node translates a Service's address only after the pod's packet was judged, so the address is
-//! judged as if it were each of its ends. What cannot be said of all ends alike is denied.
+//! Knows no pod and no tenant's policy. A node translates a Service's address only after the pod's packet was judged.
+//! So the address is judged as if it were each of its ends. It permits only what all its ends permit.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -13,9 +13,9 @@ use agent_common::tenant::TenantId;
 use super::dirty::Dirty;
 use super::input::{EndpointKey, Service};
 
-/// A Service that stands for nobody, or for pods of several tenants: Shared tenants reach it.
+/// A Service without ends, with pods of several tenants, or with an unknown pod: no tenant may open connections to it.
 const NOBODYS: PeerEntry = PeerEntry { tenant: TenantId::UNKNOWN, kind: PeerEntry::SERVICE, flags: 0, _pad: 0 };
-/// A Service with an end outside: only for tenants that list its very address.
+/// A Service with an end that is no pod: only tenants that list exactly its address may open connections to it.
 const LISTED: PeerEntry = PeerEntry { tenant: TenantId::UNKNOWN, kind: PeerEntry::SERVICE_LISTED, flags: 0, _pad: 0 };
 
 /// All Services that this node knows.
@@ -27,18 +27,18 @@ pub struct Services {
 }
 
 impl Services {
-    /// One of them.
+    /// The Service of this namespace and name.
     pub fn get(&self, key: &EndpointKey) -> Option<&Service> {
         self.known.get(key)
     }
 
-    /// Their addresses.
+    /// The addresses of all Services.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.by_address.keys().copied()
     }
 
-    /// What should stand at a Service's address; `None` if it is none. `end` says what stands at an
-    /// end, where anything does; `is_inside` whether an address is the cluster's own.
+    /// The entry that an address should have; `None` if no Service has the address. `end` returns the entry of an end,
+    /// and `is_inside` whether an address is in the cluster's ranges.
     pub fn entry(
         &self,
         address: IpAddr,
@@ -58,7 +58,7 @@ impl Services {
         Some(common(&entries))
     }
 
-    /// Adds the addresses of Services whose ends are touched.
+    /// Marks the addresses of Services whose ends are marked.
     pub(super) fn follow(&self, dirty: &mut Dirty) {
         let of = |end: &IpAddr| self.by_end.get(end).into_iter().flatten();
         let keys: BTreeSet<&EndpointKey> = dirty.addresses.iter().flat_map(of).collect();
@@ -110,7 +110,7 @@ impl Services {
     }
 }
 
-/// What can be said of all ends alike.
+/// The entry that permits only what all ends permit. If all ends are nodes, it is that of a node.
 fn common(ends: &[PeerEntry]) -> PeerEntry {
     let Some(first) = ends.first() else { return NOBODYS };
     let all = |is: &dyn Fn(&PeerEntry) -> bool| ends.iter().all(is);
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_touched_end_touches_the_service() {
+    fn a_marked_end_marks_the_service() {
         let mut services = Services::default();
         services.insert(service("web", "10.96.0.9", &["10.244.0.1"]), &mut Dirty::default());
         let mut dirty = Dirty::default();

@@ -1,6 +1,6 @@
-//! What the operator decided once for the whole cluster.
+//! The operator's settings, which hold for the whole cluster.
 //!
-//! Plain and already valid: flags, files and their errors are `crate::config`'s business.
+//! Knows no flag, no file and no error in them: the agent's module `config` validates every value first.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,77 +12,77 @@ use super::limits::Limits;
 /// Settings of the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Ranges of pod addresses: owned by the cluster, so no `egress` range opens them.
+    /// Ranges of pod addresses. The cluster owns them, so no `egress` range opens them.
     pub pod_cidrs: Vec<IpNet>,
     /// Ranges of Service addresses.
     pub service_cidrs: Vec<IpNet>,
     /// Ranges of node addresses.
     pub node_cidrs: Vec<IpNet>,
-    /// Cloud metadata addresses: denied unless a tenant lists them exactly.
+    /// Cloud metadata addresses. They are denied unless a tenant lists them exactly.
     pub metadata: BTreeSet<IpAddr>,
-    /// What becomes of a namespace that nobody claims.
+    /// How a namespace without a tenant is treated.
     pub unassigned: Unassigned,
-    /// Where tenancy comes from without an object; the first that yields a value wins.
+    /// Where a namespace names its tenant if no `NetworkTenant` selects it. The first key that yields a value wins.
     pub keys: Vec<TenancyKey>,
     /// Namespaces of the cluster's own services.
     pub shared_namespaces: BTreeSet<String>,
-    /// Nothing is dropped anywhere, whatever an object says.
+    /// Audit mode for all tenants, whatever their objects say.
     pub audit: bool,
     /// Pods may open connections to node addresses.
     pub allow_nodes: bool,
-    /// Let go of an interface that no endpoint names any more though it still exists. Safe only
-    /// where endpoints are declared (a file): a pod that is deleted by force outlives its object.
+    /// Detach from an interface that still exists but that no endpoint names any more. Safe only where endpoints are
+    /// declared (a file): a pod that is deleted by force outlives its object.
     pub release_unclaimed: bool,
-    /// Hold, and so deny, every interface whose other end is in a named network namespace, though
-    /// no endpoint names it: where pods are observed, it is one that nobody has told of yet.
+    /// Attach to every interface whose other end is in a named network namespace, and so deny it, even if no endpoint
+    /// names it. Where pods are observed, it is the interface of a pod that was not reported yet.
     pub hold_unknown: bool,
-    /// Named network namespaces that are not pods': their interfaces are left alone.
+    /// Named network namespaces that are not pods'. The agent does not attach to their interfaces.
     pub foreign_netns: BTreeSet<String>,
-    /// Where packets leave the node and only those of claimed pods and of the node itself may.
+    /// Which interfaces get the uplink guard.
     pub uplinks: Uplinks,
-    /// Whether sockets of pods speak only once programs judge what they send.
+    /// Whether the cgroup guard drops what pods' sockets send until programs judge it.
     pub cgroup_guard: CgroupGuardMode,
     /// Sizes of the kernel's tables.
     pub limits: Limits,
 }
 
-/// Which interfaces hold the guard on what leaves the node.
+/// Which interfaces get the uplink guard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Uplinks {
-    /// None: there are no guards.
+    /// None. There is no bridge guard either.
     #[default]
     None,
-    /// All of the node's own, as observed.
+    /// All interfaces of the node's own, as observed.
     Auto,
-    /// Those of these names, and no others.
+    /// Only interfaces with these names.
     Named(BTreeSet<String>),
 }
 
-/// The guard on the control groups of pods.
+/// The mode of the cgroup guard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum CgroupGuardMode {
-    /// There is none.
+    /// It is not used.
     #[default]
     Off,
-    /// Wherever the runtime tells which groups are pods'.
+    /// It is used if the runtime reports the cgroups of pods.
     Auto,
-    /// There is none, because of this.
+    /// The kernel cannot run it, for this reason.
     Unsupported(String),
 }
 
-/// What becomes of a namespace that no object and no key assigns.
+/// How a namespace without a tenant is treated: neither an object nor a key assigns it to one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Unassigned {
     /// It is a tenant of its own.
     #[default]
     Isolate,
-    /// The same, but only reported.
+    /// The same, but denied packets are only reported.
     Audit,
-    /// Its pods' destinations are not judged.
+    /// Its pods may reach every destination, except metadata services and data subnets of tenants.
     Allow,
 }
 
-/// Where in a Namespace its tenant's name stands.
+/// The part of a Namespace that names its tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TenancyKey {
     /// The value of this label.
@@ -90,17 +90,17 @@ pub enum TenancyKey {
         /// Label.
         key: String,
     },
-    /// The value of this annotation, or what follows the first `after` in it.
+    /// The value of this annotation, or the part of it after the first `after`.
     NamespaceAnnotation {
         /// Annotation.
         key: String,
-        /// Separator; a value without it yields nothing.
+        /// Separator. A value without it yields nothing.
         after: Option<String>,
     },
-    /// The label whose key ends so; what stands before is the name, its value the distance, and
-    /// the farthest wins (the root of a hierarchy).
+    /// The label whose key has this suffix. The rest of the key is the tenant's name, and the value is a distance. The
+    /// greatest distance wins: the root of a hierarchy.
     NamespaceLabelSuffix {
-        /// End of the label's key.
+        /// Suffix of the label's key.
         key: String,
     },
     /// The namespace's own name.

@@ -1,8 +1,8 @@
-//! Which namespace belongs to which tenant.
+//! Tenancy: which namespace belongs to which tenant.
 //!
-//! Objects win over the shared list, that over keys, and what is left is a tenant of its own. Names
-//! of implicit tenants never coincide with an object's: whoever may write a label must not thereby
-//! step into an object that does not select the namespace.
+//! Knows no address and no tenant number. Objects come first, then the list of shared namespaces, then tenancy keys. A
+//! namespace that none of them assigns is a tenant of its own. An implicit tenant never has the name of an object.
+//! Otherwise a person who may write a label could put a namespace into a tenant that does not select it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -23,14 +23,14 @@ pub enum TenantOrigin {
     Key,
     /// The list of shared namespaces.
     Shared,
-    /// A namespace that nobody claims.
+    /// A namespace that nothing assigns to a tenant.
     Unassigned,
-    /// A namespace of which only pods are known yet: isolated, whatever the settings grant to
-    /// unassigned ones, since it may turn out to be anybody's.
+    /// A namespace whose object is not known yet. It is isolated, whatever the settings say of unassigned namespaces,
+    /// because it may belong to any tenant.
     Unknown,
 }
 
-/// A tenant that exists, by object or by namespace.
+/// A tenant, which an object or a namespace defines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     /// Where it comes from.
@@ -52,48 +52,48 @@ pub struct Tenancy {
     pub conflicts: Vec<Conflict>,
 }
 
-/// What became of a namespace with a first pod.
+/// The outcome of [`Tenancy::admit`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// Its tenant is new, or new on this node: everything must be compiled again.
+    /// The namespace's tenant is new, or new on this node: everything must be compiled again.
     Refused,
-    /// It is known already.
+    /// The namespace is known already.
     Known,
-    /// It is another one of this tenant.
+    /// It is a further namespace of this tenant.
     New(Name),
 }
 
 impl Member {
-    /// Whether every tenant reaches it and it reaches every tenant.
+    /// Whether it is Shared: it and every tenant may open connections to each other.
     pub fn is_shared(&self) -> bool {
         self.origin == TenantOrigin::Shared || self.object.as_ref().is_some_and(|object| object.shared)
     }
 
-    /// Whether what would be dropped is only reported.
+    /// Whether denied packets are only reported.
     pub fn is_audited(&self, settings: &Settings) -> bool {
         settings.audit
             || self.object.as_ref().is_some_and(|object| object.audit)
             || (self.origin == TenantOrigin::Unassigned && settings.unassigned == Unassigned::Audit)
     }
 
-    /// Whether its destinations are not judged.
+    /// Whether it may reach every destination, except metadata services and data subnets of tenants.
     pub fn is_open(&self, settings: &Settings) -> bool {
         self.origin == TenantOrigin::Unassigned && settings.unassigned == Unassigned::Allow
     }
 
-    /// Whether it stands for a namespace in no tenant.
+    /// Whether it is the implicit tenant of a namespace that belongs to no other tenant.
     pub fn is_unassigned(&self) -> bool {
         matches!(self.origin, TenantOrigin::Unassigned | TenantOrigin::Unknown)
     }
 
-    /// Older tenants first, implicit ones last.
+    /// Its age. Implicit tenants have none.
     pub fn age(&self) -> Option<&Age> {
         self.object.as_ref().map(|object| &object.age)
     }
 }
 
 impl Tenancy {
-    /// Who belongs to whom.
+    /// The tenants of all namespaces.
     pub fn new(cluster: &Cluster) -> Self {
         let mut tenancy = Self::default();
         tenancy.of.reserve(cluster.namespaces().len());
@@ -106,8 +106,8 @@ impl Tenancy {
         tenancy
     }
 
-    /// Namespaces whose pods a node must know: those of tenants with pods here, of tenants these
-    /// have agreed with, and of Shared tenants. Grows with the node's tenants, not with the cluster.
+    /// Namespaces whose pods a node must know: those of tenants with pods on it, of tenants that agreed with these, and
+    /// of Shared tenants. Their number grows with the node's tenants, not with the cluster.
     pub fn wanted(cluster: &Cluster) -> BTreeSet<Name> {
         let mut scratch = Self::default();
         let namespaces: Vec<(&NamespaceState, TenantOrigin, Name)> = cluster
@@ -123,7 +123,7 @@ impl Tenancy {
         let object = |name: &Name| cluster.tenants().get(name);
         let agreed = |name: &Name| {
             let Some(theirs) = object(name) else { return false };
-            let lists = |who: &Tenant, whom: &str| who.peers.iter().any(|peer| peer.tenant == whom);
+            let lists = |tenant: &Tenant, other: &str| tenant.peers.iter().any(|peer| peer.tenant == other);
             let mut peers = theirs.peers.iter().filter_map(|peer| cluster.tenants().get(peer.tenant.as_str()));
             peers.any(|ours| present.contains(&Name::from(ours.age.name.as_str())) && lists(ours, name))
         };
@@ -138,7 +138,7 @@ impl Tenancy {
             .collect()
     }
 
-    /// Takes in a namespace that just got a pod, if that changes nothing for any tenant.
+    /// Adds a namespace that just got a pod, if that changes nothing for any tenant.
     pub fn admit(self: &mut Arc<Self>, namespace: &NamespaceState, cluster: &Cluster) -> Admission {
         let known = self.of.get(&namespace.name).cloned();
         let name = known.clone().unwrap_or_else(|| Self::default().belongs(namespace, cluster).1);
@@ -192,7 +192,7 @@ impl Tenancy {
         if cluster.tenants().contains_key(value) {
             self.report_not_selected(value, namespace);
         }
-        // `shared` is taken by the shared list even while no namespace of the list exists.
+        // `shared` is reserved for the list of shared namespaces, even while none of them exists.
         if value == "shared" { Name::from("key/shared") } else { implicit_name(value, cluster) }
     }
 
@@ -210,8 +210,8 @@ impl Tenancy {
 
     fn report_mismatch(&mut self, namespace: &NamespaceState, value: &str, other: &str) {
         let message = format!(
-            "namespace {} is marked for tenant {value} by one key and for {other} by a later one; \
-             the first counts: make them agree",
+            "namespace {} belongs to tenant {value} by one tenancy key and to {other} by a later one; \
+             the first key counts; make both keys agree",
             namespace.name
         );
         self.conflict(value, ConflictKind::KeyMismatch, message);
@@ -219,8 +219,8 @@ impl Tenancy {
 
     fn report_not_selected(&mut self, value: &str, namespace: &NamespaceState) {
         let message = format!(
-            "namespace {} is marked for tenant {value} by a key, but NetworkTenant {value} does not select it: \
-             it is kept apart as key/{value}; widen the namespaceSelector or remove the mark",
+            "namespace {} names tenant {value} by a tenancy key, but NetworkTenant {value} does not select it: \
+             it belongs to the separate tenant key/{value}; widen the namespaceSelector or change the key's value",
             namespace.name
         );
         self.conflict(value, ConflictKind::KeyNotSelected, message);
@@ -231,12 +231,12 @@ impl Tenancy {
     }
 }
 
-/// The tenant that a namespace in no tenant is for itself. Object names have no slash.
+/// The implicit tenant of a namespace that belongs to no other tenant. Names of objects contain no slash.
 fn own_tenant(namespace: &NamespaceState) -> Name {
     Name::from(format!("ns/{}", namespace.name))
 }
 
-/// `value`, unless an object has that name.
+/// `value`, or `key/` and `value` if an object has that name.
 fn implicit_name(value: &str, cluster: &Cluster) -> Name {
     if cluster.tenants().contains_key(value) { Name::from(format!("key/{value}")) } else { Name::from(value) }
 }
@@ -257,7 +257,7 @@ fn value_of(key: &TenancyKey, namespace: &Namespace) -> Option<String> {
     value.filter(|value| !value.is_empty())
 }
 
-/// The label's prefix with the greatest distance; of two the first in the alphabet.
+/// The prefix of the label with the greatest distance. Of two equal distances, the first prefix in the alphabet.
 fn farthest(suffix: &str, namespace: &Namespace) -> Option<String> {
     let distances = namespace.labels.iter().filter_map(|(label, value)| {
         let ancestor = label.strip_suffix(suffix).filter(|ancestor| !ancestor.is_empty())?;
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_never_steps_into_an_object_that_does_not_select_the_namespace() {
+    fn a_key_never_assigns_a_namespace_to_an_object_that_does_not_select_it() {
         let (got, tenancy) = of(settings(vec![label("team")]), "web", &[("team", "acme")], &[]);
         assert_eq!(&*got, "key/acme");
         assert_eq!(tenancy.conflicts[0].kind, ConflictKind::KeyNotSelected);
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn the_younger_of_two_claims_goes_without_and_is_told() {
+    fn the_younger_of_two_claims_loses_and_is_reported() {
         let mut young = Tenant { namespaces: tenant("acme").namespaces, ..tenant("young") };
         young.age.created = 5;
         let changes = vec![
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn the_setting_for_unassigned_namespaces_does_not_reach_unknown_ones() {
+    fn the_setting_for_unassigned_namespaces_does_not_apply_to_unknown_ones() {
         for (unassigned, audited, open) in
             [(Unassigned::Isolate, false, false), (Unassigned::Audit, true, false), (Unassigned::Allow, false, true)]
         {

@@ -1,7 +1,7 @@
-//! Tenants' numbers: the ones the kernel already has, and the lowest free for newcomers.
+//! Tenants' numbers and counter slots: those that the kernel already has, and free ones for new tenants.
 //!
-//! A number is free only when no table mentions it: a number handed on too early would hand the
-//! old tenant's addresses to the new one.
+//! Knows no rule of the policy. A number is free only when no table mentions it. Otherwise the new tenant would get the
+//! old tenant's addresses.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -14,10 +14,10 @@ use super::report::{Conflict, ConflictKind, Overflows};
 use super::settings::Settings;
 use super::tenancy::Tenancy;
 
-/// What the kernel holds, as far as choices must agree with it.
+/// What the kernel holds, as far as new numbers, cookies and slots depend on it.
 #[derive(Clone, Copy)]
 pub struct KernelView<'a> {
-    /// Names of numbers.
+    /// Names by tenant number.
     pub names: &'a BTreeMap<TenantId, TenantName>,
     /// Tenants, for their counter slots.
     pub tenants: &'a BTreeMap<TenantId, TenantState>,
@@ -25,18 +25,18 @@ pub struct KernelView<'a> {
     pub endpoints: &'a BTreeMap<u32, EndpointEntry>,
     /// Whether any table mentions a number.
     pub mentions: &'a dyn Fn(TenantId) -> bool,
-    /// Generation of the policy: a seed that differs between claims.
+    /// Generation of the policy. Cookies are hashed with it, so two claims get different ones.
     pub generation: u64,
 }
 
-/// Numbers by name, and what could not get one.
+/// Numbers by name, and the tenants that got none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TenantIds {
-    /// Numbers.
+    /// Numbers by name.
     pub of: BTreeMap<Name, TenantId>,
     /// Names that the kernel cannot store.
     pub conflicts: Vec<Conflict>,
-    /// Tenants too many.
+    /// Tenants beyond the limit.
     pub overflows: Overflows,
 }
 
@@ -59,8 +59,8 @@ pub fn assign(tenancy: &Tenancy, kernel: &KernelView<'_>, settings: &Settings) -
     tenant_ids
 }
 
-/// Counter slots by tenant number: slots once given stay, pods or not, until somebody else needs
-/// one, so that a tenant whose last pod moves away and back goes on counting where it was.
+/// Counter slots by tenant number. A tenant without pods keeps its slot until another tenant needs one. So its counters
+/// continue if its last pod leaves the node and another one comes.
 pub fn counter_slots(
     local: &BTreeMap<TenantId, bool>,
     kernel: &KernelView<'_>,
@@ -113,14 +113,14 @@ fn keep_known<'a>(tenancy: &'a Tenancy, kernel: &KernelView<'_>, tenant_ids: &mu
 }
 
 fn free_ids<'a>(kernel: &'a KernelView<'_>, limit: u32) -> impl Iterator<Item = TenantId> + 'a {
-    // The two highest numbers are the cluster's and that of ranges between two owners.
+    // The numbers above `LAST` are reserved for owners that are no tenant.
     let limit = limit.min(TenantId::LAST.0);
     (1..=limit).map(TenantId).filter(|id| !kernel.names.contains_key(id) && !(kernel.mentions)(*id))
 }
 
 fn too_long(name: &Name) -> Conflict {
     let message = format!(
-        "the name of tenant {name} has {} bytes and at most 128 are possible: its pods stay denied; shorten it",
+        "the name of tenant {name} has {} bytes, but at most 128 are allowed: its pods stay denied; shorten the name",
         name.len()
     );
     Conflict { tenant: name.clone(), kind: ConflictKind::NameTooLong, message }
@@ -171,14 +171,14 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_any_table_mentions_is_not_handed_on() {
+    fn a_number_that_any_table_mentions_is_not_reused() {
         assert_eq!(tenant_ids(9, held(&[], &[1, 2]), of(&["a"])).0, pairs(&[("a", 3)]));
         assert_eq!(tenant_ids(9, held(&[(1, "gone")], &[]), of(&["a"])).0, pairs(&[("a", 2)]));
         assert_eq!(tenant_ids(9, held(&[], &[]), of(&["a"])).0, pairs(&[("a", 1)]), "the paired control");
     }
 
     #[test]
-    fn the_youngest_go_without_when_numbers_run_out() {
+    fn the_youngest_get_no_number_beyond_the_limit() {
         let (got, _) = tenant_ids(2, held(&[(2, "c")], &[]), of(&["a", "b", "c"]));
         assert_eq!(got, pairs(&[("a", 1), ("c", 2)]));
     }
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn counter_slots_stay_with_their_tenants_until_somebody_needs_them() {
+    fn counter_slots_stay_with_their_tenants_until_another_one_needs_them() {
         let slots = |held_slots: &[(u32, u16)], local: &[(u32, bool)], limit| {
             let state = |(id, slot): &(u32, u16)| (TenantId(*id), TenantState { flags: 1, row: 0, slot: *slot });
             let tenants = held_slots.iter().map(state).collect();
@@ -211,7 +211,7 @@ mod tests {
         };
         assert_eq!(slots(&[], &[(1, true), (2, false), (3, true)], 9), (vec![(1, 1), (3, 2)], 0));
         assert_eq!(slots(&[(1, 2)], &[(1, false), (3, true)], 9), (vec![(1, 2), (3, 1)], 0));
-        assert_eq!(slots(&[(1, 1)], &[(1, false), (3, true)], 1), (vec![(3, 1)], 0), "the idle one gives way");
+        assert_eq!(slots(&[(1, 1)], &[(1, false), (3, true)], 1), (vec![(3, 1)], 0), "the idle tenant loses its slot");
         assert_eq!(slots(&[(1, 1)], &[(1, true), (3, true)], 1), (vec![(1, 1)], 1));
     }
 }

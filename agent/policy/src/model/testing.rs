@@ -1,4 +1,6 @@
-//! Words for tests: objects in one line each.
+//! Constructors for tests: each makes an object in one line.
+//!
+//! Knows no rule of the policy. Whatever is not an argument has its default.
 
 use std::net::IpAddr;
 
@@ -26,13 +28,13 @@ pub fn tenant(name: &str) -> Tenant {
     }
 }
 
-/// A range with TCP ports, or all of them.
+/// A range with these TCP ports. Without any, every protocol and port is allowed.
 pub fn range(cidr: &str, ports: &[u16]) -> Range {
     let ports = ports.iter().map(|port| PortRule { protocol: Protocol::Tcp, low: *port, high: *port }).collect();
     Range { name: cidr.to_owned(), cidr: cidr.parse().expect("a range"), ports }
 }
 
-/// Half a permission.
+/// One half of a permission.
 pub fn peer(tenant: &str, egress: bool, ingress: bool, until: Option<i64>) -> Peer {
     Peer { tenant: tenant.to_owned(), egress, ingress, until }
 }
@@ -75,7 +77,7 @@ pub fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-/// A cluster that was told these things, and nothing of the kinds not among them.
+/// A cluster after these changes. Before them, every kind was reported as empty.
 pub fn cluster(settings: Settings, changes: Vec<Change>) -> Cluster {
     let mut cluster = Cluster::new(settings);
     apply_all(&mut cluster, nothing());
@@ -95,7 +97,7 @@ pub fn node_of_acme(settings: Settings, pods: Vec<Endpoint>) -> Cluster {
     cluster(settings, changes)
 }
 
-/// Every kind, empty.
+/// An empty list of every kind that a complete cluster needs.
 pub fn nothing() -> Vec<Change> {
     vec![
         Change::Tenants(vec![]),
@@ -106,7 +108,7 @@ pub fn nothing() -> Vec<Change> {
     ]
 }
 
-/// Applies all of them.
+/// Applies all changes.
 pub fn apply_all(cluster: &mut Cluster, changes: Vec<Change>) -> Dirty {
     let mut dirty = Dirty::default();
     changes.into_iter().for_each(|change| dirty.add(cluster.apply(change)));
@@ -126,7 +128,7 @@ pub fn compiled_with(cluster: &Cluster, actual: Actual, now: i64) -> Desired {
     compile(cluster, &kernel, now)
 }
 
-/// The kinds of a compile's conflicts, with who goes without.
+/// The tenant and the kind of each conflict.
 pub fn conflicts(desired: &Desired) -> Vec<(String, &'static str)> {
     desired.conflicts().iter().map(|conflict| (conflict.tenant.to_string(), conflict.kind.as_str())).collect()
 }

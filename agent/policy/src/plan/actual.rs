@@ -1,7 +1,7 @@
-//! What is in the kernel's tables, as plain values.
+//! What the kernel's tables hold, as plain values.
 //!
-//! Read back once at start, then kept true by the ops that were applied. Only entries that mean
-//! something are listed: an all-zero array element is the same as none.
+//! Read from the kernel once at the start. After that, each write that succeeded is recorded here. A zero element of an
+//! array means the same as no entry, so it is not listed.
 
 use std::collections::BTreeMap;
 
@@ -14,12 +14,12 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::{Op, Table};
 
-/// A mirror of the kernel's tables.
+/// A copy of the kernel's tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Actual {
     /// Claimed interfaces.
     pub endpoints: BTreeMap<u32, EndpointEntry>,
-    /// Exact IPv4 addresses. Ordered maps: at a million entries they take two thirds of a hash map's room.
+    /// Exact IPv4 addresses. Ordered maps: at a million entries they take two thirds of the memory of a hash map.
     pub peers_v4: BTreeMap<PeerKeyV4, PeerEntry>,
     /// Exact IPv6 addresses.
     pub peers_v6: BTreeMap<V6, PeerEntry>,
@@ -48,7 +48,7 @@ pub struct Actual {
 }
 
 impl Actual {
-    /// Notes that `op` was written.
+    /// Records that `op` was written.
     pub fn record(&mut self, op: &Op) {
         match op {
             Op::Endpoint(ifindex, entry) => put(&mut self.endpoints, *ifindex, non_zero(*entry)),
@@ -90,7 +90,7 @@ impl Actual {
         }
     }
 
-    /// Whether `op` would add an entry to its table. Array elements always have room.
+    /// Whether `op` would add an entry to its table. An array element never does.
     pub fn would_grow(&self, op: &Op) -> bool {
         match op {
             Op::PeerV4(key, Some(_)) => !self.peers_v4.contains_key(key),

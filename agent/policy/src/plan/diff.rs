@@ -1,4 +1,6 @@
-//! From what should be and what is to an ordered plan.
+//! Compares desired with the ledger and makes an ordered plan.
+//!
+//! Knows no rule of the policy. Compares only what is marked as dirty, and puts each write into its phase.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +14,10 @@ use crate::model::dirty::Dirty;
 use crate::model::limits::{Limit, Limits};
 use crate::model::report::Overflows;
 
-/// The writes that bring what `touched` names from `ledger` to `desired`.
+/// The writes that bring what `dirty` marks from `ledger` to `desired`.
 ///
-/// Numbers that lost their last mention in an earlier plan lose their name in this one, so a caller
-/// asks again after applying a plan until none is left.
+/// A number that lost its last mention in an earlier plan loses its name in this one. So a caller makes another plan
+/// after each applied one, until no such number is left.
 pub fn diff(cluster: &Cluster, desired: &Desired, ledger: &Ledger, dirty: &Dirty) -> Plan {
     let mut phases = Phases::default();
     let mut overflows = Overflows::default();
@@ -49,7 +51,7 @@ fn grants(wanted: &BTreeMap<GrantKey, Grant>, ledger: &Ledger, limits: &Limits, 
     let mut overflows = Overflows::default();
     let gone = actual.keys().filter(|key| !wanted.contains_key(key));
     phases.ungrant.extend(gone.map(|key| Op::Grant(*key, None)));
-    // What goes in this plan has gone before anything new comes.
+    // Grants are removed before new ones are added, so their entries are free by then.
     let mut used = actual.len() - phases.ungrant.len();
     for (key, grant) in wanted {
         match actual.get(key) {
@@ -69,8 +71,8 @@ fn grants(wanted: &BTreeMap<GrantKey, Grant>, ledger: &Ledger, limits: &Limits, 
     overflows
 }
 
-/// An entry that changes hands is cleared first: an array element is copied word by word under the
-/// eyes of the programs.
+/// An entry that gets another cookie is cleared first: the kernel copies an array element word by word while programs
+/// read it.
 fn endpoints(wanted: &BTreeMap<u32, EndpointEntry>, ledger: &Ledger, phases: &mut Phases) {
     let actual = &ledger.actual().endpoints;
     let clear = |ifindex: &u32| Op::Endpoint(*ifindex, EndpointEntry::default());

@@ -35,7 +35,7 @@ fn each<K: Clone + Ord, V: Clone + PartialEq>(
     found: &BTreeMap<K, V>,
     op: impl Fn(K, Option<V>) -> Op,
 ) -> Vec<Op> {
-    // Equal maps are the rule, and comparing them needs no memory.
+    // The maps are nearly always equal, and comparing them needs no memory.
     if own == found {
         return Vec::new();
     }
@@ -46,4 +46,66 @@ fn each<K: Clone + Ord, V: Clone + PartialEq>(
 
 fn or_zero<V: Default>(value: Option<V>) -> V {
     value.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_common::addr::V4;
+    use agent_common::layout::{
+        EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortRange, PortSet, PrefixGrant, RowV4, RowV6, TrieKeyV4,
+        TrieKeyV6,
+    };
+    use agent_common::tenant::{TenantId, TenantName, TenantState};
+
+    use super::*;
+
+    const TENANT: TenantId = TenantId(7);
+
+    /// One entry in each table.
+    fn full() -> Actual {
+        let peer = PeerEntry { tenant: TENANT, kind: PeerEntry::POD, ..PeerEntry::default() };
+        let grant = PrefixGrant { length: 24, ports: 1, ..PrefixGrant::default() };
+        let (mut row_v4, mut row_v6) = (RowV4::default(), RowV6::default());
+        row_v4.prefixes[0].grant = grant;
+        row_v6.prefixes[0].grant = grant;
+        let mut ports = PortSet::default();
+        ports.ranges[0] = PortRange { protocol: 6, low: 1, high: 2, ..PortRange::default() };
+        let mut full = Actual::default();
+        for op in [
+            Op::Endpoint(3, EndpointEntry { tenant: TENANT, ..EndpointEntry::default() }),
+            Op::PeerV4(PeerKeyV4 { network: 0, address: V4::new([10, 0, 0, 1]) }, Some(peer)),
+            Op::PeerV6(agent_common::addr::V6::new([1; 16]), Some(peer)),
+            Op::Tenant(TENANT, TenantState { flags: TenantState::VALID, ..TenantState::default() }),
+            Op::TenantName(TENANT, TenantName::new("acme")),
+            Op::RowV4(1, Box::new(row_v4)),
+            Op::RowV6(1, Box::new(row_v6)),
+            Op::PortSet(1, ports),
+            Op::TrieV4(24, TrieKeyV4 { tenant: TENANT, ..TrieKeyV4::default() }, Some(grant)),
+            Op::TrieV6(24, TrieKeyV6 { tenant: TENANT, ..TrieKeyV6::default() }, Some(grant)),
+            Op::Grant(GrantKey { from: TENANT, to: TenantId(8) }, Some(Grant::default())),
+            Op::OwnerV4("10.0.0.0/24".parse().expect("a range"), Some(TENANT)),
+            Op::OwnerV6("fd00::/64".parse().expect("a range"), Some(TENANT)),
+            Op::Generation(9),
+        ] {
+            full.record(&op);
+        }
+        full
+    }
+
+    #[test]
+    fn the_differences_of_each_table_turn_one_into_the_other() {
+        let (full, empty) = (full(), Actual::default());
+        for table in Table::ALL {
+            assert_eq!(full.differences(&full, table), [], "{table:?}: nothing differs");
+            for (own, found) in [(&full, &empty), (&empty, &full)] {
+                let ops = own.differences(found, table);
+                assert_eq!(ops.len(), 1, "{table:?}: one entry differs");
+                assert_eq!(ops[0].table(), table);
+                let mut mended = own.clone();
+                mended.record(&ops[0]);
+                assert_eq!(mended.differences(found, table), [], "{table:?}: mended by its own difference");
+                assert_ne!(mended, *own, "{table:?}: the write changed something");
+            }
+        }
+    }
 }

@@ -1,8 +1,8 @@
-//! The mirror of the tables with what the planner must know about it at once: who mentions which
-//! number, which rows and port sets are free.
+//! The ledger: the agent's copy of the kernel's tables, with the mentions of each tenant number and the free rows and
+//! port sets.
 //!
-//! Changes only by ops that were applied, so a failed write leaves no trace here and shows up again
-//! in the next difference.
+//! Knows no desired state. Changes only after a write has succeeded. So a failed write leaves no trace here and appears
+//! again in the next difference.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -14,7 +14,7 @@ use super::{Actual, Op};
 use crate::model::limits::Limits;
 use crate::model::tenant_ids::KernelView;
 
-/// What the kernel holds.
+/// The agent's copy of what the kernel holds.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     actual: Actual,
@@ -25,9 +25,8 @@ pub struct Ledger {
     owes_generation: bool,
 }
 
-/// Numbers of rows or port sets: which are referred to, and the others in the order in which they
-/// became free. The longest free is handed out first, because a program on another CPU may still
-/// be reading what was freed a moment ago.
+/// Numbers of rows or port sets: those in use, and the free ones in the order in which they became free. The number
+/// that was free for longest is used first, because a program on another CPU may still read one that was just freed.
 #[derive(Clone, Debug, Default)]
 struct Pool {
     uses: HashMap<u16, usize>,
@@ -36,7 +35,7 @@ struct Pool {
 }
 
 impl Ledger {
-    /// From what was read back.
+    /// A ledger of what was read back.
     pub fn new(actual: Actual, limits: &Limits) -> Self {
         let mut ledger = Self::default();
         for (id, set) in &actual.port_sets {
@@ -55,23 +54,23 @@ impl Ledger {
         ledger
     }
 
-    /// The mirror itself.
+    /// The copy itself.
     pub fn actual(&self) -> &Actual {
         &self.actual
     }
 
-    /// What choices of the model must agree with.
+    /// What new numbers, cookies and slots of the model depend on.
     pub fn kernel_view<'a>(&'a self, mentions: &'a dyn Fn(TenantId) -> bool) -> KernelView<'a> {
         let Actual { names, tenants, endpoints, generation, .. } = &self.actual;
         KernelView { names, tenants, endpoints, mentions, generation: *generation }
     }
 
-    /// Whether any table mentions a tenant's number, its name apart.
+    /// Whether any table except that of names mentions a tenant's number.
     pub fn mentions(&self, id: TenantId) -> bool {
         self.mentions.contains_key(&id)
     }
 
-    /// Whether policy was written since the generation was last raised.
+    /// Whether policy was written since the generation last increased.
     pub fn owes_generation(&self) -> bool {
         self.owes_generation
     }
@@ -91,14 +90,14 @@ impl Ledger {
         self.set_of.get(set).copied()
     }
 
-    /// Contents of a row of each family; row 0, and one never written, is empty.
+    /// The contents of a row, for each family. Row 0 and rows that were never written are empty.
     pub fn row(&self, row: u16) -> (RowV4, RowV6) {
         let v4 = self.actual.rows_v4.get(&row).map(|row| **row).unwrap_or_default();
         let v6 = self.actual.rows_v6.get(&row).map(|row| **row).unwrap_or_default();
         (v4, v6)
     }
 
-    /// Notes that `op` was applied.
+    /// Records that `op` was applied.
     pub fn record(&mut self, op: &Op) {
         self.count(op, Self::mention);
         self.take_sets(op);
@@ -113,8 +112,8 @@ impl Ledger {
         }
     }
 
-    /// Takes over what the kernel was found to hold instead of what was written. The generation is owed then, so
-    /// that connections which the difference allowed are judged again.
+    /// Records what the kernel was found to hold, instead of what was written. A new generation is owed then:
+    /// connections that the difference allowed must be judged again.
     pub fn adopt(&mut self, found: &[Op]) {
         found.iter().filter(|op| !matches!(op, Op::Generation(_))).for_each(|op| self.record(op));
         self.owes_generation |= !found.is_empty();
@@ -227,7 +226,7 @@ impl Pool {
         *uses -= 1;
         if *uses == 0 {
             self.uses.remove(&id);
-            // Beyond the limit only what an agent with a greater one has left.
+            // An agent with a greater limit used the numbers beyond this one. They are not used again.
             self.free.extend((id <= self.last).then_some(id));
         }
     }

@@ -1,7 +1,7 @@
-//! Who owns which range: fences go up before anyone turns, and come down when all have.
+//! Owners: entries of owned ranges are added before the tenants change, and removed after that.
 //!
-//! A range that passes from one tenant to another is nobody's in between, so that neither the old
-//! owner's nor the new owner's wide ranges reach into it at the wrong moment, nor anything out of it.
+//! Knows no prefix and no permission. A range that passes from one tenant to another belongs to `TenantId::IN_PASSING`
+//! in between. So no tenant's wide range opens it at the wrong moment, and no pod accepts packets from it.
 
 use agent_common::tenant::TenantId;
 use ipnet::IpNet;
@@ -16,7 +16,7 @@ pub(super) fn diff(wanted: &Owners, ledger: &Ledger, phases: &mut Phases) {
     let v4 = actual.owners_v4.iter().map(|(net, owner)| (IpNet::V4(*net), *owner));
     let mut held = v4.chain(actual.owners_v6.iter().map(|(net, owner)| (IpNet::V6(*net), *owner))).peekable();
     let mut gone = Vec::new();
-    // Both sides are in order, and thousands long: one walk along both.
+    // Both sides are sorted and may have thousands of entries, so one pass compares them.
     for (net, new) in wanted {
         gone.extend(std::iter::from_fn(|| held.next_if(|(other, _)| other < net)));
         if held.next_if(|(other, _)| other == net).is_none_or(|(_, old)| old != *new) {
@@ -28,7 +28,7 @@ pub(super) fn diff(wanted: &Owners, ledger: &Ledger, phases: &mut Phases) {
     gone.into_iter().for_each(|(net, old)| leave(net, old, covering(net, heir), phases));
 }
 
-/// `net` goes from whoever owned it, by its own entry or a wider one, to `new`.
+/// `net` passes to `new` from `old`, which owned it by its own entry or by a wider one.
 fn pass(net: IpNet, old: Option<TenantId>, new: TenantId, phases: &mut Phases) {
     match old {
         Some(old) if old == new => phases.fence.push(op(net, Some(new))),
@@ -41,7 +41,7 @@ fn pass(net: IpNet, old: Option<TenantId>, new: TenantId, phases: &mut Phases) {
     }
 }
 
-/// `net` loses its entry and falls to the owner of a wider one, or to nobody.
+/// `net` loses its entry. `heir` is the owner of the wider entry that holds it then.
 fn leave(net: IpNet, old: TenantId, heir: Option<TenantId>, phases: &mut Phases) {
     if heir.is_some_and(|heir| heir != old) && old != TenantId::IN_PASSING {
         phases.fence.push(op(net, Some(TenantId::IN_PASSING)));
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
     use crate::model::limits::Limits;
 
-    const NOBODY: u32 = TenantId::IN_PASSING.0;
+    const IN_PASSING: u32 = TenantId::IN_PASSING.0;
 
     /// Fence and unfence writes from one set of owners to another, as `net owner`.
     fn writes(held: &[(&str, u32)], wanted: &[(&str, u32)]) -> (Vec<String>, Vec<String>) {
@@ -99,22 +99,22 @@ mod tests {
     }
 
     #[test]
-    fn a_new_range_is_fenced_early_and_a_range_given_up_is_opened_late() {
+    fn a_new_range_is_written_early_and_an_old_one_is_removed_late() {
         assert_eq!(writes(&[], &[("10.0.0.0/24", 1)]), pair(&["10.0.0.0/24 1"], &[]));
         assert_eq!(writes(&[("10.0.0.0/24", 1), ("fd00::/64", 2)], &[]), pair(&[], &["10.0.0.0/24 -", "fd00::/64 -"]));
         assert_eq!(writes(&[("10.0.0.0/24", 1)], &[("10.0.0.0/24", 1)]), pair(&[], &[]));
     }
 
     #[test]
-    fn a_range_that_passes_to_another_is_nobodys_in_between() {
-        let passing = format!("10.0.0.0/24 {NOBODY}");
+    fn a_range_that_passes_to_another_tenant_has_no_owner_in_between() {
+        let passing = format!("10.0.0.0/24 {IN_PASSING}");
         assert_eq!(writes(&[("10.0.0.0/24", 1)], &[("10.0.0.0/24", 2)]), pair(&[&passing], &["10.0.0.0/24 2"]));
-        assert_eq!(writes(&[("10.0.0.0/24", NOBODY)], &[("10.0.0.0/24", 2)]), pair(&[], &["10.0.0.0/24 2"]));
+        assert_eq!(writes(&[("10.0.0.0/24", IN_PASSING)], &[("10.0.0.0/24", 2)]), pair(&[], &["10.0.0.0/24 2"]));
     }
 
     #[test]
     fn parts_and_wholes_pass_like_the_range_itself() {
-        let part = format!("10.0.0.0/25 {NOBODY}");
+        let part = format!("10.0.0.0/25 {IN_PASSING}");
         assert_eq!(
             writes(&[("10.0.0.0/24", 1)], &[("10.0.0.0/25", 2)]),
             pair(&[&part], &["10.0.0.0/25 2", "10.0.0.0/24 -"])

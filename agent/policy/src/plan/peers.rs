@@ -1,4 +1,7 @@
-//! Exact addresses: one at a time, for the touched ones only.
+//! Exact addresses: the writes for marked addresses, each compared by itself.
+//!
+//! Knows no rule of the policy: `desired_peer` returns the entry of an address. An address that does not fit replaces
+//! no other entry.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -14,20 +17,20 @@ use crate::model::dirty::Dirty;
 use crate::model::limits::Limit;
 use crate::model::pod::{v4_addr, v6_addr};
 
-/// New addresses one plan takes in; further ones are left to later plans, so that a cold start with
-/// a million pods neither needs room for a million ops nor keeps a new local pod waiting.
+/// How many new addresses one plan adds. Further ones are left to later plans. So a cold start with a million pods
+/// needs no memory for a million ops, and a new local pod does not wait for them.
 pub const MOST_NEW: usize = 65_536;
 
-/// What a difference of addresses could not do at once or at all.
+/// Addresses that the plan does not add.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rest {
     pub deferred: bool,
     pub refused: Vec<IpAddr>,
 }
 
-/// Adds the writes that bring the touched addresses from `ledger` to what they should be.
+/// Adds the writes that bring the marked addresses from `ledger` to what they should be.
 ///
-/// Run it last: whether a removal can happen in one step depends on what else the plan changes.
+/// This runs last: whether a removal can happen in one step depends on what else the plan changes.
 pub(super) fn diff(cluster: &Cluster, desired: &Desired, ledger: &Ledger, dirty: &Dirty, phases: &mut Phases) -> Rest {
     let mut peers = Peers { ledger, quiet: phases.is_quiet(), new: [0, 0], rest: Rest::default() };
     let actual = ledger.actual();
@@ -71,7 +74,7 @@ impl Peers<'_> {
         phases: &mut Phases,
     ) {
         match (old, new) {
-            (None, Some(new)) if self.has_room(address, cluster) => appear(address, new, phases),
+            (None, Some(new)) if self.has_capacity(address, cluster) => appear(address, new, phases),
             (Some(old), Some(new)) if old != new => change(address, old, new, phases),
             (Some(_), None) if self.quiet => phases.fence.push(op(address, None)),
             (Some(_), None) => {
@@ -82,13 +85,13 @@ impl Peers<'_> {
         }
     }
 
-    fn has_room(&mut self, address: IpAddr, cluster: &Cluster) -> bool {
+    fn has_capacity(&mut self, address: IpAddr, cluster: &Cluster) -> bool {
         let (at, limit, used) = match address {
             IpAddr::V4(_) => (0, Limit::PeersV4, self.ledger.actual().peers_v4.len()),
             IpAddr::V6(_) => (1, Limit::PeersV6, self.ledger.actual().peers_v6.len()),
         };
-        let room = cluster.settings().limits.get(limit);
-        let fits = used + self.new[at] < room;
+        let capacity = cluster.settings().limits.get(limit);
+        let fits = used + self.new[at] < capacity;
         if fits {
             self.new[at] += 1;
         } else {
@@ -98,7 +101,7 @@ impl Peers<'_> {
     }
 }
 
-/// An address becomes known, which fences it against wide ranges and opens it to its own tenant.
+/// Adds an entry. It closes the address to wide ranges of other tenants, and opens it to its own tenant.
 fn appear(address: IpAddr, new: PeerEntry, phases: &mut Phases) {
     if phases.demotes && new != NOBODYS {
         phases.fence.push(op(address, Some(NOBODYS)));
@@ -107,14 +110,14 @@ fn appear(address: IpAddr, new: PeerEntry, phases: &mut Phases) {
     phases.fence.push(op(address, Some(new)));
 }
 
-/// An entry changes. One that changes hands is nobody's in between; one that only becomes shared,
-/// or stops being it, changes at the time of grants, or of revocations.
+/// Changes an entry. If it gets another tenant or kind, it is [`NOBODYS`] in between. If it only becomes Shared, it is
+/// written with the grants. If it only ceases to be Shared, it is written with the revocations.
 fn change(address: IpAddr, old: PeerEntry, new: PeerEntry, phases: &mut Phases) {
-    let same_hands = (old.tenant, old.kind) == (new.tenant, new.kind);
-    if same_hands && new.flags & !old.flags & PeerEntry::SHARED == 0 {
+    let same_owner = (old.tenant, old.kind) == (new.tenant, new.kind);
+    if same_owner && new.flags & !old.flags & PeerEntry::SHARED == 0 {
         return phases.fence.push(op(address, Some(new)));
     }
-    if !same_hands && old != NOBODYS {
+    if !same_owner && old != NOBODYS {
         phases.fence.push(op(address, Some(NOBODYS)));
     }
     if new != NOBODYS {
@@ -122,7 +125,7 @@ fn change(address: IpAddr, old: PeerEntry, new: PeerEntry, phases: &mut Phases) 
     }
 }
 
-/// Every address that has an owner, is disputed, or is the cluster's own.
+/// Every address of a pod, a Service, a node or a metadata service, and every disputed address.
 fn all(cluster: &Cluster) -> impl Iterator<Item = IpAddr> + '_ {
     let metadata = cluster.settings().metadata.iter().copied();
     let special: BTreeSet<IpAddr> =

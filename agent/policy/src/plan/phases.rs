@@ -1,20 +1,20 @@
-//! The order of a plan, written down once.
+//! The order of the writes in a plan, defined once. Knows no policy and no kernel.
 //!
-//! A packet that the policy denies both before and after a plan is denied after each of its writes:
+//! The invariant: a packet that the policy denies both before and after a plan is denied after each of its writes.
 //!
-//! 1. `name` — numbers get their names before anything uses them.
-//! 2. `clear`, `ungrant` — interfaces that change hands stop; permissions end.
-//! 3. `fence` — new exclusivity: owned ranges, known addresses. Entries that change hands become
-//!    nobody's for the time being. Before `turn`, for a wide range must not open what is fenced.
-//! 4. `stage` — port sets, rows, tries that nobody points at yet.
-//! 5. `turn` — each tenant's 8 bytes: new prefixes, and only such flags as it had before and keeps.
-//!    `unstage` — prefixes in tries that a tenant lost: it may have needed them until it turned.
-//! 6. generation: what was remembered under the old policy is judged again. After the revocations
-//!    and not before them, or a packet in between would be remembered as judged by the new policy.
-//! 7. `settle`, `unfence` — entries get their new hands or go.
-//! 8. `raise`, `grant`, `claim` — flags, permissions and interfaces that are new.
-//! 9. generation again, if 7 or 8 did anything.
-//! 10. `unname` — numbers that nothing mentions lose their names.
+//! 1. `name`: numbers get their names before anything uses them.
+//! 2. `clear`, `ungrant`: interfaces that get another cookie are denied, and permissions end.
+//! 3. `fence`: owned ranges and known addresses are added. Those that get another owner belong to no tenant until
+//!    step 7. This precedes `turn`, because a new wide range must not open them.
+//! 4. `stage`: port sets and rows that nothing refers to yet, and new or changed trie entries.
+//! 5. `turn`: each tenant's 8 bytes, with new prefixes, but only with flags that it had before and keeps.
+//!    `unstage`: trie entries that a tenant lost. It may have needed them until its `turn`.
+//! 6. Generation: connections that were judged under the old policy are judged again. This follows the revocations.
+//!    Otherwise a packet in between would be recorded as judged under the new policy.
+//! 7. `settle`, `unfence`: entries get their new owner, or are removed.
+//! 8. `raise`, `grant`, `claim`: flags, permissions and interfaces that are new.
+//! 9. Generation again, if step 7 or 8 wrote anything.
+//! 10. `unname`: numbers that nothing mentions lose their names.
 
 use super::{Ledger, Op, Plan};
 
@@ -34,13 +34,12 @@ pub(super) struct Phases {
     pub grant: Vec<Op>,
     pub claim: Vec<Op>,
     pub unname: Vec<Op>,
-    /// A tenant loses a flag that permits. Until it has turned, an address that becomes known would
-    /// be open to it.
+    /// Whether a tenant loses a permitting flag. Before its `turn`, an address that becomes known would be open to it.
     pub demotes: bool,
 }
 
 impl Phases {
-    /// Whether nothing but addresses is being changed.
+    /// Whether only addresses change.
     pub fn is_quiet(&self) -> bool {
         let others = [
             &self.name,
@@ -58,7 +57,7 @@ impl Phases {
         others.into_iter().all(Vec::is_empty)
     }
 
-    /// In order, with the generations.
+    /// The writes in order, with the generations.
     pub fn into_plan(self, ledger: &Ledger) -> Plan {
         let first = [self.clear, self.ungrant, self.fence, self.stage, self.turn, self.unstage];
         let second = [self.settle, self.unfence, self.raise, self.grant, self.claim];

@@ -1,7 +1,7 @@
-//! Tenants: prefixes into rows or tries, port sets by content, and the 8 bytes that point at them.
+//! Tenants' prefixes: their rows or trie entries, their port sets, and the tenant's 8 bytes that refer to them.
 //!
-//! A row or port set is written only while nobody refers to it; the tenant's own entry then turns to
-//! it in one store. What finds no room grants nothing and is reported.
+//! Knows no name and no other table. A row or port set is written only while nothing refers to it; one store then
+//! switches the tenant's entry to it. A prefix that does not fit grants nothing and is reported.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -41,8 +41,8 @@ pub(super) fn diff(
     staging.finish(phases)
 }
 
-/// A tenant's entry changes in one store; where it both loses and gains permissions by flags, it
-/// loses first and gains when all revocations are done.
+/// Writes a tenant's entry, each time in one store. The first store adds no permitting flag. If the tenant gains such a
+/// flag, a second store adds it after all revocations.
 fn turn(id: TenantId, old: TenantState, new: TenantState, phases: &mut Phases) {
     let kept = TenantState { flags: new.flags & !PERMISSIONS | new.flags & old.flags & PERMISSIONS, ..new };
     phases.demotes |= old.flags & !new.flags & PERMISSIONS != 0;
@@ -54,7 +54,7 @@ fn turn(id: TenantId, old: TenantState, new: TenantState, phases: &mut Phases) {
     }
 }
 
-/// Rows, sets and trie entries under construction.
+/// The rows, port sets and trie entries of a plan.
 struct Staging<'a> {
     ledger: &'a Ledger,
     limits: &'a Limits,
@@ -103,8 +103,8 @@ impl<'a> Staging<'a> {
         state
     }
 
-    /// Prefixes with numbers for their port sets; those that get none are left out, and wider ones
-    /// around them answer for less.
+    /// Prefixes with numbers for their port sets. A prefix without a number is left out. A wider one around it then
+    /// applies, which never allows more.
     fn grants(&mut self, prefixes: &[Prefix]) -> Vec<(IpNet, PrefixGrant)> {
         let grant = |prefix: &Prefix| {
             let flags = if prefix.contested { PrefixGrant::CONTESTED } else { 0 };
@@ -131,7 +131,7 @@ impl<'a> Staging<'a> {
         Some(id)
     }
 
-    /// A free set that no later prefix of this plan can find by its old content either.
+    /// Writes a free set and returns its number. No other prefix of this plan finds the set by its old contents.
     fn new_set(&mut self, set: &PortSet, net: &IpNet) -> Option<u16> {
         let reused = &self.reused;
         let Some(id) = self.free_sets.find(|id| !reused.contains(id)) else {
@@ -154,7 +154,7 @@ impl<'a> Staging<'a> {
             self.overflows.note(Limit::Rows, usize::from(self.limits.rows), format_args!("tenant number {}", id.0));
             return 0;
         };
-        // Both, whatever stands there: the port sets that a free row names may mean something else now.
+        // Both families are written, because the port sets that a free row names may have new contents.
         self.ops.push(Op::RowV4(row, Box::new(v4)));
         self.ops.push(Op::RowV6(row, Box::new(v6)));
         row
@@ -188,8 +188,8 @@ impl<'a> Staging<'a> {
         true
     }
 
-    /// Trie entries: new and changed ones before the tenants turn, gone ones after. Each entry alone
-    /// holds all that its addresses are allowed, so no moment between mixes into more.
+    /// Adds the staged writes. New and changed trie entries are written before `turn`, and others are removed after it.
+    /// Each entry holds everything that its addresses are allowed, so a mix of old and new entries never allows more.
     fn finish(mut self, phases: &mut Phases) -> Overflows {
         let actual = self.ledger.actual();
         let (set_v4, gone_v4) = changes(&actual.trie_v4, &self.trie_v4);

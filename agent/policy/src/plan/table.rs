@@ -1,4 +1,6 @@
-//! The kernel's tables by name, so that an error, a limit and a metric speak of the same thing.
+//! The names of the kernel's tables, for errors, limits and metrics.
+//!
+//! Knows no layout and no contents. Each table has one name everywhere.
 
 /// A kernel table the plan writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -11,7 +13,7 @@ pub enum Table {
     PeersV6,
     /// Tenants by number.
     Tenants,
-    /// Names of the numbers.
+    /// Names of tenant numbers.
     TenantNames,
     /// Short lists of IPv4 prefixes.
     RowsV4,
@@ -25,16 +27,16 @@ pub enum Table {
     TrieV6,
     /// Permissions between tenants.
     Grants,
-    /// Who owns which IPv4 range.
+    /// Owners of IPv4 ranges.
     OwnersV4,
-    /// Who owns which IPv6 range.
+    /// Owners of IPv6 ranges.
     OwnersV6,
-    /// What every program must know at once.
+    /// Values that every program reads, such as the generation.
     Runtime,
 }
 
 impl Table {
-    /// All of them, in the order of a reader's interest.
+    /// All tables, the most interesting first.
     pub const ALL: [Self; 14] = [
         Self::Endpoints,
         Self::PeersV4,
