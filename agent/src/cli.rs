@@ -1,4 +1,7 @@
-//! The commands. stdout carries results only; everything else goes to stderr.
+//! The commands of `bulkhead`.
+//!
+//! Parses arguments, starts what a command needs, and returns an exit code. stdout carries results only; everything
+//! else goes to stderr.
 
 use std::error::Error;
 use std::future::Future;
@@ -27,7 +30,7 @@ pub mod status;
 #[derive(Debug, Parser)]
 #[command(name = "bulkhead", version, max_term_width = 100)]
 pub struct Cli {
-    /// What to do
+    /// Command to run
     #[command(subcommand)]
     pub command: Command,
 }
@@ -37,39 +40,39 @@ pub struct Cli {
 pub enum Command {
     /// Run the agent of this node
     Run(Box<RunArgs>),
-    /// Run the controller: statuses, Events, start-up taints; one replica of several leads
+    /// Run the controller, which writes statuses and Events and removes start-up taints; only the leading replica acts
     Controller(Box<ControllerArgs>),
-    /// Show how this node is
+    /// Show the state of this node
     Status(status::StatusArgs),
-    /// Show violations
+    /// Show violations and other events
     Observe(observe::ObserveArgs),
-    /// Say whether a connection would pass, and which rule decides
+    /// Show whether a connection would be allowed, and which rule decides
     Explain(explain::ExplainArgs),
     /// Check objects before they are applied
     Lint(lint::Args),
-    /// Remove everything of Bulkhead from this node
+    /// Remove all programs, maps and pins of Bulkhead from this node
     Cleanup(cleanup::CleanupArgs),
     /// Print the JSON Schema of events
     Schema,
     /// Print the CustomResourceDefinition of NetworkTenant
     Crd,
-    /// Print the facts that `cargo xtask docs` makes pages of
+    /// Print the facts from which `cargo xtask docs` generates pages
     #[command(hide = true)]
     Reference,
-    /// Print versions of the agent and of its kernel side
+    /// Print the versions of the agent, of its eBPF object and of the map layouts
     Version,
-    /// Print a completion script
+    /// Print a shell completion script
     Completion {
-        /// For which shell
+        /// Name of the shell
         shell: Shell,
     },
 }
 
 impl Command {
-    /// Does it. The exit codes are those of `output::Exit`; an error is 1, wrong usage 2.
+    /// Runs the command. The exit codes are those of [`output::Exit`]; an error is 1, and wrong usage is 2.
     ///
     /// # Errors
-    /// What could not be done, to be shown with its causes.
+    /// The command failed. The error is to be shown with its causes.
     pub fn run(self) -> Result<ExitCode, Box<dyn Error>> {
         match self {
             Self::Run(args) => return agent(*args),
@@ -78,7 +81,7 @@ impl Command {
             Self::Observe(args) => return Ok(block_on(observe::run(&args))??.into()),
             Self::Explain(args) => return Ok(explain::run(&args)?.into()),
             Self::Lint(args) => return Ok(lint::run(&args)),
-            Self::Cleanup(args) => return leave(&args),
+            Self::Cleanup(args) => return clean_up(&args),
             Self::Schema => println!("{}", serde_json::to_string_pretty(&events::schema::json_schema())?),
             Self::Reference => println!("{:#}", reference::facts()),
             Self::Crd => print!("{}", api::crd_yaml()),
@@ -97,10 +100,10 @@ fn version() {
         [] => println!("eBPF object: none in this build"),
         bytes => println!("eBPF object: sha256 {}, {} bytes", env!("BULKHEAD_BPF_SHA256"), bytes.len()),
     }
-    println!("layouts: {}", agent_common::ABI_VERSION);
+    println!("map layouts: {}", agent_common::ABI_VERSION);
 }
 
-fn leave(args: &cleanup::CleanupArgs) -> Result<ExitCode, Box<dyn Error>> {
+fn clean_up(args: &cleanup::CleanupArgs) -> Result<ExitCode, Box<dyn Error>> {
     let exit = cleanup::run(args)?;
     if args.stay && exit == output::Exit::Fine {
         block_on(async {
@@ -113,7 +116,7 @@ fn leave(args: &cleanup::CleanupArgs) -> Result<ExitCode, Box<dyn Error>> {
 
 fn agent(args: RunArgs) -> Result<ExitCode, Box<dyn Error>> {
     start_log(&args.log.filter, args.log.format)?;
-    // The loop, the event path and the rest: more threads would only be in the way of pods.
+    // Two threads suffice for the reconcile loop and the event path. More would take CPU time from pods.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let shutdown = ended()?;
@@ -144,7 +147,7 @@ fn start_log(filter: &str, format: LogFormat) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Done once the process is asked to end.
+/// Completes when the process receives SIGTERM or SIGINT.
 fn ended() -> std::io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -1,12 +1,12 @@
-//! From the ring buffer to the sinks: violations with names, and an account of what was left out.
+//! The event path: the kernel's records of denied flows become events with names, and the sinks get them.
 //!
 //! ```text
-//! ring buffer --> decode --> Aggregator --> Limiter --> Enricher --> Line --> stdout (own thread)
-//! fold tables --- sweep ------^                                    \----> Hub --> observe
+//! ring buffer ---------> decode --> Aggregator --> Limiter --> Enricher --> Line --> stdout (own thread)
+//! aggregation tables --- sweep ------^                                    \----> Hub --> observe
 //! ```
 //!
-//! This room never writes a map, never counts packets for the metrics (the kernel does), and never
-//! waits for a sink. Every stage that can lose something counts the loss in `EventStats`.
+//! This module writes no map. It counts no packets for the metrics, because the kernel counts them. It never waits for
+//! a sink. Every stage that can lose something counts the loss in `EventStats`.
 
 pub mod aggregate;
 pub mod enrich;
@@ -38,35 +38,35 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::clock::Clock;
 pub use pipeline::{Pipeline, StateNotice};
 
-/// How often the fold tables are swept.
+/// Time between two sweeps. A sweep reads the aggregation tables.
 const SWEEP: Duration = Duration::from_secs(2);
-/// How often windows are looked at.
+/// Time between two checks for windows that are due.
 const TICK: Duration = Duration::from_millis(250);
-/// Records read before the rest of the loop has its turn.
+/// Records read in one turn of the loop, at most.
 const BATCH: usize = 4096;
-/// Records read at the end: more than a ring buffer holds, and not for ever.
+/// Records read at the end, at most: more than a ring buffer holds, and few enough that reading ends.
 const LAST_BATCH: usize = 1 << 20;
 
-/// Where records come from: the kernel's maps, or a test.
+/// The source of records: the kernel's maps, or a test.
 pub trait RecordSource: Send {
-    /// What can go wrong with it.
+    /// Why the source could not be read.
     type Error: std::error::Error + Send + Sync;
-    /// Waits until records wait. May be dropped and called again.
+    /// Waits until there are records. The future may be dropped, and the function called again.
     fn ready(&mut self) -> impl Future<Output = Result<(), Self::Error>> + Send;
-    /// Hands out at most `most` records; returns how many.
+    /// Calls `each` for at most `most` records; returns how many there were.
     fn drain(&mut self, most: usize, each: &mut dyn FnMut(&[u8])) -> usize;
-    /// All entries of the fold tables of all CPUs.
+    /// All entries of the aggregation tables of all CPUs.
     fn sweep(&mut self) -> Result<Vec<AggregateEntry>, Self::Error>;
-    /// Records held back so far in this event limit, all CPUs together.
+    /// Records that the budget of this event slot has held back so far, summed over CPUs.
     fn held_back(&mut self, slot: u16) -> Result<u64, Self::Error>;
-    /// The losses so far, all CPUs together.
+    /// The kernel's losses so far, summed over CPUs.
     fn losses(&mut self) -> Result<[u64; Loss::LEN as usize], Self::Error>;
 }
 
-/// Moves records to the sinks until `notices` closes; then tells what is left and closes the sinks.
+/// Moves records to the sinks until `notices` closes. Then reports what is left and closes the sinks.
 ///
-/// A source that fails is tried again with the next tick: its counts are cumulative, so what it
-/// could not tell now it will tell then.
+/// If the source fails, a later tick reads it again. Its counts are cumulative, so the later reading includes
+/// everything.
 pub async fn run(mut source: impl RecordSource, mut pipeline: Pipeline, mut notices: mpsc::Receiver<StateNotice>) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -81,7 +81,7 @@ pub async fn run(mut source: impl RecordSource, mut pipeline: Pipeline, mut noti
                     tokio::task::yield_now().await;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the ring buffer cannot be waited for; reading it on a timer");
+                    tracing::warn!(%error, "waiting for the ring buffer failed: it is read on a timer from now on");
                     broken = true;
                 }
             },
@@ -107,10 +107,10 @@ pub async fn run(mut source: impl RecordSource, mut pipeline: Pipeline, mut noti
     sweep(&mut source, &mut pipeline);
     pipeline.finish(Clock::now());
     let sinks = pipeline.sinks();
-    // Closing waits for a slow stdout, on a thread that may wait.
+    // Closing a sink may block while stdout is slow, so it needs a thread that may block.
     let closed = tokio::task::spawn_blocking(move || sinks.iter().for_each(|sink| sink.close()));
     if closed.await.is_err() {
-        tracing::warn!("a sink could not be closed");
+        tracing::warn!("closing the event sinks failed: their last events may be missing");
     }
 }
 
@@ -129,11 +129,11 @@ fn sweep(source: &mut impl RecordSource, pipeline: &mut Pipeline) {
             .try_for_each(|slot| source.held_back(slot).map(|count| pipeline.held_back(slot, count)))
     });
     if let Err(error) = swept {
-        tracing::warn!(%error, "the fold tables cannot be read now; their counts stay where they are");
+        tracing::warn!(%error, "reading the event maps failed: the next sweep reads their counts");
     }
 }
 
-/// A fan-out list.
+/// All sinks; each gets every event.
 pub type Sinks = Vec<Arc<dyn sink::Sink>>;
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! Every metric, named and documented once (`table`), read on scrape.
+//! The metrics of the agent. Each is named and documented once, in `table`, and read when the page is scraped.
 //!
-//! Packet counters come from the kernel's maps and only from there: they are exact whether or not
-//! anybody reads events. State comes from `Observed`. What only the agent knows (attempts,
-//! durations, failures) is pushed into `Recorder`. No metric has a pod, an address or a port in it.
+//! Packet counters come from the kernel's maps only, so they are exact whether or not events are read. State comes from
+//! `Observed`. What only the agent counts (attempts, durations, failures) comes from `Recorder`. No label is a pod, an
+//! address or a port.
 
 pub mod accounts;
 pub mod process;
@@ -18,7 +18,7 @@ use crate::health::Observed;
 pub use accounts::{Accounts, KernelCounters, MapUsage, SlotCounters};
 pub use recorder::Recorder;
 
-/// Answers scrapes.
+/// All that a scrape reads.
 pub struct Metrics {
     kernel: Mutex<CounterReader>,
     recorder: Arc<Recorder>,
@@ -31,7 +31,7 @@ struct CounterReader {
     accounts: Accounts,
 }
 
-/// What was built, and what it runs on.
+/// Versions of this binary and of what it runs on.
 #[derive(Clone, Debug, Default)]
 pub struct BuildInfo {
     /// Version of the agent.
@@ -47,7 +47,7 @@ pub struct BuildInfo {
 }
 
 impl BuildInfo {
-    /// This binary on this machine.
+    /// The versions of this binary and of the running kernel.
     pub fn here() -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -71,15 +71,15 @@ impl Metrics {
         Self { kernel, recorder, events, build: BuildInfo::here() }
     }
 
-    /// Reads the counters of all slots now. Call it every few seconds, and before a slot changes
-    /// hands, so that what was counted goes to whom it belongs.
+    /// Reads the kernel's counters now. Call it every few seconds, so that growth is added to the right owner after a
+    /// slot is reassigned.
     pub fn settle(&self) -> Totals {
         let mut kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
         kernel.settle(&self.recorder);
         Totals { dropped: kernel.accounts.dropped(), audited: kernel.accounts.audited() }
     }
 
-    /// The answer to a scrape: OpenMetrics text. Makes system calls; not for an async thread.
+    /// The page for a scrape, as OpenMetrics text. Makes system calls, so it must not run in an async task.
     pub fn scrape(&self, observed: &Observed) -> String {
         let mut samples = scrape::Samples::default();
         {
@@ -114,13 +114,13 @@ pub struct Totals {
 
 impl CounterReader {
     fn settle(&mut self, recorder: &Recorder) {
-        // What cannot be read now is read next time: the kernel's counts only grow.
+        // A slot that cannot be read now is read next time: the kernel's counts only grow.
         for (slot, owner) in self.accounts.slots_to_read(self.counters.owners()) {
             match self.counters.slot(slot) {
                 Ok(counters) => self.accounts.read(slot, owner.as_deref(), &counters),
                 Err(error) => {
                     recorder.map_errors("counters", "read", 1);
-                    tracing::debug!(%error, slot, "packet counters cannot be read now");
+                    tracing::debug!(%error, slot, "packet counters could not be read: the next reading includes them");
                 }
             }
         }

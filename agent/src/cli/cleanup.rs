@@ -1,4 +1,6 @@
 //! `bulkhead cleanup`: removes everything from this node, prints what it was, and verifies that it is gone.
+//!
+//! Only prints: `dataplane::cleanup` finds and removes. Needs no agent.
 
 use std::path::PathBuf;
 
@@ -8,13 +10,13 @@ use super::output::{Exit, safe};
 use crate::config::PinArgs;
 use crate::dataplane::cleanup::{self, CleanupError, Remains};
 
-/// Remove every program, map, pin and filter of Bulkhead from this node.
+/// Remove all programs, maps and pins of Bulkhead from this node.
 #[derive(Clone, Debug, Args)]
 pub struct CleanupArgs {
-    /// Say what would be removed, and remove nothing
+    /// Print what would be removed, and remove nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Once all is gone, stay until asked to end: a DaemonSet then shows which nodes are clean
+    /// After everything is removed, wait for a signal before exit: a DaemonSet then shows which nodes are clean
     #[arg(long, conflicts_with = "dry_run")]
     pub stay: bool,
     #[command(flatten)]
@@ -22,15 +24,15 @@ pub struct CleanupArgs {
     pub pin: PinArgs,
 }
 
-/// Removes everything below the pin directory, those of other layout versions included, and verifies that.
+/// Removes everything below the pin directory, including pins of other layout versions, and verifies that.
 ///
 /// # Errors
-/// An object could not be listed or removed. What was removed before is printed.
+/// An object could not be listed or removed. What was to be removed is printed before.
 pub fn run(args: &CleanupArgs) -> Result<Exit, CleanupError> {
     let root: PathBuf = args.pin.pin_dir.clone();
     let found = cleanup::find(&root)?;
     if found.is_empty() {
-        println!("nothing of Bulkhead is below {}", root.display());
+        println!("found nothing of Bulkhead below {}", root.display());
         return Ok(Exit::Fine);
     }
     print(if args.dry_run { "would remove" } else { "removing" }, &found);
@@ -53,7 +55,7 @@ fn print(verb: &str, found: &Remains) {
         println!("{verb} programs on {} (index {})", safe(name), port.ifindex);
     }
     for _ in &found.groups {
-        println!("{verb} the program on the pods' control groups");
+        println!("{verb} the cgroup guard");
     }
     for pin in &found.pins {
         println!("{verb} {}", pin.display());

@@ -1,4 +1,6 @@
 //! `bulkhead observe`: violations as they happen, from the agent's socket.
+//!
+//! Parses filters and prints events. The agent filters them. Reads neither maps nor Kubernetes.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -15,45 +17,45 @@ use crate::events::schema::{Body, Event, FlowEndpoint, Time, ViolationEvent};
 use crate::socket;
 use crate::socket::client::{self, ClientError, ObserveMessage};
 
-/// Show violations.
+/// Show violations and other events.
 #[derive(Clone, Debug, Args)]
 pub struct ObserveArgs {
-    /// Keep showing what comes, until interrupted
+    /// Keep showing new events until interrupted
     #[arg(short, long)]
     pub follow: bool,
-    /// Begin with this many of the last events
+    /// Number of past events to show first
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub last: usize,
-    /// Only what is not older: a duration (5m, 1h30m) or a time (RFC 3339)
+    /// Show only events since then: a duration before now (5m, 1h30m) or a time (RFC 3339)
     #[arg(long, value_name = "WHEN", value_parser = since)]
     pub since: Option<Since>,
-    /// Only what these tenants sent
+    /// Show only packets from these tenants
     #[arg(long, value_name = "TENANT")]
     pub from_tenant: Vec<String>,
-    /// Only what was for these tenants
+    /// Show only packets to these tenants
     #[arg(long, value_name = "TENANT")]
     pub to_tenant: Vec<String>,
-    /// Only for these reasons
+    /// Show only packets with these drop reasons
     #[arg(long, value_name = "REASON", value_parser = reason)]
     pub reason: Vec<Label<DropReason>>,
-    /// Only with this verdict: dropped, audited
+    /// Show only packets with these verdicts: dropped, audited
     #[arg(long, value_name = "VERDICT", value_parser = verdict)]
     pub verdict: Vec<Label<Outcome>>,
-    /// How to show it
+    /// Format of the output
     #[arg(short, long, value_enum, default_value_t)]
     pub output: ObserveFormat,
-    /// When to colour
+    /// When to use colours
     #[arg(long, value_enum, default_value_t)]
     pub color: ColorChoice,
-    /// End with code 3 if there was a violation
+    /// Exit with 3 if there was a violation
     #[arg(long)]
     pub fail_on_violation: bool,
-    /// The agent's socket
+    /// Path of the agent's socket
     #[arg(long, value_name = "PATH", default_value = socket::PATH)]
     pub socket: PathBuf,
 }
 
-/// How to show events.
+/// The format of the output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum ObserveFormat {
     /// Columns
@@ -61,23 +63,23 @@ pub enum ObserveFormat {
     Table,
     /// One sentence each
     Compact,
-    /// The events as they are, one line each
+    /// The events as JSON, one line each
     Json,
 }
 
-/// A beginning.
+/// Start of the period to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
-    /// So long ago.
+    /// This long before now.
     Ago(SignedDuration),
-    /// Then.
+    /// This time.
     At(Timestamp),
 }
 
 /// The events could not be shown.
 #[derive(Debug, thiserror::Error)]
 pub enum ObserveError {
-    /// The agent could not be asked.
+    /// The agent could not be reached, or did not answer as expected.
     #[error(transparent)]
     Client(#[from] ClientError),
     /// The output could not be written.
@@ -85,21 +87,21 @@ pub enum ObserveError {
     Write(#[source] io::Error),
 }
 
-/// What was shown.
+/// Counts of what was shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Events.
     pub events: u64,
     /// Violations among them.
     pub violations: u64,
-    /// Packets they tell of.
+    /// Packets that the violations report.
     pub packets: u64,
-    /// Events that we were too slow for.
+    /// Events that were lost because this process read too slowly.
     pub lost: u64,
 }
 
-/// Shows events until the end, or until interrupted; then a summary on stderr. A reader that closes
-/// our stdout (`head`) ends it too.
+/// Shows events until there are no more or it is interrupted, then a summary on stderr. It also ends when the reader of
+/// stdout (such as `head`) closes it.
 pub async fn run(args: &ObserveArgs) -> Result<Exit, ObserveError> {
     let mut observation = client::observe(&args.socket, args.follow, args.last, args.filter(Timestamp::now())).await?;
     let mut view = EventPrinter::new(args.output, args.color.paint());
@@ -107,12 +109,12 @@ pub async fn run(args: &ObserveArgs) -> Result<Exit, ObserveError> {
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
     let mut summary = Summary::default();
     loop {
-        let heard = tokio::select! {
-            heard = observation.next() => heard?,
+        let message = tokio::select! {
+            message = observation.next() => message?,
             _ = &mut interrupted => None,
         };
-        let Some(heard) = heard else { break };
-        let text = view.show(&heard, &mut summary);
+        let Some(message) = message else { break };
+        let text = view.show(&message, &mut summary);
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
             written => written.map_err(ObserveError::Write)?,
@@ -141,7 +143,7 @@ impl ObserveArgs {
     }
 }
 
-/// Turns what is heard into text, remembering the columns.
+/// Turns messages of the agent into text. Keeps the widths of the columns.
 struct EventPrinter {
     format: ObserveFormat,
     paint: Paint,
@@ -151,12 +153,13 @@ struct EventPrinter {
 
 impl EventPrinter {
     fn new(format: ObserveFormat, paint: Paint) -> Self {
-        // Room for ordinary names, so that columns seldom move: time, node, direction, ends, verdict, reason.
+        // Wide enough for ordinary names, so that columns seldom move: time, node, direction, ends, verdict, reason,
+        // count.
         Self { format, paint, widths: vec![12, 12, 7, 36, 36, 7, 16, 5], begun: false }
     }
 
-    fn show(&mut self, heard: &ObserveMessage, summary: &mut Summary) -> String {
-        match heard {
+    fn show(&mut self, message: &ObserveMessage, summary: &mut Summary) -> String {
+        match message {
             ObserveMessage::Lost(count) => {
                 summary.lost += count;
                 match self.format {
@@ -233,18 +236,18 @@ fn verdict_style(violation: &ViolationEvent) -> anstyle::Style {
     }
 }
 
-/// Hours to milliseconds, UTC.
+/// Time of day in UTC, with milliseconds.
 fn clock(event: &Event) -> String {
     event.time.0.strftime("%H:%M:%S%.3f").to_string()
 }
 
-/// The sender without its port: one client retrying is one story.
+/// The sender without its port: a client that retries is one flow.
 fn source(violation: &ViolationEvent) -> String {
     FlowEndpoint { port: None, ..violation.source.clone() }.to_string()
 }
 
 fn destination(violation: &ViolationEvent) -> String {
-    let protocol = violation.network.transport.as_deref().map(|word| format!("/{word}")).unwrap_or_default();
+    let protocol = violation.network.transport.as_deref().map(|name| format!("/{name}")).unwrap_or_default();
     format!("{}{protocol}", violation.destination)
 }
 
@@ -256,8 +259,8 @@ pub(super) fn since(text: &str) -> Result<Since, String> {
 }
 
 fn reason(text: &str) -> Result<Label<DropReason>, String> {
-    let words = || DropReason::ALL.iter().map(|reason| reason.as_str()).collect::<Vec<_>>().join(", ");
-    Label::parse(text).ok_or_else(|| format!("not one of: {}", words()))
+    let names = || DropReason::ALL.iter().map(|reason| reason.as_str()).collect::<Vec<_>>().join(", ");
+    Label::parse(text).ok_or_else(|| format!("not one of: {}", names()))
 }
 
 fn verdict(text: &str) -> Result<Label<Outcome>, String> {

@@ -1,6 +1,6 @@
-//! How results look: aligned tables, colours on a terminal, and nothing a name could smuggle in.
+//! The form of results: aligned tables, colours on a terminal, and escaped names.
 //!
-//! Pure but for the question whether stdout is a terminal.
+//! Pure, except that [`ColorChoice::paint`] looks at stdout and at `NO_COLOR`. Knows no command.
 
 use std::io::IsTerminal as _;
 
@@ -22,11 +22,11 @@ pub enum ColorChoice {
 /// How a command ended: the exit code of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// Fine.
+    /// The command succeeded.
     Fine = 0,
-    /// Could not do it.
+    /// The command failed.
     Failed = 1,
-    /// It worked and found something.
+    /// The command succeeded and found something.
     Found = 3,
     /// Timed out while waiting.
     TimedOut = 5,
@@ -44,7 +44,7 @@ pub struct TextTable {
     rows: Vec<Vec<TextCell>>,
 }
 
-/// One place in a table.
+/// One cell of a table.
 #[derive(Clone, Debug, Default)]
 pub struct TextCell {
     text: String,
@@ -59,7 +59,7 @@ impl From<Exit> for std::process::ExitCode {
 }
 
 impl ColorChoice {
-    /// What it means for stdout here and now.
+    /// Whether to colour what this process writes to stdout.
     pub fn paint(self) -> Paint {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         self.decide(no_color, std::io::stdout().is_terminal())
@@ -86,55 +86,55 @@ impl Paint {
     }
 }
 
-/// Dropped.
+/// The style of what is dropped or wrong.
 pub fn red() -> Style {
     AnsiColor::Red.on_default()
 }
 
-/// Audited.
+/// The style of what is audited or held back.
 pub fn yellow() -> Style {
     AnsiColor::Yellow.on_default()
 }
 
-/// Well.
+/// The style of what is in order.
 pub fn green() -> Style {
     AnsiColor::Green.on_default()
 }
 
-/// Headings.
+/// The style of headings.
 pub fn bold() -> Style {
     Style::new().bold()
 }
 
-/// The text without anything a terminal would obey: names come from the cluster. Also turns around
-/// no text: bidirectional marks are shown as escapes.
+/// The text with control characters and bidirectional marks escaped. Names come from the cluster, so a terminal must
+/// not interpret them.
 pub fn safe(text: &str) -> String {
-    let obeyed = |letter: char| {
+    let escaped = |letter: char| {
         letter.is_control()
             || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     text.chars()
-        .flat_map(|letter| if obeyed(letter) { letter.escape_unicode().collect() } else { vec![letter] })
+        .flat_map(|letter| if escaped(letter) { letter.escape_unicode().collect() } else { vec![letter] })
         .collect()
 }
 
-/// Text, left in its column.
+/// A cell with text on the left.
 pub fn cell(text: &str) -> TextCell {
     TextCell { text: safe(text), ..TextCell::default() }
 }
 
-/// A number, right in its column.
+/// A cell with a number on the right.
 pub fn number(number: u64) -> TextCell {
     TextCell { text: number.to_string(), right: true, ..TextCell::default() }
 }
 
 impl TextCell {
-    /// The same in a style.
+    /// The same cell in this style.
     pub fn styled(self, style: Style) -> Self {
         Self { style, ..self }
     }
 
-    /// The same on the right.
+    /// The same cell with its text on the right.
     pub fn right(self) -> Self {
         Self { right: true, ..self }
     }
@@ -146,8 +146,8 @@ impl TextTable {
         self.rows.push(cells.into_iter().collect());
     }
 
-    /// All rows as text, columns two blanks apart. Widths grow from `widths` on, so that a table
-    /// printed in pieces keeps its columns.
+    /// All rows as text, with two spaces between columns. Columns are at least as wide as `widths`, which grows with
+    /// them. So a table that is printed in pieces keeps its columns.
     pub fn render(&self, paint: Paint, widths: &mut Vec<usize>) -> String {
         for row in &self.rows {
             widths.resize(widths.len().max(row.len()), 0);
@@ -159,15 +159,15 @@ impl TextTable {
         for row in &self.rows {
             let mut line = String::new();
             let last = row.len().saturating_sub(1);
-            for (place, (cell, width)) in row.iter().zip(widths.iter()).enumerate() {
+            for (column, (cell, width)) in row.iter().zip(widths.iter()).enumerate() {
                 let blanks = " ".repeat(width - cell.text.chars().count());
                 let painted = paint.paint(cell.style, &cell.text);
-                line += &match (cell.right, place == last) {
+                line += &match (cell.right, column == last) {
                     (true, _) => format!("{blanks}{painted}"),
                     (false, true) => painted,
                     (false, false) => format!("{painted}{blanks}"),
                 };
-                line += if place == last { "" } else { "  " };
+                line += if column == last { "" } else { "  " };
             }
             text += line.trim_end();
             text.push('\n');
@@ -198,13 +198,13 @@ mod tests {
     }
 
     #[test]
-    fn a_name_cannot_command_the_terminal() {
+    fn control_characters_in_a_name_are_escaped() {
         let text = safe("x\u{1b}[2J\n\u{202e}y");
         assert_eq!(text, "x\\u{1b}[2J\\u{a}\\u{202e}y");
     }
 
     #[test]
-    fn no_color_wins_over_a_terminal_and_always_over_both() {
+    fn no_color_wins_over_a_terminal_and_always_wins_over_both() {
         assert!(ColorChoice::Auto.decide(false, true).on);
         assert!(!ColorChoice::Auto.decide(true, true).on);
         assert!(!ColorChoice::Auto.decide(false, false).on);

@@ -1,7 +1,7 @@
 //! The facts behind docs/reference as JSON: `bulkhead reference`, hidden from the help.
 //!
-//! Holds facts and no layout: `cargo xtask docs` writes the pages. Every fact comes from the code that uses it, so a page
-//! cannot say what the program does not do.
+//! Holds facts and no layout: `cargo xtask docs` writes the pages. Every fact comes from the code that uses it, so the
+//! pages match the program.
 
 use agent_common::counters::Outcome;
 use agent_common::reason::DropReason;
@@ -15,7 +15,7 @@ use crate::dataplane::object;
 use crate::events::{schema, verdicts};
 use crate::{api, metrics};
 
-/// Everything that a page is made of.
+/// The facts of all pages.
 pub fn facts() -> Value {
     json!({
         "drop_reasons": DropReason::ALL.iter().copied().map(reason).collect::<Vec<_>>(),
@@ -38,7 +38,7 @@ fn reason(reason: DropReason) -> Value {
     })
 }
 
-/// What an operator does about packets that are dropped for this reason.
+/// What an operator can do about packets that are dropped for this reason.
 fn remedy(reason: DropReason) -> &'static str {
     use DropReason as R;
     match reason {
@@ -51,8 +51,10 @@ fn remedy(reason: DropReason) -> &'static str {
         R::MetadataService => "If the pod needs the service, list its address as a /32 or /128 in `spec.egress`.",
         R::Node => "If pods need nodes, start the agent with `--allow-nodes`.",
         R::Fragment => "Lower the sender's packet size, or allow all ports of the range.",
-        R::Malformed | R::Ethertype | R::Vlan | R::ExtensionHeader => "Look for the process in the pod that sends it.",
-        R::NotReady => "Wait for the agent. If it lasts, see `bulkhead status`.",
+        R::Malformed | R::Ethertype | R::Vlan | R::ExtensionHeader => {
+            "Look for the process in the pod that sends such packets."
+        }
+        R::NotReady => "Wait for the agent. If the drops continue, see `bulkhead status`.",
         R::Internal => "See `bulkhead status` and the agent's log, then raise the limit that was reached.",
         R::PortDenied => "If the traffic is wanted, add the port to the range in the NetworkTenant.",
         R::SourceRoute | R::RoutingHeader => "Look for the process in the pod that chooses its own route.",

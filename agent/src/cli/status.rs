@@ -1,4 +1,6 @@
 //! `bulkhead status`: one screen about this node, from the agent's socket.
+//!
+//! Only prints what the agent answers. Reads neither maps nor Kubernetes.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -13,30 +15,30 @@ use crate::socket::client::{self, ClientError};
 use crate::socket::protocol::AgentStatus;
 use crate::{health, socket};
 
-/// Problems listed.
+/// Problems listed, at most.
 const LISTED: usize = 10;
 
-/// Show how this node is.
+/// Show the state of this node.
 #[derive(Clone, Debug, Args)]
 pub struct StatusArgs {
     /// Wait until the agent is ready
     #[arg(long)]
     pub wait: bool,
-    /// How long to wait
+    /// Longest time to wait
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration)]
     pub timeout: Duration,
-    /// How to show it
+    /// Format of the output
     #[arg(short, long, value_enum, default_value_t)]
     pub output: StatusFormat,
-    /// When to colour
+    /// When to use colours
     #[arg(long, value_enum, default_value_t)]
     pub color: ColorChoice,
-    /// The agent's socket
+    /// Path of the agent's socket
     #[arg(long, value_name = "PATH", default_value = socket::PATH)]
     pub socket: PathBuf,
 }
 
-/// How to show the status.
+/// The format of the output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum StatusFormat {
     /// For people
@@ -71,7 +73,7 @@ pub async fn run(args: &StatusArgs) -> Result<Exit, ObserveError> {
     })
 }
 
-/// The screen.
+/// The text for people.
 fn screen(status: &AgentStatus, now: Timestamp, paint: Paint) -> String {
     let observed = &status.observed;
     let (tenants, endpoints) = (observed.tenants, observed.endpoints);
@@ -115,7 +117,7 @@ fn screen(status: &AgentStatus, now: Timestamp, paint: Paint) -> String {
         health::NriState::Waiting => text += "  NRI: not connected; new pods are not held\n",
         health::NriState::Connected => text += "  NRI: connected\n",
     }
-    // Reasons repeat the problems when the agent is not ready; when it is, problems stand alone.
+    // If the agent is not ready, its reasons include the problems. If it is ready, there may still be problems.
     let wrong = if status.ready { &observed.problems } else { &status.not_ready };
     for problem in wrong.iter().take(LISTED) {
         text += &format!("  {} {}\n", paint.paint(red(), "×"), safe(problem));
@@ -159,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_in_trouble_says_what_is_wrong() {
+    fn a_node_that_is_not_ready_lists_its_problems() {
         let text = screen_of(Observed {
             loaded: true,
             synced: true,
@@ -188,7 +190,7 @@ ip-10-0-1-40  ×      Enforce    12        11        1     37     0  40s
     }
 
     #[test]
-    fn a_node_that_is_well_is_two_lines_and_a_heading() {
+    fn a_ready_node_is_two_lines_and_a_heading() {
         let text = screen_of(Observed { loaded: true, synced: true, ..Observed::default() });
         assert_eq!(text.lines().count(), 4, "{text}");
         assert!(text.contains('√') && !text.contains('×'));
@@ -203,7 +205,7 @@ ip-10-0-1-40  ×      Enforce    12        11        1     37     0  40s
     }
 
     #[test]
-    fn whether_new_pods_are_held_is_said_where_that_was_asked_for() {
+    fn the_nri_state_is_shown_only_if_nri_is_configured() {
         let of = |nri| screen_of(Observed { loaded: true, synced: true, nri, ..Observed::default() });
         assert!(!of(health::NriState::Off).contains("NRI"));
         assert!(of(health::NriState::Waiting).contains("  NRI: not connected"));
@@ -222,7 +224,7 @@ ip-10-0-1-40  ×      Enforce    12        11        1     37     0  40s
             #[command(flatten)]
             status: StatusArgs,
         }
-        let parse = |words: &[&str]| Command::try_parse_from([&["status"], words].concat()).map(|c| c.status.timeout);
+        let parse = |args: &[&str]| Command::try_parse_from([&["status"], args].concat()).map(|c| c.status.timeout);
         assert_eq!(parse(&[]).expect("the default"), Duration::from_secs(60));
         assert_eq!(parse(&["--timeout", "90s"]).expect("valid"), Duration::from_secs(90));
         assert!(parse(&["--timeout", "2026-11-21T00:00:00Z"]).is_err());

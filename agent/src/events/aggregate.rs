@@ -1,8 +1,8 @@
-//! Cumulative counts from the kernel become events that each tell of packets nobody told of before.
+//! Turns the kernel's cumulative counts into reports. Each reports packets that no earlier one did.
 //!
-//! Pure: records and sweeps in, deltas out, time as an argument. Refuses to know names, sinks and
-//! limits. The invariant: a packet is told at most once; told or still folded here is every packet
-//! that is not counted as lost by the kernel, or as presumed told before we knew the flow.
+//! Pure: records and sweeps in, reports out, time as an argument. Knows no names, sinks or limits. The invariant: a
+//! packet is reported at most once. Every other packet is in a window, counted as lost by the kernel, or counted as
+//! presumed reported.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -15,20 +15,20 @@ use agent_common::reason::DropReason;
 
 use super::reported::{Progress, ReportedCounts};
 
-/// After its first event a flow is told at most this often.
+/// After its first event, a flow is reported at most once in this time.
 pub const WINDOW_NS: u64 = 5_000_000_000;
 
-/// AggregatorBounds of the aggregator's memory.
+/// Limits of what the aggregator remembers.
 #[derive(Clone, Copy, Debug)]
 pub struct AggregatorBounds {
-    /// Flows with an open window; the oldest window closes early when another is needed.
+    /// Flows with an open window. If another one is needed, the oldest window closes early.
     pub windows: usize,
-    /// Kernel fold entries whose last count is remembered: twice this at most. Live entries are
-    /// refreshed by each sweep, so anything above `AGGREGATE_LEN` times the CPUs forgets only the dead.
+    /// Entries of the aggregation tables whose last count is remembered; at most twice as many. Each sweep refreshes
+    /// the entries in use. So only unused ones are forgotten if this is above `AGGREGATE_LEN` times the number of CPUs.
     pub seen: usize,
 }
 
-/// What makes records one story to its reader: no source port, as in the kernel.
+/// What the records of one flow have in common. As in the kernel, the source port does not matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     remote: [u8; 16],
@@ -41,29 +41,29 @@ pub struct FlowKey {
     outcome: Outcome,
 }
 
-/// Packets of one flow that were not told before.
+/// Packets of one flow that were not reported before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowReport {
     /// The newest record.
     pub record: Checked,
-    /// How many packets.
+    /// Number of packets.
     pub count: u64,
-    /// None of them is older, monotonic clock.
+    /// No packet is older, monotonic clock.
     pub first_ns: u64,
-    /// The newest of them, monotonic clock.
+    /// Time of the newest packet, monotonic clock.
     pub last_ns: u64,
 }
 
 /// What became of the records, for the metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AggregatorCounts {
-    /// Records that added to an event instead of being one.
+    /// Records that did not become an event of their own.
     pub aggregated: u64,
-    /// Packets that an agent before us, or before we forgot, may have told: not told again.
+    /// Packets that may have been reported before the entry was known. They are not reported again.
     pub presumed_reported: u64,
 }
 
-/// Folds records by flow over a window.
+/// Aggregates records by flow over a window.
 #[derive(Debug)]
 pub struct Aggregator {
     bounds: AggregatorBounds,
@@ -103,7 +103,7 @@ impl FlowKey {
 }
 
 impl Aggregator {
-    /// `started_ns`: flows that began earlier may have been told of by an agent before this one.
+    /// `started_ns`: an earlier agent may have reported flows that began before this time.
     pub fn new(bounds: AggregatorBounds, started_ns: u64) -> Self {
         Self {
             seen: ReportedCounts::new(bounds.seen.max(1), started_ns),
@@ -117,7 +117,7 @@ impl Aggregator {
     /// Takes one record from the ring buffer.
     pub fn record(&mut self, record: &Checked, now_ns: u64, out: &mut Vec<FlowReport>) {
         let key = FlowKey::of(record);
-        // Of a flow we do not know that began before our time, only this packet is surely news.
+        // If an unknown flow began before the horizon, only this packet was certainly not reported.
         let reported_before = record.event.count.saturating_sub(1);
         let id = self.seen.id(&key, &record.event);
         let progress = self.seen.advance(id, &record.event, reported_before);
@@ -126,15 +126,15 @@ impl Aggregator {
         }
     }
 
-    /// Takes all entries of the fold tables, those of every CPU. To be certain of the last packets
-    /// (at the end) call it twice: see `ReportedCounts::stable`.
+    /// Takes all entries of the aggregation tables of all CPUs. At the end, call it twice to be certain of the last
+    /// packets: see [`ReportedCounts::stable`].
     pub fn sweep(&mut self, entries: impl IntoIterator<Item = AggregateEntry>, now_ns: u64, out: &mut Vec<FlowReport>) {
         for entry in entries {
             let Some(record) = entry.event.check().filter(|_| entry.event.count > 0) else { continue };
             let key = FlowKey::of(&record);
             let id = self.seen.id(&key, &record.event);
             if self.seen.stable(id) {
-                // An entry of before our time stays in the table until it is pushed out: old news.
+                // An entry from before the horizon stays until another flow takes it, and may have been reported.
                 let progress = self.seen.advance(id, &record.event, entry.event.count);
                 self.add(key, &record, progress, now_ns, out);
             }
@@ -159,7 +159,7 @@ impl Aggregator {
         }
     }
 
-    /// Ends all windows: at the end.
+    /// Ends all windows, at the end.
     pub fn flush(&mut self, out: &mut Vec<FlowReport>) {
         self.due.clear();
         out.extend(self.windows.drain().filter_map(|(_, mut window)| window.take()));
@@ -170,7 +170,7 @@ impl Aggregator {
         self.counts
     }
 
-    /// True if the record became an event at once.
+    /// True if the packets were reported at once.
     fn add(
         &mut self,
         key: FlowKey,
@@ -218,7 +218,7 @@ impl OpenWindow {
         }
     }
 
-    /// What has gathered, if anything; the window begins anew.
+    /// The packets counted in the window, if there are any. The window starts again.
     fn take(&mut self) -> Option<FlowReport> {
         let report =
             FlowReport { record: self.latest, count: self.count, first_ns: self.first_ns, last_ns: self.last_ns };

@@ -1,7 +1,7 @@
-//! Numbers become names.
+//! Turns a report with numbers into an event with names.
 //!
-//! Reads names through a small trait and nothing else. The invariant: what is not known is left
-//! out; an event is never held back, and never guessed at, for want of a name.
+//! Gets names from the trait [`Names`] and from nowhere else. The invariant: what is not known is left out. A missing
+//! name never delays an event, and no name is guessed.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,14 +23,13 @@ use super::schema::{
 };
 use super::verdicts::{default_rule, severity};
 
-/// What the cluster calls the things that the kernel numbers. Must answer without waiting.
+/// The names of what the kernel numbers. No lookup may wait.
 pub trait Names: Send + Sync {
-    /// The local pod that held this claim of this interface.
+    /// The local pod of this claim of this interface.
     fn endpoint(&self, ifindex: u32, cookie: u32) -> Option<Named>;
-    /// Whatever held this address at that time, monotonic clock; the present holder where the
-    /// past is not remembered.
+    /// The owner of this address at that time, monotonic clock. If the past is not remembered, the present owner.
     fn address(&self, address: IpAddr, at_ns: u64) -> Option<Named>;
-    /// The tenant of this number.
+    /// The tenant with this number.
     fn tenant(&self, id: TenantId) -> Option<TenantNamed>;
     /// The named range of the tenant that covers the address, as `subnets/rds-a` or `egress/proxy`.
     fn rule(&self, tenant: TenantId, address: IpAddr) -> Option<String>;
@@ -39,7 +38,7 @@ pub trait Names: Send + Sync {
 /// What is known of one end of a flow.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Named {
-    /// What it is.
+    /// Kind of this end.
     pub kind: FlowEndpointKind,
     /// Name of its tenant.
     pub tenant: Option<String>,
@@ -49,7 +48,7 @@ pub struct Named {
     pub pod: Option<String>,
     /// UID of the pod.
     pub uid: Option<String>,
-    /// What runs the pod.
+    /// Workload that the pod belongs to.
     pub workload: Option<WorkloadRef>,
     /// Name of the Service or node.
     pub name: Option<String>,
@@ -66,7 +65,7 @@ pub struct TenantNamed {
     pub audit: bool,
 }
 
-/// Makes events of records.
+/// Makes events from reports.
 pub struct Enricher {
     node: String,
     cluster: Option<String>,
@@ -92,7 +91,7 @@ impl Enricher {
         Time(Timestamp::from_nanosecond(unix_ns).unwrap_or(Timestamp::MAX))
     }
 
-    /// An event of this body at this time.
+    /// An event with this body and this time.
     pub fn event(&self, time: Time, body: Body) -> Event {
         let seconds = u64::try_from(time.0.as_second()).unwrap_or(0);
         let nanos = u32::try_from(time.0.subsec_nanosecond()).unwrap_or(0);
@@ -100,7 +99,7 @@ impl Enricher {
         Event { schema: SchemaId::V1, time, id: Uuid7(id), body }
     }
 
-    /// Name of a tenant, for events that speak of tenants.
+    /// Name of a tenant.
     pub fn tenant_name(&self, id: TenantId) -> Option<String> {
         self.tenant(id).map(|tenant| tenant.name)
     }
@@ -115,7 +114,7 @@ impl Enricher {
         self.cluster.as_deref()
     }
 
-    /// The event of what a flow did.
+    /// The event of a denied flow.
     pub fn violation(&self, report: &FlowReport) -> Event {
         let record = &report.record;
         let (local, remote) = (self.local(record), self.remote(record));
@@ -152,7 +151,7 @@ impl Enricher {
         id.is_tenant().then(|| self.names.tenant(id)).flatten().filter(|tenant| !tenant.name.is_empty())
     }
 
-    /// The pod whose interface it was, whatever address the packet claims.
+    /// The pod of the interface, whatever address the packet has.
     fn local(&self, record: &Checked) -> FlowEndpoint {
         let event = &record.event;
         let (ip, port) = match record.direction {
@@ -181,7 +180,7 @@ impl Enricher {
             Direction::Egress => destination_ip(record),
             Direction::Ingress => source_ip(record),
         };
-        // Only a range that covers the address, and whose ports do not fit, decides by name.
+        // A named range denied the packet only if it covers the address and its ports do not match.
         let by_name = matches!(record.reason, DropReason::PortDenied | DropReason::Fragment);
         let rule = remote.filter(|_| by_name).and_then(|ip| self.names.rule(event.tenant, ip));
         let tenant = self.tenant(event.tenant);
@@ -195,7 +194,7 @@ impl Enricher {
     }
 }
 
-/// The kernel's word on the tenant counts more than what the address is called by now.
+/// The tenant in the record has priority over the tenant that the address has by now.
 fn flow_endpoint(named: Named, judged: Option<TenantNamed>, ip: Option<IpAddr>, port: Option<u16>) -> FlowEndpoint {
     let some = |text: Option<String>| text.filter(|text| !text.is_empty());
     FlowEndpoint {
@@ -212,7 +211,7 @@ fn flow_endpoint(named: Named, judged: Option<TenantNamed>, ip: Option<IpAddr>, 
     }
 }
 
-/// An address without a name is outside, unless the kernel knew better.
+/// An address without a name is external, unless the record shows an address of a node or of the cluster.
 fn unnamed_kind(record: &Checked, ip: Option<IpAddr>) -> FlowEndpointKind {
     match (ip, record.reason) {
         (Some(_), DropReason::Node) => FlowEndpointKind::Host,
@@ -229,13 +228,13 @@ fn message(
     destination: &FlowEndpoint,
 ) -> String {
     let packets = if count == 1 { "packet" } else { "packets" };
-    let transport = network.transport.as_deref().map(|word| format!("{word} ")).unwrap_or_default();
+    let transport = network.transport.as_deref().map(|name| format!("{name} ")).unwrap_or_default();
     let verdict = record.outcome.as_str();
     format!("{verdict} {count} {packets} {transport}{source} -> {destination}: {}", record.reason.as_str())
 }
 
 impl std::fmt::Display for FlowEndpoint {
-    /// `tenant/namespace/pod:port` of a pod, else `address:port`.
+    /// `tenant/namespace/name:port` of a pod or Service, else `address:port`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let bracketed = self.port.is_some();
         match (&self.namespace, self.pod.as_ref().or(self.name.as_ref()), self.ip) {

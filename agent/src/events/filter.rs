@@ -1,4 +1,6 @@
-//! Which events a reader wants. Pure; part of the socket's protocol.
+//! Which events a reader of the agent's socket wants.
+//!
+//! Pure. The filter is part of the socket's protocol, so an unknown field is an error.
 
 use agent_common::reason::DropReason;
 use jiff::Timestamp;
@@ -7,12 +9,12 @@ use serde::{Deserialize, Serialize};
 use super::labels::Label;
 use super::schema::{Body, Event, Time, ViolationEvent};
 
-/// All of it must hold; the default admits everything. Within one list any value will do. A filter
-/// that names tenants, reasons or a verdict asks about violations and admits nothing else.
+/// An event must meet all conditions. It meets a list if one of the values matches, or if the list is empty. A filter
+/// that names tenants, reasons or verdicts admits violations only. The default admits everything.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Filter {
-    /// Not before.
+    /// Only events of this time or later.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
     /// Tenants of the sender.
@@ -21,7 +23,7 @@ pub struct Filter {
     /// Tenants of the receiver.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub to_tenant: Vec<String>,
-    /// Reasons.
+    /// Drop reasons.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reason: Vec<Label<DropReason>>,
     /// Verdicts.
@@ -36,11 +38,11 @@ impl Filter {
         event.time.0 >= since
             && match &event.body {
                 Body::Violation(violation) => self.admits_violation(violation),
-                Body::Suppressed(_) | Body::State(_) => !self.asks_about_violations(),
+                Body::Suppressed(_) | Body::State(_) => !self.is_about_violations(),
             }
     }
 
-    fn asks_about_violations(&self) -> bool {
+    fn is_about_violations(&self) -> bool {
         !(self.from_tenant.is_empty() && self.to_tenant.is_empty() && self.reason.is_empty() && self.verdict.is_empty())
     }
 

@@ -1,4 +1,6 @@
 //! Names, flows and sources for the tests of events.
+//!
+//! One small cluster that all these tests share. Needs no kernel.
 
 use std::convert::Infallible;
 use std::net::IpAddr;

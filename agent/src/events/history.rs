@@ -1,8 +1,8 @@
 //! Names as they were when the packet was dropped.
 //!
-//! An event is named a little after the fact, and an address may have changed hands meanwhile. The
-//! last snapshots are kept with their times; they share what did not change, so keeping them is
-//! cheap. No clock: times come in.
+//! An event gets its names a little later than the packet, and an address may have another owner by then. So the last
+//! snapshots are kept, each with its time. They share what did not change, so keeping them is cheap. Reads no clock:
+//! times are arguments.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -12,9 +12,9 @@ use agent_common::tenant::TenantId;
 
 use super::enrich::{Named, Names, TenantNamed};
 
-/// Snapshots kept; with their distance, about half a minute under steady change.
+/// Snapshots kept. With `DISTANCE_NS` between them, they cover about half a minute of constant change.
 const KEPT: usize = 32;
-/// Snapshots closer than this to the one before replace it.
+/// Least time between two kept snapshots. Only the newest may be closer to the one before it.
 const DISTANCE_NS: u64 = 1_000_000_000;
 
 /// The last snapshots.
@@ -30,10 +30,10 @@ impl<S> Default for History<S> {
 }
 
 impl<S: Names> History<S> {
-    /// A snapshot holds from now on, monotonic clock.
+    /// Adds a snapshot that is valid from `now_ns` on, monotonic clock.
     pub fn push(&self, snapshot: Arc<S>, now_ns: u64) {
         let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
-        // The newest always stays, and so does one from before each second.
+        // The new snapshot replaces the newest one if the one before that is too recent.
         let crowded = kept.len() > 1
             && kept.iter().nth_back(1).is_some_and(|(before, _)| now_ns.saturating_sub(*before) < DISTANCE_NS);
         if crowded || kept.len() >= KEPT {
@@ -46,34 +46,34 @@ impl<S: Names> History<S> {
         kept.push_back((now_ns, snapshot));
     }
 
-    /// The first answer: of the snapshot of that time, then of later ones (the kernel may be ahead
-    /// of them), then of earlier ones (it may be behind).
-    fn ask<T>(&self, at_ns: u64, question: impl Fn(&S) -> Option<T>) -> Option<T> {
+    /// The first result: from the snapshot of that time, then from later ones, because the kernel may be ahead of them.
+    /// Then from earlier ones, because the kernel may be behind.
+    fn find<T>(&self, at_ns: u64, lookup: impl Fn(&S) -> Option<T>) -> Option<T> {
         let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
         let then = kept.iter().rposition(|(from, _)| *from <= at_ns).unwrap_or(0);
         let later = kept.iter().skip(then);
         let earlier = kept.iter().take(then).rev();
-        later.chain(earlier).find_map(|(_, snapshot)| question(snapshot))
+        later.chain(earlier).find_map(|(_, snapshot)| lookup(snapshot))
     }
 }
 
 impl<S: Names> Names for History<S> {
-    // A cookie names one claim for ever, and a tenant's number is not lent again while anything
-    // refers to it: the newest answer is right.
+    // A cookie names one claim for ever. A tenant's number is not reused while anything refers to it. So the newest
+    // result is right.
     fn endpoint(&self, ifindex: u32, cookie: u32) -> Option<Named> {
-        self.ask(u64::MAX, |names| names.endpoint(ifindex, cookie))
+        self.find(u64::MAX, |names| names.endpoint(ifindex, cookie))
     }
 
     fn address(&self, address: IpAddr, at_ns: u64) -> Option<Named> {
-        self.ask(at_ns, |names| names.address(address, at_ns))
+        self.find(at_ns, |names| names.address(address, at_ns))
     }
 
     fn tenant(&self, id: TenantId) -> Option<TenantNamed> {
-        self.ask(u64::MAX, |names| names.tenant(id))
+        self.find(u64::MAX, |names| names.tenant(id))
     }
 
     fn rule(&self, tenant: TenantId, address: IpAddr) -> Option<String> {
-        self.ask(u64::MAX, |names| names.rule(tenant, address))
+        self.find(u64::MAX, |names| names.rule(tenant, address))
     }
 }
 
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_storm_of_changes_keeps_the_past_and_the_newest() {
+    fn many_changes_keep_an_old_snapshot_and_the_newest() {
         let history = history(&[(0, Some("old"))]);
         for step in 1..10_000_u64 {
             history.push(Arc::new(One(Some("new"))), 5 * SECOND + step * 1_000_000);

@@ -1,7 +1,7 @@
-//! The closed lists of the kernel side, as words in JSON and in the JSON Schema.
+//! The closed lists of `agent-common`, as strings in JSON and in the JSON Schema.
 //!
-//! The lists themselves live in `agent-common`, which knows no serde; this is the only place that
-//! gives them a wire form, so a reason added there appears in the schema by itself.
+//! `agent-common` does not use serde. Only this file gives its lists a JSON form, so a new reason appears in the schema
+//! by itself.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,28 +12,28 @@ use agent_common::reason::DropReason;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A closed list of words.
+/// A closed list of values with names.
 pub trait ClosedList: Copy + 'static {
     /// Name of the list in the schema.
     const NAME: &'static str;
-    /// All that may appear in an event.
+    /// All values that may appear in an event.
     const ALL: &'static [Self];
-    /// The word.
+    /// The name of the value.
     fn label(self) -> &'static str;
-    /// One sentence about it, where the list has one.
+    /// One sentence about the value, if the list has one.
     fn meaning(self) -> Option<&'static str> {
         None
     }
 }
 
-/// A value of a closed list, written as its word.
+/// A value of a closed list, written as its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Label<T>(pub T);
 
 impl<T: ClosedList> Label<T> {
-    /// The value of this word.
-    pub fn parse(word: &str) -> Option<Self> {
-        T::ALL.iter().find(|item| item.label() == word).map(|item| Self(*item))
+    /// The value with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        T::ALL.iter().find(|item| item.label() == name).map(|item| Self(*item))
     }
 }
 
@@ -58,7 +58,7 @@ impl ClosedList for Direction {
 
 impl ClosedList for Outcome {
     const NAME: &'static str = "Verdict";
-    // An allowed packet is no event.
+    // No event reports an allowed packet.
     const ALL: &'static [Self] = &[Self::Dropped, Self::Audited];
     fn label(self) -> &'static str {
         self.as_str()
@@ -79,8 +79,8 @@ impl<T: ClosedList> Serialize for Label<T> {
 
 impl<'de, T: ClosedList> Deserialize<'de> for Label<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let word = Cow::<str>::deserialize(deserializer)?;
-        Self::parse(&word).ok_or_else(|| de::Error::custom(format_args!("{word:?} is no {}", T::NAME)))
+        let name = Cow::<str>::deserialize(deserializer)?;
+        Self::parse(&name).ok_or_else(|| de::Error::custom(format_args!("{name:?} is not a {}", T::NAME)))
     }
 }
 
@@ -94,11 +94,11 @@ impl<T: ClosedList> JsonSchema for Label<T> {
             .iter()
             .filter_map(|item| item.meaning().map(|meaning| format!("{}: {meaning}", item.label())))
             .collect();
-        let words: Vec<_> = T::ALL.iter().map(|item| item.label()).collect();
+        let names: Vec<_> = T::ALL.iter().map(|item| item.label()).collect();
         if explained.is_empty() {
-            json_schema!({ "type": "string", "enum": words })
+            json_schema!({ "type": "string", "enum": names })
         } else {
-            json_schema!({ "type": "string", "enum": words, "description": explained.join("\n") })
+            json_schema!({ "type": "string", "enum": names, "description": explained.join("\n") })
         }
     }
 }
@@ -108,12 +108,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_survives_json_and_rubbish_does_not() {
+    fn every_reason_survives_json_and_other_names_are_refused() {
         for reason in DropReason::ALL {
-            let json = serde_json::to_string(&Label(*reason)).expect("a word");
-            assert_eq!(serde_json::from_str::<Label<DropReason>>(&json).expect("the same word"), Label(*reason));
+            let json = serde_json::to_string(&Label(*reason)).expect("JSON");
+            assert_eq!(serde_json::from_str::<Label<DropReason>>(&json).expect("a reason"), Label(*reason));
         }
         assert!(serde_json::from_str::<Label<DropReason>>("\"because\"").is_err());
-        assert!(serde_json::from_str::<Label<Outcome>>("\"allowed\"").is_err(), "an allowed packet is no event");
+        assert!(serde_json::from_str::<Label<Outcome>>("\"allowed\"").is_err(), "no event reports an allowed packet");
     }
 }

@@ -1,7 +1,7 @@
-//! Token buckets: so many events a second for a tenant, so many for the node.
+//! Token buckets: a rate of events for each tenant, and one for the node.
 //!
-//! Pure; time is an argument. The invariant: a tenant below its fair share of the node's rate is
-//! never held back, however many others are loud. What is held back is counted by tenant and reason.
+//! Pure; time is an argument. The invariant: a tenant below its fair share of the node's rate is never held back,
+//! whatever other tenants do. Events that are held back are counted by tenant and reason.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,15 +13,16 @@ use super::aggregate::FlowReport;
 const SECOND: u64 = 1_000_000_000;
 /// A tenant counts as active for this long after its last event.
 const ACTIVE_NS: u64 = 10 * SECOND;
-/// Tenants kept apart; tenants beyond share the bucket of the unknown one. The node has fewer.
+/// Tenants with a bucket of their own, at most. The others share the bucket of the unknown tenant. A node has fewer
+/// tenants.
 const TENANTS: usize = 1024;
 
 /// Events a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rates {
-    /// Of one tenant.
+    /// For one tenant.
     pub tenant: u32,
-    /// Of the node.
+    /// For the node.
     pub node: u32,
 }
 
@@ -36,7 +37,7 @@ impl Default for Rates {
 pub struct SuppressedCounts {
     /// Events.
     pub events: u64,
-    /// Packets of those.
+    /// Packets of these events.
     pub packets: u64,
     /// Events by reason.
     pub reasons: BTreeMap<DropReason, u64>,
@@ -56,7 +57,7 @@ pub struct Limiter {
 #[derive(Clone, Copy, Debug)]
 struct Share {
     own: Bucket,
-    /// Fills at the node's rate divided by the active tenants; drawn before the node's bucket is asked.
+    /// Fills at the node's rate divided by the number of active tenants. It is used before the node's bucket.
     assured: Bucket,
     last_ns: u64,
 }
@@ -69,7 +70,7 @@ struct Bucket {
 }
 
 impl Limiter {
-    /// All buckets full.
+    /// All buckets start full.
     pub fn new(rates: Rates, now_ns: u64) -> Self {
         Self {
             node: Bucket::full(rates.node, now_ns),
@@ -81,7 +82,7 @@ impl Limiter {
         }
     }
 
-    /// Whether this event may leave; if not, it is counted.
+    /// Whether this event is within the rates. If not, it is counted as held back.
     pub fn admit(&mut self, report: &FlowReport, now_ns: u64) -> bool {
         let tenant = self.bucket_of(report.record.event.tenant);
         let admitted = self.take(tenant, now_ns);
@@ -126,12 +127,12 @@ impl Limiter {
             return false;
         }
         share.own.spend();
-        // The node's bucket may go below zero by what was assured: the loud ones pay it back.
+        // Assured events may take the node's bucket below zero. Other events then wait until it has filled again.
         self.node.spend();
         true
     }
 
-    /// Once a second, and when a tenant is new, counts who is active; forgets the silent.
+    /// Counts the active tenants, once a second and when a tenant is new. Removes inactive tenants.
     fn count_active(&mut self, tenant: TenantId, now_ns: u64) {
         let new = !self.tenants.contains_key(&tenant);
         if new || now_ns.saturating_sub(self.counted_ns) >= SECOND {

@@ -1,6 +1,6 @@
-//! What a record says of its packet, in the words of the schema.
+//! The schema's description of a packet, made from its record.
 //!
-//! Needs no names. The invariant: a field of a header that was not there, or not read, is left out.
+//! Knows no names. The invariant: a field is left out if its header was absent or was not read.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -16,17 +16,17 @@ const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 const SCTP: u8 = 132;
 
-/// A port, where the protocol has any and the header was read.
+/// The port, if the protocol has ports and the header was read.
 pub fn service_port(event: &FlowEvent, port: u16) -> Option<u16> {
     (port != 0 && matches!(event.protocol, TCP | UDP | SCTP)).then_some(port)
 }
 
-/// Source as the packet says, if it says one.
+/// The source address in the packet, if it has one.
 pub fn source_ip(record: &Checked) -> Option<IpAddr> {
     address(record.event.source, record)
 }
 
-/// Destination as the packet says, if it says one.
+/// The destination address in the packet, if it has one.
 pub fn destination_ip(record: &Checked) -> Option<IpAddr> {
     address(record.event.destination, record)
 }
@@ -34,7 +34,7 @@ pub fn destination_ip(record: &Checked) -> Option<IpAddr> {
 fn address(bytes: [u8; 16], record: &Checked) -> Option<IpAddr> {
     let v6 = Ipv6Addr::from(bytes);
     match record.event.family {
-        // Zero is "the frame has none"; in IPv6 it is also an address, `::`, where headers were read.
+        // Zero means that the frame has no address. If IPv6 headers were read, it is the address `::`.
         6 if bytes == [0; 16] && record.reason == DropReason::Malformed => None,
         6 => Some(v6.into()),
         _ if bytes == [0; 16] => None,
@@ -42,11 +42,11 @@ fn address(bytes: [u8; 16], record: &Checked) -> Option<IpAddr> {
     }
 }
 
-/// What the event says of the packet.
+/// Describes the packet of a record.
 pub fn network(record: &Checked) -> Network {
     let event = &record.event;
     let family = match (event.family, event.ethertype) {
-        // ARP speaks of IPv4 addresses and is no IPv4.
+        // An ARP frame carries IPv4 addresses but is not IPv4.
         (_, ARP) => None,
         (4, _) => Some(IpFamily::Ipv4),
         (6, _) => Some(IpFamily::Ipv6),

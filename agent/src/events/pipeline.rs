@@ -1,4 +1,6 @@
-//! The stations of the event path in a row, without a clock and without waiting.
+//! The stages of the event path in order: records in, lines out.
+//!
+//! Reads no clock, because time is an argument. Never waits for a sink. No change of the agent's state is held back.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -22,23 +24,23 @@ use super::sink::{Line, Sink};
 use super::stats::{EventStats, Stage};
 use crate::clock::Clock;
 
-/// While events are held back, one tells of it this often.
+/// Time between two `suppressed` events, while events are held back.
 const SUPPRESSED_NS: u64 = 10_000_000_000;
-/// Reasons and tenants that such an event lists.
+/// Reasons, and tenants, that a `suppressed` event lists at most.
 const TOP: usize = 20;
 
-/// News about the agent itself, to be told as a `state` event.
+/// A change of the agent's own state, to be reported as a `state` event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateNotice {
     /// What changed.
     pub state: AgentStateChange,
-    /// Mode in force now, where the change is about it.
+    /// Mode now in force, if the mode changed.
     pub mode: Option<EnforcementMode>,
-    /// Whose, where it is about one tenant.
+    /// Tenant whose mode or pod it is, if the change concerns one tenant.
     pub tenant: Option<String>,
     /// Policy generation in the kernel.
     pub revision: Option<u64>,
-    /// What a person should know.
+    /// One sentence for people.
     pub message: String,
 }
 
@@ -50,7 +52,7 @@ pub struct Pipeline {
     sinks: Sinks,
     stats: Arc<EventStats>,
     reports: Vec<FlowReport>,
-    /// Event limits of pods that have been heard of: whose, and how much they held back.
+    /// Event slots of pods that have sent records: the tenant, and how many records were held back.
     slots: HashMap<u16, LimitSlot>,
     kernel_held: BTreeMap<TenantId, u64>,
     window_ns: u64,
@@ -63,7 +65,7 @@ struct LimitSlot {
 }
 
 impl Pipeline {
-    /// `held_before`: what each event limit had held back before this agent came.
+    /// `held_before`: what the budget of each event slot had held back before this agent started.
     pub fn new(
         enricher: Enricher,
         sinks: Sinks,
@@ -100,13 +102,13 @@ impl Pipeline {
         self.emit_reports(now);
     }
 
-    /// Takes the fold tables.
+    /// Takes the entries of the aggregation tables.
     pub fn sweep(&mut self, entries: Vec<AggregateEntry>, now: Clock) {
         self.aggregator.sweep(entries, now.monotonic_ns, &mut self.reports);
         self.emit_reports(now);
     }
 
-    /// Takes the kernel's own account of what it could not tell.
+    /// Takes the kernel's counts of its losses.
     pub fn losses(&self, losses: [u64; Loss::LEN as usize]) {
         let lost = |loss: Loss| losses.get(loss as usize).copied().unwrap_or(0);
         self.stats.lost(Stage::RingBuffer).raise(lost(Loss::RingFull));
@@ -115,15 +117,15 @@ impl Pipeline {
         self.stats.pull_failures.raise(lost(Loss::Pull));
     }
 
-    /// Event limits worth reading: of pods that have sent records.
+    /// Event slots whose budgets are worth reading: those of pods that have sent records.
     pub fn slots(&self) -> Vec<u16> {
         self.slots.keys().copied().collect()
     }
 
-    /// Takes what one event limit has held back so far.
+    /// Takes what the budget of one event slot has held back so far.
     pub fn held_back(&mut self, slot: u16, count: u64) {
         let slot = self.slots.entry(slot).or_default();
-        // A lower count is a limit that began anew with another pod.
+        // A lower count means that the budget was reset.
         let more = if count >= slot.held_back { count - slot.held_back } else { count };
         slot.held_back = count;
         if more > 0 {
@@ -132,7 +134,7 @@ impl Pipeline {
         }
     }
 
-    /// Ends windows that are due, and says what was held back.
+    /// Ends windows that are due, and reports what was held back.
     pub fn tick(&mut self, now: Clock) {
         self.enricher.set_clock_offset(now.offset_ns);
         self.aggregator.expire(now.monotonic_ns, &mut self.reports);
@@ -142,7 +144,7 @@ impl Pipeline {
         }
     }
 
-    /// Tells a change of the agent's own state. No limit holds it back.
+    /// Reports a change of the agent's own state. No rate limit applies to it.
     pub fn notice(&self, notice: StateNotice, now: Clock) {
         let severity = match notice.state {
             AgentStateChange::EnforcementLost => EventSeverity::Critical,
@@ -165,14 +167,14 @@ impl Pipeline {
         self.emit(self.enricher.event(self.enricher.time(now.monotonic_ns), body));
     }
 
-    /// Tells all that waits: at the end.
+    /// Reports everything that waits, at the end.
     pub fn finish(&mut self, now: Clock) {
         self.aggregator.flush(&mut self.reports);
         self.emit_reports(now);
         self.emit_suppressed(now);
     }
 
-    /// The sinks, to be closed.
+    /// The sinks, for closing them.
     pub fn sinks(&self) -> Vec<Arc<dyn Sink>> {
         self.sinks.clone()
     }
@@ -198,7 +200,7 @@ impl Pipeline {
             }
             Err(error) => {
                 self.stats.lost(Stage::Sink).add(1);
-                tracing::warn!(%error, "an event could not be encoded");
+                tracing::warn!(%error, "an event could not be encoded as JSON and is lost");
             }
         }
     }
@@ -237,7 +239,7 @@ impl Pipeline {
                 .map(|(id, (count, packets))| TenantCount { tenant: self.enricher.tenant_name(id), count, packets })
                 .collect(),
             message: format!(
-                "held back {} events about {packets} packets by rate limit; counters are complete",
+                "rate limits held back {} events with {packets} packets; the packet counters are complete",
                 by_rate + by_pod
             ),
         });

@@ -1,7 +1,7 @@
-//! How much of each kernel fold entry was told already.
+//! How many packets of each entry of the kernel's aggregation tables were already reported.
 //!
-//! Bounded: what was not touched for a whole generation is forgotten, and the horizon moves up so
-//! that a forgotten entry that speaks again is not told twice. Pure; no clock.
+//! Memory is bounded: an entry is forgotten if it was not updated while `capacity` others were. The horizon then moves
+//! up, so that a forgotten entry is not reported twice if it returns. Pure; reads no clock.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};
@@ -9,22 +9,21 @@ use std::hash::{BuildHasher, Hash};
 
 use agent_common::event::FlowEvent;
 
-/// One incarnation of one flow in one CPU's fold table.
+/// Identifies one use of an entry: one flow in the aggregation table of one CPU, from its first packet on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EntryId {
     flow: u64,
     first_ns: u64,
-    /// The last word of the record: zero, or whatever the programs put there to tell two CPUs apart
-    /// that saw the first packet of one flow in the same tick.
-    lane: u32,
+    /// The CPU of the table. Two CPUs may see the first packet of one flow in the same clock tick.
+    cpu: u32,
 }
 
-/// What a cumulative count adds.
+/// What a cumulative count adds to what was reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Packets nobody told of.
+    /// Packets that were not reported before.
     pub delta: u64,
-    /// Packets somebody may have told of before we knew the flow.
+    /// Packets that may have been reported before the entry was known.
     pub presumed: u64,
     /// No packet of the delta is older.
     pub since_ns: u64,
@@ -36,16 +35,16 @@ struct LastCount {
     last_ns: u64,
 }
 
-/// The memory.
+/// The last counts of the known entries.
 #[derive(Debug)]
 pub struct ReportedCounts {
     hasher: RandomState,
     capacity: usize,
     young: HashMap<EntryId, LastCount>,
     old: HashMap<EntryId, LastCount>,
-    /// Unknown entries that began before this may have been told of.
+    /// Unknown entries that began before this time may have been reported already.
     horizon_ns: u64,
-    /// Unknown entries of this sweep and of the one before.
+    /// Unknown entries that this sweep found; then those that the sweep before found.
     found: HashSet<EntryId>,
     found_before: HashSet<EntryId>,
 }
@@ -64,14 +63,15 @@ impl ReportedCounts {
         }
     }
 
-    /// Names the fold entry behind a record.
+    /// Identifies the table entry of which this record is a copy.
     pub fn id(&self, flow: &impl Hash, event: &FlowEvent) -> EntryId {
-        EntryId { flow: self.hasher.hash_one(flow), first_ns: event.first_ns, lane: event.cpu }
+        EntryId { flow: self.hasher.hash_one(flow), first_ns: event.first_ns, cpu: event.cpu }
     }
 
-    /// Whether an entry found by a sweep can be believed: we know it, or the sweep before found it
-    /// too. A map value is copied while the program may be replacing it, and half of one flow with
-    /// half of another looks like a flow; it never looks the same twice.
+    /// Whether an entry that a sweep found is consistent: it is known, or the sweep before found it too.
+    ///
+    /// A program may replace a map value while it is copied. The copy then mixes two flows and looks like a third one.
+    /// Two sweeps never find the same mixture.
     pub fn stable(&mut self, id: EntryId) -> bool {
         if self.young.contains_key(&id) || self.old.contains_key(&id) || self.found_before.contains(&id) {
             return true;
@@ -80,16 +80,16 @@ impl ReportedCounts {
         false
     }
 
-    /// The next call of `stable` belongs to another sweep.
+    /// Ends a sweep: the next call of `stable` belongs to another one.
     pub fn end_sweep(&mut self) {
         self.found_before = std::mem::take(&mut self.found);
     }
 
-    /// Notes a count. `reported_before` is what somebody told already if this entry is not known and
-    /// began before the horizon.
+    /// Stores a count. If the entry is unknown and began before the horizon, `reported_before` of its packets are
+    /// presumed reported.
     pub fn advance(&mut self, id: EntryId, event: &FlowEvent, reported_before: u64) -> Progress {
         if let Some(last) = self.touch(id) {
-            // A sweep overtakes records that still wait in the ring buffer: the lower count is old news.
+            // Records that wait in the ring buffer may be older than the last sweep. Their lower count adds nothing.
             let progress = Progress {
                 delta: event.count.saturating_sub(last.count),
                 presumed: 0,

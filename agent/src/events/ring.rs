@@ -1,6 +1,6 @@
-//! The source of records that the kernel fills: aya's ring buffer and per-CPU arrays.
+//! The kernel's source of records: aya's ring buffer and per-CPU arrays.
 //!
-//! Reads only. Works from Linux 5.8 on, where ring buffers came.
+//! Only reads. Needs Linux 5.8, the first version with BPF ring buffers.
 
 use std::io;
 
@@ -19,12 +19,12 @@ pub enum RingError {
     /// The ring buffer cannot be polled.
     #[error("cannot wait for the ring buffer")]
     Wait(#[source] io::Error),
-    /// A fold table, a limit or a loss counter cannot be read.
+    /// An aggregation table, an event budget or a loss counter cannot be read.
     #[error("cannot read the event map {map}")]
     Read {
-        /// Which.
+        /// Name of the map.
         map: &'static str,
-        /// Why.
+        /// The kernel's answer.
         #[source]
         source: MapError,
     },
@@ -33,8 +33,8 @@ pub enum RingError {
 /// The event maps.
 pub struct Ring {
     records: AsyncFd<RingBuf<MapData>>,
-    fold: PerCpuArray<MapData, AggregateEntry>,
-    limits: PerCpuArray<MapData, EventBudget>,
+    flows: PerCpuArray<MapData, AggregateEntry>,
+    budgets: PerCpuArray<MapData, EventBudget>,
     losses: PerCpuArray<MapData, u64>,
 }
 
@@ -42,19 +42,19 @@ impl Ring {
     /// Takes the maps over. Must be called inside the tokio runtime.
     pub fn new(
         records: RingBuf<MapData>,
-        fold: PerCpuArray<MapData, AggregateEntry>,
-        limits: PerCpuArray<MapData, EventBudget>,
+        flows: PerCpuArray<MapData, AggregateEntry>,
+        budgets: PerCpuArray<MapData, EventBudget>,
         losses: PerCpuArray<MapData, u64>,
     ) -> Result<Self, RingError> {
         #[expect(
             deprecated,
-            reason = "its successor is an unsafe fn that asks for what `RingBuf` keeps: its descriptor"
+            reason = "its successor is an unsafe fn that requires what `RingBuf` guarantees: an open descriptor"
         )]
         let records = AsyncFd::with_interest(records, Interest::READABLE).map_err(RingError::Wait)?;
-        Ok(Self { records, fold, limits, losses })
+        Ok(Self { records, flows, budgets, losses })
     }
 
-    /// What every limit has held back so far: once, at the start.
+    /// What the budget of each event slot has held back so far. Read once, at the start.
     pub fn all_held_back(&mut self) -> Result<Vec<(u16, u64)>, RingError> {
         (0..EVENT_SLOTS as u16).map(|slot| self.held_back(slot).map(|count| (slot, count))).collect()
     }
@@ -64,13 +64,13 @@ impl RecordSource for Ring {
     type Error = RingError;
 
     async fn ready(&mut self) -> Result<(), RingError> {
-        // Not cleared here: `drain` may leave records behind, and only an empty buffer is not ready.
+        // Readiness is not cleared here: `drain` may leave records, and only an empty buffer is not ready.
         self.records.readable().await.map(|mut guard| guard.retain_ready()).map_err(RingError::Wait)
     }
 
     fn drain(&mut self, most: usize, each: &mut dyn FnMut(&[u8])) -> usize {
         let mut count = 0;
-        // "Would block" tells tokio that the buffer was empty: the next `ready` waits.
+        // "Would block" means to tokio that the buffer was empty, so the next `ready` waits.
         let mut read = |records: &mut RingBuf<MapData>| {
             while count < most {
                 let Some(item) = records.next() else { return Err(io::Error::from(io::ErrorKind::WouldBlock)) };
@@ -80,29 +80,31 @@ impl RecordSource for Ring {
             Ok(())
         };
         let known_ready = self.records.try_io_mut(Interest::READABLE, &mut read);
-        // Tokio may not have heard of records that wait all the same: the second reading finds them.
+        // Tokio may not know yet that records wait. The second reading finds them.
         if known_ready.is_err() && read(self.records.get_mut()).is_ok() {
-            tracing::trace!("more records than one turn reads");
+            tracing::trace!("more records wait than one turn reads");
         }
         count
     }
 
     fn sweep(&mut self) -> Result<Vec<AggregateEntry>, RingError> {
         let mut found = Vec::new();
-        for place in 0..AGGREGATE_LEN {
-            let entries =
-                self.fold.get(&place, 0).map_err(|source| RingError::Read { map: maps::DENIED_FLOWS.name, source })?;
+        for bucket in 0..AGGREGATE_LEN {
+            let entries = self
+                .flows
+                .get(&bucket, 0)
+                .map_err(|source| RingError::Read { map: maps::DENIED_FLOWS.name, source })?;
             found.extend(entries.iter().filter(|entry| entry.event.count > 0));
         }
         Ok(found)
     }
 
     fn held_back(&mut self, slot: u16) -> Result<u64, RingError> {
-        let limits = self
-            .limits
+        let budgets = self
+            .budgets
             .get(&slot.into(), 0)
             .map_err(|source| RingError::Read { map: maps::EVENT_BUDGETS.name, source })?;
-        Ok(limits.iter().map(|limit| limit.held_back).sum())
+        Ok(budgets.iter().map(|budget| budget.held_back).sum())
     }
 
     fn losses(&mut self) -> Result<[u64; Loss::LEN as usize], RingError> {

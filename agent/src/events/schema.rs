@@ -1,8 +1,8 @@
-//! The event as the outside world reads it: `bulkhead.dev/violation/v1`.
+//! The event as sinks write it: `bulkhead.dev/violation/v1`.
 //!
-//! A promise to SIEM rules: fields are only added within v1, numbers are numbers, addresses are
-//! strings, and what is not known is not there (never `""`, never `null`). Keys are in the order
-//! in which people read them. Refuses to know how any of it was found out.
+//! SIEM rules depend on it. Within v1, fields are only added. Numbers are numbers, and addresses are strings. An
+//! unknown value has no key: neither `""` nor `null` is written. Keys are in the order in which people read them. This
+//! file does not know where a value comes from.
 
 use std::net::IpAddr;
 
@@ -18,18 +18,18 @@ pub use super::wire::{Time, Uuid7};
 /// One event, one line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
-    /// Which promise this line keeps.
+    /// Name and version of the schema of this line.
     pub schema: SchemaId,
-    /// Last packet of the event, or when the state changed. Events leave in about this order.
+    /// Time of the last packet, or of the change of state. Events are written in about this order.
     pub time: Time,
-    /// UUID version 7: sorts by time, and tells a repeat from a second event.
+    /// UUID version 7, which sorts by time. Two lines with the same one are the same event.
     pub id: Uuid7,
     /// What happened.
     #[serde(flatten)]
     pub body: Body,
 }
 
-/// The versions of the schema; there is one.
+/// The versions of the schema. There is one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum SchemaId {
     /// Version 1.
@@ -42,65 +42,65 @@ pub enum SchemaId {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Body {
-    /// Packets of one flow were dropped, or would have been.
+    /// Packets of one flow were dropped, or would have been dropped in enforce mode.
     Violation(Box<ViolationEvent>),
-    /// Events were held back by a rate limit. Counters are not affected.
+    /// A rate limit held events back. Counters are not affected.
     Suppressed(SuppressedEvent),
     /// The agent's own state changed.
     State(StateEvent),
 }
 
-/// Packets of one flow were dropped, or would have been in enforce mode.
+/// Packets of one flow were dropped, or would have been dropped in enforce mode.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ViolationEvent {
-    /// From the reason; an audited one stands one step lower.
+    /// Severity of the reason; one step lower if the packets were only audited.
     pub severity: EventSeverity,
-    /// What became of the packets.
+    /// Whether the packets were dropped or audited.
     pub verdict: Label<Outcome>,
-    /// Why.
+    /// Why the packets were denied.
     pub reason: Label<DropReason>,
-    /// Seen from the local pod.
+    /// Direction, from the view of the local pod.
     pub direction: Label<Direction>,
-    /// Name of the cluster, if the agent was told one.
+    /// Name of the cluster, if one is configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
     /// Name of the node.
     pub node: String,
-    /// Who sent it.
+    /// The sender.
     pub source: FlowEndpoint,
-    /// Who it was for.
+    /// The receiver.
     pub destination: FlowEndpoint,
-    /// The packet.
+    /// Headers of the newest packet.
     pub network: Network,
-    /// What denied it.
+    /// The policy that denied the packets.
     pub policy: Policy,
-    /// Packets folded into this event.
+    /// Packets aggregated in this event.
     pub count: u64,
     /// No packet of this event is older.
     pub first_seen: Time,
-    /// The newest packet of this event.
+    /// Time of the newest packet of this event.
     pub last_seen: Time,
     /// One sentence for people.
     pub message: String,
 }
 
-/// How much somebody should care.
+/// How urgent an event is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EventSeverity {
-    /// For the record.
+    /// Ordinary; no action is needed.
     Info,
     /// Probably a mistake.
     Low,
-    /// Look at it today.
+    /// To be looked at the same day.
     Medium,
-    /// Somebody tries.
+    /// Probably deliberate.
     High,
-    /// The boundary itself is in doubt.
+    /// Enforcement is incomplete.
     Critical,
 }
 
-/// What stands at one end of a flow.
+/// The kind of one end of a flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FlowEndpointKind {
@@ -112,7 +112,7 @@ pub enum FlowEndpointKind {
     Service,
     /// An address outside the cluster.
     External,
-    /// An address of the cluster that is nothing we know, or a frame without one.
+    /// An address of the cluster without a known owner, or a frame without an address.
     #[default]
     Unknown,
 }
@@ -120,15 +120,15 @@ pub enum FlowEndpointKind {
 /// One end of a flow.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FlowEndpoint {
-    /// What it is.
+    /// Kind of this end.
     pub kind: FlowEndpointKind,
-    /// The address as the packet says; a spoofed one too.
+    /// Address in the packet, even if it is spoofed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip: Option<IpAddr>,
-    /// Port, of the newest packet.
+    /// Port in the newest packet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// Its tenant; absent means none.
+    /// Tenant of the address. Absent if it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
     /// Namespace of the pod or Service.
@@ -140,7 +140,7 @@ pub struct FlowEndpoint {
     /// UID of the pod: safe to join on when names are reused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_uid: Option<String>,
-    /// What runs the pod.
+    /// Workload that the pod belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<WorkloadRef>,
     /// Name of the Service or node.
@@ -151,22 +151,22 @@ pub struct FlowEndpoint {
     pub subnet: Option<String>,
 }
 
-/// What runs a pod.
+/// The workload that a pod belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkloadRef {
     /// Deployment, StatefulSet, Job and so on.
     pub kind: String,
-    /// Its name.
+    /// Name of the workload.
     pub name: String,
 }
 
 /// The newest packet of the event.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Network {
-    /// Absent where the frame is no readable IP.
+    /// Address family. Absent if the frame is not readable IP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub family: Option<IpFamily>,
-    /// The EtherType, where the frame is no readable IP.
+    /// EtherType. Present only if the frame is not readable IP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ethertype: Option<u16>,
     /// `tcp`, `udp`, `sctp`, `icmp` or `ipv6-icmp`.
@@ -178,7 +178,7 @@ pub struct Network {
     /// TCP flags that were set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tcp_flags: Vec<TcpFlag>,
-    /// ICMP type, instead of ports.
+    /// ICMP type. ICMP has no ports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub icmp_type: Option<u8>,
     /// ICMP code.
@@ -186,7 +186,7 @@ pub struct Network {
     pub icmp_code: Option<u8>,
     /// Bytes of the frame.
     pub length: u32,
-    /// Community ID version 1: joins with Zeek and Suricata. Only where there are ports.
+    /// Community ID version 1, which Zeek and Suricata compute too. Present only if there are ports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub community_id: Option<String>,
 }
@@ -201,7 +201,7 @@ pub enum IpFamily {
     Ipv6,
 }
 
-/// A TCP flag, in the order of the bits.
+/// The TCP flags, in the order of their bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 #[expect(missing_docs, reason = "the names are the documentation")]
@@ -216,21 +216,21 @@ pub enum TcpFlag {
     Cwr,
 }
 
-/// What denied it.
+/// The policy that denied the packets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Policy {
-    /// Whose policy: the local pod's tenant.
+    /// Tenant of the local pod. The policy is its policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
-    /// The default, or the named range, that decided.
+    /// Name of the default rule, or of the named range, that decided.
     pub rule: String,
-    /// Mode in which it was judged.
+    /// Mode in which the packets were judged.
     pub mode: EnforcementMode,
-    /// Policy generation that the kernel held.
+    /// Policy generation that denied the packets.
     pub revision: u64,
 }
 
-/// Drop, or only report.
+/// Whether denied packets are dropped or only reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EnforcementMode {
@@ -250,33 +250,33 @@ impl EnforcementMode {
     }
 }
 
-/// Events were held back. What the counters say is complete all the same.
+/// Events were held back. Counters are complete nevertheless.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SuppressedEvent {
     /// Always `low`.
     pub severity: EventSeverity,
-    /// Name of the cluster, if the agent was told one.
+    /// Name of the cluster, if one is configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
     /// Name of the node.
     pub node: String,
     /// Events and kernel records held back.
     pub count: u64,
-    /// Packets that no event has told of.
+    /// Packets that no event reports.
     pub packets: u64,
-    /// When.
+    /// The period in which they were held back.
     pub window: SuppressionWindow,
-    /// Where they were held back.
+    /// Counts by the stage that held them back.
     pub stages: Vec<StageCount>,
-    /// The most frequent reasons.
+    /// Events held back by drop reason, the most frequent first.
     pub reasons: Vec<ReasonCount>,
-    /// The loudest tenants.
+    /// Counts by tenant, the highest first.
     pub tenants: Vec<TenantCount>,
     /// One sentence for people.
     pub message: String,
 }
 
-/// From, until.
+/// Start and end of a period.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are the documentation")]
 pub struct SuppressionWindow {
@@ -284,33 +284,33 @@ pub struct SuppressionWindow {
     pub end: Time,
 }
 
-/// Held back at one stage.
+/// What one stage held back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StageCount {
     /// `pod_limit` (in the kernel) or `rate_limit` (in the agent).
     pub stage: String,
-    /// How many.
+    /// Events and kernel records held back.
     pub count: u64,
 }
 
-/// Held back for one reason.
+/// What was held back for one drop reason.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ReasonCount {
     /// The reason.
     pub reason: Label<DropReason>,
-    /// How many.
+    /// Events held back.
     pub count: u64,
 }
 
-/// Held back of one tenant.
+/// What was held back of one tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TenantCount {
-    /// The tenant; absent means pods of none.
+    /// The tenant. Absent for pods without a tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
-    /// How many.
+    /// Events and kernel records held back.
     pub count: u64,
-    /// Packets that no event has told of.
+    /// Packets that no event reports.
     pub packets: u64,
 }
 
@@ -320,13 +320,13 @@ pub struct TenantCount {
 pub enum AgentStateChange {
     /// The agent has started.
     AgentStarted,
-    /// The agent ends; the kernel keeps enforcing.
+    /// The agent stops. The kernel keeps enforcing.
     AgentStopping,
-    /// The mode in force is another.
+    /// The mode in force has changed.
     ModeChanged,
-    /// Something local is not enforced that should be.
+    /// A local pod, the guards or the newest policy should be enforced and are not.
     EnforcementLost,
-    /// It is again.
+    /// What was not enforced is enforced again.
     EnforcementRestored,
 }
 
@@ -335,17 +335,17 @@ pub enum AgentStateChange {
 pub struct StateEvent {
     /// `critical` when enforcement is lost.
     pub severity: EventSeverity,
-    /// Name of the cluster, if the agent was told one.
+    /// Name of the cluster, if one is configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
     /// Name of the node.
     pub node: String,
     /// What changed.
     pub state: AgentStateChange,
-    /// Mode in force now, where the change is about it.
+    /// Mode now in force, if the mode changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<EnforcementMode>,
-    /// Whose mode or pod, where the change is about one tenant.
+    /// Tenant whose mode or pod it is, if the change concerns one tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
     /// Version of the agent.
@@ -363,7 +363,7 @@ pub fn json_schema() -> Schema {
     settings.into_generator().into_root_schema_for::<Event>()
 }
 
-/// An absent value has no key, so `null` is no value of ours.
+/// Removes `null` from the schema: an absent value has no key.
 fn never_null(schema: &mut Schema) {
     schemars::transform::transform_subschemas(&mut never_null, schema);
     let Some(object) = schema.as_object_mut() else { return };

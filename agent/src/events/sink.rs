@@ -1,5 +1,6 @@
-//! Where events go. Offering an event never waits: a sink that hangs fills its own queue, loses the
-//! oldest, and counts them.
+//! Sinks: where events go.
+//!
+//! Offering an event never waits. The queue of a sink that hangs fills up. Then its oldest events are lost and counted.
 
 pub mod hub;
 pub mod queue;
@@ -23,13 +24,13 @@ pub struct Line {
     pub json: Bytes,
 }
 
-/// Takes events.
+/// A receiver of events.
 pub trait Sink: Send + Sync {
-    /// The word used in metrics.
+    /// The label used in metrics.
     fn name(&self) -> &'static str;
     /// Takes an event without waiting.
     fn offer(&self, line: &Arc<Line>);
-    /// No more events come: finishes what waits, for a moment.
+    /// Ends the sink. May wait a moment until the events in its queue are written.
     fn close(&self) {}
 }
 

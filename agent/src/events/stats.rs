@@ -1,33 +1,33 @@
-//! What happened to records and events, stage by stage: the numbers behind "and said what it left out".
+//! Counts of what happened to records and events, stage by stage.
 //!
-//! Plain atomics, written by the event path and read on scrape. Nothing here decides anything.
+//! Plain atomics: the event path writes them, and a scrape reads them. Nothing here decides anything.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Where a record or an event can be lost. The word is the metric's label.
+/// Where a record or an event can be lost. The name of the stage is the metric's label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
-    /// Held back in the kernel: one pod had too much to tell. Its packets are told by the sweep.
+    /// The kernel held a record back, because the budget of its pod was spent. A sweep reports its packets.
     PodLimit = 0,
-    /// The ring buffer was full. The packets are told by a later record, or by the sweep.
+    /// The ring buffer was full. A later record or a sweep reports the packets.
     RingBuffer = 1,
-    /// Packets whose flow was pushed out of the kernel's fold table before its last count was told.
+    /// Another flow took the entry of the aggregation table before these packets were reported. Counts packets.
     AggregateTable = 2,
-    /// Not a record of ours.
+    /// The bytes are not a valid record.
     Decode = 3,
     /// A tenant or the node was over its rate.
     RateLimit = 4,
-    /// A sink was slower than its queue is long.
+    /// The queue of a sink was full.
     Queue = 5,
-    /// A sink refused.
+    /// A sink could not write the event, or the event could not be encoded.
     Sink = 6,
-    /// A reader of `observe` was too slow.
+    /// The queue of a reader of `observe` was full.
     Observer = 7,
 }
 
 impl Stage {
-    /// All, in the order of a record's way.
+    /// All, in the order in which a record passes them.
     pub const ALL: [Self; 8] = [
         Self::PodLimit,
         Self::RingBuffer,
@@ -39,7 +39,7 @@ impl Stage {
         Self::Observer,
     ];
 
-    /// The word used in metrics.
+    /// The label used in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::PodLimit => "pod_limit",
@@ -54,17 +54,17 @@ impl Stage {
     }
 }
 
-/// A number that grows.
+/// A number that only grows.
 #[derive(Debug, Default)]
 pub struct Tally(AtomicU64);
 
 impl Tally {
-    /// Adds.
+    /// Adds `more`.
     pub fn add(&self, more: u64) {
         self.0.fetch_add(more, Ordering::Relaxed);
     }
 
-    /// Takes over a number that something else counts; never backwards.
+    /// Takes over a number that is counted elsewhere. The tally never decreases.
     pub fn raise(&self, to: u64) {
         self.0.fetch_max(to, Ordering::Relaxed);
     }
@@ -88,14 +88,14 @@ pub struct SinkStats {
     pub queued: AtomicU64,
 }
 
-/// The whole event path.
+/// The counts of the whole event path.
 #[derive(Debug, Default)]
 pub struct EventStats {
     /// Records read from the ring buffer.
     pub received: Tally,
-    /// Records folded into an earlier event.
+    /// Records whose packets were added to an earlier event.
     pub aggregated: Tally,
-    /// Packets that an earlier agent is presumed to have told of.
+    /// Packets that an earlier agent is presumed to have reported.
     pub presumed_reported: Tally,
     /// Connections that the reply table could not take: their replies are dropped.
     pub reply_insert_failures: Tally,
@@ -111,21 +111,21 @@ impl EventStats {
         &self.lost[stage as usize]
     }
 
-    /// Lost so far between the kernel and the sinks; `observe` tells its readers itself.
+    /// The losses so far between the kernel and the sinks. `observe` reports its own losses to its readers.
     pub fn lost_total(&self) -> u64 {
         let stages =
             [Stage::RingBuffer, Stage::AggregateTable, Stage::Decode, Stage::RateLimit, Stage::Queue, Stage::Sink];
         stages.into_iter().map(|stage| self.lost(stage).get()).sum()
     }
 
-    /// The numbers of a new sink.
+    /// Adds a sink; returns its counts.
     pub fn sink(&self, name: &'static str) -> Arc<SinkStats> {
         let stats = Arc::new(SinkStats::default());
         self.sinks.lock().unwrap_or_else(PoisonError::into_inner).push((name, Arc::clone(&stats)));
         stats
     }
 
-    /// The numbers of all sinks.
+    /// The counts of all sinks.
     pub fn sinks(&self) -> Vec<(&'static str, Arc<SinkStats>)> {
         self.sinks.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -1,4 +1,6 @@
-//! The event loop with records from vectors.
+//! The event loop on a source that is two vectors.
+//!
+//! Tests `run` only: each stage of the event path has its own tests. Needs no kernel.
 
 use std::convert::Infallible;
 use std::sync::Mutex;
@@ -33,7 +35,7 @@ impl Sink for Kept {
     }
 }
 
-/// Records that wait, and an aggregate table with a higher count.
+/// Records that wait, and an aggregation table with a higher count.
 struct Maps {
     records: Vec<FlowEvent>,
     table: Vec<AggregateEntry>,
@@ -66,7 +68,7 @@ impl RecordSource for Maps {
 }
 
 #[tokio::test]
-async fn the_end_tells_what_waits_and_closes_the_sinks() {
+async fn at_the_end_what_waits_is_reported_and_the_sinks_are_closed() {
     let (kept, stats) = (Arc::new(Kept::default()), Arc::new(EventStats::default()));
     let fresh = FlowEvent { first_ns: u64::MAX - 1, last_ns: u64::MAX - 1, ..flow(1) };
     let entry = AggregateEntry { event: FlowEvent { count: 90, ..fresh }, ..AggregateEntry::default() };
@@ -75,7 +77,7 @@ async fn the_end_tells_what_waits_and_closes_the_sinks() {
     let settings = (AggregatorBounds { windows: 10, seen: 10 }, Rates::default());
     let pipeline =
         Pipeline::new(enricher, vec![kept.clone()], Arc::clone(&stats), settings, std::iter::empty(), Clock::now());
-    let (notices, heard) = mpsc::channel(4);
+    let (notices, receiver) = mpsc::channel(4);
     let started = StateNotice {
         state: AgentStateChange::AgentStarted,
         mode: None,
@@ -83,10 +85,10 @@ async fn the_end_tells_what_waits_and_closes_the_sinks() {
         revision: None,
         message: "started".into(),
     };
-    notices.send(started).await.expect("a listener");
+    notices.send(started).await.expect("a receiver");
     drop(notices);
 
-    run(source, pipeline, heard).await;
+    run(source, pipeline, receiver).await;
 
     let lines = kept.lines.lock().expect("a lock");
     let packets: u64 = lines

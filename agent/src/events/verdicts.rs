@@ -1,11 +1,13 @@
-//! What a reason means to the people who read events: how severe, and which default it is.
+//! The severity of each drop reason, and the name of its default rule.
+//!
+//! Tables over a closed list. Knows no packet: the drop reason and the outcome suffice.
 
 use agent_common::counters::Outcome;
 use agent_common::reason::DropReason;
 
 use super::schema::EventSeverity;
 
-/// How much somebody should care. What was only audited stands one step lower.
+/// The severity of a violation. An audited one is one step lower.
 pub fn severity(reason: DropReason, outcome: Outcome) -> EventSeverity {
     use EventSeverity::{Critical, High, Info, Low, Medium};
     match (of_reason(reason), outcome == Outcome::Audited) {
@@ -27,7 +29,7 @@ fn of_reason(reason: DropReason) -> EventSeverity {
         | R::MetadataService
         | R::IcmpRedirect
         | R::RouterAdvertisement => EventSeverity::High,
-        // The boundary was met, or a detour around it was tried, or we had to close for a fault of ours.
+        // Traffic across tenants or to nodes, ways around the rules, and denials because of a fault of Bulkhead.
         R::CrossTenant
         | R::UnassignedDestination
         | R::Node
@@ -44,12 +46,12 @@ fn of_reason(reason: DropReason) -> EventSeverity {
         | R::Ethertype
         | R::ExtensionHeader
         | R::NotOwnAddress => EventSeverity::Low,
-        // The ordinary noise of a pod that starts, or that looks for a printer.
+        // Ordinary for a pod that starts, or that searches the network for services.
         R::NotReady | R::Multicast => EventSeverity::Info,
     }
 }
 
-/// The rule that denies where no named range does.
+/// The name of the rule that denies if no named range decides.
 pub fn default_rule(reason: DropReason) -> &'static str {
     use DropReason as R;
     match reason {
@@ -74,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_audited_violation_stands_one_step_lower_and_never_below_info() {
+    fn an_audited_violation_is_one_step_lower_but_never_below_info() {
         assert_eq!(severity(DropReason::SpoofedSource, Outcome::Dropped), EventSeverity::High);
         assert_eq!(severity(DropReason::SpoofedSource, Outcome::Audited), EventSeverity::Medium);
         assert_eq!(severity(DropReason::Multicast, Outcome::Audited), EventSeverity::Info);

@@ -1,4 +1,6 @@
-//! How an instant and an identity are written in JSON, and described in the schema.
+//! How a time and the id of an event are written in JSON, and described in the schema.
+//!
+//! Knows nothing else of an event. A time is always in UTC, with nine digits after the second.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,11 +10,11 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use uuid::Uuid;
 
-/// An instant, RFC 3339 in UTC, always with nine digits after the second.
+/// A time: RFC 3339 in UTC, always with nine digits after the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(pub Timestamp);
 
-/// An event's identity.
+/// The id of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Uuid7(pub Uuid);
 

@@ -1,7 +1,7 @@
-//! Kernel counters by slot become counters by tenant that never go backwards.
+//! Turns the kernel's counters by slot into counters by tenant that never decrease.
 //!
-//! A slot is lent to a tenant and may be lent again; the kernel's numbers belong to the slot. Here
-//! growth is added to whoever owned the slot when it was read before. Pure but for the trait.
+//! A slot belongs to a tenant and may be reassigned later, but the kernel counts by slot. So growth is added to the
+//! owner of the slot at the previous reading. Pure, except for the trait.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -13,7 +13,7 @@ use agent_common::reason::DropReason;
 
 /// Reads the kernel's maps.
 pub trait KernelCounters: Send {
-    /// Whose each slot in use is. Slot 0 is everybody's who has none, and is not listed.
+    /// The owner of each slot in use. Slot 0 counts for all without a slot, and is not listed.
     fn owners(&self) -> Vec<(u16, String)>;
     /// All counters of a slot, summed over CPUs, since the maps were made.
     fn slot(&self, slot: u16) -> io::Result<SlotCounters>;
@@ -45,19 +45,19 @@ impl Default for SlotCounters {
 pub struct MapUsage {
     /// Its name.
     pub name: String,
-    /// Entries in use, where somebody counts them.
+    /// Entries in use, if they are counted.
     pub entries: Option<u64>,
     /// Entries it can hold.
     pub max_entries: u64,
 }
 
-/// What a packet counter is about, but for the tenant.
+/// What a packet counter counts, apart from the tenant.
 pub type CounterKey = (Outcome, Direction, Option<DropReason>);
 
-/// The label of everybody without a series of their own.
+/// The label for tenants without a series of their own, and for packets of no tenant.
 pub const OTHER: &str = "other";
 
-/// Sums by cell, and denied packets by tenant.
+/// Sums over all slots, and denied packets by tenant.
 #[derive(Debug, Default)]
 pub struct Accounts {
     max_tenants: usize,
@@ -75,13 +75,13 @@ struct SlotReading {
 }
 
 impl Accounts {
-    /// Keeps this many tenants apart.
+    /// Gives at most this many tenants a series of their own.
     pub fn new(max_tenants: usize) -> Self {
         Self { max_tenants, ..Self::default() }
     }
 
-    /// Which slots to read, with their owners of now: all of them once, so that what was counted
-    /// under an earlier agent is not forgotten; then those in use, those that were, and slot 0.
+    /// The slots to read, with their present owners. The first call returns all slots, so that counts from before this
+    /// agent are included. Later calls return the slots in use, those in use at the previous reading, and slot 0.
     pub fn slots_to_read(&mut self, owners: Vec<(u16, String)>) -> Vec<(u16, Option<String>)> {
         let mut owners: BTreeMap<u16, String> = owners.into_iter().filter(|(slot, _)| *slot != 0).collect();
         let mut slots: BTreeSet<u16> = owners.keys().copied().chain([0]).collect();
@@ -92,8 +92,8 @@ impl Accounts {
         slots.into_iter().map(|slot| (slot, owners.remove(&slot))).collect()
     }
 
-    /// Takes what a slot shows now. Growth since the reading before belongs to the owner of then;
-    /// at the first reading, to the owner of now.
+    /// Takes the counters of a slot. Growth since the previous reading belongs to the owner at that time. At the first
+    /// reading it belongs to the present owner.
     pub fn read(&mut self, number: u16, owner: Option<&str>, now: &SlotCounters) {
         let first = !self.slots.contains_key(&number);
         let mut slot = self.slots.remove(&number).unwrap_or_default();
@@ -145,10 +145,10 @@ impl Accounts {
         }
     }
 
-    /// The series of a tenant. When all are taken, that of a tenant that has left goes into
-    /// `other`, which only grows by it; when nobody has left, the newcomer counts there.
+    /// The series of a tenant. If all are taken, the series of a tenant without a slot is added to `other` and freed.
+    /// If every tenant has a slot, the new one counts as `other`.
     fn series(&mut self, owner: Option<&str>) -> &mut BTreeMap<CounterKey, u64> {
-        // A tenant of that very name shares the series.
+        // A tenant whose name is `other` shares the series.
         let Some(owner) = owner.filter(|owner| *owner != OTHER) else { return &mut self.other };
         if !self.tenants.contains_key(owner) && self.tenants.len() >= self.max_tenants {
             let here: BTreeSet<&str> = self.slots.values().filter_map(|slot| slot.owner.as_deref()).collect();
@@ -163,7 +163,7 @@ impl Accounts {
     }
 }
 
-/// A counter that shows less than before began anew.
+/// The growth between two readings. A counter that is lower than before was reset.
 fn grown(before: Counter, after: Counter) -> Counter {
     if after.packets < before.packets || after.bytes < before.bytes {
         return after;
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_that_changes_hands_keeps_what_each_tenant_sent_apart() {
+    fn a_reassigned_slot_keeps_the_counts_of_its_tenants_apart() {
         let mut accounts = Accounts::new(10);
         accounts.read(1, Some("acme"), &showing(5));
         accounts.read(1, Some("globex"), &showing(7));
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_that_is_zeroed_takes_nothing_back() {
+    fn a_slot_that_is_reset_decreases_no_counter() {
         let mut accounts = Accounts::new(10);
         accounts.read(1, Some("acme"), &showing(5));
         accounts.read(1, Some("acme"), &showing(2));
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restarted_agent_goes_on_counting_where_the_kernel_stands() {
+    fn a_restarted_agent_includes_what_the_kernel_counted_before() {
         let mut accounts = Accounts::new(10);
         let slots = accounts.slots_to_read(vec![(3, "acme".into())]);
         assert_eq!(slots.len(), TENANT_SLOTS as usize, "the first reading is of all slots");
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn tenants_beyond_the_limit_are_other_until_somebody_leaves() {
+    fn tenants_beyond_the_limit_are_other_until_a_tenant_leaves() {
         let mut accounts = Accounts::new(2);
         accounts.read(1, Some("acme"), &showing(1));
         accounts.read(2, Some("globex"), &showing(2));
@@ -255,7 +255,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_counter_ever_goes_backwards_and_the_parts_are_the_whole(
+        fn no_counter_decreases_and_the_tenants_add_up_to_the_total(
             steps in prop::collection::vec((0..4_u16, prop::option::of(0..6_u8), 0..9_u64, any::<bool>()), 1..200),
         ) {
             let mut accounts = Accounts::new(2);

@@ -1,4 +1,6 @@
-//! The usual process metrics, from `/proc/self`. What cannot be read is left out.
+//! The usual process metrics, read from `/proc/self`.
+//!
+//! Knows no metric name. A value that cannot be read is left out.
 
 use std::fs;
 
@@ -12,7 +14,7 @@ pub struct Process {
     pub cpu_seconds: Option<f64>,
     /// Open descriptors.
     pub open_fds: Option<u64>,
-    /// Most that may be open.
+    /// Limit of open descriptors.
     pub max_fds: Option<u64>,
     /// Virtual memory, bytes.
     pub virtual_bytes: Option<u64>,
@@ -22,7 +24,7 @@ pub struct Process {
     pub start_seconds: Option<f64>,
 }
 
-/// Reads them now.
+/// Reads all values now.
 pub fn read() -> Process {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let mut process = parse(&read("/proc/self/stat"), &read("/proc/self/status"), &read("/proc/stat"));
@@ -33,7 +35,7 @@ pub fn read() -> Process {
 }
 
 fn parse(stat: &str, status: &str, system: &str) -> Process {
-    // The name in parentheses may hold anything; fields are counted behind it, from the third on.
+    // The name in parentheses may contain anything. The first field after it has number 3.
     let fields: Vec<&str> = stat.rsplit_once(')').map_or(Vec::new(), |(_, rest)| rest.split_whitespace().collect());
     let ticks = |number: usize| fields.get(number - 3)?.parse::<f64>().ok().map(|ticks| ticks / TICKS_PER_SECOND);
     let boot = system.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse::<f64>().ok());
@@ -55,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_with_a_strange_name_is_read_all_the_same() {
+    fn a_process_name_with_a_parenthesis_does_not_shift_the_fields() {
         let stat = "7 (a ) b) S 1 1 1 0 -1 4194560 1 0 0 0 250 50 0 0 20 0 1 0 1200 1000 10";
         let process = parse(stat, "Name:\tx\nVmSize:\t  2048 kB\nVmRSS:\t 1024 kB\n", "cpu 1\nbtime 1000\n");
         assert_eq!(process.cpu_seconds, Some(3.0));
@@ -64,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_has_all_of_them() {
+    fn this_process_has_the_values() {
         let process = read();
         assert!(process.resident_bytes.is_some_and(|bytes| bytes > 100_000));
         assert!(process.open_fds.is_some_and(|fds| fds >= 3) && process.max_fds.is_some());
@@ -72,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn without_proc_nothing_is_claimed() {
+    fn without_proc_every_value_is_absent() {
         assert_eq!(parse("", "", ""), Process::default());
     }
 }

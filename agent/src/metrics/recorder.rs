@@ -1,4 +1,6 @@
-//! What only the agent knows as it happens: attempts, durations, failures.
+//! Metrics of what only the agent knows: attempts, durations, failures.
+//!
+//! The rest of the agent reports here as things happen. Reads no clock and no map.
 
 use std::time::Duration;
 
@@ -19,7 +21,7 @@ type CounterFamily = Family<LabelValues, Counter>;
 /// A float gauge.
 type SecondsGauge = Gauge<f64, std::sync::atomic::AtomicU64>;
 
-/// What is told to the metrics. Cheap, and never waits.
+/// The metrics that the agent updates itself. An update is cheap and never waits.
 #[derive(Debug)]
 pub struct Recorder {
     attach: CounterFamily,
@@ -40,11 +42,11 @@ pub struct Recorder {
 pub enum Hold {
     /// Its interface is enforced.
     Enforced,
-    /// The time was up before.
+    /// The time limit passed before that.
     TimedOut,
 }
 
-/// Where a policy failed.
+/// The stage at which a policy failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PolicyStage {
     /// An object could not be understood.
@@ -78,7 +80,7 @@ impl Default for Recorder {
             watch_errors: Family::default(),
             watch_last: Family::default(),
         };
-        // A counter that is there from the beginning can be alerted on when it first grows.
+        // These counters exist from the start, so that an alert sees their first increase.
         for result in ["success", "error"] {
             recorder.attach.get_or_create(&labels(&table::ENDPOINT_ATTACH, &[result])).inc_by(0);
         }
@@ -89,44 +91,44 @@ impl Default for Recorder {
     }
 }
 
-/// From a millisecond to half a minute, finest around the 20 ms that are the goal.
+/// Buckets from a millisecond to half a minute, finest around the goal of 20 ms.
 fn exposure_histogram() -> Histogram {
     Histogram::new([0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0])
 }
 
-/// From a millisecond to the longest hold.
+/// Buckets from a millisecond to the longest hold.
 fn hold_histogram() -> Histogram {
     Histogram::new([0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0])
 }
 
-/// From a tenth of a millisecond to ten seconds.
+/// Buckets from a tenth of a millisecond to ten seconds.
 fn propagation_histogram() -> Histogram {
     Histogram::new([0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0])
 }
 
 impl Recorder {
-    /// An attempt to attach to a pod interface.
+    /// Counts an attempt to attach to a pod interface.
     pub fn attached(&self, success: bool) {
         let result = if success { "success" } else { "error" };
         self.attach.get_or_create(&labels(&table::ENDPOINT_ATTACH, &[result])).inc();
     }
 
-    /// From first sight of an interface until nothing comes out of it.
+    /// Records the time from the first sight of a pod interface until every packet from it is denied.
     pub fn denied(&self, time: Duration) {
         self.denied.observe(time.as_secs_f64());
     }
 
-    /// From first sight of an interface to the right policy on it.
+    /// Records the time from the first sight of a pod interface until its policy is enforced.
     pub fn exposed(&self, time: Duration) {
         self.exposure.observe(time.as_secs_f64());
     }
 
-    /// A sandbox was held this long.
+    /// Records how long a sandbox was held.
     pub fn held(&self, hold: Hold, time: Duration) {
         self.nri_hold.get_or_create(&labels(&table::NRI_HOLD, &[hold.as_str()])).observe(time.as_secs_f64());
     }
 
-    /// From a change seen to the maps written.
+    /// Records the time from a change until the maps hold it.
     pub fn propagated(&self, source: Subject, time: Duration) {
         let labels = labels(&table::POLICY_PROPAGATION, &[source.as_str()]);
         self.propagation.get_or_create(&labels).observe(time.as_secs_f64());
@@ -142,23 +144,23 @@ impl Recorder {
         self.map_errors.get_or_create(&labels(&table::MAP_ERRORS, &[map, operation])).inc_by(count);
     }
 
-    /// How long a phase of the start took.
+    /// Records the time from the start of the agent to the end of a phase.
     pub fn started(&self, phase: Phase, time: Duration) {
         self.bootstrap.get_or_create(&labels(&table::BOOTSTRAP, &[phase.as_str()])).set(time.as_secs_f64());
     }
 
-    /// Whether every watch of a resource is established and complete.
+    /// Records whether every watch of a resource is established and complete.
     pub fn watch_synced(&self, resource: &str, synced: bool) {
         self.watch_synced.get_or_create(&labels(&table::WATCH_SYNCED, &[resource])).set(i64::from(synced));
         self.watch_errors.get_or_create(&labels(&table::WATCH_ERRORS, &[resource])).inc_by(0);
     }
 
-    /// A watch failed, or received an object that could not be read.
+    /// Counts a failure of a watch, or an object that could not be read.
     pub fn watch_error(&self, resource: &str) {
         self.watch_errors.get_or_create(&labels(&table::WATCH_ERRORS, &[resource])).inc();
     }
 
-    /// A watch received an object or a bookmark at this Unix time.
+    /// Records the Unix time at which a watch received an object or a bookmark.
     pub fn watch_event(&self, resource: &str, at: f64) {
         self.watch_last.get_or_create(&labels(&table::WATCH_LAST_EVENT, &[resource])).set(at);
     }

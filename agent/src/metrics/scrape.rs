@@ -1,4 +1,6 @@
-//! Readings to OpenMetrics text. Pure: what was read comes in, text goes out.
+//! Turns readings into OpenMetrics text.
+//!
+//! Reads nothing itself, except the counters of the guards, through a trait. Decides no name: those are in `table`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -48,7 +50,7 @@ impl Samples {
     }
 }
 
-/// The packet counters.
+/// Adds the packet counters.
 pub fn packets(accounts: &Accounts, samples: &mut Samples) {
     let totals = accounts.totals();
     for outcome in Outcome::ALL {
@@ -89,7 +91,7 @@ pub fn packets(accounts: &Accounts, samples: &mut Samples) {
     }
 }
 
-/// What the guards dropped. Reasons that never occurred are left out, but for the one they are for.
+/// Adds what the guards dropped. Reasons that never occurred are left out, except `not_ready`.
 pub fn guards(counters: &dyn KernelCounters, samples: &mut Samples) {
     for guard in Guard::ALL {
         for reason in DropReason::ALL {
@@ -101,7 +103,7 @@ pub fn guards(counters: &dyn KernelCounters, samples: &mut Samples) {
     }
 }
 
-/// The maps.
+/// Adds the usage of the maps.
 pub fn maps(maps: &[MapUsage], memory: Vec<(&'static str, u64)>, samples: &mut Samples) {
     for map in maps {
         if let Some(entries) = map.entries {
@@ -114,7 +116,7 @@ pub fn maps(maps: &[MapUsage], memory: Vec<(&'static str, u64)>, samples: &mut S
     }
 }
 
-/// The agent's state.
+/// Adds the agent's state.
 pub fn observed(observed: &Observed, samples: &mut Samples) {
     for (state, count) in observed.tenants.by_state() {
         samples.gauge(&table::TENANTS, &[state], count);
@@ -141,7 +143,7 @@ pub fn observed(observed: &Observed, samples: &mut Samples) {
     samples.gauge(&table::AGENT_READY, &[], u64::from(health::not_ready(observed).is_empty()));
 }
 
-/// The event path.
+/// Adds the counts of the event path.
 pub fn events(stats: &Arc<EventStats>, samples: &mut Samples) {
     samples.count(&table::EVENTS_RECEIVED, &[], stats.received.get());
     samples.count(&table::EVENTS_SUPPRESSED, &[], stats.aggregated.get());
@@ -160,13 +162,13 @@ pub fn events(stats: &Arc<EventStats>, samples: &mut Samples) {
     }
 }
 
-/// What was built.
+/// Adds the versions.
 pub fn build(build: &BuildInfo, samples: &mut Samples) {
     let values = [&build.version, &build.revision, &build.rustc, &build.kernel, &build.arch].map(String::as_str);
     samples.gauge(&table::BUILD_INFO, &values, 1);
 }
 
-/// The process.
+/// Adds the process metrics.
 pub fn process(process: &Process, samples: &mut Samples) {
     if let Some(seconds) = process.cpu_seconds {
         samples.add(&table::PROCESS_CPU, &[], SampleValue::Seconds(seconds));
@@ -185,7 +187,7 @@ pub fn process(process: &Process, samples: &mut Samples) {
     }
 }
 
-/// The whole table as text.
+/// The whole page as text.
 pub fn text(samples: Samples, recorder: &Arc<Recorder>) -> String {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(PageCollector { samples, recorder: Arc::clone(recorder) }));

@@ -1,19 +1,19 @@
 //! All metrics: name, type, labels and help, each defined once.
 //!
-//! Holds no value. The help says the unit and the meaning in one sentence, and is what `docs/reference/metrics.md` shows.
+//! Holds no value. The help gives the unit and the meaning in one sentence. `docs/reference/metrics.md` shows it.
 
 use prometheus_client::metrics::MetricType;
 
 /// One metric family.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
-    /// Name as it is searched for, without the `_total` that counters get.
+    /// Name, without the `_total` that counters get on the page.
     pub name: &'static str,
     /// Counter, gauge or histogram.
     pub kind: MetricType,
     /// Label names, in the order in which samples give their values.
     pub labels: &'static [&'static str],
-    /// One sentence.
+    /// One sentence with the meaning and the unit.
     pub help: &'static str,
 }
 
@@ -85,7 +85,7 @@ metrics! {
     MAP_ERRORS = Counter "bulkhead_bpf_map_errors" ["map", "operation"]
         "Failed operations on maps, by map and operation.";
     PROGRAM_ERRORS = Counter "bulkhead_program_errors" ["operation"]
-        "Operations that failed inside the eBPF programs: connections not stored in the reply table, packets whose headers could not be read.";
+        "Operations that failed in the programs: connections not stored in the reply table, packet headers not read.";
     MEMORY = Gauge "bulkhead_bpf_memory_bytes" ["kind"]
         "Bytes of kernel memory that maps and programs use.";
     EVENTS_RECEIVED = Counter "bulkhead_events_received" []

@@ -1,4 +1,6 @@
 //! The page as Prometheus reads it.
+//!
+//! A small parser checks the grammar and the names. Needs no kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -67,7 +69,7 @@ fn page() -> String {
     metrics.scrape(&observed)
 }
 
-/// Families with their type and help, and samples: the OpenMetrics grammar as far as we use it.
+/// Families with their type and help, and samples: the part of the OpenMetrics grammar that we use.
 struct Parsed {
     families: BTreeMap<String, (String, String)>,
     samples: Vec<(String, BTreeMap<String, String>, f64)>,
@@ -91,7 +93,7 @@ fn parse(page: &str) -> Parsed {
             }
             _ => {
                 let (name, labels, value) = sample(line);
-                assert!(name.starts_with(&current), "{line} stands under {current}");
+                assert!(name.starts_with(&current), "{line} is below {current}");
                 parsed.samples.push((name, labels, value));
             }
         }
@@ -140,7 +142,7 @@ fn the_page_is_openmetrics_and_every_family_has_type_and_help() {
         if kind == "counter" {
             assert!(of.clone().all(|(name, ..)| name.ends_with("_total")), "{}", metric.name);
         }
-        // There is no watch where objects come from a file.
+        // There is no watch if objects come from a file.
         let may_be_empty = kind == "histogram"
             || metric.name.starts_with("bulkhead_kube_watch_")
             || metric.name == "bulkhead_config_findings";
@@ -177,7 +179,7 @@ fn no_label_names_a_pod_an_address_a_port_or_a_node() {
 }
 
 #[test]
-fn names_follow_the_rules_of_the_house() {
+fn names_have_a_known_prefix_and_a_base_unit() {
     for metric in table::ALL {
         assert!(metric.name.starts_with("bulkhead_") || metric.name.starts_with("process_"), "{}", metric.name);
         assert!(!metric.name.ends_with("_total") && !metric.name.contains("_ms"), "{}", metric.name);
@@ -185,7 +187,7 @@ fn names_follow_the_rules_of_the_house() {
 }
 
 #[test]
-fn packet_counters_are_the_kernels_and_strange_names_survive() {
+fn packet_counters_come_from_the_kernel_and_special_characters_are_escaped() {
     let parsed = parse(&page());
     let value = |name: &str, wanted: &[(&str, &str)]| {
         let of = parsed.samples.iter().find(|(found, labels, _)| {

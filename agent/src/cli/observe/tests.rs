@@ -1,4 +1,6 @@
-//! What a person sees.
+//! The text that `bulkhead observe` prints, and its arguments.
+//!
+//! Messages come from fixtures. Needs no agent.
 
 use clap::Parser;
 
@@ -11,11 +13,11 @@ struct Command {
     observe: ObserveArgs,
 }
 
-fn parse(words: &[&str]) -> Result<ObserveArgs, clap::Error> {
-    Command::try_parse_from([&["observe"], words].concat()).map(|command| command.observe)
+fn parse(arguments: &[&str]) -> Result<ObserveArgs, clap::Error> {
+    Command::try_parse_from([&["observe"], arguments].concat()).map(|command| command.observe)
 }
 
-fn heard(count: u64) -> ObserveMessage {
+fn message(count: u64) -> ObserveMessage {
     let event = fixtures::event(count);
     let line = serde_json::to_string(&event).expect("JSON");
     ObserveMessage::Event(Box::new(event), line)
@@ -25,7 +27,7 @@ fn heard(count: u64) -> ObserveMessage {
 fn the_table_has_its_heading_once_and_its_columns_stay() {
     let mut view = EventPrinter::new(ObserveFormat::Table, Paint::default());
     let mut summary = Summary::default();
-    let text = view.show(&heard(1), &mut summary) + &view.show(&heard(37), &mut summary);
+    let text = view.show(&message(1), &mut summary) + &view.show(&message(37), &mut summary);
     assert_eq!(
         text,
         "\
@@ -40,14 +42,14 @@ TIME          NODE          DIR      SOURCE                                DESTI
 #[test]
 fn compact_is_one_sentence_and_json_is_the_event() {
     let mut summary = Summary::default();
-    let compact = EventPrinter::new(ObserveFormat::Compact, Paint::default()).show(&heard(1), &mut summary);
+    let compact = EventPrinter::new(ObserveFormat::Compact, Paint::default()).show(&message(1), &mut summary);
     assert!(compact.starts_with("19:22:26.001 x dropped 1 packet tcp acme/acme-web/"), "{compact}");
-    let json = EventPrinter::new(ObserveFormat::Json, Paint::default()).show(&heard(1), &mut summary);
+    let json = EventPrinter::new(ObserveFormat::Json, Paint::default()).show(&message(1), &mut summary);
     assert!(serde_json::from_str::<Event>(&json).is_ok());
 }
 
 #[test]
-fn losses_are_shown_where_they_happened_and_in_the_summary() {
+fn losses_are_shown_between_the_events_and_in_the_summary() {
     let mut summary = Summary::default();
     let text = EventPrinter::new(ObserveFormat::Table, Paint::default()).show(&ObserveMessage::Lost(7), &mut summary);
     assert!(text.contains("7 events lost"));
@@ -55,17 +57,17 @@ fn losses_are_shown_where_they_happened_and_in_the_summary() {
 }
 
 #[test]
-fn a_duration_and_a_time_both_say_since_when() {
+fn since_takes_a_duration_or_a_time() {
     let now: Timestamp = "2026-11-21T19:00:00Z".parse().expect("a time");
-    let begin = |word: &str| parse(&["--since", word]).expect("valid").filter(now).since.expect("a beginning").0;
-    assert_eq!(begin("5m"), "2026-11-21T18:55:00Z".parse().expect("a time"));
-    assert_eq!(begin("1h30m"), "2026-11-21T17:30:00Z".parse().expect("a time"));
-    assert_eq!(begin("2026-11-21T00:00:00Z"), "2026-11-21T00:00:00Z".parse().expect("a time"));
+    let since = |when: &str| parse(&["--since", when]).expect("valid").filter(now).since.expect("a time").0;
+    assert_eq!(since("5m"), "2026-11-21T18:55:00Z".parse().expect("a time"));
+    assert_eq!(since("1h30m"), "2026-11-21T17:30:00Z".parse().expect("a time"));
+    assert_eq!(since("2026-11-21T00:00:00Z"), "2026-11-21T00:00:00Z".parse().expect("a time"));
     assert!(parse(&["--since", "yesterday-ish"]).is_err());
 }
 
 #[test]
-fn filters_become_a_filter_and_an_unknown_reason_lists_the_known() {
+fn arguments_become_a_filter_and_an_unknown_reason_lists_the_known_ones() {
     let args = parse(&["-f", "--from-tenant", "acme", "--reason", "off_subnet", "--reason", "node", "--last", "5"]);
     let args = args.expect("valid");
     let filter = args.filter(Timestamp::UNIX_EPOCH);

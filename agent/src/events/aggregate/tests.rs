@@ -1,4 +1,6 @@
-//! The aggregator against a small model of the kernel: each counted packet is reported once.
+//! The aggregator against a small model of the kernel.
+//!
+//! Each packet that the model counts is reported once, or counted as lost or as presumed reported.
 
 use std::collections::HashMap;
 
@@ -137,16 +139,16 @@ struct Kernel {
     ring: Vec<FlowEvent>,
     counted: u64,
     unreported: u64,
-    /// Packets whose last news was a record that was lost, of entries that are gone.
+    /// Packets of replaced entries whose last record was lost.
     lost: u64,
     carried: HashMap<(u16, u32), u64>,
 }
 
 impl Kernel {
-    fn packets(&mut self, place: (u16, u32), count: u64, record: bool, lost: bool) {
+    fn packets(&mut self, key: (u16, u32), count: u64, record: bool, lost: bool) {
         self.now += SECOND;
-        let fresh = FlowEvent { count: 0, first_ns: self.now, destination_port: place.0 + 1, cpu: place.1, ..flow(1) };
-        let entry = self.table.entry(place).or_insert(AggregateEntry { event: fresh, ..AggregateEntry::default() });
+        let fresh = FlowEvent { count: 0, first_ns: self.now, destination_port: key.0 + 1, cpu: key.1, ..flow(1) };
+        let entry = self.table.entry(key).or_insert(AggregateEntry { event: fresh, ..AggregateEntry::default() });
         entry.event.count += count;
         entry.event.last_ns = self.now;
         self.counted += count;
@@ -154,15 +156,15 @@ impl Kernel {
             entry.reported();
             if !lost {
                 self.ring.push(entry.event);
-                self.carried.insert(place, entry.event.count);
+                self.carried.insert(key, entry.event.count);
             }
         }
     }
 
-    fn push_out(&mut self, place: (u16, u32)) {
-        if let Some(entry) = self.table.remove(&place) {
+    fn push_out(&mut self, key: (u16, u32)) {
+        if let Some(entry) = self.table.remove(&key) {
             self.unreported += entry.unreported();
-            self.lost += entry.sent_count - self.carried.remove(&place).unwrap_or(0);
+            self.lost += entry.sent_count - self.carried.remove(&key).unwrap_or(0);
         }
     }
 }
@@ -185,7 +187,7 @@ proptest! {
             match step {
                 Step::Packets { flow, cpu, count, record, lost } => kernel.packets((flow, cpu), count, record, lost),
                 Step::PushOut { flow, cpu } => kernel.push_out((flow, cpu)),
-                Step::Drain => kernel.ring.drain(..).for_each(|event| aggregator.record(&checked(event), now, &mut out)),
+                Step::Drain => kernel.ring.drain(..).for_each(|sent| aggregator.record(&checked(sent), now, &mut out)),
                 Step::Sweep => aggregator.sweep(kernel.table.values().copied(), now, &mut out),
                 Step::Expire => aggregator.expire(now, &mut out),
             }

@@ -1,4 +1,6 @@
-//! The golden event, and what is left out where nothing is known.
+//! The golden event, and what is left out if it is not known.
+//!
+//! Names come from fixtures. Needs no kernel and no cluster.
 
 use super::*;
 use agent_common::event::FlowEvent;
@@ -27,7 +29,7 @@ fn an_event_is_exactly_the_golden_one() {
 }
 
 #[test]
-fn keys_stand_in_the_order_people_read_them() {
+fn keys_are_in_reading_order() {
     let line = serde_json::to_string(&enricher().violation(&report(1, 1))).expect("JSON");
     let places: Vec<_> = ["\"schema\"", "\"time\"", "\"id\"", "\"type\"", "\"severity\"", "\"source\"", "\"message\""]
         .into_iter()
@@ -53,7 +55,7 @@ fn a_spoofed_packet_names_the_pod_that_sent_it_and_the_address_it_claimed() {
 }
 
 #[test]
-fn what_nobody_knows_is_not_there() {
+fn unknown_values_are_left_out() {
     let event = json(FlowEvent {
         source: [0; 16],
         destination: [0; 16],
@@ -78,7 +80,7 @@ fn what_nobody_knows_is_not_there() {
 }
 
 #[test]
-fn a_claim_in_arp_has_addresses_and_is_not_called_ipv4() {
+fn an_arp_claim_has_addresses_and_is_not_ipv4() {
     let event = json(FlowEvent {
         ethertype: 0x0806,
         protocol: 0,
@@ -127,19 +129,19 @@ fn a_subnet_of_another_tenant_is_named() {
 }
 
 #[test]
-fn a_port_that_does_not_fit_names_the_range() {
+fn a_denied_port_names_the_range() {
     let event = json(FlowEvent { destination: mapped("10.40.1.9"), reason: 12, ..flow(1) });
     assert_eq!(event["policy"]["rule"], "subnets/efs-a");
 }
 
 #[test]
-fn an_address_of_the_cluster_that_is_nothing_we_know_is_not_called_external() {
+fn an_unknown_address_of_the_cluster_is_not_external() {
     let event = json(FlowEvent { destination: mapped("10.244.9.9"), peer_tenant: TenantId::CLUSTER, ..flow(1) });
     assert_eq!(event["destination"], serde_json::json!({ "kind": "unknown", "ip": "10.244.9.9", "port": 5432 }));
 }
 
 #[test]
-fn an_audited_ingress_event_turns_the_ends_around() {
+fn the_local_pod_is_the_destination_of_an_audited_ingress_event() {
     let event = json(FlowEvent {
         ifindex: 13,
         cookie: 8,

@@ -1,4 +1,6 @@
-//! Records to lines: one loud tenant, complete counts, and the agent's own state.
+//! Records in, lines out: one loud tenant, complete counts, and the agent's own state.
+//!
+//! Needs no kernel and no clock.
 
 use std::sync::Mutex;
 
@@ -70,7 +72,7 @@ impl Bench {
     }
 }
 
-/// A record of a flow of its own.
+/// A record of one flow for each `nth`.
 fn record(tenant: u32, nth: u64, count: u64) -> FlowEvent {
     FlowEvent {
         tenant: TenantId(tenant),
@@ -145,7 +147,7 @@ fn records_that_the_kernel_held_back_are_reported_once_by_tenant() {
     bench.pipeline.tick(at(30 * SECOND));
     let suppressed = bench.suppressed();
     assert_eq!(suppressed.len(), 1, "nothing new, no event");
-    assert_eq!((suppressed[0].count, suppressed[0].packets), (65, 0), "five are of the slot's next pod");
+    assert_eq!((suppressed[0].count, suppressed[0].packets), (65, 0), "the last five are from after a reset");
     assert_eq!(suppressed[0].stages, [StageCount { stage: "pod_limit".into(), count: 65 }]);
     assert_eq!(suppressed[0].tenants[0].tenant.as_deref(), Some("acme"));
     assert_eq!(bench.stats.lost(Stage::PodLimit).get(), 65);

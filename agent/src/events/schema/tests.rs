@@ -1,5 +1,7 @@
-//! The JSON Schema against real events. The checker knows the keywords our schema uses and fails on
-//! any other, so it cannot pass by not understanding.
+//! The JSON Schema against real events.
+//!
+//! The checker knows only the keywords that our schema uses. It fails on any other keyword, so an event cannot pass
+//! because the checker ignored a rule.
 
 use serde_json::{Value, json};
 
@@ -22,11 +24,11 @@ fn check(schema: &Value, root: &Value, value: &Value, path: &str) -> Result<(), 
                 let target = root.pointer(target.trim_start_matches('#')).ok_or("dangling reference")?;
                 check(target, root, value, path)?;
             }
-            ("type", Value::String(kind)) if !is(value, kind) => return fail(&format!("no {kind}")),
+            ("type", Value::String(kind)) if !is(value, kind) => return fail(&format!("not of type {kind}")),
             ("type", Value::String(_)) => {}
             ("const", rule) if rule != value => return fail("not the constant"),
             ("const", _) => {}
-            ("enum", Value::Array(words)) if !words.contains(value) => return fail("no word of the list"),
+            ("enum", Value::Array(values)) if !values.contains(value) => return fail("not in the list"),
             ("enum", _) => {}
             ("minimum", rule) if value.as_f64() < rule.as_f64() => return fail("too small"),
             ("maximum", rule) if value.as_f64() > rule.as_f64() => return fail("too large"),
@@ -34,7 +36,7 @@ fn check(schema: &Value, root: &Value, value: &Value, path: &str) -> Result<(), 
             ("required", Value::Array(names)) => {
                 for name in names.iter().filter_map(Value::as_str) {
                     if value.get(name).is_none() {
-                        return fail(&format!("no {name}"));
+                        return fail(&format!("{name} is missing"));
                     }
                 }
             }
@@ -96,13 +98,13 @@ fn the_schema_refuses_what_we_promise_never_to_write() {
     assert!(with("/source/tenant", Value::Null).is_err(), "null");
     assert!(with("/network/family", Value::Null).is_err(), "null behind a reference");
     assert!(with("/count", json!("37")).is_err(), "a number as a string");
-    assert!(with("/reason", json!("because")).is_err(), "a word of no list");
+    assert!(with("/reason", json!("because")).is_err(), "a reason that is not in the list");
     assert!(with("/verdict", json!("allowed")).is_err(), "an allowed packet");
-    assert!(with("/schema", json!("bulkhead.dev/violation/v2")).is_err(), "another promise");
+    assert!(with("/schema", json!("bulkhead.dev/violation/v2")).is_err(), "another version");
 }
 
 #[test]
-fn optional_means_may_be_missing_and_required_means_is_there() {
+fn an_optional_field_may_be_missing_and_a_required_one_may_not() {
     let mut event = serde_json::to_value(fixtures::event(1)).expect("JSON");
     event.as_object_mut().expect("an object").remove("cluster");
     assert_eq!(valid(&event), Ok(()));
@@ -111,7 +113,7 @@ fn optional_means_may_be_missing_and_required_means_is_there() {
 }
 
 #[test]
-fn every_field_and_every_word_is_explained_in_the_schema() {
+fn the_schema_explains_every_reason_and_never_allows_null() {
     let text = schema().to_string();
     for reason in DropReason::ALL {
         assert!(text.contains(reason.describe()), "{}", reason.as_str());

@@ -1,7 +1,7 @@
-//! The last events, kept for `observe`, and those who follow.
+//! The sink behind `observe`: keeps the last events and passes new ones to its readers.
 //!
-//! Each reader has a queue of its own: a slow one loses its oldest events, is told how many, and
-//! nobody else notices.
+//! Each reader has its own queue. A slow reader loses its oldest events and receives their number. Other readers are
+//! not affected.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,9 +12,9 @@ use super::{Line, Sink};
 use crate::events::filter::Filter;
 use crate::events::stats::{EventStats, SinkStats, Stage};
 
-/// Events kept.
+/// Events kept, at most.
 pub const KEPT: usize = 4096;
-/// Events that wait for one reader.
+/// Events that wait for one reader, at most.
 const READER_QUEUE: usize = 4096;
 
 /// The last events and their readers.
@@ -37,10 +37,10 @@ struct Reader {
     queue: Arc<Queue>,
 }
 
-/// A reader's end. Dropping it ends the reading.
+/// The subscription of one reader. Dropping it ends it.
 #[derive(Debug)]
 pub struct EventSubscription {
-    /// What comes after the history.
+    /// The events after the history.
     pub queue: Arc<Queue>,
 }
 
@@ -51,7 +51,7 @@ impl Drop for EventSubscription {
 }
 
 impl Hub {
-    /// Empty.
+    /// A hub without events or readers.
     pub fn new(stats: &Arc<EventStats>) -> Self {
         Self { state: Mutex::default(), own: stats.sink("socket"), stats: Arc::clone(stats) }
     }
@@ -61,7 +61,7 @@ impl Hub {
         self.lock().history(filter, last)
     }
 
-    /// The history, and from there on everything: no event is in both or in neither.
+    /// The history, and a subscription to all later events. Each event is in exactly one of the two.
     pub fn follow(&self, filter: Filter, last: usize) -> (Vec<Arc<Line>>, EventSubscription) {
         let queue = Arc::new(Queue::new(READER_QUEUE));
         let mut state = self.lock();
@@ -71,7 +71,7 @@ impl Hub {
         (history, EventSubscription { queue })
     }
 
-    /// How many follow.
+    /// Number of readers.
     pub fn readers(&self) -> usize {
         let mut state = self.lock();
         state.readers.retain(|reader| !reader.queue.is_closed());
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_sees_the_last_events_and_then_each_once() {
+    fn a_reader_gets_the_last_events_and_then_each_new_one_once() {
         let hub = Hub::new(&Arc::default());
         (1..=5000).for_each(|count| hub.offer(&fixtures::line(count)));
         let (history, subscription) = hub.follow(Filter::default(), 2);

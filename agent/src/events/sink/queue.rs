@@ -1,4 +1,6 @@
-//! A bounded queue that never makes its writer wait: when full, the oldest leaves and is counted.
+//! A bounded queue on which the writer never waits.
+//!
+//! When it is full, the oldest event is lost and counted. The queue does not know who writes or reads.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,14 +18,14 @@ pub struct Queue {
     filled_async: Notify,
 }
 
-/// What a reader gets.
+/// Events that a reader has taken.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// Events, oldest first.
     pub lines: Vec<Arc<Line>>,
     /// Events lost since the batch before.
     pub lost: u64,
-    /// Nothing follows.
+    /// No more events follow.
     pub closed: bool,
 }
 
@@ -35,12 +37,12 @@ struct QueueState {
 }
 
 impl Queue {
-    /// Holds this many.
+    /// A queue for this many events, and for at least one.
     pub fn new(capacity: usize) -> Self {
         Self { capacity: capacity.max(1), state: Mutex::default(), filled: Condvar::new(), filled_async: Notify::new() }
     }
 
-    /// Adds; returns how many were lost for it.
+    /// Adds an event; returns how many events were lost. A closed queue loses the new event.
     pub fn push(&self, line: Arc<Line>) -> u64 {
         let mut state = self.lock();
         if state.closed {
@@ -58,7 +60,7 @@ impl Queue {
         lost
     }
 
-    /// Waits for something, on a thread that may wait.
+    /// Waits until there are events or the queue is closed. Blocks the thread.
     pub fn take_blocking(&self, most: usize) -> Batch {
         let mut state = self.lock();
         while state.lines.is_empty() && !state.closed {
@@ -67,7 +69,7 @@ impl Queue {
         state.take(most)
     }
 
-    /// Waits for something, in a task.
+    /// The same in a task.
     pub async fn take(&self, most: usize) -> Batch {
         loop {
             let filled = self.filled_async.notified();
@@ -82,23 +84,23 @@ impl Queue {
         }
     }
 
-    /// No more is taken; what waits may still be read.
+    /// Refuses further events. Events in the queue may still be taken.
     pub fn close(&self) {
         self.lock().closed = true;
         self.wake();
     }
 
-    /// Whether it was closed.
+    /// Whether the queue was closed.
     pub fn is_closed(&self) -> bool {
         self.lock().closed
     }
 
-    /// How many wait.
+    /// Number of events in the queue.
     pub fn len(&self) -> usize {
         self.lock().lines.len()
     }
 
-    /// Whether none waits.
+    /// Whether the queue holds no event.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -130,7 +132,7 @@ mod tests {
     use crate::events::fixtures;
 
     #[test]
-    fn a_full_queue_loses_the_oldest_and_says_how_many() {
+    fn a_full_queue_loses_the_oldest_and_counts_them() {
         let queue = Queue::new(3);
         let lost: u64 = (1..=5).map(|count| queue.push(fixtures::line(count))).sum();
         let batch = queue.take_blocking(10);

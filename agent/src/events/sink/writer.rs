@@ -1,8 +1,8 @@
-//! JSON lines to a writer: stdout.
+//! A sink that writes events as JSON lines to a writer: stdout.
 //!
-//! On a thread of its own, because writing to a pipe that nobody reads waits, and a thread that
-//! waits for ever must hold up neither the event path nor the end of the process. A closed stdout
-//! is counted and outlived; the agent's work is in the kernel.
+//! It has its own thread, because writing to a pipe blocks while nobody reads. A blocked thread delays neither the
+//! event path nor the end of the process. If stdout is closed, events are counted as lost and the agent continues,
+//! because the kernel still enforces.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use crate::events::stats::{EventStats, SinkStats, Stage};
 
 /// Events written between two flushes, at most.
 const BATCH: usize = 256;
-/// How long the end waits for a slow reader.
+/// How long `close` waits for a slow reader.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Writes lines to a writer.
+/// The sink, with the thread that writes.
 #[derive(Debug)]
 pub struct WriterSink {
     name: &'static str,
@@ -75,9 +75,9 @@ fn write(writer: &mut impl Write, buffer: &mut BytesMut, lines: &[Arc<Line>], ow
         buffer.extend_from_slice(&line.json);
     }
     let written = write_all(writer, buffer);
-    // A line cut in two by an error did not arrive.
-    let mut room = written;
-    let taken = lines.iter().take_while(|line| take(&mut room, line.json.len())).count() as u64;
+    // A line that an error cut off does not count as written.
+    let mut left = written;
+    let taken = lines.iter().take_while(|line| take(&mut left, line.json.len())).count() as u64;
     let refused = lines.len() as u64 - taken;
     own.taken.add(taken);
     own.refused.add(refused);
@@ -103,9 +103,9 @@ fn write_all(writer: &mut impl Write, buffer: &mut BytesMut) -> usize {
     if flushed || buffer.has_remaining() { all - buffer.remaining() } else { 0 }
 }
 
-fn take(room: &mut usize, length: usize) -> bool {
-    let fits = *room >= length;
-    *room = room.saturating_sub(length);
+fn take(left: &mut usize, length: usize) -> bool {
+    let fits = *left >= length;
+    *left = left.saturating_sub(length);
     fits
 }
 
@@ -136,7 +136,7 @@ mod tests {
     use std::io;
     use std::sync::Mutex;
 
-    /// Takes `room` bytes, then refuses.
+    /// Takes this many bytes, then refuses.
     #[derive(Clone)]
     struct Pipe(Arc<Mutex<(Vec<u8>, usize)>>);
 
@@ -170,7 +170,7 @@ mod tests {
         }
     }
 
-    /// How often this thread gave up its processor to wait for something. A busy machine does not change it.
+    /// How often this thread gave up its CPU to wait for something. The load of the machine does not change it.
     fn waits() -> u64 {
         let status = std::fs::read_to_string("/proc/thread-self/status").expect("a thread's status");
         let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).expect("a count");
@@ -205,12 +205,12 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_stdout_is_counted_to_the_event_and_outlived() {
+    fn a_closed_stdout_loses_events_that_are_counted_exactly() {
         let stats = Arc::new(EventStats::default());
         let line = fixtures::line(1);
-        let room = line.json.len() * 2 + 10;
+        let limit = line.json.len() * 2 + 10;
         let sink =
-            WriterSink::start("stdout", Pipe(Arc::new(Mutex::new((Vec::new(), room)))), &stats).expect("a thread");
+            WriterSink::start("stdout", Pipe(Arc::new(Mutex::new((Vec::new(), limit)))), &stats).expect("a thread");
         (0..10).for_each(|_| sink.offer(&line));
         settle(&sink.own, 10);
         assert_eq!((sink.own.taken.get(), sink.own.refused.get()), (2, 8));
