@@ -121,11 +121,7 @@ enum Verb {
     /// Check format, clippy, documentation and the licences and sources of dependencies.
     Lint,
     /// Check the rules on the tree: imports, circles, words, unsafe code, how files open.
-    Tidy {
-        /// Show the findings of rules that are not enforced yet, too.
-        #[arg(long)]
-        all: bool,
-    },
+    Tidy,
 }
 
 fn main() -> ExitCode {
@@ -154,6 +150,6 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Image { quick } => image::run(if quick { Profile::Quick } else { Profile::Release }).map(done),
         Verb::Cluster(command) => cluster::run(command).map(done),
         Verb::Lint => lint::run(),
-        Verb::Tidy { all } => tidy::run(all),
+        Verb::Tidy => tidy::run(),
     }
 }

@@ -47,9 +47,6 @@ enum Rule {
     Documents,
 }
 
-/// The rules that must have no finding. The others are only shown by `--all`.
-const ENFORCED: [Rule; 4] = [Rule::Imports, Rule::Circles, Rule::Text, Rule::Documents];
-
 /// A rule that is broken, and where.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Finding {
@@ -65,17 +62,16 @@ impl fmt::Display for Finding {
     }
 }
 
-/// The verb: prints every finding on a line, and with `all` also those of rules that are not enforced yet.
-pub fn run(all: bool) -> Result<ExitCode> {
-    let mut findings = check(&workspace::root())?;
-    findings.retain(|finding| all || ENFORCED.contains(&finding.rule));
+/// The verb: prints every finding on a line, and how many there are of each kind.
+pub fn run() -> Result<ExitCode> {
+    let findings = check(&workspace::root())?;
     let mut counts: BTreeMap<Rule, usize> = BTreeMap::new();
     for finding in &findings {
         println!("{finding}");
         *counts.entry(finding.rule).or_default() += 1;
     }
     for (rule, count) in counts {
-        eprintln!("{rule:?}: {count}{}", if ENFORCED.contains(&rule) { "" } else { " (not enforced)" });
+        eprintln!("{rule:?}: {count}");
     }
     eprintln!("tidy: {} findings", findings.len());
     Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -196,10 +192,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tree_obeys_every_enforced_rule() {
+    fn the_tree_obeys_every_rule() {
         let findings = check(&workspace::root()).expect("the tree can be read");
-        let broken = findings.iter().filter(|finding| ENFORCED.contains(&finding.rule));
-        let list: Vec<String> = broken.map(Finding::to_string).collect();
+        let list: Vec<String> = findings.iter().map(Finding::to_string).collect();
         assert!(list.is_empty(), "\n{}\n", list.join("\n"));
     }
 

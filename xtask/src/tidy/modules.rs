@@ -108,6 +108,7 @@ const TABLE: &[Allowed] = &[
             "tracing",
         ],
     },
+    Allowed { module: "dir_watcher", modules: &[], crates: &["notify", "tokio", "tracing"] },
     Allowed { module: "errors", modules: &[], crates: &[] },
     Allowed {
         module: "events",
@@ -134,6 +135,7 @@ const TABLE: &[Allowed] = &[
         modules: &["api", "metrics"],
         crates: &[
             "futures_util",
+            "http",
             "http_body_util",
             "jiff",
             "k8s_openapi",
@@ -181,7 +183,7 @@ const TABLE: &[Allowed] = &[
             "metrics",
             "nri",
             "reconcile",
-            "sandboxes",
+            "runtime",
             "socket",
             "source",
             "watch",
@@ -189,20 +191,20 @@ const TABLE: &[Allowed] = &[
         crates: &["agent_common", "arc_swap", "aya", "jiff", "kube", "policy", "thiserror", "tokio", "tracing"],
     },
     Allowed {
-        module: "sandboxes",
-        modules: &[],
-        crates: &["ipnet", "notify", "policy", "rustix", "serde", "serde_json", "tokio", "tracing"],
+        module: "runtime",
+        modules: &["dir_watcher"],
+        crates: &["ipnet", "policy", "rustix", "serde", "serde_json", "tokio"],
     },
     Allowed {
         module: "socket",
         modules: &["events", "health"],
         crates: &["jiff", "rustix", "serde", "serde_json", "thiserror", "tokio", "tracing"],
     },
-    Allowed { module: "source", modules: &["api"], crates: &["notify", "policy", "tokio", "tracing"] },
+    Allowed { module: "source", modules: &["api", "dir_watcher"], crates: &["policy", "tokio", "tracing"] },
     Allowed { module: "testing", modules: &[], crates: &[] },
     Allowed {
         module: "watch",
-        modules: &["api", "kube_watch", "metrics", "sandboxes"],
+        modules: &["api", "kube_watch", "metrics", "runtime"],
         crates: &["k8s_openapi", "kube", "policy", "serde", "tokio", "tracing"],
     },
 ];
@@ -213,7 +215,12 @@ pub fn check(source: &Source, crates: &[String]) -> Vec<Finding> {
         return Vec::new();
     };
     let row = TABLE.iter().find(|row| row.module == module);
-    let refused = source.paths.iter().filter_map(|named| {
+    // After `use crate::http`, `http` is the module and no longer the crate of this name.
+    let shadowed = |path: &str| {
+        let first = path.split("::").next().unwrap_or(path);
+        source.paths.iter().any(|named| named.path.strip_prefix("crate::").is_some_and(|module| module == first))
+    };
+    let refused = source.paths.iter().filter(|named| !shadowed(&named.path)).filter_map(|named| {
         let message = refusal(module, row, &named.path, crates)?;
         Some(Finding { file: source.file.clone(), line: named.line, message, rule: Rule::Modules })
     });

@@ -71,7 +71,7 @@ pub const IDENTIFIERS: &[Banned] = &[
     everywhere("waist", "global function"),
     in_types("ask", "query"),
     in_types("heard", "sync state"),
-    in_types("memory", "the kind of table or state").except(&["MemDataplane"]),
+    in_types("memory", "the kind of table or state"),
     in_types("note", "mark, record or pin"),
     in_types("notes", "marks, records or pins"),
     in_types("party", "local tenant, or flow endpoint"),
@@ -80,7 +80,7 @@ pub const IDENTIFIERS: &[Banned] = &[
     in_types("plain", "fast path"),
     in_types("reach", "access"),
     in_types("word", "name, or label"),
-    in_types("words", "names, or labels"),
+    in_types("words", "names, or labels").except(&["Ipv4Words"]),
 ];
 
 /// A coined sense that prose does not have: a phrase in lower case, matched at the limits of words.
