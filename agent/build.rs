@@ -1,7 +1,7 @@
-//! Embeds the kernel side, which `cargo xtask ebpf` built before.
+//! Embeds the eBPF object that `cargo xtask ebpf` builds.
 //!
-//! It never builds anything itself: checking, linting and testing the agent must work without a BPF toolchain. Where
-//! there is no object yet, the agent embeds nothing, and `cfg(bpf_object_missing)` lets it say so.
+//! It builds no object itself: checking, linting and testing the agent must work without a BPF toolchain. Without an
+//! object the agent embeds nothing, and `cfg(bpf_object_missing)` makes it report that.
 
 use std::{
     env, fs,
@@ -26,7 +26,7 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
 }
 
-/// The object somebody names, or the one `cargo xtask ebpf` writes.
+/// The object that `BULKHEAD_BPF_OBJECT` names, or the one that `cargo xtask ebpf` writes.
 fn object_path() -> PathBuf {
     println!("cargo::rerun-if-env-changed=BULKHEAD_BPF_OBJECT");
     if let Some(named) = env::var_os("BULKHEAD_BPF_OBJECT") {
@@ -39,10 +39,10 @@ fn object_path() -> PathBuf {
     workspace().join("target/ebpf").join(file)
 }
 
-/// Reads the object; where there is none, leaves an empty file in its place.
+/// Reads the object. If it does not exist, an empty file is written in its place.
 ///
-/// Cargo can notice that a file changes, but takes a file that does not exist for one that always changes, and would
-/// build the agent anew each time. A named object must exist.
+/// Cargo treats a missing file as one that always changes, and would build the agent again each time. A named object
+/// must exist.
 fn read_or_reserve(object: &Path) -> Vec<u8> {
     match fs::read(object) {
         Ok(bytes) => bytes,
@@ -50,7 +50,7 @@ fn read_or_reserve(object: &Path) -> Vec<u8> {
             panic!("cannot read BULKHEAD_BPF_OBJECT={}: {error}", object.display())
         }
         Err(_) => {
-            // A tree that cannot be written only loses the shortcut.
+            // In a read-only tree, Cargo only builds more often.
             let _ = object.parent().map(fs::create_dir_all);
             let _ = fs::write(object, b"");
             Vec::new()
@@ -58,7 +58,7 @@ fn read_or_reserve(object: &Path) -> Vec<u8> {
     }
 }
 
-/// The object's digest in hexadecimal; empty when there is no object.
+/// The object's digest in hexadecimal; empty if there is no object.
 fn sha256(bytes: &[u8]) -> String {
     if bytes.is_empty() {
         return String::new();
@@ -66,20 +66,20 @@ fn sha256(bytes: &[u8]) -> String {
     format!("{:x}", Sha256::digest(bytes))
 }
 
-/// The version of the compiler, such as `1.90.0`; empty when it does not say.
+/// The version of the compiler, such as `1.90.0`; empty if it is unknown.
 fn rustc() -> String {
     let output = Command::new(variable("RUSTC")).arg("--version").output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     text.split_whitespace().nth(1).unwrap_or_default().to_owned()
 }
 
-/// The commit this agent is built from, or what a packager says it is.
+/// The commit that this agent is built from, or the value of `BULKHEAD_REVISION` that a packager sets.
 fn revision() -> String {
     println!("cargo::rerun-if-env-changed=BULKHEAD_REVISION");
     if let Ok(named) = env::var("BULKHEAD_REVISION") {
         return named;
     }
-    // The log of HEAD grows with every commit and checkout; the sources decide whether the tree is clean.
+    // The log of HEAD changes with every commit and checkout. The sources decide whether the tree is clean.
     if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]) {
         let log = workspace().join(log);
         if log.exists() {

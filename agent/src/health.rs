@@ -1,8 +1,8 @@
-//! Live and ready as pure functions of what is observed.
+//! Decides whether the agent is live and ready, as pure functions of what the modules report.
 //!
-//! Refuses to know how anything is found out, and reads no clock: "now" is part of what is observed.
-//! Live means "the loop turns"; a dead one is worth a restart. Ready means "every promise about this
-//! node's pods holds now"; it says why not.
+//! Does not know how a value is observed, and reads no clock: time is an argument. Live means that the reconcile loop
+//! makes steps; a restart helps an agent that is not live. Ready means that the policy of every pod of this node is in
+//! force. An agent that is not ready states the reasons.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,26 +13,26 @@ use serde::{Deserialize, Serialize};
 
 /// A reconcile loop without a step for this long is stuck.
 const STUCK: SignedDuration = SignedDuration::from_secs(60);
-/// Reasons listed by name; the rest are a number.
+/// Most problems that are listed. The others are counted.
 const LISTED: usize = 20;
 
-/// What the rooms report of themselves.
+/// What the modules report about themselves.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Observed {
-    /// Programs and maps are in the kernel.
+    /// Whether programs and maps are loaded into the kernel.
     pub loaded: bool,
-    /// Every source was read completely once.
+    /// Whether every source was read completely once.
     pub synced: bool,
-    /// The mode in force for tenants that name none is audit.
+    /// Whether tenants that state no mode are in audit mode.
     pub audit: bool,
     /// Policy revision in the kernel.
     pub revision: u64,
-    /// Writes that wait to be tried again.
+    /// Failed writes that wait for their next attempt.
     pub pending: u64,
-    /// When the kernel was last brought up to date.
+    /// When entries were last written to the kernel.
     pub last_applied: Option<Timestamp>,
-    /// When the loop last turned.
+    /// When the reconcile loop last made a step.
     pub last_turn: Option<Timestamp>,
     /// Tenants by state.
     pub tenants: ObservedTenants,
@@ -40,23 +40,23 @@ pub struct Observed {
     pub endpoints: ObservedEndpoints,
     /// The guards on what leaves the node.
     pub guards: ObservedGuards,
-    /// Whether new sandboxes are held by the container runtime.
+    /// Whether the container runtime holds new sandboxes.
     pub nri: NriState,
-    /// What is wrong, each a sentence that names its object.
+    /// Problems, each as a sentence that names its object.
     pub problems: Vec<String>,
 }
 
-/// The hook that holds new sandboxes until they are enforced. Ready or not does not depend on it: what is
-/// not held is denied until it is known.
+/// State of the NRI connection, through which new sandboxes are held until they are enforced. Readiness does not depend
+/// on it: a sandbox that is not held is denied until its pod is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NriState {
-    /// Nobody asked for it.
+    /// NRI is not configured.
     #[default]
     Off,
-    /// The runtime does not offer it, or not now.
+    /// The runtime does not offer NRI at this time.
     Waiting,
-    /// The runtime asks us.
+    /// The runtime holds each new sandbox until the agent answers.
     Connected,
 }
 
@@ -66,9 +66,9 @@ pub enum NriState {
 pub struct ObservedTenants {
     /// In force as written.
     pub accepted: u64,
-    /// Part of it belongs to an older one.
+    /// A part of it belongs to an older tenant.
     pub conflicted: u64,
-    /// Not understood; the last good state is in force.
+    /// Invalid; the last good version is in force.
     pub invalid: u64,
 }
 
@@ -78,7 +78,7 @@ pub struct ObservedTenants {
 pub struct ObservedGuards {
     /// Interfaces by the guard they should hold.
     pub interfaces: BTreeMap<String, Vec<String>>,
-    /// Parts that could not be put in place; whom they concern is guarded out or not guarded.
+    /// Parts that could not be attached or written. The traffic they concern is dropped, or leaves without a guard.
     pub broken: u64,
 }
 
@@ -86,15 +86,15 @@ pub struct ObservedGuards {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ObservedEndpoints {
-    /// Judged, and dropped if denied.
+    /// What the policy denies is dropped.
     pub enforced: u64,
-    /// Judged, and let pass.
+    /// What the policy denies is reported and passes.
     pub audited: u64,
-    /// Of no tenant.
+    /// The pod belongs to no tenant.
     pub unassigned: u64,
-    /// Of a Shared tenant.
+    /// The pod belongs to a Shared tenant.
     pub shared: u64,
-    /// Should be enforced and is not, or not yet.
+    /// The pod should be enforced, and is not or not yet.
     pub error: u64,
 }
 
@@ -102,19 +102,19 @@ pub struct ObservedEndpoints {
 pub type SharedObserved = Arc<ArcSwap<Observed>>;
 
 impl ObservedTenants {
-    /// In the words of the metrics.
+    /// The numbers by their label in the metrics.
     pub fn by_state(self) -> [(&'static str, u64); 3] {
         [("accepted", self.accepted), ("conflicted", self.conflicted), ("invalid", self.invalid)]
     }
 
-    /// All of them.
+    /// The sum over all states.
     pub fn total(self) -> u64 {
         self.by_state().into_iter().map(|(_, count)| count).sum()
     }
 }
 
 impl ObservedEndpoints {
-    /// In the words of the metrics.
+    /// The numbers by their label in the metrics.
     pub fn by_state(self) -> [(&'static str, u64); 5] {
         [
             ("enforced", self.enforced),
@@ -125,13 +125,13 @@ impl ObservedEndpoints {
         ]
     }
 
-    /// All of them.
+    /// The sum over all states.
     pub fn total(self) -> u64 {
         self.by_state().into_iter().map(|(_, count)| count).sum()
     }
 }
 
-/// Why the agent is not alive; empty if it is. One that has not begun to turn is still starting.
+/// Why the agent is not live; empty if it is. An agent whose loop has made no step yet is still starting.
 pub fn not_live(observed: &Observed, now: Timestamp) -> Vec<String> {
     let silent = observed.last_turn.map(|turn| now.duration_since(turn)).filter(|silent| *silent > STUCK);
     silent
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn each_broken_promise_alone_makes_it_not_ready_and_is_named() {
+    fn each_problem_alone_makes_the_agent_unready_and_is_named() {
         let pod = Observed { endpoints: ObservedEndpoints { error: 1, ..ObservedEndpoints::default() }, ..well() };
         let reasons = not_ready(&Observed { problems: vec!["acme-web/shop: no interface".into()], ..pod });
         assert_eq!(reasons.len(), 2);
@@ -192,24 +192,24 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_tenant_spoils_itself_and_not_the_node() {
+    fn an_invalid_tenant_does_not_make_the_node_unready() {
         let tenants = ObservedTenants { invalid: 1, ..ObservedTenants::default() };
         let observed = Observed { tenants, problems: vec!["NetworkTenant acme: no selector".into()], ..well() };
         assert!(not_ready(&observed).is_empty());
     }
 
     #[test]
-    fn a_hundred_problems_are_a_page_and_not_a_book() {
+    fn only_twenty_of_a_hundred_problems_are_listed() {
         let problems = (0..100).map(|n| format!("problem {n}")).collect();
         assert_eq!(not_ready(&Observed { pending: 1, problems, ..well() }).len(), 1 + LISTED + 1);
     }
 
     #[test]
-    fn a_loop_that_stands_still_is_not_alive() {
+    fn an_agent_whose_loop_makes_no_step_is_not_live() {
         let now = Timestamp::from_second(1000).expect("a time");
         let turned = |ago: i64| Observed { last_turn: Timestamp::from_second(1000 - ago).ok(), ..well() };
         assert!(not_live(&turned(10), now).is_empty());
         assert_eq!(not_live(&turned(61), now).len(), 1);
-        assert!(not_live(&Observed::default(), now).is_empty(), "starting is not stuck");
+        assert!(not_live(&Observed::default(), now).is_empty(), "a starting agent is live");
     }
 }

@@ -1,7 +1,7 @@
 //! Metrics and health over HTTP, for Prometheus and the kubelet: `/metrics`, `/healthz`, `/readyz`.
 //!
-//! Reads only what others publish. Meant for loopback: nothing here is a secret between tenants of
-//! the node's root, but counters name tenants. Nobody can change anything through it.
+//! Reads only values that other modules publish. No request changes anything. The default address is on loopback,
+//! because the counters name tenants.
 
 use std::future::Future;
 use std::io;
@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use crate::health::{self, SharedObserved};
 use crate::metrics::Metrics;
 
-/// Where we listen unless told otherwise.
+/// Default address.
 pub const LISTEN: &str = "127.0.0.1:9481";
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -57,7 +57,7 @@ impl Pages for AgentPages {
     }
 }
 
-/// The address cannot be listened on.
+/// Why no socket can listen on the address.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen for metrics and health on {address}")]
 pub struct BindError {
@@ -66,12 +66,12 @@ pub struct BindError {
     source: io::Error,
 }
 
-/// Listens.
+/// Listens on `address`.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
     TcpListener::bind(address).await.map_err(|source| BindError { address, source })
 }
 
-/// Serves the pages until `shutdown` is done.
+/// Serves the pages until `shutdown` completes.
 pub async fn serve(
     listener: TcpListener,
     pages: Arc<dyn Pages>,
@@ -141,7 +141,7 @@ mod tests {
         }
     }
 
-    async fn ask(address: SocketAddr, path: &str) -> String {
+    async fn page_of(address: SocketAddr, path: &str) -> String {
         let mut stream = tokio::net::TcpStream::connect(address).await.expect("a connection");
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.expect("a request");
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_three_pages_answer_and_ready_says_why_not() {
+    async fn all_three_pages_are_served_and_readyz_states_what_is_missing() {
         let metrics = Metrics::new(Box::new(NoMaps), Arc::default(), Arc::default(), 10);
         let observed = SharedObserved::default();
         let pages = AgentPages { metrics: Arc::new(metrics), observed: Arc::clone(&observed) };
@@ -162,12 +162,12 @@ mod tests {
             let _ = stopped.await;
         }));
 
-        assert!(ask(address, "/healthz").await.starts_with("HTTP/1.1 200"));
-        let ready = ask(address, "/readyz").await;
+        assert!(page_of(address, "/healthz").await.starts_with("HTTP/1.1 200"));
+        let ready = page_of(address, "/readyz").await;
         assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("not all objects have been read"), "{ready}");
         observed.store(Arc::new(Observed { loaded: true, synced: true, ..Observed::default() }));
-        assert!(ask(address, "/readyz").await.starts_with("HTTP/1.1 200"));
-        let page = ask(address, "/metrics").await;
+        assert!(page_of(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+        let page = page_of(address, "/metrics").await;
         assert!(page.contains("application/openmetrics-text") && page.ends_with("# EOF\n"), "{page}");
         assert!(page.contains("map=\"counters\",operation=\"read\""), "a counter that cannot be read is counted");
 

@@ -1,10 +1,20 @@
-//! The Bulkhead node agent. Data flows through its modules like this:
+//! The Bulkhead node agent, its controller and its commands. Data flows in one direction:
 //!
 //! ```text
 //! objects -> Change -> model (Cluster -> Desired) -> plan -> dataplane -> kernel verdict
 //!                                  Actual (pinned maps) ----^                 |
 //!            sinks <- events <- ring buffer <--------------------------------+
 //! ```
+//!
+//! - Objects: [`api`] defines them and their rules. [`source`] reads them from files. [`kube_watch`] and [`watch`] read
+//!   them from the Kubernetes API.
+//! - The node: [`links`] reports interfaces, [`runtime`] sandboxes and control groups. [`nri`] holds new sandboxes.
+//! - Policy: the crate [`policy`] holds the model and the plan. [`reconcile`] is the loop around them. [`dataplane`]
+//!   writes to the kernel.
+//! - Results: [`events`] and [`metrics`] report, [`health`] decides readiness, [`socket`] and [`http`] serve both.
+//! - Commands: [`cli`] defines them. [`config`] reads the flags of the agent, and [`run`] connects its modules.
+//!   [`controller`] writes the statuses of objects, and [`lint`] checks objects before they are applied.
+//! - Shared by the others: [`clock`] and [`errors`].
 
 #![deny(unsafe_code)]
 

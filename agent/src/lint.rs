@@ -1,7 +1,7 @@
 //! `bulkhead lint FILES…`: reports what the API server, the agent or another file would refuse, before it is applied.
 //!
-//! [`lint`] is pure and takes the time as an argument; [`run`] reads, prints and chooses the exit code.
-//! The rules are those of `crate::api`; only what needs more than one object is said here.
+//! [`lint`] is pure and takes the time as an argument. [`run`] reads, prints and chooses the exit code. The rules for
+//! one object are in `crate::api`. This module adds only the findings that need more than one object.
 
 mod cross;
 mod print;
@@ -18,11 +18,11 @@ use crate::source::load::{self, Document, Documents};
 use crate::source::{config_files, read};
 use world::World;
 
-/// Found nothing.
+/// Exit code: there are no findings.
 const CLEAN: u8 = 0;
-/// Could not read something.
-const COULD_NOT: u8 = 1;
-/// Worked, and found something.
+/// Exit code: a file could not be read, or the findings could not be printed.
+const FAILED: u8 = 1;
+/// Exit code: every file was read, and there are findings.
 const FOUND: u8 = 3;
 
 /// What to lint.
@@ -48,16 +48,16 @@ pub enum Format {
     Json,
 }
 
-/// One file.
+/// Name and content of one file.
 #[derive(Clone, Debug)]
 pub struct Input {
-    /// As findings name it.
+    /// The name that findings state.
     pub file: PathBuf,
-    /// What it holds.
+    /// The content.
     pub bytes: Vec<u8>,
 }
 
-/// Everything that is wrong with these files, by file and line. `now` is in seconds since 1970.
+/// All findings about these files, ordered by file and line. `now` is in seconds since 1970.
 pub fn lint(inputs: &[Input], now: i64) -> Vec<Finding> {
     let (mut findings, mut loaded) = (Vec::new(), Vec::new());
     for input in inputs {
@@ -74,24 +74,24 @@ pub fn lint(inputs: &[Input], now: i64) -> Vec<Finding> {
     findings
 }
 
-/// The command: findings on standard output, a summary on standard error.
+/// Runs the command: prints findings on standard output and a summary on standard error.
 pub fn run(args: &Args) -> ExitCode {
     let (inputs, mut unread) = gather(&args.files);
     let mut findings = lint(&inputs, jiff::Timestamp::now().as_second());
     findings.retain(|finding| !args.suppress.contains(&finding.code));
-    let could_not = !unread.is_empty();
+    let failed = !unread.is_empty();
     unread.append(&mut findings);
     if print::all(&unread, args.output).is_err() {
-        return ExitCode::from(COULD_NOT);
+        return ExitCode::from(FAILED);
     }
-    ExitCode::from(match (could_not, unread.is_empty()) {
-        (true, _) => COULD_NOT,
+    ExitCode::from(match (failed, unread.is_empty()) {
+        (true, _) => FAILED,
         (false, false) => FOUND,
         (false, true) => CLEAN,
     })
 }
 
-/// What could be read, and a finding for each thing that could not.
+/// Reads all files. Returns a finding for each file that cannot be read.
 fn gather(paths: &[PathBuf]) -> (Vec<Input>, Vec<Finding>) {
     let (mut inputs, mut findings) = (Vec::new(), Vec::new());
     let mut take = |file: PathBuf, bytes: std::io::Result<Vec<u8>>| match bytes {
@@ -105,7 +105,9 @@ fn gather(paths: &[PathBuf]) -> (Vec<Input>, Vec<Finding>) {
             continue;
         }
         match config_files(path) {
-            Ok(files) if files.is_empty() => take(path.clone(), Err(std::io::Error::other("holds no *.yaml file"))),
+            Ok(files) if files.is_empty() => {
+                take(path.clone(), Err(std::io::Error::other("it contains no *.yaml file")))
+            }
             Ok(files) => files.into_iter().for_each(|file| {
                 let bytes = read(&file);
                 take(file, bytes);
@@ -129,7 +131,7 @@ fn duplicates(loaded: &[(&Path, Documents)]) -> Vec<Finding> {
                     object: Some(key.to_string()),
                     field: String::new(),
                     code: Code::Duplicate,
-                    problem: format!("is defined already at {}:{at}, and that stays", there.display()),
+                    problem: format!("is already defined at {}:{at}, and only that definition counts", there.display()),
                     remedy: "remove one of the two".to_owned(),
                 }),
                 None => {
@@ -143,7 +145,9 @@ fn duplicates(loaded: &[(&Path, Documents)]) -> Vec<Finding> {
 
 fn code(text: &str) -> Result<Code, String> {
     let known = Code::ALL.iter().find(|code| code.as_str().eq_ignore_ascii_case(text));
-    known.copied().ok_or_else(|| format!("no such code; known: BH001 to {}", Code::ALL[Code::ALL.len() - 1].as_str()))
+    known
+        .copied()
+        .ok_or_else(|| format!("unknown code; the codes are BH001 to {}", Code::ALL[Code::ALL.len() - 1].as_str()))
 }
 
 #[cfg(test)]

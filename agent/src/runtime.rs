@@ -4,7 +4,7 @@
 //! CNI cache ──▶ cni ──▶ sandboxes ──▶ cgroups ──▶ control groups of pods
 //! ```
 //!
-//! Decides nothing: whether a pod exists, and which interface leads to a network namespace, other modules know.
+//! Decides nothing. Other modules know whether a pod exists, and which interface leads to a network namespace.
 
 pub mod cgroups;
 pub mod cni;
@@ -19,7 +19,7 @@ use crate::dir_watcher::DirWatcher;
 use cgroups::PodCgroupIds;
 use cni::{CniCache, Sandbox};
 
-/// How often the CNI cache is read without a notice of a change. A lost notice delays the next read by no more.
+/// How often the CNI cache is read if no change is reported. A missed report delays the next read by no more.
 const POLL: Duration = Duration::from_secs(2);
 
 /// Sandboxes and control groups of this node.
@@ -42,7 +42,8 @@ pub struct SandboxPaths {
     pub groups: Option<PathBuf>,
 }
 
-/// Publishes all sandboxes whenever they change, until the receivers are gone. `None` stands until the first read.
+/// Publishes all sandboxes whenever they change, until the receivers are gone. The value is `None` until the first
+/// read.
 pub async fn follow(paths: SandboxPaths, to: watch::Sender<Option<SandboxSet>>) {
     let mut watcher = DirWatcher::new("the CNI cache");
     let mut cache = CniCache::default();

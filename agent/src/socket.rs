@@ -1,8 +1,8 @@
-//! The agent's local socket: `observe` and `status` ask here.
+//! The agent's Unix socket, which `bulkhead observe` and `bulkhead status` read.
 //!
-//! One line of JSON asks, lines of JSON answer. Readable by root alone (mode 0600): events name
-//! every tenant of the node. Read only; no request changes anything, and no reader can slow the
-//! agent: each has a bounded queue and there is a limit to their number.
+//! A client sends one line of JSON and receives lines of JSON. Only root can connect (mode 0600), because events name
+//! every tenant of the node. No request changes anything. No reader can slow the agent: each reader has a bounded
+//! queue, and the number of readers is limited.
 
 pub mod client;
 pub mod protocol;
@@ -25,46 +25,46 @@ use crate::events::sink::Line;
 use crate::events::sink::hub::{Hub, KEPT};
 use protocol::{AgentStatus, Notice, SocketRequest};
 
-/// Where the socket is unless told otherwise.
+/// Default path of the socket.
 pub const PATH: &str = "/run/bulkhead/agent.sock";
-/// Readers at once.
+/// Most readers at a time.
 const READERS: usize = 64;
-/// Bytes of a request.
+/// Most bytes of a request.
 const REQUEST: u64 = 64 * 1024;
 /// How long a request may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Events written between two looks at the queue.
+/// Most events that are taken from the queue at once.
 const BATCH: usize = 256;
 
-/// The socket cannot be made.
+/// Why the socket cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// Another agent answers there.
-    #[error("another agent listens on {}", path.display())]
+    /// Another agent listens on the path.
+    #[error("another agent listens on {}; stop it or choose another path", path.display())]
     InUse {
-        /// Where.
+        /// The path.
         path: PathBuf,
     },
-    /// Something that is no socket is there, and is not ours to remove.
-    #[error("{} exists and is no socket; remove it or choose another path", path.display())]
+    /// The file at the path is not a socket, so the agent does not remove it.
+    #[error("{} exists and is not a socket; remove it or choose another path", path.display())]
     NoSocket {
-        /// Where.
+        /// The path.
         path: PathBuf,
     },
-    /// The system said no.
+    /// A system call failed.
     #[error("cannot {operation} {}", path.display())]
     System {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
-        /// On what.
+        /// The path.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
 }
 
-/// A socket file that goes away with its owner.
+/// A listening socket. Dropping it removes its file.
 #[derive(Debug)]
 pub struct Bound {
     listener: UnixListener,
@@ -77,11 +77,11 @@ impl Drop for Bound {
     }
 }
 
-/// Listens at `path`. A socket that a dead agent left behind is replaced; a living agent's is not.
+/// Listens at `path`. Replaces the socket of an agent that has ended, but not that of a running agent.
 pub async fn bind(path: &Path) -> Result<Bound, SocketError> {
     let system = |operation| move |source: io::Error| SocketError::System { operation, path: path.to_owned(), source };
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-        std::fs::create_dir_all(directory).map_err(system("make the directory of"))?;
+        std::fs::create_dir_all(directory).map_err(system("create the directory of"))?;
     }
     if let Ok(found) = std::fs::symlink_metadata(path) {
         if !found.file_type().is_socket() {
@@ -92,25 +92,25 @@ pub async fn bind(path: &Path) -> Result<Bound, SocketError> {
         }
         std::fs::remove_file(path).map_err(system("remove the stale socket"))?;
     }
-    let socket = UnixSocket::new_stream().map_err(system("make the socket"))?;
-    // Before it has a name, so that nobody can open it in between: Linux gives the file the mode
-    // that the unbound socket has.
+    let socket = UnixSocket::new_stream().map_err(system("create the socket"))?;
+    // The mode is set before the socket has a path, so that nobody can open it in between. Linux gives the file the
+    // mode of the unbound socket.
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(|error| system("protect")(error.into()))?;
     socket.bind(path).map_err(system("bind"))?;
     let listener = socket.listen(64).map_err(system("listen on"))?;
     Ok(Bound { listener, path: path.to_owned() })
 }
 
-/// What the socket shows.
+/// What readers of the socket receive.
 #[derive(Clone)]
 pub struct Shown {
     /// The events.
     pub hub: Arc<Hub>,
-    /// The state; must answer without waiting.
+    /// Returns the agent's status. It must not block.
     pub status: Arc<dyn Fn() -> AgentStatus + Send + Sync>,
 }
 
-/// Answers until `shutdown` is done.
+/// Serves readers until `shutdown` completes.
 pub async fn serve(bound: Bound, shown: Shown, shutdown: impl Future<Output = ()>) {
     let readers = Arc::new(Semaphore::new(READERS));
     tokio::pin!(shutdown);
@@ -122,17 +122,17 @@ pub async fn serve(bound: Bound, shown: Shown, shutdown: impl Future<Output = ()
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "a reader could not be let in");
+                tracing::warn!(%error, "a connection to the agent's socket was not accepted; trying again");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        let (shown, seat) = (shown.clone(), Arc::clone(&readers).try_acquire_owned());
+        let (shown, permit) = (shown.clone(), Arc::clone(&readers).try_acquire_owned());
         tokio::spawn(async move {
-            // A reader that leaves is no news.
-            let _ = match seat {
-                Ok(_seat) => answer(stream, &shown).await,
-                Err(_) => refuse(stream, "too many readers; end one and try again").await,
+            // A reader may disconnect at any time, so an error is ignored.
+            let _ = match permit {
+                Ok(_permit) => answer(stream, &shown).await,
+                Err(_) => refuse(stream, "too many readers are connected; end one and try again").await,
             };
         });
     }
@@ -160,7 +160,7 @@ async fn answer(stream: UnixStream, shown: &Shown) -> io::Result<()> {
             let mut rest = [0];
             loop {
                 tokio::select! {
-                    // The reader says nothing more; when its end closes, it has left.
+                    // The reader sends nothing more. End of file means that it has disconnected.
                     left = reader.read(&mut rest) => if left? == 0 { return Ok(()) },
                     batch = subscription.queue.take(BATCH) => {
                         if batch.lost > 0 {
@@ -174,7 +174,7 @@ async fn answer(stream: UnixStream, shown: &Shown) -> io::Result<()> {
                 }
             }
         }
-        Err(error) => notify(&mut writer, &Notice::Error { message: format!("not a request: {error}") }).await,
+        Err(error) => notify(&mut writer, &Notice::Error { message: format!("the request is invalid: {error}") }).await,
     }
 }
 

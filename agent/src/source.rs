@@ -6,10 +6,10 @@
 //!   └────────── inotify, and a stat every 2 s ────────┴─ last good state
 //! ```
 //!
-//! A valid object stays in force until a newer valid version is read. A bad document keeps its last good version, and an
-//! unreadable or vanished file keeps all its objects; both are reported. Deleting a document from a readable file removes
-//! the object. Deleting a file from a readable directory removes its objects. The module does not know what an object
-//! means, or what happens to a change.
+//! A valid object stays in force until a newer valid version is read. A bad document keeps its last good version, and
+//! an unreadable or vanished file keeps all its objects; both are reported. Deleting a document from a readable file
+//! removes the object. Deleting a file from a readable directory removes its objects. The module does not know what an
+//! object means, or what happens to a change.
 
 mod files;
 mod follow;

@@ -7,7 +7,7 @@
 //!                       watches of namespaces, while their tenants have pods here
 //! ```
 //!
-//! ClusterWatches what this node needs: tenants, namespaces, nodes, and the pods of this node. A namespace's pods and Services
+//! Watches what this node needs: tenants, namespaces, nodes, and the pods of this node. A namespace's pods and Services
 //! are watched only if its tenant has a pod here, is a peer of such a tenant, or is Shared. A watch that breaks and an
 //! object that cannot be read change nothing. Refuses to know maps, plans, and what a change does.
 

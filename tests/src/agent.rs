@@ -1,6 +1,7 @@
-//! The agent under test, started and read as users do it.
+//! The agent under test, started and observed as a user does it.
 //!
-//! The agent runs in the network namespace of the test node. Its output is kept, and printed if the agent does not become ready.
+//! The agent runs in the network namespace of the test node. Its output is kept, and printed if the agent does not
+//! become ready.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -22,12 +23,12 @@ use crate::page;
 use crate::tier;
 use crate::world::World;
 
-/// The address of its metrics and health pages.
+/// The address of the agent's metrics and health pages.
 const LISTEN: ([u8; 4], u16) = ([127, 0, 0, 1], 9464);
-/// The name of its node.
+/// The name of the agent's node.
 pub const NODE_NAME: &str = "node-1";
 
-/// The message of an impossible poisoned mutex.
+/// The panic message for a poisoned mutex, which cannot happen.
 const UNBROKEN: &str = "no holder panics";
 
 /// A running or ended agent. Dropping the value kills it.
@@ -48,18 +49,18 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Writes the world's configuration and starts the agent on it, without waiting.
+    /// Writes the configuration of the test network and starts the agent with it, without waiting.
     pub fn start(world: &World) -> Result<Self> {
         world.config().write(&world.config_path())?;
         Self::start_with(world)
     }
 
-    /// Starts the agent on the configuration as it is, without waiting.
+    /// Starts the agent with the existing configuration file, without waiting.
     pub fn start_with(world: &World) -> Result<Self> {
         Self::start_flagged(world, &[])
     }
 
-    /// As `start_with`, with further flags.
+    /// Starts like `start_with`, with further flags.
     pub fn start_flagged(world: &World, flags: &[&str]) -> Result<Self> {
         let mut agent = Self {
             node: Netns::open(world.node.name())?,
@@ -83,7 +84,7 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Starts it again after it was killed or has ended.
+    /// Starts the agent again after it was killed or has ended.
     pub fn start_again(&mut self) -> Result<()> {
         self.kill();
         let mut command = self.run();
@@ -112,12 +113,12 @@ impl Agent {
         command
     }
 
-    /// Waits until `/readyz` says yes.
+    /// Waits until `/readyz` returns 200.
     pub fn wait_ready(&self, patience: Duration) -> Result<()> {
         self.wait(patience, "ready", || self.get("/readyz").is_ok_and(|(status, _)| status == 200))
     }
 
-    /// Waits until a condition holds; shows the log if it does not.
+    /// Waits until a condition holds. The error contains the log.
     pub fn wait(&self, patience: Duration, what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
         let end = Instant::now() + patience;
         while !holds() {
@@ -130,7 +131,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Kills it with SIGKILL.
+    /// Kills the agent with SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.get_mut().expect(UNBROKEN).take() {
             let _ = child.kill();
@@ -138,7 +139,7 @@ impl Agent {
         }
     }
 
-    /// Ends it with SIGTERM and returns its exit status.
+    /// Ends the agent with SIGTERM and returns its exit status.
     pub fn terminate(&mut self) -> Result<ExitStatus> {
         let mut child = self.child.get_mut().expect(UNBROKEN).take().context("it does not run")?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("a pid")?;
@@ -156,12 +157,12 @@ impl Agent {
         }
     }
 
-    /// Its exit status, if it has ended by itself.
+    /// The agent's exit status, if it has ended by itself.
     pub fn ended(&self) -> Option<ExitStatus> {
         self.child.lock().expect(UNBROKEN).as_mut().and_then(|child| child.try_wait().ok().flatten())
     }
 
-    /// Starts it again so that it outlives this process, with events and log in files. Returns its pid.
+    /// Starts the agent again so that it outlives this process, with events and log in files. Returns its pid.
     pub fn stay(mut self, events: &Path, log: &Path) -> Result<u32> {
         self.kill();
         let mut command = self.run();
@@ -175,7 +176,7 @@ impl Agent {
         lines.iter().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e} in event: {line}"))).collect()
     }
 
-    /// Waits for an event that fits.
+    /// Waits for an event that `fits`.
     pub fn wait_event(&self, patience: Duration, fits: impl Fn(&Value) -> bool) -> Option<Value> {
         self.out.wait(patience, |line| serde_json::from_str(line).ok().filter(&fits))
     }
@@ -190,7 +191,7 @@ impl Agent {
         self.log.wait(patience, |line| line.contains(text).then(|| line.to_owned()))
     }
 
-    /// Its metrics now.
+    /// The agent's current metrics.
     pub fn metrics(&self) -> Result<Metrics> {
         let (status, body) = self.get("/metrics")?;
         ensure!(status == 200, "/metrics answers {status}");
@@ -226,7 +227,7 @@ impl Drop for Agent {
     }
 }
 
-/// Lines that a thread gathers.
+/// Output lines that a thread collects.
 #[derive(Debug, Default)]
 struct Lines {
     lines: Mutex<Vec<String>>,
@@ -234,7 +235,7 @@ struct Lines {
 }
 
 impl Lines {
-    /// Gathers until the stream ends.
+    /// Collects lines until the stream ends.
     fn follow(lines: &Arc<Self>, stream: impl Read + Send + 'static) {
         let lines = Arc::clone(lines);
         thread::spawn(move || {
@@ -249,7 +250,7 @@ impl Lines {
         self.lines.lock().expect(UNBROKEN).clone()
     }
 
-    /// The first line that yields something, old or new.
+    /// The first result of `pick` for a line that exists or arrives in time.
     fn wait<T>(&self, patience: Duration, pick: impl Fn(&str) -> Option<T>) -> Option<T> {
         let end = Instant::now() + patience;
         let mut seen = 0;

@@ -1,4 +1,4 @@
-//! What the start of an agent costs the API server, as the server's own audit and the wire tell it.
+//! Measures the load of an agent's start on the API server, by the server's audit log and the bytes on the wire.
 //!
 //! ```text
 //! API server (real, no kubelets) ◀── objects of N pods ── kubectl
@@ -6,9 +6,9 @@
 //!        └── one agent in node a's network namespace, which has no other traffic: its bytes are the interface's
 //! ```
 //!
-//! The agent has the rights that `deploy/rbac.yaml` gives it and no more. Pods are objects only: nothing runs, so the
-//! node's four stay without an interface. A tenth of the others belongs to the tenant of this node, the rest to nine
-//! tenants it need not know.
+//! The agent has the rights of `deploy/rbac.yaml` and no more. Pods are only objects, so the node's four pods have no
+//! interface. A tenth of the other pods belongs to the tenant of this node. The rest belongs to nine tenants that the
+//! node does not need.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -28,7 +28,7 @@ use crate::{page, scope::Scope, tier};
 
 /// The node whose agent is started.
 const NODE: &str = "a";
-/// Where its pages are.
+/// The address of its HTTP pages.
 const PAGES: ([u8; 4], u16) = ([127, 0, 0, 1], 9481);
 /// Its tenant, and that tenant's namespaces.
 const TENANT: (&str, [&str; 2]) = ("acme", ["acme-web", "acme-jobs"]);
@@ -36,35 +36,35 @@ const TENANT: (&str, [&str; 2]) = ("acme", ["acme-web", "acme-jobs"]);
 const STRANGERS: usize = 9;
 /// Pods on the node.
 const LOCAL: usize = 4;
-/// How long an agent is watched once it has everything.
+/// How long an agent is observed after it has received everything.
 const QUIET: Duration = Duration::from_secs(10);
-/// How long everything may take that is not measured.
+/// The limit for every step that is not measured.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Objects in one call of kubectl.
 const BATCH: usize = 500;
 
-/// What one start took.
+/// The figures of one start.
 #[derive(Clone, Debug, Serialize)]
 pub struct Start {
     /// Pods on other nodes.
     pub others: usize,
-    /// Those of them that belong to the node's tenant.
+    /// How many of them belong to the node's tenant.
     pub relevant: usize,
-    /// Bytes of one pod as the server writes it.
+    /// Bytes of one pod in the server's JSON.
     pub pod_bytes: usize,
-    /// Requests until it had everything, watches not among them.
+    /// Requests until the agent had everything, without watches.
     pub requests: usize,
-    /// Watches it opened.
+    /// Watches that the agent opened.
     pub watches: usize,
-    /// Both, by verb and resource.
+    /// Requests and watches by verb and resource.
     pub by_resource: BTreeMap<String, usize>,
     /// Bytes from the server, with all headers.
     pub received: u64,
     /// Bytes to the server, with all headers.
     pub sent: u64,
-    /// From its start until it had everything.
+    /// Seconds from the start until the agent had everything.
     pub seconds: f64,
-    /// Its memory at the most, in KiB.
+    /// The agent's peak memory in KiB.
     pub memory_kib: u64,
     /// Requests and watches in the ten seconds after.
     pub requests_after: usize,
@@ -98,7 +98,7 @@ struct Server {
 }
 
 impl Server {
-    /// Everything but the other pods.
+    /// Creates all objects except the other pods.
     fn fill(&self) -> Result<()> {
         for file in ["namespace.yaml", "crd.yaml", "rbac.yaml"] {
             let path = deploy().join(file);
@@ -127,7 +127,7 @@ impl Server {
         self.create(&local.collect::<Vec<_>>())
     }
 
-    /// The other pods of these numbers: every tenth is of the node's tenant.
+    /// Creates the other pods with these numbers. Every tenth belongs to the node's tenant.
     fn add(&self, numbers: std::ops::Range<usize>) -> Result<()> {
         let pods: Vec<Value> = numbers
             .map(|n| {
@@ -149,7 +149,7 @@ impl Server {
         self.kubectl.feed(["replace", "--subresource=status", "-f", "-"], &text).map(drop)
     }
 
-    /// Starts an agent that knows nothing, and looks.
+    /// Starts an agent without pins and measures it.
     fn start(&self, others: usize) -> Result<Start> {
         let netns = Netns::at(&self.cluster.netns(NODE), NODE)?;
         let agent = self.agent()?;
@@ -161,11 +161,11 @@ impl Server {
         wait("the agent to know every pod of its tenant", PATIENCE, || {
             let (_, text) = page::get(&netns, PAGES.into(), "/metrics")?;
             let known = Metrics::parse(&text).sum("bulkhead_bpf_map_entries", &[("map", "peers_v4")]);
-            ensure!(known as usize >= expected, "it knows {known} of {expected}; see {}", agent.log.display());
+            ensure!(known as usize >= expected, "its map has {known} of {expected} pods; see {}", agent.log.display());
             Ok(())
         })?;
         let seconds = begun.elapsed().as_secs_f64();
-        // Events of the audit are written a moment after their answers.
+        // The audit log contains a request only a moment after its answer.
         thread::sleep(Duration::from_secs(1));
         let (events, then) = (self.audited()?, bytes(&netns)?);
         thread::sleep(QUIET);
@@ -173,16 +173,16 @@ impl Server {
         let memory_kib = process.memory()?;
         drop(process);
         fs::remove_dir_all(&agent.pin_dir)?;
-        let asked = &events[audited..];
-        let watches = asked.iter().filter(|what| what.starts_with("watch ")).count();
+        let requests = &events[audited..];
+        let watches = requests.iter().filter(|what| what.starts_with("watch ")).count();
         let pod = self.kubectl.run(["get", "--raw", &format!("/api/v1/namespaces/{}/pods/local-0", TENANT.1[0])])?;
         Ok(Start {
             others,
             relevant,
             pod_bytes: pod.len(),
-            requests: asked.len() - watches,
+            requests: requests.len() - watches,
             watches,
-            by_resource: count(asked),
+            by_resource: count(requests),
             received: then.received - wire.received,
             sent: then.sent - wire.sent,
             seconds,
@@ -192,36 +192,37 @@ impl Server {
         })
     }
 
-    /// What the agent's account asked, in order, each request once: verb and resource.
+    /// The requests of the agent's account in order, each once: verb and resource.
     fn audited(&self) -> Result<Vec<String>> {
         let text = fs::read_to_string(self.cluster.audit_log())?;
         let agent = format!("system:serviceaccount:{SYSTEM}:bulkhead-agent");
         let mut seen = BTreeSet::new();
         let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let mut asked = Vec::new();
+        let mut requests = Vec::new();
         for event in events.filter(|event| event["user"]["username"] == agent.as_str()) {
             if seen.insert(event["auditID"].to_string()) {
                 let field = |pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or("").to_owned();
                 let resource = field("/objectRef/resource");
                 let what = if resource.is_empty() { field("/requestURI") } else { resource };
-                asked.push(format!("{} {what}", field("/verb")));
+                requests.push(format!("{} {what}", field("/verb")));
             }
         }
-        Ok(asked)
+        Ok(requests)
     }
 
-    /// Whom the API server takes for the agent of the manifests.
-    fn agent(&self) -> Result<Agent> {
+    /// The files of an agent with the service account of the manifests.
+    fn agent(&self) -> Result<ApiAgent> {
         let token = self.kubectl.run(["create", "token", "bulkhead-agent", "-n", SYSTEM])?;
         let admin = fs::read_to_string(self.cluster.kubeconfig())?;
-        let mut config: Value = serde_json::from_str(&admin).context("a kubeconfig of ours is JSON")?;
+        let mut config: Value =
+            serde_json::from_str(&admin).context("the kubeconfig of the test cluster is not JSON")?;
         config["users"][0]["user"] = json!({"token": token.trim()});
         let (kubeconfig, pin_dir) = (self.scope.file("kubeconfig"), self.scope.pin_dir());
         fs::write(&kubeconfig, config.to_string())?;
-        Ok(Agent { kubeconfig, pin_dir, log: self.scope.file("agent.log") })
+        Ok(ApiAgent { kubeconfig, pin_dir, log: self.scope.file("agent.log") })
     }
 
-    fn command(&self, agent: &Agent) -> Result<Command> {
+    fn command(&self, agent: &ApiAgent) -> Result<Command> {
         let binary = tier::agent_binary().context("there is no agent to run: set BULKHEAD_BIN")?;
         let mut command = Command::new(binary);
         command
@@ -239,15 +240,15 @@ impl Server {
     }
 }
 
-struct Agent {
+struct ApiAgent {
     kubeconfig: std::path::PathBuf,
     pin_dir: std::path::PathBuf,
     log: std::path::PathBuf,
 }
 
-fn count(asked: &[String]) -> BTreeMap<String, usize> {
+fn count(requests: &[String]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
-    for what in asked {
+    for what in requests {
         *counts.entry(what.clone()).or_default() += 1;
     }
     counts
@@ -271,7 +272,7 @@ impl Drop for Process {
     }
 }
 
-/// What went over the interfaces of a namespace, loopback aside.
+/// Bytes over the interfaces of a namespace, without loopback.
 #[derive(Clone, Copy, Debug, Default)]
 struct Bytes {
     received: u64,
@@ -320,7 +321,7 @@ fn tenant(name: &str) -> Value {
     })
 }
 
-/// A pod of usual size, which no kubelet will run.
+/// A pod of usual size, which no kubelet runs.
 fn pod(namespace: &str, name: &str, node: &str, address: &str) -> Value {
     let env: Vec<Value> =
         (0..12).map(|n| json!({"name": format!("SETTING_{n}"), "value": format!("value-{n}")})).collect();
@@ -362,7 +363,7 @@ pub fn table(starts: &[Start]) -> String {
         );
     }
     if let Some(last) = starts.last() {
-        text += &format!("a pod as the server writes it: {} bytes; asked for in the last start:\n", last.pod_bytes);
+        text += &format!("a pod as the server writes it: {} bytes; requests of the last start:\n", last.pod_bytes);
         for (what, count) in &last.by_resource {
             text += &format!("  {count:>4}  {what}\n");
         }
@@ -382,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenth_of_the_others_is_of_the_node_s_tenant() {
+    fn a_tenth_of_the_other_pods_belongs_to_the_node_s_tenant() {
         let relevant = |others: usize| (0..others).filter(|n| n % 10 == 0).count();
         assert_eq!([10, 1000, 10_000].map(relevant), [10_usize, 1000, 10_000].map(|others| others.div_ceil(10)));
     }

@@ -1,4 +1,6 @@
-//! Captures every frame that arrives in a network namespace, below all sockets.
+//! Captures every frame that arrives in a network namespace, before any socket receives it.
+//!
+//! A capture proves that a packet arrived, even if no process listens.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
@@ -16,14 +18,14 @@ use crate::worker::Worker;
 /// Every Ethernet protocol.
 const ETH_P_ALL: u16 = 3;
 
-/// A capture under way on all interfaces of a namespace.
+/// A running capture on all interfaces of a namespace.
 #[derive(Debug)]
 pub struct Capture {
     worker: Worker<Vec<Vec<u8>>>,
 }
 
 impl Capture {
-    /// Starts to keep the frames that fit, sent ones too. Nothing is missed from here on.
+    /// Starts to keep frames that `fits` accepts, received and sent. No later frame is missed.
     pub fn start(netns: &Netns, fits: impl Fn(&[u8]) -> bool + Send + 'static) -> Result<Self> {
         let socket = netns.run(open).with_context(|| format!("cannot capture in {}", netns.name()))?;
         let worker = Worker::start(netns, move |stop| {
@@ -41,7 +43,7 @@ impl Capture {
         Ok(Self { worker })
     }
 
-    /// Ends it, after what is under way has arrived, and returns the frames.
+    /// Waits for frames in flight, ends the capture and returns the frames.
     pub fn stop(self) -> Vec<Vec<u8>> {
         thread::sleep(Duration::from_millis(50));
         self.worker.stop()

@@ -1,4 +1,6 @@
-//! The agent's static configuration: a value that tests edit, written as the YAML that users read.
+//! The agent's configuration file as a value that tests edit, and its YAML.
+//!
+//! Knows the format from the documentation and uses no type of the agent.
 
 use std::fmt::Write;
 use std::fs;
@@ -7,7 +9,7 @@ use std::path::Path;
 
 use crate::host::{BRIDGED_GATEWAYS, Host, ROUTED_GATEWAYS};
 
-/// The label by which namespaces belong to tenants here.
+/// The label that assigns a namespace to a tenant.
 pub const TENANT_LABEL: &str = "example.com/tenant";
 
 /// All documents of the file.
@@ -19,14 +21,14 @@ pub struct Config {
     pub namespaces: Vec<(String, String)>,
     /// `Endpoint` documents.
     pub endpoints: Vec<Endpoint>,
-    /// Further documents, as they are.
+    /// Further documents as text.
     pub raw: Vec<String>,
 }
 
 /// A `NetworkTenant`.
 #[derive(Clone, Debug, Default)]
 pub struct Tenant {
-    /// Name; its namespaces carry it in their label.
+    /// Name, which is also the label value of its namespaces.
     pub name: String,
     /// `class: Shared`.
     pub shared: bool,
@@ -52,14 +54,14 @@ pub struct Endpoint {
     pub name: String,
     /// Addresses.
     pub addresses: Vec<String>,
-    /// `interface: NAME` or `netns: NAME`; a pod elsewhere has neither.
+    /// `interface: NAME` or `netns: NAME`. A pod on another node has neither.
     pub attachment: Option<(&'static str, String)>,
-    /// Gateways, where they are not addresses of the node.
+    /// Gateways that are not addresses of the node.
     pub gateways: Vec<String>,
 }
 
 impl Config {
-    /// The policy of the two-tenant world, without endpoints.
+    /// The policy of the test network, without endpoints.
     pub fn two_tenants() -> Self {
         let subnet = |name: &str, cidr: &str, ports: &[Port]| (name.to_owned(), cidr.to_owned(), ports.to_vec());
         let postgres = [("TCP", 5432)];
@@ -73,7 +75,7 @@ impl Config {
             subnets: vec![subnet("db-a", "10.41.0.0/24", &[]), subnet("db-a6", "fd00:41::/64", &[])],
             ..Tenant::default()
         };
-        // The widest range there is: it must open neither a tenant's subnet nor the metadata service.
+        // The widest possible range must allow neither a tenant's subnet nor the metadata service.
         let everywhere = ("upstream".to_owned(), vec!["0.0.0.0/0".to_owned(), "::/0".to_owned()], Vec::new());
         let platform = Tenant { name: "platform".into(), shared: true, egress: vec![everywhere], ..Tenant::default() };
         let namespaces = [("acme-prod", "acme"), ("globex-prod", "globex"), ("platform-dns", "platform")];
@@ -86,15 +88,18 @@ impl Config {
 
     /// The tenant of this name.
     pub fn tenant(&mut self, name: &str) -> &mut Tenant {
-        self.tenants.iter_mut().find(|tenant| tenant.name == name).expect("a tenant of the world")
+        self.tenants.iter_mut().find(|tenant| tenant.name == name).expect("a tenant of this configuration")
     }
 
     /// The endpoint of this host.
     pub fn endpoint(&mut self, host: Host) -> &mut Endpoint {
-        self.endpoints.iter_mut().find(|endpoint| endpoint.name == host.name()).expect("an endpoint of the world")
+        self.endpoints
+            .iter_mut()
+            .find(|endpoint| endpoint.name == host.name())
+            .expect("an endpoint of this configuration")
     }
 
-    /// Replaces a file at once, as a careful editor does.
+    /// Replaces a file atomically.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         let beside = path.with_extension("new");
         fs::write(&beside, self.to_yaml())?;
@@ -142,7 +147,7 @@ impl Tenant {
 }
 
 impl Endpoint {
-    /// A pod elsewhere.
+    /// A pod on another node.
     pub fn far(host: Host) -> Self {
         Self {
             namespace: host.namespace().expect("a pod").to_owned(),
@@ -153,7 +158,7 @@ impl Endpoint {
         }
     }
 
-    /// A pod with a route to itself, behind the link-local gateways.
+    /// A routed pod, with link-local gateways.
     pub fn routed(host: Host, attachment: (&'static str, String)) -> Self {
         let gateways = vec![ROUTED_GATEWAYS.0.to_string(), ROUTED_GATEWAYS.1.to_string()];
         Self { attachment: Some(attachment), gateways, ..Self::far(host) }
@@ -200,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_agent_finds_no_fault_with_the_documents() {
+    fn the_agent_accepts_the_documents() {
         let mut config = Config::two_tenants();
         config.tenant("acme").audit = true;
         config.tenant("acme").peers.push(("globex".into(), "Egress".into()));

@@ -1,8 +1,8 @@
 //! Runs the loaded programs on single frames, without attaching them.
 //!
 //! `BPF_PROG_TEST_RUN` gives a program a frame as if an interface had delivered it. The maps hold the entries of a
-//! [`MemTables`], so the host can judge the same frame with the same tables. The caller compares the two. This module holds
-//! no test case and no expectation.
+//! [`MemTables`], so the host can judge the same frame with the same tables. The caller compares the two. This module
+//! holds no test case and no expectation.
 
 mod fill;
 pub mod reasons;
@@ -27,31 +27,31 @@ use aya::{Ebpf, TestRun, TestRunOptions};
 use bulkhead::dataplane::cgroup_guard;
 use bulkhead::dataplane::object::{self, MapLimits};
 
-/// The interface a frame comes from unless a context says otherwise: the namespace's loopback.
+/// The interface of a frame if no context names another one: the loopback of the namespace.
 pub const LOOPBACK: u32 = 1;
 
-/// What the programs return for a frame that goes on, to whoever is next on the hook.
+/// The return value for a frame that continues to the next program of the hook.
 const PASS: i32 = -1;
-/// What they return for one that does not.
+/// The return value for a frame that is dropped.
 const DROP: i32 = 2;
 
-/// Loaded programs, their maps, and the tables these hold.
+/// Loaded programs, their maps, and the tables that the maps hold.
 pub struct Engine {
     ebpf: Ebpf,
     tables: MemTables,
 }
 
-/// What a loaded program made of a frame.
+/// The verdict of a loaded program on a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ran {
     /// Passed, dropped or audited, as it was counted.
     pub outcome: Outcome,
-    /// Why not, as it was counted.
+    /// The reason if the frame was denied, as it was counted.
     pub reason: Option<DropReason>,
 }
 
 impl Ran {
-    /// Whether program and host say the same.
+    /// Whether the program and the host give the same verdict.
     pub fn agrees(&self, host: &Judged) -> bool {
         self.outcome == host.outcome && self.reason == host.reason()
     }
@@ -71,7 +71,7 @@ impl Engine {
         Self::with_limits(tables, &MapLimits::default())
     }
 
-    /// As `new`, with maps of another size.
+    /// Loads like `new`, with maps of another size.
     pub fn with_limits(tables: MemTables, limits: &MapLimits) -> Result<Self> {
         let mut ebpf = object::open(None, limits)?;
         for name in Direction::ALL.map(program_name).into_iter().chain(Guard::ON_INTERFACES.map(Guard::as_str)) {
@@ -89,12 +89,12 @@ impl Engine {
         &self.tables
     }
 
-    /// Programs and maps, to look at.
+    /// The programs and maps.
     pub fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
 
-    /// Writes other tables over those there are. What only the old ones held stays, except connections.
+    /// Writes other tables into the maps. Entries that only the old tables had stay, except connections.
     pub fn refill(&mut self, tables: MemTables) -> Result<()> {
         fill::write(&mut self.ebpf, &tables)?;
         self.tables = tables;
@@ -111,12 +111,12 @@ impl Engine {
         Ok(self.ebpf.program(guard.as_str()).context("a program of the object")?.try_into()?)
     }
 
-    /// What the program returns for a frame; `None` where the kernel will not run it on such a frame.
+    /// The program's return value for a frame. `None`: the kernel refuses to run it on such a frame.
     pub fn run(&self, direction: Direction, frame: &[u8], repeat: u32) -> Result<Option<i32>> {
         self.run_in(direction, frame, repeat, None)
     }
 
-    /// As `run`, on behalf of a device of this namespace.
+    /// Runs like `run`, with the context of an interface of this namespace.
     pub fn run_on(&self, direction: Direction, frame: &[u8], ifindex: u32) -> Result<Option<i32>> {
         // `struct __sk_buff`, all zero but for the index of the interface (offset 40).
         let mut context = [0_u8; 192];
@@ -133,8 +133,8 @@ impl Engine {
         }
     }
 
-    /// Runs the program on a frame of the interface `LOOPBACK` and reads from its counters what it made of it.
-    /// `None` where the kernel will not run it on such a frame. `guess` only saves time.
+    /// Runs the program on a frame of the interface `LOOPBACK` and reads the verdict from its counters. `None`: the
+    /// kernel refuses to run it on such a frame. A correct `guess` of the reason saves time.
     pub fn judge(&self, direction: Direction, frame: &[u8], guess: Option<DropReason>) -> Result<Option<Ran>> {
         let entry = self.tables.endpoints.get(&LOOPBACK).copied().unwrap_or_default();
         let state = self.tables.tenants.get(&entry.tenant).copied().unwrap_or_default();
@@ -162,8 +162,8 @@ impl Engine {
             {
                 guess
             }
-            (_, _, Some(before)) => self.risen(&before, cell)?,
-            // Guessed wrong: whoever asks for less speed gets the name.
+            (_, _, Some(before)) => self.increased(&before, cell)?,
+            // The guess was wrong. Without a guess the reason is found.
             _ => return Ok(Some(Ran { outcome, reason: None })),
         };
         Ok(Some(Ran { outcome, reason: Some(reason) }))
@@ -173,10 +173,11 @@ impl Engine {
         DropReason::ALL.iter().map(|reason| Ok(self.counter(maps::DENIED.name, cell(*reason))?.packets)).collect()
     }
 
-    fn risen(&self, before: &[u64], cell: impl Fn(DropReason) -> u32) -> Result<DropReason> {
+    fn increased(&self, before: &[u64], cell: impl Fn(DropReason) -> u32) -> Result<DropReason> {
         let after = self.reasons(cell)?;
-        let risen = DropReason::ALL.iter().zip(before.iter().zip(&after)).find(|(_, (before, after))| before < after);
-        risen.map(|(reason, _)| *reason).context("dropped without being counted")
+        let increased =
+            DropReason::ALL.iter().zip(before.iter().zip(&after)).find(|(_, (before, after))| before < after);
+        increased.map(|(reason, _)| *reason).context("dropped without being counted")
     }
 
     /// A counter, summed over the CPUs.
@@ -188,7 +189,7 @@ impl Engine {
         Ok(each.iter().fold(Counter::default(), sum))
     }
 
-    /// What could not be told, summed over the CPUs.
+    /// The number of losses of one kind, summed over the CPUs.
     pub fn lost(&self, what: agent_common::counters::Loss) -> Result<u64> {
         let lost: PerCpuArray<_, u64> = self.map(maps::LOSS.name)?.try_into()?;
         Ok(lost.get(&(what as u32), 0)?.iter().sum())
@@ -199,14 +200,14 @@ impl Engine {
         self.ebpf.map(name).with_context(|| format!("the object has no map {name}"))
     }
 
-    /// Forgets every connection, in the maps and in memory.
+    /// Removes every connection, in the maps and in memory.
     pub fn forget(&mut self) -> Result<()> {
         self.tables.forget();
         empty::<ReplyKey<V4>>(&mut self.ebpf, maps::REPLIES_V4.name)?;
         empty::<ReplyKey<V6>>(&mut self.ebpf, maps::REPLIES_V6.name)
     }
 
-    /// The host's verdict about the same frame, by the same tables.
+    /// The host's verdict on the same frame with the same tables.
     pub fn host(&self, direction: Direction, frame: &[u8]) -> Judged {
         self.tables.now_ns.set(now_ns());
         self.tables.judge(LOOPBACK, direction, frame)
@@ -223,7 +224,7 @@ fn empty<K: aya::Pod>(ebpf: &mut Ebpf, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The kernel makes a socket buffer of the frame first, and will not for every length.
+/// Whether the kernel refuses the frame: it cannot make a socket buffer of every length.
 fn refuses_frame(error: &ProgramError) -> bool {
     let ProgramError::SyscallError(error) = error else { return false };
     matches!(error.io_error.raw_os_error(), Some(libc::EINVAL | libc::EMSGSIZE | libc::EFAULT))
@@ -235,7 +236,7 @@ fn now_ns() -> u64 {
     u64::try_from(time.tv_sec).unwrap_or_default() * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or_default()
 }
 
-/// Keeps the calling thread on one CPU, so that one per-CPU value counts what it does.
+/// Keeps the calling thread on one CPU, so that its packets are counted in one per-CPU value.
 pub fn stay_on_one_cpu() -> io::Result<()> {
     let mut one = rustix::thread::CpuSet::new();
     one.set(rustix::thread::sched_getcpu());

@@ -1,7 +1,7 @@
 //! Cases of the frame corpus: one Ethernet frame, the hook that receives it, the verdict it must get.
 //!
-//! The format is one JSON object per line. A foreign file may omit descriptive fields and may have unknown ones. A field that
-//! decides the result is never guessed.
+//! The format is one JSON object per line. A foreign file may omit descriptive fields and may have unknown ones. A
+//! field that decides the result is never guessed.
 
 mod builder;
 mod corpus;
@@ -22,7 +22,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// One frame and what must become of it.
+/// One frame and its expected verdict.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FrameCase {
     /// Row of the attack table, or `CTL`.
@@ -31,21 +31,21 @@ pub struct FrameCase {
     /// Family of cases.
     #[serde(default, deserialize_with = "null_is_nothing")]
     pub class: String,
-    /// Whether this is a control: it passes, or the drops beside it prove nothing.
+    /// Whether this is a control: it must pass, or the dropped frames prove nothing.
     #[serde(default, deserialize_with = "null_is_nothing")]
     pub control: bool,
-    /// Fields that the event must hold, if one is promised.
+    /// Fields that the event must have, if an event is expected.
     #[serde(default)]
     pub event: Option<serde_json::Value>,
     /// The bytes.
     #[serde(with = "hex")]
     pub frame: Vec<u8>,
-    /// Frames of one train share a group and are sent in order.
+    /// Frames of one group are sent in order and share their state.
     #[serde(default)]
     pub group: Option<String>,
-    /// Which program meets it.
+    /// The program that judges it.
     pub hook: Hook,
-    /// To whom it is addressed on the link: `gw`, `direct`, `bcast`.
+    /// Its destination on the link: `gw`, `direct`, `bcast`.
     #[serde(default, deserialize_with = "null_is_nothing")]
     pub l2: String,
     /// Length of the frame; checked if present.
@@ -59,10 +59,10 @@ pub struct FrameCase {
     /// A remark.
     #[serde(default, deserialize_with = "null_is_nothing")]
     pub note: String,
-    /// Class of the reason, in the words of the attack table.
+    /// Class of the reason, as the attack table names it.
     #[serde(default, deserialize_with = "null_is_nothing")]
     pub reason: String,
-    /// What must become of it.
+    /// The expected verdict.
     pub verdict: Expected,
 }
 
@@ -70,9 +70,9 @@ pub struct FrameCase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Hook {
-    /// Judges what the pod sends.
+    /// Judges packets from the pod.
     FromPod,
-    /// Judges what is on its way to the pod.
+    /// Judges packets to the pod.
     ToPod,
 }
 
@@ -80,11 +80,11 @@ pub enum Hook {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Expected {
-    /// Goes on.
+    /// The frame passes.
     Pass,
-    /// Dropped.
+    /// The frame is dropped.
     Drop,
-    /// Both are documented behaviour.
+    /// Either verdict is documented behaviour.
     Either,
 }
 
@@ -94,25 +94,26 @@ pub fn read_cases(path: &Path) -> Result<Vec<FrameCase>> {
     parse_cases(&text).with_context(|| format!("{} is not a file of frames", path.display()))
 }
 
-/// Reads cases from text; empty lines are skipped.
+/// Reads cases from text. Empty lines are skipped.
 pub fn parse_cases(text: &str) -> Result<Vec<FrameCase>> {
     let numbered = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     numbered.map(|(index, line)| parse_case(line).with_context(|| format!("line {}", index + 1))).collect()
 }
 
 fn parse_case(line: &str) -> Result<FrameCase> {
-    // Its own line is always the first; the reader wants the file's.
-    let own_words = |error: serde_json::Error| anyhow!(error.to_string().replace(" at line 1 column ", " at column "));
-    let case: FrameCase = serde_json::from_str(line).map_err(own_words)?;
+    // The parser counts lines from this one, so its line number is removed.
+    let without_line =
+        |error: serde_json::Error| anyhow!(error.to_string().replace(" at line 1 column ", " at column "));
+    let case: FrameCase = serde_json::from_str(line).map_err(without_line)?;
     match case.len {
         Some(len) if len != case.frame.len() => {
-            bail!("{}: `len` says {len}, `frame` holds {} bytes", case.name, case.frame.len())
+            bail!("{}: `len` is {len}, but `frame` has {} bytes", case.name, case.frame.len())
         }
         _ => Ok(case),
     }
 }
 
-/// Some writers say `null` where they have nothing to say.
+/// Reads `null` as the default value, because some writers use it for an absent field.
 fn null_is_nothing<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_case_survives_being_written_and_read() {
+    fn a_case_that_is_written_and_read_stays_equal() {
         let line = r#"{"name":"n","frame":"00ff","hook":"from_pod","verdict":"pass","len":2}"#;
         let case = parse_cases(line).expect("a case").remove(0);
         let again = serde_json::to_string(&case).expect("JSON");

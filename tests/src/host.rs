@@ -1,6 +1,6 @@
-//! The hosts of a world: their names, addresses and ports.
+//! The hosts of the test network: their names, addresses and ports.
 //!
-//! All worlds share this table. Each world has namespaces of its own, so equal addresses never meet.
+//! All test networks use this table. Each has network namespaces of its own, so equal addresses never conflict.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -65,7 +65,7 @@ impl Host {
     pub const OUTSIDE: [Self; 6] =
         [Self::AcmeFar, Self::GlobexFar, Self::AcmeDb, Self::GlobexDb, Self::Internet, Self::Metadata];
 
-    /// A short name for people; a pod's is its name.
+    /// A short name for output. For a pod it is the pod's name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::AcmeWeb => "acme-web",
@@ -83,7 +83,7 @@ impl Host {
         }
     }
 
-    /// The namespace of a pod, this node's or another's.
+    /// The namespace of a pod, on this node or another one.
     pub const fn namespace(self) -> Option<&'static str> {
         match self {
             Self::AcmeWeb | Self::AcmeApi | Self::AcmeFar => Some("acme-prod"),
@@ -137,7 +137,7 @@ impl Host {
         }
     }
 
-    /// The port its servers listen at, TCP and UDP.
+    /// The port at which its servers listen, TCP and UDP.
     pub const fn port(self) -> u16 {
         match self {
             Self::Dns => 53,
@@ -154,7 +154,7 @@ impl Host {
         SocketAddr::new(self.address(family), self.port())
     }
 
-    /// Hardware address of a local pod: its own, and its gateway's in a routed world.
+    /// Hardware address of a local pod, and of its gateway if pods are routed.
     pub fn macs(self) -> ([u8; 6], [u8; 6]) {
         let last = self.v4().octets()[3];
         ([0x02, 0x0a, 0, 0, 1, last], [0x02, 0xfe, 0, 0, 1, last])

@@ -1,12 +1,12 @@
-//! A real Kubernetes with the product in it, for the scenarios of `tests/tests/cluster`.
+//! A real Kubernetes with Bulkhead installed, for the scenarios of `tests/tests/cluster`.
 //!
 //! ```text
-//! cluster (crate) ── up ──▶ Site { world of pods, policy } ──▶ scenarios, one after the other ──▶ down, whatever happened
+//! cluster (crate) ── up ──▶ Site { pods, policy } ──▶ scenarios, one after the other ──▶ down, also after a failure
 //! ```
 //!
-//! Installs as an administrator does: the image is loaded on the nodes, `deploy/bulkhead.yaml` is edited where its
-//! comments say and applied with kubectl. Looks at agents from outside only: their pods, pages and logs. What should
-//! pass is computed in `expect`, from the same objects that are applied and from nothing of the agent.
+//! The installation follows the manuals: the image is loaded on the nodes, and `deploy/bulkhead.yaml` is edited as its
+//! comments say and applied with kubectl. Agents are observed only from outside: their pods, pages and logs. `expect`
+//! computes the allowed probes from the applied objects. It uses nothing of the agent.
 
 pub mod addresses;
 pub mod expect;
@@ -115,7 +115,7 @@ impl Site {
         manifest::with_mount(&manifest::with_settings(&file, &settings)?, "nri")
     }
 
-    /// Waits until every pod of agents and controller is of the current version, and ready.
+    /// Waits until every pod of agents and controller has the current version and is ready.
     pub fn rolled_out(&self) -> Result<()> {
         for what in ["daemonset/bulkhead", "deployment/bulkhead-controller"] {
             self.kubectl().run(["-n", SYSTEM, "rollout", "status", what, "--timeout=120s"])?;
@@ -123,13 +123,13 @@ impl Site {
         Ok(())
     }
 
-    /// Changes the setting for namespaces in no tenant, as the comment in `deploy/config.yaml` says.
+    /// Changes the setting for namespaces in no tenant, as the comment in `deploy/config.yaml` describes.
     pub fn set_unassigned(&mut self, unassigned: Unassigned) -> Result<()> {
         self.policy.unassigned = unassigned;
         self.reinstall()
     }
 
-    /// Lets the container runtime hold new pods, or not, as the comments in the manifests say.
+    /// Lets the container runtime hold new pods, or not, as the comments in the manifests describe.
     pub fn set_nri(&mut self, on: bool) -> Result<()> {
         self.nri = on;
         self.reinstall()
@@ -148,7 +148,7 @@ impl Site {
     }
 
     /// Waits until every probe ends as the policy says. The error lists the last outcomes that did not.
-    pub fn fast_verdict(&self) -> Result<()> {
+    pub fn settle(&self) -> Result<()> {
         self.until(&self.asked(), |question| self.policy.allows(&self.world, question))
     }
 
@@ -172,7 +172,7 @@ impl Site {
             if wrong.is_empty() {
                 return Ok(());
             }
-            ensure!(start.elapsed() < SETTLED, "{}", tell(&wrong, asked.len()));
+            ensure!(start.elapsed() < SETTLED, "{}", summary(&wrong, asked.len()));
         }
     }
 
@@ -189,7 +189,7 @@ impl Site {
                 mismatch.asked.probe(&self.world) != Outcome::Answered
             });
         }
-        ensure!(wrong.is_empty(), "{}", tell(&wrong, asked.len()));
+        ensure!(wrong.is_empty(), "{}", summary(&wrong, asked.len()));
         Ok(())
     }
 
@@ -225,8 +225,8 @@ impl Site {
 
     /// The output of a node's agent: log and events.
     pub fn agent_lines(&self, node: &str) -> Result<Vec<String>> {
-        let said = self.kubectl().run(["-n", SYSTEM, "logs", &self.agent(node)?])?;
-        Ok(said.lines().map(str::to_owned).collect())
+        let output = self.kubectl().run(["-n", SYSTEM, "logs", &self.agent(node)?])?;
+        Ok(output.lines().map(str::to_owned).collect())
     }
 
     /// The violations that a node's agent has printed.
@@ -236,7 +236,7 @@ impl Site {
         Ok(events.filter(|event| event["type"] == "violation").collect())
     }
 
-    /// One of the pages of a node's agent: `/metrics`, `/readyz`.
+    /// Status and body of a page of a node's agent: `/metrics`, `/readyz`.
     pub fn agent_page(&self, node: &str, path: &str) -> Result<(u16, String)> {
         let (_, netns, _) = self.world.nodes.iter().find(|(name, ..)| *name == node).context("a node")?;
         page::get(netns, PAGES.into(), path)
@@ -280,7 +280,8 @@ impl Site {
         Ok(items(&pods).map(line).collect())
     }
 
-    /// The time since which each node and each pod except ours is ready. A changed line was not ready in between.
+    /// The time since which each node and each pod except Bulkhead's is ready. A changed line means that the object was
+    /// not ready in between.
     pub fn readiness(&self) -> Result<Vec<String>> {
         let mut lines = Vec::new();
         for kind in ["nodes", "pods"] {
@@ -297,9 +298,9 @@ impl Site {
 
     /// The diagnostics that help after a failure.
     pub fn describe(&self) -> String {
-        let mut told = String::new();
+        let mut report = String::new();
         let mut add = |title: &str, said: Result<String>| {
-            told += &format!("--- {title}\n{}\n", said.unwrap_or_else(|error| format!("{error:#}")).trim_end());
+            report += &format!("--- {title}\n{}\n", said.unwrap_or_else(|error| format!("{error:#}")).trim_end());
         };
         add("pods", self.kubectl().run(["get", "pods", "-A", "-o", "wide"]));
         add("tenants", self.kubectl().run(["get", "networktenants", "-o", "wide"]));
@@ -321,7 +322,7 @@ impl Site {
             });
             add(&format!("agent on {node}, log without violations"), log);
         }
-        told
+        report
     }
 }
 
@@ -330,7 +331,7 @@ pub fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }
 
-fn tell(wrong: &[QuestionMismatch], of: usize) -> String {
+fn summary(wrong: &[QuestionMismatch], of: usize) -> String {
     let lines: Vec<String> = wrong.iter().take(40).map(QuestionMismatch::to_string).collect();
-    format!("{} of {of} answers are not as expected:\n{}", wrong.len(), lines.join("\n"))
+    format!("{} of {of} probes did not end as expected:\n{}", wrong.len(), lines.join("\n"))
 }

@@ -1,7 +1,7 @@
-//! The test bed: frames, a world of two tenants, and the means to observe both.
+//! The test bed: frames, small networks and clusters with tenants, and probes for them.
 //!
-//! The test bed uses the agent only from outside: its command line, its output, its metrics. What the tests expect is written
-//! down here a second time. It is never computed by the code under test.
+//! The test bed uses the agent only from outside: its command line, its output, its metrics. Expectations are written
+//! here a second time. They are never computed by the code under test.
 
 pub mod agent;
 pub mod api;

@@ -1,6 +1,6 @@
-//! The connectivity matrix: sockets probe every pair of hosts, and a hand-written table says what must pass.
+//! The connectivity matrix: sockets probe every pair of hosts, and a hand-written table states which probes must pass.
 //!
-//! The table states the policy of `Config::two_tenants` as a person would. It shares no code with the agent.
+//! The table states the policy of `Config::two_tenants`. It shares no code with the agent.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -91,7 +91,7 @@ pub fn allowed(cell: Cell) -> bool {
         // From pods.
         (AcmeWeb | AcmeApi, AcmeWeb | AcmeApi | AcmeFar | Dns) => true,
         (GlobexWeb | GlobexApi, GlobexWeb | GlobexApi | GlobexFar | Dns) => true,
-        // Shared reaches all, the node's own services included, but no tenant's subnet.
+        // A Shared tenant reaches all pods and the node's own services, but no tenant's subnet.
         (Dns, AcmeWeb | AcmeApi | AcmeFar | GlobexWeb | GlobexApi | GlobexFar | Internet | Node) => true,
         (AcmeWeb | AcmeApi, AcmeDb) => cell.transport == Transport::Tcp,
         (GlobexWeb | GlobexApi, GlobexDb) => true,
@@ -99,14 +99,14 @@ pub fn allowed(cell: Cell) -> bool {
         (AcmeFar | AcmeDb, AcmeWeb | AcmeApi) => true,
         (GlobexFar | GlobexDb, GlobexWeb | GlobexApi) => true,
         (AcmeFar | GlobexFar, Dns) => true,
-        // The Shared tenant is reached by all, but a tenant's subnet is not a tenant's pod.
+        // All pods reach the Shared tenant, but hosts in a tenant's subnet do not.
         (AcmeDb | GlobexDb, Dns) => false,
         (Internet | Node, AcmeWeb | AcmeApi | GlobexWeb | GlobexApi | Dns) => true,
         _ => false,
     }
 }
 
-/// A cell that is not as expected.
+/// A probe whose outcome is not as expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mismatch {
     /// The probe.
@@ -132,14 +132,14 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// The cells that are not as `expected` says. Where no answer is expected, silence is the only
-/// right outcome: a refusal would prove that the destination was reached.
+/// The probes whose outcome is not as `expected`. If no answer is expected, only silence is right: a refusal would
+/// prove that the packet arrived.
 pub fn mismatches(matrix: &Matrix, expected: impl Fn(Cell) -> bool) -> Vec<Mismatch> {
     let judged = matrix.iter().map(|(cell, got)| Mismatch { cell: *cell, expected: expected(*cell), got: *got });
     judged.filter(|m| m.got != if m.expected { Outcome::Answered } else { Outcome::Silence }).collect()
 }
 
-/// How many answers of one round may be late, since hundreds of probes run at the same time.
+/// How many answers of one round may be late, because hundreds of probes run at the same time.
 const LATE: usize = 8;
 
 /// Sends all probes and panics with every cell that is not as expected. A few late answers are probed again, one by
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_has_both_answers_for_every_place_and_speech() {
+    fn the_table_has_both_outcomes_for_every_pod_and_transport() {
         let questions = questions();
         for host in Host::PODS {
             for transport in Transport::ALL {

@@ -1,8 +1,8 @@
-//! Measures what a verdict costs, relative to an empty program.
+//! Measures the CPU time of a verdict, relative to an empty program.
 //!
-//! The cases take turns, round after round, so that a disturbance affects all of them. A figure is the CPU time of the calling
-//! thread over a million runs. The ratio to the empty program of the same round is what counts. A repeated frame keeps the
-//! caches warm, so absolute figures are low. The cases with random destinations show the difference.
+//! All cases run in each round, so that a disturbance affects all of them. A figure is the CPU time of the calling
+//! thread over a million runs. The result is its ratio to the empty program of the same round. A repeated frame keeps
+//! the caches warm, so absolute figures are low. The cases with random destinations show the difference.
 
 mod cases;
 pub mod report;
@@ -15,39 +15,39 @@ use anyhow::Result;
 pub use cases::{Bench, BenchCase};
 pub use sys::Sizes;
 
-/// How long to measure.
+/// How much to measure.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
-    /// Turns of each case.
+    /// Rounds, in each of which every case runs once.
     pub rounds: usize,
-    /// Frames in one turn.
+    /// Frames of a case in one round.
     pub repeat: u32,
 }
 
 impl Effort {
-    /// What the figures in documents are made with.
+    /// The effort for figures in documents.
     pub const FULL: Self = Self { rounds: 11, repeat: 1_000_000 };
-    /// A first look.
+    /// Less effort, for a first look.
     pub const QUICK: Self = Self { rounds: 5, repeat: 200_000 };
 }
 
-/// What one case cost.
+/// The figures of one case.
 #[derive(Clone, Debug)]
 pub struct Figures {
     /// Nanoseconds a frame, one for each round.
     pub nanoseconds: Vec<f64>,
-    /// The same over the case's baseline in the same round.
+    /// The ratio to the case's baseline in the same round, one for each round.
     pub ratios: Vec<f64>,
 }
 
-/// The middle one.
+/// The median.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Runs every case of a bench in turns.
+/// Runs every case of a bench in every round.
 pub fn measure(bench: &Bench, effort: Effort) -> Result<Vec<Figures>> {
     let cases = bench.cases();
     let mut figures = vec![Figures { nanoseconds: Vec::new(), ratios: Vec::new() }; cases.len()];
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_is_the_middle_one() {
+    fn the_median_is_the_middle_value() {
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert!(median(&[]).is_nan());
     }

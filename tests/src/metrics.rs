@@ -1,4 +1,6 @@
-//! Reads a metrics scrape: as much of the text format as it takes to sum samples.
+//! Reads a metrics scrape.
+//!
+//! Parses only the part of the text format that is needed to sum samples. Knows no metric.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +22,7 @@ pub struct Sample {
 }
 
 impl Metrics {
-    /// Reads a scrape; comments and lines of no known form are skipped.
+    /// Parses a scrape. Comments and lines of an unknown form are skipped.
     pub fn parse(text: &str) -> Self {
         Self { samples: text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect() }
     }
@@ -32,7 +34,7 @@ impl Metrics {
         self.samples.iter().filter(move |sample| sample.name == name && has(sample))
     }
 
-    /// Their sum; 0 where there is none.
+    /// The sum of these samples; 0 if there is none.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.select(name, labels).map(|sample| sample.value).sum()
     }
@@ -50,7 +52,7 @@ fn sample(line: &str) -> Option<Sample> {
     };
     let value = rest.split_whitespace().next()?.parse().ok()?;
     let (name, labels) = series.split_once('{').unwrap_or((series, ""));
-    // Label values of ours hold neither quotes nor commas.
+    // The agent's label values contain neither quotes nor commas.
     let pairs = labels.split(',').filter_map(|pair| pair.split_once('='));
     let labels = pairs.map(|(key, value)| (key.to_owned(), value.trim_matches('"').to_owned())).collect();
     Some(Sample { name: name.to_owned(), labels, value })

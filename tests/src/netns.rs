@@ -1,8 +1,8 @@
 //! Network namespaces that remove themselves.
 //!
-//! A namespace is a name below `/run/netns`, as `ip netns` makes it, so `ip` and the agent find it too. No shared thread ever
-//! enters a namespace: every closure runs on a thread of its own. A child process inherits the namespace of the thread that
-//! starts it.
+//! A namespace is a name below `/run/netns`, as `ip netns` makes it, so `ip` and the agent find it too. No shared
+//! thread ever enters a namespace: every closure runs on a thread of its own. A child process inherits the namespace of
+//! the thread that starts it.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -19,10 +19,10 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// Where `ip netns` keeps its names.
+/// The directory of the names that `ip netns` creates.
 const DIRECTORY: &str = "/run/netns";
 
-/// A network namespace. Dropping the value that made it removes it.
+/// A network namespace. Dropping the value that created it removes it.
 #[derive(Debug)]
 pub struct Netns {
     name: String,
@@ -31,7 +31,7 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// Makes one. Duplicate address detection is off, so that an address counts at once.
+    /// Creates a namespace. Duplicate address detection is off, so that an address can be used at once.
     pub fn create(name: &str) -> Result<Self> {
         ip(&["netns", "add", name], "")?;
         let mut netns = Self::open(name)?;
@@ -50,19 +50,19 @@ impl Netns {
         Ok(netns)
     }
 
-    /// Opens one that somebody else made; dropping the value leaves it.
+    /// Opens an existing namespace. Dropping the value does not remove it.
     pub fn open(name: &str) -> Result<Self> {
         let file = File::open(path(name)).with_context(|| format!("cannot open network namespace {name}"))?;
         Ok(Self { name: name.to_owned(), file, owned: false })
     }
 
-    /// Opens one by a path that leads to it, such as `/proc/PID/ns/net`; `name` is for people.
+    /// Opens a namespace by a path such as `/proc/PID/ns/net`. `name` is only for messages.
     pub fn at(path: &Path, name: &str) -> Result<Self> {
         let file = File::open(path).with_context(|| format!("cannot open {}, of {name}", path.display()))?;
         Ok(Self { name: name.to_owned(), file, owned: false })
     }
 
-    /// Its name under `/run/netns`, if it has one there.
+    /// The name under `/run/netns`, or the one that was given.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -122,9 +122,9 @@ impl Netns {
         Ok(names.collect())
     }
 
-    /// Waits until every interface carries packets: a bridge opens its ports some time after their
-    /// other ends are up (the kernel's link watch is a work queue).
-    pub fn fast_verdict(&self) -> Result<()> {
+    /// Waits until every interface carries packets. A bridge opens its ports some time after their other ends are up,
+    /// because the kernel's link watch is a work queue.
+    pub fn wait_until_up(&self) -> Result<()> {
         let end = Instant::now() + Duration::from_secs(5);
         loop {
             let waiting = |line: &String| !line.contains("state UP") || line.contains("bridge_slave state disabled");
@@ -134,7 +134,7 @@ impl Netns {
         }
     }
 
-    /// What `ip` says of each interface, in one line, without `lo`.
+    /// The line that `ip` prints for each interface, without `lo`.
     fn links(&self) -> Result<Vec<String>> {
         let output = Command::new("ip").args(["-n", &self.name, "-d", "-o", "link", "show"]).output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -159,12 +159,12 @@ pub fn list() -> Vec<String> {
 /// Removes a name. The namespace itself ends with its last thread, socket or descriptor.
 pub fn remove(name: &str) {
     let path = path(name);
-    // It may be gone already: a scope removes by prefix what its values remove one by one.
+    // The name may have been removed already, by the scope or by the value.
     let _ = unmount(&path, UnmountFlags::DETACH);
     let _ = fs::remove_file(&path);
 }
 
-/// Ends the processes of a namespace whose owner is dead, so that it can end too.
+/// Kills the processes of a namespace whose owner has ended, so that the kernel removes it.
 pub fn end_processes(name: &str) {
     let Ok(namespace) = fs::metadata(path(name)).map(|meta| meta.ino()) else { return };
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {

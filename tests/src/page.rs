@@ -1,4 +1,6 @@
-//! Reads a page of an HTTP server on a namespace's loopback: metrics, health, readiness.
+//! Reads a page of an HTTP server on the loopback of a network namespace: metrics, health, readiness.
+//!
+//! Knows no page's content.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,7 +10,7 @@ use anyhow::{Context, Result};
 
 use crate::netns::Netns;
 
-/// Status and body of a path, asked from within a network namespace.
+/// Status and body of a path, requested from within a network namespace.
 pub fn get(netns: &Netns, at: SocketAddr, path: &str) -> Result<(u16, String)> {
     let text = netns.run(|| -> Result<String> {
         let mut stream = TcpStream::connect_timeout(&at, Duration::from_secs(1))?;

@@ -1,4 +1,4 @@
-//! One probe from one host to another, with a time limit: does an answer come back?
+//! Sends one probe from one host to another and waits a limited time for the answer.
 //!
 //! Each probe binds the sender's address, so that a host with several addresses uses the right one.
 
@@ -18,7 +18,7 @@ use rustix::net::{
 /// How long an answer may take.
 pub const PATIENCE: Duration = Duration::from_millis(1000);
 
-/// What a probe speaks.
+/// The transport of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Transport {
     /// A connection and an echo over it.
@@ -30,10 +30,10 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// All of them.
+    /// All transports.
     pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Icmp];
 
-    /// For people.
+    /// The name in output.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
@@ -43,24 +43,24 @@ impl Transport {
     }
 }
 
-/// What became of a question.
+/// The outcome of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The answer came.
+    /// The answer arrived.
     Answered,
-    /// Nothing came.
+    /// Nothing arrived.
     Silence,
-    /// Somebody answered that nobody listens.
+    /// The destination refused: no process listens there (RST, or ICMP port unreachable).
     Refused,
-    /// Somebody answered that there is no way.
+    /// A router or the sender's kernel reported that there is no route.
     Unreachable,
-    /// The sender's own kernel said no.
+    /// The sender's own kernel did not permit the packet.
     Denied,
-    /// The probe itself could not be made.
+    /// The probe could not be sent.
     Broken(Errno),
 }
 
-/// Asks from the namespace of the calling thread.
+/// Sends a probe from the namespace of the calling thread.
 pub fn probe(transport: Transport, source: Option<IpAddr>, target: SocketAddr) -> Outcome {
     let result = match transport {
         Transport::Tcp => tcp(source, target),
@@ -82,7 +82,7 @@ fn outcome(result: Result<bool, Errno>) -> Outcome {
     }
 }
 
-/// Whether a connection opens, to a server that speaks something else than an echo.
+/// Tries to open a connection to a server that does not echo.
 pub fn connects(source: Option<IpAddr>, target: SocketAddr) -> Outcome {
     outcome(open_tcp(source, target, PATIENCE).map(|_| true).map_err(errno))
 }
@@ -129,7 +129,7 @@ fn icmp(source: Option<IpAddr>, target: SocketAddr) -> Result<bool, Errno> {
     datagram(socket(SocketType::DGRAM, target, protocol), source, target, &question)
 }
 
-/// Sends, waits, sends again: one lost datagram is no verdict.
+/// Sends a datagram up to three times and waits for its echo, because one lost datagram proves nothing.
 fn datagram(
     socket: Result<OwnedFd, Errno>,
     source: Option<IpAddr>,
@@ -160,7 +160,7 @@ fn bind_source(socket: &OwnedFd, source: Option<IpAddr>) -> Result<(), Errno> {
     source.map_or(Ok(()), |source| bind(socket, &SocketAddr::new(source, 0)))
 }
 
-/// Whether the descriptor gets ready before `end`.
+/// Waits until the descriptor is ready. Returns false if it is not before `end`.
 fn wait(fd: &OwnedFd, flags: PollFlags, end: Instant) -> Result<bool, Errno> {
     loop {
         let left = end.saturating_duration_since(Instant::now());
@@ -181,7 +181,7 @@ fn errno(error: io::Error) -> Errno {
     }
 }
 
-/// An Ethernet protocol number as `socket` wants it.
+/// An Ethernet protocol number in the form that `socket` expects.
 pub const fn ethernet_protocol(number: u16) -> Option<Protocol> {
     match NonZeroU32::new(number.to_be() as u32) {
         Some(raw) => Some(Protocol::from_raw(raw)),

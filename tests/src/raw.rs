@@ -18,10 +18,10 @@ use crate::netns::Netns;
 /// Slots of a transmit ring, and bytes of each.
 const SLOTS: usize = 64;
 const SLOT: usize = 2048;
-/// Where the kernel looks for the frame in a slot: behind `tpacket2_hdr` (packet_mmap.rst).
+/// The offset of the frame in a slot: behind `tpacket2_hdr` (packet_mmap.rst).
 const FRAME_AT: usize = size_of::<libc::tpacket2_hdr>();
 
-/// An interface as packet sockets name it.
+/// The address of an interface for a packet socket.
 struct LinkAddress(libc::sockaddr_ll);
 
 // SAFETY: the closure gets a pointer to a whole `sockaddr_ll`, alive for the call, and its size.
@@ -42,8 +42,8 @@ pub fn send_frames(netns: &Netns, interface: &str, frames: &[Vec<u8>]) -> Result
     })
 }
 
-/// Sends frames through a transmit ring: the kernel copies the 14 bytes of the Ethernet header and
-/// leaves the rest where it is, so that a program finds nothing else in linear memory.
+/// Sends frames through a transmit ring. The kernel copies only the 14 bytes of the Ethernet header into linear memory,
+/// so a program has to pull the rest.
 pub fn send_through_ring(netns: &Netns, interface: &str, frames: &[Vec<u8>]) -> Result<()> {
     netns.run(|| {
         let ring = Ring::new(open(interface)?)?;
@@ -54,8 +54,9 @@ pub fn send_through_ring(netns: &Netns, interface: &str, frames: &[Vec<u8>]) -> 
     })
 }
 
-/// Sends a frame whose checksum the kernel shall finish, over the bytes from `start` on and at `offset` behind it: as
-/// guests' drivers do, or whoever wants two bytes written after everybody has looked at the frame (`PACKET_VNET_HDR`).
+/// Sends a frame whose checksum the kernel completes (`PACKET_VNET_HDR`): the sum covers the bytes from `start` on and
+/// is written `offset` bytes behind `start`. Drivers of virtual machines do this. An attacker can have two bytes
+/// overwritten this way after every program has seen the frame.
 pub fn send_unfinished(netns: &Netns, interface: &str, frame: &[u8], start: u16, offset: u16) -> Result<()> {
     /// `VIRTIO_NET_HDR_F_NEEDS_CSUM` (virtio 1.2, 5.1.6).
     const NEEDS_CSUM: u8 = 1;
@@ -69,7 +70,8 @@ pub fn send_unfinished(netns: &Netns, interface: &str, frame: &[u8], start: u16,
     })
 }
 
-/// Has a namespace's kernel finish checksums itself on what leaves by an interface, as where a card cannot.
+/// Makes the kernel of a namespace complete the checksums of frames that leave by an interface, as if its hardware
+/// could not.
 pub fn finish_checksums(netns: &Netns, interface: &str) -> Result<()> {
     /// `ETHTOOL_STXCSUM` and its value: off.
     #[repr(C)]
@@ -80,26 +82,26 @@ pub fn finish_checksums(netns: &Netns, interface: &str) -> Result<()> {
     netns.run(|| {
         let socket = open(interface)?;
         let mut value = Value { command: 0x17, data: 0 };
-        // SAFETY: integers and pointers only, for all of which zero is a value.
+        // SAFETY: the struct has only integers and pointers, for which zero is valid.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
         for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
             *to = from.cast_signed();
         }
         request.ifr_ifru.ifru_data = (&raw mut value).cast();
-        // SAFETY: a request of the interface's name and a value that lives until the call returns.
+        // SAFETY: the request names the interface and points to a value that lives until the call returns.
         let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
         ensure!(result == 0, "cannot switch off {interface}'s checksums: {}", io::Error::last_os_error());
         Ok(())
     })
 }
 
-/// Lets a socket send many datagrams of `segment` bytes in one call; the kernel cuts them apart as
-/// late as it can (UDP generic segmentation offload, since 4.18).
+/// Lets a socket send many datagrams of `segment` bytes in one call. The kernel splits them as late as possible (UDP
+/// generic segmentation offload, since 4.18).
 pub fn segment_datagrams(socket: &UdpSocket, segment: u16) -> io::Result<()> {
     set_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, &i32::from(segment))
 }
 
-/// Sets the mark of what a socket sends.
+/// Sets the mark of the packets that a socket sends.
 pub fn mark(socket: &UdpSocket, mark: u32) -> io::Result<()> {
     set_option(socket, libc::SOL_SOCKET, libc::SO_MARK, &mark)
 }
@@ -149,17 +151,17 @@ impl Ring {
     fn send(&self, frames: &[Vec<u8>]) -> Result<()> {
         for (slot, frame) in frames.iter().enumerate() {
             ensure!(slot < SLOTS && frame.len() <= SLOT - FRAME_AT, "a frame of {} bytes fits no slot", frame.len());
-            // `tpacket2_hdr` begins with status and length; the kernel sets the rest.
+            // `tpacket2_hdr` begins with status and length. The kernel sets the rest.
             let mut image = [libc::TP_STATUS_SEND_REQUEST, frame.len() as u32].map(u32::to_ne_bytes).concat();
             image.resize(FRAME_AT, 0);
             image.extend(frame);
             let start = self.memory.wrapping_add(slot * SLOT);
-            // SAFETY: slot and image lie inside the mapping and the image fits the slot; the kernel
-            // reads it in the call below and not before.
+            // SAFETY: the slot is inside the mapping, and the image fits into it. The kernel reads it only in the call
+            // below.
             unsafe { ptr::copy_nonoverlapping(image.as_ptr(), start, image.len()) };
         }
-        // Blocks until the ring is empty; starts at the slot where it stopped, which is the first
-        // one only if all were used.
+        // The call blocks until the ring is empty. The kernel starts at the slot where it stopped before, which is the
+        // first one only if all were used.
         send(&self.socket, &[], SendFlags::empty()).context("the ring was refused")?;
         Ok(())
     }
@@ -167,7 +169,7 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this value's own and nobody else points into it.
+        // SAFETY: this value owns the mapping, and no other pointer into it exists.
         let _ = unsafe { munmap(self.memory.cast(), SLOTS * SLOT) };
     }
 }

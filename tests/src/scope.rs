@@ -1,6 +1,6 @@
-//! What one world owns on this machine, under one name: network namespaces, a directory, a BPF file system.
+//! Everything that a test creates on this machine, under one name: network namespaces, a directory, a BPF file system.
 //!
-//! The name contains the pid of its owner, so the next run can remove what a dead owner left.
+//! The name contains the pid of its owner, so the next run can remove what an ended owner left.
 
 use std::fs;
 use std::io;
@@ -15,12 +15,12 @@ use rustix::process::{Pid, test_kill_process};
 
 use crate::netns::{self, Netns};
 
-/// Directories of all scopes.
+/// The parent directory of all scopes.
 const BASE: &str = "/run/bulkhead-bench";
-/// What every scope's name begins with.
+/// The prefix of every scope's name.
 const PREFIX: &str = "bh-";
 
-/// A name and everything under it. Dropping the value removes all of it.
+/// A name and everything that carries it. Dropping the value removes all of it.
 #[derive(Debug)]
 pub struct Scope {
     name: String,
@@ -62,19 +62,19 @@ impl Scope {
         directory(&self.name).join(name)
     }
 
-    /// Where the agent may pin: on the scope's own BPF file system.
+    /// The agent's pin directory, on the scope's own BPF file system.
     pub fn pin_dir(&self) -> PathBuf {
         self.bpf().join("bulkhead")
     }
 
-    /// Everything that is pinned, by path below the pin directory.
+    /// The paths of all pins.
     pub fn pins(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
         collect(&self.pin_dir(), &mut found);
         found
     }
 
-    /// Makes a network namespace under this name.
+    /// Creates a network namespace of this scope.
     pub fn netns(&self, label: &str) -> Result<Netns> {
         Netns::create(&self.netns_name(label))
     }
@@ -97,7 +97,7 @@ impl Drop for Scope {
     }
 }
 
-/// Removes everything of a scope; says how many network namespaces there were.
+/// Removes everything of a scope. Returns the number of removed network namespaces.
 pub fn remove(name: &str) -> usize {
     let names: Vec<_> = netns::list().into_iter().filter(|n| n.starts_with(&format!("{name}-"))).collect();
     for netns in &names {
@@ -115,12 +115,12 @@ pub fn remove(name: &str) -> usize {
     names.len()
 }
 
-/// Whether anything of a scope is there.
+/// Whether anything of a scope exists.
 pub fn exists(name: &str) -> bool {
     directory(name).exists() || netns::list().iter().any(|n| n.starts_with(&format!("{name}-")))
 }
 
-/// Removes what dead owners left behind.
+/// Removes the scopes of owners that have ended.
 fn reclaim() {
     let directories = fs::read_dir(BASE).into_iter().flatten().flatten();
     let mut names: Vec<String> = directories.filter_map(|entry| entry.file_name().into_string().ok()).collect();
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_tells_its_owner_and_its_scope() {
+    fn a_name_contains_its_owner_and_its_scope() {
         assert_eq!(owner("bh-12-3-node"), Pid::from_raw(12));
         assert_eq!(scope_of("bh-12-3-node"), Some("bh-12-3"));
         assert_eq!(scope_of("bh-12-34"), Some("bh-12-34"));

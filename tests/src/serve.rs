@@ -27,9 +27,10 @@ impl Servers {
     /// Listens at each address with TCP and UDP. Returns when all of them listen.
     pub fn start(netns: &Netns, addresses: &[SocketAddr]) -> Result<Self> {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
-        let mut room = netns.run(|| Room::open(addresses)).with_context(|| format!("servers of {}", netns.name()))?;
+        let mut sockets =
+            netns.run(|| Sockets::open(addresses)).with_context(|| format!("servers of {}", netns.name()))?;
         let until = Arc::clone(&stop);
-        let thread = netns.spawn(move || room.serve(&until));
+        let thread = netns.spawn(move || sockets.serve(&until));
         Ok(Self { stop, thread: Some(thread) })
     }
 }
@@ -43,8 +44,8 @@ impl Drop for Servers {
     }
 }
 
-/// What one thread listens to.
-struct Room {
+/// The sockets that one thread serves.
+struct Sockets {
     udp: Vec<UdpSocket>,
     tcp: Vec<TcpListener>,
     streams: HashMap<u64, TcpStream>,
@@ -52,26 +53,26 @@ struct Room {
     buffer: Vec<u8>,
 }
 
-/// What a ready descriptor is.
+/// The socket of a ready descriptor.
 enum Ready {
     Udp(usize),
     Tcp(usize),
     Stream(u64),
 }
 
-impl Room {
+impl Sockets {
     fn open(addresses: &[SocketAddr]) -> Result<Self> {
-        let mut room =
+        let mut sockets =
             Self { udp: Vec::new(), tcp: Vec::new(), streams: HashMap::new(), next: 0, buffer: vec![0; 65536] };
         for address in addresses {
             let udp = UdpSocket::bind(address).with_context(|| format!("cannot listen at UDP {address}"))?;
             let tcp = TcpListener::bind(address).with_context(|| format!("cannot listen at TCP {address}"))?;
             udp.set_nonblocking(true)?;
             tcp.set_nonblocking(true)?;
-            room.udp.push(udp);
-            room.tcp.push(tcp);
+            sockets.udp.push(udp);
+            sockets.tcp.push(tcp);
         }
-        Ok(room)
+        Ok(sockets)
     }
 
     fn serve(&mut self, stop: &OwnedFd) {
@@ -86,7 +87,7 @@ impl Room {
         }
     }
 
-    /// What can be read now; `None` when it is time to end.
+    /// Waits until sockets can be read. `None`: the servers are to stop.
     fn wait(&self, stop: &OwnedFd) -> Option<Vec<Ready>> {
         let mut kinds = Vec::new();
         let mut fds = vec![PollFd::new(stop, PollFlags::IN)];
@@ -112,7 +113,7 @@ impl Room {
 
     fn accept(&mut self, index: usize) {
         while let Ok((stream, _)) = self.tcp[index].accept() {
-            // A reader that does not read must not stop the others for long.
+            // A client that does not read must not stop the others for long.
             if stream.set_write_timeout(Some(Duration::from_secs(1))).is_ok() {
                 self.streams.insert(self.next, stream);
                 self.next += 1;
@@ -130,7 +131,7 @@ impl Room {
     }
 }
 
-/// Empties a socket. An error is somebody's ICMP message: the next datagram is not its fault.
+/// Answers every waiting datagram. An error reports an ICMP message about an earlier answer, so it is ignored.
 fn echo_datagrams(socket: &UdpSocket, buffer: &mut [u8]) {
     loop {
         match socket.recv_from(buffer) {

@@ -1,7 +1,7 @@
-//! Lasting probes: one small message per millisecond, and a record of what arrived.
+//! Lasting probes: one small message per millisecond, and a record of the arrivals.
 //!
-//! Tests use them to check a whole period, such as a restart. A denied [`DatagramStream`] must have delivered nothing. An
-//! allowed [`EchoConnection`] must have continued.
+//! Tests use them to check a whole period, such as a restart. A denied [`DatagramStream`] must have delivered nothing.
+//! An allowed [`EchoConnection`] must have continued.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -17,7 +17,7 @@ use crate::probe::{PATIENCE, open_tcp};
 use crate::worker::Worker;
 use crate::world::World;
 
-/// Between two messages.
+/// The interval between two messages.
 const PACE: Duration = Duration::from_millis(1);
 /// The port that a `DatagramStream` sends to.
 const PORT: u16 = 7000;
@@ -29,7 +29,7 @@ pub struct DatagramStream {
     receiver: Worker<Vec<Instant>>,
 }
 
-/// What the sender of a `DatagramStream` saw.
+/// The counts of the sender of a `DatagramStream`.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sent {
     sent: u64,
@@ -39,36 +39,36 @@ struct Sent {
 /// The record of a `DatagramStream`.
 #[derive(Clone, Debug)]
 pub struct DatagramRecord {
-    /// Datagrams the sender's kernel took.
+    /// Datagrams that the sender's kernel accepted.
     pub sent: u64,
-    /// Datagrams the sender's kernel refused.
+    /// Datagrams that the sender's kernel refused.
     pub refused: u64,
-    /// When each of those that came arrived.
+    /// The arrival time of each datagram that arrived.
     pub arrived: Vec<Instant>,
 }
 
 impl DatagramStream {
-    /// Starts to stream from one host to a port of its own at another.
+    /// Starts a stream from one host to another.
     pub fn start(world: &World, from: Host, to: Host, family: Family) -> Result<Self> {
-        // A port for each pair, so that several streams can end at one host.
+        // Each sender has its own port, so that several streams can end at one host.
         let target = SocketAddr::new(to.address(family), PORT + from as u16);
         Self::between(world.netns(from), from.address(family), world.netns(to), target)
     }
 
-    /// Starts to stream from an address in one namespace to a port in another, where nobody listens yet.
+    /// Starts a stream from an address in one namespace to an unused port in another.
     pub fn between(from: &Netns, source: IpAddr, to: &Netns, target: SocketAddr) -> Result<Self> {
         let receiver = to.run(|| UdpSocket::bind(target)).context("cannot listen for streams")?;
         receiver.set_read_timeout(Some(Duration::from_millis(50)))?;
-        let mouth = from.run(|| {
+        let socket = from.run(|| {
             let socket = UdpSocket::bind(SocketAddr::new(source, 0))?;
             socket.connect(target).map(|()| socket)
         })?;
-        let receiver = Worker::start(to, move |stop| listen(&receiver, stop));
-        let sender = Worker::start(from, move |stop| talk(&mouth, stop));
+        let receiver = Worker::start(to, move |stop| receive(&receiver, stop));
+        let sender = Worker::start(from, move |stop| transmit(&socket, stop));
         Ok(Self { sender, receiver })
     }
 
-    /// Ends it and returns the record.
+    /// Ends the stream and returns its record.
     pub fn stop(self) -> DatagramRecord {
         let sent = self.sender.stop();
         // Datagrams in flight may still arrive.
@@ -79,17 +79,17 @@ impl DatagramStream {
 }
 
 impl DatagramRecord {
-    /// The first that arrived after a moment, and how long after.
+    /// The time from a moment to the first arrival after it.
     pub fn first_after(&self, moment: Instant) -> Option<Duration> {
         self.arrived.iter().find(|at| **at > moment).map(|at| *at - moment)
     }
 
-    /// The last that arrived after a moment, and how long after.
+    /// The time from a moment to the last arrival after it.
     pub fn last_after(&self, moment: Instant) -> Option<Duration> {
         self.arrived.iter().rfind(|at| **at > moment).map(|at| *at - moment)
     }
 
-    /// How many arrived after a moment.
+    /// The number of arrivals after a moment.
     pub fn arrived_after(&self, moment: Instant) -> usize {
         self.arrived.iter().filter(|at| **at > moment).count()
     }
@@ -100,10 +100,10 @@ impl DatagramRecord {
     }
 }
 
-fn talk(mouth: &UdpSocket, stop: &AtomicBool) -> Sent {
+fn transmit(socket: &UdpSocket, stop: &AtomicBool) -> Sent {
     let mut sent = Sent::default();
     while !stop.load(Ordering::Relaxed) {
-        match mouth.send(&sent.sent.to_be_bytes()) {
+        match socket.send(&sent.sent.to_be_bytes()) {
             Ok(_) => sent.sent += 1,
             Err(_) => sent.refused += 1,
         }
@@ -112,7 +112,7 @@ fn talk(mouth: &UdpSocket, stop: &AtomicBool) -> Sent {
     sent
 }
 
-fn listen(receiver: &UdpSocket, stop: &AtomicBool) -> Vec<Instant> {
+fn receive(receiver: &UdpSocket, stop: &AtomicBool) -> Vec<Instant> {
     let mut arrived = Vec::new();
     let mut buffer = [0; 64];
     while !stop.load(Ordering::Relaxed) {
@@ -123,62 +123,62 @@ fn listen(receiver: &UdpSocket, stop: &AtomicBool) -> Vec<Instant> {
     arrived
 }
 
-/// One connection on which a question follows each answer.
+/// One connection on which a request follows each answer.
 #[derive(Debug)]
 pub struct EchoConnection {
     worker: Worker<EchoRecord>,
 }
 
-/// What an `EchoConnection` did.
+/// The record of an `EchoConnection`.
 #[derive(Clone, Debug, Default)]
 pub struct EchoRecord {
-    /// When each answer came.
+    /// The arrival time of each answer.
     pub answers: Vec<Instant>,
-    /// Why it ended, if not because it was stopped.
+    /// Why the connection failed, if it did.
     pub error: Option<String>,
 }
 
 impl EchoConnection {
-    /// Opens a connection to the server of a host and starts to talk.
+    /// Opens a connection to the server of a host and starts to send.
     pub fn start(world: &World, from: Host, to: Host, family: Family) -> Result<Self> {
         let source = (from != Host::Node).then(|| from.address(family));
         Self::between(world.netns(from), source, to.server(family))
     }
 
-    /// Opens a connection from a namespace to an echo server and starts to talk.
+    /// Opens a connection from a namespace to an echo server and starts to send.
     pub fn between(from: &Netns, source: Option<IpAddr>, target: SocketAddr) -> Result<Self> {
         let mut stream = from.run(|| open_tcp(source, target, PATIENCE))?;
         // Longer than a few retransmissions.
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         let worker = Worker::start(from, move |stop| {
-            let mut chatted = EchoRecord::default();
+            let mut record = EchoRecord::default();
             while !stop.load(Ordering::Relaxed) {
                 let mut answer = [0; 8];
-                let question = (chatted.answers.len() as u64).to_be_bytes();
-                let exchange = stream.write_all(&question).and_then(|()| stream.read_exact(&mut answer));
+                let request = (record.answers.len() as u64).to_be_bytes();
+                let exchange = stream.write_all(&request).and_then(|()| stream.read_exact(&mut answer));
                 match exchange {
-                    Ok(()) if answer == question => chatted.answers.push(Instant::now()),
-                    Ok(()) => chatted.error = Some("a wrong answer came".to_owned()),
-                    Err(error) => chatted.error = Some(error.to_string()),
+                    Ok(()) if answer == request => record.answers.push(Instant::now()),
+                    Ok(()) => record.error = Some("an answer differs from its request".to_owned()),
+                    Err(error) => record.error = Some(error.to_string()),
                 }
-                if chatted.error.is_some() {
+                if record.error.is_some() {
                     break;
                 }
                 thread::sleep(PACE);
             }
-            chatted
+            record
         });
         Ok(Self { worker })
     }
 
-    /// Ends it and returns the record, after an answer in flight.
+    /// Waits for an answer in flight, ends the connection and returns its record.
     pub fn stop(self) -> EchoRecord {
         self.worker.stop()
     }
 }
 
 impl EchoRecord {
-    /// How many answers came after a moment.
+    /// The number of answers after a moment.
     pub fn answers_after(&self, moment: Instant) -> usize {
         self.answers.iter().filter(|at| **at > moment).count()
     }

@@ -1,6 +1,7 @@
-//! What `cargo xtask test` hands to the privileged tests: the agent's binary and its image.
+//! The agent's binary and image that `cargo xtask test` prepares for the privileged tests.
 //!
-//! Plain `cargo test` reports those tests as ignored. `cargo xtask test` includes them once it has prepared what they need.
+//! Plain `cargo test` reports those tests as ignored. `cargo xtask test` includes them once it has prepared what they
+//! need.
 
 use std::env;
 use std::path::PathBuf;

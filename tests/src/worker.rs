@@ -16,14 +16,14 @@ pub struct Worker<T> {
 }
 
 impl<T: Send + 'static> Worker<T> {
-    /// Starts work that looks at its flag often.
+    /// Starts `work`, which must check its flag often.
     pub fn start(netns: &Netns, work: impl FnOnce(&AtomicBool) -> T + Send + 'static) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&stop);
         Self { stop, thread: Some(netns.spawn(move || work(&flag))) }
     }
 
-    /// Ends it and returns what it found.
+    /// Stops the thread and returns its result.
     pub fn stop(mut self) -> T {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().expect("it is stopped once");

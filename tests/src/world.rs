@@ -1,4 +1,4 @@
-//! A small world: a node, five pods of two tenants and a Shared one, and what lies beyond the node.
+//! A small network: a node, five pods of two tenants and a Shared one, and the hosts outside the node.
 //!
 //! ```text
 //!   acme-web  acme-api  globex-web  globex-api  dns        one namespace each, eth0
@@ -9,7 +9,7 @@
 //!                                                           internet metadata, as addresses of lo
 //! ```
 //!
-//! Nothing here filters: with no agent everybody reaches everybody, and tests check that first.
+//! Nothing here filters packets: without an agent every host reaches every other, and tests check that first.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -26,13 +26,13 @@ use crate::serve::Servers;
 /// How pods are attached to their node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// As ptp and Calico do: each pod has its own link, and the node routes.
+    /// Like ptp and Calico: each pod has its own link, and the node routes.
     Routed,
-    /// As the bridge plugin does: pods share a link, and the node routes only what leaves it.
+    /// Like the bridge plugin: pods share a link, and the node routes only packets that leave it.
     Bridged,
 }
 
-/// The world. Dropping it removes everything.
+/// The network. Dropping the value removes everything.
 #[derive(Debug)]
 pub struct World {
     /// How its pods are connected.
@@ -47,7 +47,7 @@ pub struct World {
 }
 
 impl World {
-    /// Builds one with all its pods.
+    /// Builds a network with all its pods.
     pub fn new(layout: Layout) -> Result<Self> {
         let mut world = Self::without_pods(layout, Scope::new()?)?;
         for host in Host::PODS {
@@ -56,7 +56,7 @@ impl World {
         Ok(world)
     }
 
-    /// Builds node, uplink and everything beyond it.
+    /// Builds the node, the uplink and the hosts outside.
     pub fn without_pods(layout: Layout, scope: Scope) -> Result<Self> {
         let node = scope.netns("node")?;
         let outside = scope.netns("outside")?;
@@ -68,8 +68,8 @@ impl World {
             ("ipv6/conf/default/forwarding", "1"),
         ])?;
         node.ip(&node_batch(layout, &outside)).context("cannot build the node")?;
-        outside.ip(&outside_batch()).context("cannot build what lies beyond the node")?;
-        outside.fast_verdict()?;
+        outside.ip(&outside_batch()).context("cannot build the hosts outside the node")?;
+        outside.wait_until_up()?;
         let mut world = Self { layout, servers: Vec::new(), pods: Vec::new(), node, outside, scope };
         let beyond: Vec<SocketAddr> = Host::OUTSIDE.into_iter().flat_map(listening).collect();
         world.servers.push((Host::Internet, Servers::start(&world.outside, &beyond)?));
@@ -108,14 +108,14 @@ impl World {
             self.node.sysctl(&[(&key("conf/IF/proxy_arp"), "1"), (&key("neigh/IF/proxy_delay"), "0")])?;
         }
         pod.ip(&batch).with_context(|| format!("cannot configure {}", host.name()))?;
-        pod.fast_verdict()?;
-        self.node.fast_verdict()?;
+        pod.wait_until_up()?;
+        self.node.wait_until_up()?;
         self.servers.push((host, Servers::start(&pod, &listening(host))?));
         self.pods.push((host, pod));
         Ok(())
     }
 
-    /// Removes a pod, interface first, as network plugins do.
+    /// Removes a pod, its interface first, as network plugins do.
     pub fn remove_pod(&mut self, host: Host) -> Result<()> {
         self.node.ip(&format!("link del {}", interface(host)))?;
         self.servers.retain(|(owner, _)| *owner != host);
@@ -145,7 +145,7 @@ impl World {
         }
     }
 
-    /// The network namespace beyond the node's uplink, which is no pod's.
+    /// The network namespace of the hosts outside.
     pub fn outside(&self) -> &Netns {
         &self.outside
     }
@@ -155,8 +155,8 @@ impl World {
         self.pods.iter().map(|(host, _)| *host)
     }
 
-    /// Two tenants, and an endpoint for every pod, existing or not. A routed world names the interface, a bridged one the
-    /// network namespace.
+    /// Two tenants, and an endpoint for every pod, existing or not. The endpoint of a routed pod names its interface,
+    /// that of a bridged pod its network namespace.
     pub fn config(&self) -> Config {
         let mut config = Config::two_tenants();
         config.endpoints = Host::PODS.into_iter().map(|host| self.endpoint(host)).collect();

@@ -1,4 +1,4 @@
-//! Objects in, statuses out: without an API server and without a clock.
+//! Tests of the statuses that follow from objects, without a clock and with a fake API server.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1;
@@ -83,8 +83,8 @@ fn ready(state: &ControllerState, name: &str) -> String {
 
 #[test]
 fn a_tenant_with_namespaces_and_pods_is_ready_and_counted() {
-    let spaces = vec![namespace("b", json!({"t": "acme"})), namespace("a", json!({"t": "acme"}))];
-    let mut state = state(Settings::default(), vec![tenant("acme", 0, json!({}))], spaces);
+    let namespaces = vec![namespace("b", json!({"t": "acme"})), namespace("a", json!({"t": "acme"}))];
+    let mut state = state(Settings::default(), vec![tenant("acme", 0, json!({}))], namespaces);
     state.apply(ControllerEvent::Pod(all(vec![pod("a", "x"), pod("a", "y"), pod("b", "x"), pod("other", "x")])));
     let status = status(&state, "acme");
     let kinds = ["Accepted", "ResolvedRefs", "Conflicted", "Ready"].map(|kind| state_of(&status, kind));
@@ -182,8 +182,8 @@ fn an_invalid_spec_is_reported_and_its_last_good_version_keeps_its_claims() {
 #[test]
 fn a_tenancy_key_on_a_namespace_cannot_make_a_tenant_look_broken() {
     let settings = Settings { keys: vec![TenancyKey::NamespaceLabel { key: "mark".into() }], ..Settings::default() };
-    let space = namespace("a", json!({"mark": "acme"}));
-    let state = state(settings, vec![tenant("acme", 0, json!({}))], vec![space]);
+    let marked = namespace("a", json!({"mark": "acme"}));
+    let state = state(settings, vec![tenant("acme", 0, json!({}))], vec![marked]);
     assert_eq!(ready(&state, "acme"), "True/Ready");
     let Report { conflicts, marks, .. } = report(&state, at(0));
     assert_eq!((conflicts.get("key_not_selected"), marks.len()), (Some(&1), 1));
@@ -234,17 +234,17 @@ fn an_event_is_written_once_and_again_when_its_message_changes() {
 
 #[test]
 fn a_thousand_namespaces_are_counted_and_256_of_them_named() {
-    let spaces = (0..1000).map(|n| namespace(&format!("n{n:04}"), json!({"t": "acme"}))).collect();
-    let state = state(Settings::default(), vec![tenant("acme", 0, json!({}))], spaces);
+    let namespaces = (0..1000).map(|n| namespace(&format!("n{n:04}"), json!({"t": "acme"}))).collect();
+    let state = state(Settings::default(), vec![tenant("acme", 0, json!({}))], namespaces);
     let status = status(&state, "acme");
     assert_eq!((status.namespace_count, status.namespaces.len()), (Some(1000), 256));
     assert_eq!(status.namespaces[255], "n0255");
 }
 
 #[test]
-fn a_snapshot_removes_what_vanished_and_pod_counts_are_less_urgent_than_objects() {
-    let spaces = vec![namespace("a", json!({"t": "acme"}))];
-    let mut state = state(Settings::default(), vec![tenant("acme", 0, json!({}))], spaces);
+fn a_snapshot_removes_missing_objects_and_pod_counts_are_less_urgent_than_objects() {
+    let namespaces = vec![namespace("a", json!({"t": "acme"}))];
+    let mut state = state(Settings::default(), vec![tenant("acme", 0, json!({}))], namespaces);
     assert_eq!(state.apply(ControllerEvent::Pod(all(vec![pod("a", "x")]))), Urgency::Later);
     assert_eq!(state.apply(ControllerEvent::Pod(Update::Upsert(pod("a", "x")))), Urgency::Never);
     assert_eq!(state.apply(ControllerEvent::Pod(gone(pod("a", "x")))), Urgency::Later);
@@ -300,8 +300,8 @@ fn a_node_loses_its_taint_once_its_own_agent_is_ready_and_not_before() {
 
 #[test]
 fn a_snapshot_keeps_the_objects_that_cannot_be_read() {
-    let spaces = vec![namespace("a", json!({"t": "acme"}))];
-    let mut state = state(Settings::default(), vec![tenant("acme", 0, json!({}))], spaces);
+    let namespaces = vec![namespace("a", json!({"t": "acme"}))];
+    let mut state = state(Settings::default(), vec![tenant("acme", 0, json!({}))], namespaces);
     state.apply(ControllerEvent::Node(all(vec![node("n", true)])));
     state.apply(ControllerEvent::Agent(all(vec![agent("x", "n", true)])));
     state.apply(ControllerEvent::Pod(all(vec![pod("a", "p")])));

@@ -1,6 +1,7 @@
-//! Findings that need more than one object: disputes, and permissions that permit nothing.
+//! Findings that need more than one object: conflicting claims, and permissions without effect.
 //!
-//! The model decides who owns a range, a namespace or an address, and which peers agree. This module adds file and line.
+//! The model decides who owns a range, a namespace or an address, and which peers agree. This module adds file and
+//! line.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,7 +16,7 @@ use policy::model::selector;
 use super::world::{Placed, World, because};
 use crate::api::finding::{Code, Finding};
 
-/// Everything that is wrong between the objects of `world`.
+/// All findings that need more than one object of `world`.
 pub fn check(world: &World<'_>, now: i64) -> Vec<Finding> {
     let cluster = world.cluster();
     let mut findings: Vec<Finding> =
@@ -43,12 +44,12 @@ fn overlap(world: &World<'_>, refusal: &Refusal) -> Option<Finding> {
     Some(loser.finding(Code::SubnetOverlap, &field, problem, "remove the overlap from one of the two"))
 }
 
-/// Data subnets lie outside the cluster, so none should hold the address of an endpoint.
+/// Data subnets lie outside the cluster, so none should contain the address of an endpoint.
 fn endpoints_inside(world: &World<'_>, tenant: &Placed<'_, Tenant>) -> Vec<Finding> {
     let addresses = || world.endpoints.iter().flat_map(|endpoint| endpoint.object.addresses.iter());
     let one = |(i, cidr, address): (usize, IpNet, &IpAddr)| {
-        let problem = format!("{cidr} holds the address {address} of an endpoint");
-        let remedy = "data subnets lie outside the cluster: narrow it";
+        let problem = format!("{cidr} contains the address {address} of an endpoint");
+        let remedy = "narrow it, because data subnets lie outside the cluster";
         tenant.finding(Code::SubnetHoldsEndpoint, &format!("spec.subnets[{i}].cidr"), problem, remedy)
     };
     let subnets = tenant.object.subnets.iter().enumerate();
@@ -58,7 +59,7 @@ fn endpoints_inside(world: &World<'_>, tenant: &Placed<'_, Tenant>) -> Vec<Findi
     held.map(one).collect()
 }
 
-/// One finding for each pair of tenants, however many namespaces they dispute.
+/// One finding for each pair of tenants, however many namespaces both claim.
 fn claims(world: &World<'_>, cluster: &Cluster) -> Vec<Finding> {
     let mut disputes: BTreeMap<(String, String), Vec<&str>> = BTreeMap::new();
     for name in world.namespaces.keys() {
@@ -83,7 +84,7 @@ fn claims(world: &World<'_>, cluster: &Cluster) -> Vec<Finding> {
 fn selects(world: &World<'_>, cluster: &Cluster, tenant: &Placed<'_, Tenant>) -> Option<Finding> {
     let field = "spec.namespaceSelector";
     if selector::is_negative(&tenant.object.namespaces) {
-        let problem = "states only what a namespace must not be, so it matches every other namespace".to_owned();
+        let problem = "has only negative requirements, so it matches every other namespace".to_owned();
         return Some(tenant.finding(Code::SelectorNegative, field, problem, "add a label that its namespaces have"));
     }
     let claims = |name: &str| cluster.namespaces().get(name).into_iter().flat_map(|namespace| &namespace.claims);
@@ -113,7 +114,7 @@ fn peers(world: &World<'_>, tenant: &Placed<'_, Tenant>, now: i64) -> Vec<Findin
 
 type PeerProblem = (Code, &'static str, String, String);
 
-/// Why this entry for a peer permits nothing, if so. An expired entry of the peer is reported at that entry.
+/// Why this peer entry permits nothing, if it does not. An expired entry of the peer is reported at that entry.
 fn problem_of(world: &World<'_>, tenant: &Placed<'_, Tenant>, peer: &Peer, now: i64) -> Option<PeerProblem> {
     let (us, them) = (tenant.name(), &peer.tenant);
     let other = world.tenants.get(them.as_str()).map(|other| other.object);
@@ -132,8 +133,13 @@ fn problem_of(world: &World<'_>, tenant: &Placed<'_, Tenant>, peer: &Peer, now: 
                 (false, _) => "Egress",
                 (true, true) => "Both",
             };
-            let remedy = format!("list it there: peers: [{{tenant: {us}, direction: {wanted}}}]");
-            Some((Code::PeerNotMutual, "tenant", format!("peer {them:?} is not mutual"), remedy))
+            let remedy = format!("add to its spec: peers: [{{tenant: {us}, direction: {wanted}}}]");
+            Some((
+                Code::PeerNotMutual,
+                "tenant",
+                format!("NetworkTenant {them:?} does not list {us} as a peer"),
+                remedy,
+            ))
         }
         Agreement::SameDirection => {
             let problem = format!("both sides of {us} and {them} name the same direction, so neither may connect");
@@ -156,7 +162,7 @@ fn endpoints(world: &World<'_>, cluster: &Cluster) -> Vec<Finding> {
             let mut earlier = world.endpoints.iter().take(at).map(|other| &other.object.key);
             if let Some(first) = earlier.find(is_rival) {
                 let (namespace, name) = (&first.namespace, &first.name);
-                let problem = format!("{address} is claimed by Endpoint/{namespace}/{name} too: neither gets it");
+                let problem = format!("{address} is also claimed by Endpoint/{namespace}/{name}, so neither gets it");
                 findings.push(endpoint.finding(Code::AddressClaimed, &format!("spec.addresses[{i}]"), problem, ""));
             }
         }
@@ -167,17 +173,17 @@ fn endpoints(world: &World<'_>, cluster: &Cluster) -> Vec<Finding> {
             };
             if let Some(first) = ports.insert((field, name), key) {
                 let (namespace, other) = (&first.namespace, &first.name);
-                let problem = format!("{name} is named by Endpoint/{namespace}/{other} too: neither gets it");
+                let problem = format!("{name} is also named by Endpoint/{namespace}/{other}, so neither gets it");
                 findings.push(endpoint.finding(Code::InterfaceClaimed, field, problem, ""));
             }
         }
         let namespace = cluster.namespaces().get(&key.namespace).filter(|namespace| namespace.object.is_some());
         let problem = match namespace.map(|namespace| namespace.claims.is_empty()) {
-            None => "is not in these files: the endpoint belongs to no tenant",
+            None => "is not in these files, so the endpoint belongs to no tenant",
             Some(true) => "belongs to no tenant of these files",
             Some(false) => continue,
         };
-        let problem = format!("{} {problem}", key.namespace);
+        let problem = format!("namespace {} {problem}", key.namespace);
         findings.push(endpoint.finding(Code::EndpointUnassigned, "metadata.namespace", problem, ""));
     }
     findings

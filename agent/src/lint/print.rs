@@ -1,4 +1,6 @@
-//! Findings as text for people and grep, or as JSON for programs.
+//! Prints findings as text for people and grep, or as JSON for programs.
+//!
+//! Decides nothing: the caller has ordered and filtered the findings.
 
 use std::io::{self, Write};
 
@@ -21,14 +23,14 @@ pub fn all(findings: &[Finding], format: Format) -> io::Result<()> {
     Ok(())
 }
 
-/// `file:line  error  BH012  message`; no line where the file as a whole is meant.
+/// `file:line  error  BH012  message`. A finding about the whole file has no line number.
 pub fn line(finding: &Finding) -> String {
-    let place = match finding.line {
+    let location = match finding.line {
         0 => finding.file.display().to_string(),
         line => format!("{}:{line}", finding.file.display()),
     };
-    let severity = word(finding);
-    format!("{place}  {severity:<5}  {}  {finding}", finding.code.as_str())
+    let severity = severity_of(finding);
+    format!("{location}  {severity:<5}  {}  {finding}", finding.code.as_str())
 }
 
 /// `1 error, 2 warnings`.
@@ -38,7 +40,7 @@ pub fn summary(findings: &[Finding]) -> String {
     format!("{}, {}", many(errors, "error"), many(findings.len() - errors, "warning"))
 }
 
-fn word(finding: &Finding) -> &'static str {
+fn severity_of(finding: &Finding) -> &'static str {
     match finding.code.severity() {
         FindingSeverity::Error => "error",
         FindingSeverity::Warn => "warn",
@@ -49,7 +51,7 @@ fn object(finding: &Finding) -> serde_json::Value {
     json!({
         "file": finding.file.to_string_lossy(),
         "line": finding.line,
-        "severity": word(finding),
+        "severity": severity_of(finding),
         "code": finding.code.as_str(),
         "object": finding.object,
         "field": finding.field,

@@ -1,4 +1,4 @@
-//! Each check across objects with a good and a bad set, and the samples that we ship.
+//! Tests of each check between objects, with a valid and an invalid set, and of the samples in `deploy/samples`.
 
 use std::path::Path;
 
@@ -35,7 +35,7 @@ fn lines(documents: &[String]) -> Vec<String> {
 #[track_caller]
 fn one(documents: &[String], code: Code, field: &str, says: &str) {
     let found = findings(documents);
-    let [finding] = found.as_slice() else { panic!("wanted one: {found:#?}") };
+    let [finding] = found.as_slice() else { panic!("there is not exactly one finding: {found:#?}") };
     assert_eq!((finding.code, finding.field.as_str()), (code, field), "{finding:?}");
     assert!(finding.to_string().contains(says), "{finding}");
 }
@@ -48,7 +48,7 @@ fn two_tenants_that_share_nothing_are_clean() {
 }
 
 #[test]
-fn overlapping_subnets_are_told_to_the_loser_with_file_and_line() {
+fn overlapping_subnets_are_reported_at_the_loser_with_file_and_line() {
     let acme = tenant("acme", "  subnets:\n  - {name: a, cidr: 10.1.0.0/16}\n");
     let globex = tenant("globex", "  subnets:\n  - {name: a, cidr: 10.9.0.0/24}\n  - {name: b, cidr: 10.1.2.0/24}\n");
     assert_eq!(
@@ -65,7 +65,7 @@ fn overlapping_subnets_are_told_to_the_loser_with_file_and_line() {
 }
 
 #[test]
-fn a_namespace_claimed_twice_is_told_once_for_each_pair() {
+fn a_namespace_claimed_twice_is_reported_once_for_each_pair() {
     let wide = "apiVersion: bulkhead.dev/v1alpha1\nkind: NetworkTenant\nmetadata: {name: initech}\nspec:\n  namespaceSelector:\n    matchExpressions: [{key: tenant, operator: Exists}]\n";
     let documents = [tenant("acme", ""), wide.into(), namespace("acme-db", "acme"), namespace("acme-web", "acme")];
     one(
@@ -96,7 +96,7 @@ fn peers(ours: &str, theirs: &str) -> [String; 2] {
 }
 
 #[test]
-fn peers_must_shake_hands() {
+fn peers_must_list_each_other_in_matching_directions() {
     let at = "spec.peers[0].tenant";
     let good = peers("{tenant: globex, direction: Egress}", "{tenant: acme, direction: Ingress}");
     assert_eq!(lines(&good), Vec::<String>::new());
@@ -118,7 +118,7 @@ fn peers_must_shake_hands() {
 }
 
 #[test]
-fn an_expired_permission_is_told_at_its_date() {
+fn an_expired_permission_is_reported_at_its_date() {
     let with = |until: &str| {
         peers(&format!("{{tenant: globex, direction: Both, until: '{until}'}}"), "{tenant: acme, direction: Both}")
     };
@@ -164,14 +164,14 @@ fn endpoints_have_their_own_addresses_interfaces_and_a_tenant() {
 }
 
 #[test]
-fn a_duplicate_is_told_and_its_content_does_not_count() {
+fn a_duplicate_is_reported_and_its_content_does_not_count() {
     let second = tenant("acme", "  subnets: [{name: a, cidr: 10.1.0.0/24}]\n");
     let globex = tenant("globex", "  subnets: [{name: a, cidr: 10.1.0.0/24}]\n");
     one(&[tenant("acme", ""), second, globex], Code::Duplicate, "", "t.yaml:1");
 }
 
 #[test]
-fn findings_come_in_the_order_of_their_lines_and_bad_documents_hide_nothing() {
+fn findings_are_ordered_by_line_and_invalid_documents_hide_nothing() {
     let documents =
         [tenant("acme", "  mood: good\n"), tenant("globex", "  peers: [{tenant: acme, direction: Both}]\n")];
     let codes: Vec<_> = findings(&documents).into_iter().map(|finding| finding.code).collect();
@@ -179,7 +179,7 @@ fn findings_come_in_the_order_of_their_lines_and_bad_documents_hide_nothing() {
 }
 
 #[test]
-fn exit_codes_tell_clean_found_and_could_not() {
+fn exit_codes_distinguish_clean_files_findings_and_unreadable_files() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = |name: &str, text: &str| {
         let path = dir.path().join(name);
@@ -197,7 +197,7 @@ fn exit_codes_tell_clean_found_and_could_not() {
     assert_eq!(code(&[&warned], &[]), exit(3));
     assert_eq!(code(&[&warned], &[Code::PeerUnknown]), exit(0));
     assert_eq!(code(&[&clean, &dir.path().join("missing.yaml")], &[]), exit(1));
-    assert_eq!(code(&[dir.path()], &[]), exit(3), "a directory is all its files: acme is there twice");
+    assert_eq!(code(&[dir.path()], &[]), exit(3), "a directory includes all its files, and two of them define acme");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! All valid objects of all files, each with its file and line, and the cluster that the model makes of them.
 //!
-//! Decides nothing about ownership or membership: that is the model's. Of two documents with one name only the first
+//! Decides nothing about ownership or membership: the model does. Of two documents with one name, only the first
 //! counts, as in the agent.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +13,7 @@ use crate::source::load::{Document, Documents};
 use policy::model::cluster::Cluster;
 use policy::model::input::{Age, Change, Endpoint, Namespace, Tenant};
 
-/// An object and where it stands.
+/// An object, with its file and line.
 pub struct Placed<'a, T> {
     /// The object.
     pub object: &'a T,
@@ -35,7 +35,7 @@ pub struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    /// The good objects of these documents.
+    /// The objects of all valid documents.
     pub fn of(loaded: &'a [(&'a Path, Documents)]) -> Self {
         let (mut world, mut seen) = (Self::default(), BTreeSet::new());
         for (file, documents) in loaded {
@@ -51,7 +51,7 @@ impl<'a> World<'a> {
         world
     }
 
-    /// What the model knows after these objects.
+    /// The cluster that the model builds from these objects.
     pub fn cluster(&self) -> Cluster {
         let mut cluster = Cluster::default();
         for change in [
@@ -73,7 +73,7 @@ impl<'a> World<'a> {
     }
 }
 
-// Derived, these would ask the same of `T`.
+// A derived impl would require that `T` is `Copy` and `Clone`.
 impl<T> Copy for Placed<'_, T> {}
 
 impl<T> Clone for Placed<'_, T> {
@@ -93,7 +93,7 @@ impl<'a, T> Placed<'a, T> {
         format!("{}:{}", self.file.display(), self.node.line)
     }
 
-    /// Something wrong at a field of it.
+    /// A finding about one field of the object.
     pub fn finding(&self, code: Code, field: &str, problem: String, remedy: &str) -> Finding {
         let kind = self.node.text("kind").unwrap_or_default();
         let namespace = self.node.get("metadata").and_then(|meta| meta.text("namespace"));
@@ -110,7 +110,7 @@ impl<'a, T> Placed<'a, T> {
     }
 }
 
-/// How the winner of a conflict is described to the loser.
+/// Why the winner of a conflict precedes the loser, as the end of a message to the loser.
 pub fn because(winner: &Age, loser: &Age) -> &'static str {
     if winner.created == loser.created { "comes first by name" } else { "is older" }
 }

@@ -1,4 +1,4 @@
-//! A runtime, played by the test: what it sends, when it gets its answer, and what happens when one side ends.
+//! Tests with a simulated runtime: its messages, the time of each answer, and the end of either side.
 //!
 //! All but one test run in memory on paused time, so that no result depends on how busy the machine is. `wire/tests.rs`
 //! checks the bytes.
@@ -425,8 +425,8 @@ async fn no_pod_is_held_by_an_agent_that_knows_nothing_yet() {
 
 #[tokio::test]
 async fn the_socket_at_the_path_is_joined() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let socket = folder.path().join("nri.sock");
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = directory.path().join("nri.sock");
     let listener = UnixListener::bind(&socket).expect("a socket");
     let (snapshots, seen) = watch::channel(no_pods());
     let (sender, _state) = watch::channel(NriState::default());

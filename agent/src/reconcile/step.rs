@@ -40,7 +40,7 @@ pub struct StepOutcome {
     pub published: bool,
 }
 
-/// Takes in `changes`, makes the kernel equal to what should be, and returns when to step again.
+/// Takes in `changes`, writes what the kernel should hold, and returns when to step again.
 pub fn step(state: &mut ReconcileState, dataplane: &mut impl Dataplane, changes: Vec<Change>, now: Now) -> StepOutcome {
     let mut dirty = Dirty::default();
     changes.into_iter().for_each(|change| dirty.add(state.cluster.apply(change)));
@@ -166,8 +166,8 @@ impl ReconcileState {
 
     /// Records what a plan left out. Returns whether another plan may do more after this one is applied.
     fn record_plan(&mut self, plan: &Plan, dirty: &Dirty, now: Now) -> bool {
-        let makes_room = plan.ops.iter().any(|op| matches!(op, Op::PeerV4(_, None) | Op::PeerV6(_, None)));
-        if plan.deferred || (makes_room && !self.refused.is_empty()) {
+        let frees_addresses = plan.ops.iter().any(|op| matches!(op, Op::PeerV4(_, None) | Op::PeerV6(_, None)));
+        if plan.deferred || (frees_addresses && !self.refused.is_empty()) {
             self.sweep.hurry(now.tick);
         }
         dirty.addresses.iter().for_each(|address| _ = self.refused.remove(address));
@@ -194,7 +194,11 @@ impl ReconcileState {
             if let Op::Endpoint(ifindex, _) = failure.op {
                 self.broken.insert(ifindex, with_causes(error));
             }
-            tracing::warn!(table = table.as_str(), error = with_causes(error), "an entry was not written");
+            tracing::warn!(
+                table = table.as_str(),
+                error = with_causes(error),
+                "an entry was not written and will be tried again"
+            );
         }
         self.owed.endpoints |= !self.bare.is_empty();
         if retried {

@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn the_group_of_all_pods_is_found_with_either_driver() {
-        let root = tempfile::tempdir().expect("a folder");
+        let root = tempfile::tempdir().expect("a directory");
         for (path, parent) in [
             ("/kubepods/burstable/podu1", "kubepods"),
             ("/kubepods/podu1", "kubepods"),
@@ -76,13 +76,13 @@ mod tests {
             ),
         ] {
             assert_eq!(find(root.path(), path), None, "{path} does not exist yet");
-            fs::create_dir_all(root.path().join(&path[1..])).expect("folders");
+            fs::create_dir_all(root.path().join(&path[1..])).expect("directories");
             let found = find(root.path(), path).expect("a group");
             assert_eq!(found.parent, root.path().join(parent).to_str().expect("a path"));
-            assert_eq!(found.id, fs::metadata(root.path().join(&path[1..])).expect("a folder").ino());
+            assert_eq!(found.id, fs::metadata(root.path().join(&path[1..])).expect("a directory").ino());
         }
-        fs::create_dir_all(root.path().join("kubepods/burstable/podu1/c1")).expect("folders");
-        fs::create_dir_all(root.path().join("system.slice/x")).expect("folders");
+        fs::create_dir_all(root.path().join("kubepods/burstable/podu1/c1")).expect("directories");
+        fs::create_dir_all(root.path().join("system.slice/x")).expect("directories");
         for path in ["/kubepods", "/kubepods/burstable/podu1/c1", "/system.slice/x", "/kubepods/../kubepods/podu1", ""]
         {
             assert_eq!(find(root.path(), path), None, "{path}");
@@ -91,18 +91,18 @@ mod tests {
 
     #[test]
     fn groups_of_pods_on_the_node_s_network_are_found_with_the_others() {
-        let root = tempfile::tempdir().expect("a folder");
+        let root = tempfile::tempdir().expect("a directory");
         let made = ["kubepods/podu-1", "kubepods/burstable/podu-2/c1", "kubepods/besteffort/podu-3", "kubepods/x"];
         for path in made {
-            fs::create_dir_all(root.path().join(path)).expect("folders");
+            fs::create_dir_all(root.path().join(path)).expect("directories");
         }
         let group = find(root.path(), "/kubepods/podu-1").expect("a group");
         let sandbox = cni::sandbox(cni::tests::FILE.as_bytes(), SystemTime::UNIX_EPOCH).expect("JSON").expect("a pod");
         assert!(of_pods(&sandbox.group).is_empty(), "no sandbox names the group of all pods");
         let seen = of_pods(&[group]);
         assert_eq!(seen.keys().collect::<Vec<_>>(), ["u-1", "u-2", "u-3"]);
-        let folder = root.path().join("kubepods/burstable/podu-2");
-        assert_eq!(seen["u-2"], fs::metadata(folder).expect("a folder").ino());
+        let directory = root.path().join("kubepods/burstable/podu-2");
+        assert_eq!(seen["u-2"], fs::metadata(directory).expect("a directory").ino());
         assert_eq!(uid("kubepods-besteffort-pod1b_2c.slice").as_deref(), Some("1b-2c"));
         assert_eq!((uid("kubepods-besteffort.slice"), uid("burstable")), (None, None));
     }

@@ -2,7 +2,7 @@
 //!
 //! The library keeps the result of each ADD in a file: the pod's UID, its namespace and its addresses. Only root can
 //! write there. The module does not know whether the pod exists, or which interface leads to the network namespace.
-//! It reads a file again that it could not read.
+//! A file that could not be read is read again.
 
 use std::collections::HashMap;
 use std::fs;
@@ -64,8 +64,8 @@ impl CniCache {
         }
         self.files = files;
         for (.., sandbox) in self.files.values_mut() {
-            // Look up the group until it is found. Its directory is removed before the pod is, and ids are never reused,
-            // so the first result stays valid.
+            // Look up the group until it is found. Its directory is removed before the pod is, and ids are never
+            // reused, so the first result stays valid.
             if let Some(sandbox) = sandbox.as_mut().filter(|sandbox| sandbox.group.is_none()) {
                 let location = paths.groups.as_ref().zip(sandbox.cgroup.as_ref());
                 sandbox.group = location.and_then(|(root, path)| cgroups::find(root, path));
@@ -161,22 +161,22 @@ pub(super) mod tests {
 
     #[test]
     fn a_half_written_file_is_read_again_and_a_leftover_is_no_sandbox() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let below = |name: &str| folder.path().join(name);
+        let directory = tempfile::tempdir().expect("a directory");
+        let below = |name: &str| directory.path().join(name);
         let paths = SandboxPaths { cache: below("results"), namespaces: below("netns"), groups: Some(below("cgroup")) };
         let SandboxPaths { cache, namespaces: names, .. } = &paths;
         let mut known = CniCache::default();
         assert!(known.read(&paths).is_empty());
-        fs::create_dir_all(cache).and_then(|()| fs::create_dir_all(names)).expect("folders");
+        fs::create_dir_all(cache).and_then(|()| fs::create_dir_all(names)).expect("directories");
         fs::write(cache.join("pods-c1-eth0"), &FILE[..40]).expect("a file");
         assert!(known.read(&paths).is_empty());
         fs::write(cache.join("pods-c1-eth0"), FILE).expect("a file");
         assert!(known.read(&paths).is_empty(), "the network namespace does not exist");
         fs::write(names.join("cni-1"), "").expect("a name");
         assert_eq!(known.read(&paths).iter().map(|sandbox| sandbox.group.is_some()).collect::<Vec<_>>(), [false]);
-        fs::create_dir_all(below("cgroup/kubepods/burstable/podu1")).expect("folders");
+        fs::create_dir_all(below("cgroup/kubepods/burstable/podu1")).expect("directories");
         assert!(known.read(&paths)[0].group.is_some(), "a group that appears late is found");
-        fs::remove_dir(below("cgroup/kubepods/burstable/podu1")).expect("an empty folder");
+        fs::remove_dir(below("cgroup/kubepods/burstable/podu1")).expect("an empty directory");
         assert!(known.read(&paths)[0].group.is_some(), "and kept until the pod is gone");
         fs::remove_file(cache.join("pods-c1-eth0")).expect("a file");
         assert!(known.read(&paths).is_empty());

@@ -1,4 +1,6 @@
-//! The asking side of the socket.
+//! The client of the agent's socket, for `bulkhead observe` and `bulkhead status`.
+//!
+//! Returns messages and errors as values; prints nothing.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,67 +15,67 @@ use super::protocol::{AgentStatus, Notice, SocketRequest};
 use crate::events::filter::Filter;
 use crate::events::schema::Event;
 
-/// How long the agent may take to answer about itself.
+/// How long the agent may take to send its status.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The agent could not be asked.
+/// Why a request to the agent failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens, or not for us.
-    #[error("cannot reach an agent at {}; is it running, and are you root?", path.display())]
+    /// No connection could be made.
+    #[error("cannot connect to the agent at {}; check that it runs and that you are root", path.display())]
     Connect {
-        /// Where.
+        /// The path of the socket.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The conversation broke off.
-    #[error("the agent stopped answering")]
+    /// The connection failed.
+    #[error("the connection to the agent failed; see the agent's log")]
     Talk(#[source] io::Error),
-    /// The agent said nothing.
-    #[error("the agent did not answer in time")]
+    /// The agent sent no answer.
+    #[error("the agent sent no answer in time; see the agent's log")]
     Silent,
-    /// The answer is not one we know.
-    #[error("the agent answered something else; is it of another version?")]
+    /// The answer has an unknown format.
+    #[error("the agent's answer has an unknown format; use the `bulkhead` of the agent's version")]
     Understand(#[source] serde_json::Error),
-    /// The agent refused.
-    #[error("the agent refused: {0}")]
+    /// The agent refused the request.
+    #[error("the agent refused the request: {0}")]
     Refused(String),
 }
 
-/// One thing an observing reader hears.
+/// One message about events.
 #[derive(Debug)]
 pub enum ObserveMessage {
-    /// An event, and its line as it came.
+    /// An event, and the line that contained it.
     Event(Box<Event>, String),
-    /// Events that were dropped because we were too slow.
+    /// How many events were dropped because this client was too slow.
     Lost(u64),
 }
 
 /// A stream of events.
 pub struct Observation {
     lines: Lines<BufReader<OwnedReadHalf>>,
-    /// Held: when it closes, the agent knows that we have left.
+    /// Kept open: the agent ends the stream when it closes.
     _writer: OwnedWriteHalf,
 }
 
-/// Asks how the agent is.
+/// Requests the agent's status.
 pub async fn status(path: &Path) -> Result<AgentStatus, ClientError> {
-    let mut observation = ask(path, &SocketRequest::Status).await?;
+    let mut observation = send(path, &SocketRequest::Status).await?;
     let line = timeout(PATIENCE, observation.lines.next_line()).await.map_err(|_| ClientError::Silent)?;
     let line = line.map_err(ClientError::Talk)?.ok_or(ClientError::Silent)?;
     refused(&line)?;
     serde_json::from_str(&line).map_err(ClientError::Understand)
 }
 
-/// Asks for events.
+/// Requests events.
 pub async fn observe(path: &Path, follow: bool, last: usize, filter: Filter) -> Result<Observation, ClientError> {
-    ask(path, &SocketRequest::Observe { follow, last, filter }).await
+    send(path, &SocketRequest::Observe { follow, last, filter }).await
 }
 
 impl Observation {
-    /// The next thing; `None` at the end. May be dropped and called again.
+    /// The next message; `None` at the end. The future may be dropped at any point, and then nothing is lost.
     pub async fn next(&mut self) -> Result<Option<ObserveMessage>, ClientError> {
         let Some(line) = self.lines.next_line().await.map_err(ClientError::Talk)? else { return Ok(None) };
         if let Ok(Notice::Lost { count }) = serde_json::from_str(&line) {
@@ -85,7 +87,7 @@ impl Observation {
     }
 }
 
-async fn ask(path: &Path, request: &SocketRequest) -> Result<Observation, ClientError> {
+async fn send(path: &Path, request: &SocketRequest) -> Result<Observation, ClientError> {
     let connected = UnixStream::connect(path).await;
     let stream = connected.map_err(|source| ClientError::Connect { path: path.to_owned(), source })?;
     let (reader, mut writer) = stream.into_split();

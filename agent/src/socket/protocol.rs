@@ -1,7 +1,7 @@
-//! What is said over the socket: one request line, then answer lines.
+//! The messages on the agent's socket: one request line, then answer lines.
 //!
-//! An observe answer is event lines as on stdout, with notes among them; a note has the key `note`,
-//! an event has the key `schema`. A status answer is one line.
+//! The answer to `observe` consists of event lines as on stdout, with notices among them. A notice has the key
+//! `notice`, and an event has the key `schema`. The answer to `status` is one line.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -9,33 +9,33 @@ use serde::{Deserialize, Serialize};
 use crate::events::filter::Filter;
 use crate::health::{self, Observed};
 
-/// What is asked.
+/// A request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
 pub enum SocketRequest {
-    /// How the agent is.
+    /// The agent's status.
     Status,
     /// Events.
     Observe {
-        /// Stay for what comes.
+        /// Whether to send later events, too.
         #[serde(default)]
         follow: bool,
-        /// How many of the last ones, after the filter.
+        /// How many of the latest events that pass the filter to send.
         #[serde(default)]
         last: usize,
-        /// Which.
+        /// Which events to send.
         #[serde(default)]
         filter: Filter,
     },
 }
 
-/// Said between events.
+/// A message among the events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "notice", rename_all = "snake_case")]
 pub enum Notice {
-    /// The reader was too slow: its oldest waiting events were dropped.
+    /// The reader was too slow, so its oldest waiting events were dropped.
     Lost {
-        /// How many.
+        /// How many events.
         count: u64,
     },
     /// The request was refused.
@@ -45,7 +45,7 @@ pub enum Notice {
     },
 }
 
-/// The versions of the status document; there is one.
+/// Versions of the status document. There is one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StatusSchema {
     /// Version 1.
@@ -54,10 +54,10 @@ pub enum StatusSchema {
     V1,
 }
 
-/// How the agent is.
+/// The agent's status.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AgentStatus {
-    /// Which document this is.
+    /// Version of this document.
     pub schema: StatusSchema,
     /// Version of the agent.
     pub version: String,
@@ -68,11 +68,11 @@ pub struct AgentStatus {
     pub cluster: Option<String>,
     /// When the agent started.
     pub started: Timestamp,
-    /// Every promise about this node's pods holds.
+    /// Whether the agent is ready, as [`health::not_ready`] decides.
     pub ready: bool,
-    /// Why not.
+    /// Why it is not ready.
     pub not_ready: Vec<String>,
-    /// What the rooms report.
+    /// What the modules report.
     pub observed: Observed,
     /// Packets dropped since the maps were made.
     pub dropped: u64,
@@ -83,7 +83,7 @@ pub struct AgentStatus {
 }
 
 impl AgentStatus {
-    /// The document of this state; the counts are filled in by whoever has them.
+    /// The status of an agent in this state. The caller adds the counts.
     pub fn of(node: String, cluster: Option<String>, started: Timestamp, observed: Observed) -> Self {
         let not_ready = health::not_ready(&observed);
         Self {

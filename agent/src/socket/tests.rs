@@ -1,4 +1,4 @@
-//! Both sides of the socket in one process.
+//! Tests of the socket, with server and client in one process.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -21,9 +21,9 @@ async fn start(path: &Path, shown: &Shown) -> tokio::task::JoinHandle<()> {
 async fn counts(observation: &mut client::Observation, most: usize) -> Vec<u64> {
     let mut counts = Vec::new();
     while counts.len() < most
-        && let Some(heard) = observation.next().await.expect("a line")
+        && let Some(message) = observation.next().await.expect("a line")
     {
-        if let ObserveMessage::Event(_, line) = heard {
+        if let ObserveMessage::Event(_, line) = message {
             let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
             counts.push(value["count"].as_u64().expect("a count"));
         }
@@ -32,7 +32,7 @@ async fn counts(observation: &mut client::Observation, most: usize) -> Vec<u64> 
 }
 
 #[tokio::test]
-async fn a_reader_gets_the_last_events_and_what_comes() {
+async fn a_reader_gets_the_latest_events_and_those_that_follow() {
     let directory = tempfile::tempdir().expect("a directory");
     let (path, shown) = (directory.path().join("run/agent.sock"), shown());
     let _server = start(&path, &shown).await;
@@ -47,12 +47,12 @@ async fn a_reader_gets_the_last_events_and_what_comes() {
     assert_eq!(counts(&mut following, 1).await, [6]);
 
     drop(following);
-    let forgotten = async {
+    let removed = async {
         while shown.hub.readers() > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(Duration::from_secs(60), forgotten).await.expect("a reader that left is forgotten");
+    timeout(Duration::from_secs(60), removed).await.expect("a reader that has disconnected is removed");
 }
 
 #[tokio::test]
@@ -79,7 +79,7 @@ async fn a_slow_reader_gets_the_number_of_events_it_lost() {
 }
 
 #[tokio::test]
-async fn the_status_comes_over_the_socket_and_rubbish_is_refused() {
+async fn the_status_is_sent_over_the_socket_and_an_invalid_request_is_refused() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("agent.sock");
     let _server = start(&path, &shown()).await;
@@ -90,24 +90,24 @@ async fn the_status_comes_over_the_socket_and_rubbish_is_refused() {
     stream.write_all(b"{\"command\":\"reboot\"}\n").await.expect("a request");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.expect("an answer");
-    assert!(answer.contains("not a request"), "{answer}");
+    assert!(answer.contains("the request is invalid"), "{answer}");
 }
 
 #[tokio::test]
 async fn only_root_may_read_and_a_stale_socket_is_replaced() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("agent.sock");
-    drop(std::os::unix::net::UnixListener::bind(&path).expect("what a dead agent leaves"));
+    drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket that an ended agent left"));
     let bound = bind(&path).await.expect("a socket");
     let mode = std::fs::metadata(&path).expect("a file").permissions().mode() & 0o777;
     assert_eq!(mode, 0o600);
-    assert!(matches!(bind(&path).await, Err(SocketError::InUse { .. })), "a living agent keeps its socket");
+    assert!(matches!(bind(&path).await, Err(SocketError::InUse { .. })), "a running agent keeps its socket");
     drop(bound);
-    assert!(!path.exists(), "nothing is left behind");
+    assert!(!path.exists(), "the file is removed on drop");
 }
 
 #[tokio::test]
-async fn a_file_that_is_no_socket_is_not_removed() {
+async fn a_file_that_is_not_a_socket_is_not_removed() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("agent.sock");
     std::fs::write(&path, "precious").expect("a file");
@@ -116,8 +116,8 @@ async fn a_file_that_is_no_socket_is_not_removed() {
 }
 
 #[tokio::test]
-async fn without_an_agent_the_error_says_where_it_looked() {
-    let error = client::status(Path::new("/nonexistent/agent.sock")).await.expect_err("nobody is there");
+async fn without_an_agent_the_error_states_the_path() {
+    let error = client::status(Path::new("/nonexistent/agent.sock")).await.expect_err("no agent listens");
     assert!(matches!(error, ClientError::Connect { .. }));
     assert!(error.to_string().contains("/nonexistent/agent.sock"));
 }

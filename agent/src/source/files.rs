@@ -1,7 +1,8 @@
-//! Which files make up the configuration, and reading them.
+//! Lists the files of the configuration and reads them.
 //!
-//! A directory counts flat: `*.yaml`, `*.yml` and `*.json` that do not begin with a dot, in the order
-//! of their names. Symbolic links are followed, as a mounted ConfigMap needs.
+//! A directory contributes its `*.yaml`, `*.yml` and `*.json` files, in the order of their names. Subdirectories and
+//! names that begin with a dot are ignored. Symbolic links are followed, because a mounted ConfigMap consists of them.
+//! The module does not know what the files contain.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
@@ -11,12 +12,12 @@ use std::path::{Path, PathBuf};
 use super::load::unreadable;
 use super::merge::Look;
 
-/// Largest file that is read: some hundred thousand documents.
+/// Size of the largest file that is read. It holds about a hundred thousand documents.
 const MAX_BYTES: u64 = 64 << 20;
-/// How often a file that changes while it is read is read anew.
+/// How many times a file is read if it changes during each read.
 const ATTEMPTS: usize = 3;
 
-/// What changes when a file does, content aside. An edit cannot set the change time back.
+/// Metadata of one file, which an edit changes. No program can set the change time (ctime) back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp {
     path: PathBuf,
@@ -39,40 +40,42 @@ pub fn config_files(config: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The bytes of one file, as they stood at one moment.
+/// Reads one file. If the file changes during the read, it is read again, so all bytes are from one moment.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     for _ in 0..ATTEMPTS {
         let before = fs::metadata(path)?;
         if !before.is_file() {
-            return Err(io::Error::other("is not a regular file"));
+            return Err(io::Error::other("it is not a regular file"));
         }
         let mut bytes = Vec::new();
         File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > MAX_BYTES {
-            return Err(io::Error::other(format!("is larger than {} MiB", MAX_BYTES >> 20)));
+            return Err(io::Error::other(format!("it is larger than {} MiB", MAX_BYTES >> 20)));
         }
         if identity(&before) == identity(&fs::metadata(path)?) {
             return Ok(bytes);
         }
     }
-    Err(io::Error::other("changes while it is read"))
+    Err(io::Error::other("it changes during every attempt to read it"))
 }
 
-/// Reads everything.
+/// Reads all files of the configuration.
 pub fn look(config: &Path) -> Look {
     let lost = |problem: &str| Look { listing: Some(unreadable(config, 0, problem)), ..Look::default() };
     match config_files(config) {
-        // An empty directory is what a lost mount looks like.
-        Ok(files) if files.is_empty() => lost("holds no *.yaml file; what was in force stays"),
+        // A directory whose mount was lost is empty, too.
+        Ok(files) if files.is_empty() => {
+            lost("contains no *.yaml, *.yml or *.json file; the last good configuration stays in force")
+        }
         Ok(files) => Look {
-            files: files.into_iter().map(|path| (path.clone(), read(&path).map_err(words))).collect(),
+            files: files.into_iter().map(|path| (path.clone(), read(&path).map_err(problem_of))).collect(),
             listing: None,
         },
-        Err(error) => lost(&words(error)),
+        Err(error) => lost(&problem_of(error)),
     }
 }
 
-/// Stamps of everything that a look would read.
+/// The stamps of all files that [`look`] would read, and of `config` itself.
 pub fn stamps(config: &Path) -> Vec<Stamp> {
     let mut paths = config_files(config).unwrap_or_default();
     paths.push(config.to_owned());
@@ -89,7 +92,7 @@ fn is_config(path: &Path) -> bool {
     !hidden && path.extension().is_some_and(|kind| kind == "yaml" || kind == "yml" || kind == "json")
 }
 
-/// The reason alone; the path stands beside it.
-fn words(error: io::Error) -> String {
+/// The error without the path, which is another field of the finding.
+fn problem_of(error: io::Error) -> String {
     format!("cannot be read: {error}")
 }

@@ -1,7 +1,7 @@
-//! Reads the configuration again after every change: [`DirWatcher`] makes edits known at once, and the files' times are
-//! compared every two seconds in case it misses one.
+//! Reads the configuration again after every change.
 //!
-//! Decides nothing: [`Merge`] decides what an edit means.
+//! [`DirWatcher`] reports edits at once. The files' times are compared every two seconds, in case it misses an edit.
+//! The module decides nothing: [`Merge`] decides which objects an edit changes.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ const POLL: Duration = Duration::from_secs(2);
 const QUIET: Duration = Duration::from_millis(100);
 /// How long changes may delay a look.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How soon the agent looks again for a missing file.
+/// How soon a look follows one that missed a file.
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// Sends a full resync for every change of `config`, until the receiver is gone. Keeps the number of open findings in
@@ -60,8 +60,8 @@ pub async fn follow(config: PathBuf, changes: mpsc::Sender<Change>, open_finding
     }
 }
 
-/// Reads, parses and merges on another thread. Works on a copy, so that a failure leaves the last good state alone. Takes
-/// the files' times first: the next poll notices a change that comes after them.
+/// Reads, parses and merges on another thread. Works on a copy, so that a failure leaves the last good state alone.
+/// Takes the files' times first: the next poll notices a change that comes after them.
 async fn look(config: PathBuf, mut merge: Merge) -> Result<(Merge, Outcome, Vec<Stamp>), JoinError> {
     let all = move || {
         let stamps = files::stamps(&config);
@@ -86,8 +86,7 @@ async fn send(to: &mpsc::Sender<Change>, changes: Vec<Change>) -> Result<(), mps
     Ok(())
 }
 
-/// Logs each new finding, and when the last finding is gone. Keeps the open findings in
-/// `open`.
+/// Logs each new finding, and one line when no finding is left. Keeps the open findings in `open`.
 fn report(outcome: &Outcome, open: &mut HashSet<String>) {
     let line =
         |finding: &Finding| format!("{}:{} {} {finding}", finding.file.display(), finding.line, finding.code.as_str());

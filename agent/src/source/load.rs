@@ -1,6 +1,7 @@
-//! The bytes of one file to its documents, good and bad.
+//! Parses the bytes of one file into documents, valid and invalid.
 //!
-//! Pure. A document is good or it is nothing; what it was before is for `merge` to know.
+//! Pure: opens no file. An invalid document yields findings and no object. The module does not know a document's last
+//! good version, which `merge` keeps.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -13,17 +14,17 @@ use crate::api::yaml::{self, Chunk, Node};
 /// One document of a file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document {
-    /// Line it begins on.
+    /// The line on which it begins.
     pub line: usize,
-    /// Which object it is, if that could be read.
+    /// Kind and name of its object, if they could be read.
     pub key: Option<Key>,
-    /// The object, if it is good.
+    /// The object, if the document is valid.
     pub object: Option<Object>,
-    /// Where its fields stand, if it is YAML at all.
+    /// Its YAML, with the lines of its fields. `None`: it is not valid YAML, or it is a known document.
     pub node: Option<Node>,
 }
 
-/// What a file holds.
+/// The documents of one file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Documents {
     /// All documents in order.
@@ -32,11 +33,11 @@ pub struct Documents {
     pub findings: Vec<Finding>,
 }
 
-/// Good documents by their text: what did not change need not be judged again. Rules take a
-/// millisecond each, and a file may hold thousands of tenants of which an edit touches one.
+/// Valid documents by their text, so that an unchanged document is not checked again. Rules take a millisecond each,
+/// and a file may contain thousands of tenants.
 pub type Known = HashMap<String, (Key, Object)>;
 
-/// Reads a file's bytes; an error means that nothing in it could be told apart.
+/// Parses the bytes of a file. An error means that they are not UTF-8, so no document could be read.
 pub fn load(file: &Path, bytes: &[u8]) -> Result<Documents, Box<Finding>> {
     let mut loaded = Documents::default();
     for chunk in yaml::split(text(file, bytes)?) {
@@ -45,7 +46,7 @@ pub fn load(file: &Path, bytes: &[u8]) -> Result<Documents, Box<Finding>> {
     Ok(loaded)
 }
 
-/// The same, judging only what is not `known`, and what is known afterwards.
+/// Parses like [`load`], but does not check the documents in `known`. Also returns the valid documents of this file.
 pub fn reload(file: &Path, bytes: &[u8], known: &Known) -> Result<(Documents, Known), Box<Finding>> {
     let (mut loaded, mut now) = (Documents::default(), Known::new());
     for chunk in yaml::split(text(file, bytes)?) {
@@ -78,7 +79,7 @@ fn text<'a>(file: &Path, bytes: &'a [u8]) -> Result<&'a str, Box<Finding>> {
     })
 }
 
-/// A file as a whole that cannot be read.
+/// The finding for a file that cannot be read. Line 0 means the whole file.
 pub fn unreadable(file: &Path, line: usize, problem: &str) -> Finding {
     Finding {
         file: file.to_owned(),
@@ -116,8 +117,8 @@ fn finding(file: &Path, object: Option<String>, issue: Issue) -> Finding {
     Finding { file: file.to_owned(), line, object, field, code, problem, remedy }
 }
 
-/// The key of a document that is no YAML, as its author would read it: it decides only which last
-/// good version stays, never what is granted.
+/// Finds kind and name in the lines of a document that is not valid YAML. The result decides only which last good
+/// version stays. It never grants anything.
 fn guess(text: &str) -> Option<Key> {
     let kind = match text.lines().find_map(|line| line.strip_prefix("kind:"))?.trim().trim_matches(['"', '\'']) {
         "NetworkTenant" => ObjectKind::NetworkTenant,
@@ -153,22 +154,22 @@ mod tests {
     const GOOD: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: web}\n";
 
     #[test]
-    fn a_bad_document_spoils_only_itself() {
+    fn an_invalid_document_does_not_affect_the_others() {
         let text = format!(
             "{GOOD}---\napiVersion: bulkhead.dev/v1alpha1\nkind: NetworkTenant\nmetadata:\n  name: acme\nspec:\n  namespaceSelector: {{matchLabels: {{a: b}}}}\n  subnets:\n  - {{name: a, cidr: 10.0.0.1/24}}\n---\nkind: [\n---\n{GOOD}",
         );
         let loaded = loaded(&text);
         let good: Vec<bool> = loaded.documents.iter().map(|document| document.object.is_some()).collect();
         assert_eq!(good, [true, false, false, true]);
-        let told: Vec<_> = loaded.findings.iter().map(|f| (f.line, f.code, f.field.as_str())).collect();
-        assert_eq!(told[0], (12, Code::Rule, "spec.subnets[0].cidr"));
-        assert_eq!(told[1].1, Code::Syntax);
-        assert!(told[1].0 >= 14, "{told:?}");
+        let found: Vec<_> = loaded.findings.iter().map(|f| (f.line, f.code, f.field.as_str())).collect();
+        assert_eq!(found[0], (12, Code::Rule, "spec.subnets[0].cidr"));
+        assert_eq!(found[1].1, Code::Syntax);
+        assert!(found[1].0 >= 14, "{found:?}");
         assert_eq!(loaded.findings[0].object.as_deref(), Some("NetworkTenant/acme"));
     }
 
     #[test]
-    fn a_document_that_is_no_yaml_still_has_a_name_if_a_reader_sees_one() {
+    fn a_document_with_invalid_yaml_has_the_name_that_its_lines_state() {
         let name = |text: &str| loaded(text).documents[0].key.as_ref().map(ToString::to_string);
         let broken = "spec: [unclosed\n";
         assert_eq!(
@@ -185,16 +186,16 @@ mod tests {
     }
 
     #[test]
-    fn text_in_another_encoding_is_told_with_its_line() {
+    fn text_in_another_encoding_is_reported_with_its_line() {
         let finding = load(Path::new("a.yaml"), b"a: 1\nb: \xff\n").expect_err("not UTF-8");
         assert_eq!((finding.line, finding.code), (2, Code::Unreadable));
     }
 
     #[test]
-    fn what_is_known_is_not_judged_again_and_says_the_same() {
+    fn a_known_document_is_not_checked_again_and_gives_the_same_object() {
         let text = format!("{GOOD}---\n{}---\nkind: [\n", GOOD.replace("web", "db"));
         let (first, known) = reload(Path::new("a.yaml"), text.as_bytes(), &Known::new()).expect("UTF-8");
-        assert_eq!(known.len(), 2, "bad documents are judged every time");
+        assert_eq!(known.len(), 2, "invalid documents are checked every time");
         let (again, _) =
             reload(Path::new("a.yaml"), format!("# moved\n---\n{text}").as_bytes(), &known).expect("UTF-8");
         let objects = |loaded: &Documents| loaded.documents.iter().map(|d| d.object.clone()).collect::<Vec<_>>();
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_is_an_empty_set() {
+    fn an_empty_file_has_no_documents() {
         assert_eq!(loaded("# nothing yet\n"), Documents::default());
     }
 

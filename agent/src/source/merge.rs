@@ -1,8 +1,8 @@
-//! What is in force: the files' good documents, and the last good version of what is bad or gone.
+//! Decides which objects are in force: those of valid documents, and the last good versions of invalid or missing ones.
 //!
-//! Pure: takes what a look saw, gives what to send. Two rules keep an editor's half-written file from
-//! becoming a revocation: what cannot be read changes nothing, and a file that is gone or has become
-//! empty counts as such only at the second look in a row.
+//! Pure: takes the result of a look and returns the changes to send. Two rules prevent that a half-written file revokes
+//! anything. A file that cannot be read changes nothing. A file that is missing or empty loses its objects only at the
+//! second look in a row.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,38 +12,38 @@ use crate::api::document::{Key, Object};
 use crate::api::finding::{Code, Finding};
 use policy::model::input::Change;
 
-/// What one look saw.
+/// The result of one look at the files.
 #[derive(Clone, Debug, Default)]
 pub struct Look {
-    /// Each file with its bytes, or why they could not be read.
+    /// Each file, with its bytes or the reason why they could not be read.
     pub files: BTreeMap<PathBuf, Result<Vec<u8>, String>>,
-    /// Why the files could not even be listed.
+    /// Why the files could not be listed.
     pub listing: Option<Finding>,
 }
 
-/// All there is to know between two looks.
+/// The state between two looks.
 #[derive(Clone, Debug, Default)]
 pub struct Merge {
     held: BTreeMap<PathBuf, Held>,
     sent: Option<BTreeMap<Key, Object>>,
 }
 
-/// What follows from a look.
+/// The outcome of a look.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// The full resync to send; empty if nothing differs from the last one.
     pub changes: Vec<Change>,
-    /// Everything that is wrong now.
+    /// All findings of this look.
     pub findings: Vec<Finding>,
-    /// How many objects are in force without a good document.
+    /// How many objects are in force without a valid document.
     pub kept: usize,
     /// How many of each kind are in force.
     pub objects: [usize; 3],
-    /// Something was missing for the first time: look again soon.
+    /// Whether a file was missing for the first time. If so, the next look must follow soon.
     pub look_again: bool,
 }
 
-/// What a file contributes.
+/// The state of one file.
 #[derive(Clone, Debug, Default)]
 struct Held {
     objects: BTreeMap<Key, Object>,
@@ -52,7 +52,7 @@ struct Held {
 }
 
 impl Merge {
-    /// Takes what a look saw. A look that saw nothing at all leaves everything as it is.
+    /// Merges a look into the state. A look that could read no file leaves every object in force.
     pub fn take(&mut self, look: &Look) -> Outcome {
         let mut round = Round { before: self.in_force(), ..Round::default() };
         round.outcome.findings.extend(look.listing.clone());
@@ -95,18 +95,18 @@ impl Merge {
     }
 }
 
-/// One look being merged, file by file in the order of their paths.
+/// The merge of one look, file by file in the order of their paths.
 #[derive(Default)]
 struct Round {
-    /// What was in force before, from whichever file.
+    /// The objects of all files that were in force before.
     before: BTreeMap<Key, Object>,
-    /// Who took which key, for the message about the second.
+    /// File and line of the first document with each key, for the finding about a second one.
     claimed: BTreeMap<Key, (PathBuf, usize)>,
     outcome: Outcome,
 }
 
 impl Round {
-    /// The file contributes what it did.
+    /// Keeps the objects of a file, except those that an earlier file defines.
     fn keep(&mut self, mut held: Held) -> Held {
         held.objects.retain(|key, _| !self.claimed.contains_key(key));
         self.claimed.extend(held.objects.keys().map(|key| (key.clone(), (PathBuf::new(), 0))));
@@ -114,7 +114,7 @@ impl Round {
         held
     }
 
-    /// The file is not there.
+    /// Handles a file that is missing or empty.
     fn gone(&mut self, held: Held, path: &Path) -> Option<Held> {
         if held.missing || held.objects.is_empty() {
             return None;
@@ -123,7 +123,7 @@ impl Round {
         self.outcome.findings.push(unreadable(
             path,
             0,
-            "has vanished, or holds nothing any more; its objects stay until it is looked at again",
+            "is missing or empty; its objects are removed at the next look unless the file is restored",
         ));
         Some(Held { missing: true, ..self.keep(held) })
     }
@@ -153,7 +153,7 @@ impl Round {
             self.outcome.kept += usize::from(object.is_none() && self.before.contains_key(&key));
             objects.extend(object.or_else(|| self.before.get(&key).cloned()).map(|object| (key, object)));
         }
-        // A document whose name cannot be read may be any of those that are missing now.
+        // A document whose name cannot be read may define any object that is missing now, so all of them stay.
         if nameless {
             objects.extend(self.keep(held).objects);
         }
@@ -162,19 +162,19 @@ impl Round {
 }
 
 fn duplicate(path: &Path, line: usize, key: &Key, (first, first_line): &(PathBuf, usize)) -> Finding {
-    let place = if *first_line == 0 { "elsewhere".to_owned() } else { format!("{}:{first_line}", first.display()) };
+    let location = if *first_line == 0 { "elsewhere".to_owned() } else { format!("{}:{first_line}", first.display()) };
     Finding {
         file: path.to_owned(),
         line,
         object: Some(key.to_string()),
         field: String::new(),
         code: Code::Duplicate,
-        problem: format!("is defined already at {place}, and that stays"),
+        problem: format!("is already defined at {location}, and only that definition counts"),
         remedy: "remove one of the two".to_owned(),
     }
 }
 
-/// All objects as the model takes them. Tenants first: they carry the revocations.
+/// All objects as full sets. Tenants come first, because they carry the revocations.
 fn resync(objects: &BTreeMap<Key, Object>) -> Vec<Change> {
     let (mut tenants, mut namespaces, mut endpoints) = (Vec::new(), Vec::new(), Vec::new());
     for object in objects.values().cloned() {

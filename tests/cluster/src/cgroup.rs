@@ -1,7 +1,7 @@
 //! The cluster's cgroups: one directory in every hierarchy, with all processes of the cluster below it.
 //!
-//! Ownership of a process is therefore never decided by a pid that another process may have by now. The root and foreign cgroups
-//! are only read.
+//! Ownership of a process is therefore never decided by a pid that another process may have by now. The root and
+//! foreign cgroups are only read.
 
 use std::{
     fs, io,
@@ -16,11 +16,11 @@ use rustix::process::{Pid, Signal, kill_process};
 /// One mounted hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hierarchy {
-    /// Where the machine has it.
+    /// Its mount point on the machine.
     pub path: PathBuf,
     /// `cgroup` (version 1) or `cgroup2`.
     pub kind: String,
-    /// What to mount it with again: its controllers, or its name.
+    /// The options for mounting it again: its controllers, or its name.
     pub options: String,
 }
 
@@ -42,7 +42,8 @@ fn hierarchy(line: &str) -> Option<Hierarchy> {
     ours.then(|| Hierarchy { path, kind: kind.into(), options: again(kind, options) })
 }
 
-/// A named hierarchy without controllers must be mounted with `none`; version 2 takes no options at all.
+/// The options for mounting a hierarchy again. A named one without controllers needs `none`. Version 2 takes no
+/// options.
 fn again(kind: &str, options: &str) -> String {
     let dull = |option: &&str| !matches!(*option, "rw" | "ro" | "xattr") && !option.starts_with("release_agent=");
     let kept: Vec<_> = options.split(',').filter(dull).collect();
@@ -53,21 +54,21 @@ fn again(kind: &str, options: &str) -> String {
     }
 }
 
-/// Makes a cgroup in every hierarchy and returns the files that let a process in.
+/// Creates a cgroup in every hierarchy. Returns its `cgroup.procs` files: a process joins by writing its pid to each.
 pub fn create(cgroup: &Path) -> Result<Vec<PathBuf>> {
-    let mut doors = Vec::new();
+    let mut procs_files = Vec::new();
     for Hierarchy { path: root, .. } in hierarchies()? {
         let mut directory = root;
         for level in cgroup {
             directory.push(level);
             make(&directory).with_context(|| format!("cannot make cgroup {}", directory.display()))?;
         }
-        doors.push(directory.join("cgroup.procs"));
+        procs_files.push(directory.join("cgroup.procs"));
     }
-    Ok(doors)
+    Ok(procs_files)
 }
 
-/// A version 1 cpuset starts empty and lets nobody in; it takes what its parent has.
+/// Creates a cgroup. A new cpuset of version 1 is empty and accepts no process, so it copies its parent's values.
 fn make(directory: &Path) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     let parent = directory.parent().unwrap_or(directory);
@@ -81,7 +82,7 @@ fn make(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Hands all controllers on to the cgroups below, where version 2 offers them.
+/// Enables all controllers of version 2 for the cgroups below.
 pub fn delegate(cgroup: &Path) -> Result<()> {
     for directory in directories(cgroup)? {
         let offered = fs::read_to_string(directory.join("cgroup.controllers")).unwrap_or_default();
@@ -93,18 +94,18 @@ pub fn delegate(cgroup: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Moves every process of one cgroup to another.
-pub fn transfer(from: &Path, doors: &[PathBuf]) -> Result<()> {
+/// Moves every process of a cgroup to the cgroup of these `cgroup.procs` files.
+pub fn transfer(from: &Path, procs_files: &[PathBuf]) -> Result<()> {
     for pid in members(from)? {
-        for door in doors {
-            fs::write(door, pid.as_raw_nonzero().to_string())
-                .with_context(|| format!("cannot move process {pid:?} into {}", door.display()))?;
+        for file in procs_files {
+            fs::write(file, pid.as_raw_nonzero().to_string())
+                .with_context(|| format!("cannot move process {pid:?} into {}", file.display()))?;
         }
     }
     Ok(())
 }
 
-/// Ends everything in a cgroup and below; returns how many processes that were.
+/// Kills every process in a cgroup and below. Returns the number of processes.
 pub fn kill(cgroup: &Path) -> Result<usize> {
     let start = Instant::now();
     let mut ended = std::collections::HashSet::new();
@@ -115,7 +116,7 @@ pub fn kill(cgroup: &Path) -> Result<usize> {
         }
         ensure!(start.elapsed() < Duration::from_secs(20), "processes {living:?} do not end");
         for pid in living {
-            // It may have gone by itself since it was listed.
+            // The process may have ended since it was listed.
             let _ = kill_process(pid, Signal::KILL);
             ended.insert(pid);
         }
@@ -123,7 +124,7 @@ pub fn kill(cgroup: &Path) -> Result<usize> {
     }
 }
 
-/// Removes a cgroup and everything below it; returns how many directories that were.
+/// Removes a cgroup and everything below it. Returns the number of directories.
 pub fn remove(cgroup: &Path) -> Result<usize> {
     let directories = tree(cgroup)?;
     for directory in &directories {
@@ -132,7 +133,7 @@ pub fn remove(cgroup: &Path) -> Result<usize> {
     Ok(directories.len())
 }
 
-/// The processes of a cgroup itself, whatever the hierarchy.
+/// The processes of a cgroup itself, in any hierarchy.
 pub fn members(cgroup: &Path) -> Result<Vec<Pid>> {
     let mut all: Vec<_> = directories(cgroup)?.iter().flat_map(|directory| pids(directory)).collect();
     all.sort_by_key(|pid| pid.as_raw_nonzero());
@@ -140,7 +141,7 @@ pub fn members(cgroup: &Path) -> Result<Vec<Pid>> {
     Ok(all)
 }
 
-/// The processes of those cgroups below one whose path is as wished, whatever the hierarchy.
+/// The processes of those cgroups below one whose path is `wished`, in any hierarchy.
 pub fn processes(cgroup: &Path, wished: impl Fn(&Path) -> bool) -> Result<Vec<Pid>> {
     Ok(tree(cgroup)?.iter().filter(|directory| wished(directory)).flat_map(|directory| pids(directory)).collect())
 }
@@ -151,7 +152,7 @@ fn directories(cgroup: &Path) -> Result<Vec<PathBuf>> {
     Ok(all.filter(|directory| directory.is_dir()).collect())
 }
 
-/// The same with all below, the deepest first.
+/// The directories of a cgroup and of all below it, the deepest first.
 fn tree(cgroup: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     directories(cgroup)?.into_iter().for_each(|directory| walk(directory, &mut found));
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn other_mounts_are_not_ours_to_look_at() {
+    fn other_mounts_are_ignored() {
         assert_eq!(options("31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755"), None);
         assert_eq!(options("50 23 0:38 / /mnt/elsewhere rw - cgroup2 cgroup2 rw"), None);
         assert_eq!(options("nonsense"), None);

@@ -1,4 +1,6 @@
 //! Runs other programs. An error contains the command and its output.
+//!
+//! Knows nothing about a cluster.
 
 use std::{
     ffi::OsStr,
@@ -17,18 +19,18 @@ pub fn command<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: impl IntoItera
     command
 }
 
-/// Runs to the end and returns standard output; anything but success is an error with standard error in it.
+/// Runs a command to its end and returns its standard output. The error of a failed command contains standard error.
 pub fn run(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {command:?}"))?;
     finish(command, &output)
 }
 
-/// The same, with something on standard input.
+/// Runs a command like [`run`], with text on its standard input.
 pub fn run_with_input(command: &mut Command, input: &str) -> Result<String> {
     let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = piped.spawn().with_context(|| format!("cannot start {command:?}"))?;
     let mut stdin = child.stdin.take().expect("standard input was piped above");
-    // From a thread of its own: a full pipe on both sides would stop the two of us.
+    // A separate thread writes, because two full pipes would block both processes.
     let (written, output) = thread::scope(|scope| {
         let writer = scope.spawn(move || stdin.write_all(input.as_bytes()));
         let output = child.wait_with_output();
@@ -48,7 +50,7 @@ fn finish(command: &Command, output: &Output) -> Result<String> {
     Ok(text(&output.stdout))
 }
 
-/// Tries again until it works or time is up; the last failure says why.
+/// Repeats an attempt until it succeeds or the limit has passed. The error is that of the last attempt.
 pub fn wait<T>(what: &str, limit: Duration, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     let start = Instant::now();
     let mut pause = Duration::from_millis(2);
@@ -69,13 +71,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_says_what_was_run_and_what_it_said() {
+    fn a_failure_contains_the_command_and_its_output() {
         let error = run(&mut command("sh", ["-c", "echo no such luck >&2; exit 3"])).unwrap_err().to_string();
         assert!(error.contains("no such luck") && error.contains("exit 3") && error.contains("3"), "{error}");
     }
 
     #[test]
-    fn large_input_reaches_a_program_that_answers_at_once() {
+    fn large_input_reaches_a_program_that_writes_while_it_reads() {
         let text = "x".repeat(300_000);
         assert_eq!(run_with_input(&mut command("cat", [""; 0]), &text).unwrap(), text);
     }

@@ -1,6 +1,7 @@
 //! The control plane: etcd, API server, controllers and scheduler, all in the namespace of one host.
 //!
-//! Arguments follow from the cluster's directories alone, so a test may stop a part and a later process may start it again.
+//! Arguments follow from the cluster's directories alone, so a test may stop a part and a later process may start it
+//! again.
 
 use std::{fs, iter, time::Duration};
 
@@ -15,7 +16,7 @@ use crate::{
 
 const ETCD: &str = "http://127.0.0.1:2379";
 
-/// Starts all of it and returns when the API server is ready.
+/// Starts the control plane and waits until the API server is ready.
 pub fn up(cluster: &Cluster) -> Result<()> {
     fs::create_dir_all(cluster.directory("etcd"))?;
     fs::write(cluster.directory("audit-policy.json"), audit_policy())?;
@@ -33,7 +34,7 @@ pub fn start(cluster: &Cluster, part: &str) -> Result<()> {
     cluster.start(CONTROL.name, part, &words)
 }
 
-/// Waits until the API server says it is ready.
+/// Waits until the API server reports that it is ready.
 pub fn ready(cluster: &Cluster) -> Result<()> {
     let kubectl = cluster.kubectl();
     let answer = wait("the API server", Duration::from_secs(60), || kubectl.run(["get", "--raw", "/readyz"]));
@@ -55,7 +56,7 @@ fn arguments(cluster: &Cluster, part: &str) -> Vec<String> {
     }
 }
 
-/// Nothing of a test cluster must survive a power cut, so etcd need not wait for the disk.
+/// etcd does not wait for the disk, because no data of a test cluster must survive a power cut.
 fn etcd(cluster: &Cluster) -> Vec<String> {
     vec![
         format!("--data-dir={}", cluster.directory("etcd").display()),
@@ -67,7 +68,7 @@ fn etcd(cluster: &Cluster) -> Vec<String> {
     ]
 }
 
-/// The audit log does not rotate: a test reads one file from its beginning.
+/// The audit log does not rotate, because a test reads one file from its beginning.
 fn api_server(cluster: &Cluster) -> Vec<String> {
     let keys = cluster.keys();
     let key = |flag: &str, file: &str| format!("--{flag}={}", keys.file(file).display());
@@ -92,7 +93,7 @@ fn api_server(cluster: &Cluster) -> Vec<String> {
     ]
 }
 
-/// Each namespace costs the controllers several writes; tests make thousands and should not wait for politeness.
+/// The limits of requests per second are raised: each namespace takes several writes, and tests create thousands.
 fn controllers(cluster: &Cluster) -> Vec<String> {
     let keys = cluster.keys();
     vec![
@@ -106,7 +107,7 @@ fn controllers(cluster: &Cluster) -> Vec<String> {
     ]
 }
 
-/// Who asked for what and with which answer, once per request and once more when a watch ends.
+/// Logs the user, the object and the result of each request, and once more when a watch ends.
 fn audit_policy() -> String {
     json!({
         "apiVersion": "audit.k8s.io/v1",
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn the_audit_log_is_where_the_cluster_says() {
+    fn the_audit_log_has_the_path_of_the_cluster() {
         assert!(arguments_of("kube-apiserver").contains("--audit-log-path=/state/x/log/audit.jsonl"));
     }
 

@@ -1,6 +1,6 @@
 //! Long-running programs: started inside our cgroups, recorded, and ended by that record.
 //!
-//! A record is a pid and the start time of that process, so a reused pid is left alone.
+//! A record contains a pid and the start time of that process, so a reused pid is left alone.
 
 use std::{
     fs::{self, File},
@@ -15,18 +15,18 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::command::wait;
 
-/// Joins the cgroups named before `--`, then becomes the rest, in a session of its own.
+/// Joins the cgroups before `--`, then executes the command after it in a session of its own.
 const LAUNCH: &str = r#"while [ "$1" != -- ]; do echo $$ > "$1" || exit 1; shift; done; shift; exec setsid "$@""#;
 
 /// How long a daemon may take to end by itself.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Where daemons of one cluster are recorded and write their logs.
+/// The directories with the records and the logs of one cluster's daemons.
 #[derive(Clone, Debug)]
 pub struct Daemons {
-    /// One file per daemon: pid and birth.
+    /// One file per daemon: its pid and its start time.
     pub records: PathBuf,
-    /// One file per daemon: what it says.
+    /// One file per daemon: its output.
     pub logs: PathBuf,
 }
 
@@ -35,17 +35,22 @@ pub struct Daemons {
 pub struct Process {
     /// Its pid, which is also its session and process group.
     pub pid: i32,
-    /// Clock ticks from boot to its birth.
+    /// Its start time, in clock ticks since boot.
     pub born: u64,
 }
 
 impl Daemons {
-    /// Starts one. `doors` are the files that let it into its cgroups.
-    pub fn start(&self, name: &str, doors: &[PathBuf], command: &Command) -> Result<Process> {
+    /// Starts a daemon in the cgroups of these `cgroup.procs` files.
+    pub fn start(&self, name: &str, procs_files: &[PathBuf], command: &Command) -> Result<Process> {
         ensure!(self.find(name).is_none(), "{name} runs already");
         let log = || File::options().create(true).append(true).open(self.log(name));
         let mut launch = Command::new("sh");
-        launch.args(["-c", LAUNCH, "sh"]).args(doors).arg("--").arg(command.get_program()).args(command.get_args());
+        launch
+            .args(["-c", LAUNCH, "sh"])
+            .args(procs_files)
+            .arg("--")
+            .arg(command.get_program())
+            .args(command.get_args());
         launch.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
         launch.stdin(Stdio::null()).stdout(log()?).stderr(log()?);
         let child = launch.spawn().with_context(|| format!("cannot start {name}"))?;
@@ -55,7 +60,7 @@ impl Daemons {
         Ok(process)
     }
 
-    /// Ends one that was started, by whichever process; nothing happens if it does not run.
+    /// Ends a daemon that any process has started. Does nothing if it does not run.
     pub fn stop(&self, name: &str) -> Result<()> {
         if let Some(process) = self.find(name) {
             process.end().with_context(|| format!("cannot stop {name}"))?;
@@ -64,12 +69,12 @@ impl Daemons {
         Ok(())
     }
 
-    /// Stops all of one that runs (SIGSTOP); it keeps everything it has.
+    /// Stops a daemon's process group with SIGSTOP. Its connections and files stay open.
     pub fn freeze(&self, name: &str) -> Result<()> {
         self.signal(name, Signal::STOP)
     }
 
-    /// Lets it go on.
+    /// Continues a stopped daemon.
     pub fn thaw(&self, name: &str) -> Result<()> {
         self.signal(name, Signal::CONT)
     }
@@ -80,7 +85,7 @@ impl Daemons {
         kill_process_group(group, signal).with_context(|| format!("cannot signal {name}"))
     }
 
-    /// The daemon of that name, if it was recorded and still lives.
+    /// The daemon of that name, if it is recorded and still runs.
     pub fn find(&self, name: &str) -> Option<Process> {
         let record = fs::read_to_string(self.records.join(name)).ok()?;
         let (pid, born) = record.split_once(' ')?;
@@ -88,7 +93,7 @@ impl Daemons {
         process.lives().then_some(process)
     }
 
-    /// All recorded names and whether each still lives.
+    /// All recorded names, and whether each daemon still runs.
     pub fn list(&self) -> Vec<(String, bool)> {
         let entries = fs::read_dir(&self.records).into_iter().flatten().flatten();
         let mut names: Vec<_> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
@@ -96,12 +101,12 @@ impl Daemons {
         names.into_iter().map(|name| (name.clone(), self.find(&name).is_some())).collect()
     }
 
-    /// What a daemon has said.
+    /// The file with a daemon's output.
     pub fn log(&self, name: &str) -> PathBuf {
         self.logs.join(format!("{name}.log"))
     }
 
-    /// The end of it, for error messages.
+    /// The last lines of a daemon's output, for error messages.
     pub fn last_words(&self, name: &str) -> String {
         let text = fs::read_to_string(self.log(name)).unwrap_or_default();
         let lines: Vec<_> = text.lines().collect();
@@ -115,24 +120,24 @@ impl Process {
         stat(pid).map(|stat| Self { pid, born: stat.born })
     }
 
-    /// Whether it still runs; the dead that nobody has buried do not.
+    /// Whether it still runs. A zombie does not.
     pub fn lives(&self) -> bool {
         stat(self.pid).is_some_and(|stat| stat.born == self.born && !stat.dead)
     }
 
-    /// It is recorded once it has a session of its own: until then, a signal to its group would miss it.
+    /// Fails until the process has a session of its own, because a signal to its group would miss it before.
     fn leads(&self) -> Result<()> {
         let group = stat(self.pid).map(|stat| stat.group);
         ensure!(group == Some(self.pid), "it has not started");
         Ok(())
     }
 
-    /// Asks its process group to end, insists after a while, and returns when all of it is gone.
+    /// Ends its process group with SIGTERM, after a while with SIGKILL, and waits until every process has ended.
     fn end(&self) -> Result<()> {
         let group = Pid::from_raw(self.pid).context("pid zero")?;
         let start = Instant::now();
         let mut signal = Signal::TERM;
-        // Sent once each; the group may be gone by then, which is what we want.
+        // An error means that the group has ended already.
         let _ = kill_process_group(group, signal);
         while group_lives(self.pid) {
             if start.elapsed() > PATIENCE && signal == Signal::TERM {
@@ -146,7 +151,7 @@ impl Process {
     }
 }
 
-/// What we read of `/proc/PID/stat`.
+/// The fields of `/proc/PID/stat` that are needed here.
 struct Stat {
     dead: bool,
     group: i32,
@@ -192,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_is_found_again_by_its_record_and_ends_when_told() {
+    fn a_daemon_is_found_by_its_record_and_can_be_stopped() {
         let directory = tempfile::tempdir().unwrap();
         let daemons = daemons(directory.path());
         let process = daemons.start("sleeper", &[], &command("sleep", ["600"])).unwrap();
@@ -204,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pid_somebody_else_has_by_now_is_left_alone() {
+    fn a_reused_pid_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let daemons = daemons(directory.path());
         let me = std::process::id();

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{images::COREDNS, kubectl::Kubectl, plan::DNS_SERVICE};
 
-/// Answers for the cluster's own names only: from here there is nobody to ask for others.
+/// Answers only for the cluster's own names, because no other DNS server is reachable.
 const COREFILE: &str = "\
 .:53 {
     errors
@@ -23,7 +23,7 @@ const COREFILE: &str = "\
 }
 ";
 
-/// Asks for it; pods come when nodes do.
+/// Creates the objects. The pods start when there are nodes.
 pub fn apply(kubectl: &Kubectl) -> Result<()> {
     let list = json!({"apiVersion": "v1", "kind": "List", "items": objects()});
     kubectl.apply(&list.to_string()).map(drop)
@@ -80,7 +80,7 @@ fn service() -> Value {
     })
 }
 
-/// One per node, so that each node's pods ask a pod on the other half of the time.
+/// A pod of CoreDNS. There is one on each node, so half of the queries of a pod go to the other node.
 fn pod() -> Value {
     let probe = |path: &str, port: u16| json!({"httpGet": {"path": path, "port": port}, "periodSeconds": 1});
     json!({
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dns_is_where_the_pods_will_look_for_it() {
+    fn dns_has_the_address_that_pods_use() {
         assert_eq!(service()["spec"]["clusterIPs"], json!(["10.96.0.10", "fd00:10:96::a"]));
     }
 

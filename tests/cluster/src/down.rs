@@ -6,10 +6,10 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{Cluster, cgroup, command::wait, exclusive, network};
 
-/// What was there and is no more.
+/// What was removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Removed {
-    /// Processes ended, containers' included.
+    /// Ended processes, including those of containers.
     pub processes: usize,
     /// Network namespaces.
     pub namespaces: usize,
@@ -28,7 +28,7 @@ pub fn down(cluster: &Cluster) -> Result<Removed> {
     Ok(removed)
 }
 
-/// Processes first: while one lives, its mounts and namespaces do too.
+/// Ends processes first, because a process keeps its mounts and namespaces.
 pub(crate) fn reclaim(cluster: &Cluster) -> Result<Removed> {
     let cgroup = cluster.id.cgroup();
     let cgroup = Path::new(&cgroup);
@@ -67,7 +67,7 @@ mod tests {
     use crate::Id;
 
     #[test]
-    fn nothing_there_is_nothing_removed() {
+    fn nothing_is_removed_if_nothing_exists() {
         let directory = tempfile::tempdir().unwrap();
         let cluster = Cluster::new(Id::new("nosuchcluster").unwrap(), directory.path());
         assert!(!reclaim(&cluster).unwrap().anything());

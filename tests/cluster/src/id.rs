@@ -1,32 +1,35 @@
 //! A cluster's id, and every name on the machine that follows from it.
 //!
-//! Namespaces, cgroups and directories contain the id. Clusters therefore never collide, and what a crashed run left is found by
-//! name. This module does not touch the machine.
+//! Namespaces, cgroups and directories contain the id. Clusters therefore never collide, and what a crashed run left is
+//! found by name. This module does not touch the machine.
 
 use std::{fmt, path::Path};
 
 use anyhow::{Result, ensure};
 
-/// The prefix of everything a cluster leaves visible on the machine.
+/// The prefix of every name that a cluster has on the machine.
 pub const PREFIX: &str = "bulkhead-";
 
-/// A cluster's name: short, lower case, safe in a path and in a namespace's name.
+/// A cluster's name. It is short, lower case, and safe in a path and in a namespace's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Id(String);
 
 impl Id {
     /// Accepts 1 to 16 lower-case letters and digits.
     ///
-    /// No hyphen: it separates the id from what follows, so no id's names begin like another's.
+    /// A hyphen is not allowed, because it ends the id in every name. So no cluster has a name of another one.
     pub fn new(name: &str) -> Result<Self> {
         let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-        ensure!(plain && (1..=16).contains(&name.len()), "cluster name {name:?}: want 1 to 16 of a-z and 0-9");
+        ensure!(
+            plain && (1..=16).contains(&name.len()),
+            "cluster name {name:?} is invalid: use 1 to 16 of a-z and 0-9"
+        );
         Ok(Self(name.into()))
     }
 
-    /// One id per purpose and checkout: two checkouts on one machine do not share a cluster by accident.
+    /// The id for a purpose and a checkout, so that two checkouts on one machine do not share a cluster by accident.
     ///
-    /// Stable, so that the next run finds what a crashed one left.
+    /// It is the same in each run, so that the next run finds what a crashed one left.
     pub fn of_checkout(purpose: &str, checkout: &Path) -> Result<Self> {
         let mark = fnv(checkout.as_os_str().as_encoded_bytes());
         Self::new(&format!("{purpose}{:06x}", mark & 0xff_ffff))
@@ -42,7 +45,7 @@ impl Id {
         format!("{PREFIX}{self}")
     }
 
-    /// The id in the name of a network namespace of ours.
+    /// The id in the name of a cluster's network namespace.
     pub fn from_netns(netns: &str) -> Option<Self> {
         let (id, _host) = netns.strip_prefix(PREFIX)?.split_once('-')?;
         Self::new(id).ok()
@@ -55,7 +58,7 @@ impl fmt::Display for Id {
     }
 }
 
-/// FNV-1a: the standard library promises no hash that stays the same from release to release.
+/// FNV-1a. The standard library guarantees no hash that is equal in all releases.
 fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
@@ -72,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_name_leads_back_to_its_cluster() {
+    fn a_namespace_name_contains_the_id_of_its_cluster() {
         let id = Id::new("dev").unwrap();
         assert_eq!(Id::from_netns(&id.netns("a")), Some(id));
         assert_eq!(Id::from_netns("somebody-elses"), None);

@@ -15,22 +15,22 @@ use crate::command::{command, run};
 /// One image to write.
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// The full name by which pods ask for it, such as `localhost/agnhost:1`.
+    /// The full name in pod specs, such as `localhost/agnhost:1`.
     pub name: String,
-    /// What it is made of, the lowest first.
+    /// Its layers, the lowest first.
     pub layers: Vec<Layer>,
-    /// What is started.
+    /// The program that is started.
     pub entrypoint: Vec<String>,
     /// Its arguments, unless the pod has others.
     pub arguments: Vec<String>,
-    /// User id and group id; root if none.
+    /// User id and group id. `None` is root.
     pub user: Option<String>,
 }
 
-/// Something of a directory, or all of it (`.`), as it will lie at the root of the image.
+/// A member of a directory, or all of it (`.`), at the root of the image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layer {
-    /// Where it is now.
+    /// The directory on this machine.
     pub directory: PathBuf,
     /// The file or directory in it.
     pub member: String,
@@ -45,25 +45,25 @@ impl Layer {
         Ok(Self { directory: directory.into(), member: member.into() })
     }
 
-    /// All that is in a directory.
+    /// Everything in a directory.
     pub fn directory(path: &Path) -> Self {
         Self { directory: path.into(), member: ".".into() }
     }
 }
 
-/// Writes all images into one archive, layers they share only once. `scratch` must not exist; it is removed again.
+/// Writes all images into one archive, shared layers only once. `scratch` must not exist, and is removed afterwards.
 pub fn write(images: &[Image], scratch: &Path, archive: &Path) -> Result<()> {
     let layout = Layout { directory: scratch.into() };
-    fs::create_dir_all(layout.blobs()).context("cannot make room for an image")?;
+    fs::create_dir_all(layout.blobs()).context("cannot create the directories of an image")?;
     let manifests = images.iter().map(|image| layout.add(image)).collect::<Result<Vec<_>>>()?;
     let index = json!({"schemaVersion": 2, "mediaType": media("image.index.v1+json"), "manifests": manifests});
     fs::write(scratch.join("index.json"), index.to_string())?;
     fs::write(scratch.join("oci-layout"), json!({"imageLayoutVersion": "1.0.0"}).to_string())?;
     tar(&Layer::directory(scratch), archive)?;
-    fs::remove_dir_all(scratch).context("cannot clean up after an image")
+    fs::remove_dir_all(scratch).context("cannot remove the directories of an image")
 }
 
-/// A layout in the making.
+/// An unfinished layout.
 struct Layout {
     directory: PathBuf,
 }
@@ -101,7 +101,7 @@ impl Layout {
         self.keep(kind, &file)
     }
 
-    /// Moves a file to where its digest says and returns its descriptor.
+    /// Moves a file to the path that its digest determines, and returns its descriptor.
     fn keep(&self, kind: &str, file: &Path) -> Result<Value> {
         let size = fs::metadata(file)?.len();
         let digest = sha256(file)?;
@@ -130,7 +130,7 @@ fn media(kind: &str) -> String {
     format!("application/vnd.oci.{kind}")
 }
 
-/// The registries' word for what we run on.
+/// The name of this machine's architecture in registries.
 fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -142,7 +142,7 @@ fn architecture() -> &'static str {
 fn tar(layer: &Layer, archive: &Path) -> Result<()> {
     let fixed = ["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner", "--format=gnu"];
     let mut tar = command("tar", fixed);
-    // A single file is what its link leads to; within a directory, links lead to each other and stay.
+    // A link to a single file is followed. Within a directory links lead to each other and are kept.
     if layer.member != "." {
         tar.arg("--dereference");
     }
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn the_index_says_how_pods_call_it() {
+    fn the_index_contains_the_name_in_pod_specs() {
         let directory = tempfile::tempdir().unwrap();
         let layout = Layout { directory: directory.path().join("layout") };
         fs::create_dir_all(layout.blobs()).unwrap();

@@ -1,9 +1,9 @@
-//! The images a test cluster needs, from programs that are already here; nothing is ever pulled.
+//! The images of a test cluster, built from programs on this machine. No image is ever pulled.
 //!
-//! - `localhost/agnhost:1`: Kubernetes' own test server and client, with busybox' tools beside it
-//!   (mind that `wget -T` of busybox 1.35 crashes; say `timeout 3 wget`);
+//! - `localhost/agnhost:1`: Kubernetes' own test server and client, with the tools of busybox
+//!   (`wget -T` of busybox 1.35 crashes; use `timeout 3 wget`);
 //! - `localhost/coredns:1`: the cluster's DNS;
-//! - `localhost/pause:1`: what holds a pod's namespaces.
+//! - `localhost/pause:1`: the container that keeps a pod's namespaces.
 
 use std::{
     fs,
@@ -28,10 +28,10 @@ pub const COREDNS: &str = "localhost/coredns:1";
 /// The sandbox image.
 pub const PAUSE: &str = "localhost/pause:1";
 
-/// Raised when what this file makes of its input changes.
+/// Must be increased when this file builds other images from the same programs.
 const REVISION: u32 = 1;
 
-/// The archive with all of them; made again only if one of the programs is another.
+/// The archive with all images. It is built again only if a program has changed.
 pub fn archive(parts: &Parts, cache: &Path) -> Result<PathBuf> {
     let _alone = exclusive::cache(cache)?;
     let busybox = parts.tool("busybox")?;
@@ -46,7 +46,7 @@ pub fn archive(parts: &Parts, cache: &Path) -> Result<PathBuf> {
     Ok(archive)
 }
 
-/// A program is taken for the same while its path, size and time are.
+/// The inputs of the images: a program counts as unchanged while its path, size and time are equal.
 fn recipe(programs: &[PathBuf]) -> Result<String> {
     let mut text = format!("{REVISION}\n");
     for program in programs {
@@ -78,9 +78,9 @@ fn image(name: &str, layers: Vec<Layer>, entrypoint: &[&str], arguments: &[&str]
     Image { name: name.into(), layers, entrypoint: owned(entrypoint), arguments: owned(arguments), user: None }
 }
 
-/// Busybox under all its names, with the libraries it wants.
+/// Busybox under all its names, with its libraries.
 ///
-/// A dynamic one is preferred: Debian's static one crashes when it resolves a name.
+/// A dynamic busybox is preferred, because Debian's static one crashes when it resolves a name.
 fn root_of_busybox(busybox: &Path, root: &Path) -> Result<()> {
     for directory in ["bin", "etc", "tmp"] {
         fs::create_dir_all(root.join(directory))?;
@@ -95,16 +95,16 @@ fn root_of_busybox(busybox: &Path, root: &Path) -> Result<()> {
     libraries(busybox).iter().try_for_each(|library| copy_library(library, root))
 }
 
-/// The absolute paths in what `ldd` says; none for a static program, about which it complains.
+/// The absolute paths in the output of `ldd`. A static program has none, and `ldd` fails.
 fn libraries(program: &Path) -> Vec<PathBuf> {
     let text = run(command("ldd", ["--"]).arg(program)).unwrap_or_default();
     text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect()
 }
 
 fn copy_library(library: &Path, root: &Path) -> Result<()> {
-    let place = root.join(library.strip_prefix("/")?);
-    fs::create_dir_all(place.parent().context("a library has a directory")?)?;
-    fs::copy(library, &place).with_context(|| format!("cannot copy {}", library.display()))?;
+    let target = root.join(library.strip_prefix("/")?);
+    fs::create_dir_all(target.parent().context("a library has a directory")?)?;
+    fs::copy(library, &target).with_context(|| format!("cannot copy {}", library.display()))?;
     Ok(())
 }
 
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dynamic_program_brings_its_libraries_and_what_is_no_program_brings_none() {
+    fn a_dynamic_program_has_libraries_and_a_text_file_has_none() {
         assert!(libraries(Path::new("/bin/sh")).iter().any(|path| path.to_string_lossy().contains("libc.")));
         assert_eq!(libraries(Path::new("/etc/passwd")), Vec::<PathBuf>::new());
     }

@@ -1,4 +1,4 @@
-//! Credentials of the components: a CA, the API server's certificate, tokens, kubeconfigs. New in each run.
+//! Credentials of the components: a CA, the API server's certificate, tokens, kubeconfigs. Each run creates new ones.
 
 use std::{
     fs::{self, File},
@@ -14,7 +14,7 @@ use crate::{
     plan::{API_SERVICE, CONTROL, NODES},
 };
 
-/// Who has a token and a kubeconfig: file name, user, groups.
+/// The components with a token and a kubeconfig: file name, user, groups.
 const COMPONENTS: [(&str, &str, &str); 4] = [
     ("admin", "admin", "system:masters"),
     ("controllers", "system:kube-controller-manager", ""),
@@ -22,12 +22,12 @@ const COMPONENTS: [(&str, &str, &str); 4] = [
     ("proxy", "system:kube-proxy", ""),
 ];
 
-/// The directory all of it lies in.
+/// The directory of the credentials.
 #[derive(Clone, Debug)]
 pub struct Keys(pub PathBuf);
 
 impl Keys {
-    /// A file among them, such as `ca.crt`.
+    /// The path of a file, such as `ca.crt`.
     pub fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
@@ -37,7 +37,7 @@ impl Keys {
         self.file(&format!("{who}.kubeconfig"))
     }
 
-    /// Makes everything anew.
+    /// Creates all credentials.
     pub fn make(&self) -> Result<()> {
         fs::create_dir_all(&self.0)?;
         self.certificates().context("cannot make the certificates")?;
@@ -52,7 +52,7 @@ impl Keys {
         Ok(fs::write(self.file("tokens.csv"), tokens)?)
     }
 
-    /// Elliptic curves: making them takes milliseconds where RSA takes a good part of a second.
+    /// Creates certificates with elliptic curves, which take milliseconds. RSA would take a good part of a second.
     fn certificates(&self) -> Result<()> {
         let new_key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
         fs::write(self.file("names"), subject_names())?;
@@ -79,7 +79,7 @@ fn subject_names() -> String {
 
 fn token() -> Result<String> {
     let mut bytes = [0; 16];
-    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).context("no randomness")?;
+    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).context("cannot read /dev/urandom")?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_api_server_answers_by_all_its_addresses() {
+    fn the_certificate_has_all_addresses_of_the_api_server() {
         let names = subject_names();
         assert!(names.contains("IP:198.18.0.10,IP:fd00:198:18::10,IP:10.96.0.1"));
     }

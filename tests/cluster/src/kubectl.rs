@@ -1,4 +1,4 @@
-//! kubectl with the administrator's rights, on our own cluster or on a given one.
+//! kubectl with the administrator's rights, for a test cluster or an existing one.
 
 use std::{
     ffi::OsStr,
@@ -20,20 +20,20 @@ use crate::{
 /// Runs kubectl against one API server.
 #[derive(Clone, Debug)]
 pub struct Kubectl {
-    /// What to start, up to kubectl itself.
+    /// The command up to kubectl itself.
     prefix: Vec<PathBuf>,
     kubeconfig: PathBuf,
 }
 
 impl Kubectl {
-    /// For a cluster of ours: its API server answers only inside its namespaces.
+    /// kubectl for a test cluster, whose API server answers only inside its namespaces.
     pub(crate) fn of(cluster: &Cluster) -> Self {
         let netns = format!("--net={}", network::path(&cluster.id, CONTROL.name).display());
         let prefix = vec!["nsenter".into(), netns.into(), cluster.program("kubectl")];
         Self { prefix, kubeconfig: cluster.keys().kubeconfig("admin") }
     }
 
-    /// For a cluster that exists already, by the kubectl of this machine.
+    /// kubectl for an existing cluster, with the kubectl of this machine.
     pub fn existing(kubeconfig: &Path) -> Self {
         Self { prefix: vec!["kubectl".into()], kubeconfig: kubeconfig.into() }
     }
@@ -45,28 +45,28 @@ impl Kubectl {
         kubectl
     }
 
-    /// Runs it and returns what it prints.
+    /// Runs kubectl and returns its output.
     pub fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<String> {
         run(&mut self.command(args))
     }
 
-    /// Runs it and reads what it prints as JSON.
+    /// Runs kubectl and parses its output as JSON.
     pub fn json<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<Value> {
         let text = run(self.command(args).arg("--output=json"))?;
         serde_json::from_str(&text).context("kubectl printed no JSON")
     }
 
-    /// Applies objects from YAML or JSON text; the server keeps the fields' owners.
+    /// Applies objects from YAML or JSON text on the server side.
     pub fn apply(&self, text: &str) -> Result<String> {
         self.feed(["apply", "--server-side", "--force-conflicts", "-f", "-"], text)
     }
 
-    /// Runs it with text on its standard input, and returns what it prints.
+    /// Runs kubectl with text on its standard input and returns its output.
     pub fn feed<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>, text: &str) -> Result<String> {
         run_with_input(&mut self.command(args), text)
     }
 
-    /// Makes a namespace and waits for its `default` service account, without which no pod is admitted.
+    /// Creates a namespace and waits for its `default` service account, without which no pod is admitted.
     pub fn namespace(&self, name: &str, labels: &[(&str, &str)]) -> Result<()> {
         let labels: Value = labels.iter().map(|(key, value)| (String::from(*key), json!(value))).collect();
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});

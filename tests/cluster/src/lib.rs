@@ -1,15 +1,15 @@
 //! A real Kubernetes on one machine: two nodes, a control plane, DNS, and a database host outside.
 //!
-//! `cargo xtask cluster` and the cluster tier of the tests are its two users, which is why it is a crate and not a
-//! part of either: xtask must not wait for the agent to compile, and tests must not call a program to get a `Node`.
+//! `cargo xtask cluster` and the cluster tier of the tests use it, so it is a crate of its own. xtask must not wait for
+//! the agent to compile, and tests must not call a program to get a `Node`.
 //!
-//! Reading order: [`plan`] (who is where), [`Id`] (what it is called), [`parts`] and [`images`] (what it is made of),
-//! `network`, `cgroup`, [`daemon`] (the means), `control` and [`node`] (what runs), `up` and `down` (the sequence).
+//! Reading order: [`plan`] (addresses), [`Id`] (names), [`parts`] and [`images`] (programs), `network`, `cgroup` and
+//! [`daemon`] (Linux), `control` and [`node`] (processes), `up` and `down` (the sequence).
 //!
 //! Invariants:
-//! - everything a cluster does to the machine is in namespaces, cgroups and a directory that carry its id;
-//! - no process is ended unless it is in our cgroups or a record of ours names it, birth included;
-//! - the machine's own interfaces, root cgroup and directories are read, never changed.
+//! - Everything that a cluster changes on the machine is in namespaces, cgroups and a directory that carry its id.
+//! - A process is ended only if it is in the cluster's cgroups, or if a record has its pid and start time.
+//! - The machine's own interfaces, root cgroup and directories are read, never changed.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -65,12 +65,12 @@ pub enum Cni {
     Bridge,
 }
 
-/// What to bring up.
+/// The kind of cluster to bring up.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// How pods are connected.
     pub cni: Cni,
-    /// Without nodes there is only an API server to talk to, in half the time.
+    /// Whether there are nodes. Without nodes there is only an API server, in half the time.
     pub nodes: bool,
 }
 
@@ -80,7 +80,7 @@ impl Default for Options {
     }
 }
 
-/// A cluster by its name, whether it is up or not. Holds nothing: dropping it leaves the cluster as it is.
+/// A cluster by its name, whether it is up or not. Dropping the value leaves the cluster as it is.
 #[derive(Clone, Debug)]
 pub struct Cluster {
     pub(crate) id: Id,
@@ -104,7 +104,7 @@ impl Cluster {
         Self::new(id, &target().join("cluster"))
     }
 
-    /// Every cluster of which this machine has a namespace, whoever made it.
+    /// Every cluster of which this machine has a namespace.
     pub fn on_this_machine() -> Vec<Id> {
         network::clusters()
     }
@@ -119,7 +119,7 @@ impl Cluster {
         up::up(self, parts, options)
     }
 
-    /// Ends it and leaves nothing; what it removed is in the answer.
+    /// Ends the cluster and removes everything of it. Returns what was removed.
     pub fn down(&self) -> Result<Removed> {
         down::down(self)
     }
@@ -129,7 +129,7 @@ impl Cluster {
         Kubectl::of(self)
     }
 
-    /// The administrator's kubeconfig; its server answers only within [`Cluster::netns`] of a host.
+    /// The administrator's kubeconfig. Its server answers only within [`Cluster::netns`] of a host.
     pub fn kubeconfig(&self) -> PathBuf {
         self.keys().kubeconfig("admin")
     }
@@ -161,7 +161,7 @@ impl Cluster {
     pub fn start(&self, host: &str, name: &str, command: &[&str]) -> Result<()> {
         let (program, arguments) = command.split_first().context("nothing to start")?;
         let mut command = self.command(host, program);
-        self.daemons().start(name, &self.doors(host)?, command.args(arguments)).map(drop)
+        self.daemons().start(name, &self.procs_files(host)?, command.args(arguments)).map(drop)
     }
 
     /// Stops a daemon by its name.
@@ -169,23 +169,23 @@ impl Cluster {
         self.daemons().stop(name)
     }
 
-    /// Takes the API server away; everything else goes on.
+    /// Stops the API server. Everything else continues.
     pub fn stop_api_server(&self) -> Result<()> {
         self.stop("kube-apiserver")
     }
 
-    /// Gives it back and waits until it is ready.
+    /// Starts the API server and waits until it is ready.
     pub fn start_api_server(&self) -> Result<()> {
         control::start(self, "kube-apiserver")?;
         control::ready(self)
     }
 
-    /// Stops the API server without ending it: connections stay, and nothing answers.
+    /// Stops the API server with SIGSTOP: connections stay open, and nothing answers.
     pub fn freeze_api_server(&self) -> Result<()> {
         self.daemons().freeze("kube-apiserver")
     }
 
-    /// Lets it go on and waits until it is ready.
+    /// Continues the API server and waits until it is ready.
     pub fn thaw_api_server(&self) -> Result<()> {
         self.daemons().thaw("kube-apiserver")?;
         control::ready(self)
@@ -204,7 +204,7 @@ impl Cluster {
         self.directory("log").join("audit.jsonl")
     }
 
-    /// What a daemon has said: `etcd`, `kube-apiserver`, `kubelet-a`, …
+    /// The file with a daemon's output: `etcd`, `kube-apiserver`, `kubelet-a`, …
     pub fn log(&self, name: &str) -> PathBuf {
         self.daemons().log(name)
     }
@@ -214,7 +214,7 @@ impl Cluster {
         self.daemons().list()
     }
 
-    /// Everything of this cluster on the disk.
+    /// The directory with everything of this cluster on the disk.
     pub fn state(&self) -> &Path {
         &self.state
     }
@@ -234,9 +234,9 @@ impl Cluster {
         path
     }
 
-    /// What lets a daemon into the cgroups of its host. One below the host's own: in version 2, a cgroup with processes
-    /// of its own cannot hand controllers on, and a node's must.
-    pub(crate) fn doors(&self, host: &str) -> Result<Vec<PathBuf>> {
+    /// The `cgroup.procs` files for the daemons of a host. Their cgroup is below the host's own: in version 2, a cgroup
+    /// with processes of its own cannot delegate controllers, and a node's must.
+    pub(crate) fn procs_files(&self, host: &str) -> Result<Vec<PathBuf>> {
         cgroup::create(&Path::new(&self.id.cgroup()).join(host).join("daemons"))
     }
 
@@ -267,7 +267,7 @@ impl fmt::Display for Cni {
     }
 }
 
-/// Where the Kubernetes parts are kept: `BULKHEAD_KUBE_DIR`, or `kube` under `target`.
+/// The directory with the Kubernetes parts: `BULKHEAD_KUBE_DIR`, or `kube` under `target`.
 pub fn cache() -> PathBuf {
     env::var_os("BULKHEAD_KUBE_DIR").map_or_else(|| target().join("kube"), PathBuf::from)
 }

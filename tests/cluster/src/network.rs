@@ -16,8 +16,9 @@ use crate::{
     plan::{self, DATA, DATABASE, HOSTS, Host, LAN},
 };
 
-/// What every host sets: forwarding, no reverse-path check (Services leave by other ways than they came), and no
-/// duplicate address detection, which would delay a pod's IPv6 by one to two seconds.
+/// The settings of every host. Forwarding is on. The reverse-path check is off, because packets of Services leave by
+/// another interface than they arrived. Duplicate address detection is off, because it would delay a pod's IPv6 by one
+/// to two seconds.
 const SETTINGS: [(&str, &str); 6] = [
     ("ipv4/ip_forward", "1"),
     ("ipv6/conf/all/forwarding", "1"),
@@ -27,17 +28,17 @@ const SETTINGS: [(&str, &str); 6] = [
     ("ipv6/conf/default/dad_transmits", "0"),
 ];
 
-/// Where `ip netns` keeps a namespace.
+/// The path that `ip netns` gives a namespace.
 pub fn path(id: &Id, host: &str) -> PathBuf {
     Path::new("/run/netns").join(id.netns(host))
 }
 
-/// A command that runs with a host's network, and nothing else of it.
+/// A command that runs in a host's network namespace only.
 pub fn enter(id: &Id, host: &str) -> Command {
     command("nsenter", [format!("--net={}", path(id, host).display())])
 }
 
-/// Makes the lan and all hosts on it.
+/// Creates the lan and all its hosts.
 pub fn build(id: &Id) -> Result<()> {
     for host in names() {
         run(&mut command("ip", ["netns", "add", &id.netns(host)]))?;
@@ -49,13 +50,13 @@ pub fn build(id: &Id) -> Result<()> {
     })
 }
 
-/// The namespaces of this cluster that are there.
+/// The existing namespaces of this cluster.
 pub fn found(id: &Id) -> Vec<String> {
     let ours = |name: &String| Id::from_netns(name).as_ref() == Some(id);
     all().into_iter().filter(ours).collect()
 }
 
-/// Removes them; whoever still lives there must have been ended before.
+/// Removes the namespaces. Their processes must have been ended before.
 pub fn remove(id: &Id) -> Result<Vec<String>> {
     let found = found(id);
     for name in &found {
@@ -93,7 +94,8 @@ fn set(id: &Id, host: &Host) -> Result<()> {
     Ok(())
 }
 
-/// Snooping is off: with nobody to query for groups, it would lose IPv6 neighbour discovery after a while.
+/// Multicast snooping is off: without a querier on the lan, the bridge would drop IPv6 neighbour discovery after a
+/// while.
 fn lan_links(id: &Id) -> String {
     let mut lines = String::from("link set lo up\nlink add br0 type bridge mcast_snooping 0 forward_delay 0\n");
     lines += "link set br0 up\n";
@@ -126,7 +128,7 @@ mod tests {
     use crate::plan::NODES;
 
     #[test]
-    fn every_host_hangs_on_the_bridge_by_a_link_made_in_place() {
+    fn every_host_has_a_link_to_the_bridge_that_is_made_in_its_namespace() {
         let lines = lan_links(&Id::new("x").unwrap());
         assert!(lines.contains("link add to-b type veth peer name eth0 netns bulkhead-x-b\n"));
         assert_eq!(lines.matches("master br0").count(), HOSTS.len());

@@ -1,7 +1,7 @@
 //! A node: its own namespaces for everything that a real node has of its own, then containerd, kubelet and kube-proxy.
 //!
-//! The first process makes the mounts and stays as process 1 of the node. Whatever enters the node sees these mounts. With pid and
-//! cgroup namespaces a node sees only its own processes and cgroups, as on a separate machine.
+//! The first process makes the mounts and stays as process 1 of the node. Every command on the node sees these mounts.
+//! Pid and cgroup namespaces hide the machine's other processes and cgroups.
 
 use std::{
     fs,
@@ -23,7 +23,7 @@ pub(crate) mod config;
 pub(crate) mod mounts;
 mod pods;
 
-/// What runs on a node, in this order.
+/// The daemons of a node, in the order in which they start.
 pub const DAEMONS: [&str; 3] = ["containerd", "kubelet", "kube-proxy"];
 
 /// One node of a cluster.
@@ -44,7 +44,7 @@ impl Node<'_> {
         network::path(&self.cluster.id, self.host.name)
     }
 
-    /// Its cgroups on the machine, relative to a hierarchy's root; on the node itself this is `/`.
+    /// Its cgroup on the machine, relative to a hierarchy's root. On the node itself this is `/`.
     pub fn cgroup(&self) -> PathBuf {
         Path::new(&self.cluster.id.cgroup()).join(self.host.name)
     }
@@ -55,13 +55,13 @@ impl Node<'_> {
         let init = self.cluster.daemons().find(&init).with_context(|| format!("node {} is not up", self.name()))?;
         let mut enter = command("nsenter", ["--net", "--mount", "--uts", "--cgroup"]);
         enter.arg(format!("--target={}", init.pid));
-        // The recorded process is the parent of the node's process 1, hence this file and not `pid`.
+        // The recorded process is the parent of the node's process 1, so its own `ns/pid` is the machine's namespace.
         enter.arg(format!("--pid=/proc/{}/ns/pid_for_children", init.pid));
         enter.arg(program).env("PATH", self.cluster.path());
         Ok(enter)
     }
 
-    /// A path of the node, as the machine reaches it.
+    /// The path on the machine of a file of the node.
     pub fn path(&self, path: &str) -> Result<PathBuf> {
         let init = self.daemon("node");
         let init = self.cluster.daemons().find(&init).with_context(|| format!("node {} is not up", self.name()))?;
@@ -77,21 +77,21 @@ impl Node<'_> {
         Ok(())
     }
 
-    /// Starts one of [`DAEMONS`]; returns when containerd answers, for a kubelet that does not find it gives up.
+    /// Starts one of [`DAEMONS`]. Waits until containerd answers, because a kubelet without it gives up.
     pub fn start(&self, daemon: &str) -> Result<()> {
         let mut command = self.command(daemon)?;
         command.args(self.arguments(daemon));
-        let doors = self.cluster.doors(self.host.name)?;
-        self.cluster.daemons().start(&self.daemon(daemon), &doors, &command)?;
+        let procs_files = self.cluster.procs_files(self.host.name)?;
+        self.cluster.daemons().start(&self.daemon(daemon), &procs_files, &command)?;
         if daemon == "containerd" { self.answers() } else { Ok(()) }
     }
 
-    /// Stops one of [`DAEMONS`]; containers live on without it.
+    /// Stops one of [`DAEMONS`]. Containers continue without it.
     pub fn stop(&self, daemon: &str) -> Result<()> {
         self.cluster.daemons().stop(&self.daemon(daemon))
     }
 
-    /// The directory with its configuration and what must lie on a disk.
+    /// The directory with its configuration, and with the files that must be on a disk.
     pub(crate) fn directory(&self) -> PathBuf {
         self.cluster.directory("nodes").join(self.host.name)
     }
@@ -125,7 +125,7 @@ impl Node<'_> {
         };
         wait("the node's mounts", Duration::from_secs(10), is_ready)
             .with_context(|| self.cluster.daemons().last_words(&name))?;
-        cgroup::transfer(&self.cgroup(), &self.cluster.doors(self.host.name)?)
+        cgroup::transfer(&self.cgroup(), &self.cluster.procs_files(self.host.name)?)
     }
 
     /// The name of a daemon's record and log.
@@ -145,7 +145,7 @@ impl Node<'_> {
                 name,
                 format!("--node-ip={},{}", self.host.v4(), self.host.v6()),
             ],
-            // The machine's connection table is not ours to resize.
+            // kube-proxy must not resize the machine's connection table.
             _ => vec![
                 kubeconfig("proxy"),
                 name,
@@ -159,7 +159,7 @@ impl Node<'_> {
     }
 }
 
-/// Makes the directory a node keeps its things in.
+/// Creates the directories of a node.
 fn directories(directory: &Path) -> Result<()> {
     for name in ["kubelet", "containerd", "cni", "log"] {
         fs::create_dir_all(directory.join(name))?;

@@ -1,7 +1,7 @@
 //! The Kubernetes programs, built from the Go modules pinned in `parts/*/go.mod` and cached by version.
 //!
-//! A part is reused while its pins are unchanged. Otherwise it is built in a separate directory and moved into position when it is
-//! complete.
+//! A part is reused while its pins are unchanged. Otherwise it is built in a separate directory and moved into position
+//! when it is complete.
 
 use std::{
     env, fs,
@@ -17,18 +17,18 @@ use crate::{
 
 pub(crate) mod go;
 
-/// A Go module that gives us programs.
+/// A Go module whose programs a cluster needs.
 #[derive(Clone, Copy, Debug)]
 pub struct Part {
     /// Its directory under `parts`.
     pub name: &'static str,
-    /// The module whose version is the part's.
+    /// The module that determines the part's version.
     pub module: &'static str,
-    /// The programs, as pods and nodes call them.
+    /// The names of the programs on nodes and in pods.
     pub programs: &'static [&'static str],
-    /// What the Go tool calls a program that has another name here.
+    /// Programs that the Go tool builds under another name.
     pub renamed: Option<(&'static str, &'static str)>,
-    /// Build tags; a part with tags needs a C compiler too.
+    /// Build tags. A part with tags needs a C compiler, too.
     pub tags: Option<&'static str>,
 }
 
@@ -36,7 +36,8 @@ const fn part(name: &'static str, module: &'static str, programs: &'static [&'st
     Part { name, module, programs, renamed: None, tags: None }
 }
 
-/// All parts, the quick ones first, so that mistakes show early. Without its seccomp tag, runc refuses every pod.
+/// All parts. Those that build quickly come first, so that errors appear early. Without the seccomp tag, runc refuses
+/// every pod.
 pub const PARTS: [Part; 6] = [
     part("cni", "github.com/containernetworking/plugins", &["bridge", "host-local", "loopback", "portmap", "ptp"]),
     Part { tags: Some("seccomp"), ..part("runc", "github.com/opencontainers/runc", &["runc"]) },
@@ -49,7 +50,7 @@ pub const PARTS: [Part; 6] = [
 const KUBERNETES: [&str; 7] =
     ["agnhost", "kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet"];
 
-/// Where all programs of a cluster are.
+/// The directories with all programs of a cluster.
 #[derive(Clone, Debug)]
 pub struct Parts {
     directories: Vec<PathBuf>,
@@ -57,9 +58,9 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Takes what is kept in `cache`, builds what is missing, and says what it is doing.
+    /// Uses the parts in `cache`, builds missing parts, and prints its progress.
     ///
-    /// Where there is neither Go nor a kept part, `KUBEBUILDER_ASSETS` may name a directory with all programs.
+    /// Without Go and without cached parts, `KUBEBUILDER_ASSETS` may name a directory with all programs.
     pub fn ready(cache: &Path) -> Result<Self> {
         let cache = cache.to_path_buf();
         if PARTS.iter().all(|part| part.kept(&cache)) {
@@ -79,47 +80,54 @@ impl Parts {
         if possible { None } else { assets().err().map(|error| format!("{error:#}")) }
     }
 
-    /// The directory all of this is kept in.
+    /// The directory with the cached parts.
     pub fn cache(&self) -> &Path {
         &self.cache
     }
 
-    /// One of the programs.
+    /// The path of a program.
     pub fn program(&self, name: &str) -> Result<PathBuf> {
         let found = self.directories.iter().map(|directory| directory.join(name)).find(|path| path.exists());
         found.with_context(|| format!("{name} is not among the Kubernetes parts"))
     }
 
-    /// All of them.
+    /// The paths of all programs.
     pub fn programs(&self) -> Result<Vec<PathBuf>> {
         PARTS.iter().flat_map(|part| part.programs).map(|name| self.program(name)).collect()
     }
 
-    /// A program of the machine itself.
+    /// The path of a program that is installed on the machine.
     pub fn tool(&self, name: &str) -> Result<PathBuf> {
         let path = run(&mut command("sh", ["-c", "command -v -- \"$1\"", "sh", name]));
         Ok(path.with_context(|| format!("{name} is not installed"))?.trim().into())
     }
 }
 
-/// A directory with everything in it, prepared by somebody else.
+/// The directory in `KUBEBUILDER_ASSETS`, if it contains all programs.
 fn assets() -> Result<PathBuf> {
     let Some(directory) = env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from) else {
-        bail!("no Go to build Kubernetes with, and KUBEBUILDER_ASSETS names no directory with its programs");
+        bail!(
+            "there is no Go to build Kubernetes: install Go, or set KUBEBUILDER_ASSETS to a directory with its programs"
+        );
     };
     let all = PARTS.iter().flat_map(|part| part.programs);
     let absent: Vec<_> = all.filter(|name| !directory.join(name).exists()).copied().collect();
-    ensure!(absent.is_empty(), "no Go to build Kubernetes with; {} lacks {}", directory.display(), absent.join(", "));
+    ensure!(
+        absent.is_empty(),
+        "there is no Go to build Kubernetes, and {} has no {}",
+        directory.display(),
+        absent.join(", ")
+    );
     Ok(directory)
 }
 
 impl Part {
-    /// Where its pins are.
+    /// The directory of its pins.
     pub(crate) fn pins(&self) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("parts").join(self.name)
     }
 
-    /// The version its pins say.
+    /// The version in its pins.
     pub fn version(&self) -> Result<String> {
         let text = fs::read_to_string(self.pins().join("go.mod"))?;
         required(&text, self.module).with_context(|| format!("parts/{}/go.mod requires no {}", self.name, self.module))
@@ -129,7 +137,7 @@ impl Part {
         cache.join(format!("{}-{}", self.name, self.version().unwrap_or_default()))
     }
 
-    /// What a build depends on: the pins and how we build.
+    /// The inputs of a build: the pins and the build flags.
     fn recipe(&self) -> Result<String> {
         let pins = ["go.mod", "go.sum"].map(|name| fs::read_to_string(self.pins().join(name)));
         let [modules, sums] = pins;
@@ -152,7 +160,7 @@ impl Part {
             fs::rename(aside.join(theirs), aside.join(ours))?;
         }
         let absent: Vec<_> = self.programs.iter().filter(|name| !aside.join(name).exists()).collect();
-        ensure!(absent.is_empty(), "the build of {} gave no {absent:?}", self.name);
+        ensure!(absent.is_empty(), "the build of {} did not create {absent:?}", self.name);
         fs::write(aside.join("built-from"), self.recipe()?)?;
         Ok(fs::rename(aside, directory)?)
     }
@@ -195,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_built_is_nothing_kept() {
+    fn an_empty_cache_has_no_parts() {
         let directory = tempfile::tempdir().unwrap();
         assert!(PARTS.iter().all(|part| !part.kept(directory.path())));
     }

@@ -1,4 +1,4 @@
-//! The address plan: who is where. The same in every cluster, for each lives in namespaces of its own.
+//! The addresses of all hosts. They are the same in every cluster, because each has network namespaces of its own.
 //!
 //! ```text
 //!                     lan 198.18.0.0/24, fd00:198:18::/64
@@ -9,12 +9,12 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// One machine of the cluster's little world.
+/// One host of the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Host {
-    /// Its host name, node name, and the tail of its namespace's name.
+    /// Its host name, node name, and the end of its namespace's name.
     pub name: &'static str,
-    /// Its last number on the lan, in both families.
+    /// The last part of its addresses on the lan, in both families.
     pub number: u8,
     /// For a node: the number of its pod ranges.
     pub pods: Option<u8>,
@@ -25,11 +25,11 @@ pub const CONTROL: Host = Host { name: "cp", number: 10, pods: None };
 /// The two nodes.
 pub const NODES: [Host; 2] =
     [Host { name: "a", number: 11, pods: Some(1) }, Host { name: "b", number: 12, pods: Some(2) }];
-/// The database host outside the cluster, and the way out of the lan.
+/// The database host outside the cluster, which is also the gateway of the lan.
 pub const DATABASE: Host = Host { name: "db", number: 20, pods: None };
-/// Every host, in the order they are made.
+/// Every host, in the order of creation.
 pub const HOSTS: [Host; 4] = [CONTROL, NODES[0], NODES[1], DATABASE];
-/// The namespace with the bridge all hosts hang on.
+/// The namespace with the bridge to which all hosts are connected.
 pub const LAN: &str = "lan";
 
 /// Pods of all nodes, both families.
@@ -42,7 +42,7 @@ pub const API_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 pub const DNS_SERVICE: (Ipv4Addr, Ipv6Addr) =
     (Ipv4Addr::new(10, 96, 0, 10), Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 10));
 
-/// Addresses that live on the database host: four data subnets, the internet, the clouds' metadata service.
+/// Addresses on the database host: four data subnets, the internet, the metadata service of clouds.
 pub const DATA: [&str; 11] = [
     "10.40.0.10/32",
     "10.41.0.10/32",
@@ -68,19 +68,19 @@ impl Host {
         Ipv4Addr::new(198, 18, 0, self.number)
     }
 
-    /// Its other address on the lan; written alike (`.11` and `::11`), so it reads well in captures.
+    /// Its IPv6 address on the lan. It ends like the IPv4 address (`.11` and `::11`), which helps in captures.
     pub fn v6(&self) -> Ipv6Addr {
         let number = u16::from(self.number / 10) * 16 + u16::from(self.number % 10);
         Ipv6Addr::new(0xfd00, 0x198, 0x18, 0, 0, 0, 0, number)
     }
 
-    /// A node's pod ranges, IPv4 first; nothing for other hosts.
+    /// A node's pod ranges, IPv4 first. Other hosts have none.
     pub fn pod_ranges(&self) -> Vec<String> {
         let ranges = |n: u8| vec![format!("10.244.{n}.0/24"), format!("fd00:10:244:{n}::/64")];
         self.pods.map(ranges).unwrap_or_default()
     }
 
-    /// Where it sends what: the others' pods to their nodes, the rest to the database host.
+    /// Its routes: the pod ranges of other nodes by these nodes, everything else by the database host.
     pub fn routes(&self) -> Vec<(String, String)> {
         let others = NODES.iter().filter(|node| *node != self);
         let mut routes: Vec<_> = others.flat_map(|node| via(node.pod_ranges(), node)).collect();
@@ -91,7 +91,7 @@ impl Host {
     }
 }
 
-/// An IPv4 and an IPv6 range, each by the gateway's address of its family.
+/// Routes to an IPv4 and an IPv6 range, each by the gateway's address of its family.
 fn via(ranges: Vec<String>, gateway: &Host) -> Vec<(String, String)> {
     let gateways = [gateway.v4().to_string(), gateway.v6().to_string()];
     ranges.into_iter().zip(gateways).collect()
@@ -102,14 +102,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_families_of_a_host_read_alike() {
+    fn both_addresses_of_a_host_end_alike() {
         assert_eq!(NODES[0].v4().to_string(), "198.18.0.11");
         assert_eq!(NODES[0].v6().to_string(), "fd00:198:18::11");
         assert_eq!(DATABASE.v6().to_string(), "fd00:198:18::20");
     }
 
     #[test]
-    fn addresses_and_ranges_are_nobody_elses() {
+    fn addresses_and_ranges_do_not_overlap() {
         let mut all: Vec<_> = HOSTS.iter().flat_map(|host| [host.v4().to_string(), host.v6().to_string()]).collect();
         all.extend(HOSTS.iter().flat_map(Host::pod_ranges));
         all.extend(DATA.map(String::from));
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_reaches_the_other_nodes_pods_and_the_world() {
+    fn a_node_has_routes_to_the_other_node_s_pods_and_to_everything_else() {
         let routes = NODES[0].routes();
         assert!(routes.contains(&("10.244.2.0/24".into(), "198.18.0.12".into())));
         assert!(routes.contains(&("fd00:10:244:2::/64".into(), "fd00:198:18::12".into())));
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_database_host_knows_the_way_back_and_has_no_way_out() {
+    fn the_database_host_has_routes_to_pods_and_no_default_route() {
         assert_eq!(DATABASE.routes().len(), 4);
         assert!(DATABASE.routes().iter().all(|(range, _)| !range.ends_with("/0")));
     }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::command::{command, run};
 
-/// A package, and a file or program that shows it is there.
+/// A package, and a file or program by which it is recognised.
 const PACKAGES: [(&str, &str); 12] = [
     ("busybox", "busybox"),
     ("conntrack", "conntrack"),
@@ -22,23 +22,26 @@ const PACKAGES: [(&str, &str); 12] = [
     ("util-linux", "nsenter"),
 ];
 
-/// The directories a daemon's programs are looked for in, after the cluster's own.
+/// The directories in which daemons search for programs, after the cluster's own.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Makes sure that all of them are there.
+/// Installs missing packages, or fails with their names.
 pub fn packages() -> Result<()> {
     let missing = missing();
     if missing.is_empty() {
         return Ok(());
     }
     let names = missing.join(" ");
-    ensure!(rustix::process::geteuid().is_root(), "not installed: {names}; as root: apt-get install {names}");
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "packages are missing: {names}; as root, run `apt-get install {names}`"
+    );
     eprintln!("installing {names}");
     let mut install = command("apt-get", ["install", "--yes", "--no-install-recommends"]);
-    // Somebody else may be installing something.
+    // Another process may be using the package manager.
     install.arg("--option=DPkg::Lock::Timeout=300").args(&missing).env("DEBIAN_FRONTEND", "noninteractive");
     if run(&mut install).is_err() {
-        // The lists of available packages may be old, or none.
+        // The lists of available packages may be old or missing.
         run(&mut command("apt-get", ["update"]))?;
         run(&mut install).with_context(|| format!("cannot install {names}"))?;
     }

@@ -1,30 +1,30 @@
-//! Where a cluster for the tests comes from, and why there may be none.
+//! Decides which cluster the tests can use, and why there may be none.
 
 use std::{env, path::PathBuf};
 
 use crate::{cache, parts::Parts};
 
-/// What this machine offers.
+/// The cluster that this machine offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// We can make one: call [`Parts::ready`], then [`crate::Cluster::up`].
+    /// A test cluster can be made: call [`Parts::ready`], then [`crate::Cluster::up`].
     Parts,
-    /// Somebody else's, named by `KUBECONFIG`: good for [`crate::Kubectl::existing`], without nodes to enter.
+    /// An existing cluster that `KUBECONFIG` names, for [`crate::Kubectl::existing`]. Its nodes cannot be entered.
     Kubeconfig(PathBuf),
-    /// None; this says why, in words a skipped tier can print.
+    /// None, with the reason as text that a skipped tier prints.
     Missing(String),
 }
 
 impl Source {
-    /// Looks, and builds nothing.
+    /// Finds a cluster without building anything.
     pub fn find() -> Self {
         let root = rustix::process::geteuid().is_root();
-        let obstacle = if root { Parts::missing(&cache()) } else { Some("a cluster of our own needs root".into()) };
+        let obstacle = if root { Parts::missing(&cache()) } else { Some("a test cluster needs root".into()) };
         choose(obstacle, env::var_os("KUBECONFIG").map(PathBuf::from))
     }
 }
 
-/// Our own is preferred: it may be broken on purpose.
+/// Prefers a test cluster, which a test may break on purpose.
 fn choose(obstacle: Option<String>, kubeconfig: Option<PathBuf>) -> Source {
     match (obstacle, kubeconfig) {
         (None, _) => Source::Parts,
@@ -38,17 +38,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cluster_of_our_own_comes_first() {
+    fn a_test_cluster_is_preferred() {
         assert_eq!(choose(None, Some("theirs".into())), Source::Parts);
     }
 
     #[test]
-    fn somebody_elses_is_better_than_none() {
+    fn an_existing_cluster_is_the_second_choice() {
         assert_eq!(choose(Some("no Go".into()), Some("theirs".into())), Source::Kubeconfig("theirs".into()));
     }
 
     #[test]
-    fn a_skipped_tier_can_say_why() {
+    fn a_missing_cluster_has_a_reason() {
         let Source::Missing(reason) = choose(Some("no Go".into()), None) else { panic!("there is a source") };
         assert!(reason.contains("no Go") && reason.contains("KUBECONFIG"));
     }

@@ -16,7 +16,7 @@ pub fn up(cluster: &Cluster, parts: &Parts, options: Options) -> Result<()> {
     let _alone = exclusive::cluster(cluster)?;
     let left = down::reclaim(cluster)?;
     if left.anything() {
-        eprintln!("an earlier run had left {left}");
+        eprintln!("removed {left}, left by an earlier run");
     }
     prepare(cluster, parts)?;
     clock.tell("namespaces and keys");
@@ -42,8 +42,8 @@ fn control(cluster: &Cluster, clock: &Clock) -> Result<()> {
     Ok(())
 }
 
-/// kubelets wait for the API server: when they do not find it, they pause for seconds. The first pods wait for the
-/// images: when kubelet does not find them, it pauses too.
+/// Starts kubelets only after the API server, because a kubelet that does not find it pauses for seconds. The first
+/// pods are created after the images are imported, because a kubelet that does not find them pauses, too.
 fn whole(cluster: &Cluster, options: Options, images: &Path, clock: &Clock) -> Result<()> {
     thread::scope(|scope| {
         let boot = |node: Node<'_>| node.boot(options.cni);
@@ -61,7 +61,7 @@ fn whole(cluster: &Cluster, options: Options, images: &Path, clock: &Clock) -> R
     })?;
     clock.tell("containerd has the images");
     dns::apply(&cluster.kubectl())?;
-    fast_verdict(cluster, clock)
+    wait_ready(cluster, clock)
 }
 
 fn register(cluster: &Cluster) -> Result<()> {
@@ -69,8 +69,8 @@ fn register(cluster: &Cluster) -> Result<()> {
     cluster.kubectl().apply(&json!({"apiVersion": "v1", "kind": "List", "items": nodes}).to_string()).map(drop)
 }
 
-/// Made before its kubelet comes, because only then can the pod ranges be ours to choose. The label is what spreads
-/// pods over nodes; kubelet would set it too, after the first of them have been placed.
+/// A Node object. It is created before its kubelet starts, because only then can its pod ranges be chosen. The label
+/// spreads pods over nodes. The kubelet would set it too late for the first pods.
 fn node(name: &str, ranges: &[String]) -> Value {
     json!({
         "apiVersion": "v1",
@@ -80,7 +80,7 @@ fn node(name: &str, ranges: &[String]) -> Value {
     })
 }
 
-fn fast_verdict(cluster: &Cluster, clock: &Clock) -> Result<()> {
+fn wait_ready(cluster: &Cluster, clock: &Clock) -> Result<()> {
     let kubectl = cluster.kubectl();
     kubectl.run(["wait", "node", "--all", "--for=condition=Ready", "--timeout=90s"])?;
     clock.tell("both nodes ready");
@@ -89,7 +89,7 @@ fn fast_verdict(cluster: &Cluster, clock: &Clock) -> Result<()> {
     Ok(())
 }
 
-/// Says how far it is, and since when.
+/// Prints each step with the time since the start.
 struct Clock(Instant);
 
 impl Clock {

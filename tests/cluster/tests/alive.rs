@@ -1,5 +1,5 @@
-//! The cluster itself, before any agent: pods on both nodes, both families, Services by name, the world outside, and
-//! nothing left behind. Needs root and minutes the first time, so it runs only when asked:
+//! Tests of the cluster without an agent: pods on both nodes, both families, Services by name, addresses outside, and a
+//! complete removal. They need root, and minutes the first time, so they run only on request:
 //! `cargo test -p bulkhead-cluster -- --ignored --test-threads=1`.
 
 use std::{fs, process::Command, time::Duration};
@@ -26,11 +26,14 @@ fn an_api_server_alone_is_enough_for_objects() -> Result<()> {
     with("objects", Options { nodes: false, ..Options::default() }, |cluster| {
         cluster.kubectl().namespace("many", &[("team", "blue")])?;
         cluster.stop_api_server()?;
-        ensure!(cluster.kubectl().run(["get", "namespaces"]).is_err(), "it still answers");
+        ensure!(cluster.kubectl().run(["get", "namespaces"]).is_err(), "the API server still answers");
         cluster.start_api_server()?;
         let namespaces = cluster.kubectl().run(["get", "namespaces", "-l", "team=blue", "-o", "name"])?;
         ensure!(namespaces.trim() == "namespace/many", "{namespaces}");
-        ensure!(fs::read_to_string(cluster.audit_log())?.contains(r#""name":"many""#), "the audit log is silent");
+        ensure!(
+            fs::read_to_string(cluster.audit_log())?.contains(r#""name":"many""#),
+            "the audit log does not contain the namespace"
+        );
         Ok(())
     })
 }
@@ -60,7 +63,7 @@ fn live(cni: Cni) -> Result<()> {
     })
 }
 
-/// Up, a look, and down whatever was seen, after which the machine is as it was before.
+/// Brings a cluster up, runs the checks, and takes it down. The machine must then be as it was before.
 fn with(purpose: &str, options: Options, look: impl FnOnce(&Cluster) -> Result<()>) -> Result<()> {
     let source = Source::find();
     ensure!(source == Source::Parts, "{source:?}");
@@ -78,7 +81,7 @@ fn with(purpose: &str, options: Options, look: impl FnOnce(&Cluster) -> Result<(
     Ok(())
 }
 
-/// Everything of the machine that a cluster could leave changed. Names of others' clusters and tests come and go.
+/// Everything of the machine that a cluster could leave changed, without the names of other clusters and tests.
 fn traces(cluster: &Cluster) -> Result<Vec<String>> {
     let look = "ls /run/netns | grep -- \"$1\"; find /sys/fs/cgroup -maxdepth 3 -name \"*$1*\"; \
                 ps -ww -eo args | grep -v grep | grep -- \"cluster/$1\"; cut -d' ' -f5 /proc/self/mountinfo | grep -- \"$1\"; \
@@ -88,7 +91,7 @@ fn traces(cluster: &Cluster) -> Result<Vec<String>> {
     Ok(String::from_utf8(output.stdout)?.lines().map(String::from).collect())
 }
 
-/// A server on each node and a Service of both families over the two.
+/// Starts a server on each node, and a Service of both families for both servers.
 fn start_pods(kubectl: &Kubectl) -> Result<()> {
     kubectl.namespace("shop", &[])?;
     let objects = [pod("a"), pod("b"), service()];
@@ -124,7 +127,7 @@ fn service() -> Value {
     })
 }
 
-/// From one pod: both pods by address, their Service by name and by address, the API server, the data subnets.
+/// Connects from one pod to both pods, to their Service by name and by address, to the API server and the data subnets.
 fn everything_answers(kubectl: &Kubectl, from: &str) -> Result<()> {
     let mut targets = vec![
         String::from("web:80"),
@@ -141,12 +144,12 @@ fn everything_answers(kubectl: &Kubectl, from: &str) -> Result<()> {
     }
     ensure!(targets.len() == 13, "an address is missing: {targets:?}");
     for target in targets {
-        // kube-proxy may not have heard of the Service yet.
+        // kube-proxy may not have received the Service yet.
         let connect = || kubectl.exec("shop", from, &["/agnhost", "connect", "--timeout=2s", &target]);
         wait(&format!("{from} to {target}"), Duration::from_secs(5), connect)?;
     }
     let page = kubectl.exec("shop", from, &["timeout", "3", "wget", "-qO-", "http://web/hostname"])?;
-    ensure!(page.starts_with("web-"), "busybox resolves names too, yet: {page}");
+    ensure!(page.starts_with("web-"), "busybox did not reach the Service by its name: {page}");
     let seen = kubectl.exec("shop", from, &["timeout", "3", "wget", "-qO-", "http://10.41.0.10:5432/clientip"])?;
     ensure!(seen.starts_with("10.244."), "the database sees the pod's own address, not {seen}");
     Ok(())
@@ -163,7 +166,7 @@ fn socket(ip: &str, port: u16) -> String {
     if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
 }
 
-/// A node sees what a machine would: its own processes and cgroups, NRI, a bpffs; and it has both families.
+/// Checks that a node has what a machine has: its own processes and cgroups, NRI, a BPF file system, both families.
 fn nodes_are_whole(cluster: &Cluster) -> Result<()> {
     for node in cluster.nodes() {
         let look = "set -e; test -S /var/run/nri/nri.sock; grep -q '/sys/fs/bpf bpf' /proc/mounts; \
@@ -179,7 +182,7 @@ fn nodes_are_whole(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// As after an upgrade of the node's software: same container before and after.
+/// Restarts the daemons of a node, as an upgrade does. The containers must be the same afterwards.
 fn containers_survive_their_daemons(cluster: &Cluster) -> Result<()> {
     let (node, kubectl) = (cluster.node("a")?, cluster.kubectl());
     let container = "{.status.containerStatuses[0].containerID}{.status.containerStatuses[0].restartCount}";
@@ -192,6 +195,6 @@ fn containers_survive_their_daemons(cluster: &Cluster) -> Result<()> {
         node.start(daemon)?;
     }
     wait("kubelet", Duration::from_secs(30), || kubectl.exec("shop", "web-a", &["true"]))?;
-    ensure!(ask()? == before, "the container is another");
+    ensure!(ask()? == before, "the container has been replaced");
     Ok(())
 }

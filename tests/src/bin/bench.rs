@@ -1,5 +1,5 @@
-//! `bench [--json FILE] [--quick] [--api]`: measures what a verdict costs relative to an empty program, or what an
-//! agent's start costs the API server.
+//! `bench [--json FILE] [--quick] [--api]`: measures the CPU time of a verdict relative to an empty program, or the
+//! load of an agent's start on the API server.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use testbed::api;
 use testbed::engine::stay_on_one_cpu;
 use testbed::measure::{Bench, Effort, measure, report};
 
-/// Measures the loaded programs against an empty one, or a start.
+/// Measures the loaded programs against an empty one, or an agent's start.
 #[derive(Parser)]
 struct Arguments {
     /// Write the figures to this file as JSON.
@@ -19,7 +19,7 @@ struct Arguments {
     /// Fewer repetitions, for a first look.
     #[arg(long)]
     quick: bool,
-    /// What the agent's start asks of a real API server with 10, 1,000 and 10,000 other pods.
+    /// Measure an agent's start with a real API server and 10, 1,000 and 10,000 other pods.
     #[arg(long)]
     api: bool,
 }

@@ -1,4 +1,6 @@
 //! Writes tables from memory into the maps of loaded programs.
+//!
+//! Knows the layout of each map and no test case.
 
 use agent_common::addr::{V4, V6};
 use agent_common::layout::{EndpointEntry, PeerKeyV4, TrieKeyV4, TrieKeyV6};
@@ -10,10 +12,10 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData};
 use aya::{Ebpf, Pod};
 
-/// Entries of `ENDPOINTS`; indexes beyond go to `ENDPOINTS_FAR`.
+/// Entries of `ENDPOINTS`. Interfaces with a higher index are in `ENDPOINTS_FAR`.
 const NEAR: u32 = 65_536;
 
-/// Writes every table; connections are left alone.
+/// Writes every table except connections.
 pub fn write(ebpf: &mut Ebpf, tables: &MemTables) -> Result<()> {
     let (near, far): (Vec<_>, Vec<_>) = tables.endpoints.iter().partition(|(ifindex, _)| **ifindex < NEAR);
     array(ebpf, maps::ENDPOINTS.name, near.into_iter().map(|(ifindex, entry)| (*ifindex, *entry)))?;

@@ -1,12 +1,13 @@
 //! Which drop reasons satisfy each class of the attack table.
 //!
-//! A class names the attack. A reason names the rule that stopped it. Rules have an order, so a frame that breaks two is
-//! dropped by the first: a truncated datagram for another tenant is `malformed`, not `cross_tenant`. Reasons of rules 1 and 2
-//! are therefore accepted wherever a later rule was expected. For an unknown class, only the verdict counts.
+//! A class names the attack. A reason names the rule that stopped it. Rules have an order, so a frame that breaks two
+//! is dropped by the first: a truncated datagram for another tenant is `malformed`, not `cross_tenant`. Reasons of
+//! rules 1 and 2 are therefore accepted wherever a later rule was expected. For an unknown class, only the verdict
+//! counts.
 
 use agent_common::reason::DropReason::{self, *};
 
-/// What rule 1 drops, whatever the destination.
+/// The reasons of rule 1, which ignores the destination.
 const RULE_1: &[DropReason] = &[
     Malformed,
     Fragment,
@@ -53,13 +54,13 @@ const CLASSES: &[(&str, bool, &[DropReason])] = &[
     ("ct_full", false, &[Internal, CrossTenant, OffSubnet]),
 ];
 
-/// Whether a reason is one of those an expectation stands for; several classes are joined by `_or_`.
+/// Whether a reason satisfies an expectation: one class, or several joined by `_or_`.
 pub fn accepts(expected: &str, reason: DropReason) -> bool {
     let classes: Vec<&str> = expected.split("_or_").filter(|class| !class.is_empty()).collect();
-    classes.is_empty() || classes.iter().any(|class| stands_for(class, reason))
+    classes.is_empty() || classes.iter().any(|class| satisfies(class, reason))
 }
 
-fn stands_for(class: &str, reason: DropReason) -> bool {
+fn satisfies(class: &str, reason: DropReason) -> bool {
     if class == reason.as_str() {
         return true;
     }
@@ -74,12 +75,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_earlier_rule_may_win_and_a_later_one_may_not() {
+    fn the_reason_of_an_earlier_rule_is_accepted_and_of_a_later_one_is_not() {
         assert!(accepts("cross_tenant", CrossTenant));
         assert!(accepts("cross_tenant", Malformed), "rule 1 comes first");
         assert!(!accepts("malformed", CrossTenant), "rule 6 comes later");
         assert!(!accepts("cross_tenant", OffSubnet));
-        assert!(!accepts("spoof_src_ip", CrossTenant), "the source was not looked at");
+        assert!(!accepts("spoof_src_ip", CrossTenant), "the source was not checked");
         assert!(accepts("cross_tenant_or_vlan", Vlan));
         assert!(!accepts("allowed", CrossTenant), "no drop was expected");
         assert!(accepts("allowed_or_fragment", Fragment));

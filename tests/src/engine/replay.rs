@@ -1,7 +1,8 @@
 //! Replays the frames of a file through the loaded programs and the host verdict, one JSON line each.
 //!
-//! A frame passes if the verdict is as expected, if program and host agree on verdict and reason, and if the reason belongs to
-//! the frame's class (`reasons`). Frames of a group share their state, in file order. Every other frame starts with none.
+//! A frame passes if the verdict is as expected, if program and host agree on verdict and reason, and if the reason
+//! belongs to the frame's class (`reasons`). Frames of a group share their state, in file order. Every other frame
+//! starts with none.
 
 use agent_common::flow::Direction;
 use anyhow::Result;
@@ -10,42 +11,42 @@ use serde::Serialize;
 use super::{Engine, reasons};
 use crate::frames::{Expected, FrameCase, Hook, parse_cases};
 
-/// What became of one line of the file.
+/// The result for one line of the file.
 #[derive(Debug, Serialize)]
 pub struct Line {
-    /// The case's name, or that of the line where it has none.
+    /// The name of the case, or the line number if there is none.
     pub name: String,
-    /// Whether all is as it should be.
+    /// Whether the result is as expected.
     pub ok: bool,
-    /// Which program; absent where the line is no case.
+    /// The program. Absent if the line is not a case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hook: Option<Hook>,
-    /// The verdict that the case asks for.
+    /// The verdict that the case expects.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expected: Option<Expected>,
-    /// The verdict it got.
+    /// The actual verdict.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub got: Option<Expected>,
-    /// Our reason, `allowed` for none.
+    /// The actual reason, or `allowed`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'static str>,
-    /// The class of reason that the case asks for.
+    /// The class of reason that the case expects.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expected_reason: Option<String>,
-    /// `kernel`, or `host` where the kernel makes no socket buffer of such a frame.
+    /// `kernel`, or `host` if the kernel makes no socket buffer of such a frame.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub engine: Option<&'static str>,
-    /// What is wrong.
+    /// What is not as expected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// Replays a file's text; `tell` gets each line as soon as it is known.
-pub fn replay(engine: &mut Engine, text: &str, mut tell: impl FnMut(&Line)) -> Result<(usize, usize)> {
+/// Replays a file's text. Calls `report` with each line as soon as its result is known.
+pub fn replay(engine: &mut Engine, text: &str, mut report: impl FnMut(&Line)) -> Result<(usize, usize)> {
     let (mut passed, mut failed) = (0, 0);
     let mut count = |line: Line| {
         *(if line.ok { &mut passed } else { &mut failed }) += 1;
-        tell(&line);
+        report(&line);
     };
     for train in trains(text) {
         engine.forget()?;
@@ -61,7 +62,7 @@ pub fn replay(engine: &mut Engine, text: &str, mut tell: impl FnMut(&Line)) -> R
 
 type ReplayCase = Result<FrameCase, Line>;
 
-/// Cases by group, groups where their first frame stands.
+/// The cases by group. A group is in the position of its first frame.
 fn trains(text: &str) -> Vec<Vec<ReplayCase>> {
     let mut trains: Vec<(Option<String>, Vec<ReplayCase>)> = Vec::new();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
@@ -90,7 +91,7 @@ fn read(number: usize, line: &str) -> ReplayCase {
     match parse_cases(line) {
         Ok(mut cases) if cases.len() == 1 => Ok(cases.remove(0)),
         Ok(cases) => Err(broken(format!("{} cases", cases.len()))),
-        // The outermost context counts lines from here.
+        // The outermost context has the line number within this text, which is always 1.
         Err(error) => Err(broken(error.chain().skip(1).map(ToString::to_string).collect::<Vec<_>>().join(": "))),
     }
 }
@@ -106,19 +107,19 @@ fn judge(engine: &Engine, case: &FrameCase) -> Result<Line> {
     if let Some(ran) = ran
         && !ran.agrees(&host)
     {
-        errors.push(format!("the kernel says {:?} {:?}, the host {:?}", ran.outcome, ran.reason, host));
+        errors.push(format!("the kernel's verdict is {:?} {:?}, the host's is {:?}", ran.outcome, ran.reason, host));
     }
     let reason = ran.map_or(host.reason(), |ran| ran.reason);
     let passes = ran.map_or(host.passes(), |ran| ran.outcome != agent_common::counters::Outcome::Dropped);
     let got = if passes { Expected::Pass } else { Expected::Drop };
     if case.verdict != Expected::Either && case.verdict != got {
-        errors.push("the verdict is another".to_owned());
+        errors.push("the verdict is not the expected one".to_owned());
     }
     if let Some(reason) = reason
         && case.verdict == Expected::Drop
         && !reasons::accepts(&case.reason, reason)
     {
-        errors.push(format!("{} does not stand for {}", reason.as_str(), case.reason));
+        errors.push(format!("the reason {} does not satisfy {}", reason.as_str(), case.reason));
     }
     Ok(Line {
         name: case.name.clone(),
@@ -138,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_of_a_group_stay_together_and_broken_lines_stay_in_place() {
+    fn frames_of_a_group_stay_together_and_invalid_lines_stay_in_order() {
         let line = |name: &str, group: &str| {
             format!(r#"{{"name":"{name}","frame":"00","hook":"to_pod","verdict":"drop","group":{group}}}"#)
         };

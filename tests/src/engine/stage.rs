@@ -1,4 +1,4 @@
-//! The tables behind the attack table: two tenants, a node, a gateway, a name service.
+//! The tables for the attack table: two tenants, a node, a gateway, a name service.
 //!
 //! The entries are written by hand and not by the agent's compiler, because the programs are under test here.
 
@@ -34,7 +34,7 @@ const METADATA: [IpAddr; 7] = [
     IpAddr::V6(topology::METADATA6),
 ];
 
-/// Addresses that a node of this stage has: its own, and the gateway of its pods.
+/// The node's addresses: its own, and the gateway of its pods.
 const NODE: [IpAddr; 4] = [
     IpAddr::V4(topology::NODE),
     IpAddr::V6(topology::NODE6),
@@ -42,7 +42,7 @@ const NODE: [IpAddr; 4] = [
     IpAddr::V6(topology::GATEWAY6),
 ];
 
-/// The stage, with pod A behind the interface `LOOPBACK`.
+/// All tables, with pod A on the interface `LOOPBACK`.
 pub fn tables() -> MemTables {
     let mut tables = MemTables { runtime: Runtime { generation: 1, clock_offset_ns: 0 }, ..MemTables::default() };
     tables.endpoints.insert(LOOPBACK, pod_a());
@@ -89,7 +89,7 @@ pub fn pod_a() -> EndpointEntry {
     }
 }
 
-/// An enforcing tenant; its row and its counter slot have the same number.
+/// An enforcing tenant. Its row and its counter slot have the same number.
 pub fn tenant(number: u16) -> TenantState {
     TenantState { flags: TenantState::VALID, row: number, slot: number }
 }
@@ -99,7 +99,7 @@ pub fn pod_of(tenant: TenantId) -> PeerEntry {
     PeerEntry { tenant, kind: PeerEntry::POD, ..PeerEntry::default() }
 }
 
-/// Puts something at an exact address.
+/// Adds a peer with an exact address.
 pub fn peer(tables: &mut MemTables, address: IpAddr, entry: PeerEntry) {
     match address {
         IpAddr::V4(address) => tables.peers_v4.insert(v4(address), entry),
@@ -110,9 +110,9 @@ pub fn peer(tables: &mut MemTables, address: IpAddr, entry: PeerEntry) {
 /// Prefixes in the order given.
 pub fn row_v4(prefixes: &[(Ipv4Addr, u8, u16)]) -> RowV4 {
     let mut row = RowV4::default();
-    for (host, (net, length, ports)) in row.prefixes.iter_mut().zip(prefixes) {
+    for (prefix, (net, length, ports)) in row.prefixes.iter_mut().zip(prefixes) {
         let grant = PrefixGrant { ports: *ports, flags: 0, length: *length };
-        *host = PrefixV4 { net: v4(*net), mask: V4::mask(*length), grant, _pad: 0 };
+        *prefix = PrefixV4 { net: v4(*net), mask: V4::mask(*length), grant, _pad: 0 };
     }
     row
 }
@@ -120,18 +120,18 @@ pub fn row_v4(prefixes: &[(Ipv4Addr, u8, u16)]) -> RowV4 {
 /// Prefixes in the order given.
 pub fn row_v6(prefixes: &[(Ipv6Addr, u8, u16)]) -> RowV6 {
     let mut row = RowV6::default();
-    for (host, (net, length, ports)) in row.prefixes.iter_mut().zip(prefixes) {
+    for (prefix, (net, length, ports)) in row.prefixes.iter_mut().zip(prefixes) {
         let grant = PrefixGrant { ports: *ports, flags: 0, length: *length };
-        *host = PrefixV6 { net: v6(*net), mask: V6::mask(*length), grant, _pad: 0 };
+        *prefix = PrefixV6 { net: v6(*net), mask: V6::mask(*length), grant, _pad: 0 };
     }
     row
 }
 
-/// A port set of protocol, first and last port.
+/// A port set of ranges: protocol, first and last port.
 pub fn ports(ranges: &[(u8, u16, u16)]) -> PortSet {
     let mut set = PortSet::default();
-    for (host, (protocol, low, high)) in set.ranges.iter_mut().zip(ranges) {
-        *host = PortRange { protocol: *protocol, low: *low, high: *high, _pad: 0 };
+    for (range, (protocol, low, high)) in set.ranges.iter_mut().zip(ranges) {
+        *range = PortRange { protocol: *protocol, low: *low, high: *high, _pad: 0 };
     }
     set
 }

@@ -1,7 +1,7 @@
 //! Builds the cases of the corpus: a frame, its expected verdict, and the fields that its event must hold.
 //!
-//! The fields of the event are read from the bytes by a parser that is not ours. This module does not know which cases
-//! there are.
+//! The parser `etherparse` reads the fields of the event from the bytes. This module does not know which cases there
+//! are.
 
 use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
 use serde_json::{Map, Value, json};
@@ -10,15 +10,15 @@ use super::craft::Frame;
 use super::topology::{A_MAC, B, B6, GATEWAY_MAC};
 use super::{Expected, FrameCase, Hook};
 
-/// Gathers cases.
+/// Collects cases.
 #[derive(Debug)]
 pub(super) struct Corpus {
     cases: Vec<FrameCase>,
-    /// Class of the cases to come.
+    /// Class of the following cases.
     pub class: &'static str,
-    /// Hook of the cases to come.
+    /// Hook of the following cases.
     pub hook: Hook,
-    /// Train of the cases to come.
+    /// Group of the following cases.
     pub group: Option<&'static str>,
 }
 
@@ -34,17 +34,17 @@ impl Corpus {
         self.cases
     }
 
-    /// A frame that must pass, or the drops beside it prove nothing.
+    /// Adds a control: a frame that must pass, or the dropped frames prove nothing.
     pub fn control(&mut self, name: &str, frame: &Frame) {
         self.add("CTL", name, "allowed", Expected::Pass, frame);
     }
 
-    /// A frame that must be dropped.
+    /// Adds a frame that must be dropped.
     pub fn denied(&mut self, case: &str, name: &str, reason: &str, frame: &Frame) {
         self.add(case, name, reason, Expected::Drop, frame);
     }
 
-    /// A frame whose fate is documented, either way.
+    /// Adds a frame for which either verdict is documented behaviour.
     pub fn either(&mut self, case: &str, name: &str, reason: &str, frame: &Frame) {
         self.add(case, name, reason, Expected::Either, frame);
     }
@@ -79,14 +79,14 @@ fn link_of(frame: &Frame) -> &'static str {
     }
 }
 
-/// What the event must say, read from the bytes by a parser that is not ours.
+/// The expected fields of the event, read from the bytes by the parser `etherparse`.
 fn event(bytes: &[u8], hook: Hook, reason: &str) -> Value {
     let mut event = Map::new();
     let direction = if hook == Hook::FromPod { "egress" } else { "ingress" };
     let fixed = [("direction", direction), ("pod_name", "pod-a"), ("pod_namespace", "team-a")];
     event.extend(fixed.map(|(key, value)| (key.to_owned(), json!(value))));
     event.extend([("tenant", "tenant-a"), ("verdict", "drop")].map(|(key, value)| (key.to_owned(), json!(value))));
-    // Where the headers lie or are not read, nothing about them is promised.
+    // If the headers are inconsistent or not read, no field about them is expected.
     let readable = ["cross_tenant", "off_subnet", "spoof_src_ip", "node", "metadata"].contains(&reason);
     if let Ok(packet) = LaxSlicedPacket::from_ethernet(bytes)
         && readable

@@ -48,12 +48,15 @@ mod tests {
             fs::write(path(), &made).expect("the corpus can be written");
         }
         let committed = fs::read_to_string(path()).expect("the corpus is committed");
-        assert!(committed == made, "the corpus has drifted: look at `BULKHEAD_BLESS=1 cargo test -p bulkhead-tests`");
+        assert!(
+            committed == made,
+            "the corpus differs from the code: run `BULKHEAD_BLESS=1 cargo test -p bulkhead-tests` and review it"
+        );
         assert_eq!(parse_cases(&committed).expect("a corpus"), generate());
     }
 
     #[test]
-    fn names_are_unique_and_every_class_of_drops_stands_beside_controls() {
+    fn names_are_unique_and_each_hook_has_controls_and_drops() {
         let cases = generate();
         let names: BTreeSet<_> = cases.iter().map(|case| &case.name).collect();
         assert_eq!(names.len(), cases.len());
@@ -64,14 +67,14 @@ mod tests {
     }
 
     #[test]
-    fn a_parser_that_is_not_ours_finds_no_fault_with_any_control() {
+    fn an_independent_parser_accepts_every_control() {
         for case in generate().iter().filter(|case| case.control) {
             let packet = SlicedPacket::from_ethernet(&case.frame).unwrap_or_else(|e| panic!("{}: {e}", case.name));
             check_sums(&case.name, &packet);
         }
     }
 
-    /// Header and transport checksums, of whole packets.
+    /// Checks the header and transport checksums of whole packets.
     fn check_sums(name: &str, packet: &SlicedPacket<'_>) {
         let written = match &packet.transport {
             Some(TransportSlice::Udp(udp)) => udp.checksum(),
@@ -97,12 +100,12 @@ mod tests {
             _ => return,
         };
         let computed = computed.expect("it fits");
-        // Zero says that the sender computed none (RFC 768).
+        // Zero means that the sender computed none (RFC 768).
         assert!(written == 0 || written == computed, "{name}: {written:#x} is not {computed:#x}");
     }
 
     #[test]
-    fn frames_name_the_pods_they_are_about() {
+    fn frames_have_the_hardware_address_of_their_pod() {
         for case in generate().iter().filter(|case| case.hook == Hook::ToPod && case.l2 == "gw") {
             assert_eq!(case.frame[..6], A_MAC, "{}", case.name);
         }

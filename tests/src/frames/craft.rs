@@ -1,7 +1,7 @@
 //! Builds frames field by field. A field that is not given has its correct value.
 //!
-//! Lengths and checksums are computed unless a case overrides them. Each malformed frame is therefore wrong in exactly the
-//! one field that its name states.
+//! Lengths and checksums are computed unless a case overrides them. Each malformed frame is therefore wrong in exactly
+//! the one field that its name states.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -18,7 +18,7 @@ pub struct Frame {
     pub from: Mac,
     /// VLAN tags: EtherType and tag.
     pub tags: Vec<(u16, u16)>,
-    /// EtherType, where it is not what the body says.
+    /// EtherType, if it does not match the body.
     pub ethertype: Option<u16>,
     /// What follows.
     pub body: Body,
@@ -26,7 +26,7 @@ pub struct Frame {
     pub trailer: usize,
     /// Length to cut the frame to.
     pub cut: Option<usize>,
-    /// No marker: behind the last option it would be read as another.
+    /// Whether to omit the marker, which would be read as an option after the last one.
     pub unmarked: bool,
 }
 
@@ -58,11 +58,11 @@ pub struct V4 {
     pub ttl: u8,
     /// Options, a multiple of four bytes.
     pub options: Vec<u8>,
-    /// Version and header length, where wrong.
+    /// Version and header length, if wrong.
     pub version_ihl: Option<u8>,
-    /// Total length, where wrong.
+    /// Total length, if wrong.
     pub total: Option<u16>,
-    /// Added to the right header checksum.
+    /// Difference from the right header checksum.
     pub checksum_error: u16,
     /// What it carries.
     pub payload: Payload,
@@ -77,9 +77,9 @@ pub struct V6 {
     pub destination: Ipv6Addr,
     /// Hop limit.
     pub hops: u8,
-    /// Version, where wrong.
+    /// Version, if wrong.
     pub version: u8,
-    /// Payload length, where wrong.
+    /// Payload length, if wrong.
     pub length: Option<u16>,
     /// Extension headers: protocol number, and everything after the next-header byte.
     pub extensions: Vec<(u8, Vec<u8>)>,

@@ -9,7 +9,7 @@ use super::topology::{B, B_MAC, BROADCAST_MAC, DNS, EXTERNAL, GATEWAY, METADATA,
 const CROSS: &str = "cross_tenant";
 const SPOOF: &str = "spoof_src_ip";
 
-/// The datagram most cases are about.
+/// The datagram of most cases.
 pub(super) fn udp() -> Payload {
     Payload::udp(40000, 9000)
 }
@@ -19,7 +19,7 @@ pub(super) fn flags(letters: &str) -> u8 {
     letters.chars().map(|letter| 1 << "FSRPAUEC".find(letter).expect("a TCP flag")).sum()
 }
 
-/// An SCTP INIT chunk behind its common header (RFC 9260); the checksum is not looked at.
+/// An SCTP INIT chunk behind its common header (RFC 9260). No program checks its checksum.
 pub(super) fn sctp() -> Payload {
     Payload::raw(132, &words(&[40000, 9000, 0, 0, 0, 0, 0x0100, 20, 0, 0x1234, 1, 0, 10, 10, 0, 1]))
 }
@@ -103,7 +103,7 @@ fn transports(corpus: &mut Corpus) {
     }
 }
 
-/// Where an ICMP error that B never asked for claims a packet went.
+/// The destination of the packet that an ICMP error to B quotes. B has sent no such packet.
 const A_AS_SEEN: Ipv4Addr = super::topology::A;
 
 /// Protocols that are no TCP, UDP or ICMP.

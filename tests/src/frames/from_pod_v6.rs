@@ -83,7 +83,7 @@ fn addresses(corpus: &mut Corpus) {
             &Frame::v6(address(martian), udp()),
         );
     }
-    // IPv4 of tenant B in an IPv6 coat: mapped, compatible, NAT64, 6to4.
+    // IPv4 addresses of tenant B embedded in IPv6: mapped, compatible, NAT64, 6to4.
     for coat in ["::ffff:10.20.1.7", "::10.20.1.7", "64:ff9b::10.20.1.7", "2002:a14:107::1"] {
         let reason = "embedded_v4_or_martian_or_off_subnet";
         corpus.denied("ATK-051", &format!("embedded-{coat}"), reason, &Frame::v6(address(coat), udp()));
@@ -171,7 +171,7 @@ fn extensions(corpus: &mut Corpus) {
         &extended(B6, &[destination(), (44, fragment(0, true)), destination()]),
     );
 
-    // Routing headers of type 0, 2 and 4 with a segment left to visit: the destination is a lie.
+    // Routing headers of type 0, 2 and 4 with a segment left: the destination is not the final one.
     for kind in [0, 2, 4] {
         let header = [&[2, kind, 1, 0, 0, 0, 0][..], &B6.octets()].concat();
         corpus.denied("ATK-060", &format!("peer6-routing-{kind}"), "routing_header", &extended(PEER6, &[(43, header)]));

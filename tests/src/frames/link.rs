@@ -107,7 +107,7 @@ fn packet(frame: &Frame) -> Vec<u8> {
     frame.build(b"")[14..].to_vec()
 }
 
-/// What a tunnel needs around its inner packet.
+/// The headers of tunnels around an inner packet.
 fn encapsulations() -> Vec<(&'static str, Payload)> {
     let v4 = packet(&udp(B));
     let v6 = packet(&Frame::v6(B6, Payload::udp(40000, 9000)));

@@ -11,7 +11,7 @@ pub enum Payload {
         source: u16,
         /// Destination port.
         destination: u16,
-        /// Length, where wrong.
+        /// Length, if wrong.
         length: Option<u16>,
         /// Without a checksum.
         bare: bool,

@@ -14,7 +14,7 @@ use super::{Hook, topology::ALL_NODES};
 
 const CROSS: &str = "cross_tenant";
 
-/// A packet for pod A, as its gateway hands it over.
+/// A packet for pod A, as its gateway sends it.
 fn from(source: impl Into<IpAddr>, payload: Payload) -> Frame {
     let frame = match source.into() {
         IpAddr::V4(source) => Frame::v4(A, payload).ip(|ip| ip.source = source),
@@ -95,7 +95,7 @@ fn pieces(corpus: &mut Corpus) {
     corpus.denied("ATK-102", "in-cross4-two-tags", "cross_tenant_or_vlan", &tagged(&[(0x88a8, 1), (0x8100, 2)]));
 }
 
-/// A discovery message to pod A's side.
+/// A discovery message to pod A.
 fn neighbour(kind: u8, source: Ipv6Addr, target: Ipv6Addr, to: Ipv6Addr, mac: [u8; 6]) -> Frame {
     let (option, head) = if kind == 135 { (1, [0; 4]) } else { (2, [0xe0, 0, 0, 0]) };
     let body = [&head[..], &target.octets(), &[option, 1], &mac].concat();

@@ -38,14 +38,14 @@ pub const NODE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10);
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// The same over IPv6.
 pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
-/// The hardware address it answers from.
+/// The gateway's hardware address.
 pub const GATEWAY_MAC: Mac = [0x02, 0xfe, 0, 0, 1, 5];
 
 /// The name service, of a Shared tenant.
 pub const DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// The same over IPv6.
 pub const DNS6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, 0xa);
-/// Somebody on the internet.
+/// A host on the internet.
 pub const EXTERNAL: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 9);
 /// The same over IPv6.
 pub const EXTERNAL6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 9);
@@ -65,7 +65,7 @@ pub fn group_mac(group: Ipv6Addr) -> Mac {
     [0x33, 0x33, a, b, c, d]
 }
 
-/// The group in which an address is looked for (RFC 4291, 2.7.1).
+/// The solicited-node group of an address (RFC 4291, 2.7.1).
 pub fn solicited(address: Ipv6Addr) -> Ipv6Addr {
     let [.., a, b, c] = address.octets();
     Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]))

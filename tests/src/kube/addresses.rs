@@ -1,4 +1,6 @@
-//! Predicts the next pod addresses of a node from the files of the host-local IPAM plugin.
+//! Makes the host-local IPAM plugin of a node assign given addresses next, by editing its files.
+//!
+//! A test needs this to give one pod's address to the next pod.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -40,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_one_before_may_end_in_255() {
+    fn the_previous_address_may_end_in_255() {
         let previous = ["10.244.2.0", "fd00::1:0"].map(|address| before(address.parse().expect("an address")));
         assert_eq!(previous.map(|address| address.to_string()), ["10.244.1.255", "fd00::ffff"]);
     }

@@ -43,8 +43,8 @@ enum Owner<'a> {
 }
 
 impl Policy {
-    /// What every scenario finds: acme with two data subnets, one of them for PostgreSQL only; globex with one, and
-    /// with the internet.
+    /// The policy at the start of every scenario. acme has two data subnets, one of them for PostgreSQL only. globex
+    /// has one data subnet and may reach the internet.
     pub fn new() -> Self {
         let range = |name: &str, cidr: &str, ports: &[Port]| (name.to_owned(), cidr.to_owned(), ports.to_vec());
         let (postgres, all) = ([("TCP", PORT)], []);
@@ -87,11 +87,13 @@ impl Policy {
         }
     }
 
-    /// Whether the outcome is a matter of chance: at a node port kube-proxy picks one of the Service's pods. A pod on that
-    /// node does not answer another tenant's data subnet. A pod on another node sees the node's address as the source.
+    /// Whether the outcome is a matter of chance: at a node port kube-proxy picks one of the Service's pods. A pod on
+    /// that node does not answer another tenant's data subnet. A pod on another node sees the node's address as the
+    /// source.
     pub fn is_chance(&self, world: &ClusterWorld, question: &Question) -> bool {
         let Side::NodePort(_) = question.to else { return false };
-        // A pod of the same node knows the tenant of packets that Audit or Allow let pass, whatever their source address.
+        // A pod of the same node knows the tenant of packets that Audit or Allow let pass, whatever their source
+        // address.
         if let Side::Pod(pod) = question.from {
             return match self.owner(&world.pods[pod].namespace) {
                 Owner::Nobody => self.unassigned != Unassigned::Isolate,
@@ -122,13 +124,13 @@ impl Policy {
         let namespace = &world.pods[pod].namespace;
         let own = self.owner(namespace);
         match question.to {
-            Side::Pod(to) => self.pods_meet(namespace, &world.pods[to].namespace),
-            Side::Service(to) => self.pods_meet(namespace, &world.services[to].namespace),
-            Side::Dns => self.pods_meet(namespace, SHARED),
+            Side::Pod(to) => self.may_reach_pod(namespace, &world.pods[to].namespace),
+            Side::Service(to) => self.may_reach_pod(namespace, &world.services[to].namespace),
+            Side::Dns => self.may_reach_pod(namespace, SHARED),
             // The rule for node addresses comes before the rule for the Service behind them.
-            Side::Node(_) | Side::NodePort(_) | Side::ApiService => self.may_ask_nodes(own, true),
+            Side::Node(_) | Side::NodePort(_) | Side::ApiService => self.may_reach_nodes(own, true),
             // The addresses come from its own Service, which is IPv4 here.
-            Side::ApiServer => self.may_ask_nodes(own, question.family == Family::V4),
+            Side::ApiServer => self.may_reach_nodes(own, question.family == Family::V4),
             Side::Outside(_) => question
                 .to
                 .address(world, question.family)
@@ -136,8 +138,8 @@ impl Policy {
         }
     }
 
-    /// An unknown address in the node range is closed to Shared tenants too.
-    fn may_ask_nodes(&self, own: Owner<'_>, named: bool) -> bool {
+    /// Whether a pod may reach a node's address. Shared tenants may not reach an unknown address in the node range.
+    fn may_reach_nodes(&self, own: Owner<'_>, named: bool) -> bool {
         match own {
             Owner::Shared => named,
             Owner::Tenant(tenant) => tenant.shared && named || tenant.audit,
@@ -145,7 +147,7 @@ impl Policy {
         }
     }
 
-    fn pods_meet(&self, from: &str, to: &str) -> bool {
+    fn may_reach_pod(&self, from: &str, to: &str) -> bool {
         from == to
             || match (self.owner(from), self.owner(to)) {
                 (Owner::Shared, _) | (_, Owner::Shared) => true,
@@ -153,7 +155,7 @@ impl Policy {
                     one.name == other.name || one.shared || other.shared || agreed(one, other)
                 }
                 (Owner::Nobody, Owner::Nobody) => self.unassigned != Unassigned::Isolate,
-                // An enforced tenant does not take part in it.
+                // Pods of a tenant have no connections with unassigned pods, unless the tenant is Shared.
                 (Owner::Tenant(tenant), Owner::Nobody) | (Owner::Nobody, Owner::Tenant(tenant)) => tenant.shared,
             }
     }
@@ -180,8 +182,8 @@ impl Policy {
         }
     }
 
-    /// Everything may enter except packets from another tenant's data subnet. A packet from a metadata address may enter
-    /// too but gets no answer, because its tenant does not list that address.
+    /// Whether a probe from outside gets an answer. Only packets from another tenant's data subnet are denied. A packet
+    /// from a metadata address enters but gets no answer, because the pod's tenant does not list that address.
     fn outside_may(&self, world: &ClusterWorld, question: &Question) -> bool {
         // At a node's port kube-proxy puts the node's address instead of the sender's, and nodes may open connections.
         let Side::Pod(pod) = question.to else { return true };
@@ -204,7 +206,7 @@ impl Default for Policy {
     }
 }
 
-/// Both list each other, in the direction from the first to the second.
+/// Whether both list each other, in the direction from the first to the second.
 fn agreed(from: &Tenant, to: &Tenant) -> bool {
     let lists = |own: &Tenant, other: &Tenant, direction: &str| {
         own.peers.iter().any(|(tenant, d)| *tenant == other.name && (d == direction || d == "Both"))
@@ -216,7 +218,7 @@ fn covers(cidr: &str, address: IpAddr) -> bool {
     cidr.parse::<IpNet>().is_ok_and(|net| net.contains(&address))
 }
 
-/// No ports are all ports; ICMP passes where there are none.
+/// Whether a list of ports allows a probe. An empty list allows all ports and ICMP.
 fn fits(ports: &[Port], question: &Question) -> bool {
     let protocol = match question.how {
         How::Echo(Transport::Tcp) | How::Connect => "TCP",

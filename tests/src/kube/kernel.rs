@@ -1,4 +1,6 @@
-//! What Bulkhead has in a node's kernel: programs on interfaces, programs and maps by id, and pins.
+//! Lists what Bulkhead has loaded into a node's kernel: programs on interfaces, programs and maps by id, and pins.
+//!
+//! Reads the kernel only, and knows nothing that the agent reports.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,7 +12,7 @@ use cluster::Node;
 
 use crate::netns::Netns;
 
-/// What one node holds.
+/// Everything that one node holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Traces {
     /// Interfaces with any program, and the directions.
@@ -26,7 +28,7 @@ pub struct Traces {
 /// Inspects every interface of a node except its loopback.
 pub fn look(node: &Node<'_>) -> Result<Traces> {
     let path = node.netns();
-    // By the name that `ip` knows too.
+    // The name is also the one that `ip` uses.
     let netns = Netns::open(path.file_name().and_then(|name| name.to_str()).context("a namespace has a name")?)?;
     ensure!(!netns.interfaces()?.is_empty(), "node {} has no interface", node.name());
     let mut traces = Traces { pins: pins(node)?, ..Traces::default() };
@@ -47,7 +49,7 @@ pub fn look(node: &Node<'_>) -> Result<Traces> {
         traces.maps.extend(maps(&program)?);
     }
     let mut more = BTreeSet::new();
-    // A program on a cgroup is found by the maps that it shares with these.
+    // A program on a cgroup is found by the maps that it shares with programs on interfaces.
     for program in loaded_programs().filter_map(Result::ok) {
         if !maps(&program)?.is_disjoint(&traces.maps) {
             traces.programs.insert(program.id());
@@ -72,7 +74,7 @@ fn pins(node: &Node<'_>) -> Result<BTreeSet<String>> {
     Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
 }
 
-/// Queueing disciplines and filters that hold programs where there is no TCX.
+/// Queueing disciplines that hold programs on a kernel without TCX.
 fn filters(netns: &Netns) -> Result<Vec<String>> {
     let mut tc = std::process::Command::new("tc");
     tc.args(["qdisc", "show"]).stdout(std::process::Stdio::piped());

@@ -1,21 +1,26 @@
-//! Edits `deploy/bulkhead.yaml` as its comments tell an administrator: a setting's line gets a value.
+//! Edits `deploy/bulkhead.yaml` as its comments describe: sets a value, or removes the comment sign of a mount.
+//!
+//! Fails if a line does not exist exactly as expected, so that the comments stay correct.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-/// The manifests with these keys of the ConfigMap set, also where the file has them as comments.
+/// The manifests with these keys of the ConfigMap set, including keys that are comments in the file.
 pub fn with_settings(file: &Path, settings: &[(&str, &str)]) -> Result<String> {
     let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     settings.iter().try_fold(text, |text, (key, value)| set(&text, key, value))
 }
 
-/// The manifests with a volume of this name and its mount, which the file has as comments.
+/// The manifests with a volume of this name and its mount, which are comments in the file.
 pub fn with_mount(text: &str, name: &str) -> Result<String> {
     let comment = format!("# - {{name: {name}, ");
     let count = text.lines().filter(|line| line.trim_start().starts_with(&comment)).count();
-    ensure!(count == 2, "{count} lines of the manifests are about {name}, not a mount and a volume");
+    ensure!(
+        count == 2,
+        "{count} lines of the manifests are comments about {name}, but a mount and a volume were expected"
+    );
     Ok(text.replace(&comment, &comment[2..]))
 }
 
@@ -24,7 +29,7 @@ fn set(text: &str, key: &str, value: &str) -> Result<String> {
         line.trim_start().trim_start_matches("# ").strip_prefix(key).is_some_and(|rest| rest.starts_with(": "))
     };
     let count = text.lines().filter(|line| is_setting(line)).count();
-    ensure!(count == 1, "{count} lines of the manifests could set {key}");
+    ensure!(count == 1, "{count} lines of the manifests could set {key}, but one was expected");
     let lines =
         text.lines().map(|line| if is_setting(line) { format!("  {key}: {value}\n") } else { format!("{line}\n") });
     Ok(lines.collect())

@@ -1,7 +1,7 @@
-//! The connectivity matrix of the cluster: questions, and the answers that sockets give.
+//! The connectivity matrix of the cluster: all probes, and their outcomes.
 //!
-//! A socket in the sender's own network namespace probes each question. Many run at a time, because most of the time is spent
-//! waiting for answers that must not come.
+//! A socket in the sender's own network namespace sends each probe. Many run at a time, because most of the time is
+//! spent waiting for answers that must not come.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -13,12 +13,12 @@ use crate::host::Family;
 use crate::netns::Netns;
 use crate::probe::{self, Outcome, Transport};
 
-/// How many probes run at once. With more, two cores answer late.
+/// How many probes run at once. With more, answers are late on two cores.
 const AT_ONCE: usize = 400;
-/// A thread that waits for a socket needs little.
+/// The stack of a thread, which only waits for a socket.
 const STACK: usize = 128 << 10;
 
-/// One end of a probe: an index into the world's lists, or a name.
+/// One end of a probe: an index into the lists of [`ClusterWorld`], or a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// A pod.
@@ -88,22 +88,22 @@ pub fn questions(world: &ClusterWorld) -> Vec<Question> {
 
 /// Every family, transport and port between two ends.
 pub fn over_each_transport(world: &ClusterWorld, from: Side, to: Side) -> Vec<Question> {
-    let speeches = |speeches: &[Transport], port| {
-        speeches.iter().map(|transport| (How::Echo(*transport), port)).collect::<Vec<_>>()
+    let echoes = |transports: &[Transport], port| {
+        transports.iter().map(|transport| (How::Echo(*transport), port)).collect::<Vec<_>>()
     };
     let mut ways = match to {
-        Side::Pod(_) => speeches(&Transport::ALL, PORT),
-        Side::Outside(_) => speeches(&Transport::ALL, PORT),
-        Side::Node(_) => speeches(&Transport::ALL, NODE_PORT),
+        Side::Pod(_) => echoes(&Transport::ALL, PORT),
+        Side::Outside(_) => echoes(&Transport::ALL, PORT),
+        Side::Node(_) => echoes(&Transport::ALL, NODE_PORT),
         // A Service address has no ICMP.
-        Side::Service(_) => speeches(&[Transport::Tcp, Transport::Udp], SERVICE_PORT),
-        Side::NodePort(_) => speeches(&[Transport::Tcp, Transport::Udp], SHOP_NODE_PORT),
+        Side::Service(_) => echoes(&[Transport::Tcp, Transport::Udp], SERVICE_PORT),
+        Side::NodePort(_) => echoes(&[Transport::Tcp, Transport::Udp], SHOP_NODE_PORT),
         Side::ApiService => vec![(How::Connect, 443)],
         Side::ApiServer => vec![(How::Connect, 6443)],
         Side::Dns => vec![(How::Connect, 53)],
     };
     if matches!(to, Side::Outside(_)) {
-        ways.extend(speeches(&[Transport::Tcp, Transport::Udp], OTHER_PORT));
+        ways.extend(echoes(&[Transport::Tcp, Transport::Udp], OTHER_PORT));
     }
     let all = Family::ALL.into_iter().flat_map(|family| ways.iter().map(move |(how, port)| (family, *how, *port)));
     let questions = all.map(|(family, how, port)| Question { from, to, family, how, port });
@@ -173,13 +173,14 @@ impl Question {
         format!("{from} -> {to} {how} {} {:?}", self.port, self.family)
     }
 
-    /// Sends it from the namespace of the calling thread. A node uses the address that its routes choose, as a kubelet does.
-    fn ask_here(&self, world: &ClusterWorld) -> Outcome {
+    /// Sends it from the namespace of the calling thread. A node uses the address that its routes choose, as a kubelet
+    /// does.
+    fn send_here(&self, world: &ClusterWorld) -> Outcome {
         let source = match self.from {
             Side::Node(_) => None,
             from => from.address(world, self.family),
         };
-        let target = self.target(world).expect("questions without an address are not asked");
+        let target = self.target(world).expect("a probe without a target address is filtered out");
         match self.how {
             How::Echo(transport) => probe::probe(transport, source, target),
             How::Connect => probe::connects(source, target),
@@ -188,11 +189,11 @@ impl Question {
 
     /// Sends it from the sender's namespace.
     pub fn probe(&self, world: &ClusterWorld) -> Outcome {
-        self.from.netns(world).run(|| self.ask_here(world))
+        self.from.netns(world).run(|| self.send_here(world))
     }
 }
 
-/// Sends all of them and returns each with its outcome.
+/// Sends all probes and returns each with its outcome.
 pub fn probe_all(world: &ClusterWorld, questions: &[Question]) -> Vec<(Question, Outcome)> {
     let answers = Mutex::new(Vec::with_capacity(questions.len()));
     for some in questions.chunks(AT_ONCE) {
@@ -200,19 +201,19 @@ pub fn probe_all(world: &ClusterWorld, questions: &[Question]) -> Vec<(Question,
             for asked in some.chunk_by(|one, other| one.from == other.from) {
                 let answers = &answers;
                 // A thread inherits the namespace of the thread that starts it.
-                scope.spawn(move || asked[0].from.netns(world).run(|| ask_here(world, asked, answers)));
+                scope.spawn(move || asked[0].from.netns(world).run(|| send_here(world, asked, answers)));
             }
         });
     }
     answers.into_inner().expect("no prober panics")
 }
 
-fn ask_here(world: &ClusterWorld, questions: &[Question], answers: &Mutex<Vec<(Question, Outcome)>>) {
+fn send_here(world: &ClusterWorld, questions: &[Question], answers: &Mutex<Vec<(Question, Outcome)>>) {
     thread::scope(|inside| {
         for question in questions {
             let prober = thread::Builder::new().stack_size(STACK);
             let spawned = prober.spawn_scoped(inside, move || {
-                let answer = question.ask_here(world);
+                let answer = question.send_here(world);
                 answers.lock().expect("no prober panics").push((*question, answer));
             });
             spawned.expect("a thread can be started");
@@ -240,8 +241,8 @@ impl fmt::Display for QuestionMismatch {
     }
 }
 
-/// The outcomes that are not as `expected` says. Where no answer is expected, a refusal is a mismatch: it proves that the
-/// destination was reached. "No route" is none: the kernel reports it when neighbour resolution gets no answer.
+/// The outcomes that are not as `expected` says. Where no answer is expected, a refusal is a mismatch: it proves that
+/// the destination was reached. "No route" is none: the kernel reports it when neighbour resolution gets no answer.
 pub fn mismatches(
     world: &ClusterWorld,
     answers: &[(Question, Outcome)],

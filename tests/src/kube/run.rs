@@ -1,7 +1,7 @@
-//! The `main` of the cluster tier: one cluster for many scenarios, removed whatever happens.
+//! The `main` of the cluster tier: one cluster for many scenarios, removed also after a failure.
 //!
-//! `cargo test` offers no hook before the first and after the last test, a panic included. The scenarios are therefore a list,
-//! and this module prints what `cargo test` would print.
+//! `cargo test` offers no hook before the first and after the last test, a panic included. The scenarios are therefore
+//! a list, and this module prints what `cargo test` would print.
 
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,7 +16,7 @@ use super::Site;
 use super::expect::Policy;
 use crate::tier;
 
-/// A property that should hold on a cluster where the product is installed.
+/// A property that should hold on a cluster where Bulkhead is installed.
 pub struct Scenario {
     /// A sentence about behaviour.
     pub name: &'static str,
@@ -34,7 +34,7 @@ pub const BOTH: &[Cni] = &[Cni::Ptp, Cni::Bridge];
 pub const PTP: &[Cni] = &[Cni::Ptp];
 
 impl Scenario {
-    /// An ordinary one.
+    /// A scenario that a filter may exclude.
     pub const fn new(name: &'static str, on: &'static [Cni], run: fn(&mut Site) -> Result<()>) -> Self {
         Self { name, on, run, always: false }
     }
@@ -59,19 +59,23 @@ struct Count {
 
 /// Runs the scenarios that the command line names, or all: first with routed pods, then with a bridge.
 pub fn main(scenarios: &[Scenario]) -> ExitCode {
-    let words: Vec<String> = env::args().skip(1).collect();
-    if words.iter().any(|word| word == "--list") {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--list") {
         scenarios.iter().flat_map(|s| s.on.iter().map(|cni| s.title(*cni))).for_each(|title| println!("{title}: test"));
         return ExitCode::SUCCESS;
     }
-    let filters: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
+    let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
     let Some(image) = tier::agent_image() else {
-        return skipped("it needs the agent's image: `cargo xtask test cluster`, or set BULKHEAD_IMAGE");
+        return skipped("it needs the agent's image: run `cargo xtask test cluster`, or set BULKHEAD_IMAGE");
     };
     match Source::find() {
         Source::Parts => {}
         Source::Missing(reason) => return skipped(&reason),
-        Source::Kubeconfig(_) => return skipped("it enters nodes, and KUBECONFIG names a cluster that is not our own"),
+        Source::Kubeconfig(_) => {
+            return skipped(
+                "it cannot enter the nodes of the cluster in KUBECONFIG: run it as root on a machine with Go",
+            );
+        }
     }
     let mut count = Count::default();
     for cni in [Cni::Ptp, Cni::Bridge] {
@@ -127,14 +131,14 @@ fn on_cluster(cni: Cni, image: &Path, scenarios: &[&&Scenario], count: &mut Coun
                 );
                 count.failed.push(title);
                 if scenario.always {
-                    println!("the other scenarios were not run, because they depend on it");
+                    println!("the scenarios after it did not run, because they depend on it");
                     count.failed.extend(scenarios[done + 1..].iter().map(|scenario| scenario.title(cni)));
                     return;
                 }
             }
         }
         if let Err(error) = restore(&mut site, scenario, failed) {
-            println!("warning: the policy could not be put back after {}: {error:#}", scenario.name);
+            println!("warning: the policy could not be restored after {}: {error:#}", scenario.name);
         }
     }
 }
@@ -151,14 +155,14 @@ fn restore(site: &mut Site, scenario: &Scenario, failed: bool) -> Result<()> {
     }
     site.policy = usual;
     site.apply_policy()?;
-    site.fast_verdict()
+    site.settle()
 }
 
 /// Turns a panic into an error, because the cluster must be removed in any case.
 fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-        Err(anyhow!("it panicked: {}", text.unwrap_or("without a word")))
+        Err(anyhow!("it panicked: {}", text.unwrap_or("without a message")))
     })
 }
 

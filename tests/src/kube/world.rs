@@ -1,5 +1,5 @@
-//! The pods that every scenario finds: two Isolated tenants with pods on both nodes and in two namespaces each, a
-//! Shared namespace, one in no tenant, their Services, and servers on everything that can be asked.
+//! The pods, Services and servers at the start of every scenario: two Isolated tenants with pods on both nodes and in
+//! two namespaces each, a Shared namespace, and a namespace in no tenant.
 //!
 //! ```text
 //!            acme                    globex                     kube-system   stray
@@ -10,8 +10,8 @@
 //!  db host   acme-rds, acme-efs      globex-db                  nobodys, internet, metadata
 //! ```
 //!
-//! Containers run what users run (an HTTP server with a readiness probe). What answers the questions are echo servers
-//! of this process, bound inside the pods' own network namespaces: no exec, hence thousands of questions in seconds.
+//! Containers run an HTTP server with a readiness probe. Echo servers of this process answer the probes. They are bound
+//! inside the pods' own network namespaces, so no exec is needed and thousands of probes take seconds.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -52,7 +52,7 @@ pub fn outside(name: &str) -> Result<IpAddr> {
     Ok(address.parse()?)
 }
 
-/// Namespaces of the world and their tenant labels. One has no label.
+/// The namespaces and their tenant labels. One has no label.
 pub const NAMESPACES: [(&str, Option<&str>); 5] = [
     ("acme-web", Some("acme")),
     ("acme-jobs", Some("acme")),
@@ -93,15 +93,15 @@ pub struct Pod {
     pub addresses: Vec<IpAddr>,
     /// Its network namespace.
     pub netns: Netns,
-    servers: Option<Servers>,
+    _servers: Option<Servers>,
 }
 
-/// A Service of the world.
+/// A Service.
 #[derive(Clone, Debug)]
 pub struct Service {
     /// Its namespace.
     pub namespace: String,
-    /// Its name, which is its workload's too.
+    /// Its name, which is also the name of its workload.
     pub name: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
@@ -124,7 +124,7 @@ pub struct ClusterWorld {
 }
 
 impl ClusterWorld {
-    /// Makes namespaces and workloads, waits for the pods, and starts the servers.
+    /// Creates namespaces and workloads, waits for the pods, and starts the servers.
     pub fn build(cluster: &Cluster) -> Result<Self> {
         let kubectl = cluster.kubectl();
         for (namespace, _) in NAMESPACES {
@@ -154,10 +154,10 @@ impl ClusterWorld {
         Ok(world)
     }
 
-    /// Waits until every workload has its pods and finds them again, for example after one was replaced.
+    /// Waits until every workload has its pods and updates the list, for example after a pod was replaced.
     pub fn find_pods(&mut self, cluster: &Cluster) -> Result<()> {
         let expected = WORKLOADS.iter().map(|(.., node)| if node.is_some() { 1 } else { 2 }).sum::<usize>();
-        let found = wait("the world's pods", Duration::from_secs(90), || {
+        let found = wait("the pods of all workloads", Duration::from_secs(90), || {
             let list = cluster.kubectl().json(["get", "pods", "-A", "-l", "world"])?;
             let ready: Vec<Value> = items(&list).filter(|pod| is_ready(pod)).cloned().collect();
             ensure!(ready.len() == expected && items(&list).count() == expected, "{} of {expected} ready", ready.len());
@@ -206,7 +206,7 @@ impl Pod {
         let servers = if ports.is_empty() { None } else { Some(Servers::start(&netns, &sockets(&addresses, ports))?) };
         let app = text(object, "/metadata/labels/world");
         let kind = text(object, "/metadata/labels/kind");
-        Ok(Self { namespace, name, app, kind, node, uid, addresses, netns, servers })
+        Ok(Self { namespace, name, app, kind, node, uid, addresses, netns, _servers: servers })
     }
 
     /// Its name in tables.
@@ -217,11 +217,6 @@ impl Pod {
     /// Its address of a family.
     pub fn address(&self, family: Family) -> Result<IpAddr> {
         of_family(&self.addresses, family).with_context(|| format!("{} has no {family:?} address", self.label()))
-    }
-
-    /// Ends its echo servers.
-    pub fn silence(&mut self) {
-        self.servers = None;
     }
 }
 
@@ -263,10 +258,10 @@ fn pingable(netns: &Netns) -> Result<()> {
 fn objects() -> Vec<Value> {
     let mut all: Vec<Value> = WORKLOADS.iter().map(|(ns, app, kind, node)| workload(ns, app, kind, *node)).collect();
     for (namespace, app) in [("acme-web", "shop"), ("globex-web", "store"), (SHARED, "tool")] {
-        let mut plain = service(namespace, app, app, &json!({}));
-        // The others are probed by name, or at node ports.
-        plain["metadata"]["labels"] = json!({"world": app});
-        all.push(plain);
+        let mut simple = service(namespace, app, app, &json!({}));
+        // The other Services are probed by name, or at node ports.
+        simple["metadata"]["labels"] = json!({"world": app});
+        all.push(simple);
     }
     all.push(service("acme-web", "shop-headless", "shop", &json!({"clusterIP": "None"})));
     let mut open = service("acme-web", "shop-open", "shop", &json!({"type": "NodePort"}));
@@ -307,7 +302,7 @@ fn workload(namespace: &str, app: &str, kind: &str, node: Option<&str>) -> Value
     json!({"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": app, "namespace": namespace}, "spec": spec})
 }
 
-/// A server with a readiness probe, so that the kubelet connects to it every second, whatever its tenant.
+/// A container with a readiness probe, so that the kubelet connects to every pod once a second.
 pub fn pod_spec() -> Value {
     json!({
         "terminationGracePeriodSeconds": 0,

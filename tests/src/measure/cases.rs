@@ -1,4 +1,6 @@
-//! The measured cases, and the tables behind them.
+//! The measured cases, with their frames, programs and tables.
+//!
+//! Every case has an expected verdict. Another verdict is an error, because the figure would mean nothing.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,15 +22,15 @@ use super::sys::{self, Instruction, Sizes};
 use crate::engine::{Engine, LOOPBACK, stage};
 use crate::frames::topology;
 
-/// Pods known in the cases that say so.
+/// The number of known pods, and the labels of the cases with so many.
 const KNOWN: [(u32, &str, &str); 3] = [
     (10, "pod to pod, 10 pods known", "random of 10 pods"),
     (10_000, "pod to pod, 10 k pods known", "random of 10 k pods"),
     (1_000_000, "pod to pod, 1 M pods known", "random of 1 M pods"),
 ];
-/// Destinations of the goals' random case.
+/// The number of destinations in the random case that has a goal.
 const RANDOM: u32 = 60_000;
-/// First of the pods known, far from those of the stage.
+/// The first address of the known pods, outside the ranges of the stage.
 const FIRST: Ipv4Addr = Ipv4Addr::new(10, 128, 0, 0);
 
 const PASS: i32 = -1;
@@ -37,7 +39,7 @@ const DROP: i32 = 2;
 /// Loaded programs and the frames they get.
 pub struct Bench {
     empty: OwnedFd,
-    /// Draws a destination of so many, then goes on to a program.
+    /// Programs that write a random destination and then call another program.
     drawers: Vec<OwnedFd>,
     _arrays: Vec<OwnedFd>,
     engines: Vec<Engine>,
@@ -58,17 +60,17 @@ enum Target {
     Empty,
     Drawer(usize),
     Program(usize, Direction),
-    /// The guard on what leaves the node, for a frame that came in by this interface.
+    /// The uplink guard, for a frame with this ingress interface.
     Uplink(usize, u32),
 }
 
 /// A case, ready to run.
 pub struct BenchCase<'a> {
-    /// What it is called.
+    /// Its name in the table.
     pub label: &'a str,
-    /// Times the empty program's cost that it may take.
+    /// The highest ratio to the empty program that it should have.
     pub goal: Option<f64>,
-    /// Index of the case it is compared with.
+    /// Index of the case with which it is compared.
     pub baseline: usize,
     program: BorrowedFd<'a>,
     frame: &'a [u8],
@@ -77,7 +79,7 @@ pub struct BenchCase<'a> {
 }
 
 impl BenchCase<'_> {
-    /// Runs it so many times. A verdict that is not the expected one makes every figure worthless.
+    /// Runs the case `repeat` times. Fails if the verdict is not the expected one.
     pub fn run(&self, repeat: u32) -> Result<Duration> {
         let (returned, spent) =
             sys::run(self.program, self.frame, self.came_in_by, repeat).context(self.label.to_owned())?;
@@ -87,7 +89,7 @@ impl BenchCase<'_> {
 }
 
 impl Bench {
-    /// Loads what is needed.
+    /// Loads all programs and tables.
     pub fn new() -> Result<Self> {
         let empty = sys::load(&empty()).context("the empty program")?;
         let plan = Plan {
@@ -120,8 +122,8 @@ impl Bench {
         self.add("denied, arriving", 5.0, program(Ingress), udp_from(topology::B), DROP);
         self.add("IPv6 pod to pod", 3.0, program(Egress), udp6(topology::PEER6), PASS);
         self.add("IPv6 pod to pod, arriving", 3.0, program(Ingress), udp6_from(topology::PEER6), PASS);
-        self.add("reply to the world", 8.0, program(Egress), reply(denied), PASS);
-        self.add("request from the world", 8.0, program(Ingress), request(denied), PASS);
+        self.add("reply to the internet", 8.0, program(Egress), reply(denied), PASS);
+        self.add("request from the internet", 8.0, program(Ingress), request(denied), PASS);
         self.add("reply to a node", 8.0, program(Egress), reply(topology::NODE), PASS);
         for (label, came_in_by, returns) in [
             ("leaving the node, its own", 0, PASS),
@@ -135,7 +137,7 @@ impl Bench {
         Ok(())
     }
 
-    /// The same case with so many pods known: always the same destination, and another each time.
+    /// Adds cases with so many known pods: with one destination, and with a random one each time.
     fn add_known(&mut self, pods: u32, same: Option<&str>, random: &str, goal: Option<f64>) -> Result<()> {
         let limits = MapLimits { peers: pods + 1_000, ..MapLimits::default() };
         let mut engine = Engine::with_limits(tables(), &limits)?;
@@ -176,7 +178,7 @@ impl Bench {
         Ok(Target::Drawer(self.drawers.len() - 1))
     }
 
-    /// The cases, in the order in which they take turns.
+    /// The cases, in the order in which they run.
     pub fn cases(&self) -> Vec<BenchCase<'_>> {
         self.plans
             .iter()
@@ -209,17 +211,17 @@ impl Bench {
         self.engines[engine].guard(Guard::Uplink).expect("it is loaded").fd().expect("it is loaded").as_fd()
     }
 
-    /// How large the programs are.
+    /// The sizes of the programs.
     pub fn sizes(&self) -> Result<Vec<(&'static str, Sizes)>> {
         let size = |direction| Ok((crate::engine::program_name(direction), sys::sizes(self.program(0, direction))?));
         Direction::ALL.into_iter().map(size).collect()
     }
 }
 
-/// In the last of tenant A's sixteen prefixes.
+/// An address in the last of tenant A's sixteen prefixes.
 const SUBNET: Ipv4Addr = Ipv4Addr::new(10, 200, 15, 9);
 
-/// The stage, with tenant A's row full to the last host.
+/// The tables of the stage, with a full row of tenant A.
 fn tables() -> MemTables {
     let mut tables = stage::tables();
     tables.port_sets.insert(9, stage::ports(&[(TCP, 5432, 5432), (TCP, 6379, 6379)]));
@@ -290,10 +292,10 @@ fn empty() -> [Instruction; 2] {
     [Instruction(0xb7, 0, 0, PASS), Instruction(0x95, 0, 0, 0)]
 }
 
-/// Writes a random destination of so many, starting at `FIRST`, then goes on to the program in `array`.
+/// A program that writes a random destination, one of `of` from `FIRST` on, and then calls the program in `array`.
 ///
-/// The header's checksum must stay right at no cost: the identification takes up whatever the address
-/// adds. Both halves of a sum are kept in wire order, which one's complement does not care about.
+/// The header's checksum must stay right without being computed, so the identification compensates for the address.
+/// Both halves of the sum stay in network byte order, on which a one's complement sum does not depend.
 fn draw(of: u32, array: &OwnedFd) -> Vec<Instruction> {
     use std::os::fd::AsRawFd;
     const MOV: u8 = 0xbf;
@@ -313,7 +315,7 @@ fn draw(of: u32, array: &OwnedFd) -> Vec<Instruction> {
         op(0x94, 0, 0, of.cast_signed()),
         op(MOV, 7, 0, 0),
         op(ADD_IMM, 7, 0, u32::from(FIRST).cast_signed()),
-        // To wire order.
+        // To network byte order.
         op(0xdc, 7, 0, 32),
         // Data and its end.
         Instruction(0x61, registers(2, 6), 76, 0),
@@ -323,7 +325,7 @@ fn draw(of: u32, array: &OwnedFd) -> Vec<Instruction> {
         Instruction(0x2d, registers(4, 3), 16, 0),
         // Destination.
         Instruction(0x63, registers(2, 7), 30, 0),
-        // Its halves, folded twice, inverted: the identification.
+        // The sum of its halves, with the carry added twice, inverted: the identification.
         op(MOV, 5, 7, 0),
         op(RSH_IMM, 5, 0, 16),
         op(AND_IMM, 7, 0, 0xffff),

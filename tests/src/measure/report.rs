@@ -1,4 +1,6 @@
-//! Prints figures as a table and as JSON.
+//! Formats figures as a table and as JSON.
+//!
+//! Measures nothing and decides nothing: a missed goal is only marked.
 
 use std::fmt::Write;
 
@@ -6,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{BenchCase, Figures, Sizes, median};
 
-/// Most that the larger program should need.
+/// The goals for the larger program.
 const VERIFIED_GOAL: u32 = 10_000;
 const JITED_GOAL: u32 = 6_000;
 
@@ -47,7 +49,7 @@ pub fn table(cases: &[BenchCase<'_>], figures: &[Figures], sizes: &[(&str, Sizes
     text
 }
 
-/// The same as JSON.
+/// The figures as JSON.
 pub fn json(cases: &[BenchCase<'_>], figures: &[Figures], sizes: &[(&str, Sizes)]) -> Value {
     let rows: Vec<Value> = cases
         .iter()

@@ -1,4 +1,6 @@
-//! The bpf(2) calls that aya does not offer: tiny programs of our own, timed runs, sizes of loaded programs.
+//! The bpf(2) calls that aya does not offer: small programs of raw instructions, timed runs, sizes of loaded programs.
+//!
+//! This is the only module of the measurement with `unsafe` code.
 
 #![allow(unsafe_code)]
 
@@ -20,10 +22,10 @@ const MAP_TYPE_PROG_ARRAY: u32 = 3;
 #[repr(C)]
 pub struct Instruction(pub u8, pub u8, pub i16, pub i32);
 
-/// How large a loaded program is.
+/// The sizes of a loaded program.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
-    /// Instructions that the verifier looked at, each time it did.
+    /// Instructions that the verifier visited, each visit counted.
     pub verified: u32,
     /// Instructions after verification.
     pub instructions: u32,
@@ -46,18 +48,18 @@ pub fn load(instructions: &[Instruction]) -> io::Result<OwnedFd> {
         let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
         io::Error::new(error.kind(), format!("{error}: {}", String::from_utf8_lossy(&log[..end])))
     })?;
-    // SAFETY: the kernel has just given it to us.
+    // SAFETY: the kernel has just returned this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// A program array with this program in its only host.
+/// A program array with this program as its only entry.
 pub fn program_array(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let mut attributes = [0_u64; 16];
     attributes[0] = u64::from(MAP_TYPE_PROG_ARRAY) | 4 << 32;
     attributes[1] = 4 | 1 << 32;
     // SAFETY: no pointers.
     let descriptor = unsafe { bpf(MAP_CREATE, &mut attributes) }?;
-    // SAFETY: the kernel has just given it to us.
+    // SAFETY: the kernel has just returned this descriptor, and nothing else owns it.
     let map = unsafe { OwnedFd::from_raw_fd(descriptor) };
     let (key, value) = (0_u32, program.as_raw_fd());
     let mut attributes = [0_u64; 16];
@@ -69,8 +71,8 @@ pub fn program_array(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(map)
 }
 
-/// Runs a program so many times on a frame that came in by an interface (0: that the node sends itself);
-/// what it returned last, and the CPU time that took.
+/// Runs a program `repeat` times on a frame with an ingress interface; 0 is a frame of the node itself. Returns the
+/// last return value and the CPU time.
 pub fn run(program: BorrowedFd<'_>, frame: &[u8], came_in_by: u32, repeat: u32) -> io::Result<(i32, Duration)> {
     // `struct __sk_buff`, all zero but for `ingress_ifindex` (offset 36).
     let mut context = [0_u32; 48];
@@ -88,7 +90,7 @@ pub fn run(program: BorrowedFd<'_>, frame: &[u8], came_in_by: u32, repeat: u32) 
     Ok(((attributes[0] >> 32) as u32 as i32, cpu_time().saturating_sub(before)))
 }
 
-/// How large a program is.
+/// The sizes of a program.
 pub fn sizes(program: BorrowedFd<'_>) -> io::Result<Sizes> {
     // `struct bpf_prog_info` as of Linux 5.16, which added `verified_insns`.
     let mut info = [0_u32; 56];
@@ -106,9 +108,9 @@ fn cpu_time() -> Duration {
 }
 
 /// # Safety
-/// Every pointer among the attributes is valid for what the command does with it.
+/// Every pointer among the attributes is valid for the command.
 unsafe fn bpf(command: i32, attributes: &mut [u64; 16]) -> io::Result<i32> {
-    // SAFETY: the attributes are a live buffer of the size given; the rest is the caller's promise.
+    // SAFETY: the attributes are a live buffer of the size given. The caller guarantees the pointers in it.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of_val(attributes)) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
 }

@@ -1,4 +1,4 @@
-//! An address passes from one tenant's pod to another tenant's.
+//! A pod gets the address that another tenant's pod had before.
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Stdio};
@@ -16,25 +16,29 @@ use testbed::stream::DatagramStream;
 
 const NODE: &str = "b";
 /// The destination port of datagrams, which no other test uses.
-const EAR: u16 = 7200;
+const DATAGRAM_PORT: u16 = 7200;
 /// The time after which pods of the new owner's tenant must reach it.
 const SOON: Duration = Duration::from_secs(5);
 
-/// Three pods in a row have the same addresses: globex's, acme's, and globex's again. Each reaches pods of its own tenant,
-/// also on the other node, and none of its predecessor's.
+/// Three pods in a row have the same addresses: globex's, acme's, and globex's again. Each reaches pods of its own
+/// tenant, also on the other node, and none of its predecessor's.
 pub fn inherits_nothing(site: &mut Site) -> Result<()> {
     let mut before: Option<Vec<IpAddr>> = None;
     for (generation, own) in ["globex", "acme", "globex"].into_iter().enumerate() {
         let namespace = format!("{own}-web");
         if let Some(addresses) = &before {
             give_again(site.cluster.node(NODE)?, addresses.iter().copied())?;
-            addresses.iter().try_for_each(|address| forget(site, *address))?;
+            addresses.iter().try_for_each(|address| flush_neighbours(site, *address))?;
         }
-        let pod = start(site, &namespace, &format!("heir-{generation}"))?;
+        let pod = start(site, &namespace, &format!("successor-{generation}"))?;
         if let Some(addresses) = &before {
-            ensure!(pod.addresses == *addresses, "it has {:?}, not its predecessor's {addresses:?}", pod.addresses);
+            ensure!(
+                pod.addresses == *addresses,
+                "the pod has {:?}, not its predecessor's addresses {addresses:?}",
+                pod.addresses
+            );
         }
-        reaches_its_tenant_only(site, &pod, own).with_context(|| format!("number {generation}, of {own}"))?;
+        reaches_its_tenant_only(site, &pod, own).with_context(|| format!("pod {generation}, of {own}"))?;
         let (namespace, name) = (pod.namespace.as_str(), pod.name.as_str());
         site.kubectl().run(["delete", "pod", "-n", namespace, name, "--grace-period=0", "--force", "--timeout=30s"])?;
         before = Some(pod.addresses.clone());
@@ -45,7 +49,7 @@ pub fn inherits_nothing(site: &mut Site) -> Result<()> {
 
 /// Flushes neighbour entries. On a bridge, neighbours keep the old pod's hardware address for up to a minute, with or
 /// without an agent. Real clusters reuse addresses less quickly than this test.
-fn forget(site: &Site, address: IpAddr) -> Result<()> {
+fn flush_neighbours(site: &Site, address: IpAddr) -> Result<()> {
     let pods = site.world.pods.iter().filter(|pod| pod.node == NODE).map(|pod| &pod.netns);
     let node = site.world.nodes.iter().filter(|(name, ..)| *name == NODE).map(|(_, netns, _)| netns);
     for netns in pods.chain(node) {
@@ -80,37 +84,37 @@ fn reaches_its_tenant_only(site: &Site, pod: &Pod, own: &str) -> Result<()> {
             &stranger.netns,
             stranger.address(family)?,
             &pod.netns,
-            SocketAddr::new(address, EAR),
+            SocketAddr::new(address, DATAGRAM_PORT),
         )?;
         for node in ["a", "b"] {
             reaches(friend(own, node)?, address).with_context(|| format!("{own}'s pod on {node} to {address}"))?;
             reaches(pod, friend(own, node)?.address(family)?).with_context(|| format!("to {own}'s pod on {node}"))?;
-            let theirs = ask_from(pod, friend(other, node)?.address(family)?);
+            let theirs = tcp_outcome(pod, friend(other, node)?.address(family)?);
             ensure!(matches!(theirs, Outcome::Silence | Outcome::Unreachable), "{other}'s pod on {node}: {theirs:?}");
         }
-        let dripped = stream.stop();
+        let record = stream.stop();
         ensure!(
-            dripped.sent > 0 && dripped.arrived.is_empty(),
-            "{} of {other}'s datagrams came",
-            dripped.arrived.len()
+            record.sent > 0 && record.arrived.is_empty(),
+            "{} of {other}'s datagrams arrived",
+            record.arrived.len()
         );
     }
     let (own, other) = if own == "acme" { ("acme-rds", "globex-db") } else { ("globex-db", "acme-efs") };
     reaches(pod, outside(own)?).with_context(|| format!("to {own}"))?;
-    let theirs = ask_from(pod, outside(other)?);
+    let theirs = tcp_outcome(pod, outside(other)?);
     ensure!(matches!(theirs, Outcome::Silence), "{other}: {theirs:?}");
     Ok(())
 }
 
-fn ask_from(from: &Pod, to: IpAddr) -> Outcome {
+fn tcp_outcome(from: &Pod, to: IpAddr) -> Outcome {
     from.netns.run(|| probe(Transport::Tcp, None, SocketAddr::new(to, PORT)))
 }
 
-/// The other node may hear of the pod a moment later than the API server says that it is ready.
+/// Checks that a pod reaches an address within `SOON`: the other node may learn of a new pod after it is ready.
 fn reaches(from: &Pod, to: IpAddr) -> Result<()> {
     let start = Instant::now();
     loop {
-        let answer = ask_from(from, to);
+        let answer = tcp_outcome(from, to);
         if answer == Outcome::Answered {
             return Ok(());
         }

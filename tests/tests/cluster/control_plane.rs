@@ -1,7 +1,7 @@
-//! What the real API server accepts of our manifests, and what the controller does with objects.
+//! Tests of the manifests with a real API server, and of the controller.
 //!
-//! Every scenario needs a cluster where `deploy/bulkhead.yaml` is applied, uses names of its own (`cp-…`), and removes them.
-//! Those that end in `controller` need a leading controller. None needs a node.
+//! Every scenario needs a cluster where `deploy/bulkhead.yaml` is applied, uses names of its own (`cp-…`), and removes
+//! them. Those that end in `controller` need a leading controller. None needs a node.
 
 use std::time::Duration;
 
@@ -53,13 +53,13 @@ pub fn valid_tenants_are_accepted_and_invalid_ones_rejected(api: &Kubectl) -> Re
     delete(api, "networktenant", &["cp-good"])
 }
 
-/// What a stolen service account can do: an agent only reads, and no account reads Secrets.
+/// The rights of a stolen service account: an agent only reads, and no account reads Secrets.
 pub fn service_accounts_have_the_least_verbs(api: &Kubectl) -> Result<()> {
     let may = |account: &str, verb: &str, what: &str| {
         let user = format!("--as=system:serviceaccount:bulkhead-system:bulkhead-{account}");
-        // "no" is an answer; the exit code says so too.
-        let question = ["auth", "can-i", "-n", "bulkhead-system", &user, verb].into_iter().chain(what.split(' '));
-        let output = api.command(question).output()?;
+        // kubectl exits with an error if the answer is "no", so only the output counts.
+        let arguments = ["auth", "can-i", "-n", "bulkhead-system", &user, verb].into_iter().chain(what.split(' '));
+        let output = api.command(arguments).output()?;
         Ok::<_, anyhow::Error>(String::from_utf8_lossy(&output.stdout).trim() == "yes")
     };
     for what in ["pods", "namespaces", "nodes", "services", "endpointslices.discovery.k8s.io", "networktenants"] {
@@ -127,21 +127,21 @@ pub fn a_tenancy_key_needs_the_verb_assign(api: &Kubectl) -> Result<()> {
     let other = |user: &str| {
         api.run(["label", "namespace", "cp-keys", "--overwrite", "colour=blue", &format!("--as=cp-{user}")])
     };
-    // A role is in force a moment after it is written.
+    // A role is in force shortly after it is written.
     wait("the roles", PATIENCE, || label("of-acme", "=acme"))?;
     wait("the roles", PATIENCE, || other("nobody"))?;
     for (user, value) in [("nobody", "=globex"), ("nobody", "-"), ("of-acme", "=globex")] {
         refused(label(user, value), "verb assign").with_context(|| format!("{user} {value}"))?;
     }
     wait("the roles", PATIENCE, || label("operator", "=globex"))?;
-    refused(label("of-acme", "=acme"), "globex").context("it would take the namespace from globex")?;
+    refused(label("of-acme", "=acme"), "globex").context("the namespace belongs to globex")?;
     refused(label("of-acme", "-"), "globex")?;
     let annotate = ["annotate", "namespace", "cp-keys", "bulkhead.dev/tenant=acme", "--as=cp-nobody"];
     refused(api.run(annotate), "verb assign")?;
     let marked = json!({"apiVersion": "v1", "kind": "Namespace",
         "metadata": {"name": "cp-born", "labels": {"bulkhead.dev/tenant": "acme"}}});
     let mut create = api.command(["create", "--as=cp-nobody", "-f", "-"]);
-    refused(fed(&mut create, &marked.to_string()), "verb assign")?;
+    refused(run_with_input(&mut create, &marked.to_string()), "verb assign")?;
     label("operator", "-")?;
     delete(api, "namespace", &["cp-keys"])?;
     delete(api, "clusterrolebinding", &["cp-nobody", "cp-operator", "cp-of-acme"])?;
@@ -178,13 +178,13 @@ pub fn tenants_become_ready_and_the_newer_one_reports_a_conflict_by_the_controll
         Ok(())
     })?;
 
-    // One edit resolves it, and the status follows by itself. Conditions that did not change keep their time.
+    // One edit resolves the conflict, and the controller updates the status. Unchanged conditions keep their time.
     let since = |object: &Value| Ok::<_, anyhow::Error>(condition(object, "Accepted")?["lastTransitionTime"].clone());
     let before = since(&newer)?;
     api.apply(&tenant("cp-newer", "red", &subnet("10.92.0.0/25")).to_string())?;
     ready(api, "cp-newer", "True")?;
-    ensure!(since(&api.json(["get", "nt", "cp-newer"])?)? == before, "a condition that stayed has a new time");
-    stays_still(api, "cp-newer")?;
+    ensure!(since(&api.json(["get", "nt", "cp-newer"])?)? == before, "an unchanged condition has a new time");
+    is_written_once(api, "cp-newer")?;
     delete(api, "networktenant", &["cp-older", "cp-newer"])?;
     delete(api, "namespace", &["cp-web", "cp-jobs"])
 }
@@ -202,19 +202,19 @@ pub fn a_peer_resolves_once_it_is_mutual_by_the_controller(api: &Kubectl) -> Res
     delete(api, "networktenant", &["cp-a", "cp-b"])
 }
 
-/// The controller removes the taint, and only the taint, when the node's agent is ready. The node is a bare object, and no
-/// kubelet runs its agent's pod.
+/// The controller removes the taint, and only the taint, when the node's agent is ready. The node is a bare object, and
+/// no kubelet runs its agent's pod.
 pub fn a_node_is_freed_when_its_agent_is_ready_by_the_controller(api: &Kubectl) -> Result<()> {
     let other = json!({"key": "cp-other", "effect": "NoSchedule"});
     let taints = json!([{"key": TAINT, "effect": "NoSchedule"}, other.clone()]);
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "cp-node",
         "labels": {"kubernetes.io/os": "linux"}}, "spec": {"taints": taints}});
     api.apply(&node.to_string())?;
-    let room = json!({"status": {"allocatable": {"cpu": "1", "memory": "1Gi", "pods": "10"}}}).to_string();
-    api.run(["patch", "node", "cp-node", "--subresource=status", "--type=merge", "-p", &room])?;
+    let allocatable = json!({"status": {"allocatable": {"cpu": "1", "memory": "1Gi", "pods": "10"}}}).to_string();
+    api.run(["patch", "node", "cp-node", "--subresource=status", "--type=merge", "-p", &allocatable])?;
     let agent = wait("the node's agent", PATIENCE, || agent_on(api, "cp-node"))?;
     std::thread::sleep(Duration::from_secs(2));
-    ensure!(has_taint(api, TAINT)?, "it was freed although its agent is not ready");
+    ensure!(has_taint(api, TAINT)?, "the taint was removed although the agent is not ready");
     refused(patched(api, &json!({"spec": {"taints": [{"key": TAINT, "effect": "NoSchedule"}]}})), "may only remove")?;
 
     let status = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
@@ -231,10 +231,10 @@ pub fn a_node_is_freed_when_its_agent_is_ready_by_the_controller(api: &Kubectl) 
         &patch,
     ])?;
     wait("the node without the taint", PATIENCE, || {
-        ensure!(!has_taint(api, TAINT)?, "it still has the taint");
+        ensure!(!has_taint(api, TAINT)?, "the node still has the taint");
         Ok(())
     })?;
-    ensure!(has_taint(api, "cp-other")?, "another taint went with it");
+    ensure!(has_taint(api, "cp-other")?, "another taint was removed, too");
     refused(patched(api, &json!({"spec": {"taints": []}})), "may only remove")?;
     refused(patched(api, &json!({"metadata": {"labels": {"x": "y"}}})), "nothing of a node but its taints")?;
     refused(patched(api, &json!({"spec": {"unschedulable": true}})), "nothing of a node but its taints")?;
@@ -276,8 +276,8 @@ fn reason(api: &Kubectl, name: &str, reason: &str) -> Result<()> {
     })
 }
 
-/// No status is written again with the same content.
-fn stays_still(api: &Kubectl, name: &str) -> Result<()> {
+/// Checks that a status is not written again with the same content.
+fn is_written_once(api: &Kubectl, name: &str) -> Result<()> {
     let version = || Ok::<_, anyhow::Error>(api.json(["get", "nt", name])?["metadata"]["resourceVersion"].clone());
     let before = version()?;
     std::thread::sleep(Duration::from_secs(3));
@@ -294,7 +294,7 @@ fn condition(object: &Value, kind: &str) -> Result<Value> {
 /// Checks that the request is rejected for this reason.
 fn refused(result: Result<String>, reason: &str) -> Result<()> {
     match result {
-        Ok(answer) => bail!("it was taken: {answer}"),
+        Ok(answer) => bail!("the request was accepted: {answer}"),
         Err(error) => {
             let text = format!("{error:#}");
             ensure!(text.contains(reason), "refused for another reason: {text}");
@@ -303,7 +303,7 @@ fn refused(result: Result<String>, reason: &str) -> Result<()> {
     }
 }
 
-fn fed(command: &mut std::process::Command, input: &str) -> Result<String> {
+fn run_with_input(command: &mut std::process::Command, input: &str) -> Result<String> {
     use std::io::Write as _;
     use std::process::Stdio;
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;

@@ -1,7 +1,8 @@
-//! Objects are edited while pods communicate: how long the kernel takes to follow, and that revocation ends open connections.
+//! Objects are edited while pods communicate: how long the kernel takes to follow, and that revocation ends open
+//! connections.
 //!
-//! A datagram stream watches each edit, one datagram per millisecond, from a pod to a destination that the edit opens or
-//! closes. A TCP connection is open when it closes. Afterwards the whole matrix is probed.
+//! A datagram stream watches each edit, one datagram per millisecond, from a pod to a destination that the edit opens
+//! or closes. A TCP connection is open when it closes. Afterwards the whole matrix is probed.
 
 use std::net::{IpAddr, SocketAddr};
 use std::thread;
@@ -16,7 +17,7 @@ use testbed::netns::Netns;
 use testbed::stream::{DatagramRecord, DatagramStream, EchoConnection, EchoRecord};
 
 /// The destination port of datagrams, which no other test uses.
-const EAR: u16 = 7100;
+const DATAGRAM_PORT: u16 = 7100;
 /// The time within which an edit must be in force, on a busy machine.
 const SOON: Duration = Duration::from_secs(2);
 /// Answers that may be in flight when the permission ends.
@@ -42,7 +43,7 @@ impl<'a> Way<'a> {
 
     fn stream(&self) -> Result<DatagramStream> {
         let source = self.source()?;
-        DatagramStream::between(&self.from.netns, source, self.to, SocketAddr::new(self.address.ip(), EAR))
+        DatagramStream::between(&self.from.netns, source, self.to, SocketAddr::new(self.address.ip(), DATAGRAM_PORT))
     }
 
     fn source(&self) -> Result<IpAddr> {
@@ -62,7 +63,7 @@ struct Edited {
 }
 
 /// Makes an edit under traffic and waits until it is in force.
-fn amid_traffic(edit: impl FnOnce() -> Result<()>) -> Result<Edited> {
+fn under_traffic(edit: impl FnOnce() -> Result<()>) -> Result<Edited> {
     thread::sleep(Duration::from_millis(200));
     let at = Instant::now();
     edit()?;
@@ -72,7 +73,7 @@ fn amid_traffic(edit: impl FnOnce() -> Result<()>) -> Result<Edited> {
 }
 
 impl Edited {
-    fn tell(&self, what: &str, took: Duration) {
+    fn print(&self, what: &str, took: Duration) {
         println!(
             "{what} {} ms after kubectl was started, which took {} ms",
             took.as_millis(),
@@ -80,38 +81,40 @@ impl Edited {
         );
     }
 
-    /// Nothing arrived before the edit, and datagrams arrived soon after it.
-    fn opened(&self, what: &str, dripped: &DatagramRecord) -> Result<()> {
-        let early = dripped.arrived.iter().filter(|at| **at < self.at).count();
-        ensure!(early == 0, "{what}: {early} of {} datagrams came before it was allowed", dripped.sent);
-        let Some(took) = dripped.first_after(self.at) else { bail!("{what}: of {} none came", dripped.sent) };
-        self.tell(&format!("{what}: open"), took);
+    /// Checks that no datagram arrived before the edit, and that the first one arrived soon after it.
+    fn opened(&self, what: &str, record: &DatagramRecord) -> Result<()> {
+        let early = record.arrived.iter().filter(|at| **at < self.at).count();
+        ensure!(early == 0, "{what}: {early} of {} datagrams arrived before they were allowed", record.sent);
+        let Some(took) = record.first_after(self.at) else {
+            bail!("{what}: none of {} datagrams arrived", record.sent)
+        };
+        self.print(&format!("{what}: open"), took);
         Ok(())
     }
 
-    /// The last datagram gives the time, and the connection must have ended with it.
-    fn closed(&self, what: &str, dripped: &DatagramRecord, chatted: &EchoRecord) -> Result<()> {
-        ensure!(dripped.arrived.iter().any(|at| *at < self.at), "{what}: it was not open before");
-        let took = dripped.last_after(self.at).unwrap_or_default();
-        ensure!(took < SOON - Duration::from_millis(100), "{what}: datagrams still come");
-        ensure!(chatted.answers.iter().any(|at| *at < self.at), "{what}: the connection was not used");
-        let lived = chatted.answers_after(self.at + took + UNDER_WAY);
-        ensure!(lived == 0, "{what}: the connection brought {lived} answers after datagrams had stopped");
-        self.tell(&format!("{what}: closed"), took);
+    /// Checks that datagrams stopped soon after the edit, and that the connection ended with them.
+    fn closed(&self, what: &str, record: &DatagramRecord, connection: &EchoRecord) -> Result<()> {
+        ensure!(record.arrived.iter().any(|at| *at < self.at), "{what}: no datagram arrived before the edit");
+        let took = record.last_after(self.at).unwrap_or_default();
+        ensure!(took < SOON - Duration::from_millis(100), "{what}: datagrams still arrive");
+        ensure!(connection.answers.iter().any(|at| *at < self.at), "{what}: the connection was not used");
+        let lived = connection.answers_after(self.at + took + UNDER_WAY);
+        ensure!(lived == 0, "{what}: the connection got {lived} answers after the last datagram");
+        self.print(&format!("{what}: closed"), took);
         Ok(())
     }
 }
 
 fn opens(what: &str, way: &Way<'_>, edit: impl FnOnce() -> Result<()>) -> Result<()> {
     let stream = way.stream()?;
-    let edited = amid_traffic(edit)?;
+    let edited = under_traffic(edit)?;
     edited.opened(what, &stream.stop())
 }
 
 fn closes(what: &str, way: &Way<'_>, edit: impl FnOnce() -> Result<()>) -> Result<()> {
     let (stream, connection) =
         (way.stream()?, way.connection().with_context(|| format!("{what}: a connection before"))?);
-    let edited = amid_traffic(edit)?;
+    let edited = under_traffic(edit)?;
     edited.closed(what, &stream.stop(), &connection.stop())
 }
 
@@ -123,7 +126,7 @@ pub fn a_subnet(site: &mut Site) -> Result<()> {
     site.policy = new;
     let way = Way::outside(&site.world, ("shop", "a"), "nobodys")?;
     opens("subnet added", &way, || site.apply_policy())?;
-    site.fast_verdict()?;
+    site.settle()?;
     site.check()?;
     site.policy = old;
     let way = Way::outside(&site.world, ("shop", "a"), "nobodys")?;
@@ -131,18 +134,18 @@ pub fn a_subnet(site: &mut Site) -> Result<()> {
     site.check()
 }
 
-/// Two tenants agree on one direction. One half alone opens nothing.
+/// Two tenants agree on one direction. The entry of one tenant alone allows nothing.
 pub fn peers(site: &mut Site) -> Result<()> {
     let old = site.policy.clone();
     site.policy.tenant("acme").peers.push(("globex".into(), "Egress".into()));
     site.apply_policy()?;
     thread::sleep(Duration::from_secs(1));
-    site.check().context("one half is no permission")?;
+    site.check().context("an entry of one tenant alone is no permission")?;
     let half = site.policy.clone();
     site.policy.tenant("globex").peers.push(("acme".into(), "Ingress".into()));
     let way = Way::to_pod(&site.world, ("shop", "a"), ("store", "b"), Family::V6)?;
     opens("peer agreed", &way, || site.apply_policy())?;
-    site.fast_verdict()?;
+    site.settle()?;
     site.check()?;
     site.policy = half;
     let way = Way::to_pod(&site.world, ("shop", "a"), ("store", "b"), Family::V6)?;
@@ -161,11 +164,11 @@ pub fn a_namespace(site: &mut Site) -> Result<()> {
     }
     let old = Way::to_pod(&site.world, ("batch", "a"), ("shop", "b"), Family::V4)?;
     let new = Way::to_pod(&site.world, ("batch", "a"), ("store", "b"), Family::V4)?;
-    let (leaving, talk, joining) = (old.stream()?, old.connection()?, new.stream()?);
-    let edited = amid_traffic(|| site.apply_policy())?;
-    edited.closed("namespace left its tenant", &leaving.stop(), &talk.stop())?;
+    let (leaving, connection, joining) = (old.stream()?, old.connection()?, new.stream()?);
+    let edited = under_traffic(|| site.apply_policy())?;
+    edited.closed("namespace left its tenant", &leaving.stop(), &connection.stop())?;
     edited.opened("namespace joined another", &joining.stop())?;
-    site.fast_verdict()?;
+    site.settle()?;
     site.check()
 }
 
@@ -175,7 +178,7 @@ pub fn a_label(site: &mut Site) -> Result<()> {
     let way = Way::to_pod(&site.world, ("batch", "a"), ("shop", "a"), Family::V4)?;
     let label = format!("{TENANT_LABEL}-");
     closes("label removed", &way, || site.kubectl().run(["label", "namespace", "acme-jobs", &label]).map(drop))?;
-    site.fast_verdict()?;
+    site.settle()?;
     site.check()
 }
 
@@ -184,7 +187,7 @@ pub fn a_mode(site: &mut Site) -> Result<()> {
     site.policy.tenant("acme").audit = true;
     let way = Way::outside(&site.world, ("shop", "b"), "nobodys")?;
     opens("mode Audit", &way, || site.apply_policy())?;
-    site.fast_verdict()?;
+    site.settle()?;
     site.check()?;
     site.policy.tenant("acme").audit = false;
     let way = Way::outside(&site.world, ("shop", "b"), "nobodys")?;

@@ -17,7 +17,7 @@ const PORT: u16 = 6100;
 
 /// Pods of DaemonSets, a Deployment and a StatefulSet, on the same node and on the other, in both families.
 pub fn name_both_sides(site: &mut Site) -> Result<()> {
-    // Wait: earlier scenarios may have used up the event budgets.
+    // Earlier scenarios may have used up the event budgets, which recover within this time.
     std::thread::sleep(Duration::from_secs(2));
     let pairs = [
         (("shop", "a"), ("store", "b"), Family::V4),
@@ -26,7 +26,7 @@ pub fn name_both_sides(site: &mut Site) -> Result<()> {
         (("ledger", "b"), ("batch", "a"), Family::V6),
     ];
     for ((from, node), (to, far), family) in pairs {
-        // On one bridge the packet is the ARP request for the other pod: no connection is ever tried.
+        // On one bridge the denied packet is the ARP request for the other pod, so no TCP packet is sent.
         if site.cni == Cni::Bridge && node == far {
             continue;
         }
@@ -55,7 +55,7 @@ pub fn name_the_reason(site: &mut Site) -> Result<()> {
     for (from, to, reason) in cases {
         let from = site.world.pod(from, "b")?;
         let event = provoked(site, from, to, Transport::Udp)?;
-        ensure!(event["reason"] == reason, "wanted {reason}: {event}");
+        ensure!(event["reason"] == reason, "the reason is not {reason}: {event}");
         is_pod(&event["source"], from).with_context(|| event.to_string())?;
         let other = &event["destination"];
         ensure!(other["ip"] == to.to_string() && other["pod"].is_null() && other["kind"] != "pod", "{event}");
@@ -73,7 +73,7 @@ pub fn name_both_sides_where_it_arrives(site: &mut Site) -> Result<()> {
     let address = to.address(Family::V4)?;
     let left = provoked(site, from, address, Transport::Tcp)?;
     ensure!(left["verdict"] == "audited" && left["direction"] == "egress", "{left}");
-    let arrived = told(site, "b", from, address)?;
+    let arrived = reported(site, "b", from, address)?;
     ensure!(arrived["verdict"] == "dropped" && arrived["direction"] == "ingress", "{arrived}");
     for event in [&left, &arrived] {
         let source = &event["source"];
@@ -91,18 +91,18 @@ pub fn name_both_sides_where_it_arrives(site: &mut Site) -> Result<()> {
 fn provoked(site: &Site, from: &Pod, to: IpAddr, transport: Transport) -> Result<Value> {
     let answer = from.netns.run(|| probe(transport, None, SocketAddr::new(to, PORT)));
     ensure!(matches!(answer, Outcome::Silence | Outcome::Unreachable), "{} to {to}: {answer:?}", from.label());
-    told(site, &from.node, from, to)
+    reported(site, &from.node, from, to)
 }
 
 /// The events of a node's agent about the probe.
-fn told(site: &Site, node: &str, from: &Pod, to: IpAddr) -> Result<Value> {
+fn reported(site: &Site, node: &str, from: &Pod, to: IpAddr) -> Result<Value> {
     wait("an event", Duration::from_secs(10), || {
         let ours = |event: &Value| {
             event["destination"]["ip"] == to.to_string()
                 && event["destination"]["port"] == PORT
                 && event["source"]["pod_uid"] == *from.uid
         };
-        site.violations(node)?.into_iter().rfind(ours).context("nobody has told of it")
+        site.violations(node)?.into_iter().rfind(ours).context("the agent has not reported it")
     })
     .with_context(|| format!("{} to {to}, on node {node}", from.label()))
 }

@@ -1,4 +1,5 @@
-//! Each guard alone: the agent is stopped (SIGSTOP) before an interface or a pod appears, so no program is attached to it.
+//! Tests of each guard alone: the agent is stopped (SIGSTOP) before an interface or a pod appears, so no program is
+//! attached to it.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -31,8 +32,8 @@ pub fn stand_alone(site: &mut Site) -> Result<()> {
             site.agent_metrics(NODE)?.sum("bulkhead_guard_drop_packets_total", &[("guard", "uplink")]),
         )
     };
-    let shut = site.agent_metrics(NODE)?.sum("bulkhead_guard_interfaces", &[("guard", "uplink")]);
-    ensure!(shut >= 1.0, "no interface of the node is guarded");
+    let guarded = site.agent_metrics(NODE)?.sum("bulkhead_guard_interfaces", &[("guard", "uplink")]);
+    ensure!(guarded >= 1.0, "no interface of the node is guarded");
     let (before, pods) = (drops()?, site.world.pod("shop", NODE)?);
 
     let agent = Stopped::agent_of(site, NODE)?;
@@ -42,39 +43,39 @@ pub fn stand_alone(site: &mut Site) -> Result<()> {
     let [x, y, z, _] = shop.octets();
     let _stranger = Stranger::arrive_with(node, &format!("{x}.{y}.{z}.250"))?;
     let stranger = Netns::at(&node.path("/run/netns/stranger")?, "stranger")?;
-    let asked = |transport| stranger.run(|| probe(transport, None, SocketAddr::new(other, PORT)));
+    let outcome_of = |transport| stranger.run(|| probe(transport, None, SocketAddr::new(other, PORT)));
     for transport in Transport::ALL {
-        let outcome = asked(transport);
-        ensure!(outcome == Outcome::Silence, "a stranger got {outcome:?} over {}", transport.name());
+        let outcome = outcome_of(transport);
+        ensure!(outcome == Outcome::Silence, "an unclaimed sender got {outcome:?} over {}", transport.name());
     }
-    // The same node at the same moment: claimed pods of all tenants, the node and those outside.
+    // At the same time, all other probes end as the policy states.
     site.check().context("while the agent is stopped")?;
 
     let removed = node.command("sh")?.args(["-ec", "rm /sys/fs/bpf/bulkhead/*/guards/*-uplink"]).output()?;
     ensure!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
-    let outcome = asked(Transport::Icmp);
+    let outcome = outcome_of(Transport::Icmp);
     ensure!(outcome == Outcome::Answered, "the control, without the guard, got {outcome:?}");
     agent.goes_on()?;
-    wait("the guard to be put back", PATIENCE, || {
+    wait("the restored guard", PATIENCE, || {
         let pins = node.command("sh")?.args(["-ec", "ls /sys/fs/bpf/bulkhead/*/guards"]).output()?;
-        ensure!(String::from_utf8_lossy(&pins.stdout).contains("-uplink"), "there is none");
+        ensure!(String::from_utf8_lossy(&pins.stdout).contains("-uplink"), "no pin of the guard exists");
         Ok(())
     })?;
-    ensure!(drops()? > before, "nothing was counted");
+    ensure!(drops()? > before, "the guard counted no drop");
     site.healthy()
 }
 
-/// A pod that starts while the agent is stopped does not even reach its own node: the guard stops its sockets. With the
-/// guard removed by hand it does. Once the agent continues, the pod is served like any other. Host-network pods (agents,
-/// controllers) send all the time.
+/// A pod that starts while the agent is stopped does not even reach its own node, because the guard drops the packets
+/// of its sockets. With the guard removed by hand it does. Once the agent continues, the policy applies to the pod.
+/// Host-network pods (agents, controllers) send all the time.
 pub fn stand_alone_on_control_groups(site: &mut Site) -> Result<()> {
     let count = |metric| Ok::<_, anyhow::Error>(site.agent_metrics(NODE)?.sum(metric, &[("guard", "cgroup")]));
-    ensure!(count("bulkhead_guard_interfaces")? == 1.0, "no guard stands on the pods' control groups");
-    wait("every pod of the node to be claimed, those on its network too", PATIENCE, || {
+    ensure!(count("bulkhead_guard_interfaces")? == 1.0, "no guard is attached to the pods' cgroup");
+    wait("claims of every pod of the node, including host-network pods", PATIENCE, || {
         let selector = format!("spec.nodeName={NODE},status.phase=Running");
         let pods = site.kubectl().json(["get", "pods", "-A", "--field-selector", &selector])?;
         let claimed = site.agent_metrics(NODE)?.sum("bulkhead_bpf_map_entries", &[("map", "pod_cgroups")]);
-        ensure!(claimed as usize == items(&pods).count(), "{claimed} are, of {}", items(&pods).count());
+        ensure!(claimed as usize == items(&pods).count(), "{claimed} of {} pods are claimed", items(&pods).count());
         Ok(())
     })?;
     let before = count("bulkhead_guard_drop_packets_total")?;
@@ -84,7 +85,7 @@ pub fn stand_alone_on_control_groups(site: &mut Site) -> Result<()> {
 
     let agent = Stopped::agent_of(site, NODE)?;
     let pod = Early::start(site)?;
-    ensure!(!pod.reaches(node), "its node answered a pod nobody has claimed");
+    ensure!(!pod.reaches(node), "the node answered an unclaimed pod");
     let remove = |what: &str| -> Result<()> {
         let output = site.cluster.node(NODE)?.command("sh")?.args(["-ec", what]).output()?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -93,20 +94,20 @@ pub fn stand_alone_on_control_groups(site: &mut Site) -> Result<()> {
     remove("rm /sys/fs/bpf/bulkhead/*/cgroup/cgroup")?;
     // The kernel releases a link some time after its last pin is removed.
     wait("an answer without the guard", PATIENCE, || {
-        ensure!(pod.reaches(node), "there is none");
+        ensure!(pod.reaches(node), "the node does not answer");
         Ok(())
     })?;
     agent.goes_on()?;
-    wait("the pod to be served, and the guard to be put back", PATIENCE, || {
+    wait("the ready pod, and the restored guard", PATIENCE, || {
         ensure!(
             is_ready(&site.kubectl().json(["get", "pod", "-n", Early::NAMESPACE, Early::NAME])?),
-            "it is not ready"
+            "the pod is not ready"
         );
         remove("ls /sys/fs/bpf/bulkhead/*/cgroup/cgroup")
     })?;
-    ensure!(pod.reaches(friend), "its own tenant did not answer");
-    ensure!(!pod.reaches(node), "its node answered");
-    ensure!(count("bulkhead_guard_drop_packets_total")? > before, "nothing was counted");
+    ensure!(pod.reaches(friend), "a pod of the same tenant did not answer");
+    ensure!(!pod.reaches(node), "the node answered");
+    ensure!(count("bulkhead_guard_drop_packets_total")? > before, "the guard counted no drop");
     site.check()?;
     site.healthy()
 }

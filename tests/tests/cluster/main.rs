@@ -1,7 +1,8 @@
-//! The product on a real two-node Kubernetes: image, manifests and agents as users have them.
+//! Tests of Bulkhead on a real two-node Kubernetes: the image, the manifests and the agents that users install.
 //!
 //! Each file has one subject. A scenario is a function of a [`Site`](testbed::kube::Site) and a line in this list. All
-//! scenarios run in this order on a cluster with routed pods. Those marked for both run again on a cluster with a bridge.
+//! scenarios run in this order on a cluster with routed pods. Those marked for both run again on a cluster with a
+//! bridge.
 
 mod address_reuse;
 mod churn;

@@ -1,7 +1,7 @@
-//! The container runtime holds a new pod until its interface is enforced, where NRI lets the agent ask for it.
+//! Tests of NRI: the container runtime holds a new pod until its interface is enforced.
 //!
-//! Whether the first command or the agent is faster would be chance. The agent is therefore stopped (SIGSTOP) while the pod is
-//! created: without the hold the command is denied, with it the command waits for the agent.
+//! Without control, it would be chance whether the first command or the agent is faster. The agent is therefore stopped
+//! (SIGSTOP) while the pod is created: without the hold the command is denied, with it the command waits for the agent.
 
 use std::time::{Duration, Instant};
 
@@ -16,11 +16,12 @@ const NODE: &str = "b";
 const NAMESPACE: &str = "acme-jobs";
 /// The number of pods that are created at once.
 const RUSH: usize = 30;
-/// The limit for a pod's start: a runtime drops a plugin that is silent for two seconds, and a pod takes about two more.
+/// The limit for a pod's start: a runtime drops a plugin that is silent for two seconds, and a pod takes about two
+/// more.
 const SOON: Duration = Duration::from_secs(15);
 
-/// A pod's first command finds its policy in force, whatever the agent is doing. No agent, stopped or killed, keeps a pod
-/// from starting.
+/// A pod's first command finds its policy in force, whatever the agent is doing. No agent, stopped or killed, keeps a
+/// pod from starting.
 pub fn holds_new_pods(site: &mut Site) -> Result<()> {
     first_commands_are_denied_while_the_agent_is_slow(site).context("without the hold")?;
     site.set_nri(true)?;
@@ -50,10 +51,10 @@ fn first_commands_wait_for_the_agent(site: &Site) -> Result<()> {
     let pod = Job::start(site, "held", "shop")?;
     pod.has_a_network()?;
     std::thread::sleep(Duration::from_millis(400));
-    ensure!(!pod.began()?, "its container was started while nobody had let it go");
+    ensure!(!pod.began()?, "the container was started although the agent has not answered the runtime");
     agent.goes_on()?;
-    ensure!(pod.succeeds()?, "its first command did not reach its own tenant");
-    // The paired denial: other tenants stay out of reach, held or not.
+    ensure!(pod.succeeds()?, "the first command did not reach a pod of its tenant");
+    // The denied counterpart: another tenant's pod is not reached.
     ensure!(!Job::start(site, "stranger", "store")?.succeeds()?, "another tenant's pod was reached");
     Ok(())
 }
@@ -67,12 +68,15 @@ fn a_rush_of_pods_finds_its_policy(site: &Site) -> Result<()> {
         .collect::<Result<_>>()?;
     ensure!(failed.is_empty(), "{} of {RUSH} first commands were denied: {failed:?}", failed.len());
     let after = holds(site)?;
-    let (enforced, in_vain, seconds) = (after.0 - before.0, after.1 - before.1, after.2 - before.2);
+    let (enforced, timed_out, seconds) = (after.0 - before.0, after.1 - before.1, after.2 - before.2);
     println!(
-        "{enforced} of {RUSH} pods at once were held for {:.0} ms on average, {in_vain} in vain",
+        "{enforced} of {RUSH} pods at once were held for {:.0} ms on average, {timed_out} until the limit",
         seconds * 1e3 / enforced
     );
-    ensure!(enforced as usize == RUSH && in_vain == 0.0, "{enforced} were held until enforced, {in_vain} in vain");
+    ensure!(
+        enforced as usize == RUSH && timed_out == 0.0,
+        "{enforced} pods were held until enforced, {timed_out} until the limit"
+    );
     Ok(())
 }
 
@@ -81,7 +85,7 @@ fn an_agent_that_hangs_stops_no_pod(site: &Site) -> Result<()> {
     for name in ["hang-0", "hang-1"] {
         let (pod, start) = (Job::start(site, name, "shop")?, Instant::now());
         ensure!(!pod.succeeds()?, "{name} was allowed before the agent knew of it");
-        println!("with an agent that hangs, {name} came and went in {:.1} s", start.elapsed().as_secs_f32());
+        println!("with an agent that hangs, {name} started and ended in {:.1} s", start.elapsed().as_secs_f32());
         ensure!(start.elapsed() < SOON, "{name} took {:?}", start.elapsed());
     }
     agent.goes_on()?;
@@ -99,12 +103,12 @@ fn a_killed_agent_stops_no_pod(site: &Site) -> Result<()> {
         // The test does not depend on when the next agent starts.
         let allowed = pod.succeeds()?;
         println!(
-            "around the agent's end, {}'s first command was {}",
+            "while the agent was killed, the first command of {} was {}",
             pod.name,
             if allowed { "allowed" } else { "denied" }
         );
     }
-    ensure!(start.elapsed() < SOON, "a pod took {:?} to come and go", start.elapsed());
+    ensure!(start.elapsed() < SOON, "the pods took {:?} to start and end", start.elapsed());
     site.rolled_out()?;
     connected(site).context("after the agent was killed")?;
     ensure!(Job::start(site, "revived", "shop")?.succeeds()?, "a pod after that was denied");
@@ -120,7 +124,7 @@ fn connected(site: &Site) -> Result<()> {
     })
 }
 
-/// Pods held until enforced, pods held in vain, and the seconds of both.
+/// The number of pods held until enforced, and of pods held until the limit, and the seconds of both.
 fn holds(site: &Site) -> Result<(f64, f64, f64)> {
     let metrics = site.agent_metrics(NODE)?;
     let count = |result| metrics.sum("bulkhead_nri_hold_seconds_count", &[("result", result)]);
@@ -151,7 +155,7 @@ impl<'a> Stopped<'a> {
 
 impl Drop for Stopped<'_> {
     fn drop(&mut self) {
-        // A second one does nothing.
+        // A second SIGCONT does nothing.
         let _ = signal(self.0, self.1, "SIGCONT");
     }
 }
@@ -192,7 +196,7 @@ impl<'a> Job<'a> {
                     return Ok(());
                 }
             }
-            bail!("{} has none", self.name)
+            bail!("{} has no network yet", self.name)
         })
     }
 

@@ -1,4 +1,4 @@
-//! Agents or the API server are away for a while, and traffic continues as the policy says.
+//! Tests without agents or without the API server: traffic continues as the policy states.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -15,7 +15,7 @@ use testbed::stream::{DatagramStream, EchoConnection};
 use super::edits;
 
 /// The destination port of datagrams, which no other test uses.
-const EAR: u16 = 7400;
+const DATAGRAM_PORT: u16 = 7400;
 const NODES: [&str; 2] = ["a", "b"];
 /// The time that a kubelet may take to restart an agent.
 const RETURN: Duration = Duration::from_secs(20);
@@ -24,8 +24,8 @@ const WHILE: Duration = Duration::from_secs(3);
 /// The longest accepted pause of a connection.
 const TOLERABLE: Duration = Duration::from_millis(500);
 
-/// The traffic meanwhile: a connection within a tenant between the nodes, and denied datagrams to a pod and a database of
-/// another tenant.
+/// The traffic meanwhile: a connection within a tenant between the nodes, and denied datagrams to a pod and a database
+/// of another tenant.
 struct Traffic {
     connection: EchoConnection,
     streams: Vec<(&'static str, DatagramStream)>,
@@ -41,33 +41,33 @@ impl Traffic {
         let mut streams = Vec::new();
         for node in NODES {
             let stranger = world.pod("store", node)?;
-            let target = SocketAddr::new(stranger.address(Family::V4)?, EAR);
+            let target = SocketAddr::new(stranger.address(Family::V4)?, DATAGRAM_PORT);
             streams
                 .push(("another tenant's pod", DatagramStream::between(&from.netns, source, &stranger.netns, target)?));
         }
-        let target = SocketAddr::new(outside("globex-db")?, EAR);
+        let target = SocketAddr::new(outside("globex-db")?, DATAGRAM_PORT);
         streams
             .push(("another tenant's database", DatagramStream::between(&from.netns, source, &world.outside, target)?));
         Ok(Self { connection, streams })
     }
 
     fn end(self, what: &str) -> Result<()> {
-        let chatted = self.connection.stop();
-        ensure!(chatted.error.is_none(), "{what}: a tenant's own connection ended: {:?}", chatted.error);
-        let gap = chatted.longest_gap();
+        let connection = self.connection.stop();
+        ensure!(connection.error.is_none(), "{what}: a tenant's own connection ended: {:?}", connection.error);
+        let gap = connection.longest_gap();
         ensure!(gap < TOLERABLE, "{what}: a tenant's own connection paused for {gap:?}");
         println!("{what}: a tenant's own connection paused for {} ms at the most", gap.as_millis());
         for (host, stream) in self.streams {
-            let dripped = stream.stop();
-            ensure!(dripped.sent > 0, "{what}: nothing was sent to {host}");
-            ensure!(dripped.arrived.is_empty(), "{what}: {} datagrams came to {host}", dripped.arrived.len());
+            let record = stream.stop();
+            ensure!(record.sent > 0, "{what}: nothing was sent to {host}");
+            ensure!(record.arrived.is_empty(), "{what}: {} datagrams arrived at {host}", record.arrived.len());
         }
         Ok(())
     }
 }
 
-/// The API server ends or hangs, then the agents are killed and start without it. Nothing changes until it is back and an
-/// edit arrives.
+/// The API server ends or hangs, then the agents are killed and start without it. Nothing changes until it is back and
+/// an edit arrives.
 pub fn without_an_api_server(site: &mut Site) -> Result<()> {
     outage(site, "gone", Cluster::stop_api_server, Cluster::start_api_server).context("gone")?;
     outage(site, "frozen", Cluster::freeze_api_server, Cluster::thaw_api_server).context("frozen")?;
@@ -98,35 +98,35 @@ fn outage(site: &Site, what: &str, begin: Change, end: Change) -> Result<()> {
 
 fn meanwhile(site: &Site, agents: &[(&str, String)]) -> Result<()> {
     thread::sleep(WHILE);
-    as_ever(site).context("without an API server")?;
+    policy_holds(site).context("without an API server")?;
     for (node, container) in agents {
         site.signal(node, container, "SIGKILL")?;
     }
-    as_ever(site).context("without an API server and agents")?;
+    policy_holds(site).context("without an API server and agents")?;
     let start = Instant::now();
     for node in NODES {
         // A kubelet without a cached ConfigMap cannot start an agent without an API server.
         let returns = || site.agent_page(node, "/readyz").map(|(status, _)| status);
         let status = wait("the next agent", RETURN.saturating_sub(start.elapsed()), returns).ok();
-        ensure!(status != Some(200), "without an API server, the agent on {node} says that it is ready");
+        ensure!(status != Some(200), "the agent on {node} reports that it is ready without an API server");
         println!("without an API server, node {node} has {} agent again", if status.is_some() { "an" } else { "no" });
     }
-    as_ever(site).context("with agents that know nothing yet, or none")?;
+    policy_holds(site).context("with agents that have received no objects, or no agents")?;
     thread::sleep(WHILE);
     Ok(())
 }
 
-/// Checks that new connections behave like the existing ones.
-fn as_ever(site: &Site) -> Result<()> {
+/// Checks that new connections are allowed or denied as the policy states.
+fn policy_holds(site: &Site) -> Result<()> {
     let world = &site.world;
-    let asked = |from: &Pod, to: &Pod| -> Result<Outcome> {
+    let outcome = |from: &Pod, to: &Pod| -> Result<Outcome> {
         let target = SocketAddr::new(to.address(Family::V4)?, PORT);
         Ok(from.netns.run(|| probe(Transport::Tcp, None, target)))
     };
     for (from, to) in [("a", "b"), ("b", "a"), ("a", "a")] {
-        let own = asked(world.pod("store", from)?, world.pod("store", to)?)?;
+        let own = outcome(world.pod("store", from)?, world.pod("store", to)?)?;
         ensure!(own == Outcome::Answered, "a tenant's own pods, {from} to {to}: {own:?}");
-        let other = asked(world.pod("store", from)?, world.pod("shop", to)?)?;
+        let other = outcome(world.pod("store", from)?, world.pod("shop", to)?)?;
         ensure!(other != Outcome::Answered, "two tenants' pods, {from} to {to}: {other:?}");
     }
     Ok(())
@@ -140,8 +140,8 @@ pub fn agents_are_replaced(site: &mut Site) -> Result<()> {
     site.rolled_out()?;
     traffic.end("while agents were replaced")?;
     let changed: Vec<String> = site.readiness()?.into_iter().filter(|line| !before.contains(line)).collect();
-    ensure!(changed.is_empty(), "these were not ready in between: {changed:?}");
-    site.fast_verdict()?;
+    ensure!(changed.is_empty(), "these objects were not ready in between: {changed:?}");
+    site.settle()?;
     site.check()?;
     site.healthy()
 }

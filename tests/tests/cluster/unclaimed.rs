@@ -1,4 +1,4 @@
-//! Interfaces on a node that belong to no known pod.
+//! Tests of interfaces on a node that belong to no known pod.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -53,26 +53,26 @@ pub fn are_denied(site: &mut Site) -> Result<()> {
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(3) {
         for transport in Transport::ALL {
-            let [theirs, ours] = [&stranger, &own].map(|from| asked(from, shop, transport));
+            let [theirs, ours] = [&stranger, &own].map(|from| outcome(from, shop, transport));
             ensure!(ours? == Outcome::Answered, "the control got no answer over {}", transport.name());
             let theirs = theirs?;
             ensure!(
                 matches!(theirs, Outcome::Silence | Outcome::Unreachable),
-                "a stranger got {theirs:?} over {}",
+                "an unclaimed interface got {theirs:?} over {}",
                 transport.name()
             );
         }
     }
-    ensure!(denied()? > before, "nothing was counted as not_ready");
+    ensure!(denied()? > before, "no drop was counted as not_ready");
     Ok(())
 }
 
-fn asked(from: &Netns, to: &Pod, transport: Transport) -> Result<Outcome> {
+fn outcome(from: &Netns, to: &Pod, transport: Transport) -> Result<Outcome> {
     let target = SocketAddr::new(to.address(Family::V4)?, PORT);
     Ok(from.run(|| probe(transport, None, target)))
 }
 
-/// Dropping the value removes it.
+/// A network namespace with an interface that no pod claims. Dropping the value removes it.
 pub struct Stranger<'a>(Node<'a>);
 
 impl<'a> Stranger<'a> {

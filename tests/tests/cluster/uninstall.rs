@@ -1,4 +1,4 @@
-//! Uninstalling, as `deploy/cleanup` documents it.
+//! Tests of the removal of Bulkhead, as `deploy/cleanup` documents it.
 
 use std::fs;
 use std::time::Duration;
@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use cluster::wait;
 use testbed::kube::{SYSTEM, Site, deploy, kernel};
 
-/// Deleting the agents opens nothing. The cleanup leaves no program, map, filter or pin on a node. Afterwards every host
-/// reaches every other, and no pod was restarted.
+/// Deleting the agents allows no additional traffic. The cleanup leaves no program, map, filter or pin on a node.
+/// Afterwards every host reaches every other, and no pod was restarted.
 pub fn restores(site: &mut Site) -> Result<()> {
     let before = site.restarts()?;
     let nodes = site.cluster.nodes();
@@ -43,6 +43,6 @@ pub fn restores(site: &mut Site) -> Result<()> {
     let after = site.restarts()?;
     let ours = |line: &&String| !line.starts_with(SYSTEM);
     let missing: Vec<_> = before.iter().filter(ours).filter(|pod| !after.contains(pod)).collect();
-    ensure!(missing.is_empty(), "these pods are not the same any more: {missing:?}");
+    ensure!(missing.is_empty(), "these pods were restarted or replaced: {missing:?}");
     site.healthy()
 }

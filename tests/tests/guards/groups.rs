@@ -1,6 +1,7 @@
-//! The cgroup guard alone, with no program on any interface.
+//! Tests of the cgroup guard alone, with no program on any interface.
 //!
-//! Real sockets of processes in cgroups that are laid out like a kubelet's, in a pod's network namespace or in the node's.
+//! Real sockets of processes in cgroups that are laid out like a kubelet's, in a pod's network namespace or in the
+//! node's.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ use testbed::scope::Scope;
 const GROUP: &str = "BULKHEAD_TEST_GROUP";
 const REFUSED: &str = "BULKHEAD_TEST_REFUSED";
 
-/// Cgroups as a kubelet creates them, below one of our own, as deep as on a node that is a container.
+/// Cgroups as a kubelet creates them, below a cgroup of this test, as deep as on a node that is a container.
 struct Groups {
     root: PathBuf,
 }
@@ -63,8 +64,8 @@ impl Groups {
         command.env(GROUP, self.root.join(group)).env(REFUSED, refused.to_string());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let output = netns.start(&mut command).and_then(process::Child::wait_with_output).expect("it runs");
-        let told = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{group} in {}, refused {refused}: {told}", netns.name());
+        let printed = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{group} in {}, refused {refused}: {printed}", netns.name());
     }
 }
 
@@ -100,11 +101,11 @@ fn sender_child_process() {
     // `send` succeeds even if the guard refuses the packet: the packet is lost as in the network.
     socket.send_to(b"x", socket.local_addr().expect("an address")).expect("it is sent");
     let refused = socket.recv(&mut [0; 1]).is_err();
-    assert_eq!(refused.to_string(), env::var(REFUSED).expect("what it shall find"));
+    assert_eq!(refused.to_string(), env::var(REFUSED).expect("the expected result"));
 }
 
 /// Synchronises the guards on the node and checks that nothing failed.
-fn bring(node: &Netns, kernel: &mut Kernel, guards: &Guards) {
+fn sync(node: &Netns, kernel: &mut Kernel, guards: &Guards) {
     let failed = node.run(|| kernel.sync_guards(guards, Recheck::Kernel));
     assert!(failed.is_empty(), "{failed:?}");
 }
@@ -121,17 +122,17 @@ fn sockets_of_pods_send_once_claimed_with_and_without_an_agent() {
     let mut kernel = Kernel::open(&pins, &MapLimits::default()).expect("the programs load");
     assert!(kernel.no_groups().is_none(), "{:?}", kernel.no_groups());
     groups.is(false, &pod, BURSTABLE);
-    bring(&node, &mut kernel, &groups.guard(&[]));
+    sync(&node, &mut kernel, &groups.guard(&[]));
     for group in [BURSTABLE, GUARANTEED] {
         groups.is(true, &pod, group);
         groups.is(false, &node, group);
     }
     groups.is(false, &pod, BESIDE);
 
-    bring(&node, &mut kernel, &groups.guard(&["kubepods/burstable/pod2"]));
+    sync(&node, &mut kernel, &groups.guard(&["kubepods/burstable/pod2"]));
     groups.is(false, &pod, BURSTABLE);
     groups.is(true, &pod, GUARANTEED);
-    bring(&node, &mut kernel, &groups.guard(&["kubepods/pod1"]));
+    sync(&node, &mut kernel, &groups.guard(&["kubepods/pod1"]));
     groups.is(true, &pod, BURSTABLE);
     groups.is(false, &pod, GUARANTEED);
 
@@ -140,25 +141,25 @@ fn sockets_of_pods_send_once_claimed_with_and_without_an_agent() {
     let counted = dropped.get(&Guard::Cgroup.index(DropReason::NotReady), 0).expect("a counter");
     assert_eq!(counted.iter().map(|cpu| cpu.packets).sum::<u64>(), 4);
 
-    // First no agent, then the next one, which adopts the guard and removes it when it is switched off.
+    // No agent runs. Then the next agent adopts the guard, and removes it when the guard is switched off.
     drop((kernel, dropped));
     groups.is(true, &pod, BURSTABLE);
     groups.is(false, &pod, GUARANTEED);
     groups.is(false, &node, BURSTABLE);
     let mut kernel = Kernel::open(&pins, &MapLimits::default()).expect("the programs load");
-    let unknown = CgroupGuardState { parent: None, ..groups.guard(&["kubepods/pod1"]).pods.expect("a lock") };
-    bring(&node, &mut kernel, &Guards { pods: Some(unknown), ..Guards::default() });
+    let unknown = CgroupGuardState { parent: None, ..groups.guard(&["kubepods/pod1"]).pods.expect("a guard") };
+    sync(&node, &mut kernel, &Guards { pods: Some(unknown), ..Guards::default() });
     groups.is(true, &pod, BURSTABLE);
-    bring(&node, &mut kernel, &groups.guard(&["kubepods/pod1"]));
+    sync(&node, &mut kernel, &groups.guard(&["kubepods/pod1"]));
     groups.is(true, &pod, BURSTABLE);
     groups.is(false, &pod, GUARANTEED);
-    bring(&node, &mut kernel, &Guards::default());
+    sync(&node, &mut kernel, &Guards::default());
     groups.is(false, &pod, BURSTABLE);
 
-    bring(&node, &mut kernel, &groups.guard(&[]));
+    sync(&node, &mut kernel, &groups.guard(&[]));
     groups.is(true, &pod, GUARANTEED);
     drop(kernel);
-    let found = cleanup::find(&scope.pin_dir()).expect("what is there");
+    let found = cleanup::find(&scope.pin_dir()).expect("the pins can be listed");
     assert_eq!(found.groups.len(), 1, "{found:?}");
     cleanup::remove(&scope.pin_dir(), &found).expect("it can be removed");
     groups.is(false, &pod, GUARANTEED);
@@ -173,7 +174,7 @@ fn a_missing_cgroup_is_reported_and_guards_no_pod() {
     pod.ip("link set lo up").expect("loopback");
     let mut kernel = Kernel::open(&scope.pin_dir().join("v1"), &MapLimits::default()).expect("the programs load");
     let mut guards = groups.guard(&[]);
-    guards.pods.as_mut().and_then(|guard| guard.parent.as_mut()).expect("a lock").push_str("-gone");
+    guards.pods.as_mut().and_then(|guard| guard.parent.as_mut()).expect("a guard").push_str("-gone");
     let failed = kernel.sync_guards(&guards, Recheck::Kernel);
     assert!(failed.len() == 1 && failed[0].to_string().contains("kubepods-gone"), "{failed:?}");
     groups.is(false, &pod, BURSTABLE);

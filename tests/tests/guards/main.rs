@@ -1,6 +1,6 @@
-//! Each guard alone: an unclaimed pod has no program on its interface and still sends nothing out of the node.
+//! Tests of each guard alone: an unclaimed pod has no program on its interface and still sends nothing out of the node.
 //!
-//! This holds with and without a running agent. Claimed pods and the node itself do send.
+//! This holds with and without a running agent. Claimed pods and the node itself do send out of the node.
 
 mod groups;
 
@@ -31,12 +31,12 @@ fn agent(world: &World, guarded: bool) -> Agent {
     let beyond = world.outside().name();
     let flags = ["--foreign-netns", beyond, "--uplink", if guarded { "auto" } else { "none" }];
     let agent = Agent::start_flagged(world, &flags).expect("an agent");
-    agent.wait_ready(Duration::from_secs(60)).expect("it gets ready");
+    agent.wait_ready(Duration::from_secs(60)).expect("the agent becomes ready");
     agent
 }
 
 /// Datagrams of the unclaimed pod that leave the node, by family.
-fn drips_out(world: &World) -> [usize; 2] {
+fn datagrams_out(world: &World) -> [usize; 2] {
     let streams =
         Family::ALL.map(|family| DatagramStream::start(world, STRANGER, Host::Internet, family).expect("a stream"));
     thread::sleep(Duration::from_millis(250));
@@ -47,8 +47,8 @@ fn drips_out(world: &World) -> [usize; 2] {
     })
 }
 
-/// Raw frames of the unclaimed pod that leave the node, sent both by packet socket and by ring, under the source addresses
-/// of `claimed_addresses`.
+/// Raw frames of the unclaimed pod that leave the node, sent both by packet socket and by ring, under the source
+/// addresses of `claimed_addresses`.
 fn frames_out(world: &World, claimed_addresses: Host, marker: &'static str) -> usize {
     let (own, gateway) = STRANGER.macs();
     let next_hop = if world.layout == Layout::Routed { gateway } else { [0x02, 0xfe, 0, 0, 1, 1] };
@@ -73,7 +73,7 @@ fn frames_out(world: &World, claimed_addresses: Host, marker: &'static str) -> u
 
 fn assert_closed_to_the_unclaimed(world: &World, when: &'static str) {
     let layout = world.layout;
-    assert_eq!(drips_out(world), [0, 0], "{layout:?} {when}");
+    assert_eq!(datagrams_out(world), [0, 0], "{layout:?} {when}");
     assert_eq!(frames_out(world, STRANGER, when), 0, "{layout:?} {when}");
     // A self-assigned address does not help.
     assert_eq!(frames_out(world, Host::Internet, when), 0, "{layout:?} {when}");
@@ -103,7 +103,7 @@ fn only_claimed_pods_and_the_node_itself_send_out_of_the_node_with_and_without_a
         let world = World::new(layout).expect("a world");
         // The control: without the guard the unclaimed pod's interface is left alone.
         drop(agent(&world, false));
-        assert!(drips_out(&world).iter().all(|arrived| *arrived > 50), "{layout:?}");
+        assert!(datagrams_out(&world).iter().all(|arrived| *arrived > 50), "{layout:?}");
         assert_eq!(frames_out(&world, STRANGER, "before"), 4, "{layout:?}");
 
         let mut agent = agent(&world, true);
@@ -121,7 +121,7 @@ fn only_claimed_pods_and_the_node_itself_send_out_of_the_node_with_and_without_a
         assert_closed_to_the_unclaimed(&world, "killed");
         assert_open_to_the_others(&world, "killed");
         agent.start_again().expect("it starts again");
-        agent.wait_ready(Duration::from_secs(60)).expect("it gets ready again");
+        agent.wait_ready(Duration::from_secs(60)).expect("the agent becomes ready again");
         assert_closed_to_the_unclaimed(&world, "back");
         assert_open_to_the_others(&world, "back");
         assert!(drops(&agent) > before, "what was dropped meanwhile is counted");
@@ -141,19 +141,22 @@ fn a_pod_that_appears_while_no_agent_runs_sends_nothing_out_until_it_is_claimed(
         let mut world = World::new(layout).expect("a world");
         let mut agent = agent(&world, true);
         agent.kill();
-        world.remove_pod(Host::Dns).expect("it goes");
-        world.add_pod(Host::Dns).expect("another comes");
+        world.remove_pod(Host::Dns).expect("it is removed");
+        world.add_pod(Host::Dns).expect("it is added");
         world.introduce().expect("neighbours");
         let stream = DatagramStream::start(&world, Host::Dns, Host::Internet, Family::V4).expect("a stream");
         thread::sleep(Duration::from_millis(300));
         let back = Instant::now();
         agent.start_again().expect("it starts again");
-        agent.wait_ready(Duration::from_secs(60)).expect("it gets ready again");
+        agent.wait_ready(Duration::from_secs(60)).expect("the agent becomes ready again");
         let ready = Instant::now();
         thread::sleep(Duration::from_millis(1500));
         let stream = stream.stop();
-        assert!(stream.arrived.iter().all(|at| *at > back), "{layout:?}: out before anybody claimed it");
-        assert!(stream.arrived_after(ready) > 100, "{layout:?}: only {} came", stream.arrived_after(ready));
+        assert!(
+            stream.arrived.iter().all(|at| *at > back),
+            "{layout:?}: packets left before the agent claimed the pod"
+        );
+        assert!(stream.arrived_after(ready) > 100, "{layout:?}: only {} arrived", stream.arrived_after(ready));
     }
 }
 
@@ -172,7 +175,7 @@ fn translate(world: &World, rules: &str) {
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn source_nat_hides_no_sender() {
+fn source_nat_does_not_hide_an_unclaimed_sender() {
     let world = World::new(Layout::Routed).expect("a world");
     translate(&world, "add rule ip nat out oifname uplink masquerade");
     let masked = |from: Host, marker: &'static str| {
@@ -201,14 +204,14 @@ const TO_FOREIGN_POD: u16 = 6002;
 
 /// Translates as kube-proxy does for external addresses of Services, with the node's address as the source.
 fn translate_destinations(world: &World) {
-    let friend = Host::AcmeFar.v4();
-    let lead = |port: u16, to: Host| {
+    let service = Host::AcmeFar.v4();
+    let rule_for = |port: u16, to: Host| {
         let target = SocketAddr::new(to.address(Family::V4), to.port());
-        format!("add rule ip nat in ip daddr {friend} tcp dport {port} dnat to {target}; ")
+        format!("add rule ip nat in ip daddr {service} tcp dport {port} dnat to {target}; ")
     };
-    let rules = lead(TO_FOREIGN_DATABASE, Host::GlobexDb)
-        + &lead(TO_OWN_DATABASE, Host::AcmeDb)
-        + &lead(TO_FOREIGN_POD, Host::GlobexApi)
+    let rules = rule_for(TO_FOREIGN_DATABASE, Host::GlobexDb)
+        + &rule_for(TO_OWN_DATABASE, Host::AcmeDb)
+        + &rule_for(TO_FOREIGN_POD, Host::GlobexApi)
         + &format!("add rule ip nat out ip daddr {} masquerade", Host::GlobexApi.v4());
     translate(world, &rules);
 }
@@ -219,29 +222,35 @@ fn translated_packets_are_checked_at_their_final_destination() {
     for layout in [Layout::Routed, Layout::Bridged] {
         let world = World::new(layout).expect("a world");
         translate_destinations(&world);
-        let asks = |from: Host, port: u16| {
+        let connects = |from: Host, port: u16| {
             let target = SocketAddr::new(Host::AcmeFar.address(Family::V4), port);
             world.netns(from).run(|| probe(Transport::Tcp, Some(from.address(Family::V4)), target))
         };
         // The control: without the guard the translated packets arrive.
         let unguarded = agent(&world, false);
-        assert_eq!(asks(Host::AcmeWeb, TO_FOREIGN_DATABASE), Outcome::Answered, "{layout:?}");
+        assert_eq!(connects(Host::AcmeWeb, TO_FOREIGN_DATABASE), Outcome::Answered, "{layout:?}");
         drop(unguarded);
         let guarded = agent(&world, true);
-        guarded.wait(SOON, "guarded", || asks(Host::AcmeWeb, TO_FOREIGN_DATABASE) == Outcome::Silence).expect("a lock");
-        assert_eq!(asks(Host::AcmeWeb, TO_OWN_DATABASE), Outcome::Answered, "{layout:?}: its own it may reach");
+        guarded
+            .wait(SOON, "guarded", || connects(Host::AcmeWeb, TO_FOREIGN_DATABASE) == Outcome::Silence)
+            .expect("the guard drops it");
+        assert_eq!(
+            connects(Host::AcmeWeb, TO_OWN_DATABASE),
+            Outcome::Answered,
+            "{layout:?}: acme may reach its own database"
+        );
         let drops = guarded.metrics().expect("metrics");
         let reason = [("guard", "uplink"), ("reason", "cross_tenant")];
         assert!(drops.sum("bulkhead_guard_drop_packets_total", &reason) > 0.0, "{layout:?}");
         // The receiver knows the sender despite source NAT: a Shared tenant's pod may connect, acme's may not.
-        assert_eq!(asks(Host::Dns, TO_FOREIGN_POD), Outcome::Answered, "{layout:?}");
-        assert_eq!(asks(Host::AcmeWeb, TO_FOREIGN_POD), Outcome::Silence, "{layout:?}");
+        assert_eq!(connects(Host::Dns, TO_FOREIGN_POD), Outcome::Answered, "{layout:?}");
+        assert_eq!(connects(Host::AcmeWeb, TO_FOREIGN_POD), Outcome::Silence, "{layout:?}");
     }
 }
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn guards_are_shown_survive_and_are_removed_by_cleanup() {
+fn guards_are_shown_by_status_outlive_the_agent_and_are_removed_by_cleanup() {
     let world = World::new(Layout::Bridged).expect("a world");
     let mut agent = agent(&world, true);
     let status = agent.query(&["status"]).expect("it runs");
@@ -251,12 +260,12 @@ fn guards_are_shown_survive_and_are_removed_by_cleanup() {
     let dry = agent.on_pins(&["cleanup", "--dry-run"]).expect("it runs");
     let dry = String::from_utf8(dry.stdout).expect("text");
     assert!(dry.contains("programs on uplink ") && dry.contains("programs on cni0 "), "{dry}");
-    assert_eq!(drips_out(&world), [0, 0], "a dry run removes nothing");
+    assert_eq!(datagrams_out(&world), [0, 0], "a dry run removes nothing");
     assert!(agent.on_pins(&["cleanup"]).expect("it runs").status.success());
     assert_eq!(world.scope.pins(), Vec::<std::path::PathBuf>::new());
     let end = Instant::now() + SOON;
-    while !drips_out(&world).iter().all(|arrived| *arrived > 50) {
-        assert!(Instant::now() < end, "something is still guarded");
+    while !datagrams_out(&world).iter().all(|arrived| *arrived > 50) {
+        assert!(Instant::now() < end, "a guard is still attached");
     }
 }
 
@@ -265,39 +274,41 @@ fn guards_are_shown_survive_and_are_removed_by_cleanup() {
 fn an_agent_with_guards_switched_off_removes_them() {
     let world = World::new(Layout::Routed).expect("a world");
     drop(agent(&world, true));
-    assert_eq!(drips_out(&world), [0, 0]);
+    assert_eq!(datagrams_out(&world), [0, 0]);
     let unguarded = agent(&world, false);
-    unguarded.wait(SOON, "unguarded", || drips_out(&world).iter().all(|arrived| *arrived > 50)).expect("it lets go");
+    unguarded
+        .wait(SOON, "unguarded", || datagrams_out(&world).iter().all(|arrived| *arrived > 50))
+        .expect("the agent detaches its guards");
 }
 
-/// The destinations of translated replies, as on a node whose conntrack entry has expired.
-const LED_TO_FOREIGN_DATABASE: u16 = 7600;
-const LED_TO_OWN_DATABASE: u16 = 7601;
+/// Source ports of requests. The node sends the replies to another destination, as if its conntrack entry had expired.
+const REPLY_TO_FOREIGN_DATABASE: u16 = 7600;
+const REPLY_TO_OWN_DATABASE: u16 = 7601;
 
 fn translate_replies(world: &World) {
-    let lead = |port: u16, to: Host| {
+    let rule_for = |port: u16, to: Host| {
         let (client, to) = (Host::Internet.v4(), to.v4());
         format!("add rule ip raw in iifname != uplink ip daddr {client} udp dport {port} ip daddr set {to}; ")
     };
     let rules = "add table ip raw; add chain ip raw in { type filter hook prerouting priority raw; }; ".to_owned()
-        + &lead(LED_TO_FOREIGN_DATABASE, Host::GlobexDb)
-        + &lead(LED_TO_OWN_DATABASE, Host::AcmeDb);
+        + &rule_for(REPLY_TO_FOREIGN_DATABASE, Host::GlobexDb)
+        + &rule_for(REPLY_TO_OWN_DATABASE, Host::AcmeDb);
     rule(world, &rules);
 }
 
-/// An outside host sends to acme's pod from a port, and the pod answers. Returns the answers that arrive at the translated
-/// destination.
+/// An outside host sends to acme's pod from a port, and the pod answers. Returns the answers that arrive at the
+/// translated destination.
 fn answers_at(world: &World, port: u16, end: Host) -> usize {
     let pod = world.netns(Host::AcmeWeb).run(|| UdpSocket::bind((Host::AcmeWeb.v4(), 7602))).expect("a socket");
     let client = world.outside().run(|| UdpSocket::bind((Host::Internet.v4(), port))).expect("a socket");
     pod.set_read_timeout(Some(Duration::from_secs(2))).expect("a timeout");
     let to = end.v4().octets();
-    let led =
+    let translated =
         move |bytes: &[u8]| bytes.get(30..34) == Some(&to[..]) && bytes.get(36..38) == Some(&port.to_be_bytes()[..]);
-    let capture = Capture::start(world.outside(), led).expect("a capture");
+    let capture = Capture::start(world.outside(), translated).expect("a capture");
     for _ in 0..5 {
         client.send_to(b"asked", (Host::AcmeWeb.v4(), 7602)).expect("it is sent");
-        let (_, prober) = pod.recv_from(&mut [0; 8]).expect("who asks is heard");
+        let (_, prober) = pod.recv_from(&mut [0; 8]).expect("the request arrives");
         pod.send_to(b"answered", prober).expect("it is answered");
     }
     capture.stop().len()
@@ -309,17 +320,21 @@ fn a_translated_reply_reaches_no_other_tenant() {
     let world = World::new(Layout::Routed).expect("a world");
     translate_replies(&world);
     drop(agent(&world, false));
-    assert_eq!(answers_at(&world, LED_TO_FOREIGN_DATABASE, Host::GlobexDb), 5, "the control: without the guard");
+    assert_eq!(answers_at(&world, REPLY_TO_FOREIGN_DATABASE, Host::GlobexDb), 5, "the control: without the guard");
     let agent = agent(&world, true);
-    assert_eq!(answers_at(&world, LED_TO_FOREIGN_DATABASE, Host::GlobexDb), 0);
-    assert_eq!(answers_at(&world, LED_TO_OWN_DATABASE, Host::AcmeDb), 5, "at the same moment");
+    assert_eq!(answers_at(&world, REPLY_TO_FOREIGN_DATABASE, Host::GlobexDb), 0);
+    assert_eq!(
+        answers_at(&world, REPLY_TO_OWN_DATABASE, Host::AcmeDb),
+        5,
+        "the control: a reply to acme's own database"
+    );
     let dropped =
         agent.metrics().expect("metrics").sum("bulkhead_guard_drop_packets_total", &[("reason", "cross_tenant")]);
     assert!(dropped >= 5.0, "{dropped}");
 }
 
-/// Frames of acme's pod to its own database, with a deferred checksum that would overwrite the destination with globex's
-/// database when the kernel completes it. Returns the frames that arrived there.
+/// Frames of acme's pod to its own database, with a deferred checksum that would overwrite the destination with
+/// globex's database when the kernel completes it. Returns the frames that arrived there.
 fn overwritten(world: &World) -> usize {
     let (own, theirs) = (Host::AcmeDb.v6().octets(), Host::GlobexDb.v6().octets());
     // The offset of the word in which the two destinations differ.
@@ -333,12 +348,12 @@ fn overwritten(world: &World) -> usize {
     let words = |bytes: &[u8]| -> u32 {
         bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum()
     };
-    let fold = |sum: u32| (0..2).fold(sum, |sum, _| (sum & 0xffff) + (sum >> 16));
+    let carry = |sum: u32| (0..2).fold(sum, |sum, _| (sum & 0xffff) + (sum >> 16));
     let wanted = u32::from(!u16::from_be_bytes([theirs[2 * word], theirs[2 * word + 1]]));
     let payload = 14 + 40 + 20;
-    let marker = (wanted + 0xffff - fold(words(&frame[start..]))) % 0xffff;
+    let marker = (wanted + 0xffff - carry(words(&frame[start..]))) % 0xffff;
     frame[payload..payload + 2].copy_from_slice(&(marker as u16).to_be_bytes());
-    assert_eq!(fold(words(&frame[start..])), wanted);
+    assert_eq!(carry(words(&frame[start..])), wanted);
     let goes = move |bytes: &[u8]| bytes.get(38..54) == Some(&theirs[..]) && bytes.ends_with(b"written over");
     let capture = Capture::start(world.outside(), goes).expect("a capture");
     for _ in 0..5 {
@@ -359,5 +374,5 @@ fn a_deferred_checksum_changes_no_address() {
     let dropped =
         agent.metrics().expect("metrics").sum("bulkhead_guard_drop_packets_total", &[("reason", "malformed")]);
     assert!(dropped >= 5.0, "{dropped}");
-    assert_open_to_the_others(&world, "whose checksums are finished later, too");
+    assert_open_to_the_others(&world, "with deferred checksums");
 }

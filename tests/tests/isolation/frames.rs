@@ -1,4 +1,4 @@
-//! Frames and datagrams that no well-behaved pod sends.
+//! Tests with frames and datagrams that an ordinary pod does not send: raw, spoofed, segmented, marked, fragmented.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -43,7 +43,7 @@ fn arrivals(world: &World, from: Host, to: Host, frames: &[Frame], marker: &'sta
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn raw_frames_with_a_header_in_linear_memory_are_judged_like_any_other() {
+fn raw_and_nonlinear_frames_are_judged_like_any_other() {
     for layout in [Layout::Routed, Layout::Bridged] {
         let world = World::new(layout).expect("a world");
         let sent = |to| Family::ALL.map(|family| frame(&world, Host::AcmeWeb, to, family));
@@ -75,28 +75,28 @@ fn a_pod_cannot_spoof_another() {
         assert_eq!(metrics.sum(DROPS, &[("reason", "spoofed_source"), ("direction", "egress")]), 8.0);
         assert_eq!(metrics.sum(DROPS, &[("reason", "spoofed_mac"), ("direction", "egress")]), 4.0);
         let event = agent.wait_event(Duration::from_secs(2), |event| event["reason"] == "spoofed_source");
-        assert_eq!(event.expect("a spoofed source is told")["severity"], "high");
+        assert_eq!(event.expect("a spoofed source is reported")["severity"], "high");
     }
 }
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn on_a_bridge_an_allowed_address_at_another_pods_mac_reaches_nobody() {
+fn on_a_bridge_a_frame_to_another_tenants_mac_does_not_arrive_whatever_its_ip_address() {
     let world = World::new(Layout::Bridged).expect("a world");
-    let aside = |marker| {
+    let redirected = |marker| {
         let frames = Family::ALL.map(|family| {
             frame(&world, Host::AcmeWeb, Host::AcmeApi, family).with(|f| f.to = Host::GlobexWeb.macs().0)
         });
         arrivals(&world, Host::AcmeWeb, Host::GlobexWeb, &frames, marker)
     };
-    assert_eq!(aside("before"), 4);
+    assert_eq!(redirected("before"), 4);
     let _agent = Agent::ready(&world).expect("an agent");
-    assert_eq!(aside("after"), 0);
+    assert_eq!(redirected("after"), 0);
 }
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn large_sends_and_marks_change_no_verdict() {
+fn segmentation_offload_and_socket_marks_change_no_verdict() {
     let world = World::new(Layout::Routed).expect("a world");
     let _agent = Agent::ready(&world).expect("an agent");
     for family in Family::ALL {
@@ -115,7 +115,7 @@ fn large_sends_and_marks_change_no_verdict() {
 fn fragments_of_an_allowed_datagram_arrive_and_of_a_denied_one_do_not() {
     let world = World::new(Layout::Routed).expect("a world");
     let large = |socket: &UdpSocket| {
-        socket.send(&[0x5a; 9000]).expect("it is taken");
+        socket.send(&[0x5a; 9000]).expect("the kernel accepts it");
     };
     assert_eq!(received(&world, Host::GlobexWeb, Family::V4, large), 1, "before");
     let _agent = Agent::ready(&world).expect("an agent");
@@ -128,27 +128,27 @@ fn fragments_of_an_allowed_datagram_arrive_and_of_a_denied_one_do_not() {
 fn segmented(world: &World, to: Host, family: Family) -> usize {
     received(world, to, family, |socket| {
         raw::segment_datagrams(socket, 1000).expect("UDP_SEGMENT");
-        socket.send(&[0x5a; 30_000]).expect("it is taken");
+        socket.send(&[0x5a; 30_000]).expect("the kernel accepts it");
     })
 }
 
 fn marked(world: &World, to: Host, family: Family, mark: u32) -> usize {
     received(world, to, family, |socket| {
         raw::mark(socket, mark).expect("SO_MARK");
-        socket.send(b"marked").expect("it is taken");
+        socket.send(b"marked").expect("the kernel accepts it");
     })
 }
 
-/// Datagrams that a socket of `to` receives within a moment after acme-web has sent.
+/// Datagrams that a socket of `to` receives shortly after acme-web has sent.
 fn received(world: &World, to: Host, family: Family, send: impl FnOnce(&UdpSocket) + Send) -> usize {
     let target = SocketAddr::new(to.address(family), 7777);
-    let ear = world.netns(to).run(|| UdpSocket::bind(target)).expect("a port is free");
-    ear.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+    let receiver = world.netns(to).run(|| UdpSocket::bind(target)).expect("a port is free");
+    receiver.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
     world.netns(Host::AcmeWeb).run(|| {
         let socket = UdpSocket::bind(SocketAddr::new(Host::AcmeWeb.address(family), 0)).expect("a socket");
         socket.connect(target).expect("a target");
         send(&socket);
     });
     let mut buffer = [0; 2048];
-    std::iter::from_fn(|| ear.recv(&mut buffer).ok()).count()
+    std::iter::from_fn(|| receiver.recv(&mut buffer).ok()).count()
 }

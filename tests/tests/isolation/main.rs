@@ -1,4 +1,4 @@
-//! Real sockets, real frames and the real agent: what passes, what does not, and what is reported.
+//! Tests of the agent with real sockets and frames: which packets pass, which do not, and which are reported.
 
 mod frames;
 
@@ -39,15 +39,15 @@ fn tenants_are_kept_apart_in_both_layouts_and_families() {
 fn the_gateway_forwards_and_offers_no_service() {
     let world = World::new(Layout::Bridged).expect("a world");
     let gateways = [IpAddr::V4(BRIDGED_GATEWAYS.0), IpAddr::V6(BRIDGED_GATEWAYS.1)];
-    let asked = |transport| {
-        let ask = |gateway| probe(transport, None, SocketAddr::new(gateway, 10250));
-        world.netns(Host::AcmeWeb).run(|| gateways.map(ask))
+    let outcomes = |transport| {
+        let send = |gateway| probe(transport, None, SocketAddr::new(gateway, 10250));
+        world.netns(Host::AcmeWeb).run(|| gateways.map(send))
     };
-    assert_eq!(asked(Transport::Tcp), [Outcome::Refused; 2]);
-    assert_eq!(asked(Transport::Icmp), [Outcome::Answered; 2]);
+    assert_eq!(outcomes(Transport::Tcp), [Outcome::Refused; 2]);
+    assert_eq!(outcomes(Transport::Icmp), [Outcome::Answered; 2]);
     let agent = Agent::ready(&world).expect("an agent");
     for transport in Transport::ALL {
-        assert_eq!(asked(transport), [Outcome::Silence; 2], "{transport:?}");
+        assert_eq!(outcomes(transport), [Outcome::Silence; 2], "{transport:?}");
     }
     let metrics = agent.metrics().expect("metrics");
     assert!(metrics.sum(DROPS, &[("reason", "node"), ("direction", "egress")]) > 0.0);
@@ -66,7 +66,7 @@ fn a_flood_is_counted_exactly_and_reported_in_few_events() {
         let socket = UdpSocket::bind(SocketAddr::new(IpAddr::V4(Host::AcmeWeb.v4()), 0)).expect("a socket");
         socket.connect(Host::GlobexWeb.server(Family::V4)).expect("a target");
         for index in 0..COUNT {
-            socket.send(&index.to_be_bytes()).expect("it is taken");
+            socket.send(&index.to_be_bytes()).expect("the kernel accepts it");
             if index % 200 == 0 {
                 // A veth's queue holds a thousand packets. What the queue loses is not counted by the agent.
                 thread::sleep(Duration::from_micros(500));
@@ -81,12 +81,12 @@ fn a_flood_is_counted_exactly_and_reported_in_few_events() {
     let by_tenant = [("source_tenant", "acme"), ("reason", "cross_tenant")];
     assert_eq!(counted(&by_tenant, "bulkhead_tenant_drop_packets_total"), COUNT as f64);
     let first = agent.wait_event(Duration::from_secs(2), |event| event["reason"] == "cross_tenant");
-    assert!(first.is_some(), "nothing was told {:?} after the flood began", flooded.elapsed());
+    assert!(first.is_some(), "nothing was reported {:?} after the flood began", flooded.elapsed());
     thread::sleep(Duration::from_secs(2));
     let events = agent.events();
-    let told: u64 = events.iter().filter_map(|event| event["count"].as_u64()).sum();
+    let reported: u64 = events.iter().filter_map(|event| event["count"].as_u64()).sum();
     assert!(events.len() < 200, "{} events for one flow", events.len());
-    assert!(told <= COUNT, "{told} packets were told of, {COUNT} were sent");
+    assert!(reported <= COUNT, "{reported} packets were reported, {COUNT} were sent");
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn an_event_names_both_pods_and_both_tenants() {
                 && event["network"]["transport"].as_str().is_some_and(|t| t.contains(transport.name()))
         };
         let event = agent.wait_event(Duration::from_secs(2), about).unwrap_or_else(|| {
-            panic!("{transport:?} {family:?} is not told; events: {:#?}", agent.events());
+            panic!("{transport:?} {family:?} is not reported; events: {:#?}", agent.events());
         });
         for (pointer, expected) in [
             ("/schema", "bulkhead.dev/violation/v1"),
@@ -139,23 +139,23 @@ fn an_event_names_both_pods_and_both_tenants() {
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn audit_mode_passes_and_reports_and_opens_no_other_tenant() {
+fn in_audit_mode_packets_pass_and_are_reported_but_reach_no_other_tenant() {
     let world = World::new(Layout::Routed).expect("a world");
     let mut config = world.config();
     config.tenant("acme").audit = true;
     config.write(&world.config_path()).expect("a configuration");
     let agent = Agent::start_with(&world).expect("an agent");
-    agent.wait_ready(Duration::from_secs(15)).expect("it gets ready");
-    let ask = |from, to| probe_in(&world, Cell { from, to, family: Family::V4, transport: Transport::Tcp });
-    assert_eq!(ask(Host::AcmeWeb, Host::Internet), Outcome::Answered);
-    assert_eq!(ask(Host::GlobexWeb, Host::Internet), Outcome::Silence);
+    agent.wait_ready(Duration::from_secs(15)).expect("the agent becomes ready");
+    let outcome = |from, to| probe_in(&world, Cell { from, to, family: Family::V4, transport: Transport::Tcp });
+    assert_eq!(outcome(Host::AcmeWeb, Host::Internet), Outcome::Answered);
+    assert_eq!(outcome(Host::GlobexWeb, Host::Internet), Outcome::Silence);
     // globex is not in Audit mode: its pods still refuse the packets.
-    assert_eq!(ask(Host::AcmeWeb, Host::GlobexWeb), Outcome::Silence);
+    assert_eq!(outcome(Host::AcmeWeb, Host::GlobexWeb), Outcome::Silence);
     let internet = Host::Internet.v4().to_string();
     let event = agent.wait_event(Duration::from_secs(2), |event| {
         event["destination"]["ip"] == *internet && event["source"]["tenant"] == "acme"
     });
-    assert_eq!(event.expect("what would be dropped is told")["verdict"], "audited");
+    assert_eq!(event.expect("what would be dropped is reported")["verdict"], "audited");
     let metrics = agent.metrics().expect("metrics");
     assert!(metrics.sum("bulkhead_audit_packets_total", &[("reason", "off_subnet"), ("direction", "egress")]) > 0.0);
     assert!(metrics.sum("bulkhead_packets_total", &[("verdict", "audited")]) > 0.0);
@@ -171,8 +171,8 @@ fn denied_packets_never_arrive() {
     let there = Capture::start(world.netns(Host::GlobexWeb), from_acme).expect("a capture");
     let here = Capture::start(world.netns(Host::AcmeApi), from_acme).expect("a capture");
     for transport in Transport::ALL {
-        let ask = |to| probe_in(&world, Cell { from: Host::AcmeWeb, to, family: Family::V4, transport });
-        assert_eq!((ask(Host::GlobexWeb), ask(Host::AcmeApi)), (Outcome::Silence, Outcome::Answered));
+        let outcome = |to| probe_in(&world, Cell { from: Host::AcmeWeb, to, family: Family::V4, transport });
+        assert_eq!((outcome(Host::GlobexWeb), outcome(Host::AcmeApi)), (Outcome::Silence, Outcome::Answered));
     }
     assert!(!here.stop().is_empty());
     assert_eq!(there.stop(), Vec::<Vec<u8>>::new());

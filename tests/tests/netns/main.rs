@@ -1,4 +1,4 @@
-//! The test world itself, and how the agent is installed in it and removed.
+//! Tests of the test network itself, and of the agent's attachment, cleanup and commands.
 
 use std::process::Output;
 use std::thread;
@@ -27,7 +27,7 @@ fn without_an_agent_every_host_reaches_every_other() {
 
 #[test]
 #[ignore = "needs root: cargo xtask test netns"]
-fn a_world_leaves_nothing_behind_even_after_a_panic() {
+fn a_test_network_is_removed_even_after_a_panic() {
     let world = World::new(Layout::Routed).expect("a world");
     let name = world.scope.name().to_owned();
     assert!(scope::exists(&name) && netns::list().contains(&world.scope.netns_name("node")));
@@ -79,7 +79,7 @@ fn an_interface_that_appears_is_enforced_and_one_that_vanishes_leaves_nothing() 
         world.introduce().expect("neighbours");
         let stream = |to| DatagramStream::start(&world, Host::AcmeWeb, to, Family::V4).expect("a stream");
         let streams = [Host::GlobexWeb, Host::Internet].map(stream);
-        agent.wait(SOON, "attached", || enforced(&agent) == 3.0).expect("it notices");
+        agent.wait(SOON, "attached", || enforced(&agent) == 3.0).expect("the agent notices");
         for cell in over_each_transport(Host::AcmeWeb, Host::Dns)
             .into_iter()
             .chain(over_each_transport(Host::Dns, Host::AcmeWeb))
@@ -90,8 +90,8 @@ fn an_interface_that_appears_is_enforced_and_one_that_vanishes_leaves_nothing() 
             let stream = stream.stop();
             assert_eq!(stream.arrived.len(), 0, "{layout:?} {index}: of {} sent", stream.sent);
         }
-        world.remove_pod(Host::AcmeWeb).expect("it goes");
-        agent.wait(SOON, "detached", || enforced(&agent) == 2.0).expect("it notices");
+        world.remove_pod(Host::AcmeWeb).expect("it is removed");
+        agent.wait(SOON, "detached", || enforced(&agent) == 2.0).expect("the agent notices");
         agent.wait(SOON, "clean", || world.scope.pins().len() == pins.len()).expect("no pin is left");
     }
 }
@@ -115,29 +115,29 @@ fn cleanup_removes_everything_and_lists_it() {
         // The control: without the agent the traffic passes again.
         assert_matrix(&world, |_| true);
         let again = agent.on_pins(&["cleanup"]).expect("it runs");
-        assert!(again.status.success(), "nothing to do is no failure: {again:?}");
+        assert!(again.status.success(), "a second cleanup succeeds, too: {again:?}");
     }
 }
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn explain_reads_the_kernel_and_status_the_agent() {
+fn explain_works_without_an_agent_and_status_needs_one() {
     let world = World::new(Layout::Routed).expect("a world");
     let mut agent = Agent::ready(&world).expect("an agent");
-    let said = |output: anyhow::Result<Output>| {
+    let stdout = |output: anyhow::Result<Output>| {
         let output = output.expect("it runs");
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).expect("text")
     };
-    let status = said(agent.query(&["status"]));
+    let status = stdout(agent.query(&["status"]));
     assert!(status.contains(NODE_NAME), "{status}");
     agent.kill();
-    let asked_of_nobody = agent.query(&["status"]).expect("it runs");
-    assert_eq!(asked_of_nobody.status.code(), Some(1), "{asked_of_nobody:?}");
+    let without_agent = agent.query(&["status"]).expect("it runs");
+    assert_eq!(without_agent.status.code(), Some(1), "{without_agent:?}");
     let web = Host::AcmeWeb.v4().to_string();
-    let denied = said(agent.on_pins(&["explain", &web, &format!("{}:8080", Host::GlobexWeb.v4())]));
+    let denied = stdout(agent.on_pins(&["explain", &web, &format!("{}:8080", Host::GlobexWeb.v4())]));
     assert!(denied.contains("cross_tenant") && denied.contains("globex"), "{denied}");
-    let granted = said(agent.on_pins(&["explain", &web, &format!("{}:5432", Host::AcmeDb.v4())]));
+    let granted = stdout(agent.on_pins(&["explain", &web, &format!("{}:5432", Host::AcmeDb.v4())]));
     assert!(granted.contains("ALLOWED") && granted.contains("TCP 5432"), "{granted}");
     let found = agent.on_pins(&["explain", "--exit-code", &web, &Host::Internet.v4().to_string()]).expect("it runs");
     assert_eq!(found.status.code(), Some(3), "{found:?}");

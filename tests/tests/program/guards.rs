@@ -1,4 +1,4 @@
-//! The guards' programs on single frames: by ingress interface, and by sender address.
+//! Tests of the guards' programs on single frames, by ingress interface and by sender address.
 
 use agent_common::addr::Mac;
 use agent_common::counters::Counter;
@@ -20,7 +20,7 @@ const DROP: i32 = 2;
 const POD: u32 = LOOPBACK;
 /// The node's own interface.
 const OWN: u32 = 2;
-/// A claimed interface whose index is beyond the array of endpoints.
+/// A claimed interface with an index beyond the array of endpoints.
 const FAR: u32 = 70_000;
 const STRANGER: u32 = 9;
 
@@ -34,9 +34,9 @@ impl Guards {
         let far = EndpointEntry { cookie: 7, tenant: stage::B, ..EndpointEntry::default() };
         let mut beyond: HashMap<_, u32, EndpointEntry> =
             guards.map(maps::ENDPOINTS_FAR.name).try_into().expect("a map");
-        beyond.insert(FAR, far, 0).expect("room");
+        beyond.insert(FAR, far, 0).expect("the map has capacity");
         let mut own: HashMap<_, u32, u32> = guards.map(maps::NODE_IFACES.name).try_into().expect("a map");
-        own.insert(OWN, 1, 0).expect("room");
+        own.insert(OWN, 1, 0).expect("the map has capacity");
         guards
     }
 
@@ -46,13 +46,13 @@ impl Guards {
 
     fn claim(&mut self, ifindex: u32, entry: EndpointEntry) {
         let mut endpoints: Array<_, EndpointEntry> = self.map(maps::ENDPOINTS.name).try_into().expect("a map");
-        endpoints.set(ifindex, entry, 0).expect("room");
+        endpoints.set(ifindex, entry, 0).expect("the map has capacity");
         self.know(ifindex, &entry);
     }
 
     fn know(&mut self, ifindex: u32, entry: &EndpointEntry) {
         let mut map: HashMap<_, Sender, u32> = self.map(maps::SENDERS.name).try_into().expect("a map");
-        senders(entry).for_each(|sender| map.insert(sender, ifindex, 0).expect("room"));
+        senders(entry).for_each(|sender| map.insert(sender, ifindex, 0).expect("the map has capacity"));
     }
 
     /// The return value of a guard for a frame with this ingress interface; 0 is the node's own frame.
@@ -75,7 +75,7 @@ fn from(mac: [u8; 6]) -> Vec<u8> {
 
 #[test]
 #[ignore = "needs root and the BPF object: cargo xtask test program"]
-fn the_uplink_lets_out_the_node_and_claimed_pods_and_counts_the_rest() {
+fn the_uplink_guard_passes_the_node_and_claimed_pods_and_counts_the_rest() {
     let guards = Guards::new();
     let frame = from(topology::A_MAC);
     for (came_in_by, returns) in [(0, PASS), (POD, PASS), (OWN, PASS), (FAR, PASS), (STRANGER, DROP), (70_001, DROP)] {
@@ -87,7 +87,7 @@ fn the_uplink_lets_out_the_node_and_claimed_pods_and_counts_the_rest() {
 
 #[test]
 #[ignore = "needs root and the BPF object: cargo xtask test program"]
-fn half_a_claim_lets_nothing_out() {
+fn an_incomplete_claim_passes_no_guard() {
     let mut guards = Guards::new();
     for entry in [
         EndpointEntry { tenant: TenantId::UNKNOWN, ..stage::pod_a() },
@@ -102,7 +102,7 @@ fn half_a_claim_lets_nothing_out() {
 
 #[test]
 #[ignore = "needs root and the BPF object: cargo xtask test program"]
-fn the_bridge_passes_claimed_senders_behind_existing_interfaces() {
+fn the_bridge_guard_passes_claimed_senders_on_existing_interfaces() {
     const STRANGE: [u8; 6] = [2, 9, 9, 9, 9, 9];
     let mut guards = Guards::new();
     let foreign = Frame::v4(topology::PEER, Payload::udp(1, 2)).with(|f| f.from = STRANGE);

@@ -1,6 +1,6 @@
-//! The loaded programs without a network.
+//! Tests of the loaded programs without a network.
 //!
-//! The verifier accepts them, they agree with the host verdict, and they count and report what they did.
+//! The verifier accepts the programs. Their verdicts equal the host's verdicts, and they count and report every packet.
 
 mod guards;
 
@@ -113,7 +113,7 @@ fn program_and_host_agree_on_random_frames() {
         let remembered = engine.tables().clone();
         let host = engine.host(way, &bytes);
         let Some(ran) = engine.judge(way, &bytes, host.reason()).expect("a run") else {
-            // No packet, no state on either side.
+            // The kernel did not run the frame, so the host must not remember it.
             *engine.tables().replies_v4.borrow_mut() = remembered.replies_v4.into_inner();
             *engine.tables().replies_v6.borrow_mut() = remembered.replies_v6.into_inner();
             refused += 1;
@@ -143,12 +143,12 @@ fn mutated(frame: &[u8], dice: &mut Dice) -> Vec<u8> {
         _ => {}
     }
     if dice.below(2) == 0 {
-        mend_checksum(&mut bytes);
+        repair_checksum(&mut bytes);
     }
     bytes
 }
 
-fn mend_checksum(frame: &mut [u8]) {
+fn repair_checksum(frame: &mut [u8]) {
     let Some(end) = frame.get(14).map(|byte| 14 + usize::from(byte & 0x0f) * 4) else { return };
     if frame[12..14] != [8, 0] || end < 34 || end > frame.len() {
         return;
@@ -186,7 +186,7 @@ fn counters_are_exact_in_packets_and_bytes() {
 
 #[test]
 #[ignore = "needs root and the BPF object: cargo xtask test program"]
-fn audit_lets_pass_and_counts_apart() {
+fn in_audit_mode_packets_pass_and_are_counted_separately() {
     let mut tables = stage::tables();
     tables.tenants.get_mut(&stage::A).expect("tenant A").flags |= TenantState::AUDIT;
     let mut engine = engine();
@@ -196,8 +196,8 @@ fn audit_lets_pass_and_counts_apart() {
     assert_eq!(denied(&engine, Egress, true, DropReason::CrossTenant).packets, 5);
     assert_eq!(denied(&engine, Egress, false, DropReason::CrossTenant).packets, 0);
     assert_eq!(allowed(&engine, Egress).packets, 0);
-    let told = records(&mut engine);
-    assert_eq!(told.iter().map(|event| event.outcome).collect::<Vec<_>>(), [Outcome::Audited as u8]);
+    let reported = records(&mut engine);
+    assert_eq!(reported.iter().map(|event| event.outcome).collect::<Vec<_>>(), [Outcome::Audited as u8]);
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn a_flow_is_reported_at_once_and_then_once_a_second_with_its_count() {
     assert_eq!(event.length as usize, cross.len());
     let runs = 20_000;
     assert_eq!(engine.run(Egress, &cross, runs).expect("a run"), DROP);
-    assert!(records(&mut engine).len() <= 1, "the rest is folded");
+    assert!(records(&mut engine).len() <= 1, "the rest is aggregated");
     std::thread::sleep(std::time::Duration::from_millis(1_050));
     assert_eq!(engine.run(Egress, &cross, 1).expect("a run"), DROP);
     let last = records(&mut engine);
@@ -229,7 +229,7 @@ fn a_flow_is_reported_at_once_and_then_once_a_second_with_its_count() {
 
 #[test]
 #[ignore = "needs root and the BPF object: cargo xtask test program"]
-fn a_loud_pod_is_limited_and_still_counted() {
+fn a_pod_with_many_flows_is_limited_and_still_counted() {
     let mut engine = engine();
     let flows = 2_000_u16;
     for port in 0..flows {
@@ -237,11 +237,11 @@ fn a_loud_pod_is_limited_and_still_counted() {
         cross[36..38].copy_from_slice(&(10_000 + port).to_be_bytes());
         assert_eq!(engine.run(Egress, &cross, 1).expect("a run"), DROP);
     }
-    let told = records(&mut engine).len() as u32;
-    assert!((1..=3 * POD_RECORDS_PER_SECOND).contains(&told), "{told} records");
+    let reported = records(&mut engine).len() as u32;
+    assert!((1..=3 * POD_RECORDS_PER_SECOND).contains(&reported), "{reported} records");
     assert_eq!(denied(&engine, Egress, false, DropReason::CrossTenant).packets, u64::from(flows));
     let unreported = engine.lost(Loss::Unreported).expect("a counter");
-    assert!(unreported > 0, "flows that lost their host untold are counted");
+    assert!(unreported > 0, "flows that lost their entry unreported are counted");
     // Another pod still has its own budget.
     let mut tables = stage::tables();
     tables.endpoints.insert(LOOPBACK, EndpointEntry { slot: 2, cookie: 0x0b05, ..stage::pod_a() });
@@ -271,15 +271,15 @@ fn records_lost_to_a_full_ring_are_counted() {
         pods += 1;
     }
     assert!(engine.lost(Loss::RingFull).expect("a counter") > 0, "{packets} records fit");
-    let room = (1 << 20) / (size_of::<FlowEvent>() + 8);
-    let told = records(&mut engine).len();
-    assert!(told <= room && told > room / 2, "{told} records of {room}");
-    assert_eq!(denied(&engine, Egress, false, DropReason::CrossTenant).packets, packets, "none was not counted");
+    let capacity = (1 << 20) / (size_of::<FlowEvent>() + 8);
+    let reported = records(&mut engine).len();
+    assert!(reported <= capacity && reported > capacity / 2, "{reported} records of {capacity}");
+    assert_eq!(denied(&engine, Egress, false, DropReason::CrossTenant).packets, packets, "every packet was counted");
 }
 
 #[test]
 #[ignore = "needs root and the BPF object: cargo xtask test program"]
-fn nothing_half_written_passes() {
+fn nothing_passes_with_incomplete_entries() {
     let mut engine = engine();
     let peer = frame("peer4-udp");
     assert_eq!(engine.run(Egress, &peer, 1).expect("a run"), PASS);
@@ -314,10 +314,10 @@ fn engine_on_stage_without_pod() -> Engine {
 
 #[test]
 #[ignore = "needs root and the BPF object: cargo xtask test program"]
-fn what_does_not_fit_a_map_stays_closed() {
+fn what_does_not_fit_into_a_map_stays_denied() {
     let mut tables = stage::tables();
     let pods = tables.peers_v4.len() as u32;
-    // There is no room for one peer: the write fails, and the peer stays unreachable.
+    // The map has no capacity for one more peer: the write fails, and the peer stays unreachable.
     let limits = MapLimits { peers: pods, connections: 64 };
     let mut engine = Engine::with_limits(tables.clone(), &limits).expect("they just fit");
     stage::peer(&mut tables, [10, 99, 0, 1].into(), stage::pod_of(stage::A));
@@ -325,7 +325,7 @@ fn what_does_not_fit_a_map_stays_closed() {
     assert!(format!("{error:#}").contains(maps::PEERS_V4.name), "{error:#}");
     let mut to_it = frame("peer4-udp");
     to_it[30..34].copy_from_slice(&[10, 99, 0, 1]);
-    mend_checksum(&mut to_it);
+    repair_checksum(&mut to_it);
     assert_eq!(engine.run(Egress, &to_it, 1).expect("a run"), DROP);
     assert_eq!(engine.run(Egress, &frame("peer4-udp"), 1).expect("a run"), PASS);
     // More connections than the table holds: the oldest are evicted, and nothing passes because of it.
@@ -339,12 +339,12 @@ fn what_does_not_fit_a_map_stays_closed() {
         reply[30..34].copy_from_slice(&answer[26..30]);
         reply[34..36].copy_from_slice(&answer[36..38]);
         reply[36..38].copy_from_slice(&port.to_be_bytes());
-        mend_checksum(&mut reply);
+        repair_checksum(&mut reply);
         engine.run(Egress, &reply, 1).expect("a run")
     };
-    assert_eq!(reply(20_999), PASS, "the last is remembered");
-    assert_eq!(reply(20_000), DROP, "the first is not");
-    assert_eq!(reply(30_000), DROP, "and what never was is not");
+    assert_eq!(reply(20_999), PASS, "the latest connection is in the table");
+    assert_eq!(reply(20_000), DROP, "the oldest connection is not");
+    assert_eq!(reply(30_000), DROP, "a connection that never existed is not");
 }
 
 #[test]
@@ -370,7 +370,7 @@ fn a_long_frame_is_judged_like_a_short_one() {
     let mut long = frame("peer4-udp-1500-bytes");
     assert_eq!(engine.run(Egress, &long, 1).expect("a run"), PASS);
     long[30..34].copy_from_slice(&[10, 20, 1, 7]);
-    mend_checksum(&mut long);
+    repair_checksum(&mut long);
     assert_eq!(engine.run(Egress, &long, 1).expect("a run"), DROP);
     assert_eq!(denied(&engine, Egress, false, DropReason::CrossTenant).bytes, long.len() as u64);
 }

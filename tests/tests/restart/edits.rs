@@ -1,4 +1,4 @@
-//! The policy is edited while the agent runs.
+//! Tests of edits of the policy while the agent runs.
 
 use std::fs;
 use std::thread;
@@ -16,10 +16,10 @@ use crate::traffic::{SOON, assert_cut, pause};
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn a_revoked_grant_cuts_its_connections() {
+fn a_revoked_subnet_ends_its_connections() {
     let world = World::new(Layout::Routed).expect("a world");
     let agent = Agent::ready(&world).expect("an agent");
-    let victims = Family::ALL
+    let revoked = Family::ALL
         .map(|family| EchoConnection::start(&world, Host::AcmeWeb, Host::AcmeDb, family).expect("a connection"));
     let bystander = EchoConnection::start(&world, Host::GlobexWeb, Host::GlobexDb, Family::V4).expect("a connection");
     pause();
@@ -28,14 +28,14 @@ fn a_revoked_grant_cuts_its_connections() {
     config.write(&world.config_path()).expect("an edit");
     let moment = Instant::now();
     thread::sleep(SOON + Duration::from_secs(1));
-    victims.into_iter().for_each(|connection| assert_cut(connection, moment));
+    revoked.into_iter().for_each(|connection| assert_cut(connection, moment));
     let bystander = bystander.stop();
     assert_eq!(bystander.error, None);
     assert!(bystander.longest_gap() < Duration::from_millis(150), "{:?}", bystander.longest_gap());
     drop(agent);
 }
 
-/// Both halves of a grant from acme to globex.
+/// Adds a grant from acme to globex: the entry of either tenant, or of both.
 fn agree(acme: Option<&mut Tenant>, globex: Option<&mut Tenant>) {
     acme.into_iter().for_each(|tenant| tenant.peers.push(("globex".into(), "Egress".into())));
     globex.into_iter().for_each(|tenant| tenant.peers.push(("acme".into(), "Ingress".into())));
@@ -64,40 +64,44 @@ fn a_grant_needs_both_tenants_and_has_a_direction() {
     config.write(&world.config_path()).expect("an edit");
     agent
         .wait(SOON * 2, "revoked", || probe_in(&world, probe) == Outcome::Silence)
-        .expect("one does not agree any more");
+        .expect("globex does not agree any more");
     assert_matrix(&world, allowed);
 }
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn a_bad_document_is_named_and_the_last_good_state_holds() {
+fn an_invalid_document_is_reported_and_its_last_good_version_stays_in_force() {
     let world = World::new(Layout::Routed).expect("a world");
     let agent = Agent::ready(&world).expect("an agent");
     let good = world.config();
     let mut bad = good.clone();
     bad.tenant("acme").subnets[0].1 = "10.40.0.0/33".into();
     bad.write(&world.config_path()).expect("an edit");
-    let said = agent.wait_log(SOON, "spec.subnets[0].cidr");
-    let said = said.unwrap_or_else(|| panic!("nothing was said:\n{}", agent.log().join("\n")));
+    let line = agent.wait_log(SOON, "spec.subnets[0].cidr");
+    let line = line.unwrap_or_else(|| panic!("nothing was logged:\n{}", agent.log().join("\n")));
     for expected in ["NetworkTenant/acme", "bulkhead.yaml", "line", "such as 10.40.0.0/24"] {
-        assert!(said.contains(expected), "no {expected} in: {said}");
+        assert!(line.contains(expected), "no {expected} in: {line}");
     }
-    assert!(!said.contains('\u{1b}'), "colours in a pipe: {said:?}");
+    assert!(!line.contains('\u{1b}'), "colours in a pipe: {line:?}");
     assert_matrix(&world, allowed);
-    // The other documents of the same file still take effect.
+    // Edits of other documents in the same file still take effect.
     bad.tenant("globex").egress.push(("web".into(), vec!["198.51.100.0/24".into()], vec![]));
     bad.write(&world.config_path()).expect("an edit");
     let probe = Cell { from: Host::GlobexWeb, to: Host::Internet, family: Family::V4, transport: Transport::Tcp };
-    agent.wait(SOON * 2, "granted", || probe_in(&world, probe) == Outcome::Answered).expect("the good document counts");
+    agent
+        .wait(SOON * 2, "granted", || probe_in(&world, probe) == Outcome::Answered)
+        .expect("the valid document is in force");
     let asked = Cell { from: Host::AcmeWeb, to: Host::AcmeDb, ..probe };
-    assert_eq!(probe_in(&world, asked), Outcome::Answered, "the last good state of the bad one holds");
+    assert_eq!(probe_in(&world, asked), Outcome::Answered, "the last good version of the invalid document is in force");
     // Invalid YAML.
     fs::write(world.config_path(), "kind: [NetworkTenant\n  - {").expect("an edit");
     thread::sleep(SOON);
     assert_eq!(probe_in(&world, asked), Outcome::Answered);
     assert_eq!(probe_in(&world, Cell { to: Host::GlobexWeb, ..asked }), Outcome::Silence);
     good.write(&world.config_path()).expect("an edit");
-    agent.wait(SOON * 2, "as before", || probe_in(&world, probe) == Outcome::Silence).expect("the file counts again");
+    agent
+        .wait(SOON * 2, "as before", || probe_in(&world, probe) == Outcome::Silence)
+        .expect("the file is in force again");
     assert_matrix(&world, allowed);
 }
 
@@ -106,15 +110,15 @@ fn a_bad_document_is_named_and_the_last_good_state_holds() {
 fn a_namespace_that_changes_its_tenant_moves_its_pods() {
     let world = World::new(Layout::Routed).expect("a world");
     let agent = Agent::ready(&world).expect("an agent");
-    let ask = |from, to| probe_in(&world, Cell { from, to, family: Family::V4, transport: Transport::Tcp });
-    assert_eq!(ask(Host::AcmeWeb, Host::AcmeDb), Outcome::Answered);
+    let outcome = |from, to| probe_in(&world, Cell { from, to, family: Family::V4, transport: Transport::Tcp });
+    assert_eq!(outcome(Host::AcmeWeb, Host::AcmeDb), Outcome::Answered);
     let mut config = world.config();
     config.namespaces[0].1 = "globex".into();
     config.write(&world.config_path()).expect("an edit");
-    let moved = || ask(Host::AcmeWeb, Host::GlobexWeb) == Outcome::Answered;
-    agent.wait(SOON * 2, "moved", moved).expect("it is globex's now");
-    assert_eq!(ask(Host::AcmeWeb, Host::GlobexDb), Outcome::Answered);
-    assert_eq!(ask(Host::AcmeWeb, Host::AcmeDb), Outcome::Silence);
+    let moved = || outcome(Host::AcmeWeb, Host::GlobexWeb) == Outcome::Answered;
+    agent.wait(SOON * 2, "moved", moved).expect("the pod belongs to globex now");
+    assert_eq!(outcome(Host::AcmeWeb, Host::GlobexDb), Outcome::Answered);
+    assert_eq!(outcome(Host::AcmeWeb, Host::AcmeDb), Outcome::Silence);
 }
 
 #[test]
@@ -123,7 +127,8 @@ fn pods_of_a_deleted_tenant_or_namespace_reach_nobody() {
     let world = World::new(Layout::Routed).expect("a world");
     let agent = Agent::ready(&world).expect("an agent");
     let good = world.config();
-    let ask = |to| probe_in(&world, Cell { from: Host::AcmeWeb, to, family: Family::V4, transport: Transport::Tcp });
+    let outcome =
+        |to| probe_in(&world, Cell { from: Host::AcmeWeb, to, family: Family::V4, transport: Transport::Tcp });
     for what in ["tenant", "namespace"] {
         let mut config = good.clone();
         match what {
@@ -131,14 +136,14 @@ fn pods_of_a_deleted_tenant_or_namespace_reach_nobody() {
             _ => drop(config.namespaces.remove(0)),
         }
         config.write(&world.config_path()).expect("an edit");
-        let cut = || ask(Host::AcmeDb) == Outcome::Silence;
+        let cut = || outcome(Host::AcmeDb) == Outcome::Silence;
         agent.wait(SOON * 2, "cut off", cut).unwrap_or_else(|error| panic!("no {what}: {error:#}"));
         // Pods of the same namespace are excluded: they always belong to the same tenant.
         for to in [Host::GlobexWeb, Host::GlobexFar, Host::GlobexDb, Host::Internet, Host::Metadata] {
-            assert_eq!(ask(to), Outcome::Silence, "no {what}: {to:?}");
+            assert_eq!(outcome(to), Outcome::Silence, "no {what}: {to:?}");
         }
         good.write(&world.config_path()).expect("an edit");
-        let back = || ask(Host::AcmeDb) == Outcome::Answered;
-        agent.wait(SOON * 2, "restored", back).expect("it is back");
+        let back = || outcome(Host::AcmeDb) == Outcome::Answered;
+        agent.wait(SOON * 2, "restored", back).expect("the permission is restored");
     }
 }

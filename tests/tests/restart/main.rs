@@ -1,4 +1,4 @@
-//! The agent stops, starts and learns: what is denied stays denied, what is allowed continues.
+//! Tests of an agent that stops and starts: denied packets stay denied, and allowed packets continue.
 
 mod edits;
 mod traffic;
@@ -16,7 +16,7 @@ use traffic::{SOON, Traffic, assert_cut, pause};
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn a_kill_and_restart_under_traffic_opens_and_breaks_nothing() {
+fn a_kill_and_restart_under_traffic_allows_and_interrupts_nothing() {
     for layout in [Layout::Routed, Layout::Bridged] {
         let world = World::new(layout).expect("a world");
         let mut agent = Agent::ready(&world).expect("an agent");
@@ -26,7 +26,7 @@ fn a_kill_and_restart_under_traffic_opens_and_breaks_nothing() {
             agent.kill();
             pause();
             agent.start_again().expect("it starts again");
-            agent.wait_ready(Duration::from_secs(15)).expect("it gets ready again");
+            agent.wait_ready(Duration::from_secs(15)).expect("the agent becomes ready again");
         }
         pause();
         traffic.assert_undisturbed();
@@ -43,6 +43,10 @@ fn sigterm_ends_the_agent_and_enforcement_stays() {
     pause();
     let status = agent.terminate().expect("it ends");
     assert!(status.success(), "{status}; its log:\n{}", agent.log().join("\n"));
+    for state in ["agent_started", "agent_stopping"] {
+        let event = agent.wait_event(Duration::from_secs(5), |event| event["state"] == state);
+        assert!(event.is_some(), "no event {state}: {:?}", agent.events());
+    }
     pause();
     traffic.assert_undisturbed();
     assert_matrix(&world, allowed);
@@ -63,7 +67,7 @@ fn counters_and_links_survive_a_restart_and_are_not_doubled() {
     agent.kill();
     assert_eq!(probe_in(&world, denied), Outcome::Silence);
     agent.start_again().expect("it starts again");
-    agent.wait_ready(Duration::from_secs(15)).expect("it gets ready again");
+    agent.wait_ready(Duration::from_secs(15)).expect("the agent becomes ready again");
     // Drops during the absence are counted.
     assert!(drops(&agent) > before);
     assert_eq!(world.scope.pins().len(), pins.len());
@@ -78,10 +82,10 @@ fn drops_during_an_absence_are_reported_with_names() {
     let denied = Cell { from: Host::AcmeApi, to: Host::GlobexApi, family: Family::V6, transport: Transport::Udp };
     assert_eq!(probe_in(&world, denied), Outcome::Silence);
     agent.start_again().expect("it starts again");
-    agent.wait_ready(Duration::from_secs(15)).expect("it gets ready again");
+    agent.wait_ready(Duration::from_secs(15)).expect("the agent becomes ready again");
     let target = denied.to.v6().to_string();
     let event = agent.wait_event(SOON, |event| event["destination"]["ip"] == *target);
-    let event = event.expect("it is told, late");
+    let event = event.expect("it is reported, late");
     assert_eq!(
         (&event["source"]["pod"], &event["destination"]["tenant"]),
         (&"acme-api".into(), &"globex".into()),
@@ -91,7 +95,7 @@ fn drops_during_an_absence_are_reported_with_names() {
 
 #[test]
 #[ignore = "needs root and the agent: cargo xtask test netns"]
-fn a_file_changed_while_the_agent_was_away_counts_when_it_is_back() {
+fn a_file_changed_while_no_agent_ran_is_in_force_after_the_start() {
     let world = World::new(Layout::Routed).expect("a world");
     let mut agent = Agent::ready(&world).expect("an agent");
     let denied = DatagramStream::start(&world, Host::AcmeWeb, Host::GlobexWeb, Family::V4).expect("a stream");
@@ -106,12 +110,12 @@ fn a_file_changed_while_the_agent_was_away_counts_when_it_is_back() {
     pause();
     let back = Instant::now();
     agent.start_again().expect("it starts again");
-    agent.wait_ready(Duration::from_secs(15)).expect("it gets ready again");
+    agent.wait_ready(Duration::from_secs(15)).expect("the agent becomes ready again");
     let moment = Instant::now();
     thread::sleep(SOON + Duration::from_secs(1));
     assert_eq!(denied.stop().arrived.len(), 0);
     let granted = granted.stop();
-    assert!(granted.arrived.iter().all(|at| *at > back), "granted before it was");
-    assert!(granted.arrived_after(moment) > 500, "only {} came", granted.arrived_after(moment));
+    assert!(granted.arrived.iter().all(|at| *at > back), "datagrams arrived before the grant was in force");
+    assert!(granted.arrived_after(moment) > 500, "only {} arrived", granted.arrived_after(moment));
     assert_cut(victim, moment);
 }

@@ -1,4 +1,4 @@
-//! Traffic that continues while something happens, and what must hold afterwards.
+//! Traffic that continues during an event, and checks that no denied packet arrived and no allowed packet was lost.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,16 +10,16 @@ use testbed::world::World;
 /// The time within which a live edit must be in force.
 pub const SOON: Duration = Duration::from_secs(2);
 
-/// The traffic while something happens to the agent.
+/// The traffic while the agent is killed or stopped.
 pub struct Traffic {
     denied: Vec<DatagramStream>,
     allowed: Vec<DatagramStream>,
-    chats: Vec<EchoConnection>,
+    connections: Vec<EchoConnection>,
 }
 
 impl Traffic {
-    /// Denied traffic to a pod and to the internet, allowed traffic to a pod, connections that a pod opened, and one that was
-    /// opened to it, which depends on the reply table.
+    /// Denied traffic to a pod and to the internet, allowed traffic to a pod, connections that a pod opened, and one
+    /// that was opened to it, which depends on the reply table.
     pub fn start(world: &World) -> Self {
         world.introduce().expect("neighbours");
         let stream = |from, to, family| DatagramStream::start(world, from, to, family).expect("a stream");
@@ -35,7 +35,7 @@ impl Traffic {
                 stream(Host::AcmeWeb, Host::AcmeApi, Family::V4),
                 stream(Host::GlobexWeb, Host::GlobexApi, Family::V6),
             ],
-            chats: vec![
+            connections: vec![
                 connection(Host::AcmeWeb, Host::AcmeDb, Family::V4),
                 connection(Host::AcmeApi, Host::AcmeFar, Family::V6),
                 connection(Host::Node, Host::AcmeWeb, Family::V4),
@@ -44,7 +44,8 @@ impl Traffic {
         }
     }
 
-    /// Ends it: no denied packet arrived, no allowed packet was lost, no connection broke or stalled.
+    /// Ends the traffic and checks it: no denied packet arrived, no allowed packet was lost, no connection ended or
+    /// stalled.
     pub fn assert_undisturbed(self) {
         for (index, stream) in self.denied.into_iter().enumerate() {
             let DatagramRecord { sent, refused, arrived } = stream.stop();
@@ -60,10 +61,10 @@ impl Traffic {
                 stream.longest_gap()
             );
         }
-        for (index, connection) in self.chats.into_iter().enumerate() {
+        for (index, connection) in self.connections.into_iter().enumerate() {
             let connection = connection.stop();
             assert_eq!(connection.error, None, "connection {index}");
-            // A lost packet costs TCP 200 ms at least.
+            // TCP retransmits a lost packet after 200 ms at the earliest.
             assert!(
                 connection.longest_gap() < Duration::from_millis(150),
                 "connection {index}: {:?}",
@@ -78,9 +79,9 @@ pub fn pause() {
     thread::sleep(Duration::from_millis(300));
 }
 
-/// Ends a connection, which must have been cut within `SOON` of a moment.
+/// Ends a connection and checks that it got no answer later than `SOON` after a moment.
 pub fn assert_cut(connection: EchoConnection, moment: Instant) {
     let connection: EchoRecord = connection.stop();
-    assert!(connection.answers.len() > 50, "only {} answers ever", connection.answers.len());
-    assert_eq!(connection.answers_after(moment + SOON), 0, "it went on; {:?}", connection.error);
+    assert!(connection.answers.len() > 50, "only {} answers in all", connection.answers.len());
+    assert_eq!(connection.answers_after(moment + SOON), 0, "the connection continued; {:?}", connection.error);
 }

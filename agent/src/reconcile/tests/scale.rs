@@ -16,7 +16,7 @@ use policy::model::settings::Settings;
 use policy::plan::{Actual, Op};
 
 const TENANTS: usize = 1000;
-const SPACES: usize = 4000;
+const NAMESPACES: usize = 4000;
 const LOCAL: usize = 100;
 
 fn objects() -> Vec<Change> {
@@ -25,21 +25,21 @@ fn objects() -> Vec<Change> {
     let egress = |t: usize| if t.is_multiple_of(4) { vec![range("0.0.0.0/0", &[443])] } else { vec![] };
     let object =
         |t: usize| Tenant { subnets: subnets(t).collect(), egress: egress(t), ..tenant(&format!("tenant-{t}")) };
-    let space = |n: usize| namespace(&format!("team-namespace-{n}"), &format!("tenant-{}", n % TENANTS));
+    let numbered = |n: usize| namespace(&format!("team-namespace-{n}"), &format!("tenant-{}", n % TENANTS));
     vec![
         Change::Tenants((0..TENANTS).map(object).collect()),
-        Change::Namespaces((0..SPACES).map(space).collect()),
+        Change::Namespaces((0..NAMESPACES).map(numbered).collect()),
         Change::Links((0..LOCAL + 10).map(|n| link(n as u32 + 2, &format!("veth{n}"))).collect()),
         Change::Nodes(vec![]),
     ]
 }
 
 fn pod(n: usize) -> Endpoint {
-    let path = format!("team-namespace-{}/payments-7d9c5b6f8-{n:07}", n % SPACES);
+    let path = format!("team-namespace-{}/payments-7d9c5b6f8-{n:07}", n % NAMESPACES);
     let address = std::net::Ipv4Addr::from(0x0b00_0000 + n as u32).to_string();
     let pod = if n < LOCAL { local(&path, &[&address], &format!("veth{n}")) } else { remote(&path, &[&address]) };
     let uid = format!("5b0c7b52-3c0f-4e3a-9b86-{n:012x}");
-    Endpoint { uid, workload: Some(("Deployment".into(), format!("payments-{}", n % SPACES))), ..pod }
+    Endpoint { uid, workload: Some(("Deployment".into(), format!("payments-{}", n % NAMESPACES))), ..pod }
 }
 
 fn resident() -> usize {
@@ -102,7 +102,7 @@ fn steps(pods: usize) {
     let changes = vec![all()];
     let start = spent();
     test.step(changes);
-    println!("{pods} pods, told again in full, nothing new: {:?}", spent() - start);
+    println!("{pods} pods, received again in full, nothing new: {:?}", spent() - start);
 
     let come = (0..500).map(|n| Change::Endpoint(pod(pods + n)));
     println!("remote pod comes: {:?}", timed(&mut test, come));

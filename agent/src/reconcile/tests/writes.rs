@@ -1,6 +1,6 @@
-//! Properties of plans between any two small worlds: after every single write, a fixed set of probes is judged.
+//! Property tests of plans between any two small clusters. A fixed set of probes is judged after every single write.
 //!
-//! No write may open what is closed before and after the plan. The order of changes must not matter.
+//! No write may allow what the policy denies both before and after the plan. The order of changes must not matter.
 
 mod judge;
 mod world;
@@ -22,7 +22,7 @@ use policy::model::limits::Limits;
 use policy::model::settings::Settings;
 use policy::plan::{Actual, Ledger, Op};
 
-/// A loop and a kernel that enforce what `changes` say.
+/// A loop and a kernel that enforce the policy of `changes`.
 fn enforcing(settings: Settings, changes: Vec<Change>) -> (ReconcileState, MemDataplane) {
     let mut kernel = MemDataplane::default();
     let mut state = ReconcileState::start(&mut kernel, settings).expect("an empty kernel");
@@ -116,15 +116,15 @@ fn meaning(actual: &Actual) -> BTreeMap<String, String> {
 
 /// A quarter of the configured cases, because each case judges several hundred probes after each write.
 fn config() -> ProptestConfig {
-    let asked = ProptestConfig::default();
-    ProptestConfig { cases: asked.cases / 4, ..asked }
+    let configured = ProptestConfig::default();
+    ProptestConfig { cases: configured.cases / 4, ..configured }
 }
 
 proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn no_write_opens_what_is_closed_before_and_after(from in any_world(), to in any_world(), fenced: bool) {
+    fn no_write_allows_what_is_denied_before_and_after(from in any_world(), to in any_world(), fenced: bool) {
         let (mut state, mut kernel) = enforcing(settings(fenced), whole(&from));
         let before = kernel.actual.clone();
         kernel.log.clear();
@@ -133,7 +133,7 @@ proptest! {
     }
 
     #[test]
-    fn no_write_opens_what_is_closed_after_a_restart_with_other_objects(from in any_world(), to in any_world(), fenced: bool) {
+    fn no_write_after_a_restart_allows_what_is_denied_before_and_after(from in any_world(), to in any_world(), fenced: bool) {
         let (_, mut kernel) = enforcing(settings(fenced), whole(&from));
         let before = kernel.actual.clone();
         kernel.log.clear();
@@ -194,7 +194,7 @@ proptest! {
         }
         prop_assert_eq!(outcome.pending, 0);
         prop_assert_eq!(meaning(&kernel.actual), meaning(&direct.actual));
-        prop_assert_eq!(state.actual(), &kernel.actual, "the mirror is true");
+        prop_assert_eq!(state.actual(), &kernel.actual, "the ledger equals the kernel");
         let _ = before;
     }
 }
@@ -211,7 +211,7 @@ fn the_judge_recognises_each_rule() {
     assert!(sees([10, 0, 0, 1], [10, 40, 0, 5], 80), "its own subnet");
     assert!(!sees([10, 0, 0, 1], [10, 40, 0, 5], 22), "at another port");
     assert!(!sees([10, 0, 0, 3], [10, 40, 0, 5], 80), "another's subnet under a wide range");
-    assert!(sees([10, 0, 0, 3], [10, 40, 1, 5], 80), "nobody's range under it");
+    assert!(sees([10, 0, 0, 3], [10, 40, 1, 5], 80), "a range that nobody owns, under a wide range");
     assert!(!sees([10, 0, 0, 9], [10, 0, 0, 9], 80), "an unknown sender");
 }
 

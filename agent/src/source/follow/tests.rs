@@ -1,4 +1,4 @@
-//! Real files, edited in the ways in which people and Kubernetes edit them.
+//! Tests with real files, edited as people and Kubernetes edit them: in place, by rename, and by a new symbolic link.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -42,7 +42,7 @@ impl World {
         self.dir.path().join(name)
     }
 
-    /// As editors do: write beside, rename over.
+    /// Replaces a file as editors do: writes another file and renames it.
     fn replace(&self, name: &str, text: &str) {
         let aside = self.path(".aside");
         fs::write(&aside, text).expect("written");

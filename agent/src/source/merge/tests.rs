@@ -1,4 +1,6 @@
-//! What stays in force, what goes, and that the end does not depend on the way.
+//! Tests of the objects that stay in force after each kind of edit.
+//!
+//! The result depends on the last good files, not on the looks before them.
 
 use super::*;
 use crate::api::document::ObjectKind;
@@ -52,7 +54,7 @@ fn the_first_look_sends_everything_and_the_same_again_sends_nothing() {
 }
 
 #[test]
-fn a_bad_document_keeps_its_last_good_version_and_nothing_else() {
+fn an_invalid_document_keeps_its_last_good_version_and_nothing_else() {
     let mut merge = Merge::default();
     merge.take(&file(&[tenant("acme", "10.1.0.0/24"), tenant("globex", "10.2.0.0/24")]));
     let outcome = merge.take(&file(&[tenant("acme", "10.1.0.5/24"), tenant("globex", "10.3.0.0/24")]));
@@ -62,7 +64,7 @@ fn a_bad_document_keeps_its_last_good_version_and_nothing_else() {
 }
 
 #[test]
-fn a_bad_document_that_was_never_good_grants_nothing() {
+fn a_document_that_was_never_valid_grants_nothing() {
     let mut merge = Merge::default();
     let outcome = merge.take(&file(&[tenant("acme", "10.1.0.5/24")]));
     assert!(in_force(&merge).is_empty());
@@ -78,7 +80,7 @@ fn deleting_a_document_removes_its_object() {
 }
 
 #[test]
-fn deleting_what_was_bad_removes_the_last_good_version_too() {
+fn deleting_an_invalid_document_removes_its_last_good_version_too() {
     let mut merge = Merge::default();
     merge.take(&file(&[tenant("acme", "10.1.0.0/24"), tenant("globex", "10.2.0.0/24")]));
     merge.take(&file(&[tenant("acme", "bad"), tenant("globex", "10.2.0.0/24")]));
@@ -87,7 +89,7 @@ fn deleting_what_was_bad_removes_the_last_good_version_too() {
 }
 
 #[test]
-fn a_document_that_lost_its_name_may_be_any_that_is_missing() {
+fn a_document_without_a_readable_name_keeps_every_missing_object() {
     let mut merge = Merge::default();
     let (acme, globex) = (tenant("acme", "10.1.0.0/24"), tenant("globex", "10.2.0.0/24"));
     merge.take(&file(&[acme, globex.clone()]));
@@ -99,7 +101,7 @@ fn a_document_that_lost_its_name_may_be_any_that_is_missing() {
 }
 
 #[test]
-fn what_cannot_be_read_changes_nothing() {
+fn files_that_cannot_be_read_change_nothing() {
     let mut merge = Merge::default();
     merge.take(&file(&[tenant("acme", "10.1.0.0/24")]));
     let unreadable = Look { files: BTreeMap::from([("a.yaml".into(), Err("denied".into()))]), listing: None };
@@ -113,14 +115,14 @@ fn what_cannot_be_read_changes_nothing() {
 }
 
 #[test]
-fn nothing_is_sent_before_anything_was_read() {
+fn nothing_is_sent_before_a_file_was_read() {
     let mut merge = Merge::default();
     assert!(merge.take(&unlistable()).changes.is_empty());
     assert_eq!(merge.take(&file(&[tenant("acme", "10.1.0.0/24")])).changes.len(), 3);
 }
 
 #[test]
-fn a_file_that_is_gone_or_empty_must_be_so_twice() {
+fn a_missing_or_empty_file_loses_its_objects_at_the_second_look() {
     let both = files(&[("a.yaml", &tenant("acme", "10.1.0.0/24")), ("b.yaml", &tenant("globex", "10.2.0.0/24"))]);
     let without = files(&[("b.yaml", &tenant("globex", "10.2.0.0/24"))]);
     let truncated = files(&[("a.yaml", ""), ("b.yaml", &tenant("globex", "10.2.0.0/24"))]);
@@ -129,7 +131,7 @@ fn a_file_that_is_gone_or_empty_must_be_so_twice() {
         merge.take(&both);
         let first = merge.take(&less);
         assert!(first.look_again && first.changes.is_empty() && first.findings.len() == 1, "{first:?}");
-        assert!(merge.take(&both).changes.is_empty(), "back in time");
+        assert!(merge.take(&both).changes.is_empty(), "the file is back before the second look");
         merge.take(&less);
         let second = merge.take(&less);
         assert!(!second.look_again && second.findings.is_empty(), "{second:?}");
@@ -138,7 +140,7 @@ fn a_file_that_is_gone_or_empty_must_be_so_twice() {
 }
 
 #[test]
-fn of_two_documents_of_one_name_the_first_stays() {
+fn the_first_of_two_documents_with_one_name_counts() {
     let mut merge = Merge::default();
     let outcome = merge.take(&file(&[tenant("acme", "10.1.0.0/24"), tenant("acme", "10.2.0.0/24")]));
     assert_eq!(in_force(&merge), ["acme 10.1.0.0/24"]);
@@ -146,11 +148,11 @@ fn of_two_documents_of_one_name_the_first_stays() {
     assert!(outcome.findings[0].problem.contains("a.yaml:1"), "{:?}", outcome.findings);
     let across = files(&[("b.yaml", &tenant("acme", "10.3.0.0/24")), ("a.yaml", &tenant("acme", "10.2.0.0/24"))]);
     merge.take(&across);
-    assert_eq!(in_force(&merge), ["acme 10.2.0.0/24"], "the order is that of the names");
+    assert_eq!(in_force(&merge), ["acme 10.2.0.0/24"], "files are merged in the order of their names");
 }
 
 #[test]
-fn a_bad_first_document_does_not_let_the_second_in() {
+fn an_invalid_first_document_does_not_admit_the_second() {
     let mut merge = Merge::default();
     let outcome = merge.take(&file(&[tenant("acme", "bad"), tenant("acme", "10.2.0.0/24")]));
     assert!(in_force(&merge).is_empty());
@@ -162,11 +164,11 @@ fn a_document_may_move_to_another_file() {
     let mut merge = Merge::default();
     merge.take(&files(&[("a.yaml", "# none\n"), ("b.yaml", &tenant("acme", "10.1.0.0/24"))]));
     merge.take(&files(&[("a.yaml", &tenant("acme", "10.1.0.9/24")), ("b.yaml", &tenant("globex", "10.2.0.0/24"))]));
-    assert_eq!(in_force(&merge), ["acme 10.1.0.0/24", "globex 10.2.0.0/24"], "its last good version moves along");
+    assert_eq!(in_force(&merge), ["acme 10.1.0.0/24", "globex 10.2.0.0/24"], "its last good version moves with it");
 }
 
 #[test]
-fn the_end_does_not_depend_on_the_way() {
+fn the_result_does_not_depend_on_earlier_looks() {
     let steps = [
         file(&[tenant("acme", "10.1.0.0/24")]),
         file(&[tenant("globex", "10.2.0.0/24"), tenant("acme", "10.4.0.0/24")]),

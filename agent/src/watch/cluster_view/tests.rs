@@ -1,4 +1,4 @@
-//! The joined view: which changes it reports, when, and which events must change nothing.
+//! Tests of the joined view: which changes it reports, when, and which events change nothing.
 
 use super::*;
 use policy::model::testing::{ip, key, namespace, tenant};
@@ -43,8 +43,8 @@ impl World {
         let mut world =
             Self { view: ClusterView::new("a".into(), settings), now: Duration::ZERO, subscriptions: Vec::new() };
         world.apply(WatchEvent::Tenants(all(vec![tenant("acme"), tenant("globex")])));
-        let spaces = [("shop", "acme"), ("depot", "acme"), ("bank", "globex")];
-        world.apply(WatchEvent::Namespaces(all(spaces.map(|(name, tenant)| namespace(name, tenant)).into())));
+        let namespaces = [("shop", "acme"), ("depot", "acme"), ("bank", "globex")];
+        world.apply(WatchEvent::Namespaces(all(namespaces.map(|(name, tenant)| namespace(name, tenant)).into())));
         world
             .apply(WatchEvent::Nodes(all(vec![ObservedNode { name: "a".into(), addresses: vec![ip("192.168.0.1")] }])));
         world.apply(WatchEvent::ApiService(all(vec![])));

@@ -1,14 +1,14 @@
-//! The script of a node's first process: the mounts that make a node out of a part of this machine.
+//! The script of a node's first process, which makes the node's mounts.
 //!
-//! The machine's directories stay unchanged. `/etc` and `/var/lib` get an upper layer in the node's memory. Only what must be on a
-//! disk is bound from the cluster's directory.
+//! The machine's directories stay unchanged. `/etc` and `/var/lib` get an upper layer in the node's memory. Only what
+//! must be on a disk is bound from the cluster's directory.
 
 use std::path::Path;
 
 use super::Node;
 use crate::{cgroup::Hierarchy, plan::DNS_SERVICE};
 
-/// Makes the mounts, says so, and stays. Its shell also buries processes whose parents have gone.
+/// The script makes the mounts, creates the file `ready`, and keeps running. Its shell also reaps orphaned processes.
 pub fn script(node: &Node, hierarchies: &[Hierarchy]) -> String {
     let (name, directory) = (node.host.name, node.directory());
     let directory = directory.display();
@@ -48,7 +48,7 @@ fn overlays() -> String {
     [("/etc", "etc"), ("/var/lib", "lib")].map(overlay).concat()
 }
 
-/// The same hierarchies at the same places, seen from the node's own root.
+/// Mounts the same hierarchies at the same paths, with the node's own cgroup as the root.
 fn cgroups(hierarchies: &[Hierarchy]) -> String {
     let root = Path::new("/sys/fs/cgroup");
     let several = hierarchies.iter().all(|hierarchy| hierarchy.path != root);
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn several_hierarchies_lie_side_by_side() {
+    fn several_hierarchies_are_mounted_side_by_side() {
         let lines = cgroups(&[
             hierarchy("/sys/fs/cgroup/cpu", "cgroup", "cpu"),
             hierarchy("/sys/fs/cgroup/unified", "cgroup2", ""),

@@ -17,7 +17,7 @@ pub fn present() -> bool {
     run(&mut command("go", ["version"])).is_ok()
 }
 
-/// Without its version linked in, the API server takes itself for v0.0.0.
+/// The flags of a build. Without these linker flags, the API server reports v0.0.0 as its version.
 pub fn flags(part: &Part, version: &str) -> Vec<String> {
     let mut link = String::from("-s -w");
     if part.name == "kubernetes" {
@@ -43,11 +43,11 @@ pub fn build(part: &Part, version: &str, into: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Counts the packages the tool names as it compiles them, and keeps the rest of what it says for the error.
+/// Counts the packages that the tool compiles, and keeps the rest of its output for the error.
 fn watch(go: &mut Command, name: &str, start: Instant) -> Result<usize> {
     let mut child = go.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().context("cannot start go")?;
     let said = child.stderr.take().expect("standard error was piped above");
-    let mut progress = Progress { name, start, told: start, packages: 0 };
+    let mut progress = Progress { name, start, printed: start, packages: 0 };
     let complaints = read(said, &mut progress);
     let status = child.wait()?;
     ensure!(status.success(), "go: {status}\n{}", complaints.join("\n"));
@@ -66,11 +66,11 @@ fn read(said: impl Read, progress: &mut Progress) -> Vec<String> {
     complaints
 }
 
-/// A line on a terminal that is written over; elsewhere a line now and then.
+/// The progress of a build. On a terminal it is one line that is overwritten, otherwise a line every 20 seconds.
 struct Progress<'a> {
     name: &'a str,
     start: Instant,
-    told: Instant,
+    printed: Instant,
     packages: usize,
 }
 
@@ -79,10 +79,10 @@ impl Progress<'_> {
         self.packages += usize::from(!line.starts_with("go:"));
         let terminal = std::io::stderr().is_terminal();
         let pause = Duration::from_millis(if terminal { 200 } else { 20_000 });
-        if self.told.elapsed() < pause {
+        if self.printed.elapsed() < pause {
             return;
         }
-        self.told = Instant::now();
+        self.printed = Instant::now();
         let (name, packages, seconds) = (self.name, self.packages, self.start.elapsed().as_secs());
         let doing = if line.starts_with("go:") { "downloading".into() } else { format!("{packages} packages") };
         eprint!(
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn kubernetes_is_told_its_version() {
+    fn kubernetes_is_built_with_its_version() {
         let flags = flags(&part("kubernetes"), "v1.36.3").join(" ");
         assert!(
             flags.contains("gitVersion=v1.36.3") && flags.contains("gitMinor=36 ") || flags.ends_with("gitMinor=36")
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn packages_are_counted_and_complaints_kept() {
         let now = Instant::now();
-        let mut progress = Progress { name: "x", start: now, told: now, packages: 0 };
+        let mut progress = Progress { name: "x", start: now, printed: now, packages: 0 };
         let said = "go: downloading a.b/c v1\na.b/c\na.b/c/d\n# a.b/c/d\nd.go:1:1: no such thing\n";
         let complaints = read(said.as_bytes(), &mut progress);
         assert_eq!(progress.packages, 2);

@@ -1,4 +1,6 @@
-//! A demo that was kept: what it consists of, how it goes on serving, how it ends.
+//! A demo that is kept after its end: its processes, its servers, and its removal.
+//!
+//! A kept demo is found by its fixed scope name and by one file with the pids of its processes.
 
 use std::env;
 use std::fs;
@@ -29,15 +31,15 @@ struct State {
     pin_dir: PathBuf,
 }
 
-/// The file that records them.
+/// The file with the pids of these processes.
 fn state_path() -> PathBuf {
     env::temp_dir().join("bulkhead-demo.json")
 }
 
-/// Fails if a demo is being kept. Removes what an interrupted demo left.
-pub fn make_room() -> Result<()> {
+/// Removes the leftovers of an interrupted demo. Fails if a demo is being kept.
+pub fn remove_leftovers() -> Result<()> {
     if state_path().exists() {
-        bail!("a demo is being kept: end it with `cargo xtask demo down`");
+        bail!("another demo is being kept; end it with `cargo xtask demo down`");
     }
     if scope::exists(SCOPE) {
         scope::remove(SCOPE);
@@ -46,7 +48,7 @@ pub fn make_room() -> Result<()> {
     Ok(())
 }
 
-/// Hands world and agent over to processes that stay, and prints what to try.
+/// Starts servers and an agent that outlive this process, and prints what to try.
 pub fn keep(mut world: World, agent: Agent) -> Result<()> {
     let events = world.scope.file("events.jsonl");
     let log = world.scope.file("agent.log");
@@ -69,7 +71,7 @@ pub fn keep(mut world: World, agent: Agent) -> Result<()> {
 
 fn hints(world: &World, pin_dir: &Path, events: &Path, log: &Path) {
     let inside = |host: Host| format!("ip netns exec {}", world.netns(host).name());
-    let ask = |to: Host| format!("timeout 1 bash -c '</dev/tcp/{}/{}' && echo reached", to.v4(), to.port());
+    let connect = |to: Host| format!("timeout 1 bash -c '</dev/tcp/{}/{}' && echo reached", to.v4(), to.port());
     let binary = tier::agent_binary().unwrap_or_else(|| "bulkhead".into());
     let agent = format!("{} {}", inside(Host::Node), binary.display());
     let socket = world.scope.file("agent.sock");
@@ -79,8 +81,8 @@ fn hints(world: &World, pin_dir: &Path, events: &Path, log: &Path) {
     println!("  events for people:    {agent} observe -f --socket {}", socket.display());
     println!("  the agent's log:      {}", log.display());
     println!("  a pod's shell:        {} bash", inside(Host::AcmeWeb));
-    println!("  probe across tenants: {} {}", inside(Host::AcmeWeb), ask(Host::GlobexWeb));
-    println!("  probe inside one:     {} {}", inside(Host::AcmeWeb), ask(Host::AcmeApi));
+    println!("  probe across tenants: {} {}", inside(Host::AcmeWeb), connect(Host::GlobexWeb));
+    println!("  probe inside one:     {} {}", inside(Host::AcmeWeb), connect(Host::AcmeApi));
     println!("  who decides:          {agent} explain --pin-dir {} {web} {other}", pin_dir.display());
     println!("  state of the node:    {agent} status --socket {}", socket.display());
     println!("  end it:               cargo xtask demo down");

@@ -1,7 +1,7 @@
-//! The main job on one machine, shown: who reaches whom, what the agent changes, that it holds.
+//! The demo: shows on one machine which hosts reach each other without the agent, with it, and after it was killed.
 //!
-//! Results go to standard output, progress to standard error. Exit 0 only if every cell of every
-//! matrix was as expected and nothing was left.
+//! Results go to standard output, progress to standard error. The exit code is 0 only if every probe ended as expected
+//! and nothing was left.
 
 mod kept;
 mod play;
@@ -12,11 +12,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Shows two tenants on one machine, kept apart by the real agent.
+/// Shows how the agent separates two tenants on one machine.
 #[derive(Parser)]
 #[command(name = "demo")]
 struct Arguments {
-    /// Keep world and agent running.
+    /// Keep the network and the agent running.
     #[arg(long)]
     keep: bool,
     #[command(subcommand)]

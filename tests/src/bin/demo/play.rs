@@ -1,4 +1,6 @@
-//! The play itself, scene by scene.
+//! Runs the demo step by step: builds the network, starts, kills and removes the agent, and probes after each step.
+//!
+//! Counts every result that is not as expected.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -16,7 +18,7 @@ use crate::kept::{self, SCOPE};
 use crate::show::{counters, event, progress, remark, step, table};
 use crate::watch::Guard;
 
-/// Event lines shown at most.
+/// Most event lines that are shown.
 const EVENTS: usize = 16;
 
 /// Runs the demo and returns the exit code.
@@ -26,7 +28,7 @@ pub fn play(keep: bool) -> Result<ExitCode> {
         "the demo needs root for network namespaces and programs: run `sudo -E cargo xtask demo`"
     );
     ensure!(tier::agent_binary().is_some(), "the agent's binary is missing: run `cargo xtask demo`, which builds it");
-    kept::make_room()?;
+    kept::remove_leftovers()?;
     let began = Instant::now();
     let guard = Guard::start()?;
     let outcome = scenes(keep);
@@ -88,7 +90,7 @@ fn scenes(keep: bool) -> Result<usize> {
     wrong += clean_up(&world, &agent)?;
     drop((agent, world));
     if scope::exists(SCOPE) {
-        remark("something of the demo is left");
+        remark("some network namespaces or files of the demo are left: run `cargo xtask demo down`");
         wrong += 1;
     }
     remark("all network namespaces, links and files of the demo are removed");
@@ -98,7 +100,7 @@ fn scenes(keep: bool) -> Result<usize> {
 /// Sends all probes, prints the table and each wrong cell, and returns the number of wrong cells.
 fn show_matrix(world: &World, expected: impl Fn(Cell) -> bool) -> usize {
     let asked = questions();
-    progress(format!("asking {} questions", asked.len()));
+    progress(format!("sending {} probes", asked.len()));
     let answers = probe_all(world, &asked);
     let wrong = mismatches(&answers, expected);
     table(&answers, &wrong);
@@ -109,24 +111,24 @@ fn show_matrix(world: &World, expected: impl Fn(Cell) -> bool) -> usize {
 /// Prints some events of each kind. No events, or an event without names, is wrong.
 fn show_events(agent: &Agent) -> Result<usize> {
     let named = |event: &Value| event["source"]["tenant"] == "acme" && event["destination"]["tenant"] == "globex";
-    let told = agent.wait_event(Duration::from_secs(5), named).is_some();
+    let is_named = agent.wait_event(Duration::from_secs(5), named).is_some();
     let events = agent.events();
     // One of each kind: the reason and the two tenants.
     let kind = |event: &Value| ["/reason", "/source/tenant", "/destination/tenant"].map(|p| event.pointer(p).cloned());
     let mut kinds = Vec::new();
     let mut lines = Vec::new();
-    for told in events.iter().filter(|told| told["direction"] == "egress" && told["source"]["pod"].is_string()) {
-        if !kinds.contains(&kind(told)) {
-            kinds.push(kind(told));
-            lines.extend(event(told));
+    for sent in events.iter().filter(|sent| sent["direction"] == "egress" && sent["source"]["pod"].is_string()) {
+        if !kinds.contains(&kind(sent)) {
+            kinds.push(kind(sent));
+            lines.extend(event(sent));
         }
     }
     lines.iter().take(EVENTS).for_each(remark);
     remark(format!("({} events in all)", events.len()));
-    if !told {
+    if !is_named {
         remark("no event names acme as source and globex as destination");
     }
-    Ok(usize::from(!told))
+    Ok(usize::from(!is_named))
 }
 
 /// Runs `bulkhead cleanup` and probes again: nothing of the agent may be left.
@@ -135,8 +137,8 @@ fn clean_up(world: &World, agent: &Agent) -> Result<usize> {
     if !output.status.success() {
         bail!("`bulkhead cleanup` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
-    let said = String::from_utf8(output.stdout).context("cleanup speaks UTF-8")?;
-    // A line for each map is more than a reader wants; the last one sums them up.
+    let said = String::from_utf8(output.stdout).context("the output of cleanup is not UTF-8")?;
+    // The line for each map is omitted, because the last line has their number.
     said.lines().filter(|line| !line.starts_with("removing /")).for_each(remark);
     let pins = world.scope.pins();
     pins.iter().for_each(|pin| remark(format!("left: {}", pin.display())));

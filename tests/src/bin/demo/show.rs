@@ -1,4 +1,6 @@
-//! What the demo prints: steps, tables, events, counters. Aligned; coloured on a terminal only.
+//! Prints the steps, tables, events and counters of the demo.
+//!
+//! Lines are aligned, and coloured on a terminal only. The module probes nothing and decides nothing.
 
 use std::env;
 use std::fmt::Display;
@@ -16,7 +18,7 @@ const STOPPED: Style = AnsiColor::Red.on_default();
 const PARTLY: Style = AnsiColor::Yellow.on_default();
 const HEADING: Style = Style::new().bold();
 
-/// Width of a column, and of the first.
+/// Width of the columns, and of the first column.
 const COLUMN: usize = 11;
 const FIRST: usize = 12;
 
@@ -81,11 +83,11 @@ fn summary(matrix: &Matrix, from: Host, to: Host) -> (Style, String) {
 
 /// Prints the probes from other hosts to pods in one line.
 fn others(matrix: &Matrix, mismatches: &[Mismatch]) {
-    let asked = || matrix.iter().filter(|(cell, _)| !Host::PODS.contains(&cell.from));
-    let answered = asked().filter(|(_, outcome)| **outcome == Outcome::Answered).count();
+    let probes = || matrix.iter().filter(|(cell, _)| !Host::PODS.contains(&cell.from));
+    let answered = probes().filter(|(_, outcome)| **outcome == Outcome::Answered).count();
     let wrong = mismatches.iter().filter(|m| !Host::PODS.contains(&m.cell.from)).count();
     let verdict = if wrong == 0 { "all as expected".to_owned() } else { format!("{wrong} not as expected") };
-    remark(format!("from elsewhere to the pods: {answered} of {} questions answered, {verdict}", asked().count()));
+    remark(format!("from other hosts to the pods: {answered} of {} probes got an answer, {verdict}", probes().count()));
 }
 
 /// An event as one readable line.

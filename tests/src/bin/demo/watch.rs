@@ -1,6 +1,7 @@
-//! A guard that removes the demo when the demo can no longer do so itself: interrupted, killed.
+//! A watcher process that removes the demo if the demo was interrupted or killed.
 //!
-//! It holds the other end of a pipe. When the pipe ends without a farewell, the demo is gone.
+//! It reads from a pipe that the demo writes to. If the pipe ends without the last message, the demo has not ended by
+//! itself.
 
 use std::env;
 use std::io::{Read, Write, stdin};
@@ -12,7 +13,7 @@ use testbed::scope;
 
 use crate::kept::SCOPE;
 
-/// The last word of a demo that has ended well, or is kept.
+/// The last message of a demo that has ended by itself, or is kept.
 const FAREWELL: &[u8] = b"farewell";
 
 /// A running watcher process.
@@ -21,7 +22,7 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Starts one in a process group of its own, where the terminal's interrupt does not reach it.
+    /// Starts the watcher in a process group of its own, so that the terminal's interrupt does not end it.
     pub fn start() -> Result<Self> {
         let child = Command::new(env::current_exe()?)
             .arg("guard")
@@ -29,11 +30,11 @@ impl Guard {
             .stdout(Stdio::null())
             .process_group(0)
             .spawn()
-            .context("cannot start the guard")?;
+            .context("cannot start the watcher of the demo")?;
         Ok(Self { child })
     }
 
-    /// Ends it: nothing is left, or what is left is kept on purpose.
+    /// Ends the watcher, because nothing is left or everything is kept.
     pub fn dismiss(mut self) {
         if let Some(mut pipe) = self.child.stdin.take() {
             // The process may have ended already.
@@ -45,9 +46,9 @@ impl Guard {
 
 /// The work of the watcher process.
 pub fn guard() -> Result<ExitCode> {
-    let mut words = Vec::new();
-    stdin().read_to_end(&mut words)?;
-    if words != FAREWELL {
+    let mut message = Vec::new();
+    stdin().read_to_end(&mut message)?;
+    if message != FAREWELL {
         scope::remove(SCOPE);
         eprintln!("\ninterrupted: the demo was removed completely");
     }

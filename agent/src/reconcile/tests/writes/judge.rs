@@ -19,7 +19,7 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Every pair of a pod's address and an interesting destination, in both directions.
+    /// Every pair of a pod's address and an address that a rule treats differently, in both directions.
     pub fn all() -> Vec<Self> {
         let pods = (1..=7).map(|n| V4::new([10, 0, 0, n]));
         let outside = [
@@ -31,10 +31,10 @@ impl Probe {
             [192, 0, 2, 1],
             [169, 254, 169, 254],
         ];
-        let places: Vec<V4> = pods.clone().chain(outside.map(V4::new)).collect();
+        let addresses: Vec<V4> = pods.clone().chain(outside.map(V4::new)).collect();
         let mut probes = Vec::new();
-        for from in &places {
-            for to in places.iter().filter(|to| runs_here(*from) || runs_here(**to)) {
+        for from in &addresses {
+            for to in addresses.iter().filter(|to| runs_here(*from) || runs_here(**to)) {
                 let outside = !is_pod(*to);
                 // Ports matter only for destinations outside the pod range.
                 let ports: &[u16] = if outside { &[80, 443, 22] } else { &[80] };
@@ -63,7 +63,7 @@ fn is_pod(address: V4) -> bool {
     address.octets()[..3] == [10, 0, 0]
 }
 
-/// Pods 1 to 4 of the worlds run here.
+/// Pods 1 to 4 run on this node.
 fn runs_here(address: V4) -> bool {
     is_pod(address) && address.octets()[3] <= 4
 }

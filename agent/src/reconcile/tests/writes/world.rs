@@ -1,6 +1,6 @@
-//! Small worlds with every kind of conflict: addresses, ranges and names that several objects claim.
+//! Small clusters with every kind of conflict: addresses, ranges and names that several objects claim.
 //!
-//! A world is a set of indexes, so proptest can shrink it.
+//! A cluster is a set of indexes, so proptest can shrink it.
 
 use proptest::prelude::*;
 
@@ -14,7 +14,7 @@ const EGRESS: [&str; 5] = ["0.0.0.0/0", "10.40.0.0/16", "10.0.0.0/8", "169.254.1
 const PORTS: [&[u16]; 4] = [&[], &[80], &[443], &[80, 443]];
 const NAMES: [&str; 3] = ["acme", "globex", "initech"];
 
-/// A world, as indexes into the lists above.
+/// A cluster, as indexes into the lists above.
 #[derive(Clone, Debug)]
 pub struct World {
     pub tenants: Vec<WorldTenant>,
@@ -40,7 +40,7 @@ pub struct WorldTenant {
 impl World {
     /// Two tenants; the second has a wide range.
     pub fn example() -> Self {
-        let party = WorldTenant {
+        let narrow = WorldTenant {
             exists: true,
             created: 1,
             shared: false,
@@ -51,27 +51,30 @@ impl World {
             peers: vec![],
             many: false,
         };
-        let wide = WorldTenant { created: 2, subnets: vec![], egress: vec![0], ..party.clone() };
-        let none = WorldTenant { exists: false, ..party.clone() };
+        let wide = WorldTenant { created: 2, subnets: vec![], egress: vec![0], ..narrow.clone() };
+        let none = WorldTenant { exists: false, ..narrow.clone() };
         let pods = vec![Some((0, 1)), Some((0, 2)), Some((1, 3)), Some((1, 6)), None, None];
-        Self { tenants: vec![party, wide, none], namespaces: vec![0, 1, 3, 3], pods }
+        Self { tenants: vec![narrow, wide, none], namespaces: vec![0, 1, 3, 3], pods }
     }
 }
 
 pub fn any_world() -> impl Strategy<Value = World> {
     let pod = prop::option::weighted(0.85, (0..4_usize, 0..4_u8));
-    let tenants = prop::collection::vec(any_party(), 3);
+    let tenants = prop::collection::vec(any_tenant(), 3);
     let namespaces = prop::collection::vec(0..4_usize, 4);
     (tenants, namespaces, prop::collection::vec(pod, 6)).prop_map(|(tenants, namespaces, pods)| {
-        // Local pods share addresses 1 to 4 and remote ones 4 to 7: some clash, across nodes too.
+        // Local pods have the addresses 1 to 4 and remote pods 4 to 7, so some conflict, also between nodes.
         let address = |at: usize, n: u8| if at < 3 { 1 + n } else { 4 + n };
-        let pods =
-            pods.into_iter().enumerate().map(|(at, pod)| pod.map(|(space, n)| (space, address(at, n)))).collect();
+        let pods = pods
+            .into_iter()
+            .enumerate()
+            .map(|(at, pod)| pod.map(|(namespace, n)| (namespace, address(at, n))))
+            .collect();
         World { tenants, namespaces, pods }
     })
 }
 
-fn any_party() -> impl Strategy<Value = WorldTenant> {
+fn any_tenant() -> impl Strategy<Value = WorldTenant> {
     let flags = (prop::bool::weighted(0.8), 0..3_i64, prop::bool::weighted(0.2), prop::bool::weighted(0.15));
     let ranges = (
         0..PORTS.len(),
@@ -91,7 +94,7 @@ pub fn settings(fenced: bool) -> Settings {
     Settings { pod_cidrs, unassigned, ..Settings::default() }
 }
 
-/// The world as whole lists.
+/// The cluster as whole lists.
 pub fn whole(world: &World) -> Vec<Change> {
     vec![
         Change::Tenants(tenants(world)),
@@ -102,7 +105,7 @@ pub fn whole(world: &World) -> Vec<Change> {
     ]
 }
 
-/// The world as changes of one object each.
+/// The cluster as changes of one object each.
 pub fn one_by_one(world: &World) -> Vec<Change> {
     let mut changes: Vec<Change> = tenants(world).into_iter().map(Change::Tenant).collect();
     changes.extend(namespaces(world).into_iter().map(Change::Namespace));
@@ -112,22 +115,22 @@ pub fn one_by_one(world: &World) -> Vec<Change> {
 }
 
 fn tenants(world: &World) -> Vec<Tenant> {
-    let exists = world.tenants.iter().zip(NAMES).filter(|(party, _)| party.exists);
-    exists.map(|(party, name)| object(party, name)).collect()
+    let exists = world.tenants.iter().zip(NAMES).filter(|(tenant, _)| tenant.exists);
+    exists.map(|(tenant, name)| object(tenant, name)).collect()
 }
 
-fn object(party: &WorldTenant, name: &str) -> Tenant {
-    let ports = PORTS[party.ports];
+fn object(indexes: &WorldTenant, name: &str) -> Tenant {
+    let ports = PORTS[indexes.ports];
     let mut object = Tenant {
-        shared: party.shared,
-        audit: party.audit,
-        subnets: party.subnets.iter().map(|at| range(SUBNETS[*at], ports)).collect(),
-        egress: party.egress.iter().map(|at| range(EGRESS[*at], &[])).collect(),
-        peers: party.peers.iter().map(|(at, egress, ingress)| peer(NAMES[*at], *egress, *ingress, None)).collect(),
+        shared: indexes.shared,
+        audit: indexes.audit,
+        subnets: indexes.subnets.iter().map(|at| range(SUBNETS[*at], ports)).collect(),
+        egress: indexes.egress.iter().map(|at| range(EGRESS[*at], &[])).collect(),
+        peers: indexes.peers.iter().map(|(at, egress, ingress)| peer(NAMES[*at], *egress, *ingress, None)).collect(),
         ..tenant(name)
     };
-    object.age.created = party.created;
-    if party.many {
+    object.age.created = indexes.created;
+    if indexes.many {
         object.egress.extend((0..17).map(|n| -> Range { range(&format!("203.0.113.{}/32", n * 2), &[80]) }));
     }
     object
@@ -140,8 +143,8 @@ fn namespaces(world: &World) -> Vec<Namespace> {
 
 fn endpoints(world: &World) -> Vec<Endpoint> {
     let pod = |(at, pod): (usize, &Option<(usize, u8)>)| {
-        let (space, address) = (*pod)?;
-        let (path, address) = (format!("ns{space}/pod{at}"), format!("10.0.0.{address}"));
+        let (namespace, address) = (*pod)?;
+        let (path, address) = (format!("ns{namespace}/pod{at}"), format!("10.0.0.{address}"));
         Some(if at < 3 { local(&path, &[&address], &format!("veth{at}")) } else { remote(&path, &[&address]) })
     };
     world.pods.iter().enumerate().filter_map(pod).collect()
