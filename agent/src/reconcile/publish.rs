@@ -31,8 +31,8 @@ pub(super) fn publish(state: &ReconcileState) -> Option<Snapshot> {
         attach_failures: state.attach_failures,
         settings: Arc::clone(state.cluster.settings()),
         address_index: state.cluster.address_index().clone(),
+        services: state.cluster.services().address_index().clone(),
         nodes: Arc::clone(state.cluster.nodes()),
-        directory: Arc::clone(&desired.directory),
         tenancy: Arc::clone(&desired.tenancy),
         tenants: tenants(state, last),
         ports: keep(&last.ports, ports(&endpoints)),
@@ -60,6 +60,7 @@ fn differs(old: &Snapshot, new: &Snapshot) -> bool {
         || old.attach_failures != new.attach_failures
         || old.tables != new.tables
         || !old.address_index.is_same(&new.address_index)
+        || !old.services.is_same(&new.services)
         || !Arc::ptr_eq(&old.nodes, &new.nodes)
         || !Arc::ptr_eq(&old.tenants, &new.tenants)
         || !Arc::ptr_eq(&old.endpoints, &new.endpoints)

@@ -3,11 +3,10 @@
 //! A snapshot never changes. Its large parts are shared with the cluster and cost a pointer each, so a reader cannot
 //! delay the loop.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use agent_common::layout::PeerEntry;
 use agent_common::tenant::{TenantId, TenantState};
 
 use policy::model::address_index::AddressIndex;
@@ -23,7 +22,7 @@ use policy::plan::Table;
 
 /// The agent's knowledge at one moment.
 #[derive(Clone, Debug, Default)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// Increases with each snapshot.
     pub revision: u64,
     /// Whether every kind of object was reported and written once, so the kernel enforces the objects' policy.
@@ -41,11 +40,11 @@ pub struct Snapshot {
     /// Settings of the model.
     pub settings: Arc<Settings>,
     /// Pods by address.
-    pub address_index: AddressIndex,
+    pub address_index: AddressIndex<Pod>,
+    /// Services by address.
+    pub services: AddressIndex<BTreeSet<EndpointKey>>,
     /// Addresses of nodes.
     pub nodes: Arc<BTreeSet<IpAddr>>,
-    /// Peer entry of each namespace's pods.
-    pub directory: Arc<HashMap<Name, PeerEntry>>,
     /// The tenant of each namespace, and the objects.
     pub tenancy: Arc<Tenancy>,
     /// Tenants by number.
@@ -70,7 +69,7 @@ pub struct Snapshot {
 
 /// A tenant with a number.
 #[derive(Clone, Debug)]
-pub struct TenantView {
+pub(crate) struct TenantView {
     /// Name.
     pub name: Name,
     /// Its origin and its object.
@@ -82,7 +81,7 @@ pub struct TenantView {
 
 /// A local pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EndpointView {
+pub(crate) struct EndpointView {
     /// Its status in the model.
     pub status: EndpointStatus,
     /// Its condition in the kernel.
@@ -93,7 +92,7 @@ pub struct EndpointView {
 
 /// The condition of a local pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum EndpointCondition {
+pub(crate) enum EndpointCondition {
     /// Its tenant's policy is enforced.
     Enforced,
     /// What its tenant's policy denies is only reported.
@@ -108,27 +107,9 @@ pub enum EndpointCondition {
     Error,
 }
 
-impl EndpointCondition {
-    /// All conditions.
-    pub const ALL: [Self; 6] =
-        [Self::Enforced, Self::Audited, Self::Unassigned, Self::Shared, Self::Pending, Self::Error];
-
-    /// The label used in metrics and status.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Enforced => "enforced",
-            Self::Audited => "audited",
-            Self::Unassigned => "unassigned",
-            Self::Shared => "shared",
-            Self::Pending => "pending",
-            Self::Error => "error",
-        }
-    }
-}
-
 /// Used and total entries of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TableFill {
+pub(crate) struct TableFill {
     /// The table.
     pub table: Table,
     /// Used entries.
@@ -139,29 +120,29 @@ pub struct TableFill {
 
 impl Snapshot {
     /// The pod with an address, if exactly one has it.
-    pub fn pod(&self, address: IpAddr) -> Option<&Arc<Pod>> {
+    pub(crate) fn pod(&self, address: IpAddr) -> Option<&Arc<Pod>> {
         self.address_index.get(address)
     }
 
+    /// The first Service with an address.
+    pub(crate) fn service(&self, address: IpAddr) -> Option<&EndpointKey> {
+        self.services.get(address)?.first()
+    }
+
     /// The tenant of a namespace with pods.
-    pub fn tenant_of(&self, namespace: &str) -> Option<&Name> {
+    pub(crate) fn tenant_of(&self, namespace: &str) -> Option<&Name> {
         self.tenancy.of.get(namespace)
     }
 
-    /// The name of a tenant number.
-    pub fn tenant_name(&self, id: TenantId) -> Option<&Name> {
-        self.tenants.get(&id).map(|tenant| &tenant.name)
-    }
-
     /// The local pod on an interface.
-    pub fn endpoint_on(&self, ifindex: u32) -> Option<&EndpointView> {
+    pub(crate) fn endpoint_on(&self, ifindex: u32) -> Option<&EndpointView> {
         self.endpoints.get(self.ports.get(&ifindex)?)
     }
 }
 
 impl EndpointView {
     /// The view of one local pod; `installed` says whether the kernel holds exactly its entry.
-    pub fn new(
+    pub(crate) fn new(
         status: EndpointStatus,
         member: Option<&Member>,
         settings: &Settings,

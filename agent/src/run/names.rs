@@ -26,6 +26,15 @@ impl Names for Snapshot {
         if self.nodes.contains(&address) {
             return Some(Named { kind: FlowEndpointKind::Host, ..Named::default() });
         }
+        if let Some(service) = self.service(address) {
+            return Some(Named {
+                kind: FlowEndpointKind::Service,
+                tenant: self.tenant_of(&service.namespace).map(ToString::to_string),
+                namespace: Some(service.namespace.clone()),
+                name: Some(service.name.clone()),
+                ..Named::default()
+            });
+        }
         let (tenant, range) = self.subnet(address)?;
         Some(Named {
             kind: FlowEndpointKind::External,
@@ -82,8 +91,42 @@ fn pod(snapshot: &Snapshot, pod: &Pod) -> Named {
 }
 
 /// The addresses of an endpoint's entry.
-pub fn addresses(entry: &EndpointEntry) -> Vec<IpAddr> {
+pub(crate) fn addresses(entry: &EndpointEntry) -> Vec<IpAddr> {
     let v4 = (entry.v4.0 != 0).then(|| IpAddr::from(entry.v4.octets()));
     let v6 = (entry.v6 != V6::UNSPECIFIED).then(|| IpAddr::from(entry.v6.octets()));
     v4.into_iter().chain(v6).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use policy::model::input::{Change, Service};
+    use policy::model::settings::Settings;
+    use policy::model::testing::{ip, key, link, local, namespace, tenant};
+
+    use super::*;
+    use crate::dataplane::mem_dataplane::MemDataplane;
+    use crate::reconcile::{Now, ReconcileState, step};
+
+    #[test]
+    fn an_address_is_named_as_what_has_it() {
+        let mut kernel = MemDataplane::default();
+        let mut state = ReconcileState::start(&mut kernel, Settings::default()).expect("a readable kernel");
+        let (address, end) = (ip("10.96.0.7"), ip("10.0.0.1"));
+        let changes = vec![
+            Change::Tenants(vec![tenant("acme")]),
+            Change::Namespaces(vec![namespace("web", "acme")]),
+            Change::Services(vec![Service { key: key("web/shop"), addresses: vec![address], ends: vec![end] }]),
+            Change::Endpoints(vec![local("web/a", &["10.0.0.1"], "veth7")]),
+            Change::Links(vec![link(7, "veth7")]),
+            Change::Nodes(vec![ip("192.0.2.1")]),
+        ];
+        step(&mut state, &mut kernel, changes, Now { unix: 1000, tick: std::time::Duration::ZERO });
+        let named = |address| state.snapshot().address(address, 0).unwrap_or_default();
+        let service = named(address);
+        assert_eq!((service.kind, service.tenant.as_deref()), (FlowEndpointKind::Service, Some("acme")));
+        assert_eq!((service.namespace.as_deref(), service.name.as_deref()), (Some("web"), Some("shop")));
+        assert_eq!((named(end).kind, named(end).pod.as_deref()), (FlowEndpointKind::Pod, Some("a")));
+        assert_eq!(named(ip("192.0.2.1")).kind, FlowEndpointKind::Host);
+        assert_eq!(named(ip("10.96.0.8")).kind, FlowEndpointKind::Unknown, "the control: no Service has it");
+    }
 }

@@ -16,7 +16,7 @@ use testbed::probe::{Outcome, Transport, probe};
 const PORT: u16 = 6100;
 
 /// Pods of DaemonSets, a Deployment and a StatefulSet, on the same node and on the other, in both families.
-pub fn name_both_sides(site: &mut Site) -> Result<()> {
+pub(crate) fn name_both_sides(site: &mut Site) -> Result<()> {
     // Earlier scenarios may have used up the event budgets, which recover within this time.
     std::thread::sleep(Duration::from_secs(2));
     let pairs = [
@@ -42,7 +42,7 @@ pub fn name_both_sides(site: &mut Site) -> Result<()> {
 }
 
 /// A destination that is no pod has no pod name, and the reason states the violation.
-pub fn name_the_reason(site: &mut Site) -> Result<()> {
+pub(crate) fn name_the_reason(site: &mut Site) -> Result<()> {
     let node = world::of_family(&site.world.nodes[1].2, Family::V4).context("an address")?;
     let cases = [
         ("shop", outside("globex-db")?, "cross_tenant"),
@@ -62,12 +62,18 @@ pub fn name_the_reason(site: &mut Site) -> Result<()> {
     }
     let owned = provoked(site, site.world.pod("shop", "a")?, outside("globex-db")?, Transport::Udp)?;
     ensure!(owned["destination"]["tenant"] == "globex", "the subnet's owner is not named: {owned}");
+    let store = |service: &&world::Service| service.namespace == "globex-web" && service.name == "store";
+    let store = site.world.services.iter().find(store).context("a Service of globex")?;
+    let address = world::of_family(&store.addresses, Family::V4).context("an address")?;
+    let service = provoked(site, site.world.pod("shop", "a")?, address, Transport::Tcp)?;
+    let named = &service["destination"];
+    ensure!(named["kind"] == "service" && named["name"] == "store" && named["tenant"] == "globex", "{service}");
     Ok(())
 }
 
 /// A packet of an unassigned pod is reported as audited by the sending node and as dropped by the receiving node. Each
 /// agent names both sides.
-pub fn name_both_sides_where_it_arrives(site: &mut Site) -> Result<()> {
+pub(crate) fn name_both_sides_where_it_arrives(site: &mut Site) -> Result<()> {
     site.set_unassigned(Unassigned::Audit)?;
     let (from, to) = (site.world.pod("stray", "a")?, site.world.pod("shop", "b")?);
     let address = to.address(Family::V4)?;

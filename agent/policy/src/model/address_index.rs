@@ -1,4 +1,4 @@
-//! Which pod has which address: the cluster's index of addresses.
+//! What has which address: one index for pods, one for Services.
 //!
 //! The index is cut into shards. A writer copies a shard only while a reader still holds the old one. So a snapshot of
 //! a million addresses costs one pointer, and a change copies one shard of a thousand.
@@ -9,25 +9,43 @@ use std::sync::Arc;
 
 use agent_common::addr::{V4, V6};
 
-use super::pod::{Pod, v4_addr, v6_addr};
+use super::pod::{v4_addr, v6_addr};
 
 /// Shards of each family: few enough that copying their list is cheap beside copying one shard.
 pub const SHARDS: usize = 1024;
 
-/// Addresses and their pods.
-#[derive(Clone, Debug, Default)]
-pub struct AddressIndex {
-    v4: Arc<Shards<V4>>,
-    v6: Arc<Shards<V6>>,
+/// Addresses and what has them. Copies share their contents.
+#[derive(Debug)]
+pub struct AddressIndex<T> {
+    v4: Arc<Shards<V4, T>>,
+    v6: Arc<Shards<V6, T>>,
 }
 
-#[derive(Clone, Debug)]
-struct Shards<A> {
-    shards: Vec<Arc<BTreeMap<A, Arc<Pod>>>>,
+impl<T> Clone for AddressIndex<T> {
+    fn clone(&self) -> Self {
+        Self { v4: Arc::clone(&self.v4), v6: Arc::clone(&self.v6) }
+    }
+}
+
+impl<T> Default for AddressIndex<T> {
+    fn default() -> Self {
+        Self { v4: Arc::default(), v6: Arc::default() }
+    }
+}
+
+#[derive(Debug)]
+struct Shards<A, T> {
+    shards: Vec<Arc<BTreeMap<A, Arc<T>>>>,
     len: usize,
 }
 
-impl<A> Default for Shards<A> {
+impl<A, T> Clone for Shards<A, T> {
+    fn clone(&self) -> Self {
+        Self { shards: self.shards.clone(), len: self.len }
+    }
+}
+
+impl<A, T> Default for Shards<A, T> {
     fn default() -> Self {
         let empty = Arc::new(BTreeMap::new());
         Self { shards: vec![empty; SHARDS], len: 0 }
@@ -50,14 +68,14 @@ impl Sharded for V6 {
     }
 }
 
-impl<A: Sharded> Shards<A> {
-    fn get(&self, address: A) -> Option<&Arc<Pod>> {
+impl<A: Sharded, T> Shards<A, T> {
+    fn get(&self, address: A) -> Option<&Arc<T>> {
         self.shards.get(address.shard())?.get(&address)
     }
 
-    fn insert(&mut self, address: A, pod: Arc<Pod>) {
+    fn insert(&mut self, address: A, value: Arc<T>) {
         let Some(shard) = self.shards.get_mut(address.shard()) else { return };
-        self.len += usize::from(Arc::make_mut(shard).insert(address, pod).is_none());
+        self.len += usize::from(Arc::make_mut(shard).insert(address, value).is_none());
     }
 
     fn remove(&mut self, address: A) {
@@ -66,9 +84,9 @@ impl<A: Sharded> Shards<A> {
     }
 }
 
-impl AddressIndex {
-    /// The pod that has this address.
-    pub fn get(&self, address: IpAddr) -> Option<&Arc<Pod>> {
+impl<T> AddressIndex<T> {
+    /// What has this address.
+    pub fn get(&self, address: IpAddr) -> Option<&Arc<T>> {
         match address {
             IpAddr::V4(v4) => self.v4.get(V4::new(v4.octets())),
             IpAddr::V6(v6) => self.v6.get(V6::new(v6.octets())),
@@ -102,10 +120,10 @@ impl AddressIndex {
         (0..SHARDS).flat_map(|at| self.shard(at))
     }
 
-    pub(super) fn insert(&mut self, address: IpAddr, pod: Arc<Pod>) {
+    pub(super) fn insert(&mut self, address: IpAddr, value: Arc<T>) {
         match address {
-            IpAddr::V4(v4) => Arc::make_mut(&mut self.v4).insert(V4::new(v4.octets()), pod),
-            IpAddr::V6(v6) => Arc::make_mut(&mut self.v6).insert(V6::new(v6.octets()), pod),
+            IpAddr::V4(v4) => Arc::make_mut(&mut self.v4).insert(V4::new(v4.octets()), value),
+            IpAddr::V6(v6) => Arc::make_mut(&mut self.v6).insert(V6::new(v6.octets()), value),
         }
     }
 
@@ -122,6 +140,7 @@ mod tests {
     use super::*;
     use crate::model::input::Endpoint;
     use crate::model::name::Name;
+    use crate::model::pod::Pod;
 
     fn address(n: u32) -> IpAddr {
         std::net::Ipv4Addr::from(0x0a00_0000 + n).into()

@@ -23,7 +23,7 @@ pub struct Cluster {
     tenants: BTreeMap<Name, Arc<Tenant>>,
     namespaces: Namespaces,
     workloads: Workloads,
-    address_index: AddressIndex,
+    address_index: AddressIndex<Pod>,
     rivals: Arc<BTreeMap<IpAddr, Vec<Arc<Pod>>>>,
     locals: BTreeMap<EndpointKey, Arc<Pod>>,
     links: BTreeMap<u32, Link>,
@@ -107,7 +107,7 @@ impl Cluster {
     }
 
     /// Addresses with exactly one owner.
-    pub fn address_index(&self) -> &AddressIndex {
+    pub fn address_index(&self) -> &AddressIndex<Pod> {
         &self.address_index
     }
 
@@ -117,7 +117,7 @@ impl Cluster {
     }
 
     /// Pods of this node.
-    pub fn locals(&self) -> &BTreeMap<EndpointKey, Arc<Pod>> {
+    pub(crate) fn locals(&self) -> &BTreeMap<EndpointKey, Arc<Pod>> {
         &self.locals
     }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use agent_common::layout::PeerEntry;
 use agent_common::tenant::TenantId;
 
+use super::address_index::AddressIndex;
 use super::dirty::Dirty;
 use super::input::{EndpointKey, Service};
 
@@ -21,8 +22,8 @@ const LISTED: PeerEntry = PeerEntry { tenant: TenantId::UNKNOWN, kind: PeerEntry
 /// All Services that this node knows.
 #[derive(Clone, Debug, Default)]
 pub struct Services {
-    known: Arc<BTreeMap<EndpointKey, Service>>,
-    by_address: BTreeMap<IpAddr, BTreeSet<EndpointKey>>,
+    known: BTreeMap<EndpointKey, Service>,
+    by_address: AddressIndex<BTreeSet<EndpointKey>>,
     by_end: HashMap<IpAddr, BTreeSet<EndpointKey>>,
 }
 
@@ -34,7 +35,12 @@ impl Services {
 
     /// The addresses of all Services.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.by_address.keys().copied()
+        self.by_address.addresses()
+    }
+
+    /// Which Services have which address.
+    pub fn address_index(&self) -> &AddressIndex<BTreeSet<EndpointKey>> {
+        &self.by_address
     }
 
     /// The entry that an address should have; `None` if no Service has the address. `end` returns the entry of an end,
@@ -45,7 +51,7 @@ impl Services {
         end: impl Fn(IpAddr) -> Option<PeerEntry>,
         is_inside: impl Fn(IpAddr) -> bool,
     ) -> Option<PeerEntry> {
-        let services = self.by_address.get(&address)?.iter().filter_map(|key| self.known.get(key));
+        let services = self.by_address.get(address)?.iter().filter_map(|key| self.known.get(key));
         let ends: BTreeSet<IpAddr> = services.flat_map(|service| service.ends.iter().copied()).collect();
         let mut entries = Vec::with_capacity(ends.len());
         for address in ends {
@@ -80,23 +86,25 @@ impl Services {
         self.remove(&service.key, dirty);
         for address in &service.addresses {
             dirty.address(*address);
-            self.by_address.entry(*address).or_default().insert(service.key.clone());
+            let mut keys = self.by_address.get(*address).map_or_else(BTreeSet::new, |keys| BTreeSet::clone(keys));
+            keys.insert(service.key.clone());
+            self.by_address.insert(*address, Arc::new(keys));
         }
         for end in &service.ends {
             self.by_end.entry(*end).or_default().insert(service.key.clone());
         }
-        Arc::make_mut(&mut self.known).insert(service.key.clone(), service);
+        self.known.insert(service.key.clone(), service);
     }
 
     pub(super) fn remove(&mut self, key: &EndpointKey, dirty: &mut Dirty) {
-        let Some(old) = Arc::make_mut(&mut self.known).remove(key) else { return };
+        let Some(old) = self.known.remove(key) else { return };
         for address in &old.addresses {
             dirty.address(*address);
-            if let Some(keys) = self.by_address.get_mut(address) {
-                keys.remove(key);
-                if keys.is_empty() {
-                    self.by_address.remove(address);
-                }
+            let others = self.by_address.get(*address).into_iter().flat_map(|keys| keys.iter());
+            let others: BTreeSet<EndpointKey> = others.filter(|other| *other != key).cloned().collect();
+            match others.is_empty() {
+                true => self.by_address.remove(*address),
+                false => self.by_address.insert(*address, Arc::new(others)),
             }
         }
         for end in &old.ends {
