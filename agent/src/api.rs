@@ -6,39 +6,35 @@
 //!
 //! A field that this version does not know is an error, because it may narrow a permission.
 
-pub mod cidr;
-pub mod convert;
-pub mod document;
-pub mod endpoint;
-pub mod finding;
-pub mod rules;
-pub mod schema;
-pub mod status;
-pub mod structure;
-pub mod tenant;
-pub mod yaml;
+pub(crate) mod cidr;
+pub(crate) mod convert;
+pub(crate) mod document;
+pub(crate) mod endpoint;
+pub(crate) mod finding;
+pub(crate) mod rules;
+pub(crate) mod schema;
+pub(crate) mod status;
+pub(crate) mod structure;
+pub(crate) mod tenant;
+pub(crate) mod yaml;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
-pub use endpoint::Endpoint;
-pub use status::NetworkTenantStatus;
-pub use tenant::{NetworkTenant, NetworkTenantSpec};
+pub(crate) use endpoint::Endpoint;
+pub(crate) use status::NetworkTenantStatus;
+pub(crate) use tenant::NetworkTenant;
 
-/// API group of `NetworkTenant` and `Endpoint`.
-pub const GROUP: &str = "bulkhead.dev";
-/// The only version of the group.
-pub const VERSION: &str = "v1alpha1";
-/// Group and version, as in `apiVersion`.
-pub const API_VERSION: &str = "bulkhead.dev/v1alpha1";
+/// Group and version of `NetworkTenant` and `Endpoint`, as in `apiVersion`.
+pub(crate) const API_VERSION: &str = "bulkhead.dev/v1alpha1";
 
 /// The CustomResourceDefinition of `NetworkTenant`.
-pub fn crd() -> CustomResourceDefinition {
+pub(crate) fn crd() -> CustomResourceDefinition {
     NetworkTenant::crd()
 }
 
 /// The text of `deploy/crd.yaml`.
-pub fn crd_yaml() -> String {
+pub(crate) fn crd_yaml() -> String {
     let mut crd = serde_json::to_value(crd()).expect("a derived definition serialises");
     whole_numbers(&mut crd);
     let text = serde_saphyr::to_string(&crd).expect("plain JSON serialises to YAML");

@@ -19,12 +19,12 @@ use crate::config::controller::ControllerArgs;
 use crate::dataplane::object;
 use crate::{api, controller, events, lint, run};
 
-pub mod cleanup;
-pub mod explain;
-pub mod observe;
-pub mod output;
+pub(crate) mod cleanup;
+pub(crate) mod explain;
+pub(crate) mod observe;
+pub(crate) mod output;
 mod reference;
-pub mod status;
+pub(crate) mod status;
 
 /// Keeps the tenants of a shared cluster apart, in the kernel of each node.
 #[derive(Debug, Parser)]

@@ -6,7 +6,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// Both clocks at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Clock {
+pub(crate) struct Clock {
     /// Monotonic time in nanoseconds: the clock of the programs.
     pub monotonic_ns: u64,
     /// Add this to monotonic time for nanoseconds since 1970.
@@ -15,7 +15,7 @@ pub struct Clock {
 
 impl Clock {
     /// Reads both.
-    pub fn now() -> Self {
+    pub(crate) fn now() -> Self {
         let nanos = |id| {
             let time = clock_gettime(id);
             u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)

@@ -3,8 +3,8 @@
 //! No other module reads flags or the environment. Flags that contradict each other stop the start with a message;
 //! nothing is corrected silently.
 
-pub mod cluster;
-pub mod controller;
+pub(crate) mod cluster;
+pub(crate) mod controller;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ use policy::model::limits::Limits;
 use policy::model::settings::{CgroupGuardMode, Settings, Unassigned, Uplinks};
 
 /// Default of `--pin-dir`.
-pub const PIN_DIR: &str = "/sys/fs/bpf/bulkhead";
+pub(crate) const PIN_DIR: &str = "/sys/fs/bpf/bulkhead";
 
 /// Where programs and maps are pinned.
 #[derive(Args, Clone, Debug)]
@@ -45,7 +45,7 @@ pub struct RunArgs {
     #[arg(long, env = "BULKHEAD_CONFIG", value_name = "PATH")]
     pub config: Option<PathBuf>,
     #[command(flatten)]
-    #[expect(missing_docs, reason = "documented at its type")]
+    #[allow(clippy::missing_docs_in_private_items, reason = "documented at its type")]
     pub pin: PinArgs,
     /// Name of this node in the cluster. It is required without --config; with --config the default is the host name
     #[arg(long, env = "BULKHEAD_NODE_NAME", value_name = "NAME")]
@@ -94,7 +94,7 @@ pub struct RunArgs {
     #[arg(long, env = "BULKHEAD_ALLOW_NODES")]
     pub allow_nodes: bool,
     #[command(flatten)]
-    #[expect(missing_docs, reason = "documented at its type")]
+    #[allow(clippy::missing_docs_in_private_items, reason = "documented at its type")]
     pub cluster: ClusterArgs,
     /// How many exact addresses the kernel maps hold, for IPv4 and IPv6 each
     #[arg(long, env = "BULKHEAD_MAX_PEERS", default_value_t = object::MapLimits::default().peers, value_name = "N",
@@ -108,7 +108,7 @@ pub struct RunArgs {
     #[arg(long, env = "BULKHEAD_METRICS_MAX_TENANTS", default_value_t = 200, value_name = "N")]
     pub metrics_max_tenants: usize,
     #[command(flatten)]
-    #[expect(missing_docs, reason = "documented at its type")]
+    #[allow(clippy::missing_docs_in_private_items, reason = "documented at its type")]
     pub log: LogArgs,
 }
 

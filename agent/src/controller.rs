@@ -8,14 +8,14 @@
 //! Enforcement does not depend on it: each node decides for itself, from the same objects and the same functions.
 //! It refuses to know maps and programs. One replica leads; a status is written only if it differs.
 
-pub mod conditions;
-pub mod lease;
-pub mod nodes;
-pub mod pages;
-pub mod state;
-pub mod statuses;
-pub mod watches;
-pub mod write;
+pub(crate) mod conditions;
+pub(crate) mod lease;
+pub(crate) mod nodes;
+pub(crate) mod pages;
+pub(crate) mod state;
+pub(crate) mod statuses;
+pub(crate) mod watches;
+pub(crate) mod write;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ const WRITES: usize = 8;
 
 /// What ends the controller.
 #[derive(Debug, thiserror::Error)]
-pub enum ControllerError {
+pub(crate) enum ControllerError {
     /// The cluster's configuration cannot be used.
     #[error("cannot create a Kubernetes client from the kubeconfig or the service account")]
     Client(#[source] kube::Error),
@@ -73,7 +73,7 @@ pub enum ControllerError {
 ///
 /// # Errors
 /// What prevents the start, and the loss of leadership. The process is then restarted, which makes it a follower.
-pub async fn run(config: ControllerConfig, shutdown: impl Future<Output = ()>) -> Result<(), ControllerError> {
+pub(crate) async fn run(config: ControllerConfig, shutdown: impl Future<Output = ()>) -> Result<(), ControllerError> {
     let client = Client::try_from(kube::Config::infer().await?).map_err(ControllerError::Client)?;
     let listener = http::bind(config.listen).await?;
     let pages = Arc::<ControllerPages>::default();

@@ -6,15 +6,16 @@
 use policy::model::guards::Guards;
 use policy::plan::{Actual, Op, Table};
 
-pub mod attach;
-pub mod btf;
+mod attach;
+mod btf;
 pub mod cgroup_guard;
 pub mod cleanup;
-pub mod error;
-pub mod guards;
+mod error;
+mod guards;
 pub mod kernel;
-pub mod maps;
-pub mod mem_dataplane;
+mod maps;
+#[cfg(test)]
+pub(crate) mod mem_dataplane;
 pub mod object;
 mod sys;
 

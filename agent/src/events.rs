@@ -8,23 +8,23 @@
 //! This module writes no map. It counts no packets for the metrics, because the kernel counts them. It never waits for
 //! a sink. Every stage that can lose something counts the loss in `EventStats`.
 
-pub mod aggregate;
-pub mod enrich;
-pub mod filter;
+pub(crate) mod aggregate;
+pub(crate) mod enrich;
+pub(crate) mod filter;
 #[cfg(test)]
 pub(crate) mod fixtures;
-pub mod history;
-pub mod labels;
-pub mod limit;
-pub mod packet;
-pub mod pipeline;
-pub mod reported;
-pub mod ring;
-pub mod schema;
-pub mod sink;
-pub mod stats;
-pub mod verdicts;
-pub mod wire;
+pub(crate) mod history;
+pub(crate) mod labels;
+pub(crate) mod limit;
+pub(crate) mod packet;
+pub(crate) mod pipeline;
+pub(crate) mod reported;
+pub(crate) mod ring;
+pub(crate) mod schema;
+pub(crate) mod sink;
+pub(crate) mod stats;
+pub(crate) mod verdicts;
+pub(crate) mod wire;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::clock::Clock;
-pub use pipeline::{Pipeline, StateNotice};
+pub(crate) use pipeline::{Pipeline, StateNotice};
 
 /// Time between two sweeps. A sweep reads the aggregation tables.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -48,7 +48,7 @@ const BATCH: usize = 4096;
 const LAST_BATCH: usize = 1 << 20;
 
 /// The source of records: the kernel's maps, or a test.
-pub trait RecordSource: Send {
+pub(crate) trait RecordSource: Send {
     /// Why the source could not be read.
     type Error: std::error::Error + Send + Sync;
     /// Waits until there are records. The future may be dropped, and the function called again.
@@ -67,7 +67,11 @@ pub trait RecordSource: Send {
 ///
 /// If the source fails, a later tick reads it again. Its counts are cumulative, so the later reading includes
 /// everything.
-pub async fn run(mut source: impl RecordSource, mut pipeline: Pipeline, mut notices: mpsc::Receiver<StateNotice>) {
+pub(crate) async fn run(
+    mut source: impl RecordSource,
+    mut pipeline: Pipeline,
+    mut notices: mpsc::Receiver<StateNotice>,
+) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut next_sweep = Instant::now();
@@ -134,7 +138,7 @@ fn sweep(source: &mut impl RecordSource, pipeline: &mut Pipeline) {
 }
 
 /// All sinks; each gets every event.
-pub type Sinks = Vec<Arc<dyn sink::Sink>>;
+pub(crate) type Sinks = Vec<Arc<dyn sink::Sink>>;
 
 #[cfg(test)]
 mod tests;

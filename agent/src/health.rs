@@ -19,7 +19,7 @@ const LISTED: usize = 20;
 /// What the modules report about themselves.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Observed {
+pub(crate) struct Observed {
     /// Whether programs and maps are loaded into the kernel.
     pub loaded: bool,
     /// Whether every source was read completely once.
@@ -50,7 +50,7 @@ pub struct Observed {
 /// on it: a sandbox that is not held is denied until its pod is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum NriState {
+pub(crate) enum NriState {
     /// NRI is not configured.
     #[default]
     Off,
@@ -63,7 +63,7 @@ pub enum NriState {
 /// Tenants by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct ObservedTenants {
+pub(crate) struct ObservedTenants {
     /// In force as written.
     pub accepted: u64,
     /// A part of it belongs to an older tenant.
@@ -75,7 +75,7 @@ pub struct ObservedTenants {
 /// The guards on what leaves the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct ObservedGuards {
+pub(crate) struct ObservedGuards {
     /// Interfaces by the guard they should hold.
     pub interfaces: BTreeMap<String, Vec<String>>,
     /// Parts that could not be attached or written. The traffic they concern is dropped, or leaves without a guard.
@@ -85,7 +85,7 @@ pub struct ObservedGuards {
 /// Local pods by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct ObservedEndpoints {
+pub(crate) struct ObservedEndpoints {
     /// What the policy denies is dropped.
     pub enforced: u64,
     /// What the policy denies is reported and passes.
@@ -99,23 +99,23 @@ pub struct ObservedEndpoints {
 }
 
 /// The latest observation, shared between its writer and its readers.
-pub type SharedObserved = Arc<ArcSwap<Observed>>;
+pub(crate) type SharedObserved = Arc<ArcSwap<Observed>>;
 
 impl ObservedTenants {
     /// The numbers by their label in the metrics.
-    pub fn by_state(self) -> [(&'static str, u64); 3] {
+    pub(crate) fn by_state(self) -> [(&'static str, u64); 3] {
         [("accepted", self.accepted), ("conflicted", self.conflicted), ("invalid", self.invalid)]
     }
 
     /// The sum over all states.
-    pub fn total(self) -> u64 {
+    pub(crate) fn total(self) -> u64 {
         self.by_state().into_iter().map(|(_, count)| count).sum()
     }
 }
 
 impl ObservedEndpoints {
     /// The numbers by their label in the metrics.
-    pub fn by_state(self) -> [(&'static str, u64); 5] {
+    pub(crate) fn by_state(self) -> [(&'static str, u64); 5] {
         [
             ("enforced", self.enforced),
             ("audited", self.audited),
@@ -126,13 +126,13 @@ impl ObservedEndpoints {
     }
 
     /// The sum over all states.
-    pub fn total(self) -> u64 {
+    pub(crate) fn total(self) -> u64 {
         self.by_state().into_iter().map(|(_, count)| count).sum()
     }
 }
 
 /// Why the agent is not live; empty if it is. An agent whose loop has made no step yet is still starting.
-pub fn not_live(observed: &Observed, now: Timestamp) -> Vec<String> {
+pub(crate) fn not_live(observed: &Observed, now: Timestamp) -> Vec<String> {
     let silent = observed.last_turn.map(|turn| now.duration_since(turn)).filter(|silent| *silent > STUCK);
     silent
         .map(|silent| format!("the reconcile loop has made no step for {} s; restart the agent", silent.as_secs()))
@@ -141,7 +141,7 @@ pub fn not_live(observed: &Observed, now: Timestamp) -> Vec<String> {
 }
 
 /// Why the agent is not ready; empty if it is.
-pub fn not_ready(observed: &Observed) -> Vec<String> {
+pub(crate) fn not_ready(observed: &Observed) -> Vec<String> {
     let mut reasons = Vec::new();
     if !observed.loaded {
         reasons.push("programs and maps are not loaded into the kernel yet".into());

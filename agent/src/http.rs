@@ -20,13 +20,13 @@ use crate::health::{self, SharedObserved};
 use crate::metrics::Metrics;
 
 /// Default address.
-pub const LISTEN: &str = "127.0.0.1:9481";
+pub(crate) const LISTEN: &str = "127.0.0.1:9481";
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// What the three pages show, for the agent and the controller alike.
-pub trait Pages: Send + Sync + 'static {
+pub(crate) trait Pages: Send + Sync + 'static {
     /// The metrics as OpenMetrics text, or why they cannot be written. It may block.
     fn metrics(&self) -> Result<String, std::fmt::Error>;
     /// Why the process should be restarted; empty if it is alive.
@@ -36,7 +36,7 @@ pub trait Pages: Send + Sync + 'static {
 }
 
 /// The pages of the agent.
-pub struct AgentPages {
+pub(crate) struct AgentPages {
     /// The counters.
     pub metrics: Arc<Metrics>,
     /// The state.
@@ -60,19 +60,19 @@ impl Pages for AgentPages {
 /// Why no socket can listen on the address.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen for metrics and health on {address}")]
-pub struct BindError {
+pub(crate) struct BindError {
     address: SocketAddr,
     #[source]
     source: io::Error,
 }
 
 /// Listens on `address`.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
+pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
     TcpListener::bind(address).await.map_err(|source| BindError { address, source })
 }
 
 /// Serves the pages until `shutdown` completes.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     pages: Arc<dyn Pages>,
     shutdown: impl Future<Output = ()> + Send + 'static,

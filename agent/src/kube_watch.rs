@@ -4,8 +4,8 @@
 //! object that cannot be read change nothing. This module does not know what its callers do with an object.
 
 #[cfg(test)]
-pub mod fake_api;
-pub mod gauge;
-pub mod objects;
-pub mod stream;
-pub mod update;
+pub(crate) mod fake_api;
+pub(crate) mod gauge;
+pub(crate) mod objects;
+pub(crate) mod stream;
+pub(crate) mod update;

@@ -17,28 +17,35 @@
 //! - Shared by the others: [`clock`] and [`errors`].
 
 #![deny(unsafe_code)]
+// Its modules are private to the crate, which `missing_docs` does not reach.
+#![warn(clippy::missing_docs_in_private_items)]
 
-pub mod api;
-pub mod cli;
-pub mod clock;
-pub mod config;
-pub mod controller;
+mod api;
+mod cli;
+mod clock;
+mod config;
+mod controller;
 pub mod dataplane;
 mod dir_watcher;
-pub mod errors;
-pub mod events;
-pub mod health;
-pub mod http;
-pub mod kube_watch;
-pub mod links;
-pub mod lint;
-pub mod metrics;
-pub mod nri;
-pub mod reconcile;
-pub mod run;
-pub mod runtime;
-pub mod socket;
-pub mod source;
+mod errors;
+mod events;
+mod health;
+mod http;
+mod kube_watch;
+mod links;
+mod lint;
+mod metrics;
+mod nri;
+mod reconcile;
+mod run;
+mod runtime;
+mod socket;
+mod source;
 #[cfg(test)]
 mod testing;
-pub mod watch;
+mod watch;
+
+pub use cli::Cli;
+pub use errors::with_causes;
+pub use runtime::cgroups::hierarchy;
+pub use source::load::load;

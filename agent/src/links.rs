@@ -18,7 +18,7 @@ mod first_seen;
 mod netlink;
 mod observe;
 
-pub use first_seen::FirstSeen;
+pub(crate) use first_seen::FirstSeen;
 use observe::{LinkObserver, NodeLinks};
 
 /// Without notifications, everything is read again after this time, in case a netlink message was lost.
@@ -30,7 +30,7 @@ const RECEIVE_BYTES: u32 = 16 << 20;
 
 /// Why the interfaces could not be read.
 #[derive(Debug, thiserror::Error)]
-pub enum LinksError {
+pub(crate) enum LinksError {
     /// The netlink socket could not be opened.
     #[error("cannot open a netlink socket")]
     Socket(#[source] std::io::Error),
@@ -43,7 +43,7 @@ pub enum LinksError {
 ///
 /// # Errors
 /// The socket could not be opened. Later failures are logged and tried again.
-pub async fn follow(
+pub(crate) async fn follow(
     namespaces: PathBuf,
     first_seen: FirstSeen,
     changes: mpsc::Sender<Change>,

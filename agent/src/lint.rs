@@ -50,7 +50,7 @@ pub enum Format {
 
 /// Name and content of one file.
 #[derive(Clone, Debug)]
-pub struct Input {
+pub(crate) struct Input {
     /// The name that findings state.
     pub file: PathBuf,
     /// The content.
@@ -58,7 +58,7 @@ pub struct Input {
 }
 
 /// All findings about these files, ordered by file and line. `now` is in seconds since 1970.
-pub fn lint(inputs: &[Input], now: i64) -> Vec<Finding> {
+pub(crate) fn lint(inputs: &[Input], now: i64) -> Vec<Finding> {
     let (mut findings, mut loaded) = (Vec::new(), Vec::new());
     for input in inputs {
         match load::load(&input.file, &input.bytes) {
@@ -75,7 +75,7 @@ pub fn lint(inputs: &[Input], now: i64) -> Vec<Finding> {
 }
 
 /// Runs the command: prints findings on standard output and a summary on standard error.
-pub fn run(args: &Args) -> ExitCode {
+pub(crate) fn run(args: &Args) -> ExitCode {
     let (inputs, mut unread) = gather(&args.files);
     let mut findings = lint(&inputs, jiff::Timestamp::now().as_second());
     findings.retain(|finding| !args.suppress.contains(&finding.code));

@@ -4,15 +4,14 @@
 
 use std::process::ExitCode;
 
-use bulkhead::cli::Cli;
-use bulkhead::errors;
+use bulkhead::{Cli, with_causes};
 use clap::Parser;
 
 fn main() -> ExitCode {
     match Cli::parse().command.run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("bulkhead: {}", errors::with_causes(&*error));
+            eprintln!("bulkhead: {}", with_causes(&*error));
             ExitCode::FAILURE
         }
     }

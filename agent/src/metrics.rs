@@ -4,22 +4,22 @@
 //! `Observed`. What only the agent counts (attempts, durations, failures) comes from `Recorder`. No label is a pod, an
 //! address or a port.
 
-pub mod accounts;
-pub mod process;
-pub mod recorder;
-pub mod scrape;
-pub mod table;
+pub(crate) mod accounts;
+pub(crate) mod process;
+pub(crate) mod recorder;
+pub(crate) mod scrape;
+pub(crate) mod table;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::events::stats::EventStats;
 use crate::health::Observed;
 
-pub use accounts::{Accounts, KernelCounters, MapUsage, SlotCounters};
-pub use recorder::Recorder;
+pub(crate) use accounts::{Accounts, KernelCounters, MapUsage, SlotCounters};
+pub(crate) use recorder::Recorder;
 
 /// All that a scrape reads.
-pub struct Metrics {
+pub(crate) struct Metrics {
     kernel: Mutex<CounterReader>,
     recorder: Arc<Recorder>,
     events: Arc<EventStats>,
@@ -33,7 +33,7 @@ struct CounterReader {
 
 /// Versions of this binary and of what it runs on.
 #[derive(Clone, Debug, Default)]
-pub struct BuildInfo {
+pub(crate) struct BuildInfo {
     /// Version of the agent.
     pub version: String,
     /// Revision of the sources, if the build knew it.
@@ -48,7 +48,7 @@ pub struct BuildInfo {
 
 impl BuildInfo {
     /// The versions of this binary and of the running kernel.
-    pub fn here() -> Self {
+    pub(crate) fn here() -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
             revision: option_env!("BULKHEAD_REVISION").unwrap_or_default().into(),
@@ -61,7 +61,7 @@ impl BuildInfo {
 
 impl Metrics {
     /// Tenants beyond `max_tenants` are counted as `other`.
-    pub fn new(
+    pub(crate) fn new(
         counters: Box<dyn KernelCounters>,
         recorder: Arc<Recorder>,
         events: Arc<EventStats>,
@@ -73,14 +73,14 @@ impl Metrics {
 
     /// Reads the kernel's counters now. Call it every few seconds, so that growth is added to the right owner after a
     /// slot is reassigned.
-    pub fn settle(&self) -> Totals {
+    pub(crate) fn settle(&self) -> Totals {
         let mut kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
         kernel.settle(&self.recorder);
         Totals { dropped: kernel.accounts.dropped(), audited: kernel.accounts.audited() }
     }
 
     /// The page for a scrape, as OpenMetrics text. Makes system calls, so it must not run in an async task.
-    pub fn scrape(&self, observed: &Observed) -> String {
+    pub(crate) fn scrape(&self, observed: &Observed) -> String {
         let mut samples = scrape::Samples::default();
         {
             let mut kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
@@ -99,13 +99,13 @@ impl Metrics {
 
 /// A metrics page with nothing but the samples of `recorder`.
 #[cfg(test)]
-pub fn recorded_page(recorder: &Arc<Recorder>) -> String {
+pub(crate) fn recorded_page(recorder: &Arc<Recorder>) -> String {
     scrape::text(scrape::Samples::default(), recorder)
 }
 
 /// Packets denied since the maps were made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
+pub(crate) struct Totals {
     /// Dropped.
     pub dropped: u64,
     /// Audited.

@@ -32,7 +32,7 @@ mod session;
 mod tests;
 mod wire;
 
-pub use hold::Gate;
+pub(crate) use hold::Gate;
 use message::ConfigureRequest;
 use session::NriError;
 
@@ -43,7 +43,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Connects to the runtime's NRI socket and connects again whenever the connection ends. Publishes in `state` whether
 /// it is connected. Returns when the loop that publishes snapshots has ended.
-pub async fn follow(socket: PathBuf, gate: Gate, state: watch::Sender<NriState>) {
+pub(crate) async fn follow(socket: PathBuf, gate: Gate, state: watch::Sender<NriState>) {
     keep_connected(&socket, || UnixStream::connect(&socket), gate, state).await;
 }
 

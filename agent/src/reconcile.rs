@@ -13,25 +13,25 @@ use policy::model::input::Subject;
 use propagation::Propagation;
 
 mod compare;
-pub mod execute;
+pub(crate) mod execute;
 mod interfaces;
-pub mod propagation;
+pub(crate) mod propagation;
 mod publish;
-pub mod schedule;
-pub mod snapshot;
-pub mod state;
-pub mod step;
+pub(crate) mod schedule;
+pub(crate) mod snapshot;
+pub(crate) mod state;
+pub(crate) mod step;
 #[cfg(test)]
 mod tests;
 
-pub use propagation::TimedChange;
-pub use schedule::Now;
-pub use snapshot::Snapshot;
-pub use state::ReconcileState;
-pub use step::{StepOutcome, step};
+pub(crate) use propagation::TimedChange;
+pub(crate) use schedule::Now;
+pub(crate) use snapshot::Snapshot;
+pub(crate) use state::ReconcileState;
+pub(crate) use step::step;
 
 /// What the loop reports while it runs.
-pub trait LoopObserver {
+pub(crate) trait LoopObserver {
     /// The loop waits for changes, or has just made a step. Called at least once in [`BEAT`] unless a step hangs.
     fn alive(&mut self);
 
@@ -40,7 +40,7 @@ pub trait LoopObserver {
 }
 
 /// The longest pause between two signs of life.
-pub const BEAT: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(5) };
+pub(crate) const BEAT: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(5) };
 /// Changes taken in at once at most: a burst becomes one compile and one plan.
 const BURST: usize = 8192;
 
@@ -49,7 +49,7 @@ const BURST: usize = 8192;
 /// Writes to the kernel block, so this needs a thread of its own. Each source sends every kind of object in full
 /// once at the start, even if it is empty. Nothing is written before that: after a restart, a missing object may only
 /// be late.
-pub async fn run<D: Dataplane>(
+pub(crate) async fn run<D: Dataplane>(
     mut state: ReconcileState,
     mut dataplane: D,
     mut changes: mpsc::Receiver<TimedChange>,

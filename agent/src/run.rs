@@ -9,7 +9,7 @@ mod observed;
 mod state_events;
 mod timed_dataplane;
 
-pub use names::addresses;
+pub(crate) use names::addresses;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 
 /// Why the agent could not start.
 #[derive(Debug, thiserror::Error)]
-pub enum RunError {
+pub(crate) enum RunError {
     /// Programs, maps or pins could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -104,7 +104,7 @@ fn system(operation: &'static str) -> impl Fn(std::io::Error) -> RunError {
 ///
 /// # Errors
 /// Only what prevents the start.
-pub async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+pub(crate) async fn run(mut config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
     let start = Start { began: Timestamp::now(), instant: Instant::now(), clock: Clock::now() };
     let recorder = Arc::new(Recorder::default());
     let mut kernel = open_kernel(&mut config, &recorder, &start)?;

@@ -6,8 +6,8 @@
 //!
 //! Decides nothing. Other modules know whether a pod exists, and which interface leads to a network namespace.
 
-pub mod cgroups;
-pub mod cni;
+pub(crate) mod cgroups;
+pub(crate) mod cni;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ const POLL: Duration = Duration::from_secs(2);
 
 /// Sandboxes and control groups of this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SandboxSet {
+pub(crate) struct SandboxSet {
     /// The sandboxes.
     pub sandboxes: Arc<Vec<Sandbox>>,
     /// The control groups.
@@ -33,7 +33,7 @@ pub struct SandboxSet {
 
 /// The directories that describe sandboxes.
 #[derive(Clone, Debug)]
-pub struct SandboxPaths {
+pub(crate) struct SandboxPaths {
     /// The directory in which the CNI library keeps its results.
     pub cache: PathBuf,
     /// The directory that names network namespaces. A result without a namespace there is left over from a dead pod.
@@ -44,7 +44,7 @@ pub struct SandboxPaths {
 
 /// Publishes all sandboxes whenever they change, until the receivers are gone. The value is `None` until the first
 /// read.
-pub async fn follow(paths: SandboxPaths, to: watch::Sender<Option<SandboxSet>>) {
+pub(crate) async fn follow(paths: SandboxPaths, to: watch::Sender<Option<SandboxSet>>) {
     let mut watcher = DirWatcher::new("the CNI cache");
     let mut cache = CniCache::default();
     loop {

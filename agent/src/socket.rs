@@ -4,8 +4,8 @@
 //! every tenant of the node. No request changes anything. No reader can slow the agent: each reader has a bounded
 //! queue, and the number of readers is limited.
 
-pub mod client;
-pub mod protocol;
+pub(crate) mod client;
+pub(crate) mod protocol;
 
 use std::future::Future;
 use std::io;
@@ -26,7 +26,7 @@ use crate::events::sink::hub::{Hub, KEPT};
 use protocol::{AgentStatus, Notice, SocketRequest};
 
 /// Default path of the socket.
-pub const PATH: &str = "/run/bulkhead/agent.sock";
+pub(crate) const PATH: &str = "/run/bulkhead/agent.sock";
 /// Most readers at a time.
 const READERS: usize = 64;
 /// Most bytes of a request.
@@ -38,7 +38,7 @@ const BATCH: usize = 256;
 
 /// Why the socket cannot be created.
 #[derive(Debug, thiserror::Error)]
-pub enum SocketError {
+pub(crate) enum SocketError {
     /// Another agent listens on the path.
     #[error("another agent listens on {}; stop it or choose another path", path.display())]
     InUse {
@@ -66,7 +66,7 @@ pub enum SocketError {
 
 /// A listening socket. Dropping it removes its file.
 #[derive(Debug)]
-pub struct Bound {
+pub(crate) struct Bound {
     listener: UnixListener,
     path: PathBuf,
 }
@@ -78,7 +78,7 @@ impl Drop for Bound {
 }
 
 /// Listens at `path`. Replaces the socket of an agent that has ended, but not that of a running agent.
-pub async fn bind(path: &Path) -> Result<Bound, SocketError> {
+pub(crate) async fn bind(path: &Path) -> Result<Bound, SocketError> {
     let system = |operation| move |source: io::Error| SocketError::System { operation, path: path.to_owned(), source };
     if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
         std::fs::create_dir_all(directory).map_err(system("create the directory of"))?;
@@ -103,7 +103,7 @@ pub async fn bind(path: &Path) -> Result<Bound, SocketError> {
 
 /// What readers of the socket receive.
 #[derive(Clone)]
-pub struct Shown {
+pub(crate) struct Shown {
     /// The events.
     pub hub: Arc<Hub>,
     /// Returns the agent's status. It must not block.
@@ -111,7 +111,7 @@ pub struct Shown {
 }
 
 /// Serves readers until `shutdown` completes.
-pub async fn serve(bound: Bound, shown: Shown, shutdown: impl Future<Output = ()>) {
+pub(crate) async fn serve(bound: Bound, shown: Shown, shutdown: impl Future<Output = ()>) {
     let readers = Arc::new(Semaphore::new(READERS));
     tokio::pin!(shutdown);
     loop {

@@ -13,8 +13,8 @@
 
 mod files;
 mod follow;
-pub mod load;
+pub(crate) mod load;
 mod merge;
 
-pub use files::{config_files, read};
-pub use follow::follow;
+pub(crate) use files::{config_files, read};
+pub(crate) use follow::follow;

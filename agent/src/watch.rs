@@ -11,8 +11,8 @@
 //! are watched only if its tenant has a pod here, is a peer of such a tenant, or is Shared. A watch that breaks and an
 //! object that cannot be read change nothing. Refuses to know maps, plans, and what a change does.
 
-pub mod cluster_view;
-pub mod namespace;
+pub(crate) mod cluster_view;
+pub(crate) mod namespace;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -47,7 +47,7 @@ const EVENTS: usize = 1024;
 const TICK: Duration = Duration::from_secs(5);
 
 /// What the watches need.
-pub struct WatchConfig {
+pub(crate) struct WatchConfig {
     /// Client of the API server.
     pub client: Client,
     /// Name of this node.
@@ -61,7 +61,7 @@ pub struct WatchConfig {
 }
 
 /// Follows the cluster until the receiver of `changes` is gone.
-pub async fn follow(
+pub(crate) async fn follow(
     config: WatchConfig,
     mut sandboxes: watch::Receiver<Option<SandboxSet>>,
     changes: mpsc::Sender<Change>,

@@ -214,7 +214,7 @@ mod tests {
             Endpoint::routed(Host::AcmeWeb, ("interface", "bh-acme-web".into())),
             Endpoint::bridged(Host::GlobexWeb, ("netns", "bh-1-1-globex-web".into())),
         ];
-        let loaded = bulkhead::source::load::load(Path::new("bulkhead.yaml"), config.to_yaml().as_bytes());
+        let loaded = bulkhead::load(Path::new("bulkhead.yaml"), config.to_yaml().as_bytes());
         let documents = loaded.expect("YAML");
         assert_eq!(documents.findings, Vec::new());
         assert_eq!(documents.documents.len(), 9);

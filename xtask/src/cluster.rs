@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 
 /// What to do with a cluster.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Build the Kubernetes parts from Go modules, once for each version.
     Parts,
     /// Start two nodes, a control plane, DNS and a database host.
@@ -62,7 +62,7 @@ pub enum Command {
 
 /// The cluster that a command is about.
 #[derive(Debug, Args)]
-pub struct Which {
+pub(crate) struct Which {
     /// Name of the cluster, 1 to 16 of a-z and 0-9; by default that of this checkout.
     #[arg(long, env = "BULKHEAD_CLUSTER")]
     id: Option<String>,
@@ -75,7 +75,7 @@ impl Which {
 }
 
 /// Runs the command.
-pub fn run(command: Command) -> Result<()> {
+pub(crate) fn run(command: Command) -> Result<()> {
     match command {
         Command::Parts => parts().map(drop),
         Command::Up { which, cni, no_nodes } => up(&which.cluster()?, Options { cni, nodes: !no_nodes }),

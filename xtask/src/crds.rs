@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::{delegate, workspace};
 
 /// Writes the file from the types; with `check`, only compares.
-pub fn run(check: bool) -> Result<()> {
+pub(crate) fn run(check: bool) -> Result<()> {
     let file = workspace::root().join("deploy/crd.yaml");
     let wanted = delegate::agent_output("crd")?;
     let current = fs::read(&file).unwrap_or_default();

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Shows the demo, or ends one that was kept.
-pub fn demo(keep: bool, action: Option<&str>) -> Result<ExitCode> {
+pub(crate) fn demo(keep: bool, action: Option<&str>) -> Result<ExitCode> {
     let mut arguments: Vec<OsString> = Vec::new();
     arguments.extend(keep.then(|| "--keep".into()));
     arguments.extend(action.map(Into::into));
@@ -24,12 +24,12 @@ pub fn demo(keep: bool, action: Option<&str>) -> Result<ExitCode> {
 }
 
 /// Replays a file of frames.
-pub fn frames(file: &Path) -> Result<ExitCode> {
+pub(crate) fn frames(file: &Path) -> Result<ExitCode> {
     run("frames", &[file.into()])
 }
 
 /// Measures.
-pub fn bench(json: Option<&Path>, quick: bool, api: bool) -> Result<ExitCode> {
+pub(crate) fn bench(json: Option<&Path>, quick: bool, api: bool) -> Result<ExitCode> {
     let mut arguments: Vec<OsString> = Vec::new();
     if let Some(file) = json {
         arguments.extend(["--json".into(), file.into()]);
@@ -53,14 +53,14 @@ fn run(binary: &str, arguments: &[OsString]) -> Result<ExitCode> {
 ///
 /// A test is among the targets, because cargo counts the features of dev-dependencies only then. Without it, the
 /// Kubernetes client would be built twice.
-pub fn build_agent() -> Result<()> {
+pub(crate) fn build_agent() -> Result<()> {
     let mut cargo = workspace::cargo("build");
     cargo.args(workspace::PACKAGES).args(["--bin", "bulkhead", "--test", "verdict"]);
     step::run("build the agent", &mut cargo)
 }
 
 /// What the agent prints for a command that needs nothing of the machine.
-pub fn agent_output(command: &str) -> Result<Vec<u8>> {
+pub(crate) fn agent_output(command: &str) -> Result<Vec<u8>> {
     build_agent()?;
     let output = Command::new(workspace::agent_binary()).arg(command).output().context("cannot start the agent")?;
     if !output.status.success() || output.stdout.is_empty() {
@@ -70,7 +70,7 @@ pub fn agent_output(command: &str) -> Result<Vec<u8>> {
 }
 
 /// The path of a binary of the tests.
-pub fn binary(name: &str) -> PathBuf {
+pub(crate) fn binary(name: &str) -> PathBuf {
     workspace::cargo_target().join("debug").join(name)
 }
 
@@ -82,7 +82,7 @@ fn build(binary: &str) -> Result<()> {
 }
 
 /// Sets the path of the agent's binary in the environment of a command.
-pub fn with_agent(command: &mut Command) -> &mut Command {
+pub(crate) fn with_agent(command: &mut Command) -> &mut Command {
     command.env(OsStr::new("BULKHEAD_BIN"), workspace::agent_binary())
 }
 

@@ -32,7 +32,7 @@ const PAGES: [(&str, Render); 6] = [
 ];
 
 /// Writes the pages; with `check`, only compares them and fails on a difference.
-pub fn run(check: bool) -> Result<()> {
+pub(crate) fn run(check: bool) -> Result<()> {
     let directory = workspace::root().join(DIRECTORY);
     let facts = facts()?;
     let mut differing = Vec::new();

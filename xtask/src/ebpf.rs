@@ -29,7 +29,7 @@ const CRATE: &str = "agent-ebpf";
 
 /// Which of the objects to build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Variant {
+pub(crate) enum Variant {
     /// The one that the agent embeds.
     Shipped,
     /// The one with development log lines.
@@ -38,7 +38,7 @@ pub enum Variant {
 
 impl Variant {
     /// The file `agent/build.rs` embeds for this variant.
-    pub fn object(self) -> PathBuf {
+    pub(crate) fn object(self) -> PathBuf {
         workspace::ebpf().join(match self {
             Self::Shipped => "bulkhead.o",
             Self::Log => "bulkhead-log.o",
@@ -54,7 +54,7 @@ impl Variant {
 }
 
 /// The verb: builds and prints the result; with `check`, also builds a copy elsewhere and compares.
-pub fn run(variant: Variant, check: bool) -> Result<()> {
+pub(crate) fn run(variant: Variant, check: bool) -> Result<()> {
     let tools = Toolchain::find()?;
     let compiler = &tools.compiler;
     eprintln!("compiler  {} ({}), because {}", compiler.rustc.display(), compiler.version, compiler.why);
@@ -70,7 +70,7 @@ pub fn run(variant: Variant, check: bool) -> Result<()> {
 }
 
 /// Builds the object if it is not up to date.
-pub fn build(variant: Variant) -> Result<()> {
+pub(crate) fn build(variant: Variant) -> Result<()> {
     build_with(&Toolchain::find()?, variant).map(|_| ())
 }
 

@@ -7,7 +7,7 @@ use std::{fs, path::Path};
 use crate::workspace;
 
 /// Where the kernel mounts its BPF file system.
-pub const BPFFS: &str = "/sys/fs/bpf";
+pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// The capabilities the kernel tests need, by bit number.
@@ -15,7 +15,7 @@ const CAPABILITIES: [(u32, &str); 4] =
     [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
 
 /// Facts about this machine.
-pub struct Host {
+pub(crate) struct Host {
     /// The effective user is root.
     pub root: bool,
     /// Packages can be installed with apt.
@@ -30,7 +30,7 @@ pub struct Host {
 
 impl Host {
     /// Looks at this machine.
-    pub fn look() -> Self {
+    pub(crate) fn look() -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         Self {
@@ -43,7 +43,7 @@ impl Host {
     }
 
     /// Why programs cannot be loaded and attached here, each with its remedy; empty when they can.
-    pub fn obstacles(&self) -> Vec<String> {
+    pub(crate) fn obstacles(&self) -> Vec<String> {
         let mut found = Vec::new();
         if !self.root {
             found.push("not root: run it again with sudo".to_owned());
@@ -64,7 +64,7 @@ impl Host {
 const ALL_TIERS: u64 = 12 << 30;
 
 /// A warning if the disk may be too small for all tiers. `target` is the directory of the builds.
-pub fn cramped(target: &Path) -> Option<String> {
+pub(crate) fn cramped(target: &Path) -> Option<String> {
     let stat = target.ancestors().find_map(|path| rustix::fs::statvfs(path).ok())?;
     let free = stat.f_bavail * stat.f_frsize;
     // A whole run builds this image last.

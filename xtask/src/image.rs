@@ -19,13 +19,13 @@ use crate::{
 const STATIC: &str = "-Ctarget-feature=+crt-static";
 
 /// The name of this version's image in pods.
-pub fn name() -> &'static str {
+pub(crate) fn name() -> &'static str {
     concat!("localhost/bulkhead:", env!("CARGO_PKG_VERSION"))
 }
 
 /// How the binary is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Profile {
+pub(crate) enum Profile {
     /// For users.
     Release,
     /// For tests: a debug build. It shares most dependencies with the other tiers, and is far quicker than the release
@@ -34,7 +34,7 @@ pub enum Profile {
 }
 
 /// Builds the image and prints its path, size and digest.
-pub fn run(profile: Profile) -> Result<()> {
+pub(crate) fn run(profile: Profile) -> Result<()> {
     let (archive, program) = build(profile)?;
     let bytes = fs::read(&archive)?;
     println!("{}", archive.display());
@@ -45,7 +45,7 @@ pub fn run(profile: Profile) -> Result<()> {
 }
 
 /// The path of a profile's archive.
-pub fn archive(profile: Profile) -> PathBuf {
+pub(crate) fn archive(profile: Profile) -> PathBuf {
     directory(profile).join("bulkhead.tar")
 }
 
@@ -54,7 +54,7 @@ fn directory(profile: Profile) -> PathBuf {
 }
 
 /// Builds the archive. Returns its path, and that of the binary in it.
-pub fn build(profile: Profile) -> Result<(PathBuf, PathBuf)> {
+pub(crate) fn build(profile: Profile) -> Result<(PathBuf, PathBuf)> {
     ebpf::build(Variant::Shipped)?;
     let binary = compile(profile)?;
     let directory = directory(profile);

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A series of kernels, by the beginning of their version. The newest one is taken.
-pub struct Series {
+pub(crate) struct Series {
     /// Its short name.
     pub name: &'static str,
     /// The Debian suite that holds it.
@@ -28,7 +28,7 @@ pub struct Series {
 }
 
 /// The oldest supported kernel, those of today's nodes, and the newest one.
-pub const SERIES: [Series; 4] = [
+pub(crate) const SERIES: [Series; 4] = [
     Series { name: "5.10", suite: "bullseye-security", version: r"5\.10\." },
     Series { name: "6.1", suite: "bookworm-security", version: r"6\.1\." },
     Series { name: "6.12", suite: "bookworm-security", version: r"6\.12\." },
@@ -38,7 +38,7 @@ pub const SERIES: [Series; 4] = [
 const PACKAGES: [&str; 3] = ["qemu-system-x86", "busybox-static", "xz-utils"];
 
 /// Why no guest can be started on this machine.
-pub fn obstacle() -> Option<String> {
+pub(crate) fn obstacle() -> Option<String> {
     if std::env::consts::ARCH != "x86_64" {
         return Some(format!("guests are x86_64 only, and this machine is {}", std::env::consts::ARCH));
     }
@@ -47,7 +47,7 @@ pub fn obstacle() -> Option<String> {
 }
 
 /// Fetches the kernels, boots each, and counts the results.
-pub fn run() -> Result<Outcome> {
+pub(crate) fn run() -> Result<Outcome> {
     setup::packages("install what guests need", &PACKAGES)?;
     let binaries = binaries()?;
     let mut sum = Tally::default();
@@ -82,7 +82,7 @@ pub fn run() -> Result<Outcome> {
 }
 
 /// Programs of the guest.
-pub struct Binaries {
+pub(crate) struct Binaries {
     frames: PathBuf,
     isolation: PathBuf,
     guards: PathBuf,

@@ -9,7 +9,7 @@ use anyhow::Result;
 use crate::{setup, step, workspace};
 
 /// One thing that must be clean.
-pub struct Check {
+pub(crate) struct Check {
     /// Its name in the output.
     pub name: &'static str,
     tool: Tool,
@@ -27,7 +27,7 @@ enum Tool {
 }
 
 /// Everything that `cargo xtask lint` checks.
-pub const CHECKS: [Check; 7] = [
+pub(crate) const CHECKS: [Check; 7] = [
     Check { name: "format", tool: Tool::Format, arguments: &["--all", "--check"] },
     Check { name: "licences, bans, sources", tool: Tool::Deny, arguments: &["check", "licenses", "bans", "sources"] },
     Check { name: "clippy", tool: Tool::Clippy, arguments: &["--all-targets", "--", "-D", "warnings"] },
@@ -51,7 +51,7 @@ pub const CHECKS: [Check; 7] = [
 
 impl Check {
     /// Why the check cannot run on this machine, with the remedy.
-    pub fn obstacle(&self) -> Option<String> {
+    pub(crate) fn obstacle(&self) -> Option<String> {
         let missing = |subcommand: &str| {
             let mut version = Command::new("cargo");
             workspace::output_of(version.args([subcommand, "--version"])).is_none()
@@ -65,7 +65,7 @@ impl Check {
     }
 
     /// Runs the check. The error names the file with its output.
-    pub fn run(&self) -> Result<()> {
+    pub(crate) fn run(&self) -> Result<()> {
         step::run(self.name, &mut self.command()?)
     }
 
@@ -99,7 +99,7 @@ impl Check {
 }
 
 /// The verb: runs all checks, also after one has failed.
-pub fn run() -> Result<ExitCode> {
+pub(crate) fn run() -> Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for check in &CHECKS {
         if let Some(obstacle) = check.obstacle() {

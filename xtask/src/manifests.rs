@@ -12,7 +12,7 @@ const HEADER: &str = "# Generated from the files of this directory by `cargo xta
 const RENDERED: &str = "bulkhead.yaml";
 
 /// Writes the file; with `check`, only compares.
-pub fn run(check: bool) -> Result<()> {
+pub(crate) fn run(check: bool) -> Result<()> {
     let deploy = workspace::root().join("deploy");
     let (file, wanted) = (deploy.join(RENDERED), render(&deploy)?);
     if fs::read_to_string(&file).is_ok_and(|current| current == wanted) {

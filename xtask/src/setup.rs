@@ -5,7 +5,7 @@
 
 mod apt;
 mod crates;
-pub mod deny;
+pub(crate) mod deny;
 mod linker;
 
 use std::process::Command;
@@ -25,7 +25,7 @@ const PROGRAMS: [(&str, &str); 3] = [("ip", "iproute2"), ("nft", "nftables"), ("
 const COMPILER: [&str; 2] = ["rustc-web", "libstd-rust-web-dev-bpf"];
 
 /// The verb: installs everything and prints what was found.
-pub fn run() -> Result<()> {
+pub(crate) fn run() -> Result<()> {
     let tools = build_tools()?;
     eprintln!(
         "compiler  {} ({}), because {}",
@@ -44,7 +44,7 @@ pub fn run() -> Result<()> {
 }
 
 /// Installs what the demo needs, and fails if the kernel cannot load programs.
-pub fn all() -> Result<()> {
+pub(crate) fn all() -> Result<()> {
     build_tools()?;
     let obstacles = kernel();
     if !obstacles.is_empty() {
@@ -54,12 +54,12 @@ pub fn all() -> Result<()> {
 }
 
 /// Installs packages that only one tier needs.
-pub fn packages(label: &str, names: &[&str]) -> Result<()> {
+pub(crate) fn packages(label: &str, names: &[&str]) -> Result<()> {
     apt::install(&Host::look(), label, &names.iter().map(ToString::to_string).collect::<Vec<_>>())
 }
 
 /// Installs what is missing to build the kernel side and to run the tiers.
-pub fn build_tools() -> Result<Toolchain> {
+pub(crate) fn build_tools() -> Result<Toolchain> {
     let host = Host::look();
     let programs: Vec<String> = PROGRAMS
         .iter()
@@ -90,7 +90,7 @@ fn ensure_compiler(host: &Host) -> Result<Compiler> {
 }
 
 /// Mounts the BPF file system if this user may. Returns what still keeps programs from being loaded.
-pub fn kernel() -> Vec<String> {
+pub(crate) fn kernel() -> Vec<String> {
     let host = Host::look();
     if host.bpffs || !host.root {
         return host.obstacles();

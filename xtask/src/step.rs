@@ -24,7 +24,7 @@ const LAST_LINES: usize = 40;
 const WIDTH: usize = 100;
 
 /// Runs a command to its end; its output goes to a log file under `target/log`.
-pub fn run(label: &str, command: &mut Command) -> Result<()> {
+pub(crate) fn run(label: &str, command: &mut Command) -> Result<()> {
     let log = log_file(label)?;
     let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut line = Line::new(label);
@@ -100,7 +100,7 @@ impl<'a> Line<'a> {
 }
 
 /// `7 s` or `2 min 07 s`.
-pub fn seconds(duration: Duration) -> String {
+pub(crate) fn seconds(duration: Duration) -> String {
     match duration.as_secs() {
         short @ 0..60 => format!("{short} s"),
         long => format!("{} min {:02} s", long / 60, long % 60),

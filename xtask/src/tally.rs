@@ -7,7 +7,7 @@ use std::ops::AddAssign;
 
 /// Numbers of tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub(crate) struct Tally {
     /// Tests that passed.
     pub passed: u32,
     /// Tests that failed.
@@ -18,12 +18,12 @@ pub struct Tally {
 
 impl Tally {
     /// The count of a step that failed before any test ran.
-    pub fn one_failure() -> Self {
+    pub(crate) fn one_failure() -> Self {
         Self { failed: 1, ..Self::default() }
     }
 
     /// Reads `test result: ok. 12 passed; 0 failed; 1 ignored; …` anywhere in the line.
-    pub fn of_line(line: &str) -> Option<Self> {
+    pub(crate) fn of_line(line: &str) -> Option<Self> {
         let (_, result) = line.split_once("test result: ")?;
         let (_, counts) = result.split_once(". ")?;
         let mut tally = Self::default();
@@ -50,7 +50,7 @@ impl AddAssign for Tally {
 
 /// How a tier ended.
 #[derive(Debug)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// It ran.
     Ran(Tally),
     /// It could not run on this machine, for this reason.

@@ -4,7 +4,7 @@
 //! line. Anything that fails makes the whole run fail.
 
 mod count;
-pub mod long;
+pub(crate) mod long;
 mod report;
 mod tier;
 
@@ -14,7 +14,7 @@ use ::cluster::{Parts, Source};
 use anyhow::Result;
 
 use self::report::Report;
-pub use self::tier::Selection;
+pub(crate) use self::tier::Selection;
 use self::tier::Tier;
 use crate::{
     delegate, docs,
@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Prints each tier, what it proves and what it needs.
-pub fn list() -> ExitCode {
+pub(crate) fn list() -> ExitCode {
     for tier in Tier::ALL {
         println!("{:<8}  {}; needs {}", tier.name(), tier.proves(), tier.needs());
     }
@@ -40,7 +40,7 @@ pub fn list() -> ExitCode {
 }
 
 /// Runs the selected tiers, or all of them when the selection is empty, and prints the sum.
-pub fn run(selected: &[Selection]) -> Result<ExitCode> {
+pub(crate) fn run(selected: &[Selection]) -> Result<ExitCode> {
     let is_selected = |tier: &Tier| selected.iter().any(|selection| selection.holds(*tier));
     let tiers = Tier::ALL.into_iter().filter(|tier| selected.is_empty() || is_selected(tier));
     let mut report = Report::default();

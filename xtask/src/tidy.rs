@@ -49,7 +49,7 @@ enum Rule {
 
 /// A rule that is broken, and where.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Finding {
+pub(crate) struct Finding {
     file: String,
     line: usize,
     message: String,
@@ -63,7 +63,7 @@ impl fmt::Display for Finding {
 }
 
 /// The verb: prints every finding on a line, and how many there are of each kind.
-pub fn run() -> Result<ExitCode> {
+pub(crate) fn run() -> Result<ExitCode> {
     let findings = check(&workspace::root())?;
     let mut counts: BTreeMap<Rule, usize> = BTreeMap::new();
     for finding in &findings {

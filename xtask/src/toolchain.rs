@@ -14,11 +14,11 @@ use anyhow::{Context, Result, bail};
 use crate::workspace::{self, on_path, output_of};
 
 /// The target our programs are compiled for.
-pub const TARGET: &str = "bpfel-unknown-none";
+pub(crate) const TARGET: &str = "bpfel-unknown-none";
 
 /// A compiler that can produce BPF code.
 #[derive(Debug)]
-pub struct Compiler {
+pub(crate) struct Compiler {
     /// The compiler itself.
     pub rustc: PathBuf,
     /// Its directory of libraries.
@@ -35,7 +35,7 @@ pub struct Compiler {
 
 /// Where the library `core` for the BPF target comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Core {
+pub(crate) enum Core {
     /// Shipped with the compiler.
     Prebuilt,
     /// Built from its sources, which needs a nightly cargo.
@@ -44,7 +44,7 @@ pub enum Core {
 
 /// All that is needed to build the kernel side.
 #[derive(Debug)]
-pub struct Toolchain {
+pub(crate) struct Toolchain {
     /// Compiles to bitcode.
     pub compiler: Compiler,
     /// Links bitcode to one object.
@@ -55,7 +55,7 @@ pub struct Toolchain {
 
 impl Toolchain {
     /// Finds all three. The error names the command that installs the missing one.
-    pub fn find() -> Result<Self> {
+    pub(crate) fn find() -> Result<Self> {
         let compiler = compiler()?.context(NO_COMPILER)?;
         let linker = linker(compiler.llvm)
             .with_context(|| format!("no bpf-linker with LLVM {} or later: run `cargo xtask setup`", compiler.llvm))?;
@@ -71,7 +71,7 @@ const NO_COMPILER: &str = "there is no Rust compiler for BPF; one of these insta
 /// The compiler to use: a named one, one with a prebuilt `core`, or a nightly with the sources of `core`.
 ///
 /// A named one that cannot build for BPF is an error. Finding none is not.
-pub fn compiler() -> Result<Option<Compiler>> {
+pub(crate) fn compiler() -> Result<Option<Compiler>> {
     if let Some(named) = env::var_os("BULKHEAD_BPF_RUSTC") {
         let named = PathBuf::from(named);
         let found = examine(&named, Core::Prebuilt, "BULKHEAD_BPF_RUSTC names it")
@@ -133,7 +133,7 @@ fn llvm_of_rustc(verbose: &str) -> Option<u32> {
 }
 
 /// A bpf-linker whose LLVM reads the bitcode of a compiler with this LLVM: that of `target/tools`, or one on the path.
-pub fn linker(llvm: u32) -> Option<PathBuf> {
+pub(crate) fn linker(llvm: u32) -> Option<PathBuf> {
     let ours = workspace::tools().join("bin/bpf-linker");
     [Some(ours), on_path("bpf-linker")].into_iter().flatten().find(|linker| reads(linker, llvm))
 }
@@ -157,7 +157,7 @@ fn llvm_of_libraries(ldd: &str) -> Option<u32> {
 }
 
 /// The strip of the compiler's own LLVM, or any other one.
-pub fn strip(llvm: u32) -> Option<PathBuf> {
+pub(crate) fn strip(llvm: u32) -> Option<PathBuf> {
     let own = Path::new("/usr/lib").join(format!("llvm-{llvm}/bin/llvm-strip"));
     if own.is_file() {
         return Some(own);

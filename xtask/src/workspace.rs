@@ -12,17 +12,17 @@ use anyhow::{Context, Result};
 
 /// Every package with tests beside the code. Each build of tests or of the agent names all of them, so that cargo gives
 /// their dependencies the same features and builds those once.
-pub const PACKAGES: [&str; 10] =
+pub(crate) const PACKAGES: [&str; 10] =
     ["-p", "agent-common", "-p", "bulkhead-policy", "-p", "bulkhead", "-p", "bulkhead-tests", "-p", "bulkhead-cluster"];
 
 /// The top of the repository.
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     let xtask = env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
     xtask.parent().map_or(xtask.clone(), Path::to_path_buf)
 }
 
 /// The directory of cargo's builds for this machine.
-pub fn cargo_target() -> PathBuf {
+pub(crate) fn cargo_target() -> PathBuf {
     match env::var_os("CARGO_TARGET_DIR") {
         Some(chosen) => env::current_dir().unwrap_or_default().join(chosen),
         None => root().join("target"),
@@ -32,29 +32,29 @@ pub fn cargo_target() -> PathBuf {
 /// The directory of xtask's own products: tools, logs, the eBPF object.
 ///
 /// It does not follow `CARGO_TARGET_DIR`, because `agent/build.rs` must find the object in any case.
-pub fn products() -> PathBuf {
+pub(crate) fn products() -> PathBuf {
     root().join("target")
 }
 
 /// The directory of the tools that xtask builds.
-pub fn tools() -> PathBuf {
+pub(crate) fn tools() -> PathBuf {
     products().join("tools")
 }
 
 /// The directory of the eBPF objects and of their build.
-pub fn ebpf() -> PathBuf {
+pub(crate) fn ebpf() -> PathBuf {
     products().join("ebpf")
 }
 
 /// The agent's binary, once built.
-pub fn agent_binary() -> PathBuf {
+pub(crate) fn agent_binary() -> PathBuf {
     cargo_target().join("debug/bulkhead")
 }
 
 /// A call of cargo on this workspace with the committed lock file. The current directory does not matter.
 ///
 /// The variables that the outer `cargo run` sets for xtask are removed: build scripts would take them for a change.
-pub fn cargo(verb: &str) -> Command {
+pub(crate) fn cargo(verb: &str) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.arg(verb).arg("--locked").arg("--manifest-path").arg(root().join("Cargo.toml"));
     for (name, _) in env::vars_os() {
@@ -67,7 +67,7 @@ pub fn cargo(verb: &str) -> Command {
 }
 
 /// Flags that keep the paths of the tree at `root` and of cargo's sources out of what rustc writes.
-pub fn remaps(root: &Path) -> Result<Vec<String>> {
+pub(crate) fn remaps(root: &Path) -> Result<Vec<String>> {
     let mut flags = Vec::new();
     let mut remap = |from: &Path, to: &str| flags.push(format!("--remap-path-prefix={}={to}", from.display()));
     let home = cargo_home()?;
@@ -88,7 +88,7 @@ fn cargo_home() -> Result<PathBuf> {
 }
 
 /// The first file of this name on the search path.
-pub fn on_path(program: &str) -> Option<PathBuf> {
+pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     // Some users' paths lack the directories of administrators' tools (ip, tc).
     let extra = ["/usr/sbin", "/sbin"].map(PathBuf::from);
@@ -96,13 +96,13 @@ pub fn on_path(program: &str) -> Option<PathBuf> {
 }
 
 /// The standard output of a program that exists and succeeds.
-pub fn output_of(command: &mut Command) -> Option<String> {
+pub(crate) fn output_of(command: &mut Command) -> Option<String> {
     let output = command.output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// The current commit, marked as dirty when files differ from it.
-pub fn revision() -> String {
+pub(crate) fn revision() -> String {
     let mut git = Command::new("git");
     git.arg("-C").arg(root()).args(["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]);
     output_of(&mut git).unwrap_or_else(|| "unknown".to_owned())

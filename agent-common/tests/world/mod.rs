@@ -17,87 +17,87 @@ use agent_common::tenant::{TenantId, TenantState};
 use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header};
 
 /// An address in both families.
-pub type Host = [u8; 4];
+pub(crate) type Host = [u8; 4];
 
 /// The pod under test.
-pub const LOCAL: Host = [10, 10, 1, 5];
+pub(crate) const LOCAL: Host = [10, 10, 1, 5];
 /// A pod of its tenant.
-pub const OWN_POD: Host = [10, 10, 1, 6];
+pub(crate) const OWN_POD: Host = [10, 10, 1, 6];
 /// A pod of another tenant.
-pub const OTHER_POD: Host = [10, 10, 2, 7];
+pub(crate) const OTHER_POD: Host = [10, 10, 2, 7];
 /// A pod of a Shared tenant.
-pub const SHARED: Host = [10, 10, 3, 8];
+pub(crate) const SHARED: Host = [10, 10, 3, 8];
 /// A pod of an unassigned namespace.
-pub const UNCLAIMED: Host = [10, 10, 4, 9];
+pub(crate) const UNCLAIMED: Host = [10, 10, 4, 9];
 /// An address of the cluster's pod range that is no pod.
-pub const NO_POD: Host = [10, 10, 9, 9];
+pub(crate) const NO_POD: Host = [10, 10, 9, 9];
 /// A host in the tenant's subnet, allowed on TCP 5432 only.
-pub const DATABASE: Host = [10, 40, 0, 9];
+pub(crate) const DATABASE: Host = [10, 40, 0, 9];
 /// A host in the tenant's subnet, allowed on all ports.
-pub const FILES: Host = [10, 40, 1, 9];
+pub(crate) const FILES: Host = [10, 40, 1, 9];
 /// A host in the other tenant's subnet.
-pub const THEIR_DATABASE: Host = [10, 50, 0, 9];
+pub(crate) const THEIR_DATABASE: Host = [10, 50, 0, 9];
 /// A proxy that the tenant lists, on TCP 3128 only.
-pub const PROXY: Host = [192, 0, 2, 200];
+pub(crate) const PROXY: Host = [192, 0, 2, 200];
 /// A node.
-pub const NODE: Host = [192, 0, 2, 10];
+pub(crate) const NODE: Host = [192, 0, 2, 10];
 /// A metadata service.
-pub const METADATA: Host = [168, 63, 129, 16];
+pub(crate) const METADATA: Host = [168, 63, 129, 16];
 /// A Service with endpoints outside the cluster, which the tenant lists on port 80.
-pub const LISTED: Host = [10, 96, 0, 80];
+pub(crate) const LISTED: Host = [10, 96, 0, 80];
 /// The same, which the tenant does not list.
-pub const UNLISTED: Host = [10, 96, 0, 81];
+pub(crate) const UNLISTED: Host = [10, 96, 0, 81];
 /// A host outside the cluster that no tenant lists.
-pub const WORLD: Host = [198, 51, 100, 9];
+pub(crate) const WORLD: Host = [198, 51, 100, 9];
 
 /// The pod's tenant.
-pub const MINE: TenantId = TenantId(1);
+pub(crate) const MINE: TenantId = TenantId(1);
 /// Another tenant.
-pub const THEIRS: TenantId = TenantId(2);
+pub(crate) const THEIRS: TenantId = TenantId(2);
 /// A Shared tenant.
-pub const COMMON: TenantId = TenantId(3);
+pub(crate) const COMMON: TenantId = TenantId(3);
 /// The implicit tenant of an unassigned namespace.
-pub const UNASSIGNED: TenantId = TenantId(4);
+pub(crate) const UNASSIGNED: TenantId = TenantId(4);
 
 /// Port sets.
-pub const POSTGRES: u16 = 1;
-pub const SQUID: u16 = 2;
-pub const HTTP: u16 = 3;
+pub(crate) const POSTGRES: u16 = 1;
+pub(crate) const SQUID: u16 = 2;
+pub(crate) const HTTP: u16 = 3;
 
 /// The pod's hardware address.
-pub const MAC: [u8; 6] = [2, 10, 0, 0, 1, 5];
+pub(crate) const MAC: [u8; 6] = [2, 10, 0, 0, 1, 5];
 /// The hardware address of its gateway.
-pub const GATEWAY_MAC: [u8; 6] = [2, 0xfe, 0, 0, 1, 5];
+pub(crate) const GATEWAY_MAC: [u8; 6] = [2, 0xfe, 0, 0, 1, 5];
 /// The hardware address of another pod.
-pub const OTHER_MAC: [u8; 6] = [2, 10, 0, 0, 1, 6];
+pub(crate) const OTHER_MAC: [u8; 6] = [2, 10, 0, 0, 1, 6];
 /// The address of its gateway.
-pub const GATEWAY: Host = [169, 254, 1, 1];
+pub(crate) const GATEWAY: Host = [169, 254, 1, 1];
 
-pub const TCP: u8 = 6;
-pub const UDP: u8 = 17;
-pub const ICMP: u8 = 1;
-pub const ICMPV6: u8 = 58;
-pub const SYN: u8 = 2;
-pub const ACK: u8 = 16;
-pub const FIN: u8 = 1;
-pub const RST: u8 = 4;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
+pub(crate) const ICMP: u8 = 1;
+pub(crate) const ICMPV6: u8 = 58;
+pub(crate) const SYN: u8 = 2;
+pub(crate) const ACK: u8 = 16;
+pub(crate) const FIN: u8 = 1;
+pub(crate) const RST: u8 = 4;
 
 /// Nanoseconds in a second.
-pub const SECOND: u64 = 1_000_000_000;
+pub(crate) const SECOND: u64 = 1_000_000_000;
 /// The monotonic clock at the beginning of a test.
-pub const START: u64 = 1_000 * SECOND;
+pub(crate) const START: u64 = 1_000 * SECOND;
 
 /// Why a frame was denied; `None` if it passed.
-pub type Denial = Option<DropReason>;
+pub(crate) type Denial = Option<DropReason>;
 
 /// The tables, and verdicts on frames.
-pub struct World {
+pub(crate) struct World {
     pub tables: MemTables,
 }
 
 /// The transport of a frame, from the pod's view: `remote` and `local` ports do not depend on the direction.
 #[derive(Clone, Debug)]
-pub enum Content {
+pub(crate) enum Content {
     Udp {
         remote: u16,
         local: u16,
@@ -126,22 +126,22 @@ pub enum Content {
 }
 
 /// A datagram to or from a port of the other side.
-pub fn udp(remote: u16) -> Content {
+pub(crate) fn udp(remote: u16) -> Content {
     Content::Udp { remote, local: 40_000 }
 }
 
 /// A SYN to a port of the other side.
-pub fn syn(remote: u16) -> Content {
+pub(crate) fn syn(remote: u16) -> Content {
     Content::Tcp { remote, local: 40_000, flags: SYN }
 }
 
 /// A SYN from the other side to a port of the pod.
-pub fn syn_to(local: u16) -> Content {
+pub(crate) fn syn_to(local: u16) -> Content {
     Content::Tcp { remote: 50_000, local, flags: SYN }
 }
 
 /// The pod's reply to [`syn_to`].
-pub fn syn_ack_from(local: u16) -> Content {
+pub(crate) fn syn_ack_from(local: u16) -> Content {
     Content::Tcp { remote: 50_000, local, flags: SYN | ACK }
 }
 
@@ -188,7 +188,7 @@ impl Default for World {
 
 impl World {
     /// A valid tenant; its row and slot are its number.
-    pub fn tenant(&mut self, tenant: TenantId, flags: u32) {
+    pub(crate) fn tenant(&mut self, tenant: TenantId, flags: u32) {
         let number = tenant.0 as u16;
         self.tables
             .tenants
@@ -196,13 +196,13 @@ impl World {
     }
 
     /// Sets further flags of the pod's tenant.
-    pub fn with(mut self, flags: u32) -> Self {
+    pub(crate) fn with(mut self, flags: u32) -> Self {
         self.tables.tenants.get_mut(&MINE).expect("the pod's tenant").flags |= flags;
         self
     }
 
     /// Gives the pod to a tenant.
-    pub fn pod_is(&mut self, tenant: TenantId) {
+    pub(crate) fn pod_is(&mut self, tenant: TenantId) {
         let entry = EndpointEntry {
             tenant,
             cookie: 77,
@@ -220,13 +220,13 @@ impl World {
     }
 
     /// Sets the peer at an address.
-    pub fn peer(&mut self, host: Host, entry: PeerEntry) {
+    pub(crate) fn peer(&mut self, host: Host, entry: PeerEntry) {
         self.tables.peers_v4.insert(V4::new(host), entry);
         self.tables.peers_v6.insert(six(host), entry);
     }
 
     /// Writes a tenant's row, in this order.
-    pub fn row(&mut self, tenant: TenantId, prefixes: &[(Host, u8, u16)], flags: u8) {
+    pub(crate) fn row(&mut self, tenant: TenantId, prefixes: &[(Host, u8, u16)], flags: u8) {
         let (mut v4, mut v6) = (RowV4::default(), RowV6::default());
         for (i, (host, length, ports)) in prefixes.iter().enumerate() {
             let grant = PrefixGrant { ports: *ports, flags, length: *length };
@@ -241,13 +241,13 @@ impl World {
     }
 
     /// Sets the owner of a range.
-    pub fn owner(&mut self, host: Host, length: u8, tenant: TenantId) {
+    pub(crate) fn owner(&mut self, host: Host, length: u8, tenant: TenantId) {
         self.tables.owners_v4.push((V4::new(host), length, tenant));
         self.tables.owners_v6.push((six(host), longer(length), tenant));
     }
 
     /// Writes a port set.
-    pub fn ports(&mut self, set: u16, ranges: &[(u8, u16, u16)]) {
+    pub(crate) fn ports(&mut self, set: u16, ranges: &[(u8, u16, u16)]) {
         let mut ports = PortSet::default();
         for (i, (protocol, low, high)) in ranges.iter().enumerate() {
             ports.ranges[i] = PortRange { protocol: *protocol, low: *low, high: *high, _pad: 0 };
@@ -256,7 +256,7 @@ impl World {
     }
 
     /// Lets `from` open connections to `to`.
-    pub fn grant(&mut self, from: TenantId, to: TenantId, until: u64) {
+    pub(crate) fn grant(&mut self, from: TenantId, to: TenantId, until: u64) {
         self.tables.grants.insert(GrantKey { from, to }, Grant { until });
         for tenant in [from, to] {
             if let Some(state) = self.tables.tenants.get_mut(&tenant) {
@@ -266,12 +266,12 @@ impl World {
     }
 
     /// Advances the clock.
-    pub fn wait(&self, seconds: u64) {
+    pub(crate) fn wait(&self, seconds: u64) {
         self.tables.now_ns.set(self.tables.now_ns.get() + seconds * SECOND);
     }
 
     /// Judges a packet from the pod, in both families.
-    pub fn sends(&self, to: Host, content: &Content) -> Denial {
+    pub(crate) fn sends(&self, to: Host, content: &Content) -> Denial {
         same(
             to,
             content,
@@ -280,18 +280,18 @@ impl World {
     }
 
     /// Judges a packet to the pod, in both families.
-    pub fn receives(&self, from: Host, content: &Content) -> Denial {
+    pub(crate) fn receives(&self, from: Host, content: &Content) -> Denial {
         let judge = |six| self.judge(Direction::Ingress, &frame(six, Direction::Ingress, from, content));
         same(from, content, [false, true].map(judge))
     }
 
     /// Why a frame is denied.
-    pub fn judge(&self, direction: Direction, frame: &[u8]) -> Denial {
+    pub(crate) fn judge(&self, direction: Direction, frame: &[u8]) -> Denial {
         self.judged(direction, frame).reason()
     }
 
     /// The outcome for a frame, with its reason and peer.
-    pub fn judged(&self, direction: Direction, frame: &[u8]) -> Judged {
+    pub(crate) fn judged(&self, direction: Direction, frame: &[u8]) -> Judged {
         self.tables.judge(1, direction, frame)
     }
 }
@@ -302,7 +302,7 @@ fn same(host: Host, content: &Content, [four, six]: [Denial; 2]) -> Denial {
 }
 
 /// The IPv6 address of a host.
-pub fn six(host: Host) -> V6 {
+pub(crate) fn six(host: Host) -> V6 {
     V6::new(six_octets(host))
 }
 
@@ -311,7 +311,7 @@ fn six_octets([a, b, c, d]: Host) -> [u8; 16] {
 }
 
 /// A link-local address.
-pub fn link_local(last: u8) -> V6 {
+pub(crate) fn link_local(last: u8) -> V6 {
     let mut octets = [0; 16];
     (octets[0], octets[1], octets[15]) = (0xfe, 0x80, last);
     V6::new(octets)
@@ -327,7 +327,7 @@ fn longer(length: u8) -> u8 {
 }
 
 /// The bytes of a frame between the pod and `other`.
-pub fn frame(six: bool, direction: Direction, other: Host, content: &Content) -> Vec<u8> {
+pub(crate) fn frame(six: bool, direction: Direction, other: Host, content: &Content) -> Vec<u8> {
     let (source, destination) = match direction {
         Direction::Egress => (LOCAL, other),
         Direction::Ingress => (other, LOCAL),
@@ -339,7 +339,7 @@ pub fn frame(six: bool, direction: Direction, other: Host, content: &Content) ->
 }
 
 /// Wraps a transport in IP and Ethernet.
-pub fn packet(
+pub(crate) fn packet(
     six: bool,
     out: bool,
     source: Host,
@@ -362,13 +362,20 @@ pub fn packet(
 }
 
 /// An Ethernet header, pod to gateway or back.
-pub fn ethernet(out: bool, ethertype: u16) -> Vec<u8> {
+pub(crate) fn ethernet(out: bool, ethertype: u16) -> Vec<u8> {
     let (to, from) = if out { (GATEWAY_MAC, MAC) } else { (MAC, GATEWAY_MAC) };
     [&to[..], &from, &ethertype.to_be_bytes()].concat()
 }
 
 /// An IPv4 header with a right checksum.
-pub fn ipv4(source: Host, destination: Host, protocol: u8, fragment: u16, options: &[u8], payload: usize) -> Vec<u8> {
+pub(crate) fn ipv4(
+    source: Host,
+    destination: Host,
+    protocol: u8,
+    fragment: u16,
+    options: &[u8],
+    payload: usize,
+) -> Vec<u8> {
     let payload = u16::try_from(payload).expect("a short packet");
     let mut header = Ipv4Header::new(payload, 64, IpNumber(protocol), source, destination).expect("a header");
     header.options = options.try_into().expect("options in words");
@@ -381,7 +388,7 @@ pub fn ipv4(source: Host, destination: Host, protocol: u8, fragment: u16, option
 }
 
 /// An IPv6 header.
-pub fn ipv6(source: [u8; 16], destination: [u8; 16], next_header: u8, payload: usize) -> Vec<u8> {
+pub(crate) fn ipv6(source: [u8; 16], destination: [u8; 16], next_header: u8, payload: usize) -> Vec<u8> {
     let header = Ipv6Header {
         traffic_class: 0,
         flow_label: Ipv6FlowLabel::ZERO,
@@ -395,7 +402,7 @@ pub fn ipv6(source: [u8; 16], destination: [u8; 16], next_header: u8, payload: u
 }
 
 /// An IPv6 fragment header.
-pub fn fragment_header(next: u8, word: u16) -> Vec<u8> {
+pub(crate) fn fragment_header(next: u8, word: u16) -> Vec<u8> {
     let [high, low] = word.to_be_bytes();
     vec![next, 0, high, low, 0, 0, 0, 9]
 }

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 /// Why a text is not an address or a network.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CidrError {
+pub(crate) enum CidrError {
     /// The text is not a network.
     #[error("{0:?} is not a network: write ADDRESS/LENGTH, such as 10.40.0.0/24 or fd00:40::/64")]
     NotANetwork(String),
@@ -45,7 +45,7 @@ pub enum CidrError {
 ///
 /// # Errors
 /// Anything but the canonical form, apart from the spelling of an IPv6 address.
-pub fn parse(text: &str) -> Result<IpNet, CidrError> {
+pub(crate) fn parse(text: &str) -> Result<IpNet, CidrError> {
     let (addr, len) = text.split_once('/').ok_or_else(|| CidrError::NotANetwork(text.to_owned()))?;
     let addr = parse_addr(addr).map_err(|error| match error {
         CidrError::NotAnAddress(_) => CidrError::NotANetwork(text.to_owned()),
@@ -65,7 +65,7 @@ pub fn parse(text: &str) -> Result<IpNet, CidrError> {
 ///
 /// # Errors
 /// A zone, an IPv4-mapped address, or anything else that is no address.
-pub fn parse_addr(text: &str) -> Result<IpAddr, CidrError> {
+pub(crate) fn parse_addr(text: &str) -> Result<IpAddr, CidrError> {
     if text.contains('%') {
         return Err(CidrError::Zone(text.to_owned()));
     }
@@ -77,7 +77,7 @@ pub fn parse_addr(text: &str) -> Result<IpAddr, CidrError> {
 }
 
 /// Whether an address is IPv6 link-local.
-pub fn is_link_local(v6: Ipv6Addr) -> bool {
+pub(crate) fn is_link_local(v6: Ipv6Addr) -> bool {
     v6.segments()[0] & 0xffc0 == 0xfe80
 }
 

@@ -15,8 +15,8 @@ use super::cidr;
 use super::tenant::{MAX_NAME, RESERVED};
 use policy::model::input;
 
-pub use endpoint::endpoint;
-pub use tenant::tenant;
+pub(crate) use endpoint::endpoint;
+pub(crate) use tenant::tenant;
 
 /// The label of a namespace that Kubernetes keeps equal to its name.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
@@ -24,7 +24,7 @@ const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 /// Why an object is refused, and because of which field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{object}: {field}: {problem}")]
-pub struct ConvertError {
+pub(crate) struct ConvertError {
     /// `Kind/name`.
     pub object: String,
     /// Path of the field, such as `spec.subnets[1].cidr`.
@@ -35,7 +35,7 @@ pub struct ConvertError {
 
 /// What can be wrong with a field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Problem {
+pub(crate) enum Problem {
     /// A required value is empty.
     #[error("is empty")]
     Empty,
@@ -105,7 +105,7 @@ pub enum Problem {
 
 impl Problem {
     /// What to do; empty if the problem says it.
-    pub const fn remedy(&self) -> &'static str {
+    pub(crate) const fn remedy(&self) -> &'static str {
         match self {
             Self::Empty => "set a value, or remove the field",
             Self::TooMany { .. } => "merge adjacent ranges, or split the object",
@@ -133,7 +133,7 @@ impl Problem {
 
 impl ConvertError {
     /// What to do; empty if the problem says it.
-    pub const fn remedy(&self) -> &'static str {
+    pub(crate) const fn remedy(&self) -> &'static str {
         self.problem.remedy()
     }
 }
@@ -142,7 +142,10 @@ impl ConvertError {
 ///
 /// # Errors
 /// The name is not a DNS label.
-pub fn namespace(namespace: &v1::Namespace, keep: impl Fn(&str) -> bool) -> Result<input::Namespace, ConvertError> {
+pub(crate) fn namespace(
+    namespace: &v1::Namespace,
+    keep: impl Fn(&str) -> bool,
+) -> Result<input::Namespace, ConvertError> {
     let meta = &namespace.metadata;
     let name = meta.name.clone().unwrap_or_default();
     let errors = ObjectErrors::new("Namespace", &name);
@@ -155,7 +158,7 @@ pub fn namespace(namespace: &v1::Namespace, keep: impl Fn(&str) -> bool) -> Resu
 }
 
 /// Whether `text` is RFC 3339 with a zone, in the spelling that every parser reads alike.
-pub fn is_rfc3339(text: &str) -> bool {
+pub(crate) fn is_rfc3339(text: &str) -> bool {
     seconds(text).is_some()
 }
 

@@ -39,7 +39,7 @@ pub struct Key {
 
 /// An object in the model's form.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "one per kind")]
+#[allow(clippy::missing_docs_in_private_items, reason = "one per kind")]
 pub enum Object {
     Tenant(input::Tenant),
     Namespace(input::Namespace),
@@ -50,7 +50,7 @@ pub enum Object {
 ///
 /// # Errors
 /// Its kind or name is missing or unknown.
-pub fn identify(node: &Node) -> Result<Key, Issue> {
+pub(crate) fn identify(node: &Node) -> Result<Key, Issue> {
     let issue = |field: &str, problem: String, remedy: &str| Issue {
         field: field.to_owned(),
         line: node.line_of(field),
@@ -83,7 +83,7 @@ pub fn identify(node: &Node) -> Result<Key, Issue> {
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn read(kind: ObjectKind, node: &Node) -> Result<Object, Vec<Issue>> {
+pub(crate) fn read(kind: ObjectKind, node: &Node) -> Result<Object, Vec<Issue>> {
     match kind {
         ObjectKind::NetworkTenant => {
             let object = shape(schema::tenant(), node)?;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// One container, network namespace, or virtual machine on a tap device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     /// Always `bulkhead.dev/v1alpha1`.
     pub api_version: String,
     /// Always `Endpoint`.
@@ -22,7 +22,7 @@ pub struct Endpoint {
 /// Identifies an endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct EndpointMeta {
+pub(crate) struct EndpointMeta {
     /// The namespace, which determines the tenant.
     #[schemars(length(min = 1, max = 63))]
     pub namespace: String,
@@ -38,7 +38,7 @@ pub struct EndpointMeta {
 /// Addresses and interface of an endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct EndpointSpec {
+pub(crate) struct EndpointSpec {
     /// Its addresses: at most one IPv4, one IPv6, and one IPv6 link-local.
     #[schemars(length(min = 1, max = 3), inner(length(min = 1, max = 45)))]
     pub addresses: Vec<String>,
@@ -67,7 +67,7 @@ pub struct EndpointSpec {
 /// Kind and name of the workload that runs an endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct EndpointWorkload {
+pub(crate) struct EndpointWorkload {
     /// Kind, such as `Deployment` or `Job`.
     #[schemars(length(min = 1, max = 63))]
     pub kind: String,

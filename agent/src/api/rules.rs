@@ -10,7 +10,7 @@ use super::schema;
 
 /// A rule that an object violates.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RuleViolation {
+pub(crate) struct RuleViolation {
     /// Path of the field that the rule is about.
     pub field: String,
     /// Message of the rule.
@@ -22,7 +22,7 @@ thread_local! {
 }
 
 /// The rules that a `NetworkTenant`, as JSON, violates.
-pub fn violations(object: &Json) -> Vec<RuleViolation> {
+pub(crate) fn violations(object: &Json) -> Vec<RuleViolation> {
     RULES.with(|(validator, schema)| match validator.validate_compiled(schema, object, None) {
         Ok(()) => Vec::new(),
         Err(errors) => errors

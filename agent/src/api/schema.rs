@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 use super::{API_VERSION, Endpoint};
 
 /// Schema of `NetworkTenant`, with `metadata` as the API server knows it.
-pub fn tenant() -> &'static Json {
+pub(crate) fn tenant() -> &'static Json {
     static SCHEMA: LazyLock<Json> = LazyLock::new(|| {
         let crd = serde_json::to_value(super::crd()).expect("a derived definition serialises");
         let mut schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone();
@@ -25,13 +25,13 @@ pub fn tenant() -> &'static Json {
 }
 
 /// Schema of `Namespace`.
-pub fn namespace() -> &'static Json {
+pub(crate) fn namespace() -> &'static Json {
     static SCHEMA: LazyLock<Json> = LazyLock::new(schema_of::<Namespace>);
     &SCHEMA
 }
 
 /// Schema of `Endpoint`.
-pub fn endpoint() -> &'static Json {
+pub(crate) fn endpoint() -> &'static Json {
     static SCHEMA: LazyLock<Json> = LazyLock::new(schema_of::<Endpoint>);
     &SCHEMA
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// The state of the tenant as the controller last saw it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct NetworkTenantStatus {
+pub(crate) struct NetworkTenantStatus {
     /// The generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "i64")]

@@ -11,7 +11,7 @@ use super::yaml::{Entry, Node, YamlValue};
 
 /// What is wrong with one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Issue {
+pub(crate) struct Issue {
     /// Path of the field.
     pub field: String,
     /// Its line in the file.
@@ -25,7 +25,7 @@ pub struct Issue {
 }
 
 /// Everything that is wrong with the structure of `node`.
-pub fn check(schema: &Json, node: &Node) -> Vec<Issue> {
+pub(crate) fn check(schema: &Json, node: &Node) -> Vec<Issue> {
     let mut walk = Walk { issues: Vec::new() };
     walk.value(schema, node, &At { path: String::new(), line: node.line });
     walk.issues

@@ -14,21 +14,21 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::status::NetworkTenantStatus;
 
 /// Names that metrics and events use for addresses without a tenant.
-pub const RESERVED: [&str; 5] = ["none", "unassigned", "host", "world", "other"];
+pub(crate) const RESERVED: [&str; 5] = ["none", "unassigned", "host", "world", "other"];
 /// Longest name of a tenant, a subnet, or an egress entry. Names are also label values.
-pub const MAX_NAME: usize = 63;
+pub(crate) const MAX_NAME: usize = 63;
 /// How many `subnets` a tenant may have.
-pub const MAX_SUBNETS: usize = 64;
+pub(crate) const MAX_SUBNETS: usize = 64;
 /// How many `egress` entries a tenant may have.
-pub const MAX_EGRESS: usize = 32;
+pub(crate) const MAX_EGRESS: usize = 32;
 /// How many CIDRs an `egress` entry may have.
-pub const MAX_CIDRS: usize = 32;
+pub(crate) const MAX_CIDRS: usize = 32;
 /// How many ports an entry may have.
-pub const MAX_PORTS: usize = 16;
+pub(crate) const MAX_PORTS: usize = 16;
 /// How many peers a tenant may have.
-pub const MAX_PEERS: usize = 64;
+pub(crate) const MAX_PEERS: usize = 64;
 /// How many labels and how many expressions a selector may have.
-pub const MAX_SELECTOR: usize = 16;
+pub(crate) const MAX_SELECTOR: usize = 16;
 
 /// One tenant of a shared cluster. The pods of the selected namespaces may reach each other, Shared tenants, mutual
 /// peers and the destinations listed here. Everything else is denied.
@@ -38,6 +38,7 @@ pub const MAX_SELECTOR: usize = 16;
     version = "v1alpha1",
     kind = "NetworkTenant",
     plural = "networktenants",
+    attr = "allow(clippy::missing_docs_in_private_items, reason = \"the derive documents no field\")",
     shortname = "nt",
     category = "bulkhead",
     status = "NetworkTenantStatus",
@@ -68,7 +69,7 @@ pub const MAX_SELECTOR: usize = 16;
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(!deny_unknown_fields)]
-pub struct NetworkTenantSpec {
+pub(crate) struct NetworkTenantSpec {
     /// Which namespaces belong to the tenant. It must not be empty: an empty selector would select every namespace.
     pub namespace_selector: NamespaceSelector,
     /// Isolated (the default), or Shared. A Shared tenant reaches all tenants and is reached by all: use it for DNS,
@@ -102,7 +103,7 @@ pub struct NetworkTenantSpec {
     ).message("namespaceSelector must not be empty: an empty selector would select every namespace"))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(!deny_unknown_fields)]
-pub struct NamespaceSelector {
+pub(crate) struct NamespaceSelector {
     /// Labels with the values they must have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "match_labels")]
@@ -123,7 +124,7 @@ pub struct NamespaceSelector {
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(!deny_unknown_fields)]
-pub struct LabelRequirement {
+pub(crate) struct LabelRequirement {
     /// Key of the label.
     #[schemars(length(min = 1, max = 317))]
     pub key: String,
@@ -138,8 +139,8 @@ pub struct LabelRequirement {
 /// How a label relates to the values of a requirement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
-#[allow(missing_docs, reason = "the names are those of Kubernetes' own label selectors")]
-pub enum LabelOperator {
+#[allow(clippy::missing_docs_in_private_items, reason = "the names are those of Kubernetes' own label selectors")]
+pub(crate) enum LabelOperator {
     In,
     NotIn,
     Exists,
@@ -149,8 +150,8 @@ pub enum LabelOperator {
 /// How a tenant relates to all others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
-#[allow(missing_docs, reason = "described at the field")]
-pub enum Class {
+#[allow(clippy::missing_docs_in_private_items, reason = "described at the field")]
+pub(crate) enum Class {
     #[default]
     Isolated,
     Shared,
@@ -159,8 +160,8 @@ pub enum Class {
 /// What happens to a denied packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
-#[allow(missing_docs, reason = "described at the field")]
-pub enum TenantMode {
+#[allow(clippy::missing_docs_in_private_items, reason = "described at the field")]
+pub(crate) enum TenantMode {
     #[default]
     Enforce,
     Audit,
@@ -178,7 +179,7 @@ pub enum TenantMode {
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(!deny_unknown_fields)]
-pub struct Subnet {
+pub(crate) struct Subnet {
     /// Name of the entry in events.
     #[schemars(length(min = 1, max = 63))]
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
@@ -196,7 +197,7 @@ pub struct Subnet {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(!deny_unknown_fields)]
-pub struct EgressRule {
+pub(crate) struct EgressRule {
     /// Name of the entry in events.
     #[schemars(length(min = 1, max = 63))]
     #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
@@ -222,7 +223,7 @@ pub struct EgressRule {
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(!deny_unknown_fields)]
-pub struct PortRule {
+pub(crate) struct PortRule {
     /// TCP, UDP, SCTP or ICMP. In IPv6 networks ICMP means ICMPv6.
     pub protocol: PortProtocol,
     /// The port. Leave it out for every port.
@@ -239,8 +240,8 @@ pub struct PortRule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 #[serde(rename_all = "UPPERCASE")]
-#[allow(missing_docs, reason = "the names are those of NetworkPolicy")]
-pub enum PortProtocol {
+#[allow(clippy::missing_docs_in_private_items, reason = "the names are those of NetworkPolicy")]
+pub(crate) enum PortProtocol {
     Tcp,
     Udp,
     Sctp,
@@ -251,7 +252,7 @@ pub enum PortProtocol {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(!deny_unknown_fields)]
-pub struct Peer {
+pub(crate) struct Peer {
     /// Name of the other tenant, which must list this tenant too.
     #[schemars(length(min = 1, max = 63))]
     pub tenant: String,
@@ -270,8 +271,8 @@ pub struct Peer {
 /// Which side may open connections, seen from the tenant that lists the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
-#[allow(missing_docs, reason = "described at the field")]
-pub enum Direction {
+#[allow(clippy::missing_docs_in_private_items, reason = "described at the field")]
+pub(crate) enum Direction {
     Egress,
     Ingress,
     Both,
@@ -280,7 +281,7 @@ pub enum Direction {
 /// A string that should be a network; [`super::cidr::parse`] checks it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Cidr(pub String);
+pub(crate) struct Cidr(pub String);
 
 impl From<&str> for Cidr {
     fn from(text: &str) -> Self {

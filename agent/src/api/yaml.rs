@@ -10,7 +10,7 @@ use serde_saphyr::Spanned;
 
 /// The text of one document and where it begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Chunk<'a> {
+pub(crate) struct Chunk<'a> {
     /// Line of the first line of `text` in its file, from 1.
     pub line: usize,
     /// The document, with its `---` if it has one.
@@ -28,7 +28,7 @@ pub struct Node {
 
 /// A value without its line.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs, reason = "YAML's own")]
+#[allow(clippy::missing_docs_in_private_items, reason = "YAML's own")]
 pub enum YamlValue {
     Null,
     Bool(bool),
@@ -53,7 +53,7 @@ pub struct Entry {
 /// The text is not YAML.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
-pub struct SyntaxError {
+pub(crate) struct SyntaxError {
     /// Line in the file, from 1.
     pub line: usize,
     /// The parser's message.
@@ -61,7 +61,7 @@ pub struct SyntaxError {
 }
 
 /// Splits a file into documents. Documents of only blanks and comments are left out.
-pub fn split(text: &str) -> Vec<Chunk<'_>> {
+pub(crate) fn split(text: &str) -> Vec<Chunk<'_>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let (mut chunks, mut start, mut first_line, mut at) = (Vec::new(), 0, 1, 0);
     for (index, line) in text.split_inclusive('\n').enumerate() {
@@ -85,7 +85,7 @@ pub fn split(text: &str) -> Vec<Chunk<'_>> {
 ///
 /// # Errors
 /// A syntax error, with its line in the file.
-pub fn parse(chunk: Chunk<'_>) -> Result<Node, SyntaxError> {
+pub(crate) fn parse(chunk: Chunk<'_>) -> Result<Node, SyntaxError> {
     // The largest valid tenant has about ten thousand values; aliases need not repeat more.
     let aliases = serde_saphyr::alias_limits! { max_total_replayed_events: 50_000 };
     let options = serde_saphyr::options! { with_snippet: false, alias_limits: aliases };

@@ -20,7 +20,7 @@ pub struct CleanupArgs {
     #[arg(long, conflicts_with = "dry_run")]
     pub stay: bool,
     #[command(flatten)]
-    #[expect(missing_docs, reason = "documented at its type")]
+    #[allow(clippy::missing_docs_in_private_items, reason = "documented at its type")]
     pub pin: PinArgs,
 }
 
@@ -28,7 +28,7 @@ pub struct CleanupArgs {
 ///
 /// # Errors
 /// An object could not be listed or removed. What was to be removed is printed before.
-pub fn run(args: &CleanupArgs) -> Result<Exit, CleanupError> {
+pub(crate) fn run(args: &CleanupArgs) -> Result<Exit, CleanupError> {
     let root: PathBuf = args.pin.pin_dir.clone();
     let found = cleanup::find(&root)?;
     if found.is_empty() {

@@ -41,13 +41,13 @@ pub struct ExplainArgs {
     #[arg(short, long, value_enum, default_value_t)]
     pub output: ExplainFormat,
     #[command(flatten)]
-    #[expect(missing_docs, reason = "documented at its type")]
+    #[allow(clippy::missing_docs_in_private_items, reason = "documented at its type")]
     pub pin: PinArgs,
 }
 
 /// Protocols of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-#[expect(missing_docs, reason = "the names are the documentation")]
+#[allow(clippy::missing_docs_in_private_items, reason = "the names are the documentation")]
 pub enum ExplainProtocol {
     #[default]
     Tcp,
@@ -68,7 +68,7 @@ pub enum ExplainFormat {
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum ExplainError {
+pub(crate) enum ExplainError {
     /// The maps could not be read.
     #[error(
         "cannot read the maps pinned below {}: start an agent on this node, or name its directory with --pin-dir",
@@ -107,7 +107,7 @@ struct Connection {
 ///
 /// # Errors
 /// See [`ExplainError`].
-pub fn run(args: &ExplainArgs) -> Result<Exit, ExplainError> {
+pub(crate) fn run(args: &ExplainArgs) -> Result<Exit, ExplainError> {
     let pins = args.pin.pins();
     let actual = inspect(&pins).map_err(|source| ExplainError::Maps { path: pins, source })?;
     let names = names(args.config.as_deref());

@@ -78,7 +78,7 @@ pub enum Since {
 
 /// The events could not be shown.
 #[derive(Debug, thiserror::Error)]
-pub enum ObserveError {
+pub(crate) enum ObserveError {
     /// The agent could not be reached, or did not answer as expected.
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -89,7 +89,7 @@ pub enum ObserveError {
 
 /// Counts of what was shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// Events.
     pub events: u64,
     /// Violations among them.
@@ -102,7 +102,7 @@ pub struct Summary {
 
 /// Shows events until there are no more or it is interrupted, then a summary on stderr. It also ends when the reader of
 /// stdout (such as `head`) closes it.
-pub async fn run(args: &ObserveArgs) -> Result<Exit, ObserveError> {
+pub(crate) async fn run(args: &ObserveArgs) -> Result<Exit, ObserveError> {
     let mut observation = client::observe(&args.socket, args.follow, args.last, args.filter(Timestamp::now())).await?;
     let mut view = EventPrinter::new(args.output, args.color.paint());
     let mut out = io::stdout();

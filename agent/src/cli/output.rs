@@ -40,13 +40,13 @@ pub struct Paint {
 
 /// Columns aligned over all rows.
 #[derive(Debug, Default)]
-pub struct TextTable {
+pub(crate) struct TextTable {
     rows: Vec<Vec<TextCell>>,
 }
 
 /// One cell of a table.
 #[derive(Clone, Debug, Default)]
-pub struct TextCell {
+pub(crate) struct TextCell {
     text: String,
     style: Style,
     right: bool,
@@ -87,28 +87,28 @@ impl Paint {
 }
 
 /// The style of what is dropped or wrong.
-pub fn red() -> Style {
+pub(crate) fn red() -> Style {
     AnsiColor::Red.on_default()
 }
 
 /// The style of what is audited or held back.
-pub fn yellow() -> Style {
+pub(crate) fn yellow() -> Style {
     AnsiColor::Yellow.on_default()
 }
 
 /// The style of what is in order.
-pub fn green() -> Style {
+pub(crate) fn green() -> Style {
     AnsiColor::Green.on_default()
 }
 
 /// The style of headings.
-pub fn bold() -> Style {
+pub(crate) fn bold() -> Style {
     Style::new().bold()
 }
 
 /// The text with control characters and bidirectional marks escaped. Names come from the cluster, so a terminal must
 /// not interpret them.
-pub fn safe(text: &str) -> String {
+pub(crate) fn safe(text: &str) -> String {
     let escaped = |letter: char| {
         letter.is_control()
             || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -119,36 +119,36 @@ pub fn safe(text: &str) -> String {
 }
 
 /// A cell with text on the left.
-pub fn cell(text: &str) -> TextCell {
+pub(crate) fn cell(text: &str) -> TextCell {
     TextCell { text: safe(text), ..TextCell::default() }
 }
 
 /// A cell with a number on the right.
-pub fn number(number: u64) -> TextCell {
+pub(crate) fn number(number: u64) -> TextCell {
     TextCell { text: number.to_string(), right: true, ..TextCell::default() }
 }
 
 impl TextCell {
     /// The same cell in this style.
-    pub fn styled(self, style: Style) -> Self {
+    pub(crate) fn styled(self, style: Style) -> Self {
         Self { style, ..self }
     }
 
     /// The same cell with its text on the right.
-    pub fn right(self) -> Self {
+    pub(crate) fn right(self) -> Self {
         Self { right: true, ..self }
     }
 }
 
 impl TextTable {
     /// Adds a row.
-    pub fn row(&mut self, cells: impl IntoIterator<Item = TextCell>) {
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = TextCell>) {
         self.rows.push(cells.into_iter().collect());
     }
 
     /// All rows as text, with two spaces between columns. Columns are at least as wide as `widths`, which grows with
     /// them. So a table that is printed in pieces keeps its columns.
-    pub fn render(&self, paint: Paint, widths: &mut Vec<usize>) -> String {
+    pub(crate) fn render(&self, paint: Paint, widths: &mut Vec<usize>) -> String {
         for row in &self.rows {
             widths.resize(widths.len().max(row.len()), 0);
             for (width, cell) in widths.iter_mut().zip(row) {

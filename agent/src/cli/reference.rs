@@ -16,7 +16,7 @@ use crate::events::{schema, verdicts};
 use crate::{api, metrics};
 
 /// The facts of all pages.
-pub fn facts() -> Value {
+pub(super) fn facts() -> Value {
     json!({
         "drop_reasons": DropReason::ALL.iter().copied().map(reason).collect::<Vec<_>>(),
         "metrics": metrics::table::ALL.iter().map(|metric| family(metric)).collect::<Vec<_>>(),

@@ -49,7 +49,7 @@ pub enum StatusFormat {
 }
 
 /// Shows the status; `Exit::Found` if the agent is not ready.
-pub async fn run(args: &StatusArgs) -> Result<Exit, ObserveError> {
+pub(crate) async fn run(args: &StatusArgs) -> Result<Exit, ObserveError> {
     let deadline = tokio::time::Instant::now() + args.timeout;
     let (status, in_time) = loop {
         let late = tokio::time::Instant::now() >= deadline;

@@ -27,10 +27,10 @@ pub struct ControllerArgs {
     #[arg(long, env = "BULKHEAD_CONTROLLER_LISTEN", default_value = LISTEN, value_name = "ADDR")]
     pub listen: SocketAddr,
     #[command(flatten)]
-    #[expect(missing_docs, reason = "documented at its type")]
+    #[allow(clippy::missing_docs_in_private_items, reason = "documented at its type")]
     pub cluster: ClusterArgs,
     #[command(flatten)]
-    #[expect(missing_docs, reason = "documented at its type")]
+    #[allow(clippy::missing_docs_in_private_items, reason = "documented at its type")]
     pub log: LogArgs,
 }
 

@@ -14,7 +14,7 @@ const LONGEST: usize = 1024;
 
 /// One condition without a transition time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConditionFinding {
+pub(crate) struct ConditionFinding {
     kind: &'static str,
     status: &'static str,
     reason: &'static str,
@@ -23,12 +23,12 @@ pub struct ConditionFinding {
 
 impl ConditionFinding {
     /// The condition holds or does not hold.
-    pub fn new(kind: &'static str, holds: bool, reason: &'static str, message: &str) -> Self {
+    pub(crate) fn new(kind: &'static str, holds: bool, reason: &'static str, message: &str) -> Self {
         Self { kind, status: if holds { "True" } else { "False" }, reason, message: shortened(message) }
     }
 
     /// The condition cannot be evaluated.
-    pub fn unknown(kind: &'static str, reason: &'static str, message: &str) -> Self {
+    pub(crate) fn unknown(kind: &'static str, reason: &'static str, message: &str) -> Self {
         Self { status: "Unknown", ..Self::new(kind, false, reason, message) }
     }
 
@@ -39,7 +39,7 @@ impl ConditionFinding {
 }
 
 /// The findings and the summary `Ready`, each with its transition time.
-pub fn conditions(findings: [ConditionFinding; 3], object: &TenantObject, now: Timestamp) -> Vec<Condition> {
+pub(crate) fn conditions(findings: [ConditionFinding; 3], object: &TenantObject, now: Timestamp) -> Vec<Condition> {
     let summary = match findings.iter().find(|finding| !finding.is_good()) {
         Some(failing) => ConditionFinding::new("Ready", false, failing.reason, &failing.message),
         None => ConditionFinding::new("Ready", true, "Ready", ""),
@@ -62,14 +62,14 @@ fn condition(finding: ConditionFinding, object: &TenantObject, now: Timestamp) -
 }
 
 /// Whether `current` already contains `wanted`. Conditions of other controllers are ignored.
-pub fn is_current(current: &NetworkTenantStatus, wanted: &NetworkTenantStatus) -> bool {
+pub(crate) fn is_current(current: &NetworkTenantStatus, wanted: &NetworkTenantStatus) -> bool {
     let mut reduced = current.clone();
     reduced.conditions = wanted.conditions.iter().filter_map(|one| of_kind(current, &one.type_).cloned()).collect();
     reduced == *wanted
 }
 
 /// Conditions that deserve a Kubernetes Event: they are bad, and their status or message is new.
-pub fn event_conditions<'a>(
+pub(crate) fn event_conditions<'a>(
     current: &'a NetworkTenantStatus,
     wanted: &'a NetworkTenantStatus,
 ) -> impl Iterator<Item = &'a Condition> {
@@ -83,7 +83,7 @@ pub fn event_conditions<'a>(
 }
 
 /// The condition of a status with this type.
-pub fn of_kind<'a>(status: &'a NetworkTenantStatus, kind: &str) -> Option<&'a Condition> {
+pub(crate) fn of_kind<'a>(status: &'a NetworkTenantStatus, kind: &str) -> Option<&'a Condition> {
     status.conditions.iter().find(|condition| condition.type_ == kind)
 }
 

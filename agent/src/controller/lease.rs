@@ -26,11 +26,11 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(4);
 /// This replica has lost leadership and must be restarted.
 #[derive(Debug, thiserror::Error)]
 #[error("the Lease bulkhead-controller was not renewed in time, so another replica may lead; the process ends")]
-pub struct LeadershipLost;
+pub(crate) struct LeadershipLost;
 
 /// What to do with a Lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LeaseStep {
+pub(crate) enum LeaseStep {
     /// This replica holds it: renew it.
     Renew,
     /// It is free or has expired: take it.
@@ -40,7 +40,7 @@ pub enum LeaseStep {
 }
 
 /// What replica `me` does with a Lease that has not changed for `unchanged`.
-pub fn step(lease: &LeaseSpec, me: &str, unchanged: Duration) -> LeaseStep {
+pub(crate) fn step(lease: &LeaseSpec, me: &str, unchanged: Duration) -> LeaseStep {
     match lease.holder_identity.as_deref().unwrap_or_default() {
         "" => LeaseStep::Take,
         holder if holder == me => LeaseStep::Renew,
@@ -53,7 +53,7 @@ pub fn step(lease: &LeaseSpec, me: &str, unchanged: Duration) -> LeaseStep {
 }
 
 /// The Lease after `step`.
-pub fn written(before: &LeaseSpec, me: &str, step: LeaseStep, now: Timestamp) -> LeaseSpec {
+pub(crate) fn written(before: &LeaseSpec, me: &str, step: LeaseStep, now: Timestamp) -> LeaseSpec {
     let taken = step == LeaseStep::Take;
     let transitions = before.lease_transitions.unwrap_or_default() + i32::from(taken);
     LeaseSpec {
@@ -67,7 +67,7 @@ pub fn written(before: &LeaseSpec, me: &str, step: LeaseStep, now: Timestamp) ->
 }
 
 /// Takes and renews the Lease for one replica.
-pub struct LeaseHolder {
+pub(crate) struct LeaseHolder {
     api: Api<Lease>,
     name: &'static str,
     me: String,
@@ -77,12 +77,12 @@ pub struct LeaseHolder {
 
 impl LeaseHolder {
     /// A holder of the Lease `name` for the replica `me`.
-    pub fn new(api: Api<Lease>, name: &'static str, me: String) -> Self {
+    pub(crate) fn new(api: Api<Lease>, name: &'static str, me: String) -> Self {
         Self { api, name, me, seen: None }
     }
 
     /// Takes and renews the Lease, and reports whether this replica leads. Returns only when leadership is lost.
-    pub async fn hold(&mut self, leading: &watch::Sender<bool>) -> LeadershipLost {
+    pub(crate) async fn hold(&mut self, leading: &watch::Sender<bool>) -> LeadershipLost {
         let mut renewed: Option<Instant> = None;
         loop {
             let begun = Instant::now();
@@ -107,7 +107,7 @@ impl LeaseHolder {
     }
 
     /// Releases the Lease, so that the next leader need not wait. A failure only costs time.
-    pub async fn release(&self) {
+    pub(crate) async fn release(&self) {
         let release = async {
             let mut lease = self.api.get(self.name).await?;
             let spec = lease.spec.get_or_insert_default();

@@ -11,33 +11,33 @@ use k8s_openapi::api::core::v1::Taint;
 use super::state::ControllerState;
 
 /// Key of the start-up taint.
-pub const TAINT: &str = "bulkhead.dev/agent-not-ready";
+pub(crate) const TAINT: &str = "bulkhead.dev/agent-not-ready";
 /// A node without a ready agent for this long is reported.
 const LONG: SignedDuration = SignedDuration::from_mins(5);
 
 /// Nodes with the taint whose agent enforces.
-pub fn to_untaint(state: &ControllerState) -> Vec<&str> {
+pub(crate) fn to_untaint(state: &ControllerState) -> Vec<&str> {
     let guarded = guarded(state);
     let ready = state.nodes.values().filter(|node| node.tainted && guarded.contains(node.name.as_str()));
     ready.map(|node| node.name.as_str()).collect()
 }
 
 /// The taints of a node without the start-up taint; `None` if the node does not have it.
-pub fn without_ours(taints: &[Taint]) -> Option<Vec<Taint>> {
+pub(crate) fn without_ours(taints: &[Taint]) -> Option<Vec<Taint>> {
     let rest: Vec<Taint> = taints.iter().filter(|taint| taint.key != TAINT).cloned().collect();
     (rest.len() < taints.len()).then_some(rest)
 }
 
 /// The nodes without a ready agent, and since when.
 #[derive(Clone, Debug, Default)]
-pub struct Absences {
+pub(crate) struct Absences {
     since: BTreeMap<String, Timestamp>,
     reported: BTreeSet<String>,
 }
 
 impl Absences {
     /// Updates the absences. Returns the nodes that reached the limit since the last call.
-    pub fn update(&mut self, state: &ControllerState, now: Timestamp) -> Vec<String> {
+    pub(crate) fn update(&mut self, state: &ControllerState, now: Timestamp) -> Vec<String> {
         let guarded = guarded(state);
         let without = || state.nodes.values().filter(|node| node.eligible && !guarded.contains(node.name.as_str()));
         let names: BTreeSet<&str> = without().map(|node| node.name.as_str()).collect();
@@ -51,7 +51,7 @@ impl Absences {
     }
 
     /// The nodes that have been without a ready agent for too long.
-    pub fn long(&self, now: Timestamp) -> impl Iterator<Item = &str> {
+    pub(crate) fn long(&self, now: Timestamp) -> impl Iterator<Item = &str> {
         let long = move |(_, since): &(&String, &Timestamp)| now.duration_since(**since) >= LONG;
         self.since.iter().filter(long).map(|(name, _)| name.as_str())
     }

@@ -20,7 +20,7 @@ type PageLabels = [(&'static str, &'static str); 1];
 
 /// The state that the pages show.
 #[derive(Debug)]
-pub struct ControllerPages {
+pub(crate) struct ControllerPages {
     /// 1 while this replica leads.
     pub leader: Gauge,
     /// Tenants, by whether they are Ready.
@@ -66,7 +66,7 @@ impl Default for ControllerPages {
 
 impl ControllerPages {
     /// Records that the loop makes a pass.
-    pub fn record_pass(&self) {
+    pub(crate) fn record_pass(&self) {
         self.last_pass.store(Timestamp::now().as_second(), Ordering::Relaxed);
     }
 }

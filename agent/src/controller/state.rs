@@ -16,7 +16,7 @@ use policy::model::settings::Settings;
 
 /// One event from a watch.
 #[derive(Clone, Debug)]
-pub enum ControllerEvent {
+pub(crate) enum ControllerEvent {
     /// Tenants, not decoded yet: the status must report what is wrong with a spec.
     Tenant(Update<Box<DynamicObject>>),
     /// Namespaces.
@@ -31,7 +31,7 @@ pub enum ControllerEvent {
 
 /// A pod of the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AgentPod {
+pub(crate) struct AgentPod {
     /// Name.
     pub name: String,
     /// Its node; empty while it is not scheduled.
@@ -42,7 +42,7 @@ pub struct AgentPod {
 
 /// The state of a node that its agent affects.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeState {
+pub(crate) struct NodeState {
     /// Name.
     pub name: String,
     /// It has the start-up taint.
@@ -53,7 +53,7 @@ pub struct NodeState {
 
 /// How soon an event must be acted on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Urgency {
+pub(crate) enum Urgency {
     /// Nothing changed.
     Never,
     /// Only counts changed.
@@ -64,7 +64,7 @@ pub enum Urgency {
 
 /// One tenant object as the API server has it.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct TenantObject {
+pub(crate) struct TenantObject {
     /// Generation of its spec.
     pub generation: Option<i64>,
     /// Why the spec cannot be read, if so.
@@ -75,7 +75,7 @@ pub struct TenantObject {
 
 /// Everything that the controller knows.
 #[derive(Clone, Debug)]
-pub struct ControllerState {
+pub(crate) struct ControllerState {
     /// Tenants and namespaces, as the agents see them.
     pub cluster: Cluster,
     /// Every tenant object by name, readable or not.
@@ -90,7 +90,7 @@ pub struct ControllerState {
 
 impl ControllerState {
     /// The state before any event.
-    pub fn new(settings: Settings) -> Self {
+    pub(crate) fn new(settings: Settings) -> Self {
         Self {
             cluster: Cluster::new(settings),
             objects: BTreeMap::new(),
@@ -102,17 +102,17 @@ impl ControllerState {
     }
 
     /// Kinds without a complete snapshot yet. Until none is left, an object that is not known may still exist.
-    pub fn missing(&self) -> &BTreeSet<&'static str> {
+    pub(crate) fn missing(&self) -> &BTreeSet<&'static str> {
         &self.missing
     }
 
     /// How many pods of a namespace have not ended.
-    pub fn pods_of(&self, namespace: &str) -> usize {
+    pub(crate) fn pods_of(&self, namespace: &str) -> usize {
         self.pods.get(namespace).map_or(0, HashSet::len)
     }
 
     /// Applies one event.
-    pub fn apply(&mut self, event: ControllerEvent) -> Urgency {
+    pub(crate) fn apply(&mut self, event: ControllerEvent) -> Urgency {
         match event {
             ControllerEvent::Tenant(update) => self.tenants(update),
             ControllerEvent::Namespace(update) => self.namespaces(update),

@@ -23,7 +23,7 @@ const NAMED_CONFLICTS: usize = 3;
 
 /// Every status as it should be.
 #[derive(Clone, Debug, Default)]
-pub struct Report {
+pub(crate) struct Report {
     /// Statuses by tenant.
     pub statuses: BTreeMap<String, NetworkTenantStatus>,
     /// How many conflicts there are, by kind.
@@ -42,7 +42,7 @@ struct Holding {
 }
 
 /// Computes every status.
-pub fn report(state: &ControllerState, now: Timestamp) -> Report {
+pub(crate) fn report(state: &ControllerState, now: Timestamp) -> Report {
     let mut conflicts = conflicts(state);
     let mut holdings = holdings(state);
     let mut report = Report::default();

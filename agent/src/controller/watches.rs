@@ -26,15 +26,20 @@ use policy::model::input::EndpointKey;
 use policy::model::settings::TenancyKey;
 
 /// Label selector of the agent's pods. Only administrators write to their namespace.
-pub const AGENTS: &str = "app.kubernetes.io/name=bulkhead,app.kubernetes.io/component=agent";
+pub(crate) const AGENTS: &str = "app.kubernetes.io/name=bulkhead,app.kubernetes.io/component=agent";
 
 /// Undecoded tenants, to be written.
-pub fn tenants(client: Client) -> Api<DynamicObject> {
+pub(crate) fn tenants(client: Client) -> Api<DynamicObject> {
     Api::all_with(client, &ApiResource::erase::<NetworkTenant>(&()))
 }
 
 /// Starts all watches. Dropping the set ends them.
-pub fn start(client: &Client, namespace: &str, keys: &[TenancyKey], to: &mpsc::Sender<ControllerEvent>) -> JoinSet<()> {
+pub(crate) fn start(
+    client: &Client,
+    namespace: &str,
+    keys: &[TenancyKey],
+    to: &mpsc::Sender<ControllerEvent>,
+) -> JoinSet<()> {
     let mut watches =
         ControllerWatches { set: JoinSet::new(), client: client.clone(), health: Arc::default(), to: to.clone() };
     let all = Config::default;

@@ -22,7 +22,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a write failed. The next pass tries again.
 #[derive(Debug, thiserror::Error)]
-pub enum WriteError {
+pub(crate) enum WriteError {
     /// The API server refused the request or could not be reached.
     #[error(transparent)]
     Api(#[from] kube::Error),
@@ -33,7 +33,7 @@ pub enum WriteError {
 
 /// Writes on behalf of one replica.
 #[derive(Clone)]
-pub struct Writer {
+pub(crate) struct Writer {
     client: Client,
     tenants: Api<DynamicObject>,
     nodes: Api<Node>,
@@ -42,13 +42,13 @@ pub struct Writer {
 
 impl Writer {
     /// A writer for the replica `identity`.
-    pub fn new(client: Client, identity: &str) -> Self {
+    pub(crate) fn new(client: Client, identity: &str) -> Self {
         let reporter = Reporter { controller: NAME.to_owned(), instance: Some(identity.to_owned()) };
         Self { tenants: watches::tenants(client.clone()), nodes: Api::all(client.clone()), client, reporter }
     }
 
     /// Writes a status, and one Event for each condition that is bad and new since `current`. Returns the written object.
-    pub async fn status(
+    pub(crate) async fn status(
         &self,
         name: &str,
         current: &NetworkTenantStatus,
@@ -85,7 +85,7 @@ impl Writer {
     }
 
     /// Removes the start-up taint from a node, if the node still has it.
-    pub async fn untaint(&self, name: &str) -> Result<(), WriteError> {
+    pub(crate) async fn untaint(&self, name: &str) -> Result<(), WriteError> {
         let node = timeout(REQUEST_TIMEOUT, self.nodes.get(name)).await??;
         let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
         let Some(rest) = nodes::without_ours(&taints) else { return Ok(()) };

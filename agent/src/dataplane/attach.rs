@@ -25,7 +25,7 @@ const PRIORITY: u16 = 1;
 
 /// A program and its hook.
 #[derive(Debug)]
-pub struct Hook {
+pub(super) struct Hook {
     /// Name of the program.
     pub program: &'static str,
     at: TcAttachType,
@@ -44,7 +44,7 @@ const fn egress(program: &'static str) -> Hook {
 static PODS: [Hook; 2] = [ingress("from_pod"), egress("to_pod")];
 
 /// The hooks of the node's own interfaces, of which each interface has one at most.
-pub static GUARDS: [Hook; 2] = [egress("uplink"), ingress("bridge")];
+pub(super) static GUARDS: [Hook; 2] = [egress("uplink"), ingress("bridge")];
 
 /// How this kernel attaches programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub enum AttachMethod {
 
 /// The directories that record attachments, and the hooks they record.
 #[derive(Clone, Debug)]
-pub struct Pins {
+pub(super) struct Pins {
     links: PathBuf,
     clsact: PathBuf,
     hooks: &'static [Hook],
@@ -65,17 +65,17 @@ pub struct Pins {
 
 impl Pins {
     /// Those of pods' interfaces, below a pin directory.
-    pub fn of_pods(directory: &Path) -> Self {
+    pub(super) fn of_pods(directory: &Path) -> Self {
         Self { links: directory.join("links"), clsact: directory.join("clsact"), hooks: &PODS }
     }
 
     /// Those of the guards, below a pin directory.
-    pub fn of_guards(directory: &Path) -> Self {
+    pub(super) fn of_guards(directory: &Path) -> Self {
         Self { links: directory.join("guards"), clsact: directory.join("guards-clsact"), hooks: &GUARDS }
     }
 
     /// The directories.
-    pub fn directories(&self) -> [&Path; 2] {
+    pub(super) fn directories(&self) -> [&Path; 2] {
         [&self.links, &self.clsact]
     }
 
@@ -91,7 +91,7 @@ impl Pins {
     ///
     /// # Errors
     /// A directory that cannot be listed.
-    pub fn interfaces(&self) -> io::Result<Vec<u32>> {
+    pub(super) fn interfaces(&self) -> io::Result<Vec<u32>> {
         let mut found: Vec<u32> = list(&self.links)?
             .iter()
             .filter_map(|name| name.split_once('-'))
@@ -113,7 +113,7 @@ fn list(directory: &Path) -> io::Result<Vec<String>> {
 }
 
 /// The current name of an interface, if it exists.
-pub fn name_of(ifindex: u32) -> Option<String> {
+pub(super) fn name_of(ifindex: u32) -> Option<String> {
     rustix::net::netdevice::index_to_name(
         rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None).ok()?,
         ifindex,
@@ -126,7 +126,7 @@ pub fn name_of(ifindex: u32) -> Option<String> {
 /// # Errors
 /// [`DataplaneError::Gone`] if the interface vanished, [`DataplaneError::Attach`] otherwise. The next call completes
 /// a half-attached interface.
-pub fn attach(ebpf: &mut Ebpf, pins: &Pins, port: &Port, method: AttachMethod) -> Result<(), DataplaneError> {
+pub(super) fn attach(ebpf: &mut Ebpf, pins: &Pins, port: &Port, method: AttachMethod) -> Result<(), DataplaneError> {
     pins.hooks.iter().try_for_each(|hook| attach_hook(ebpf, pins, port, method, hook))
 }
 
@@ -134,7 +134,12 @@ pub fn attach(ebpf: &mut Ebpf, pins: &Pins, port: &Port, method: AttachMethod) -
 ///
 /// # Errors
 /// As for [`attach`].
-pub fn attach_from_pod(ebpf: &mut Ebpf, pins: &Pins, port: &Port, method: AttachMethod) -> Result<(), DataplaneError> {
+pub(super) fn attach_from_pod(
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    port: &Port,
+    method: AttachMethod,
+) -> Result<(), DataplaneError> {
     attach_hook(ebpf, pins, port, method, &PODS[0])
 }
 
@@ -142,7 +147,7 @@ pub fn attach_from_pod(ebpf: &mut Ebpf, pins: &Pins, port: &Port, method: Attach
 ///
 /// # Errors
 /// As for [`attach`].
-pub fn attach_hook(
+pub(super) fn attach_hook(
     ebpf: &mut Ebpf,
     pins: &Pins,
     port: &Port,
@@ -252,7 +257,7 @@ fn missing(error: &TcError) -> bool {
 ///
 /// # Errors
 /// [`DataplaneError::Detach`]. A pin that could not be removed stays, so the next call tries again.
-pub fn detach(pins: &Pins, port: &Port) -> Result<(), DataplaneError> {
+pub(super) fn detach(pins: &Pins, port: &Port) -> Result<(), DataplaneError> {
     pins.hooks.iter().try_for_each(|hook| detach_hook(pins, port, hook))?;
     match fs::remove_dir(pins.filter(port.ifindex)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -266,7 +271,7 @@ pub fn detach(pins: &Pins, port: &Port) -> Result<(), DataplaneError> {
 ///
 /// # Errors
 /// [`DataplaneError::Detach`].
-pub fn detach_hook(pins: &Pins, port: &Port, hook: &Hook) -> Result<(), DataplaneError> {
+pub(super) fn detach_hook(pins: &Pins, port: &Port, hook: &Hook) -> Result<(), DataplaneError> {
     let failed = |source: BoxedCause| DataplaneError::Detach { port: port.clone(), source };
     unlink(&pins.link(port.ifindex, hook.program)).map_err(|error| failed(boxed(error)))?;
     let recorded = pins.filter(port.ifindex).exists();
@@ -301,7 +306,7 @@ fn remove_file(path: &Path) -> io::Result<()> {
 
 /// Whether the interface runs this agent's programs. A pin does not prove it: an earlier agent may have left its
 /// programs, or another process may have detached them.
-pub fn is_intact(ebpf: &Ebpf, pins: &Pins, port: &Port, method: AttachMethod) -> bool {
+pub(super) fn is_intact(ebpf: &Ebpf, pins: &Pins, port: &Port, method: AttachMethod) -> bool {
     if method == AttachMethod::Clsact {
         // The kernel lists filters only through netlink, and replacing them costs less than listing them.
         return false;
@@ -324,7 +329,7 @@ pub fn is_intact(ebpf: &Ebpf, pins: &Pins, port: &Port, method: AttachMethod) ->
 }
 
 /// Finds out which method this kernel supports. Attaches nothing.
-pub fn method() -> AttachMethod {
+pub(super) fn method() -> AttachMethod {
     match sys::tcx_programs(1, sys::TCX_INGRESS) {
         Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS)) => {
             AttachMethod::Clsact

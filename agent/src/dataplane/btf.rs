@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 
 /// Offsets of fields in bytes, from the start of their structure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Offsets {
+pub(super) struct Offsets {
     /// The device of a `sk_buff`.
     pub skb_dev: u32,
     /// The namespace of a `net_device`.
@@ -59,7 +59,7 @@ fn hidden(unknown_kind: &Option<u32>) -> String {
 ///
 /// # Errors
 /// See [`BtfError`].
-pub fn offsets() -> Result<Offsets, &'static BtfError> {
+pub(super) fn offsets() -> Result<Offsets, &'static BtfError> {
     static READ: OnceLock<Result<Offsets, BtfError>> = OnceLock::new();
     let read = || std::fs::read(VMLINUX).map_err(BtfError::Read).and_then(|bytes| Offsets::of(&bytes));
     READ.get_or_init(read).as_ref().copied()

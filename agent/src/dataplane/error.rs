@@ -10,7 +10,7 @@ use super::Port;
 use policy::plan::Table;
 
 /// The cause below a [`DataplaneError`].
-pub type BoxedCause = Box<dyn Error + Send + Sync>;
+pub(super) type BoxedCause = Box<dyn Error + Send + Sync>;
 
 /// A failed operation. The variant says what was tried.
 #[derive(Debug, thiserror::Error)]

@@ -20,7 +20,7 @@ use super::{DataplaneError, Port, Recheck};
 use policy::model::guards::Guards;
 
 /// Tables and pins of the guards, and their last known contents.
-pub struct InstalledGuards {
+pub(super) struct InstalledGuards {
     own: HashMap<MapData, u32, u32>,
     senders: HashMap<MapData, Sender, u32>,
     pins: Pins,
@@ -50,7 +50,7 @@ impl InstalledGuards {
     ///
     /// # Errors
     /// Those of `take`, and a map of another type under the name.
-    pub fn new(
+    pub(super) fn new(
         mut take: impl FnMut(&'static str) -> Result<Map, MapError>,
         pins: Pins,
         refused: Option<Refusal>,
@@ -60,7 +60,7 @@ impl InstalledGuards {
     }
 
     /// Makes the kernel equal to `wanted`. Returns each part that failed; the next call tries it again.
-    pub fn sync(
+    pub(super) fn sync(
         &mut self,
         ebpf: &mut Ebpf,
         method: AttachMethod,

@@ -22,7 +22,7 @@ use super::error::BoxedCause;
 use policy::plan::{Actual, Op, Table};
 
 /// The maps that a plan writes.
-pub struct PolicyMaps {
+pub(super) struct PolicyMaps {
     endpoints: Array<MapData, EndpointEntry>,
     endpoints_far: HashMap<MapData, u32, EndpointEntry>,
     peers_v4: HashMap<MapData, PeerKeyV4, PeerEntry>,
@@ -47,7 +47,7 @@ impl PolicyMaps {
     ///
     /// # Errors
     /// Those of `take`; or a map has another type.
-    pub fn new(mut take: impl FnMut(&'static str) -> Result<Map, MapError>) -> Result<Self, MapError> {
+    pub(super) fn new(mut take: impl FnMut(&'static str) -> Result<Map, MapError>) -> Result<Self, MapError> {
         Ok(Self {
             endpoints: take(maps::ENDPOINTS.name)?.try_into()?,
             endpoints_far: take(maps::ENDPOINTS_FAR.name)?.try_into()?,
@@ -71,7 +71,7 @@ impl PolicyMaps {
     ///
     /// # Errors
     /// [`DataplaneError::Full`] if the map is full, [`DataplaneError::Write`] otherwise.
-    pub fn write(&mut self, op: &Op) -> Result<(), DataplaneError> {
+    pub(super) fn write(&mut self, op: &Op) -> Result<(), DataplaneError> {
         let written = match op {
             Op::Endpoint(ifindex, entry) => self.endpoint(*ifindex, *entry),
             Op::PeerV4(key, entry) => put(&mut self.peers_v4, *key, *entry),
@@ -112,7 +112,7 @@ impl PolicyMaps {
     ///
     /// # Errors
     /// [`DataplaneError::Write`].
-    pub fn set_clock_offset(&mut self, offset_ns: u64) -> Result<(), DataplaneError> {
+    pub(super) fn set_clock_offset(&mut self, offset_ns: u64) -> Result<(), DataplaneError> {
         let write = |runtime: &mut Array<MapData, Runtime>| {
             let now = runtime.get(&0, 0)?;
             if now.clock_offset_ns == offset_ns {
@@ -127,7 +127,7 @@ impl PolicyMaps {
     ///
     /// # Errors
     /// [`DataplaneError::Load`] with the table.
-    pub fn read(&self) -> Result<Actual, DataplaneError> {
+    pub(super) fn read(&self) -> Result<Actual, DataplaneError> {
         let mut actual = Actual::default();
         Table::ALL.iter().try_for_each(|table| self.read_table(*table, &mut actual))?;
         Ok(actual)
@@ -137,7 +137,7 @@ impl PolicyMaps {
     ///
     /// # Errors
     /// [`DataplaneError::Load`] with the table.
-    pub fn read_table(&self, table: Table, actual: &mut Actual) -> Result<(), DataplaneError> {
+    pub(super) fn read_table(&self, table: Table, actual: &mut Actual) -> Result<(), DataplaneError> {
         self.fill_table(table, actual).map_err(|error| DataplaneError::Load { table, source: Box::new(error) })
     }
 

@@ -10,7 +10,7 @@ use policy::plan::{Actual, Op, Table};
 
 /// Tables in memory.
 #[derive(Clone, Debug, Default)]
-pub struct MemDataplane {
+pub(crate) struct MemDataplane {
     /// Contents of the tables.
     pub actual: Actual,
     /// Interfaces with programs.
@@ -31,13 +31,8 @@ pub struct MemDataplane {
 
 impl MemDataplane {
     /// Number of entries in `table`.
-    pub fn len(&self, table: Table) -> usize {
+    pub(crate) fn len(&self, table: Table) -> usize {
         self.actual.len(table)
-    }
-
-    /// Whether every table is empty.
-    pub fn is_empty(&self) -> bool {
-        Table::ALL.iter().all(|table| self.len(*table) == 0)
     }
 
     fn refuse(&self, op: &Op) -> Option<DataplaneError> {

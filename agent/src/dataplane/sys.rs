@@ -27,9 +27,9 @@ const BPF_F_BEFORE: u32 = 1 << 3;
 const CGROUP_EGRESS: u32 = 1;
 
 /// TCX on the ingress hook (`BPF_TCX_INGRESS`, kernel 6.6).
-pub const TCX_INGRESS: u32 = 46;
+pub(super) const TCX_INGRESS: u32 = 46;
 /// TCX on the egress hook (`BPF_TCX_EGRESS`, kernel 6.6).
-pub const TCX_EGRESS: u32 = 47;
+pub(super) const TCX_EGRESS: u32 = 47;
 
 /// A path in the BPF file system, and the descriptor to pin there.
 #[repr(C)]
@@ -44,7 +44,7 @@ struct PinAttr {
 ///
 /// # Errors
 /// `ENOENT` if nothing is pinned; `EPERM` without `CAP_BPF`, or if the directory belongs to another user.
-pub fn obj_get(path: &Path) -> io::Result<OwnedFd> {
+pub(super) fn obj_get(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
     open(BPF_OBJ_GET, &mut PinAttr { pathname: path.as_ptr() as u64, ..PinAttr::default() })
 }
@@ -53,7 +53,7 @@ pub fn obj_get(path: &Path) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// `EEXIST` if an object is pinned there.
-pub fn obj_pin(path: &Path, fd: BorrowedFd<'_>) -> io::Result<()> {
+pub(super) fn obj_pin(path: &Path, fd: BorrowedFd<'_>) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
     let attr = PinAttr { pathname: path.as_ptr() as u64, bpf_fd: fd.as_raw_fd() as u32, file_flags: 0 };
     bpf(BPF_OBJ_PIN, &mut { attr }).map(drop)
@@ -61,7 +61,7 @@ pub fn obj_pin(path: &Path, fd: BorrowedFd<'_>) -> io::Result<()> {
 
 /// The kernel's description of a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LinkInfo {
+pub(super) struct LinkInfo {
     /// Id of the program that the link runs.
     pub program: u32,
     /// Of a TCX link: the interface, or 0 after that is gone.
@@ -74,7 +74,7 @@ pub struct LinkInfo {
 ///
 /// # Errors
 /// Those of the system call; `EINVAL` if the descriptor is not a link.
-pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     #[repr(C)]
     #[derive(Default)]
     struct Info {
@@ -114,7 +114,7 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
 ///
 /// # Errors
 /// `EINVAL` before kernel 6.6; `ENODEV` if the interface is gone.
-pub fn tcx_attach(program: BorrowedFd<'_>, ifindex: u32, attach_type: u32) -> io::Result<OwnedFd> {
+pub(super) fn tcx_attach(program: BorrowedFd<'_>, ifindex: u32, attach_type: u32) -> io::Result<OwnedFd> {
     #[repr(C)]
     #[derive(Default)]
     struct TcxAttachAttr {
@@ -141,7 +141,7 @@ pub fn tcx_attach(program: BorrowedFd<'_>, ifindex: u32, attach_type: u32) -> io
 ///
 /// # Errors
 /// `EPERM` if an attached program forbids others below it.
-pub fn cgroup_attach(program: BorrowedFd<'_>, group: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+pub(super) fn cgroup_attach(program: BorrowedFd<'_>, group: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     #[repr(C)]
     #[derive(Default)]
     struct CgroupAttachAttr {
@@ -163,7 +163,7 @@ pub fn cgroup_attach(program: BorrowedFd<'_>, group: BorrowedFd<'_>) -> io::Resu
 ///
 /// # Errors
 /// `EINVAL` for a frame shorter than an Ethernet header.
-pub fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<u32> {
+pub(super) fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<u32> {
     #[repr(C)]
     #[derive(Default)]
     struct TestRunAttr {
@@ -191,7 +191,7 @@ pub fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<u32> {
 ///
 /// # Errors
 /// `ENOLINK` if its interface is gone.
-pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
     #[repr(C)]
     #[derive(Default)]
     struct LinkUpdateAttr {
@@ -212,7 +212,7 @@ pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
 ///
 /// # Errors
 /// `ENOLINK` if its interface is gone.
-pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     #[repr(C)]
     #[derive(Default)]
     struct LinkDetachAttr {
@@ -226,7 +226,7 @@ pub fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
 ///
 /// # Errors
 /// `EINVAL` before kernel 6.6; `ENODEV` if the interface is gone.
-pub fn tcx_programs(ifindex: u32, attach_type: u32) -> io::Result<Vec<u32>> {
+pub(super) fn tcx_programs(ifindex: u32, attach_type: u32) -> io::Result<Vec<u32>> {
     #[repr(C)]
     #[derive(Default)]
     struct TcxQueryAttr {

@@ -16,11 +16,11 @@ use agent_common::reason::DropReason;
 use super::reported::{Progress, ReportedCounts};
 
 /// After its first event, a flow is reported at most once in this time.
-pub const WINDOW_NS: u64 = 5_000_000_000;
+pub(crate) const WINDOW_NS: u64 = 5_000_000_000;
 
 /// Limits of what the aggregator remembers.
 #[derive(Clone, Copy, Debug)]
-pub struct AggregatorBounds {
+pub(crate) struct AggregatorBounds {
     /// Flows with an open window. If another one is needed, the oldest window closes early.
     pub windows: usize,
     /// Entries of the aggregation tables whose last count is remembered; at most twice as many. Each sweep refreshes
@@ -30,7 +30,7 @@ pub struct AggregatorBounds {
 
 /// What the records of one flow have in common. As in the kernel, the source port does not matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FlowKey {
+pub(crate) struct FlowKey {
     remote: [u8; 16],
     ifindex: u32,
     cookie: u32,
@@ -43,7 +43,7 @@ pub struct FlowKey {
 
 /// Packets of one flow that were not reported before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlowReport {
+pub(crate) struct FlowReport {
     /// The newest record.
     pub record: Checked,
     /// Number of packets.
@@ -56,7 +56,7 @@ pub struct FlowReport {
 
 /// What became of the records, for the metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct AggregatorCounts {
+pub(crate) struct AggregatorCounts {
     /// Records that did not become an event of their own.
     pub aggregated: u64,
     /// Packets that may have been reported before the entry was known. They are not reported again.
@@ -65,7 +65,7 @@ pub struct AggregatorCounts {
 
 /// Aggregates records by flow over a window.
 #[derive(Debug)]
-pub struct Aggregator {
+pub(crate) struct Aggregator {
     bounds: AggregatorBounds,
     seen: ReportedCounts,
     windows: HashMap<FlowKey, OpenWindow>,
@@ -84,7 +84,7 @@ struct OpenWindow {
 
 impl FlowKey {
     /// The key of a record.
-    pub fn of(record: &Checked) -> Self {
+    pub(crate) fn of(record: &Checked) -> Self {
         let event = &record.event;
         Self {
             remote: match record.direction {
@@ -104,7 +104,7 @@ impl FlowKey {
 
 impl Aggregator {
     /// `started_ns`: an earlier agent may have reported flows that began before this time.
-    pub fn new(bounds: AggregatorBounds, started_ns: u64) -> Self {
+    pub(crate) fn new(bounds: AggregatorBounds, started_ns: u64) -> Self {
         Self {
             seen: ReportedCounts::new(bounds.seen.max(1), started_ns),
             bounds,
@@ -115,7 +115,7 @@ impl Aggregator {
     }
 
     /// Takes one record from the ring buffer.
-    pub fn record(&mut self, record: &Checked, now_ns: u64, out: &mut Vec<FlowReport>) {
+    pub(crate) fn record(&mut self, record: &Checked, now_ns: u64, out: &mut Vec<FlowReport>) {
         let key = FlowKey::of(record);
         // If an unknown flow began before the horizon, only this packet was certainly not reported.
         let reported_before = record.event.count.saturating_sub(1);
@@ -128,7 +128,12 @@ impl Aggregator {
 
     /// Takes all entries of the aggregation tables of all CPUs. At the end, call it twice to be certain of the last
     /// packets: see [`ReportedCounts::stable`].
-    pub fn sweep(&mut self, entries: impl IntoIterator<Item = AggregateEntry>, now_ns: u64, out: &mut Vec<FlowReport>) {
+    pub(crate) fn sweep(
+        &mut self,
+        entries: impl IntoIterator<Item = AggregateEntry>,
+        now_ns: u64,
+        out: &mut Vec<FlowReport>,
+    ) {
         for entry in entries {
             let Some(record) = entry.event.check().filter(|_| entry.event.count > 0) else { continue };
             let key = FlowKey::of(&record);
@@ -143,7 +148,7 @@ impl Aggregator {
     }
 
     /// Ends the windows that are due.
-    pub fn expire(&mut self, now_ns: u64, out: &mut Vec<FlowReport>) {
+    pub(crate) fn expire(&mut self, now_ns: u64, out: &mut Vec<FlowReport>) {
         while let Some((deadline, key)) = self.due.front().copied().filter(|(deadline, _)| *deadline <= now_ns) {
             self.due.pop_front();
             let Entry::Occupied(mut slot) = self.windows.entry(key) else { continue };
@@ -160,13 +165,13 @@ impl Aggregator {
     }
 
     /// Ends all windows, at the end.
-    pub fn flush(&mut self, out: &mut Vec<FlowReport>) {
+    pub(crate) fn flush(&mut self, out: &mut Vec<FlowReport>) {
         self.due.clear();
         out.extend(self.windows.drain().filter_map(|(_, mut window)| window.take()));
     }
 
     /// What became of the records so far.
-    pub fn counts(&self) -> AggregatorCounts {
+    pub(crate) fn counts(&self) -> AggregatorCounts {
         self.counts
     }
 

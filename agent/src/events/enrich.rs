@@ -24,7 +24,7 @@ use super::schema::{
 use super::verdicts::{default_rule, severity};
 
 /// The names of what the kernel numbers. No lookup may wait.
-pub trait Names: Send + Sync {
+pub(crate) trait Names: Send + Sync {
     /// The local pod of this claim of this interface.
     fn endpoint(&self, ifindex: u32, cookie: u32) -> Option<Named>;
     /// The owner of this address at that time, monotonic clock. If the past is not remembered, the present owner.
@@ -37,7 +37,7 @@ pub trait Names: Send + Sync {
 
 /// What is known of one end of a flow.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Named {
+pub(crate) struct Named {
     /// Kind of this end.
     pub kind: FlowEndpointKind,
     /// Name of its tenant.
@@ -58,7 +58,7 @@ pub struct Named {
 
 /// What is known of a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TenantNamed {
+pub(crate) struct TenantNamed {
     /// Its name.
     pub name: String,
     /// Whether its mode is audit.
@@ -66,7 +66,7 @@ pub struct TenantNamed {
 }
 
 /// Makes events from reports.
-pub struct Enricher {
+pub(crate) struct Enricher {
     node: String,
     cluster: Option<String>,
     names: Arc<dyn Names>,
@@ -75,24 +75,24 @@ pub struct Enricher {
 
 impl Enricher {
     /// The clock offset is zero until set.
-    pub fn new(node: String, cluster: Option<String>, names: Arc<dyn Names>) -> Self {
+    pub(crate) fn new(node: String, cluster: Option<String>, names: Arc<dyn Names>) -> Self {
         Self { node, cluster: cluster.filter(|name| !name.is_empty()), names, clock_offset_ns: 0 }
     }
 
     /// Nanoseconds to add to the monotonic clock to get the time of day. Set it often: the time of
     /// day may be corrected.
-    pub fn set_clock_offset(&mut self, offset_ns: u64) {
+    pub(crate) fn set_clock_offset(&mut self, offset_ns: u64) {
         self.clock_offset_ns = offset_ns;
     }
 
     /// The time of day at an instant of the monotonic clock.
-    pub fn time(&self, monotonic_ns: u64) -> Time {
+    pub(crate) fn time(&self, monotonic_ns: u64) -> Time {
         let unix_ns = i128::from(monotonic_ns) + i128::from(self.clock_offset_ns);
         Time(Timestamp::from_nanosecond(unix_ns).unwrap_or(Timestamp::MAX))
     }
 
     /// An event with this body and this time.
-    pub fn event(&self, time: Time, body: Body) -> Event {
+    pub(crate) fn event(&self, time: Time, body: Body) -> Event {
         let seconds = u64::try_from(time.0.as_second()).unwrap_or(0);
         let nanos = u32::try_from(time.0.subsec_nanosecond()).unwrap_or(0);
         let id = Uuid::new_v7(uuid::Timestamp::from_unix(NoContext, seconds, nanos));
@@ -100,22 +100,22 @@ impl Enricher {
     }
 
     /// Name of a tenant.
-    pub fn tenant_name(&self, id: TenantId) -> Option<String> {
+    pub(crate) fn tenant_name(&self, id: TenantId) -> Option<String> {
         self.tenant(id).map(|tenant| tenant.name)
     }
 
     /// Name of this node.
-    pub fn node(&self) -> &str {
+    pub(crate) fn node(&self) -> &str {
         &self.node
     }
 
     /// Name of the cluster.
-    pub fn cluster(&self) -> Option<&str> {
+    pub(crate) fn cluster(&self) -> Option<&str> {
         self.cluster.as_deref()
     }
 
     /// The event of a denied flow.
-    pub fn violation(&self, report: &FlowReport) -> Event {
+    pub(crate) fn violation(&self, report: &FlowReport) -> Event {
         let record = &report.record;
         let (local, remote) = (self.local(record), self.remote(record));
         let policy = self.policy(record);

@@ -13,7 +13,7 @@ use super::schema::{Body, Event, Time, ViolationEvent};
 /// that names tenants, reasons or verdicts admits violations only. The default admits everything.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Filter {
+pub(crate) struct Filter {
     /// Only events of this time or later.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
@@ -33,7 +33,7 @@ pub struct Filter {
 
 impl Filter {
     /// Whether the reader wants this event.
-    pub fn admits(&self, event: &Event) -> bool {
+    pub(crate) fn admits(&self, event: &Event) -> bool {
         let since = self.since.map_or(Timestamp::MIN, |since| since.0);
         event.time.0 >= since
             && match &event.body {

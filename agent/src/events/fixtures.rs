@@ -19,11 +19,11 @@ use super::sink::{Line, Sink};
 use super::{Pipeline, RecordSource};
 use crate::clock::Clock;
 
-pub const SECOND: u64 = 1_000_000_000;
+pub(crate) const SECOND: u64 = 1_000_000_000;
 /// 2026-11-21T19:22:26.001190112Z.
-pub const START_NS: u64 = 1_795_288_946_001_190_112;
+pub(crate) const START_NS: u64 = 1_795_288_946_001_190_112;
 
-pub fn mapped(ip: &str) -> [u8; 16] {
+pub(crate) fn mapped(ip: &str) -> [u8; 16] {
     match ip.parse().expect("an address") {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),
@@ -31,7 +31,7 @@ pub fn mapped(ip: &str) -> [u8; 16] {
 }
 
 /// acme's shop to globex's database: SYN.
-pub fn flow(count: u64) -> FlowEvent {
+pub(crate) fn flow(count: u64) -> FlowEvent {
     FlowEvent {
         first_ns: 1000 * SECOND,
         last_ns: 1000 * SECOND + (count - 1) * 139_000_000,
@@ -58,18 +58,18 @@ pub fn flow(count: u64) -> FlowEvent {
     }
 }
 
-pub fn checked(event: FlowEvent) -> Checked {
+pub(crate) fn checked(event: FlowEvent) -> Checked {
     event.check().expect("a valid record")
 }
 
-pub fn report(tenant: u32, count: u64) -> FlowReport {
+pub(crate) fn report(tenant: u32, count: u64) -> FlowReport {
     let record = checked(FlowEvent { tenant: TenantId(tenant), ..flow(count) });
     FlowReport { record, count, first_ns: record.event.first_ns, last_ns: record.event.last_ns }
 }
 
 /// Two tenants, two pods, one node, one subnet.
 #[derive(Debug, Default)]
-pub struct FixtureNames;
+pub(crate) struct FixtureNames;
 
 fn pod(tenant: &str, namespace: &str, pod: &str, uid: &str, kind: &str, workload: &str) -> Named {
     Named {
@@ -134,29 +134,29 @@ impl Names for FixtureNames {
     }
 }
 
-pub fn enricher() -> Enricher {
+pub(crate) fn enricher() -> Enricher {
     let offset = START_NS - 1000 * SECOND;
     let mut enricher = Enricher::new("ip-10-0-1-23".into(), Some("prod-eu1".into()), Arc::new(FixtureNames));
     enricher.set_clock_offset(offset);
     enricher
 }
 
-pub fn event(count: u64) -> Event {
+pub(crate) fn event(count: u64) -> Event {
     enricher().violation(&report(1, count))
 }
 
-pub fn line(count: u64) -> Arc<Line> {
+pub(crate) fn line(count: u64) -> Arc<Line> {
     Arc::new(Line::new(event(count)).expect("an event is JSON"))
 }
 
 /// A pipeline with one sink.
-pub fn pipeline(sink: Arc<dyn Sink>) -> Pipeline {
+pub(crate) fn pipeline(sink: Arc<dyn Sink>) -> Pipeline {
     let settings = (AggregatorBounds { windows: 10, seen: 10 }, Rates::default());
     Pipeline::new(enricher(), vec![sink], Arc::default(), settings, std::iter::empty(), Clock::now())
 }
 
 /// A ring buffer that stays empty.
-pub struct NoRecords;
+pub(crate) struct NoRecords;
 
 impl RecordSource for NoRecords {
     type Error = Infallible;

@@ -19,7 +19,7 @@ const DISTANCE_NS: u64 = 1_000_000_000;
 
 /// The last snapshots.
 #[derive(Debug)]
-pub struct History<S> {
+pub(crate) struct History<S> {
     kept: RwLock<VecDeque<(u64, Arc<S>)>>,
 }
 
@@ -31,7 +31,7 @@ impl<S> Default for History<S> {
 
 impl<S: Names> History<S> {
     /// Adds a snapshot that is valid from `now_ns` on, monotonic clock.
-    pub fn push(&self, snapshot: Arc<S>, now_ns: u64) {
+    pub(crate) fn push(&self, snapshot: Arc<S>, now_ns: u64) {
         let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
         // The new snapshot replaces the newest one if the one before that is too recent.
         let crowded = kept.len() > 1

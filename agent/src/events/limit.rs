@@ -19,7 +19,7 @@ const TENANTS: usize = 1024;
 
 /// Events a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rates {
+pub(crate) struct Rates {
     /// For one tenant.
     pub tenant: u32,
     /// For the node.
@@ -34,7 +34,7 @@ impl Default for Rates {
 
 /// What was held back of one tenant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SuppressedCounts {
+pub(crate) struct SuppressedCounts {
     /// Events.
     pub events: u64,
     /// Packets of these events.
@@ -45,7 +45,7 @@ pub struct SuppressedCounts {
 
 /// The buckets.
 #[derive(Debug)]
-pub struct Limiter {
+pub(crate) struct Limiter {
     rates: Rates,
     node: Bucket,
     tenants: HashMap<TenantId, Share>,
@@ -71,7 +71,7 @@ struct Bucket {
 
 impl Limiter {
     /// All buckets start full.
-    pub fn new(rates: Rates, now_ns: u64) -> Self {
+    pub(crate) fn new(rates: Rates, now_ns: u64) -> Self {
         Self {
             node: Bucket::full(rates.node, now_ns),
             rates,
@@ -83,7 +83,7 @@ impl Limiter {
     }
 
     /// Whether this event is within the rates. If not, it is counted as held back.
-    pub fn admit(&mut self, report: &FlowReport, now_ns: u64) -> bool {
+    pub(crate) fn admit(&mut self, report: &FlowReport, now_ns: u64) -> bool {
         let tenant = self.bucket_of(report.record.event.tenant);
         let admitted = self.take(tenant, now_ns);
         if !admitted {
@@ -96,7 +96,7 @@ impl Limiter {
     }
 
     /// What was held back since the last call.
-    pub fn take_held(&mut self) -> BTreeMap<TenantId, SuppressedCounts> {
+    pub(crate) fn take_held(&mut self) -> BTreeMap<TenantId, SuppressedCounts> {
         std::mem::take(&mut self.held)
     }
 

@@ -17,17 +17,17 @@ const ICMPV6: u8 = 58;
 const SCTP: u8 = 132;
 
 /// The port, if the protocol has ports and the header was read.
-pub fn service_port(event: &FlowEvent, port: u16) -> Option<u16> {
+pub(crate) fn service_port(event: &FlowEvent, port: u16) -> Option<u16> {
     (port != 0 && matches!(event.protocol, TCP | UDP | SCTP)).then_some(port)
 }
 
 /// The source address in the packet, if it has one.
-pub fn source_ip(record: &Checked) -> Option<IpAddr> {
+pub(crate) fn source_ip(record: &Checked) -> Option<IpAddr> {
     address(record.event.source, record)
 }
 
 /// The destination address in the packet, if it has one.
-pub fn destination_ip(record: &Checked) -> Option<IpAddr> {
+pub(crate) fn destination_ip(record: &Checked) -> Option<IpAddr> {
     address(record.event.destination, record)
 }
 
@@ -43,7 +43,7 @@ fn address(bytes: [u8; 16], record: &Checked) -> Option<IpAddr> {
 }
 
 /// Describes the packet of a record.
-pub fn network(record: &Checked) -> Network {
+pub(crate) fn network(record: &Checked) -> Network {
     let event = &record.event;
     let family = match (event.family, event.ethertype) {
         // An ARP frame carries IPv4 addresses but is not IPv4.

@@ -31,7 +31,7 @@ const TOP: usize = 20;
 
 /// A change of the agent's own state, to be reported as a `state` event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StateNotice {
+pub(crate) struct StateNotice {
     /// What changed.
     pub state: AgentStateChange,
     /// Mode now in force, if the mode changed.
@@ -45,7 +45,7 @@ pub struct StateNotice {
 }
 
 /// Records in, lines out.
-pub struct Pipeline {
+pub(crate) struct Pipeline {
     aggregator: Aggregator,
     limiter: Limiter,
     enricher: Enricher,
@@ -66,7 +66,7 @@ struct LimitSlot {
 
 impl Pipeline {
     /// `held_before`: what the budget of each event slot had held back before this agent started.
-    pub fn new(
+    pub(crate) fn new(
         enricher: Enricher,
         sinks: Sinks,
         stats: Arc<EventStats>,
@@ -91,7 +91,7 @@ impl Pipeline {
     }
 
     /// Takes one record from the ring buffer.
-    pub fn record(&mut self, bytes: &[u8], now: Clock) {
+    pub(crate) fn record(&mut self, bytes: &[u8], now: Clock) {
         self.stats.received.add(1);
         let Some(record) = FlowEvent::decode(bytes) else {
             self.stats.lost(Stage::Decode).add(1);
@@ -103,13 +103,13 @@ impl Pipeline {
     }
 
     /// Takes the entries of the aggregation tables.
-    pub fn sweep(&mut self, entries: Vec<AggregateEntry>, now: Clock) {
+    pub(crate) fn sweep(&mut self, entries: Vec<AggregateEntry>, now: Clock) {
         self.aggregator.sweep(entries, now.monotonic_ns, &mut self.reports);
         self.emit_reports(now);
     }
 
     /// Takes the kernel's counts of its losses.
-    pub fn losses(&self, losses: [u64; Loss::LEN as usize]) {
+    pub(crate) fn losses(&self, losses: [u64; Loss::LEN as usize]) {
         let lost = |loss: Loss| losses.get(loss as usize).copied().unwrap_or(0);
         self.stats.lost(Stage::RingBuffer).raise(lost(Loss::RingFull));
         self.stats.lost(Stage::AggregateTable).raise(lost(Loss::Unreported));
@@ -118,12 +118,12 @@ impl Pipeline {
     }
 
     /// Event slots whose budgets are worth reading: those of pods that have sent records.
-    pub fn slots(&self) -> Vec<u16> {
+    pub(crate) fn slots(&self) -> Vec<u16> {
         self.slots.keys().copied().collect()
     }
 
     /// Takes what the budget of one event slot has held back so far.
-    pub fn held_back(&mut self, slot: u16, count: u64) {
+    pub(crate) fn held_back(&mut self, slot: u16, count: u64) {
         let slot = self.slots.entry(slot).or_default();
         // A lower count means that the budget was reset.
         let more = if count >= slot.held_back { count - slot.held_back } else { count };
@@ -135,7 +135,7 @@ impl Pipeline {
     }
 
     /// Ends windows that are due, and reports what was held back.
-    pub fn tick(&mut self, now: Clock) {
+    pub(crate) fn tick(&mut self, now: Clock) {
         self.enricher.set_clock_offset(now.offset_ns);
         self.aggregator.expire(now.monotonic_ns, &mut self.reports);
         self.emit_reports(now);
@@ -145,7 +145,7 @@ impl Pipeline {
     }
 
     /// Reports a change of the agent's own state. No rate limit applies to it.
-    pub fn notice(&self, notice: StateNotice, now: Clock) {
+    pub(crate) fn notice(&self, notice: StateNotice, now: Clock) {
         let severity = match notice.state {
             AgentStateChange::EnforcementLost => EventSeverity::Critical,
             AgentStateChange::ModeChanged => EventSeverity::Medium,
@@ -168,14 +168,14 @@ impl Pipeline {
     }
 
     /// Reports everything that waits, at the end.
-    pub fn finish(&mut self, now: Clock) {
+    pub(crate) fn finish(&mut self, now: Clock) {
         self.aggregator.flush(&mut self.reports);
         self.emit_reports(now);
         self.emit_suppressed(now);
     }
 
     /// The sinks, for closing them.
-    pub fn sinks(&self) -> Vec<Arc<dyn Sink>> {
+    pub(crate) fn sinks(&self) -> Vec<Arc<dyn Sink>> {
         self.sinks.clone()
     }
 

@@ -11,7 +11,7 @@ use agent_common::event::FlowEvent;
 
 /// Identifies one use of an entry: one flow in the aggregation table of one CPU, from its first packet on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct EntryId {
+pub(crate) struct EntryId {
     flow: u64,
     first_ns: u64,
     /// The CPU of the table. Two CPUs may see the first packet of one flow in the same clock tick.
@@ -20,7 +20,7 @@ pub struct EntryId {
 
 /// What a cumulative count adds to what was reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
+pub(crate) struct Progress {
     /// Packets that were not reported before.
     pub delta: u64,
     /// Packets that may have been reported before the entry was known.
@@ -37,7 +37,7 @@ struct LastCount {
 
 /// The last counts of the known entries.
 #[derive(Debug)]
-pub struct ReportedCounts {
+pub(crate) struct ReportedCounts {
     hasher: RandomState,
     capacity: usize,
     young: HashMap<EntryId, LastCount>,
@@ -51,7 +51,7 @@ pub struct ReportedCounts {
 
 impl ReportedCounts {
     /// Remembers between `capacity` and twice as many entries.
-    pub fn new(capacity: usize, horizon_ns: u64) -> Self {
+    pub(crate) fn new(capacity: usize, horizon_ns: u64) -> Self {
         Self {
             hasher: RandomState::new(),
             capacity,
@@ -64,7 +64,7 @@ impl ReportedCounts {
     }
 
     /// Identifies the table entry of which this record is a copy.
-    pub fn id(&self, flow: &impl Hash, event: &FlowEvent) -> EntryId {
+    pub(crate) fn id(&self, flow: &impl Hash, event: &FlowEvent) -> EntryId {
         EntryId { flow: self.hasher.hash_one(flow), first_ns: event.first_ns, cpu: event.cpu }
     }
 
@@ -72,7 +72,7 @@ impl ReportedCounts {
     ///
     /// A program may replace a map value while it is copied. The copy then mixes two flows and looks like a third one.
     /// Two sweeps never find the same mixture.
-    pub fn stable(&mut self, id: EntryId) -> bool {
+    pub(crate) fn stable(&mut self, id: EntryId) -> bool {
         if self.young.contains_key(&id) || self.old.contains_key(&id) || self.found_before.contains(&id) {
             return true;
         }
@@ -81,13 +81,13 @@ impl ReportedCounts {
     }
 
     /// Ends a sweep: the next call of `stable` belongs to another one.
-    pub fn end_sweep(&mut self) {
+    pub(crate) fn end_sweep(&mut self) {
         self.found_before = std::mem::take(&mut self.found);
     }
 
     /// Stores a count. If the entry is unknown and began before the horizon, `reported_before` of its packets are
     /// presumed reported.
-    pub fn advance(&mut self, id: EntryId, event: &FlowEvent, reported_before: u64) -> Progress {
+    pub(crate) fn advance(&mut self, id: EntryId, event: &FlowEvent, reported_before: u64) -> Progress {
         if let Some(last) = self.touch(id) {
             // Records that wait in the ring buffer may be older than the last sweep. Their lower count adds nothing.
             let progress = Progress {

@@ -15,7 +15,7 @@ use super::RecordSource;
 
 /// Reading the event maps failed.
 #[derive(Debug, thiserror::Error)]
-pub enum RingError {
+pub(crate) enum RingError {
     /// The ring buffer cannot be polled.
     #[error("cannot wait for the ring buffer")]
     Wait(#[source] io::Error),
@@ -31,7 +31,7 @@ pub enum RingError {
 }
 
 /// The event maps.
-pub struct Ring {
+pub(crate) struct Ring {
     records: AsyncFd<RingBuf<MapData>>,
     flows: PerCpuArray<MapData, AggregateEntry>,
     budgets: PerCpuArray<MapData, EventBudget>,
@@ -40,7 +40,7 @@ pub struct Ring {
 
 impl Ring {
     /// Takes the maps over. Must be called inside the tokio runtime.
-    pub fn new(
+    pub(crate) fn new(
         records: RingBuf<MapData>,
         flows: PerCpuArray<MapData, AggregateEntry>,
         budgets: PerCpuArray<MapData, EventBudget>,
@@ -55,7 +55,7 @@ impl Ring {
     }
 
     /// What the budget of each event slot has held back so far. Read once, at the start.
-    pub fn all_held_back(&mut self) -> Result<Vec<(u16, u64)>, RingError> {
+    pub(crate) fn all_held_back(&mut self) -> Result<Vec<(u16, u64)>, RingError> {
         (0..EVENT_SLOTS as u16).map(|slot| self.held_back(slot).map(|count| (slot, count))).collect()
     }
 }

@@ -13,11 +13,11 @@ use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
 use super::labels::Label;
-pub use super::wire::{Time, Uuid7};
+pub(crate) use super::wire::{Time, Uuid7};
 
 /// One event, one line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Event {
+pub(crate) struct Event {
     /// Name and version of the schema of this line.
     pub schema: SchemaId,
     /// Time of the last packet, or of the change of state. Events are written in about this order.
@@ -31,7 +31,7 @@ pub struct Event {
 
 /// The versions of the schema. There is one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum SchemaId {
+pub(crate) enum SchemaId {
     /// Version 1.
     #[default]
     #[serde(rename = "bulkhead.dev/violation/v1")]
@@ -41,7 +41,7 @@ pub enum SchemaId {
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub enum Body {
+pub(crate) enum Body {
     /// Packets of one flow were dropped, or would have been dropped in enforce mode.
     Violation(Box<ViolationEvent>),
     /// A rate limit held events back. Counters are not affected.
@@ -52,7 +52,7 @@ pub enum Body {
 
 /// Packets of one flow were dropped, or would have been dropped in enforce mode.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct ViolationEvent {
+pub(crate) struct ViolationEvent {
     /// Severity of the reason; one step lower if the packets were only audited.
     pub severity: EventSeverity,
     /// Whether the packets were dropped or audited.
@@ -87,7 +87,7 @@ pub struct ViolationEvent {
 /// How urgent an event is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum EventSeverity {
+pub(crate) enum EventSeverity {
     /// Ordinary; no action is needed.
     Info,
     /// Probably a mistake.
@@ -103,7 +103,7 @@ pub enum EventSeverity {
 /// The kind of one end of a flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum FlowEndpointKind {
+pub(crate) enum FlowEndpointKind {
     /// A pod.
     Pod,
     /// A node.
@@ -119,7 +119,7 @@ pub enum FlowEndpointKind {
 
 /// One end of a flow.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct FlowEndpoint {
+pub(crate) struct FlowEndpoint {
     /// Kind of this end.
     pub kind: FlowEndpointKind,
     /// Address in the packet, even if it is spoofed.
@@ -153,7 +153,7 @@ pub struct FlowEndpoint {
 
 /// The workload that a pod belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct WorkloadRef {
+pub(crate) struct WorkloadRef {
     /// Deployment, StatefulSet, Job and so on.
     pub kind: String,
     /// Name of the workload.
@@ -162,7 +162,7 @@ pub struct WorkloadRef {
 
 /// The newest packet of the event.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Network {
+pub(crate) struct Network {
     /// Address family. Absent if the frame is not readable IP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub family: Option<IpFamily>,
@@ -194,7 +194,7 @@ pub struct Network {
 /// Address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum IpFamily {
+pub(crate) enum IpFamily {
     /// IPv4.
     Ipv4,
     /// IPv6.
@@ -204,8 +204,8 @@ pub enum IpFamily {
 /// The TCP flags, in the order of their bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
-#[expect(missing_docs, reason = "the names are the documentation")]
-pub enum TcpFlag {
+#[allow(clippy::missing_docs_in_private_items, reason = "the names are the documentation")]
+pub(crate) enum TcpFlag {
     Fin,
     Syn,
     Rst,
@@ -218,7 +218,7 @@ pub enum TcpFlag {
 
 /// The policy that denied the packets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Policy {
+pub(crate) struct Policy {
     /// Tenant of the local pod. The policy is its policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
@@ -233,7 +233,7 @@ pub struct Policy {
 /// Whether denied packets are dropped or only reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum EnforcementMode {
+pub(crate) enum EnforcementMode {
     /// Drop.
     Enforce,
     /// Report what would be dropped.
@@ -242,7 +242,7 @@ pub enum EnforcementMode {
 
 impl EnforcementMode {
     /// The label used in messages.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Enforce => "enforce",
             Self::Audit => "audit",
@@ -252,7 +252,7 @@ impl EnforcementMode {
 
 /// Events were held back. Counters are complete nevertheless.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct SuppressedEvent {
+pub(crate) struct SuppressedEvent {
     /// Always `low`.
     pub severity: EventSeverity,
     /// Name of the cluster, if one is configured.
@@ -278,15 +278,15 @@ pub struct SuppressedEvent {
 
 /// Start and end of a period.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[expect(missing_docs, reason = "the names are the documentation")]
-pub struct SuppressionWindow {
+#[allow(clippy::missing_docs_in_private_items, reason = "the names are the documentation")]
+pub(crate) struct SuppressionWindow {
     pub start: Time,
     pub end: Time,
 }
 
 /// What one stage held back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct StageCount {
+pub(crate) struct StageCount {
     /// `pod_limit` (in the kernel) or `rate_limit` (in the agent).
     pub stage: String,
     /// Events and kernel records held back.
@@ -295,7 +295,7 @@ pub struct StageCount {
 
 /// What was held back for one drop reason.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct ReasonCount {
+pub(crate) struct ReasonCount {
     /// The reason.
     pub reason: Label<DropReason>,
     /// Events held back.
@@ -304,7 +304,7 @@ pub struct ReasonCount {
 
 /// What was held back of one tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct TenantCount {
+pub(crate) struct TenantCount {
     /// The tenant. Absent for pods without a tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
@@ -317,7 +317,7 @@ pub struct TenantCount {
 /// What changed about the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum AgentStateChange {
+pub(crate) enum AgentStateChange {
     /// The agent has started.
     AgentStarted,
     /// The agent stops. The kernel keeps enforcing.
@@ -332,7 +332,7 @@ pub enum AgentStateChange {
 
 /// The agent's own state changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct StateEvent {
+pub(crate) struct StateEvent {
     /// `critical` when enforcement is lost.
     pub severity: EventSeverity,
     /// Name of the cluster, if one is configured.
@@ -358,7 +358,7 @@ pub struct StateEvent {
 }
 
 /// The JSON Schema of an event line.
-pub fn json_schema() -> Schema {
+pub(crate) fn json_schema() -> Schema {
     let settings = schemars::generate::SchemaSettings::draft2020_12().for_serialize().with_transform(never_null);
     settings.into_generator().into_root_schema_for::<Event>()
 }

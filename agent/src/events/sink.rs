@@ -2,9 +2,9 @@
 //!
 //! Offering an event never waits. The queue of a sink that hangs fills up. Then its oldest events are lost and counted.
 
-pub mod hub;
-pub mod queue;
-pub mod writer;
+pub(crate) mod hub;
+pub(crate) mod queue;
+pub(crate) mod writer;
 
 use std::sync::Arc;
 
@@ -13,11 +13,11 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use super::schema::Event;
 
 /// Events that wait for one sink, at most.
-pub const QUEUE: usize = 8192;
+pub(crate) const QUEUE: usize = 8192;
 
 /// An event and its line, encoded once for all sinks. The line ends with a line feed.
 #[derive(Clone, Debug)]
-pub struct Line {
+pub(crate) struct Line {
     /// The event, for filters.
     pub event: Event,
     /// Its JSON.
@@ -25,9 +25,7 @@ pub struct Line {
 }
 
 /// A receiver of events.
-pub trait Sink: Send + Sync {
-    /// The label used in metrics.
-    fn name(&self) -> &'static str;
+pub(crate) trait Sink: Send + Sync {
     /// Takes an event without waiting.
     fn offer(&self, line: &Arc<Line>);
     /// Ends the sink. May wait a moment until the events in its queue are written.
@@ -37,7 +35,7 @@ pub trait Sink: Send + Sync {
 impl Line {
     /// Encodes an event. JSON strings escape every control character, so one event is one line
     /// whatever the cluster's names contain.
-    pub fn new(event: Event) -> Result<Self, serde_json::Error> {
+    pub(crate) fn new(event: Event) -> Result<Self, serde_json::Error> {
         let mut writer = BytesMut::with_capacity(1024).writer();
         serde_json::to_writer(&mut writer, &event)?;
         let mut json = writer.into_inner();

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Where a record or an event can be lost. The name of the stage is the metric's label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// The kernel held a record back, because the budget of its pod was spent. A sweep reports its packets.
     PodLimit = 0,
     /// The ring buffer was full. A later record or a sweep reports the packets.
@@ -28,7 +28,7 @@ pub enum Stage {
 
 impl Stage {
     /// All, in the order in which a record passes them.
-    pub const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::PodLimit,
         Self::RingBuffer,
         Self::AggregateTable,
@@ -40,7 +40,7 @@ impl Stage {
     ];
 
     /// The label used in metrics.
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::PodLimit => "pod_limit",
             Self::RingBuffer => "ring_buffer",
@@ -56,28 +56,28 @@ impl Stage {
 
 /// A number that only grows.
 #[derive(Debug, Default)]
-pub struct Tally(AtomicU64);
+pub(crate) struct Tally(AtomicU64);
 
 impl Tally {
     /// Adds `more`.
-    pub fn add(&self, more: u64) {
+    pub(crate) fn add(&self, more: u64) {
         self.0.fetch_add(more, Ordering::Relaxed);
     }
 
     /// Takes over a number that is counted elsewhere. The tally never decreases.
-    pub fn raise(&self, to: u64) {
+    pub(crate) fn raise(&self, to: u64) {
         self.0.fetch_max(to, Ordering::Relaxed);
     }
 
     /// The number.
-    pub fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
 /// What one sink did.
 #[derive(Debug, Default)]
-pub struct SinkStats {
+pub(crate) struct SinkStats {
     /// Events it took.
     pub taken: Tally,
     /// Events it refused.
@@ -90,7 +90,7 @@ pub struct SinkStats {
 
 /// The counts of the whole event path.
 #[derive(Debug, Default)]
-pub struct EventStats {
+pub(crate) struct EventStats {
     /// Records read from the ring buffer.
     pub received: Tally,
     /// Records whose packets were added to an earlier event.
@@ -107,26 +107,26 @@ pub struct EventStats {
 
 impl EventStats {
     /// What a stage has lost.
-    pub fn lost(&self, stage: Stage) -> &Tally {
+    pub(crate) fn lost(&self, stage: Stage) -> &Tally {
         &self.lost[stage as usize]
     }
 
     /// The losses so far between the kernel and the sinks. `observe` reports its own losses to its readers.
-    pub fn lost_total(&self) -> u64 {
+    pub(crate) fn lost_total(&self) -> u64 {
         let stages =
             [Stage::RingBuffer, Stage::AggregateTable, Stage::Decode, Stage::RateLimit, Stage::Queue, Stage::Sink];
         stages.into_iter().map(|stage| self.lost(stage).get()).sum()
     }
 
     /// Adds a sink; returns its counts.
-    pub fn sink(&self, name: &'static str) -> Arc<SinkStats> {
+    pub(crate) fn sink(&self, name: &'static str) -> Arc<SinkStats> {
         let stats = Arc::new(SinkStats::default());
         self.sinks.lock().unwrap_or_else(PoisonError::into_inner).push((name, Arc::clone(&stats)));
         stats
     }
 
     /// The counts of all sinks.
-    pub fn sinks(&self) -> Vec<(&'static str, Arc<SinkStats>)> {
+    pub(crate) fn sinks(&self) -> Vec<(&'static str, Arc<SinkStats>)> {
         self.sinks.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

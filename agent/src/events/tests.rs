@@ -24,9 +24,6 @@ struct Kept {
 }
 
 impl Sink for Kept {
-    fn name(&self) -> &'static str {
-        "kept"
-    }
     fn offer(&self, line: &Arc<Line>) {
         self.lines.lock().expect("a lock").push(Arc::clone(line));
     }

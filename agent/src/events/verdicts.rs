@@ -8,7 +8,7 @@ use agent_common::reason::DropReason;
 use super::schema::EventSeverity;
 
 /// The severity of a violation. An audited one is one step lower.
-pub fn severity(reason: DropReason, outcome: Outcome) -> EventSeverity {
+pub(crate) fn severity(reason: DropReason, outcome: Outcome) -> EventSeverity {
     use EventSeverity::{Critical, High, Info, Low, Medium};
     match (of_reason(reason), outcome == Outcome::Audited) {
         (severity, false) => severity,
@@ -52,7 +52,7 @@ fn of_reason(reason: DropReason) -> EventSeverity {
 }
 
 /// The name of the rule that denies if no named range decides.
-pub fn default_rule(reason: DropReason) -> &'static str {
+pub(crate) fn default_rule(reason: DropReason) -> &'static str {
     use DropReason as R;
     match reason {
         R::CrossTenant => "default-deny-cross-tenant",

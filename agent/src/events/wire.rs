@@ -12,11 +12,11 @@ use uuid::Uuid;
 
 /// A time: RFC 3339 in UTC, always with nine digits after the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Time(pub Timestamp);
+pub(crate) struct Time(pub Timestamp);
 
 /// The id of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Uuid7(pub Uuid);
+pub(crate) struct Uuid7(pub Uuid);
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 /// One response of the server.
-pub enum FakeResponse {
+pub(crate) enum FakeResponse {
     /// Status and lines; the body ends after them.
     Ended(u16, Vec<Value>),
     /// Lines; the body stays open, and the sender adds more.
@@ -26,7 +26,7 @@ pub enum FakeResponse {
 }
 
 /// A client of a server that answers each path and query with `respond`.
-pub fn client(respond: impl Fn(&str, &str) -> FakeResponse + Send + 'static) -> Client {
+pub(crate) fn client(respond: impl Fn(&str, &str) -> FakeResponse + Send + 'static) -> Client {
     let service = tower::service_fn(move |request: Request<Body>| {
         let response = respond(request.uri().path(), request.uri().query().unwrap_or_default());
         async move {
@@ -62,23 +62,23 @@ fn quiet(lines: &[Value]) -> UnsyncBoxBody<Bytes, Infallible> {
 }
 
 /// A watch event.
-pub fn event(kind: &str, object: Value) -> Value {
+pub(crate) fn event(kind: &str, object: Value) -> Value {
     json!({"type": kind, "object": object})
 }
 
 /// A NetworkTenant that selects namespaces by `team`.
-pub fn tenant(name: &str, team: Value) -> Value {
+pub(crate) fn tenant(name: &str, team: Value) -> Value {
     json!({"apiVersion": "bulkhead.dev/v1alpha1", "kind": "NetworkTenant",
         "metadata": {"name": name, "uid": name, "resourceVersion": "7"},
         "spec": {"namespaceSelector": {"matchLabels": {"team": team}}}})
 }
 
 /// The bookmark that ends the initial list of a watch.
-pub fn end_of_list() -> Value {
+pub(crate) fn end_of_list() -> Value {
     bookmark(json!({"resourceVersion": "9", "annotations": {"k8s.io/initial-events-end": "true"}}))
 }
 
 /// A bookmark with this metadata.
-pub fn bookmark(metadata: Value) -> Value {
+pub(crate) fn bookmark(metadata: Value) -> Value {
     event("BOOKMARK", json!({"apiVersion": "v1", "kind": "Any", "metadata": metadata}))
 }

@@ -16,7 +16,7 @@ use crate::metrics::Recorder;
 
 /// All watches of a process.
 #[derive(Default)]
-pub struct WatchHealth {
+pub(crate) struct WatchHealth {
     /// Where the metrics go; without it nothing is published.
     recorder: Option<Arc<Recorder>>,
     /// The watches of each resource, and how many of them are complete.
@@ -24,7 +24,7 @@ pub struct WatchHealth {
 }
 
 /// The state of one watch. Dropping it ends the watch for the metrics.
-pub struct WatchGauge {
+pub(crate) struct WatchGauge {
     health: Arc<WatchHealth>,
     resource: &'static str,
     synced: bool,
@@ -32,12 +32,12 @@ pub struct WatchGauge {
 
 impl WatchHealth {
     /// Publishes to `recorder`.
-    pub fn new(recorder: Arc<Recorder>) -> Self {
+    pub(crate) fn new(recorder: Arc<Recorder>) -> Self {
         Self { recorder: Some(recorder), counts: Mutex::default() }
     }
 
     /// Begins a watch of `resource`.
-    pub fn begin(self: &Arc<Self>, resource: &'static str) -> WatchGauge {
+    pub(crate) fn begin(self: &Arc<Self>, resource: &'static str) -> WatchGauge {
         self.count(resource, |(all, _)| *all += 1);
         WatchGauge { health: Arc::clone(self), resource, synced: false }
     }
@@ -60,7 +60,7 @@ impl WatchHealth {
 
 impl WatchGauge {
     /// A client for this watch alone: it records the time whenever a successful response delivers data.
-    pub fn observe(&self, client: &Client) -> Client {
+    pub(crate) fn observe(&self, client: &Client) -> Client {
         let (inner, health, resource) = (client.clone(), Arc::clone(&self.health), self.resource);
         let service = tower::service_fn(move |request: Request<Body>| {
             let (inner, health) = (inner.clone(), Arc::clone(&health));
@@ -80,14 +80,14 @@ impl WatchGauge {
     }
 
     /// Counts a failure of the watch, or an object that could not be read.
-    pub fn failed(&self) {
+    pub(crate) fn failed(&self) {
         if let Some(recorder) = &self.health.recorder {
             recorder.watch_error(self.resource);
         }
     }
 
     /// Records whether the watch is established and its set complete.
-    pub fn set_synced(&mut self, synced: bool) {
+    pub(crate) fn set_synced(&mut self, synced: bool) {
         if self.synced != synced {
             self.synced = synced;
             self.health.count(self.resource, |(_, complete)| {

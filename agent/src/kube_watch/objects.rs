@@ -18,9 +18,9 @@ use policy::model::input::{self, EndpointKey};
 use policy::model::settings::TenancyKey;
 
 /// Field selector of pods that have not ended. An ended pod has no network.
-pub const LIVE_PODS: &str = "status.phase!=Succeeded,status.phase!=Failed";
+pub(crate) const LIVE_PODS: &str = "status.phase!=Succeeded,status.phase!=Failed";
 /// The label of a slice that names its Service.
-pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Annotations in which overlays write the source addresses of a node's packets.
 const TUNNELS: [&str; 6] = [
@@ -37,7 +37,7 @@ const FLANNEL: &str = "flannel.alpha.coreos.com/backend-type";
 
 /// A pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ObservedPod {
+pub(crate) struct ObservedPod {
     /// The pod as an endpoint. A new pod has no address yet.
     pub endpoint: input::Endpoint,
     /// Name of the node that it runs on.
@@ -48,7 +48,7 @@ pub struct ObservedPod {
 
 /// A node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ObservedNode {
+pub(crate) struct ObservedNode {
     /// Its name.
     pub name: String,
     /// Source addresses of the node's own packets.
@@ -57,7 +57,7 @@ pub struct ObservedNode {
 
 /// A Service without its backends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ObservedService {
+pub(crate) struct ObservedService {
     /// Its name.
     pub key: EndpointKey,
     /// Addresses that the API server assigned.
@@ -66,7 +66,7 @@ pub struct ObservedService {
 
 /// Some of a Service's backends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ObservedSlice {
+pub(crate) struct ObservedSlice {
     /// Name of the slice.
     pub key: EndpointKey,
     /// Name of its Service.
@@ -78,7 +78,7 @@ pub struct ObservedSlice {
 /// A pod with the fields that are read.
 #[derive(Resource, Clone, Debug, Default, Deserialize)]
 #[resource(inherit = "Pod")]
-pub struct PodLite {
+pub(crate) struct PodLite {
     metadata: ObjectMeta,
     #[serde(default)]
     spec: PodSpec,
@@ -109,14 +109,14 @@ struct PodIp {
 /// A namespace with the fields that are read.
 #[derive(Resource, Clone, Debug, Default, Deserialize)]
 #[resource(inherit = "Namespace")]
-pub struct NamespaceLite {
+pub(crate) struct NamespaceLite {
     metadata: ObjectMeta,
 }
 
 /// A node with the fields that are read.
 #[derive(Resource, Clone, Debug, Default, Deserialize)]
 #[resource(inherit = "Node")]
-pub struct NodeLite {
+pub(crate) struct NodeLite {
     metadata: ObjectMeta,
     #[serde(default)]
     spec: NodeSpec,
@@ -145,7 +145,7 @@ struct NodeAddress {
 /// A Service with the fields that are read.
 #[derive(Resource, Clone, Debug, Default, Deserialize)]
 #[resource(inherit = "Service")]
-pub struct ServiceLite {
+pub(crate) struct ServiceLite {
     metadata: ObjectMeta,
     #[serde(default)]
     spec: ServiceSpec,
@@ -162,7 +162,7 @@ struct ServiceSpec {
 #[derive(Resource, Clone, Debug, Default, Deserialize)]
 #[resource(inherit = "EndpointSlice")]
 #[serde(rename_all = "camelCase")]
-pub struct SliceLite {
+pub(crate) struct SliceLite {
     metadata: ObjectMeta,
     #[serde(default)]
     address_type: String,
@@ -179,12 +179,12 @@ struct SliceEndpoint {
 ///
 /// # Errors
 /// The spec is not understood.
-pub fn read_tenant(object: NetworkTenant) -> Result<Option<input::Tenant>, String> {
+pub(crate) fn read_tenant(object: NetworkTenant) -> Result<Option<input::Tenant>, String> {
     convert::tenant(&object).map(Some).map_err(|error| error.to_string())
 }
 
 /// Reads a namespace. Of its annotations only those stay that a key of `keys` reads.
-pub fn namespace_reader(
+pub(crate) fn namespace_reader(
     keys: &[TenancyKey],
 ) -> impl Fn(NamespaceLite) -> Result<Option<input::Namespace>, String> + use<> {
     let annotation = |key: &TenancyKey| match key {
@@ -204,7 +204,7 @@ impl PodLite {
     ///
     /// # Errors
     /// An address that is none.
-    pub fn read(self) -> Result<Option<ObservedPod>, String> {
+    pub(crate) fn read(self) -> Result<Option<ObservedPod>, String> {
         let is_over = matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"));
         if is_over {
             return Ok(None);
@@ -229,7 +229,7 @@ impl NodeLite {
     ///
     /// # Errors
     /// None: an address that cannot be read is skipped.
-    pub fn read(self) -> Result<Option<ObservedNode>, String> {
+    pub(crate) fn read(self) -> Result<Option<ObservedNode>, String> {
         let annotations = self.metadata.annotations.unwrap_or_default();
         let reported = self.status.addresses.unwrap_or_default();
         let mut addresses: Vec<IpAddr> = reported.iter().filter_map(|one| address(&one.address).ok()).collect();
@@ -250,7 +250,7 @@ impl ServiceLite {
     ///
     /// # Errors
     /// An address that is none.
-    pub fn read(self) -> Result<Option<ObservedService>, String> {
+    pub(crate) fn read(self) -> Result<Option<ObservedService>, String> {
         let addresses = self.spec.cluster_ips.unwrap_or_default();
         let addresses = addresses.iter().filter(|text| !text.is_empty() && *text != "None");
         let addresses = addresses.map(|text| address(text)).collect::<Result<Vec<_>, _>>()?;
@@ -263,7 +263,7 @@ impl SliceLite {
     ///
     /// # Errors
     /// An address that is none.
-    pub fn read(self) -> Result<Option<ObservedSlice>, String> {
+    pub(crate) fn read(self) -> Result<Option<ObservedSlice>, String> {
         let service = self.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME)).cloned();
         let Some(service) = service.filter(|_| self.address_type != "FQDN") else { return Ok(None) };
         let endpoints = self.endpoints.unwrap_or_default();
@@ -274,7 +274,7 @@ impl SliceLite {
 }
 
 /// Namespace and name of an object. The namespace of a cluster-scoped object is empty.
-pub fn key(meta: &ObjectMeta) -> EndpointKey {
+pub(crate) fn key(meta: &ObjectMeta) -> EndpointKey {
     EndpointKey { namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() }
 }
 

@@ -23,7 +23,7 @@ use super::update::{ReadObject, SnapshotBuilder, Update};
 const ESTABLISHED: Duration = Duration::from_secs(45);
 
 /// One watch to run.
-pub struct WatchTarget<R, E> {
+pub(crate) struct WatchTarget<R, E> {
     /// Name of the resource in logs and metrics.
     pub resource: &'static str,
     /// Which objects are selected.
@@ -35,7 +35,7 @@ pub struct WatchTarget<R, E> {
 }
 
 /// Follows the objects of `target` until the receiver of `events` is gone.
-pub async fn follow<K, T, V>(
+pub(crate) async fn follow<K, T, V>(
     client: Client,
     api: impl FnOnce(Client) -> Api<DeserializeGuard<K>>,
     target: WatchTarget<impl Fn(K) -> Result<Option<T>, String>, impl Fn(Update<T>) -> V>,

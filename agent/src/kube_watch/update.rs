@@ -7,7 +7,7 @@ use policy::model::input::EndpointKey;
 
 /// One update of the objects of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Update<T> {
+pub(crate) enum Update<T> {
     /// All objects of the kind. An object that is in neither list is gone.
     Snapshot {
         /// The objects that could be read.
@@ -30,7 +30,7 @@ pub enum Update<T> {
 
 /// One object as a stream delivers it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReadObject<T> {
+pub(crate) struct ReadObject<T> {
     /// Its name.
     pub key: EndpointKey,
     /// Its UID.
@@ -41,7 +41,7 @@ pub struct ReadObject<T> {
 
 /// Collects the objects of a snapshot while they arrive.
 #[derive(Clone, Debug)]
-pub struct SnapshotBuilder<T> {
+pub(crate) struct SnapshotBuilder<T> {
     begun: Option<(Vec<T>, Vec<EndpointKey>)>,
 }
 
@@ -53,12 +53,12 @@ impl<T> Default for SnapshotBuilder<T> {
 
 impl<T> SnapshotBuilder<T> {
     /// Begins a snapshot and discards an unfinished one.
-    pub fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         self.begun = Some((Vec::new(), Vec::new()));
     }
 
     /// Adds one object.
-    pub fn add(&mut self, read: ReadObject<T>) {
+    pub(crate) fn add(&mut self, read: ReadObject<T>) {
         let Some((objects, unreadable)) = &mut self.begun else { return };
         match read.object {
             Ok(object) => objects.extend(object),
@@ -67,7 +67,7 @@ impl<T> SnapshotBuilder<T> {
     }
 
     /// Completes the snapshot.
-    pub fn finish(&mut self) -> Option<Update<T>> {
+    pub(crate) fn finish(&mut self) -> Option<Update<T>> {
         self.begun.take().map(|(objects, unreadable)| Update::Snapshot { objects, unreadable })
     }
 }

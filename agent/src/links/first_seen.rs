@@ -11,16 +11,16 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 
 /// Times of first report by interface, shared between the netlink task and the reconcile loop.
 #[derive(Clone, Debug, Default)]
-pub struct FirstSeen(Arc<Mutex<HashMap<u32, Instant>>>);
+pub(crate) struct FirstSeen(Arc<Mutex<HashMap<u32, Instant>>>);
 
 impl FirstSeen {
     /// When this interface was first reported. `None` if it existed before this agent, and on a second call.
-    pub fn take(&self, ifindex: u32) -> Option<Instant> {
+    pub(crate) fn take(&self, ifindex: u32) -> Option<Instant> {
         self.with(|seen| seen.remove(&ifindex))
     }
 
     /// Takes in a message; `is_known` says whether an interface was listed before.
-    pub fn record(&self, message: &NetlinkPayload<RouteNetlinkMessage>, is_known: impl Fn(u32) -> bool) {
+    pub(crate) fn record(&self, message: &NetlinkPayload<RouteNetlinkMessage>, is_known: impl Fn(u32) -> bool) {
         match message {
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) if !is_known(link.header.index) => {
                 self.with(|seen| _ = seen.entry(link.header.index).or_insert_with(Instant::now));

@@ -20,7 +20,7 @@ use super::LinksError;
 use policy::model::input::LinkKind;
 
 /// Open sockets of this namespace.
-pub struct Netlink {
+pub(super) struct Netlink {
     handle: Handle,
     /// A socket whose requests the kernel answers exactly (5.0).
     strict: Handle,
@@ -31,7 +31,7 @@ impl Netlink {
     ///
     /// # Errors
     /// [`LinksError::Socket`].
-    pub fn open() -> Result<Self, LinksError> {
+    pub(super) fn open() -> Result<Self, LinksError> {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(LinksError::Socket)?;
         tokio::spawn(connection);
         let (connection, strict, _) = rtnetlink::new_connection_with_strict_check().map_err(LinksError::Socket)?;
@@ -43,7 +43,7 @@ impl Netlink {
     ///
     /// # Errors
     /// [`LinksError::List`].
-    pub async fn links(&self) -> Result<Vec<LinkMessage>, LinksError> {
+    pub(super) async fn links(&self) -> Result<Vec<LinkMessage>, LinksError> {
         self.handle.link().get().execute().try_collect().await.map_err(LinksError::List)
     }
 
@@ -51,7 +51,7 @@ impl Netlink {
     ///
     /// # Errors
     /// [`LinksError::List`].
-    pub async fn node_addresses(&self) -> Result<Vec<IpAddr>, LinksError> {
+    pub(super) async fn node_addresses(&self) -> Result<Vec<IpAddr>, LinksError> {
         let found = addresses(&self.handle, AddressMessage::default()).await.map_err(LinksError::List)?;
         let mut own: Vec<IpAddr> = found.into_iter().map(|(_, address)| address).filter(is_routable).collect();
         own.sort_unstable();
@@ -60,7 +60,7 @@ impl Netlink {
     }
 
     /// Whether a route leads out of the node through this interface.
-    pub async fn has_gateway(&self, ifindex: u32) -> bool {
+    pub(super) async fn has_gateway(&self, ifindex: u32) -> bool {
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut message = RouteMessage::default();
             message.header.address_family = family;
@@ -76,7 +76,7 @@ impl Netlink {
 
     /// The hardware address of an interface in another namespace, once it is up. Before that, the software that
     /// creates it may still choose another.
-    pub async fn peer_mac(&self, netns: i32, ifindex: u32) -> Option<Mac> {
+    pub(super) async fn peer_mac(&self, netns: i32, ifindex: u32) -> Option<Mac> {
         let mut request = self.handle.link().get().match_index(ifindex);
         request.message_mut().attributes.push(LinkAttribute::IfNetnsId(netns));
         let message = request.execute().try_next().await.ok()??;
@@ -84,7 +84,7 @@ impl Netlink {
     }
 
     /// The link-local address of an interface in another namespace.
-    pub async fn peer_link_local(&self, netns: i32, ifindex: u32) -> Option<Ipv6Addr> {
+    pub(super) async fn peer_link_local(&self, netns: i32, ifindex: u32) -> Option<Ipv6Addr> {
         /// `IFA_TARGET_NETNSID`, kernel 4.20.
         const TARGET_NETNSID: u16 = 10;
         let mut message = AddressMessage::default();
@@ -100,7 +100,7 @@ impl Netlink {
     }
 
     /// The number by which this namespace refers to another; `None` if it has none.
-    pub async fn namespace_number(&self, namespace: &File) -> Option<i32> {
+    pub(super) async fn namespace_number(&self, namespace: &File) -> Option<i32> {
         let mut message = NsidMessage::default();
         message.attributes.push(NsidAttribute::Fd(namespace.as_raw_fd() as u32));
         let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(message));
@@ -115,7 +115,7 @@ impl Netlink {
 }
 
 /// The kind of an interface by its driver.
-pub fn kind(infos: &[LinkInfo]) -> LinkKind {
+pub(super) fn kind(infos: &[LinkInfo]) -> LinkKind {
     let kind = infos.iter().find_map(|info| match info {
         LinkInfo::Kind(kind) => Some(kind),
         _ => None,
@@ -128,7 +128,7 @@ pub fn kind(infos: &[LinkInfo]) -> LinkKind {
 }
 
 /// The hardware address of an interface.
-pub fn mac(message: &LinkMessage) -> Option<Mac> {
+pub(super) fn mac(message: &LinkMessage) -> Option<Mac> {
     message.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::Address(bytes) => Some(Mac::new(bytes.as_slice().try_into().ok()?)),
         _ => None,

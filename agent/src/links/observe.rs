@@ -18,7 +18,7 @@ use policy::model::input::{Link, LinkKind};
 
 /// Interfaces and addresses of the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NodeLinks {
+pub(super) struct NodeLinks {
     /// Interfaces, sorted by index.
     pub links: Vec<Link>,
     /// The node's own addresses.
@@ -27,13 +27,13 @@ pub struct NodeLinks {
 
 impl NodeLinks {
     /// Whether an interface is listed.
-    pub fn contains(&self, ifindex: u32) -> bool {
+    pub(super) fn contains(&self, ifindex: u32) -> bool {
         self.links.binary_search_by_key(&ifindex, |link| link.ifindex).is_ok()
     }
 }
 
 /// Reads interfaces, and remembers what must not change.
-pub struct LinkObserver {
+pub(super) struct LinkObserver {
     netlink: Netlink,
     namespaces: PathBuf,
     /// Number of a namespace by its inode and its name. The inode alone does not identify it, because that of a
@@ -58,7 +58,7 @@ impl LinkObserver {
     ///
     /// # Errors
     /// [`LinksError::Socket`].
-    pub fn new(namespaces: PathBuf) -> Result<Self, LinksError> {
+    pub(super) fn new(namespaces: PathBuf) -> Result<Self, LinksError> {
         let netlink = Netlink::open()?;
         Ok(Self { netlink, namespaces, numbers: HashMap::new(), ends: HashMap::new(), gateways: HashSet::new() })
     }
@@ -67,7 +67,7 @@ impl LinkObserver {
     ///
     /// # Errors
     /// [`LinksError::List`].
-    pub async fn observe(&mut self) -> Result<NodeLinks, LinksError> {
+    pub(super) async fn observe(&mut self) -> Result<NodeLinks, LinksError> {
         let messages = self.netlink.links().await?;
         let names = self.namespace_names().await;
         let macs: HashMap<u32, Mac> =

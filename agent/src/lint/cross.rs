@@ -17,7 +17,7 @@ use super::world::{Placed, World, because};
 use crate::api::finding::{Code, Finding};
 
 /// All findings that need more than one object of `world`.
-pub fn check(world: &World<'_>, now: i64) -> Vec<Finding> {
+pub(super) fn check(world: &World<'_>, now: i64) -> Vec<Finding> {
     let cluster = world.cluster();
     let mut findings: Vec<Finding> =
         Ownership::new(&cluster).refusals.iter().filter_map(|refusal| overlap(world, refusal)).collect();

@@ -10,7 +10,7 @@ use super::Format;
 use crate::api::finding::{Finding, FindingSeverity};
 
 /// Prints findings, then a summary on standard error.
-pub fn all(findings: &[Finding], format: Format) -> io::Result<()> {
+pub(super) fn all(findings: &[Finding], format: Format) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match format {
         Format::Text => findings.iter().try_for_each(|finding| writeln!(out, "{}", line(finding)))?,
@@ -24,7 +24,7 @@ pub fn all(findings: &[Finding], format: Format) -> io::Result<()> {
 }
 
 /// `file:line  error  BH012  message`. A finding about the whole file has no line number.
-pub fn line(finding: &Finding) -> String {
+pub(super) fn line(finding: &Finding) -> String {
     let location = match finding.line {
         0 => finding.file.display().to_string(),
         line => format!("{}:{line}", finding.file.display()),
@@ -34,7 +34,7 @@ pub fn line(finding: &Finding) -> String {
 }
 
 /// `1 error, 2 warnings`.
-pub fn summary(findings: &[Finding]) -> String {
+pub(super) fn summary(findings: &[Finding]) -> String {
     let errors = findings.iter().filter(|finding| finding.code.severity() == FindingSeverity::Error).count();
     let many = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     format!("{}, {}", many(errors, "error"), many(findings.len() - errors, "warning"))

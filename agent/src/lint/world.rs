@@ -14,7 +14,7 @@ use policy::model::cluster::Cluster;
 use policy::model::input::{Age, Change, Endpoint, Namespace, Tenant};
 
 /// An object, with its file and line.
-pub struct Placed<'a, T> {
+pub(super) struct Placed<'a, T> {
     /// The object.
     pub object: &'a T,
     /// `Kind/name`.
@@ -25,7 +25,7 @@ pub struct Placed<'a, T> {
 
 /// All objects, by name.
 #[derive(Default)]
-pub struct World<'a> {
+pub(super) struct World<'a> {
     /// Tenants.
     pub tenants: BTreeMap<&'a str, Placed<'a, Tenant>>,
     /// Namespaces.
@@ -36,7 +36,7 @@ pub struct World<'a> {
 
 impl<'a> World<'a> {
     /// The objects of all valid documents.
-    pub fn of(loaded: &'a [(&'a Path, Documents)]) -> Self {
+    pub(super) fn of(loaded: &'a [(&'a Path, Documents)]) -> Self {
         let (mut world, mut seen) = (Self::default(), BTreeSet::new());
         for (file, documents) in loaded {
             for document in &documents.documents {
@@ -52,7 +52,7 @@ impl<'a> World<'a> {
     }
 
     /// The cluster that the model builds from these objects.
-    pub fn cluster(&self) -> Cluster {
+    pub(super) fn cluster(&self) -> Cluster {
         let mut cluster = Cluster::default();
         for change in [
             Change::Tenants(self.tenants.values().map(|tenant| tenant.object.clone()).collect()),
@@ -84,17 +84,17 @@ impl<T> Clone for Placed<'_, T> {
 
 impl<'a, T> Placed<'a, T> {
     /// Its name.
-    pub fn name(&self) -> &'a str {
+    pub(super) fn name(&self) -> &'a str {
         self.name
     }
 
     /// `file:line` of the object.
-    pub fn place(&self) -> String {
+    pub(super) fn place(&self) -> String {
         format!("{}:{}", self.file.display(), self.node.line)
     }
 
     /// A finding about one field of the object.
-    pub fn finding(&self, code: Code, field: &str, problem: String, remedy: &str) -> Finding {
+    pub(super) fn finding(&self, code: Code, field: &str, problem: String, remedy: &str) -> Finding {
         let kind = self.node.text("kind").unwrap_or_default();
         let namespace = self.node.get("metadata").and_then(|meta| meta.text("namespace"));
         let namespace = namespace.filter(|_| kind == "Endpoint").map(|ns| format!("{ns}/")).unwrap_or_default();
@@ -111,6 +111,6 @@ impl<'a, T> Placed<'a, T> {
 }
 
 /// Why the winner of a conflict precedes the loser, as the end of a message to the loser.
-pub fn because(winner: &Age, loser: &Age) -> &'static str {
+pub(super) fn because(winner: &Age, loser: &Age) -> &'static str {
     if winner.created == loser.created { "comes first by name" } else { "is older" }
 }

@@ -12,7 +12,7 @@ use agent_common::guard::Guard;
 use agent_common::reason::DropReason;
 
 /// Reads the kernel's maps.
-pub trait KernelCounters: Send {
+pub(crate) trait KernelCounters: Send {
     /// The owner of each slot in use. Slot 0 counts for all without a slot, and is not listed.
     fn owners(&self) -> Vec<(u16, String)>;
     /// All counters of a slot, summed over CPUs, since the maps were made.
@@ -27,7 +27,7 @@ pub trait KernelCounters: Send {
 
 /// The counters of one slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SlotCounters {
+pub(crate) struct SlotCounters {
     /// By direction.
     pub allowed: [Counter; 2],
     /// By direction, then dropped and audited, then reason number.
@@ -42,7 +42,7 @@ impl Default for SlotCounters {
 
 /// How full a map is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MapUsage {
+pub(crate) struct MapUsage {
     /// Its name.
     pub name: String,
     /// Entries in use, if they are counted.
@@ -52,14 +52,14 @@ pub struct MapUsage {
 }
 
 /// What a packet counter counts, apart from the tenant.
-pub type CounterKey = (Outcome, Direction, Option<DropReason>);
+pub(crate) type CounterKey = (Outcome, Direction, Option<DropReason>);
 
 /// The label for tenants without a series of their own, and for packets of no tenant.
-pub const OTHER: &str = "other";
+pub(crate) const OTHER: &str = "other";
 
 /// Sums over all slots, and denied packets by tenant.
 #[derive(Debug, Default)]
-pub struct Accounts {
+pub(crate) struct Accounts {
     max_tenants: usize,
     slots: HashMap<u16, SlotReading>,
     totals: BTreeMap<CounterKey, Counter>,
@@ -76,13 +76,13 @@ struct SlotReading {
 
 impl Accounts {
     /// Gives at most this many tenants a series of their own.
-    pub fn new(max_tenants: usize) -> Self {
+    pub(crate) fn new(max_tenants: usize) -> Self {
         Self { max_tenants, ..Self::default() }
     }
 
     /// The slots to read, with their present owners. The first call returns all slots, so that counts from before this
     /// agent are included. Later calls return the slots in use, those in use at the previous reading, and slot 0.
-    pub fn slots_to_read(&mut self, owners: Vec<(u16, String)>) -> Vec<(u16, Option<String>)> {
+    pub(crate) fn slots_to_read(&mut self, owners: Vec<(u16, String)>) -> Vec<(u16, Option<String>)> {
         let mut owners: BTreeMap<u16, String> = owners.into_iter().filter(|(slot, _)| *slot != 0).collect();
         let mut slots: BTreeSet<u16> = owners.keys().copied().chain([0]).collect();
         slots.extend(self.slots.iter().filter(|(_, slot)| slot.owner.is_some()).map(|(number, _)| *number));
@@ -94,7 +94,7 @@ impl Accounts {
 
     /// Takes the counters of a slot. Growth since the previous reading belongs to the owner at that time. At the first
     /// reading it belongs to the present owner.
-    pub fn read(&mut self, number: u16, owner: Option<&str>, now: &SlotCounters) {
+    pub(crate) fn read(&mut self, number: u16, owner: Option<&str>, now: &SlotCounters) {
         let first = !self.slots.contains_key(&number);
         let mut slot = self.slots.remove(&number).unwrap_or_default();
         if first {
@@ -112,23 +112,23 @@ impl Accounts {
     }
 
     /// Sums over all slots.
-    pub fn totals(&self) -> &BTreeMap<CounterKey, Counter> {
+    pub(crate) fn totals(&self) -> &BTreeMap<CounterKey, Counter> {
         &self.totals
     }
 
     /// Denied packets by tenant; `other` last.
-    pub fn tenants(&self) -> impl Iterator<Item = (&str, &BTreeMap<CounterKey, u64>)> {
+    pub(crate) fn tenants(&self) -> impl Iterator<Item = (&str, &BTreeMap<CounterKey, u64>)> {
         let named = self.tenants.iter().filter(|(name, _)| *name != OTHER);
         named.map(|(name, cells)| (name.as_str(), cells)).chain([(OTHER, &self.other)])
     }
 
     /// Packets dropped, all together.
-    pub fn dropped(&self) -> u64 {
+    pub(crate) fn dropped(&self) -> u64 {
         self.sum(Outcome::Dropped)
     }
 
     /// Packets audited, all together.
-    pub fn audited(&self) -> u64 {
+    pub(crate) fn audited(&self) -> u64 {
         self.sum(Outcome::Audited)
     }
 

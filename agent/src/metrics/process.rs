@@ -9,7 +9,7 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 /// What the process uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Process {
+pub(crate) struct Process {
     /// User and system time, seconds.
     pub cpu_seconds: Option<f64>,
     /// Open descriptors.
@@ -25,7 +25,7 @@ pub struct Process {
 }
 
 /// Reads all values now.
-pub fn read() -> Process {
+pub(crate) fn read() -> Process {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let mut process = parse(&read("/proc/self/stat"), &read("/proc/self/status"), &read("/proc/stat"));
     // The directory itself is open while it is read.

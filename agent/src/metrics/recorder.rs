@@ -14,7 +14,7 @@ use super::table::{self, Metric};
 use policy::model::input::Subject;
 
 /// Label names and values.
-pub type LabelValues = Vec<(&'static str, String)>;
+pub(crate) type LabelValues = Vec<(&'static str, String)>;
 
 type CounterFamily = Family<LabelValues, Counter>;
 
@@ -23,7 +23,7 @@ type SecondsGauge = Gauge<f64, std::sync::atomic::AtomicU64>;
 
 /// The metrics that the agent updates itself. An update is cheap and never waits.
 #[derive(Debug)]
-pub struct Recorder {
+pub(crate) struct Recorder {
     attach: CounterFamily,
     denied: Histogram,
     exposure: Histogram,
@@ -39,7 +39,7 @@ pub struct Recorder {
 
 /// How the hold of a sandbox ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hold {
+pub(crate) enum Hold {
     /// Its interface is enforced.
     Enforced,
     /// The time limit passed before that.
@@ -48,7 +48,7 @@ pub enum Hold {
 
 /// The stage at which a policy failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PolicyStage {
+pub(crate) enum PolicyStage {
     /// An object could not be understood.
     Build,
     /// An entry could not be written.
@@ -59,8 +59,8 @@ pub enum PolicyStage {
 
 /// A phase of the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names are the documentation")]
-pub enum Phase {
+#[allow(clippy::missing_docs_in_private_items, reason = "the names are the documentation")]
+pub(crate) enum Phase {
     Load,
     Sync,
 }
@@ -108,60 +108,60 @@ fn propagation_histogram() -> Histogram {
 
 impl Recorder {
     /// Counts an attempt to attach to a pod interface.
-    pub fn attached(&self, success: bool) {
+    pub(crate) fn attached(&self, success: bool) {
         let result = if success { "success" } else { "error" };
         self.attach.get_or_create(&labels(&table::ENDPOINT_ATTACH, &[result])).inc();
     }
 
     /// Records the time from the first sight of a pod interface until every packet from it is denied.
-    pub fn denied(&self, time: Duration) {
+    pub(crate) fn denied(&self, time: Duration) {
         self.denied.observe(time.as_secs_f64());
     }
 
     /// Records the time from the first sight of a pod interface until its policy is enforced.
-    pub fn exposed(&self, time: Duration) {
+    pub(crate) fn exposed(&self, time: Duration) {
         self.exposure.observe(time.as_secs_f64());
     }
 
     /// Records how long a sandbox was held.
-    pub fn held(&self, hold: Hold, time: Duration) {
+    pub(crate) fn held(&self, hold: Hold, time: Duration) {
         self.nri_hold.get_or_create(&labels(&table::NRI_HOLD, &[hold.as_str()])).observe(time.as_secs_f64());
     }
 
     /// Records the time from a change until the maps hold it.
-    pub fn propagated(&self, source: Subject, time: Duration) {
+    pub(crate) fn propagated(&self, source: Subject, time: Duration) {
         let labels = labels(&table::POLICY_PROPAGATION, &[source.as_str()]);
         self.propagation.get_or_create(&labels).observe(time.as_secs_f64());
     }
 
     /// Counts failures to build or apply a policy.
-    pub fn policy_errors(&self, stage: PolicyStage, count: u64) {
+    pub(crate) fn policy_errors(&self, stage: PolicyStage, count: u64) {
         self.policy_errors.get_or_create(&labels(&table::POLICY_ERRORS, &[stage.as_str()])).inc_by(count);
     }
 
     /// Counts failed operations on a map.
-    pub fn map_errors(&self, map: &str, operation: &str, count: u64) {
+    pub(crate) fn map_errors(&self, map: &str, operation: &str, count: u64) {
         self.map_errors.get_or_create(&labels(&table::MAP_ERRORS, &[map, operation])).inc_by(count);
     }
 
     /// Records the time from the start of the agent to the end of a phase.
-    pub fn started(&self, phase: Phase, time: Duration) {
+    pub(crate) fn started(&self, phase: Phase, time: Duration) {
         self.bootstrap.get_or_create(&labels(&table::BOOTSTRAP, &[phase.as_str()])).set(time.as_secs_f64());
     }
 
     /// Records whether every watch of a resource is established and complete.
-    pub fn watch_synced(&self, resource: &str, synced: bool) {
+    pub(crate) fn watch_synced(&self, resource: &str, synced: bool) {
         self.watch_synced.get_or_create(&labels(&table::WATCH_SYNCED, &[resource])).set(i64::from(synced));
         self.watch_errors.get_or_create(&labels(&table::WATCH_ERRORS, &[resource])).inc_by(0);
     }
 
     /// Counts a failure of a watch, or an object that could not be read.
-    pub fn watch_error(&self, resource: &str) {
+    pub(crate) fn watch_error(&self, resource: &str) {
         self.watch_errors.get_or_create(&labels(&table::WATCH_ERRORS, &[resource])).inc();
     }
 
     /// Records the Unix time at which a watch received an object or a bookmark.
-    pub fn watch_event(&self, resource: &str, at: f64) {
+    pub(crate) fn watch_event(&self, resource: &str, at: f64) {
         self.watch_last.get_or_create(&labels(&table::WATCH_LAST_EVENT, &[resource])).set(at);
     }
 

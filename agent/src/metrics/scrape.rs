@@ -34,7 +34,7 @@ enum SampleValue {
 
 /// Readings by metric.
 #[derive(Debug, Default)]
-pub struct Samples(HashMap<&'static str, Vec<(LabelValues, SampleValue)>>);
+pub(crate) struct Samples(HashMap<&'static str, Vec<(LabelValues, SampleValue)>>);
 
 impl Samples {
     fn add(&mut self, metric: &'static Metric, values: &[&str], value: SampleValue) {
@@ -51,7 +51,7 @@ impl Samples {
 }
 
 /// Adds the packet counters.
-pub fn packets(accounts: &Accounts, samples: &mut Samples) {
+pub(crate) fn packets(accounts: &Accounts, samples: &mut Samples) {
     let totals = accounts.totals();
     for outcome in Outcome::ALL {
         for direction in Direction::ALL {
@@ -92,7 +92,7 @@ pub fn packets(accounts: &Accounts, samples: &mut Samples) {
 }
 
 /// Adds what the guards dropped. Reasons that never occurred are left out, except `not_ready`.
-pub fn guards(counters: &dyn KernelCounters, samples: &mut Samples) {
+pub(crate) fn guards(counters: &dyn KernelCounters, samples: &mut Samples) {
     for guard in Guard::ALL {
         for reason in DropReason::ALL {
             let Ok(counter) = counters.guard_drops(guard, *reason) else { continue };
@@ -104,7 +104,7 @@ pub fn guards(counters: &dyn KernelCounters, samples: &mut Samples) {
 }
 
 /// Adds the usage of the maps.
-pub fn maps(maps: &[MapUsage], memory: Vec<(&'static str, u64)>, samples: &mut Samples) {
+pub(crate) fn maps(maps: &[MapUsage], memory: Vec<(&'static str, u64)>, samples: &mut Samples) {
     for map in maps {
         if let Some(entries) = map.entries {
             samples.gauge(&table::MAP_ENTRIES, &[&map.name], entries);
@@ -117,7 +117,7 @@ pub fn maps(maps: &[MapUsage], memory: Vec<(&'static str, u64)>, samples: &mut S
 }
 
 /// Adds the agent's state.
-pub fn observed(observed: &Observed, samples: &mut Samples) {
+pub(crate) fn observed(observed: &Observed, samples: &mut Samples) {
     for (state, count) in observed.tenants.by_state() {
         samples.gauge(&table::TENANTS, &[state], count);
     }
@@ -144,7 +144,7 @@ pub fn observed(observed: &Observed, samples: &mut Samples) {
 }
 
 /// Adds the counts of the event path.
-pub fn events(stats: &Arc<EventStats>, samples: &mut Samples) {
+pub(crate) fn events(stats: &Arc<EventStats>, samples: &mut Samples) {
     samples.count(&table::EVENTS_RECEIVED, &[], stats.received.get());
     samples.count(&table::EVENTS_SUPPRESSED, &[], stats.aggregated.get());
     for stage in Stage::ALL {
@@ -163,13 +163,13 @@ pub fn events(stats: &Arc<EventStats>, samples: &mut Samples) {
 }
 
 /// Adds the versions.
-pub fn build(build: &BuildInfo, samples: &mut Samples) {
+pub(crate) fn build(build: &BuildInfo, samples: &mut Samples) {
     let values = [&build.version, &build.revision, &build.rustc, &build.kernel, &build.arch].map(String::as_str);
     samples.gauge(&table::BUILD_INFO, &values, 1);
 }
 
 /// Adds the process metrics.
-pub fn process(process: &Process, samples: &mut Samples) {
+pub(crate) fn process(process: &Process, samples: &mut Samples) {
     if let Some(seconds) = process.cpu_seconds {
         samples.add(&table::PROCESS_CPU, &[], SampleValue::Seconds(seconds));
     }
@@ -188,7 +188,7 @@ pub fn process(process: &Process, samples: &mut Samples) {
 }
 
 /// The whole page as text.
-pub fn text(samples: Samples, recorder: &Arc<Recorder>) -> String {
+pub(crate) fn text(samples: Samples, recorder: &Arc<Recorder>) -> String {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(PageCollector { samples, recorder: Arc::clone(recorder) }));
     let mut text = String::with_capacity(32 * 1024);

@@ -6,7 +6,7 @@ use prometheus_client::metrics::MetricType;
 
 /// One metric family.
 #[derive(Clone, Copy, Debug)]
-pub struct Metric {
+pub(crate) struct Metric {
     /// Name, without the `_total` that counters get on the page.
     pub name: &'static str,
     /// Counter, gauge or histogram.
@@ -21,11 +21,11 @@ macro_rules! metrics {
     ($($id:ident = $kind:ident $name:literal [$($label:literal),*] $help:literal;)+) => {
         $(
             #[doc = $help]
-            pub static $id: Metric =
+            pub(crate) static $id: Metric =
                 Metric { name: $name, kind: MetricType::$kind, labels: &[$($label),*], help: $help };
         )+
         /// All, in the order in which they are written.
-        pub static ALL: &[&Metric] = &[$(&$id),+];
+        pub(crate) static ALL: &[&Metric] = &[$(&$id),+];
     };
 }
 

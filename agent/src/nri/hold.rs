@@ -27,7 +27,7 @@ const LEAST: Duration = Duration::from_millis(50);
 
 /// A sandbox with its own network, as the runtime describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeldSandbox {
+pub(crate) struct HeldSandbox {
     key: EndpointKey,
     uid: Uid,
     netns: String,
@@ -35,7 +35,7 @@ pub struct HeldSandbox {
 
 impl HeldSandbox {
     /// `None`: the pod uses the node's network and has no interface of its own.
-    pub fn of(pod: &PodSandbox) -> Option<Self> {
+    pub(crate) fn of(pod: &PodSandbox) -> Option<Self> {
         let netns = Path::new(pod.network()?).file_name()?.to_string_lossy().into_owned();
         let key = EndpointKey { namespace: pod.namespace.clone(), name: pod.name.clone() };
         Some(Self { key, uid: Uid::from(pod.uid.as_str()), netns })
@@ -61,7 +61,7 @@ impl HeldSandbox {
 
 /// Holds sandboxes until snapshots show that they are enforced.
 #[derive(Debug)]
-pub struct Gate {
+pub(crate) struct Gate {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     recorder: Arc<Recorder>,
     /// Holds that timed out since the last hold that did not.
@@ -70,19 +70,19 @@ pub struct Gate {
 
 impl Gate {
     /// A gate that watches these snapshots.
-    pub fn new(snapshots: watch::Receiver<Arc<Snapshot>>, recorder: Arc<Recorder>) -> Self {
+    pub(crate) fn new(snapshots: watch::Receiver<Arc<Snapshot>>, recorder: Arc<Recorder>) -> Self {
         Self { snapshots, recorder, timed_out: AtomicU32::new(0) }
     }
 
     /// Waits until the agent knows enough to enforce policy. No pod is held before, because only the agent's own start
     /// would be waited for. False: the agent ends first.
-    pub async fn is_of_use(&self) -> bool {
+    pub(crate) async fn is_of_use(&self) -> bool {
         self.snapshots.clone().wait_for(|snapshot| snapshot.ready).await.is_ok()
     }
 
     /// Waits until `sandbox` is enforced or the limit is reached. `patience` is how long the runtime waits for the
     /// answer, if it states that. The limit is at most half of it, which leaves time for the answer.
-    pub async fn hold(&self, sandbox: &HeldSandbox, patience: Option<Duration>) -> Hold {
+    pub(crate) async fn hold(&self, sandbox: &HeldSandbox, patience: Option<Duration>) -> Hold {
         let begun = Instant::now();
         let longest = patience.map_or(LIMIT, |patience| LIMIT.min(patience / 2));
         let limit = limit(longest, self.timed_out.load(Ordering::Relaxed));

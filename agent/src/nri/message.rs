@@ -6,15 +6,15 @@
 use bytes::Bytes;
 
 /// The service that a runtime offers.
-pub const RUNTIME_SERVICE: &str = "nri.pkg.api.v1alpha1.Runtime";
+pub(super) const RUNTIME_SERVICE: &str = "nri.pkg.api.v1alpha1.Runtime";
 /// The service that a plugin offers.
-pub const PLUGIN_SERVICE: &str = "nri.pkg.api.v1alpha1.Plugin";
+pub(super) const PLUGIN_SERVICE: &str = "nri.pkg.api.v1alpha1.Plugin";
 /// The event `RUN_POD_SANDBOX`: the sandbox has its network and no container yet.
-pub const RUN_POD_SANDBOX: i32 = 1;
+pub(super) const RUN_POD_SANDBOX: i32 = 1;
 
 /// A call, as ttrpc sends it.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct TtrpcRequest {
+pub(super) struct TtrpcRequest {
     /// Name of the service.
     #[prost(string, tag = "1")]
     pub service: String,
@@ -31,7 +31,7 @@ pub struct TtrpcRequest {
 
 /// The answer to a [`TtrpcRequest`].
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct TtrpcResponse {
+pub(super) struct TtrpcResponse {
     /// The failure, if the call failed.
     #[prost(message, optional, tag = "1")]
     pub status: Option<TtrpcStatus>,
@@ -42,7 +42,7 @@ pub struct TtrpcResponse {
 
 /// Why a call failed.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct TtrpcStatus {
+pub(super) struct TtrpcStatus {
     /// A status code of gRPC. 0: no failure.
     #[prost(int32, tag = "1")]
     pub code: i32,
@@ -53,7 +53,7 @@ pub struct TtrpcStatus {
 
 /// The plugin's first call: it registers itself.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct RegisterPluginRequest {
+pub(super) struct RegisterPluginRequest {
     /// Name of the plugin.
     #[prost(string, tag = "1")]
     pub plugin_name: String,
@@ -67,7 +67,7 @@ pub struct RegisterPluginRequest {
 
 /// The runtime's first call: it introduces itself.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct ConfigureRequest {
+pub(super) struct ConfigureRequest {
     /// Name of the runtime.
     #[prost(string, tag = "2")]
     pub runtime_name: String,
@@ -78,7 +78,7 @@ pub struct ConfigureRequest {
 
 /// The plugin's answer to [`ConfigureRequest`].
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct ConfigureResponse {
+pub(super) struct ConfigureResponse {
     /// The events that the plugin subscribes to: bit n - 1 is event n. 0 would subscribe to all events.
     #[prost(int32, tag = "2")]
     pub events: i32,
@@ -86,7 +86,7 @@ pub struct ConfigureResponse {
 
 /// The runtime's second call: it lists the sandboxes that exist.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct SynchronizeRequest {
+pub(super) struct SynchronizeRequest {
     /// Another message continues the list.
     #[prost(bool, tag = "3")]
     pub more: bool,
@@ -94,7 +94,7 @@ pub struct SynchronizeRequest {
 
 /// The plugin's answer to [`SynchronizeRequest`].
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct SynchronizeResponse {
+pub(super) struct SynchronizeResponse {
     /// The plugin accepts the next message of the list.
     #[prost(bool, tag = "2")]
     pub more: bool,
@@ -102,7 +102,7 @@ pub struct SynchronizeResponse {
 
 /// The runtime asks whether a new sandbox may run.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct RunPodSandboxRequest {
+pub(super) struct RunPodSandboxRequest {
     /// The new sandbox.
     #[prost(message, optional, tag = "1")]
     pub pod: Option<PodSandbox>,
@@ -110,7 +110,7 @@ pub struct RunPodSandboxRequest {
 
 /// Something happened to a sandbox. Before NRI 0.12, new sandboxes were announced with it.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct StateChangeEvent {
+pub(super) struct StateChangeEvent {
     /// Number of the event.
     #[prost(int32, tag = "1")]
     pub event: i32,
@@ -121,7 +121,7 @@ pub struct StateChangeEvent {
 
 /// A pod's sandbox. Its addresses are not decoded: the agent reads them from the runtime's CNI cache.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct PodSandbox {
+pub(crate) struct PodSandbox {
     /// The runtime's identifier of the sandbox.
     #[prost(string, tag = "1")]
     pub id: String,
@@ -141,7 +141,7 @@ pub struct PodSandbox {
 
 /// The Linux part of a [`PodSandbox`].
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct LinuxPodSandbox {
+pub(crate) struct LinuxPodSandbox {
     /// The namespaces that the sandbox does not share with the node.
     #[prost(message, repeated, tag = "5")]
     pub namespaces: Vec<LinuxNamespace>,
@@ -149,7 +149,7 @@ pub struct LinuxPodSandbox {
 
 /// A Linux namespace.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct LinuxNamespace {
+pub(crate) struct LinuxNamespace {
     /// The kind of namespace, such as `network` or `pid`.
     #[prost(string, tag = "1")]
     pub kind: String,
@@ -160,7 +160,7 @@ pub struct LinuxNamespace {
 
 impl PodSandbox {
     /// The path of its network namespace. `None`: the sandbox uses the node's network.
-    pub fn network(&self) -> Option<&str> {
+    pub(crate) fn network(&self) -> Option<&str> {
         let mut own = self.linux.iter().flat_map(|linux| &linux.namespaces);
         own.find(|namespace| namespace.kind == "network" && !namespace.path.is_empty())
             .map(|namespace| namespace.path.as_str())

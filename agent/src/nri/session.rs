@@ -36,7 +36,7 @@ const UNIMPLEMENTED: i32 = 12;
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
-pub enum NriError {
+pub(super) enum NriError {
     /// The socket accepts no connection.
     #[error("cannot connect")]
     Connect(#[source] io::Error),
@@ -72,7 +72,7 @@ enum CallAction {
 ///
 /// # Errors
 /// Always: the error says why the connection ended.
-pub async fn run<S>(
+pub(super) async fn run<S>(
     stream: S,
     gate: &Arc<Gate>,
     connected: impl FnMut(&ConfigureRequest),

@@ -12,7 +12,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// The longest message that ttrpc allows.
-pub const MAX_MESSAGE: usize = 4 << 20;
+pub(super) const MAX_MESSAGE: usize = 4 << 20;
 const FRAME_HEADER: usize = 8;
 const MESSAGE_HEADER: usize = 10;
 /// How many bytes one read may return.
@@ -22,7 +22,7 @@ const MAX_SENT: usize = 4096;
 
 /// One of the two connections on the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Conn {
+pub(super) enum Conn {
     /// The runtime calls the plugin.
     Plugin,
     /// The plugin calls the runtime.
@@ -31,7 +31,7 @@ pub enum Conn {
 
 /// The role of a message in a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TtrpcKind {
+pub(super) enum TtrpcKind {
     /// A call.
     Request,
     /// The answer to the request of the same stream.
@@ -40,7 +40,7 @@ pub enum TtrpcKind {
 
 /// One ttrpc message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TtrpcMessage {
+pub(super) struct TtrpcMessage {
     /// The connection that carries it.
     pub conn: Conn,
     /// Number of the call. The caller uses odd numbers.
@@ -53,7 +53,7 @@ pub struct TtrpcMessage {
 
 /// Bytes that are not NRI. The start of the next message cannot be found after one of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WireError {
+pub(super) enum WireError {
     /// The length exceeds [`MAX_MESSAGE`].
     #[error("a message has {0} bytes; the limit is {MAX_MESSAGE}")]
     Oversized(usize),
@@ -64,7 +64,7 @@ pub enum WireError {
 
 impl TtrpcMessage {
     /// Encodes the message as one frame.
-    pub fn encode(&self) -> Bytes {
+    pub(super) fn encode(&self) -> Bytes {
         let length = MESSAGE_HEADER + self.payload.len();
         debug_assert!(length <= MAX_SENT, "the runtime cannot read {length} bytes at once");
         let mut bytes = BytesMut::with_capacity(FRAME_HEADER + length);
@@ -81,7 +81,7 @@ impl TtrpcMessage {
 
 /// Decodes messages from the socket's bytes, wherever reads split them.
 #[derive(Debug, Default)]
-pub struct Decoder {
+pub(super) struct Decoder {
     incoming: BytesMut,
     plugin: BytesMut,
     runtime: BytesMut,
@@ -89,7 +89,7 @@ pub struct Decoder {
 
 impl Decoder {
     /// The buffer for the socket's next bytes. Undecoded bytes stay at its start.
-    pub fn incoming(&mut self) -> &mut BytesMut {
+    pub(super) fn incoming(&mut self) -> &mut BytesMut {
         self.incoming.reserve(READ);
         &mut self.incoming
     }
@@ -98,7 +98,7 @@ impl Decoder {
     ///
     /// # Errors
     /// The bytes are not NRI.
-    pub fn next(&mut self) -> Result<Option<TtrpcMessage>, WireError> {
+    pub(super) fn next(&mut self) -> Result<Option<TtrpcMessage>, WireError> {
         loop {
             for conn in [Conn::Plugin, Conn::Runtime] {
                 if let Some(message) = take(conn, self.of(conn))? {

@@ -13,7 +13,7 @@ use policy::plan::{Ledger, Op, Table};
 
 /// A write that was not made.
 #[derive(Debug)]
-pub struct FailedWrite {
+pub(crate) struct FailedWrite {
     /// The write.
     pub op: Op,
     /// Why it failed; `None` if it was not tried because an earlier write failed.
@@ -22,7 +22,7 @@ pub struct FailedWrite {
 
 /// Applies `ops` in order and records in `ledger` what was written. Interfaces in `bare` have no program, so no
 /// entry is written for them.
-pub fn execute(
+pub(crate) fn execute(
     dataplane: &mut impl Dataplane,
     ledger: &mut Ledger,
     ops: Vec<Op>,

@@ -9,7 +9,7 @@ use policy::model::input::{Change, Subject};
 
 /// A change and the time of its observation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TimedChange {
+pub(crate) struct TimedChange {
     /// The change.
     pub change: Change,
     /// Tick of the loop's clock when it was observed.
@@ -18,11 +18,11 @@ pub struct TimedChange {
 
 /// The oldest change of each kind that the kernel may not hold yet.
 #[derive(Debug, Default)]
-pub struct Propagation(BTreeMap<Subject, Duration>);
+pub(crate) struct Propagation(BTreeMap<Subject, Duration>);
 
 impl Propagation {
     /// Takes in a change.
-    pub fn seen(&mut self, timed: &TimedChange) {
+    pub(crate) fn seen(&mut self, timed: &TimedChange) {
         if let Some(subject) = timed.change.subject() {
             let oldest = self.0.entry(subject).or_insert(timed.seen);
             *oldest = timed.seen.min(*oldest);
@@ -30,7 +30,7 @@ impl Propagation {
     }
 
     /// Everything is written: returns how long the oldest change of each kind took, and starts over.
-    pub fn finish(&mut self, now: Duration) -> impl Iterator<Item = (Subject, Duration)> + use<> {
+    pub(crate) fn finish(&mut self, now: Duration) -> impl Iterator<Item = (Subject, Duration)> + use<> {
         std::mem::take(&mut self.0).into_iter().map(move |(subject, seen)| (subject, now.saturating_sub(seen)))
     }
 }

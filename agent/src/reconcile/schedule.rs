@@ -7,7 +7,7 @@ use std::time::Duration;
 use policy::model::address_index::SHARDS;
 
 /// Everything is compared with the kernel once in this time, even without changes.
-pub const ROUND: Duration = Duration::from_secs(30);
+pub(crate) const ROUND: Duration = Duration::from_secs(30);
 /// Addresses in one step of the slow sweep, which takes a few milliseconds.
 const STRIDE: usize = 2048;
 /// Addresses in one step while some are known to wait for space.
@@ -17,7 +17,7 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 
 /// A point in time, on two clocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Now {
+pub(crate) struct Now {
     /// Seconds since 1970, the clock of objects. May jump.
     pub unix: i64,
     /// Time since some start, which measures pauses. Never goes back.
@@ -26,14 +26,14 @@ pub struct Now {
 
 /// Growing pauses between attempts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     failures: u32,
     due: Option<Duration>,
 }
 
 impl Backoff {
     /// Records the end of an attempt at everything that is owed.
-    pub fn ended(&mut self, failed: bool, tick: Duration) {
+    pub(crate) fn ended(&mut self, failed: bool, tick: Duration) {
         *self = Self { due: None, ..*self };
         if !failed {
             return *self = Self::default();
@@ -43,7 +43,7 @@ impl Backoff {
 
     /// Records a failure. An attempt that is already scheduled keeps its time, or steady changes would put it off for
     /// ever.
-    pub fn failed(&mut self, tick: Duration) {
+    pub(crate) fn failed(&mut self, tick: Duration) {
         if self.due.is_some() {
             return;
         }
@@ -53,24 +53,19 @@ impl Backoff {
     }
 
     /// When the next attempt is due, if one is scheduled.
-    pub const fn due(&self) -> Option<Duration> {
+    pub(crate) const fn due(&self) -> Option<Duration> {
         self.due
     }
 
     /// Whether an attempt is due now.
-    pub fn is_due(&self, tick: Duration) -> bool {
+    pub(crate) fn is_due(&self, tick: Duration) -> bool {
         self.due.is_some_and(|due| due <= tick)
-    }
-
-    /// Number of attempts that failed in a row.
-    pub const fn failures(&self) -> u32 {
-        self.failures
     }
 }
 
 /// Visits all shards of the address index in turn, some at each step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sweep {
+pub(crate) struct Sweep {
     at: usize,
     due: Duration,
     hurried: usize,
@@ -78,23 +73,23 @@ pub struct Sweep {
 
 impl Sweep {
     /// Makes one full round without pauses, because an address waits for space.
-    pub fn hurry(&mut self, tick: Duration) {
+    pub(crate) fn hurry(&mut self, tick: Duration) {
         self.hurried = SHARDS;
         self.due = tick;
     }
 
     /// Whether a round without pauses is not over yet.
-    pub const fn is_hurried(&self) -> bool {
+    pub(crate) const fn is_hurried(&self) -> bool {
         self.hurried > 0
     }
 
     /// When the next shards are due.
-    pub const fn due(&self) -> Duration {
+    pub(crate) const fn due(&self) -> Duration {
         self.due
     }
 
     /// The shards that are due now, given the number of addresses.
-    pub fn stride(&mut self, addresses: usize, tick: Duration) -> impl Iterator<Item = usize> + use<> {
+    pub(crate) fn stride(&mut self, addresses: usize, tick: Duration) -> impl Iterator<Item = usize> + use<> {
         let size = if self.hurried > 0 { FAST_STRIDE } else { STRIDE };
         let shards = if self.due > tick { 0 } else { (size * SHARDS / addresses.max(1)).clamp(1, SHARDS) };
         let from = self.at;
@@ -128,7 +123,7 @@ mod tests {
         assert_eq!(pauses.last(), Some(&LAST_RETRY));
         assert!(!backoff.is_due(ms(6)) && backoff.is_due(ms(30_005)));
         backoff.ended(false, ms(7));
-        assert_eq!((backoff.due(), backoff.failures()), (None, 0));
+        assert_eq!((backoff.due(), backoff.failures), (None, 0));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use policy::model::settings::Settings;
 use policy::plan::{Actual, Ledger, Table};
 
 /// The state of the loop.
-pub struct ReconcileState {
+pub(crate) struct ReconcileState {
     pub(super) cluster: Cluster,
     pub(super) desired: Desired,
     pub(super) ledger: Ledger,
@@ -81,7 +81,7 @@ impl ReconcileState {
     ///
     /// # Errors
     /// A table or the list of attached programs could not be read.
-    pub fn start(dataplane: &mut impl Dataplane, settings: Settings) -> Result<Self, DataplaneError> {
+    pub(crate) fn start(dataplane: &mut impl Dataplane, settings: Settings) -> Result<Self, DataplaneError> {
         let ledger = Ledger::new(dataplane.load()?, &settings.limits);
         let attached = dataplane.attached()?;
         let doubtful = not_intact(dataplane, &attached);
@@ -120,13 +120,8 @@ impl ReconcileState {
     }
 
     /// The kernel's tables, as last written or read.
-    pub fn actual(&self) -> &Actual {
+    pub(crate) fn actual(&self) -> &Actual {
         self.ledger.actual()
-    }
-
-    /// Everything that was observed.
-    pub fn cluster(&self) -> &Cluster {
-        &self.cluster
     }
 
     /// Number of entries that `table` can hold.
@@ -149,7 +144,7 @@ impl ReconcileState {
     }
 
     /// The latest snapshot.
-    pub fn snapshot(&self) -> &Arc<Snapshot> {
+    pub(crate) fn snapshot(&self) -> &Arc<Snapshot> {
         &self.snapshot
     }
 }

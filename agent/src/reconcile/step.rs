@@ -27,7 +27,7 @@ const PLANS: usize = 3;
 
 /// What a step did, and when the next is due without changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StepOutcome {
+pub(crate) struct StepOutcome {
     /// Writes that were made.
     pub applied: usize,
     /// Writes that failed, or wait for one that failed.
@@ -41,7 +41,12 @@ pub struct StepOutcome {
 }
 
 /// Takes in `changes`, writes what the kernel should hold, and returns when to step again.
-pub fn step(state: &mut ReconcileState, dataplane: &mut impl Dataplane, changes: Vec<Change>, now: Now) -> StepOutcome {
+pub(crate) fn step(
+    state: &mut ReconcileState,
+    dataplane: &mut impl Dataplane,
+    changes: Vec<Change>,
+    now: Now,
+) -> StepOutcome {
     let mut dirty = Dirty::default();
     changes.into_iter().for_each(|change| dirty.add(state.cluster.apply(change)));
     if !state.cluster.is_complete() {

@@ -109,7 +109,7 @@ fn changes_become_tables_and_a_snapshot() {
     assert_eq!(&*snapshot.pod(ip("10.0.0.2")).expect("a pod").name, "b");
     assert_eq!(snapshot.tenant_of("shop").map(|name| &**name), Some("globex"));
     let ifindex = snapshot.endpoint_on(7).expect("a pod");
-    assert_eq!(snapshot.tenant_name(test.kernel.actual.endpoints[&7].tenant), Some(&ifindex.status.tenant));
+    assert_eq!(snapshot.tenants[&test.kernel.actual.endpoints[&7].tenant].name, ifindex.status.tenant);
     assert_eq!(snapshot.tables.iter().find(|fill| fill.table == Table::PeersV4).map(|fill| fill.used), Some(8));
 }
 

@@ -21,7 +21,7 @@ use crate::reconcile::Snapshot;
 use policy::plan::Table;
 
 /// Handles of the counter maps, and the snapshots that name the owners of slots.
-pub struct CounterMaps {
+pub(super) struct CounterMaps {
     allowed: PerCpuArray<MapData, Counter>,
     denied: PerCpuArray<MapData, Counter>,
     guard_drops: PerCpuArray<MapData, Counter>,
@@ -34,7 +34,7 @@ impl CounterMaps {
     ///
     /// # Errors
     /// They were taken already.
-    pub fn new(
+    pub(super) fn new(
         kernel: &mut Kernel,
         latest: watch::Receiver<Arc<Snapshot>>,
         sizes: &object::MapLimits,

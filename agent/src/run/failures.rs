@@ -12,7 +12,7 @@ use policy::plan::Table;
 
 /// What was counted already.
 #[derive(Debug, Default)]
-pub struct FailureCounter {
+pub(super) struct FailureCounter {
     operations: BTreeMap<(Table, &'static str), u64>,
     attach_failures: u64,
     invalid: u64,
@@ -20,7 +20,7 @@ pub struct FailureCounter {
 
 impl FailureCounter {
     /// Counts what failed since the last call; `invalid` is how many objects cannot be understood now.
-    pub fn count(&mut self, snapshot: &Snapshot, invalid: u64, recorder: &Recorder) {
+    pub(super) fn count(&mut self, snapshot: &Snapshot, invalid: u64, recorder: &Recorder) {
         for (&(table, operation), &total) in &snapshot.failures {
             let counted = self.operations.insert((table, operation), total).unwrap_or(0);
             let new = total.saturating_sub(counted);

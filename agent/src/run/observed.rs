@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Counts of objects that cannot be understood now.
 #[derive(Clone, Default)]
-pub struct InvalidObjects {
+pub(super) struct InvalidObjects {
     /// Of a file.
     pub findings: Arc<AtomicU64>,
     /// Tenants of the cluster.
@@ -43,7 +43,7 @@ impl InvalidObjects {
 }
 
 /// What is shown beside the snapshot.
-pub struct WatcherInputs {
+pub(super) struct WatcherInputs {
     /// Objects that cannot be understood.
     pub invalid: InvalidObjects,
     /// When the reconcile loop was last alive, in seconds since 1970; 0 before its first turn.
@@ -53,7 +53,7 @@ pub struct WatcherInputs {
 }
 
 /// Renews what is shown, and keeps the history of names.
-pub struct SnapshotWatcher {
+pub(super) struct SnapshotWatcher {
     shared: SharedObserved,
     history: Arc<History<Snapshot>>,
     inputs: WatcherInputs,
@@ -67,7 +67,7 @@ pub struct SnapshotWatcher {
 
 impl SnapshotWatcher {
     /// Writes what is shown to `shared`, and snapshots to `history`.
-    pub fn new(
+    pub(super) fn new(
         shared: SharedObserved,
         history: Arc<History<Snapshot>>,
         inputs: WatcherInputs,
@@ -87,7 +87,7 @@ impl SnapshotWatcher {
     }
 
     /// Runs until the reconcile loop is gone.
-    pub async fn follow(mut self, mut latest: watch::Receiver<Arc<Snapshot>>) {
+    pub(super) async fn follow(mut self, mut latest: watch::Receiver<Arc<Snapshot>>) {
         loop {
             let snapshot = Arc::clone(&latest.borrow_and_update());
             self.show(&snapshot);

@@ -22,7 +22,7 @@ use policy::model::input::EndpointKey;
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Sends a notice for each difference until the snapshots or the notices end.
-pub async fn follow(mut snapshots: watch::Receiver<Arc<Snapshot>>, notices: mpsc::Sender<StateNotice>) {
+pub(super) async fn follow(mut snapshots: watch::Receiver<Arc<Snapshot>>, notices: mpsc::Sender<StateNotice>) {
     let mut tracker = StateTracker::default();
     loop {
         let snapshot = Arc::clone(&snapshots.borrow_and_update());

@@ -18,7 +18,7 @@ use policy::model::guards::Guards;
 use policy::plan::{Actual, Op, Table};
 
 /// The kernel, with measurements of each interface.
-pub struct TimedDataplane {
+pub(super) struct TimedDataplane {
     kernel: Kernel,
     recorder: Arc<Recorder>,
     first_seen: FirstSeen,
@@ -28,7 +28,7 @@ pub struct TimedDataplane {
 
 impl TimedDataplane {
     /// Records times of `kernel` in `recorder`.
-    pub fn new(kernel: Kernel, recorder: Arc<Recorder>, first_seen: FirstSeen) -> Self {
+    pub(super) fn new(kernel: Kernel, recorder: Arc<Recorder>, first_seen: FirstSeen) -> Self {
         Self { kernel, recorder, first_seen, exposed: HashMap::new() }
     }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use policy::model::input::PodCgroup;
 
 /// The id of each pod's control group, by the pod's UID. Pods on the node's network are included.
-pub type PodCgroupIds = BTreeMap<String, u64>;
+pub(crate) type PodCgroupIds = BTreeMap<String, u64>;
 
 /// The cgroup v2 hierarchy below `root`: it is the only hierarchy, or mounted beside those of version 1.
 pub fn hierarchy(root: &Path) -> Option<PathBuf> {

@@ -18,7 +18,7 @@ use policy::model::input::PodCgroup;
 
 /// A pod's sandbox, as the CNI library describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sandbox {
+pub(crate) struct Sandbox {
     /// UID of the pod.
     pub uid: String,
     /// Namespace of the pod.

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a request to the agent failed.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientError {
+pub(crate) enum ClientError {
     /// No connection could be made.
     #[error("cannot connect to the agent at {}; check that it runs and that you are root", path.display())]
     Connect {
@@ -46,7 +46,7 @@ pub enum ClientError {
 
 /// One message about events.
 #[derive(Debug)]
-pub enum ObserveMessage {
+pub(crate) enum ObserveMessage {
     /// An event, and the line that contained it.
     Event(Box<Event>, String),
     /// How many events were dropped because this client was too slow.
@@ -54,14 +54,14 @@ pub enum ObserveMessage {
 }
 
 /// A stream of events.
-pub struct Observation {
+pub(crate) struct Observation {
     lines: Lines<BufReader<OwnedReadHalf>>,
     /// Kept open: the agent ends the stream when it closes.
     _writer: OwnedWriteHalf,
 }
 
 /// Requests the agent's status.
-pub async fn status(path: &Path) -> Result<AgentStatus, ClientError> {
+pub(crate) async fn status(path: &Path) -> Result<AgentStatus, ClientError> {
     let mut observation = send(path, &SocketRequest::Status).await?;
     let line = timeout(PATIENCE, observation.lines.next_line()).await.map_err(|_| ClientError::Silent)?;
     let line = line.map_err(ClientError::Talk)?.ok_or(ClientError::Silent)?;
@@ -70,13 +70,18 @@ pub async fn status(path: &Path) -> Result<AgentStatus, ClientError> {
 }
 
 /// Requests events.
-pub async fn observe(path: &Path, follow: bool, last: usize, filter: Filter) -> Result<Observation, ClientError> {
+pub(crate) async fn observe(
+    path: &Path,
+    follow: bool,
+    last: usize,
+    filter: Filter,
+) -> Result<Observation, ClientError> {
     send(path, &SocketRequest::Observe { follow, last, filter }).await
 }
 
 impl Observation {
     /// The next message; `None` at the end. The future may be dropped at any point, and then nothing is lost.
-    pub async fn next(&mut self) -> Result<Option<ObserveMessage>, ClientError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<ObserveMessage>, ClientError> {
         let Some(line) = self.lines.next_line().await.map_err(ClientError::Talk)? else { return Ok(None) };
         if let Ok(Notice::Lost { count }) = serde_json::from_str(&line) {
             return Ok(Some(ObserveMessage::Lost(count)));

@@ -12,7 +12,7 @@ use crate::health::{self, Observed};
 /// A request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
-pub enum SocketRequest {
+pub(crate) enum SocketRequest {
     /// The agent's status.
     Status,
     /// Events.
@@ -32,7 +32,7 @@ pub enum SocketRequest {
 /// A message among the events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "notice", rename_all = "snake_case")]
-pub enum Notice {
+pub(crate) enum Notice {
     /// The reader was too slow, so its oldest waiting events were dropped.
     Lost {
         /// How many events.
@@ -47,7 +47,7 @@ pub enum Notice {
 
 /// Versions of the status document. There is one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum StatusSchema {
+pub(crate) enum StatusSchema {
     /// Version 1.
     #[default]
     #[serde(rename = "bulkhead.dev/status/v1")]
@@ -56,7 +56,7 @@ pub enum StatusSchema {
 
 /// The agent's status.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct AgentStatus {
+pub(crate) struct AgentStatus {
     /// Version of this document.
     pub schema: StatusSchema,
     /// Version of the agent.
@@ -84,7 +84,7 @@ pub struct AgentStatus {
 
 impl AgentStatus {
     /// The status of an agent in this state. The caller adds the counts.
-    pub fn of(node: String, cluster: Option<String>, started: Timestamp, observed: Observed) -> Self {
+    pub(crate) fn of(node: String, cluster: Option<String>, started: Timestamp, observed: Observed) -> Self {
         let not_ready = health::not_ready(&observed);
         Self {
             version: env!("CARGO_PKG_VERSION").into(),

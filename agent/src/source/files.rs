@@ -19,13 +19,13 @@ const ATTEMPTS: usize = 3;
 
 /// Metadata of one file, which an edit changes. No program can set the change time (ctime) back.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stamp {
+pub(super) struct Stamp {
     path: PathBuf,
     found: Option<(u64, u64, u64, i64, i64, i64, i64)>,
 }
 
 /// The files of a configuration, which is one file or a directory of them.
-pub fn config_files(config: &Path) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn config_files(config: &Path) -> io::Result<Vec<PathBuf>> {
     if !fs::metadata(config)?.is_dir() {
         return Ok(vec![config.to_owned()]);
     }
@@ -41,7 +41,7 @@ pub fn config_files(config: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// Reads one file. If the file changes during the read, it is read again, so all bytes are from one moment.
-pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     for _ in 0..ATTEMPTS {
         let before = fs::metadata(path)?;
         if !before.is_file() {
@@ -60,7 +60,7 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Reads all files of the configuration.
-pub fn look(config: &Path) -> Look {
+pub(super) fn look(config: &Path) -> Look {
     let lost = |problem: &str| Look { listing: Some(unreadable(config, 0, problem)), ..Look::default() };
     match config_files(config) {
         // A directory whose mount was lost is empty, too.
@@ -76,7 +76,7 @@ pub fn look(config: &Path) -> Look {
 }
 
 /// The stamps of all files that [`look`] would read, and of `config` itself.
-pub fn stamps(config: &Path) -> Vec<Stamp> {
+pub(super) fn stamps(config: &Path) -> Vec<Stamp> {
     let mut paths = config_files(config).unwrap_or_default();
     paths.push(config.to_owned());
     let stamp = |path: PathBuf| Stamp { found: fs::metadata(&path).ok().map(|found| identity(&found)), path };

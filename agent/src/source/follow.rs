@@ -33,7 +33,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 ///
 /// If the channel holds three changes, the three changes of a resync are sent at once, so the receiver sees them
 /// together. Nothing is sent until a file could be read. The future may be dropped at any point.
-pub async fn follow(config: PathBuf, changes: mpsc::Sender<Change>, open_findings: Arc<AtomicU64>) {
+pub(crate) async fn follow(config: PathBuf, changes: mpsc::Sender<Change>, open_findings: Arc<AtomicU64>) {
     let mut watcher = DirWatcher::new("the configuration");
     let (mut merge, mut stamps, mut open) = (Merge::default(), Vec::new(), HashSet::new());
     loop {

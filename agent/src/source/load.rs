@@ -35,7 +35,7 @@ pub struct Documents {
 
 /// Valid documents by their text, so that an unchanged document is not checked again. Rules take a millisecond each,
 /// and a file may contain thousands of tenants.
-pub type Known = HashMap<String, (Key, Object)>;
+pub(crate) type Known = HashMap<String, (Key, Object)>;
 
 /// Parses the bytes of a file. An error means that they are not UTF-8, so no document could be read.
 pub fn load(file: &Path, bytes: &[u8]) -> Result<Documents, Box<Finding>> {
@@ -47,7 +47,7 @@ pub fn load(file: &Path, bytes: &[u8]) -> Result<Documents, Box<Finding>> {
 }
 
 /// Parses like [`load`], but does not check the documents in `known`. Also returns the valid documents of this file.
-pub fn reload(file: &Path, bytes: &[u8], known: &Known) -> Result<(Documents, Known), Box<Finding>> {
+pub(crate) fn reload(file: &Path, bytes: &[u8], known: &Known) -> Result<(Documents, Known), Box<Finding>> {
     let (mut loaded, mut now) = (Documents::default(), Known::new());
     for chunk in yaml::split(text(file, bytes)?) {
         let (document, issues) = match known.get(chunk.text).cloned() {
@@ -80,7 +80,7 @@ fn text<'a>(file: &Path, bytes: &'a [u8]) -> Result<&'a str, Box<Finding>> {
 }
 
 /// The finding for a file that cannot be read. Line 0 means the whole file.
-pub fn unreadable(file: &Path, line: usize, problem: &str) -> Finding {
+pub(crate) fn unreadable(file: &Path, line: usize, problem: &str) -> Finding {
     Finding {
         file: file.to_owned(),
         line,

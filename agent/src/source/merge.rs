@@ -14,7 +14,7 @@ use policy::model::input::Change;
 
 /// The result of one look at the files.
 #[derive(Clone, Debug, Default)]
-pub struct Look {
+pub(super) struct Look {
     /// Each file, with its bytes or the reason why they could not be read.
     pub files: BTreeMap<PathBuf, Result<Vec<u8>, String>>,
     /// Why the files could not be listed.
@@ -23,14 +23,14 @@ pub struct Look {
 
 /// The state between two looks.
 #[derive(Clone, Debug, Default)]
-pub struct Merge {
+pub(super) struct Merge {
     held: BTreeMap<PathBuf, Held>,
     sent: Option<BTreeMap<Key, Object>>,
 }
 
 /// The outcome of a look.
 #[derive(Debug, Default)]
-pub struct Outcome {
+pub(super) struct Outcome {
     /// The full resync to send; empty if nothing differs from the last one.
     pub changes: Vec<Change>,
     /// All findings of this look.
@@ -53,7 +53,7 @@ struct Held {
 
 impl Merge {
     /// Merges a look into the state. A look that could read no file leaves every object in force.
-    pub fn take(&mut self, look: &Look) -> Outcome {
+    pub(super) fn take(&mut self, look: &Look) -> Outcome {
         let mut round = Round { before: self.in_force(), ..Round::default() };
         round.outcome.findings.extend(look.listing.clone());
         let lost = look.listing.is_some();

@@ -26,11 +26,11 @@ use policy::model::settings::Settings;
 use policy::model::tenancy::Tenancy;
 
 /// How long a namespace is followed after its tenant has left the node. Jobs come and go.
-pub const LINGER: Duration = Duration::from_secs(30);
+pub(crate) const LINGER: Duration = Duration::from_secs(30);
 
 /// One event from a watch or from the container runtime.
 #[derive(Clone, Debug)]
-pub enum WatchEvent {
+pub(crate) enum WatchEvent {
     /// Tenants.
     Tenants(Update<Tenant>),
     /// Namespaces.
@@ -53,7 +53,7 @@ pub enum WatchEvent {
 
 /// Which namespaces to follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WatchSubscription {
+pub(crate) enum WatchSubscription {
     /// Follow this namespace, and give its events this id.
     Start(String, u64),
     /// End the watch with this id.
@@ -61,7 +61,7 @@ pub enum WatchSubscription {
 }
 
 /// Everything that the watches have delivered.
-pub struct ClusterView {
+pub(crate) struct ClusterView {
     node: String,
     /// The part of the model that decides which namespace belongs to which tenant.
     cluster: Cluster,
@@ -98,7 +98,7 @@ struct SyncState {
 
 impl ClusterView {
     /// The view of `node` before any event.
-    pub fn new(node: String, settings: Settings) -> Self {
+    pub(crate) fn new(node: String, settings: Settings) -> Self {
         Self {
             node,
             cluster: Cluster::new(settings),
@@ -120,7 +120,7 @@ impl ClusterView {
     }
 
     /// Applies one event. Returns what it changes.
-    pub fn apply(&mut self, event: WatchEvent) -> Vec<Change> {
+    pub(crate) fn apply(&mut self, event: WatchEvent) -> Vec<Change> {
         let changes = match event {
             WatchEvent::Tenants(update) => self.tenants(update),
             WatchEvent::Namespaces(update) => self.namespaces(update),
@@ -155,7 +155,7 @@ impl ClusterView {
     }
 
     /// Starts and stops watches of namespaces. Returns them, and what a stopped watch changes.
-    pub fn subscriptions(&mut self, now: Duration) -> (Vec<WatchSubscription>, Vec<Change>) {
+    pub(crate) fn subscriptions(&mut self, now: Duration) -> (Vec<WatchSubscription>, Vec<Change>) {
         if !(self.synced.tenants && self.synced.namespaces && self.synced.local) {
             return (Vec::new(), Vec::new());
         }
@@ -191,12 +191,12 @@ impl ClusterView {
     }
 
     /// Whether all endpoints were reported.
-    pub fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.complete
     }
 
     /// How many tenants exist whose current spec cannot be read.
-    pub fn invalid_tenants(&self) -> usize {
+    pub(crate) fn invalid_tenants(&self) -> usize {
         self.invalid_tenants.len()
     }
 

@@ -13,7 +13,7 @@ use policy::model::input::{Change, Endpoint, EndpointKey, Service};
 
 /// An update of one namespace.
 #[derive(Clone, Debug)]
-pub enum NamespaceEvent {
+pub(crate) enum NamespaceEvent {
     /// Pods, on any node.
     Pods(Update<ObservedPod>),
     /// Services.
@@ -24,7 +24,7 @@ pub enum NamespaceEvent {
 
 /// What is known of a namespace. Each set is `None` until its first snapshot.
 #[derive(Clone, Debug)]
-pub struct NamespaceWatch {
+pub(crate) struct NamespaceWatch {
     /// Distinguishes its events from those of an earlier watch of the same namespace.
     pub id: u64,
     /// Since when it is not needed any more, if so.
@@ -37,37 +37,42 @@ pub struct NamespaceWatch {
 
 impl NamespaceWatch {
     /// A watch that has received nothing yet.
-    pub fn new(id: u64) -> Self {
+    pub(crate) fn new(id: u64) -> Self {
         Self { id, unwanted_since: None, pods: None, services: None, slices: None, is_api: false }
     }
 
     /// The API server's Service alone, which every node must know.
-    pub fn of_api_server() -> Self {
+    pub(crate) fn of_api_server() -> Self {
         Self { pods: Some(HashMap::new()), is_api: true, ..Self::new(0) }
     }
 
     /// Whether every set has had its first snapshot.
-    pub fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.pods.is_some() && self.services.is_some() && self.slices.is_some()
     }
 
     /// Pods on other nodes.
-    pub fn pods(&self) -> impl Iterator<Item = &Endpoint> {
+    pub(crate) fn pods(&self) -> impl Iterator<Item = &Endpoint> {
         self.pods.iter().flat_map(HashMap::values)
     }
 
     /// One pod on another node.
-    pub fn pod(&self, key: &EndpointKey) -> Option<&Endpoint> {
+    pub(crate) fn pod(&self, key: &EndpointKey) -> Option<&Endpoint> {
         self.pods.as_ref()?.get(key)
     }
 
     /// Services with their backends.
-    pub fn services(&self) -> impl Iterator<Item = Service> + '_ {
+    pub(crate) fn services(&self) -> impl Iterator<Item = Service> + '_ {
         self.services.iter().flat_map(HashMap::keys).filter_map(|key| self.service(key))
     }
 
     /// Applies an event on `node`. Changes of the pods in `local` are reported elsewhere.
-    pub fn apply(&mut self, event: NamespaceEvent, node: &str, local: &HashMap<EndpointKey, Endpoint>) -> Vec<Change> {
+    pub(crate) fn apply(
+        &mut self,
+        event: NamespaceEvent,
+        node: &str,
+        local: &HashMap<EndpointKey, Endpoint>,
+    ) -> Vec<Change> {
         let was_known = self.knows_services();
         let keys = match event {
             NamespaceEvent::Pods(update) => return self.apply_pods(update, node, local),
@@ -97,7 +102,7 @@ impl NamespaceWatch {
     }
 
     /// Forgets everything. Returns the changes that undo what was reported.
-    pub fn clear(&mut self, local: &HashMap<EndpointKey, Endpoint>) -> Vec<Change> {
+    pub(crate) fn clear(&mut self, local: &HashMap<EndpointKey, Endpoint>) -> Vec<Change> {
         let pods = self.pods.take().unwrap_or_default().into_values().filter(|pod| !local.contains_key(&pod.key));
         let services = self.services.take().unwrap_or_default().into_keys();
         let services = services.map(Change::ServiceGone);

@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// One mounted hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hierarchy {
+pub(crate) struct Hierarchy {
     /// Its mount point on the machine.
     pub path: PathBuf,
     /// `cgroup` (version 1) or `cgroup2`.
@@ -25,7 +25,7 @@ pub struct Hierarchy {
 }
 
 /// The hierarchies of this machine, in the order they are mounted.
-pub fn hierarchies() -> Result<Vec<Hierarchy>> {
+pub(crate) fn hierarchies() -> Result<Vec<Hierarchy>> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read the mounts")?;
     let found: Vec<_> = mounts.lines().filter_map(hierarchy).collect();
     let unified = found.iter().any(|hierarchy| hierarchy.kind == "cgroup2");
@@ -55,7 +55,7 @@ fn again(kind: &str, options: &str) -> String {
 }
 
 /// Creates a cgroup in every hierarchy. Returns its `cgroup.procs` files: a process joins by writing its pid to each.
-pub fn create(cgroup: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn create(cgroup: &Path) -> Result<Vec<PathBuf>> {
     let mut procs_files = Vec::new();
     for Hierarchy { path: root, .. } in hierarchies()? {
         let mut directory = root;
@@ -83,7 +83,7 @@ fn make(directory: &Path) -> io::Result<()> {
 }
 
 /// Enables all controllers of version 2 for the cgroups below.
-pub fn delegate(cgroup: &Path) -> Result<()> {
+pub(crate) fn delegate(cgroup: &Path) -> Result<()> {
     for directory in directories(cgroup)? {
         let offered = fs::read_to_string(directory.join("cgroup.controllers")).unwrap_or_default();
         for controller in offered.split_whitespace() {
@@ -95,7 +95,7 @@ pub fn delegate(cgroup: &Path) -> Result<()> {
 }
 
 /// Moves every process of a cgroup to the cgroup of these `cgroup.procs` files.
-pub fn transfer(from: &Path, procs_files: &[PathBuf]) -> Result<()> {
+pub(crate) fn transfer(from: &Path, procs_files: &[PathBuf]) -> Result<()> {
     for pid in members(from)? {
         for file in procs_files {
             fs::write(file, pid.as_raw_nonzero().to_string())
@@ -106,7 +106,7 @@ pub fn transfer(from: &Path, procs_files: &[PathBuf]) -> Result<()> {
 }
 
 /// Kills every process in a cgroup and below. Returns the number of processes.
-pub fn kill(cgroup: &Path) -> Result<usize> {
+pub(crate) fn kill(cgroup: &Path) -> Result<usize> {
     let start = Instant::now();
     let mut ended = std::collections::HashSet::new();
     loop {
@@ -125,7 +125,7 @@ pub fn kill(cgroup: &Path) -> Result<usize> {
 }
 
 /// Removes a cgroup and everything below it. Returns the number of directories.
-pub fn remove(cgroup: &Path) -> Result<usize> {
+pub(crate) fn remove(cgroup: &Path) -> Result<usize> {
     let directories = tree(cgroup)?;
     for directory in &directories {
         fs::remove_dir(directory).with_context(|| format!("cannot remove cgroup {}", directory.display()))?;
@@ -134,7 +134,7 @@ pub fn remove(cgroup: &Path) -> Result<usize> {
 }
 
 /// The processes of a cgroup itself, in any hierarchy.
-pub fn members(cgroup: &Path) -> Result<Vec<Pid>> {
+pub(crate) fn members(cgroup: &Path) -> Result<Vec<Pid>> {
     let mut all: Vec<_> = directories(cgroup)?.iter().flat_map(|directory| pids(directory)).collect();
     all.sort_by_key(|pid| pid.as_raw_nonzero());
     all.dedup();
@@ -142,7 +142,7 @@ pub fn members(cgroup: &Path) -> Result<Vec<Pid>> {
 }
 
 /// The processes of those cgroups below one whose path is `wished`, in any hierarchy.
-pub fn processes(cgroup: &Path, wished: impl Fn(&Path) -> bool) -> Result<Vec<Pid>> {
+pub(crate) fn processes(cgroup: &Path, wished: impl Fn(&Path) -> bool) -> Result<Vec<Pid>> {
     Ok(tree(cgroup)?.iter().filter(|directory| wished(directory)).flat_map(|directory| pids(directory)).collect())
 }
 

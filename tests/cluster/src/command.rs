@@ -13,20 +13,20 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 
 /// A command with its arguments.
-pub fn command<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: impl IntoIterator<Item = A>) -> Command {
+pub(crate) fn command<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(program);
     command.args(args);
     command
 }
 
 /// Runs a command to its end and returns its standard output. The error of a failed command contains standard error.
-pub fn run(command: &mut Command) -> Result<String> {
+pub(crate) fn run(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {command:?}"))?;
     finish(command, &output)
 }
 
 /// Runs a command like [`run`], with text on its standard input.
-pub fn run_with_input(command: &mut Command, input: &str) -> Result<String> {
+pub(crate) fn run_with_input(command: &mut Command, input: &str) -> Result<String> {
     let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = piped.spawn().with_context(|| format!("cannot start {command:?}"))?;
     let mut stdin = child.stdin.take().expect("standard input was piped above");

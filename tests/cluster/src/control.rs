@@ -17,7 +17,7 @@ use crate::{
 const ETCD: &str = "http://127.0.0.1:2379";
 
 /// Starts the control plane and waits until the API server is ready.
-pub fn up(cluster: &Cluster) -> Result<()> {
+pub(crate) fn up(cluster: &Cluster) -> Result<()> {
     fs::create_dir_all(cluster.directory("etcd"))?;
     fs::write(cluster.directory("audit-policy.json"), audit_policy())?;
     start(cluster, "etcd")?;
@@ -28,14 +28,14 @@ pub fn up(cluster: &Cluster) -> Result<()> {
 }
 
 /// Starts one of the parts.
-pub fn start(cluster: &Cluster, part: &str) -> Result<()> {
+pub(crate) fn start(cluster: &Cluster, part: &str) -> Result<()> {
     let arguments = arguments(cluster, part);
     let words: Vec<_> = iter::once(part).chain(arguments.iter().map(String::as_str)).collect();
     cluster.start(CONTROL.name, part, &words)
 }
 
 /// Waits until the API server reports that it is ready.
-pub fn ready(cluster: &Cluster) -> Result<()> {
+pub(crate) fn ready(cluster: &Cluster) -> Result<()> {
     let kubectl = cluster.kubectl();
     let answer = wait("the API server", Duration::from_secs(60), || kubectl.run(["get", "--raw", "/readyz"]));
     answer.with_context(|| cluster.daemons().last_words("kube-apiserver"))?;

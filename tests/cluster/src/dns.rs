@@ -24,7 +24,7 @@ const COREFILE: &str = "\
 ";
 
 /// Creates the objects. The pods start when there are nodes.
-pub fn apply(kubectl: &Kubectl) -> Result<()> {
+pub(crate) fn apply(kubectl: &Kubectl) -> Result<()> {
     let list = json!({"apiVersion": "v1", "kind": "List", "items": objects()});
     kubectl.apply(&list.to_string()).map(drop)
 }

@@ -20,7 +20,7 @@ pub struct Removed {
 }
 
 /// See [`Cluster::down`].
-pub fn down(cluster: &Cluster) -> Result<Removed> {
+pub(crate) fn down(cluster: &Cluster) -> Result<Removed> {
     ensure!(rustix::process::geteuid().is_root(), "namespaces and cgroups need root");
     let _alone = exclusive::cluster(cluster)?;
     let removed = reclaim(cluster)?;

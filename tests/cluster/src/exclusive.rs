@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use crate::Cluster;
 
 /// Claims a cluster. Without the claim, a second run with the same id would remove the cluster as leftovers.
-pub fn cluster(cluster: &Cluster) -> Result<File> {
+pub(crate) fn cluster(cluster: &Cluster) -> Result<File> {
     let path = Path::new("/run/lock").join(cluster.id.cgroup());
     let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
     file.try_lock()
@@ -19,7 +19,7 @@ pub fn cluster(cluster: &Cluster) -> Result<File> {
 }
 
 /// Claims the cache, and waits for another run. Without the claim, two runs would overwrite each other's parts.
-pub fn cache(cache: &Path) -> Result<File> {
+pub(crate) fn cache(cache: &Path) -> Result<File> {
     fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
     let file = File::create(cache.join("lock"))?;
     file.lock()?;

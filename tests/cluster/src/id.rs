@@ -8,7 +8,7 @@ use std::{fmt, path::Path};
 use anyhow::{Result, ensure};
 
 /// The prefix of every name that a cluster has on the machine.
-pub const PREFIX: &str = "bulkhead-";
+pub(crate) const PREFIX: &str = "bulkhead-";
 
 /// A cluster's name. It is short, lower case, and safe in a path and in a namespace's name.
 #[derive(Clone, Debug, PartialEq, Eq)]

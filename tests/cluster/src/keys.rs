@@ -24,21 +24,21 @@ const COMPONENTS: [(&str, &str, &str); 4] = [
 
 /// The directory of the credentials.
 #[derive(Clone, Debug)]
-pub struct Keys(pub PathBuf);
+pub(crate) struct Keys(pub PathBuf);
 
 impl Keys {
     /// The path of a file, such as `ca.crt`.
-    pub fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
     /// The kubeconfig of `admin`, a component, or a node.
-    pub fn kubeconfig(&self, who: &str) -> PathBuf {
+    pub(crate) fn kubeconfig(&self, who: &str) -> PathBuf {
         self.file(&format!("{who}.kubeconfig"))
     }
 
     /// Creates all credentials.
-    pub fn make(&self) -> Result<()> {
+    pub(crate) fn make(&self) -> Result<()> {
         fs::create_dir_all(&self.0)?;
         self.certificates().context("cannot make the certificates")?;
         let nodes = NODES.map(|node| (node.name, format!("system:node:{}", node.name)));

@@ -29,17 +29,17 @@ const SETTINGS: [(&str, &str); 6] = [
 ];
 
 /// The path that `ip netns` gives a namespace.
-pub fn path(id: &Id, host: &str) -> PathBuf {
+pub(crate) fn path(id: &Id, host: &str) -> PathBuf {
     Path::new("/run/netns").join(id.netns(host))
 }
 
 /// A command that runs in a host's network namespace only.
-pub fn enter(id: &Id, host: &str) -> Command {
+pub(crate) fn enter(id: &Id, host: &str) -> Command {
     command("nsenter", [format!("--net={}", path(id, host).display())])
 }
 
 /// Creates the lan and all its hosts.
-pub fn build(id: &Id) -> Result<()> {
+pub(crate) fn build(id: &Id) -> Result<()> {
     for host in names() {
         run(&mut command("ip", ["netns", "add", &id.netns(host)]))?;
     }
@@ -51,13 +51,13 @@ pub fn build(id: &Id) -> Result<()> {
 }
 
 /// The existing namespaces of this cluster.
-pub fn found(id: &Id) -> Vec<String> {
+pub(crate) fn found(id: &Id) -> Vec<String> {
     let ours = |name: &String| Id::from_netns(name).as_ref() == Some(id);
     all().into_iter().filter(ours).collect()
 }
 
 /// Removes the namespaces. Their processes must have been ended before.
-pub fn remove(id: &Id) -> Result<Vec<String>> {
+pub(crate) fn remove(id: &Id) -> Result<Vec<String>> {
     let found = found(id);
     for name in &found {
         run(&mut command("ip", ["netns", "del", name]))?;
@@ -66,7 +66,7 @@ pub fn remove(id: &Id) -> Result<Vec<String>> {
 }
 
 /// Every cluster that has a namespace on this machine.
-pub fn clusters() -> Vec<Id> {
+pub(crate) fn clusters() -> Vec<Id> {
     let mut ids: Vec<Id> = all().iter().filter_map(|name| Id::from_netns(name)).collect();
     ids.sort_by_key(Id::to_string);
     ids.dedup();

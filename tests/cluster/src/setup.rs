@@ -23,7 +23,7 @@ const PACKAGES: [(&str, &str); 12] = [
 ];
 
 /// The directories in which daemons search for programs, after the cluster's own.
-pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Installs missing packages, or fails with their names.
 pub fn packages() -> Result<()> {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::{Cluster, Node, Options, control, dns, down, exclusive, images, network, parts::Parts, plan::NODES, setup};
 
 /// See [`Cluster::up`].
-pub fn up(cluster: &Cluster, parts: &Parts, options: Options) -> Result<()> {
+pub(crate) fn up(cluster: &Cluster, parts: &Parts, options: Options) -> Result<()> {
     ensure!(rustix::process::geteuid().is_root(), "namespaces and cgroups need root");
     setup::packages()?;
     let images = images::archive(parts, parts.cache())?;

@@ -16,7 +16,7 @@ use aya::{Ebpf, Pod};
 const NEAR: u32 = 65_536;
 
 /// Writes every table except connections.
-pub fn write(ebpf: &mut Ebpf, tables: &MemTables) -> Result<()> {
+pub(super) fn write(ebpf: &mut Ebpf, tables: &MemTables) -> Result<()> {
     let (near, far): (Vec<_>, Vec<_>) = tables.endpoints.iter().partition(|(ifindex, _)| **ifindex < NEAR);
     array(ebpf, maps::ENDPOINTS.name, near.into_iter().map(|(ifindex, entry)| (*ifindex, *entry)))?;
     hash::<u32, EndpointEntry>(

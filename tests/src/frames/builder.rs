@@ -30,22 +30,22 @@ impl Default for Corpus {
 
 impl Corpus {
     /// The cases, in the order in which they were added.
-    pub fn into_cases(self) -> Vec<FrameCase> {
+    pub(super) fn into_cases(self) -> Vec<FrameCase> {
         self.cases
     }
 
     /// Adds a control: a frame that must pass, or the dropped frames prove nothing.
-    pub fn control(&mut self, name: &str, frame: &Frame) {
+    pub(super) fn control(&mut self, name: &str, frame: &Frame) {
         self.add("CTL", name, "allowed", Expected::Pass, frame);
     }
 
     /// Adds a frame that must be dropped.
-    pub fn denied(&mut self, case: &str, name: &str, reason: &str, frame: &Frame) {
+    pub(super) fn denied(&mut self, case: &str, name: &str, reason: &str, frame: &Frame) {
         self.add(case, name, reason, Expected::Drop, frame);
     }
 
     /// Adds a frame for which either verdict is documented behaviour.
-    pub fn either(&mut self, case: &str, name: &str, reason: &str, frame: &Frame) {
+    pub(super) fn either(&mut self, case: &str, name: &str, reason: &str, frame: &Frame) {
         self.add(case, name, reason, Expected::Either, frame);
     }
 

@@ -8,13 +8,13 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 /// The manifests with these keys of the ConfigMap set, including keys that are comments in the file.
-pub fn with_settings(file: &Path, settings: &[(&str, &str)]) -> Result<String> {
+pub(super) fn with_settings(file: &Path, settings: &[(&str, &str)]) -> Result<String> {
     let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     settings.iter().try_fold(text, |text, (key, value)| set(&text, key, value))
 }
 
 /// The manifests with a volume of this name and its mount, which are comments in the file.
-pub fn with_mount(text: &str, name: &str) -> Result<String> {
+pub(super) fn with_mount(text: &str, name: &str) -> Result<String> {
     let comment = format!("# - {{name: {name}, ");
     let count = text.lines().filter(|line| line.trim_start().starts_with(&comment)).count();
     ensure!(

@@ -20,7 +20,7 @@ const MAP_TYPE_PROG_ARRAY: u32 = 3;
 /// One instruction: operation, registers (source high), offset, immediate.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub struct Instruction(pub u8, pub u8, pub i16, pub i32);
+pub(super) struct Instruction(pub u8, pub u8, pub i16, pub i32);
 
 /// The sizes of a loaded program.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +34,7 @@ pub struct Sizes {
 }
 
 /// Loads a TC program of these instructions.
-pub fn load(instructions: &[Instruction]) -> io::Result<OwnedFd> {
+pub(super) fn load(instructions: &[Instruction]) -> io::Result<OwnedFd> {
     let mut log = vec![0_u8; 1 << 16];
     let mut attributes = [0_u64; 16];
     attributes[0] = u64::from(SCHED_CLS) | (instructions.len() as u64) << 32;
@@ -53,7 +53,7 @@ pub fn load(instructions: &[Instruction]) -> io::Result<OwnedFd> {
 }
 
 /// A program array with this program as its only entry.
-pub fn program_array(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+pub(super) fn program_array(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let mut attributes = [0_u64; 16];
     attributes[0] = u64::from(MAP_TYPE_PROG_ARRAY) | 4 << 32;
     attributes[1] = 4 | 1 << 32;
@@ -73,7 +73,7 @@ pub fn program_array(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 
 /// Runs a program `repeat` times on a frame with an ingress interface; 0 is a frame of the node itself. Returns the
 /// last return value and the CPU time.
-pub fn run(program: BorrowedFd<'_>, frame: &[u8], came_in_by: u32, repeat: u32) -> io::Result<(i32, Duration)> {
+pub(super) fn run(program: BorrowedFd<'_>, frame: &[u8], came_in_by: u32, repeat: u32) -> io::Result<(i32, Duration)> {
     // `struct __sk_buff`, all zero but for `ingress_ifindex` (offset 36).
     let mut context = [0_u32; 48];
     context[9] = came_in_by;
@@ -91,7 +91,7 @@ pub fn run(program: BorrowedFd<'_>, frame: &[u8], came_in_by: u32, repeat: u32) 
 }
 
 /// The sizes of a program.
-pub fn sizes(program: BorrowedFd<'_>) -> io::Result<Sizes> {
+pub(super) fn sizes(program: BorrowedFd<'_>) -> io::Result<Sizes> {
     // `struct bpf_prog_info` as of Linux 5.16, which added `verified_insns`.
     let mut info = [0_u32; 56];
     let mut attributes = [0_u64; 16];

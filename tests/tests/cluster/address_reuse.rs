@@ -22,7 +22,7 @@ const SOON: Duration = Duration::from_secs(5);
 
 /// Three pods in a row have the same addresses: globex's, acme's, and globex's again. Each reaches pods of its own
 /// tenant, also on the other node, and none of its predecessor's.
-pub fn inherits_nothing(site: &mut Site) -> Result<()> {
+pub(crate) fn inherits_nothing(site: &mut Site) -> Result<()> {
     let mut before: Option<Vec<IpAddr>> = None;
     for (generation, own) in ["globex", "acme", "globex"].into_iter().enumerate() {
         let namespace = format!("{own}-web");

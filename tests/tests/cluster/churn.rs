@@ -49,7 +49,7 @@ const SIDES: [Side; 2] = [
 
 /// No packet of a short-lived pod arrives at the other tenant, and each pod reaches its own tenant. This holds
 /// whichever tenant had the address before.
-pub fn of_short_lived_pods(site: &mut Site) -> Result<()> {
+pub(crate) fn of_short_lived_pods(site: &mut Site) -> Result<()> {
     let captures = Captures::open(site)?;
     let streams = Allowed::start(site)?;
     let (before, start) = (Exposure::of(site)?, Instant::now());

@@ -23,7 +23,7 @@ fn tenant(name: &str, team: &str, spec: &Value) -> Value {
 }
 
 /// The server enforces the structure and rules of the definition as the offline check does.
-pub fn valid_tenants_are_accepted_and_invalid_ones_rejected(api: &Kubectl) -> Result<()> {
+pub(crate) fn valid_tenants_are_accepted_and_invalid_ones_rejected(api: &Kubectl) -> Result<()> {
     let subnet = |cidr: &str| json!({"subnets": [{"name": "rds", "cidr": cidr}]});
     for good in [
         json!({}),
@@ -54,7 +54,7 @@ pub fn valid_tenants_are_accepted_and_invalid_ones_rejected(api: &Kubectl) -> Re
 }
 
 /// The rights of a stolen service account: an agent only reads, and no account reads Secrets.
-pub fn service_accounts_have_the_least_verbs(api: &Kubectl) -> Result<()> {
+pub(crate) fn service_accounts_have_the_least_verbs(api: &Kubectl) -> Result<()> {
     let may = |account: &str, verb: &str, what: &str| {
         let user = format!("--as=system:serviceaccount:bulkhead-system:bulkhead-{account}");
         // kubectl exits with an error if the answer is "no", so only the output counts.
@@ -96,7 +96,7 @@ pub fn service_accounts_have_the_least_verbs(api: &Kubectl) -> Result<()> {
 }
 
 /// A tenancy key can be changed only with the verb `assign` on both the old tenant and the new one.
-pub fn a_tenancy_key_needs_the_verb_assign(api: &Kubectl) -> Result<()> {
+pub(crate) fn a_tenancy_key_needs_the_verb_assign(api: &Kubectl) -> Result<()> {
     api.namespace("cp-keys", &[])?;
     let rules = |verbs: Value, names: Value| {
         json!([
@@ -149,7 +149,7 @@ pub fn a_tenancy_key_needs_the_verb_assign(api: &Kubectl) -> Result<()> {
 }
 
 /// `kubectl wait`, counts, and the newer object's condition and Event in a conflict, for a running controller.
-pub fn tenants_become_ready_and_the_newer_one_reports_a_conflict_by_the_controller(api: &Kubectl) -> Result<()> {
+pub(crate) fn tenants_become_ready_and_the_newer_one_reports_a_conflict_by_the_controller(api: &Kubectl) -> Result<()> {
     api.namespace("cp-web", &[("cp-team", "blue")])?;
     api.namespace("cp-jobs", &[("cp-team", "blue")])?;
     let subnet = |cidr: &str| json!({"subnets": [{"name": "rds", "cidr": cidr}]});
@@ -190,7 +190,7 @@ pub fn tenants_become_ready_and_the_newer_one_reports_a_conflict_by_the_controll
 }
 
 /// The controller reports a one-sided peer until the other tenant lists it too.
-pub fn a_peer_resolves_once_it_is_mutual_by_the_controller(api: &Kubectl) -> Result<()> {
+pub(crate) fn a_peer_resolves_once_it_is_mutual_by_the_controller(api: &Kubectl) -> Result<()> {
     let peer = |other: &str, direction: &str| json!({"peers": [{"tenant": other, "direction": direction}]});
     api.apply(&tenant("cp-a", "a", &peer("cp-b", "Egress")).to_string())?;
     reason(api, "cp-a", "PeerNotFound")?;
@@ -204,7 +204,7 @@ pub fn a_peer_resolves_once_it_is_mutual_by_the_controller(api: &Kubectl) -> Res
 
 /// The controller removes the taint, and only the taint, when the node's agent is ready. The node is a bare object, and
 /// no kubelet runs its agent's pod.
-pub fn a_node_is_freed_when_its_agent_is_ready_by_the_controller(api: &Kubectl) -> Result<()> {
+pub(crate) fn a_node_is_freed_when_its_agent_is_ready_by_the_controller(api: &Kubectl) -> Result<()> {
     let other = json!({"key": "cp-other", "effect": "NoSchedule"});
     let taints = json!([{"key": TAINT, "effect": "NoSchedule"}, other.clone()]);
     let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "cp-node",

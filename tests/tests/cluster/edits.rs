@@ -119,7 +119,7 @@ fn closes(what: &str, way: &Way<'_>, edit: impl FnOnce() -> Result<()>) -> Resul
 }
 
 /// A tenant gets a data subnet, and loses it again.
-pub fn a_subnet(site: &mut Site) -> Result<()> {
+pub(crate) fn a_subnet(site: &mut Site) -> Result<()> {
     let old = site.policy.clone();
     let mut new = old.clone();
     new.tenant("acme").subnets.push(("extra".into(), "10.50.0.0/24".into(), Vec::new()));
@@ -135,7 +135,7 @@ pub fn a_subnet(site: &mut Site) -> Result<()> {
 }
 
 /// Two tenants agree on one direction. The entry of one tenant alone allows nothing.
-pub fn peers(site: &mut Site) -> Result<()> {
+pub(crate) fn peers(site: &mut Site) -> Result<()> {
     let old = site.policy.clone();
     site.policy.tenant("acme").peers.push(("globex".into(), "Egress".into()));
     site.apply_policy()?;
@@ -156,7 +156,7 @@ pub fn peers(site: &mut Site) -> Result<()> {
 }
 
 /// A namespace moves to another tenant: its pods reach the new tenant and no longer the old one.
-pub fn a_namespace(site: &mut Site) -> Result<()> {
+pub(crate) fn a_namespace(site: &mut Site) -> Result<()> {
     for (name, owner) in &mut site.policy.objects.namespaces {
         if name == "acme-jobs" {
             *owner = "globex".to_owned();
@@ -173,7 +173,7 @@ pub fn a_namespace(site: &mut Site) -> Result<()> {
 }
 
 /// A namespace loses its label and thereby every permission.
-pub fn a_label(site: &mut Site) -> Result<()> {
+pub(crate) fn a_label(site: &mut Site) -> Result<()> {
     site.policy.objects.namespaces.retain(|(name, _)| name != "acme-jobs");
     let way = Way::to_pod(&site.world, ("batch", "a"), ("shop", "a"), Family::V4)?;
     let label = format!("{TENANT_LABEL}-");
@@ -183,7 +183,7 @@ pub fn a_label(site: &mut Site) -> Result<()> {
 }
 
 /// A tenant is in Audit mode for a while: its own packets pass, and other tenants' pods still refuse them.
-pub fn a_mode(site: &mut Site) -> Result<()> {
+pub(crate) fn a_mode(site: &mut Site) -> Result<()> {
     site.policy.tenant("acme").audit = true;
     let way = Way::outside(&site.world, ("shop", "b"), "nobodys")?;
     opens("mode Audit", &way, || site.apply_policy())?;

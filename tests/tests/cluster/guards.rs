@@ -23,7 +23,7 @@ const KUBELET: u16 = 10_250;
 
 /// An unclaimed sender gets nothing out of its node, with and without an agent. The node and claimed pods do. With the
 /// guard removed by hand the unclaimed sender does too, because the stopped agent cannot restore the guard.
-pub fn stand_alone(site: &mut Site) -> Result<()> {
+pub(crate) fn stand_alone(site: &mut Site) -> Result<()> {
     let nodes = site.kubectl().json(["get", "nodes"])?;
     let other = items(&nodes).find(|node| text(node, "/metadata/name").ends_with(OTHER)).context("another node")?;
     let other: IpAddr = text(other, "/status/addresses/0/address").parse()?;
@@ -68,7 +68,7 @@ pub fn stand_alone(site: &mut Site) -> Result<()> {
 /// A pod that starts while the agent is stopped does not even reach its own node, because the guard drops the packets
 /// of its sockets. With the guard removed by hand it does. Once the agent continues, the policy applies to the pod.
 /// Host-network pods (agents, controllers) send all the time.
-pub fn stand_alone_on_control_groups(site: &mut Site) -> Result<()> {
+pub(crate) fn stand_alone_on_control_groups(site: &mut Site) -> Result<()> {
     let count = |metric| Ok::<_, anyhow::Error>(site.agent_metrics(NODE)?.sum(metric, &[("guard", "cgroup")]));
     ensure!(count("bulkhead_guard_interfaces")? == 1.0, "no guard is attached to the pods' cgroup");
     wait("claims of every pod of the node, including host-network pods", PATIENCE, || {

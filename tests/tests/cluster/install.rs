@@ -16,7 +16,7 @@ const TOLERABLE: Duration = Duration::from_secs(15);
 
 /// Before: every host reaches every other, and the kernel holds nothing of Bulkhead. After: the policy holds for every
 /// pod, and every container is the same as before.
-pub fn enforces(site: &mut Site) -> Result<()> {
+pub(crate) fn enforces(site: &mut Site) -> Result<()> {
     for node in site.cluster.nodes() {
         let traces = kernel::look(&node)?;
         ensure!(traces.is_empty(), "node {} already has programs, maps or pins: {traces:?}", node.name());

@@ -6,7 +6,7 @@ use testbed::kube::question::Question;
 
 /// Probes everything several times. The second time, neighbours and connections are known, and still nothing more
 /// passes. The table contains both outcomes for every kind of sender.
-pub fn matches_the_objects(site: &mut Site) -> Result<()> {
+pub(crate) fn matches_the_objects(site: &mut Site) -> Result<()> {
     let asked = site.asked();
     let (open, closed): (Vec<Question>, Vec<Question>) = asked.iter().partition(|q| site.policy.allows(&site.world, q));
     println!("{} probes, of which {} should get an answer", asked.len(), open.len());
@@ -28,7 +28,7 @@ pub fn matches_the_objects(site: &mut Site) -> Result<()> {
 
 /// Names give the same results: a process in the pod resolves a name through the cluster's DNS and connects to the
 /// result, for a Service with a ClusterIP and for a headless one.
-pub fn dns_names_give_the_same(site: &mut Site) -> Result<()> {
+pub(crate) fn dns_names_give_the_same(site: &mut Site) -> Result<()> {
     let names = [
         ("shop.acme-web", 80, "acme"),
         ("shop-headless.acme-web", 5432, "acme"),

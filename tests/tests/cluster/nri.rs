@@ -22,7 +22,7 @@ const SOON: Duration = Duration::from_secs(15);
 
 /// A pod's first command finds its policy in force, whatever the agent is doing. No agent, stopped or killed, keeps a
 /// pod from starting.
-pub fn holds_new_pods(site: &mut Site) -> Result<()> {
+pub(crate) fn holds_new_pods(site: &mut Site) -> Result<()> {
     first_commands_are_denied_while_the_agent_is_slow(site).context("without the hold")?;
     site.set_nri(true)?;
     let outcome = held(site);
@@ -137,18 +137,18 @@ fn signal(site: &Site, node: &str, signal: &str) -> Result<()> {
 }
 
 /// An agent that is stopped until the value is dropped.
-pub struct Stopped<'a>(&'a Site, &'a str);
+pub(crate) struct Stopped<'a>(&'a Site, &'a str);
 
 impl<'a> Stopped<'a> {
     /// Stops the agent of a node.
-    pub fn agent_of(site: &'a Site, node: &'a str) -> Result<Self> {
+    pub(crate) fn agent_of(site: &'a Site, node: &'a str) -> Result<Self> {
         let stopped = Self(site, node);
         signal(site, node, "SIGSTOP")?;
         Ok(stopped)
     }
 
     /// Lets it continue.
-    pub fn goes_on(self) -> Result<()> {
+    pub(crate) fn goes_on(self) -> Result<()> {
         signal(self.0, self.1, "SIGCONT")
     }
 }

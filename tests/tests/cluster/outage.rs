@@ -68,7 +68,7 @@ impl Traffic {
 
 /// The API server ends or hangs, then the agents are killed and start without it. Nothing changes until it is back and
 /// an edit arrives.
-pub fn without_an_api_server(site: &mut Site) -> Result<()> {
+pub(crate) fn without_an_api_server(site: &mut Site) -> Result<()> {
     outage(site, "gone", Cluster::stop_api_server, Cluster::start_api_server).context("gone")?;
     outage(site, "frozen", Cluster::freeze_api_server, Cluster::thaw_api_server).context("frozen")?;
     edits::a_subnet(site).context("an edit after that")
@@ -133,7 +133,7 @@ fn policy_holds(site: &Site) -> Result<()> {
 }
 
 /// `kubectl rollout restart` of agents and controller, as an update does it.
-pub fn agents_are_replaced(site: &mut Site) -> Result<()> {
+pub(crate) fn agents_are_replaced(site: &mut Site) -> Result<()> {
     let traffic = Traffic::start(site)?;
     let before = site.readiness()?;
     site.kubectl().run(["-n", SYSTEM, "rollout", "restart", "daemonset/bulkhead", "deployment/bulkhead-controller"])?;

@@ -32,7 +32,7 @@ const EXTERNAL: &str = "10.41.0.99";
 const PAYLOADS: [&[u8; 3]; 2] = [b"own", b"ext"];
 
 /// Datagrams to a Service never arrive at another tenant's database or pod, whatever its endpoints were or will be.
-pub fn reach_nothing_else(site: &mut Site) -> Result<()> {
+pub(crate) fn reach_nothing_else(site: &mut Site) -> Result<()> {
     let own = site.world.pod("shop", "b")?;
     let own_receiver = Receiver::open("own pod", &own.netns, own.address(Family::V4)?)?;
     let mut foreign = vec![Receiver::open("another tenant's database", &site.world.outside, outside("globex-db")?)?];

@@ -5,7 +5,7 @@ use testbed::kube::Site;
 use testbed::kube::expect::Unassigned;
 
 /// Isolate is the setting of the other scenarios. This one sets Audit, then Allow, and back.
-pub fn each_setting(site: &mut Site) -> Result<()> {
+pub(crate) fn each_setting(site: &mut Site) -> Result<()> {
     let before = site.readiness()?;
     for unassigned in [Unassigned::Audit, Unassigned::Allow, Unassigned::Isolate] {
         site.set_unassigned(unassigned)?;

@@ -32,7 +32,7 @@ const UNNAMED: &str = "addr add 10.99.2.1/30 dev wire2
 link set wire2 up";
 
 /// An interface that looks like a pod's but is none is denied while it exists. The node's own links are left alone.
-pub fn are_denied(site: &mut Site) -> Result<()> {
+pub(crate) fn are_denied(site: &mut Site) -> Result<()> {
     let node = site.cluster.node("a")?;
     let shop = site.world.pod("shop", "a")?;
     let name = format!("bh-{}-own", site.cluster.id());
@@ -73,11 +73,11 @@ fn outcome(from: &Netns, to: &Pod, transport: Transport) -> Result<Outcome> {
 }
 
 /// A network namespace with an interface that no pod claims. Dropping the value removes it.
-pub struct Stranger<'a>(Node<'a>);
+pub(crate) struct Stranger<'a>(Node<'a>);
 
 impl<'a> Stranger<'a> {
     /// Creates it with this address.
-    pub fn arrive_with(node: Node<'a>, address: &str) -> Result<Self> {
+    pub(crate) fn arrive_with(node: Node<'a>, address: &str) -> Result<Self> {
         let stranger = Self(node);
         stranger.run(&named(address))?;
         Ok(stranger)

@@ -9,7 +9,7 @@ use testbed::kube::{SYSTEM, Site, deploy, kernel};
 
 /// Deleting the agents allows no additional traffic. The cleanup leaves no program, map, filter or pin on a node.
 /// Afterwards every host reaches every other, and no pod was restarted.
-pub fn restores(site: &mut Site) -> Result<()> {
+pub(crate) fn restores(site: &mut Site) -> Result<()> {
     let before = site.restarts()?;
     let nodes = site.cluster.nodes();
     let traces: Vec<_> = nodes.iter().map(kernel::look).collect::<Result<_>>()?;

@@ -17,7 +17,7 @@ use aya::maps::{MapData, PerCpuArray};
 use bulkhead::dataplane::kernel::Kernel;
 use bulkhead::dataplane::object::MapLimits;
 use bulkhead::dataplane::{Dataplane, Recheck, cleanup};
-use bulkhead::runtime::cgroups::hierarchy;
+use bulkhead::hierarchy;
 use policy::model::cgroup_guard::CgroupGuardState;
 use policy::model::guards::Guards;
 use testbed::netns::Netns;

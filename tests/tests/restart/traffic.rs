@@ -8,10 +8,10 @@ use testbed::stream::{DatagramRecord, DatagramStream, EchoConnection, EchoRecord
 use testbed::world::World;
 
 /// The time within which a live edit must be in force.
-pub const SOON: Duration = Duration::from_secs(2);
+pub(crate) const SOON: Duration = Duration::from_secs(2);
 
 /// The traffic while the agent is killed or stopped.
-pub struct Traffic {
+pub(crate) struct Traffic {
     denied: Vec<DatagramStream>,
     allowed: Vec<DatagramStream>,
     connections: Vec<EchoConnection>,
@@ -20,7 +20,7 @@ pub struct Traffic {
 impl Traffic {
     /// Denied traffic to a pod and to the internet, allowed traffic to a pod, connections that a pod opened, and one
     /// that was opened to it, which depends on the reply table.
-    pub fn start(world: &World) -> Self {
+    pub(crate) fn start(world: &World) -> Self {
         world.introduce().expect("neighbours");
         let stream = |from, to, family| DatagramStream::start(world, from, to, family).expect("a stream");
         let connection = |from, to, family| EchoConnection::start(world, from, to, family).expect("a connection");
@@ -46,7 +46,7 @@ impl Traffic {
 
     /// Ends the traffic and checks it: no denied packet arrived, no allowed packet was lost, no connection ended or
     /// stalled.
-    pub fn assert_undisturbed(self) {
+    pub(crate) fn assert_undisturbed(self) {
         for (index, stream) in self.denied.into_iter().enumerate() {
             let DatagramRecord { sent, refused, arrived } = stream.stop();
             assert!(sent + refused > 300, "denied {index}: only {sent} were sent");
@@ -75,12 +75,12 @@ impl Traffic {
 }
 
 /// Waits while traffic flows.
-pub fn pause() {
+pub(crate) fn pause() {
     thread::sleep(Duration::from_millis(300));
 }
 
 /// Ends a connection and checks that it got no answer later than `SOON` after a moment.
-pub fn assert_cut(connection: EchoConnection, moment: Instant) {
+pub(crate) fn assert_cut(connection: EchoConnection, moment: Instant) {
     let connection: EchoRecord = connection.stop();
     assert!(connection.answers.len() > 50, "only {} answers in all", connection.answers.len());
     assert_eq!(connection.answers_after(moment + SOON), 0, "the connection continued; {:?}", connection.error);

@@ -9,7 +9,7 @@ const INTRODUCTION: &str = "\
 output carries results only; everything else goes to standard error.";
 
 /// Writes the page.
-pub fn render(facts: &Value) -> String {
+pub(super) fn render(facts: &Value) -> String {
     let mut page = Page::new("Command line", INTRODUCTION);
     for command in list(facts, "commands") {
         page.section(&code(&format!("bulkhead {}", text(command, "name"))), &sentence(text(command, "meaning")));

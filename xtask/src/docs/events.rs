@@ -12,7 +12,7 @@ value that is not known has no key: there is neither an empty string nor `null`.
 what could not be reported is counted in `bulkhead_events_lost_total` and in events of the type `suppressed`.";
 
 /// Writes the page.
-pub fn render(facts: &Value) -> String {
+pub(super) fn render(facts: &Value) -> String {
     let schema = &facts["events"];
     let mut page = Page::new("Events", INTRODUCTION);
     page.section("Every event", "");

@@ -9,7 +9,7 @@ The agent pins every map under `--pin-dir`, in a directory named after the versi
 agent. Sizes are in bytes, and limits are the defaults. A full map never opens anything: what does not fit is denied.";
 
 /// Writes the page.
-pub fn render(facts: &Value) -> String {
+pub(super) fn render(facts: &Value) -> String {
     let size = |map: &Value, field: &str| map[field].as_u64().filter(|size| *size > 0).map_or(String::new(), grouped);
     let row = |map: &Value| {
         [

@@ -10,7 +10,7 @@ are exact, and a restart of the agent does not reset them. No metric has a pod, 
 beyond `--metrics-max-tenants` share the label value `other`. The end of a name is its unit.";
 
 /// Writes the page.
-pub fn render(facts: &Value) -> String {
+pub(super) fn render(facts: &Value) -> String {
     let row = |metric: &Value| {
         let labels: Vec<String> = list(metric, "labels").iter().map(|label| code(&scalar(label))).collect();
         let name = text(metric, "name");

@@ -7,17 +7,17 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 /// A page under construction.
-pub struct Page(String);
+pub(super) struct Page(String);
 
 impl Page {
     /// Begins with the title and one paragraph.
-    pub fn new(title: &str, introduction: &str) -> Self {
+    pub(super) fn new(title: &str, introduction: &str) -> Self {
         let note = "<!-- Generated from the code by `cargo xtask docs`. Do not edit. -->";
         Self(format!("{note}\n\n# {title}\n\n{introduction}\n"))
     }
 
     /// Begins a section; nothing stands under an empty `text`.
-    pub fn section(&mut self, title: &str, text: &str) {
+    pub(super) fn section(&mut self, title: &str, text: &str) {
         let _ = write!(self.0, "\n## {title}\n");
         if !text.is_empty() {
             let _ = write!(self.0, "\n{}\n", one_line(text));
@@ -25,7 +25,7 @@ impl Page {
     }
 
     /// Adds a table. Columns whose cells are all empty are left out.
-    pub fn table<const N: usize>(&mut self, columns: [&str; N], rows: &[[String; N]]) {
+    pub(super) fn table<const N: usize>(&mut self, columns: [&str; N], rows: &[[String; N]]) {
         let is_used = |column: &usize| rows.iter().any(|row| !row[*column].is_empty());
         let used: Vec<usize> = (0..N).filter(is_used).collect();
         let line = |cells: Vec<&str>| format!("| {} |\n", cells.join(" | "));
@@ -39,28 +39,28 @@ impl Page {
     }
 
     /// The text.
-    pub fn finish(self) -> String {
+    pub(super) fn finish(self) -> String {
         self.0
     }
 }
 
 /// The text of a field; empty where there is none.
-pub fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+pub(super) fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value[field].as_str().unwrap_or_default()
 }
 
 /// The items of a field; none where there is none.
-pub fn list<'a>(value: &'a Value, field: &str) -> &'a [Value] {
+pub(super) fn list<'a>(value: &'a Value, field: &str) -> &'a [Value] {
     value[field].as_array().map_or(&[], Vec::as_slice)
 }
 
 /// The text as code; empty where it is empty.
-pub fn code(text: &str) -> String {
+pub(super) fn code(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!("`{text}`") }
 }
 
 /// A number with a comma between thousands.
-pub fn grouped(number: u64) -> String {
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::new();
     for (at, digit) in digits.chars().enumerate() {
@@ -73,7 +73,7 @@ pub fn grouped(number: u64) -> String {
 }
 
 /// A bare scalar as it is written in YAML.
-pub fn scalar(value: &Value) -> String {
+pub(super) fn scalar(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),

@@ -10,7 +10,7 @@ is never reused. In audit mode the packet passes, and its severity is one step l
 `policy.rule` in events where no named range decided.";
 
 /// Writes the page.
-pub fn render(facts: &Value) -> String {
+pub(super) fn render(facts: &Value) -> String {
     let row = |reason: &Value| {
         [
             scalar(&reason["number"]),

@@ -12,7 +12,7 @@ may reach. The API server refuses an object that breaks a rule below; `bulkhead 
 `[]` stands for each item of a list.";
 
 /// Writes the page.
-pub fn render(facts: &Value) -> String {
+pub(super) fn render(facts: &Value) -> String {
     let schema = &facts["tenant"]["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
     let mut page = Page::new("NetworkTenant", INTRODUCTION);
     for (title, part) in [("Spec", "spec"), ("Status", "status")] {

@@ -18,7 +18,7 @@ use crate::{
 
 /// The content of `bulkhead.o.json`.
 #[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
-pub struct Record {
+pub(super) struct Record {
     /// Of the object's bytes, in hexadecimal.
     pub sha256: String,
     /// The version that the compiler prints.
@@ -31,7 +31,7 @@ pub struct Record {
 
 impl Record {
     /// Describes the build of these tools, without a digest.
-    pub fn new(tools: &Toolchain) -> Self {
+    pub(super) fn new(tools: &Toolchain) -> Self {
         Self {
             sha256: String::new(),
             rustc: format!("{}, LLVM {}", tools.compiler.version, tools.compiler.llvm),
@@ -41,17 +41,17 @@ impl Record {
     }
 
     /// The same with the digest of the result.
-    pub fn with_sha256(self, sha256: String) -> Self {
+    pub(super) fn with_sha256(self, sha256: String) -> Self {
         Self { sha256, ..self }
     }
 
     /// The record beside an object, if there is one that can be read.
-    pub fn read(object: &Path) -> Option<Self> {
+    pub(super) fn read(object: &Path) -> Option<Self> {
         serde_json::from_slice(&fs::read(beside(object)).ok()?).ok()
     }
 
     /// Writes the record beside its object.
-    pub fn write(&self, object: &Path) -> Result<()> {
+    pub(super) fn write(&self, object: &Path) -> Result<()> {
         let file = beside(object);
         let text = serde_json::to_string_pretty(self)? + "\n";
         fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))

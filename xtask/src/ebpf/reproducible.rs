@@ -17,7 +17,7 @@ use crate::{toolchain::Toolchain, workspace};
 const NOT_SOURCES: [&str; 2] = [".git", "target"];
 
 /// Builds a copy of the tree, and fails if the object differs.
-pub fn check(tools: &Toolchain, variant: Variant, expected: &[u8]) -> Result<()> {
+pub(super) fn check(tools: &Toolchain, variant: Variant, expected: &[u8]) -> Result<()> {
     let elsewhere = Elsewhere::new()?;
     let tree = elsewhere.0.join("tree");
     copy(&workspace::root(), &tree)?;

@@ -15,7 +15,7 @@ use super::{Series, output};
 use crate::{step, workspace};
 
 /// A kernel, unpacked.
-pub struct Kernel {
+pub(super) struct Kernel {
     /// The output of `uname -r`.
     pub version: String,
     /// The image.
@@ -25,7 +25,7 @@ pub struct Kernel {
 }
 
 /// The newest kernel of a series.
-pub fn kernel(series: &Series) -> Result<Kernel> {
+pub(super) fn kernel(series: &Series) -> Result<Kernel> {
     let directory = workspace::products().join("kernels").join(series.name);
     if let Ok(kernel) = unpacked(&directory) {
         return Ok(kernel);

@@ -42,7 +42,7 @@ guards --test-threads=1 --include-ignored --skip child_process guards_are_shown 
 "#;
 
 /// Boots a kernel and counts the results it prints.
-pub fn run(kernel: &Kernel, binaries: &Binaries) -> Result<Tally> {
+pub(super) fn run(kernel: &Kernel, binaries: &Binaries) -> Result<Tally> {
     let directory = workspace::products().join("kernels/guests").join(&kernel.version);
     let _ = fs::remove_dir_all(&directory);
     let initrd = directory.join("initrd");

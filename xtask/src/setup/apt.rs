@@ -11,7 +11,7 @@ use crate::{host::Host, step, workspace::output_of};
 /// Installs the packages that are missing.
 ///
 /// If this user may not, the error holds the command.
-pub fn install(host: &Host, label: &str, packages: &[String]) -> Result<()> {
+pub(super) fn install(host: &Host, label: &str, packages: &[String]) -> Result<()> {
     let missing: Vec<&String> = packages.iter().filter(|package| !host.apt || !is_installed(package)).collect();
     if missing.is_empty() {
         return Ok(());

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use crate::{step, workspace};
 
 /// Calls `cargo install`; `adapt` adds features, profile and environment.
-pub fn install(name: &str, version: &str, adapt: impl FnOnce(&mut Command)) -> Result<()> {
+pub(super) fn install(name: &str, version: &str, adapt: impl FnOnce(&mut Command)) -> Result<()> {
     let scratch = workspace::tools().join("build");
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(["install", name, "--version", version, "--locked"]);

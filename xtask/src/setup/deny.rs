@@ -12,7 +12,7 @@ use crate::workspace::{self, on_path};
 const VERSION: &str = "0.20.2";
 
 /// The program, which is built once if this machine has none.
-pub fn ready() -> Result<PathBuf> {
+pub(crate) fn ready() -> Result<PathBuf> {
     let own = workspace::tools().join("bin/cargo-deny");
     if own.is_file() {
         return Ok(own);

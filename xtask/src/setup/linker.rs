@@ -21,7 +21,7 @@ const VERSION: &str = "0.13.0";
 const LLVM: RangeInclusive<u32> = 21..=23;
 
 /// Installs what the build needs, then builds bpf-linker.
-pub fn build(host: &Host, llvm: u32) -> Result<()> {
+pub(super) fn build(host: &Host, llvm: u32) -> Result<()> {
     let llvm = llvm.max(*LLVM.start());
     if !LLVM.contains(&llvm) {
         bail!(

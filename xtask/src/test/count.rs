@@ -13,7 +13,7 @@ use super::tier::TestCommand;
 use crate::{step, tally::Tally};
 
 /// Builds each command behind a progress line, then runs it.
-pub fn commands(commands: &[TestCommand]) -> Tally {
+pub(super) fn commands(commands: &[TestCommand]) -> Tally {
     let mut sum = Tally::default();
     for test in commands {
         let tally = match step::run(&test.label, &mut test.build()).and_then(|()| run(&mut test.run())) {
@@ -33,7 +33,7 @@ pub fn commands(commands: &[TestCommand]) -> Tally {
 }
 
 /// Runs one command and counts its results.
-pub fn run(command: &mut Command) -> Result<Tally> {
+pub(super) fn run(command: &mut Command) -> Result<Tally> {
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let output = child.stdout.take().context("standard output is not piped")?;
     let mut tally = Tally::default();

@@ -22,7 +22,7 @@ use crate::{step, step::seconds, tally::Tally};
 
 /// The verb below `test`.
 #[derive(Subcommand)]
-pub enum Long {
+pub(crate) enum Long {
     /// Run a part that takes long by nature, with a seed. It can go on where it was stopped.
     #[command(subcommand)]
     Long(Part),
@@ -30,7 +30,7 @@ pub enum Long {
 
 /// The parts.
 #[derive(Subcommand)]
-pub enum Part {
+pub(crate) enum Part {
     /// Run the tier `unit` again and again, the last runs beside busy loops.
     UnitRepeat {
         #[command(flatten)]
@@ -54,7 +54,7 @@ pub enum Part {
 
 /// How often a part runs, and from where.
 #[derive(Args)]
-pub struct Rounds {
+pub(crate) struct Rounds {
     /// How many runs there are in all.
     #[arg(long, default_value_t = 30, value_name = "N")]
     runs: u64,
@@ -67,7 +67,7 @@ pub struct Rounds {
 }
 
 /// Runs a part to its end and prints each run that failed.
-pub fn run(part: &Part) -> Result<ExitCode> {
+pub(crate) fn run(part: &Part) -> Result<ExitCode> {
     match part {
         Part::UnitRepeat { rounds, busy, busy_runs } => {
             let quiet_until = rounds.runs.saturating_sub(*busy_runs);

@@ -11,18 +11,18 @@ use crate::{
 
 /// All tiers of one run. Prints as a table.
 #[derive(Default)]
-pub struct Report {
+pub(super) struct Report {
     rows: Vec<(&'static str, Outcome, Duration)>,
 }
 
 impl Report {
     /// Adds one tier.
-    pub fn add(&mut self, tier: &'static str, outcome: Outcome, took: Duration) {
+    pub(super) fn add(&mut self, tier: &'static str, outcome: Outcome, took: Duration) {
         self.rows.push((tier, outcome, took));
     }
 
     /// True if anything failed.
-    pub fn failed(&self) -> bool {
+    pub(super) fn failed(&self) -> bool {
         self.sum().failed > 0
     }
 

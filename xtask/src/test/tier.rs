@@ -14,7 +14,7 @@ use crate::{
 
 /// One tier of tests, in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tier {
+pub(crate) enum Tier {
     /// Format, clippy, documentation, dependencies.
     Lint,
     /// Rules on the tree, generated pages.
@@ -33,7 +33,7 @@ pub enum Tier {
 
 /// What a person may name on the command line: one tier, or an alias for several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Selection {
+pub(crate) enum Selection {
     /// The tiers of [`Tier::CHECK`].
     Check,
     /// This tier.
@@ -53,7 +53,7 @@ impl Selection {
     ];
 
     /// True if this tier is meant.
-    pub fn holds(self, tier: Tier) -> bool {
+    pub(crate) fn holds(self, tier: Tier) -> bool {
         match self {
             Self::Check => Tier::CHECK.contains(&tier),
             Self::One(one) => one == tier,
@@ -76,14 +76,14 @@ impl ValueEnum for Selection {
 
 impl Tier {
     /// All of them, cheapest first.
-    pub const ALL: [Self; 7] =
+    pub(crate) const ALL: [Self; 7] =
         [Self::Lint, Self::Tidy, Self::Unit, Self::Program, Self::Netns, Self::Kernels, Self::Cluster];
 
     /// Those that run without root and without the BPF toolchain.
-    pub const CHECK: [Self; 3] = [Self::Lint, Self::Tidy, Self::Unit];
+    pub(crate) const CHECK: [Self; 3] = [Self::Lint, Self::Tidy, Self::Unit];
 
     /// Its name on the command line.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Lint => "lint",
             Self::Tidy => "tidy",
@@ -96,7 +96,7 @@ impl Tier {
     }
 
     /// What a pass proves.
-    pub fn proves(self) -> &'static str {
+    pub(crate) fn proves(self) -> &'static str {
         match self {
             Self::Lint => "format, clippy, documentation and the licences of dependencies are clean",
             Self::Tidy => "modules keep to their imports, words and sentences to theirs; generated pages are current",
@@ -109,7 +109,7 @@ impl Tier {
     }
 
     /// What the machine must offer.
-    pub fn needs(self) -> &'static str {
+    pub(crate) fn needs(self) -> &'static str {
         match self {
             Self::Lint => "rustfmt, clippy and cargo-deny (which it installs)",
             Self::Tidy | Self::Unit => "nothing else",
@@ -121,7 +121,7 @@ impl Tier {
     }
 
     /// The files of `tests/tests` that belong to this tier.
-    pub fn files(self) -> &'static [&'static str] {
+    pub(crate) fn files(self) -> &'static [&'static str] {
         match self {
             Self::Lint | Self::Tidy | Self::Unit | Self::Kernels => &[],
             Self::Program => &["program"],
@@ -131,7 +131,7 @@ impl Tier {
     }
 
     /// The commands of this tier. `lint` and `kernels` run none of cargo's tests.
-    pub fn commands(self) -> Vec<TestCommand> {
+    pub(crate) fn commands(self) -> Vec<TestCommand> {
         match self {
             Self::Lint | Self::Kernels => Vec::new(),
             Self::Tidy => vec![TestCommand::plain("build xtask's tests", vec!["-p".to_owned(), "xtask".to_owned()])],
@@ -163,7 +163,7 @@ fn packages() -> Vec<String> {
 }
 
 /// One call of `cargo test`.
-pub struct TestCommand {
+pub(crate) struct TestCommand {
     /// The name of its build step.
     pub label: String,
     selection: Vec<String>,
@@ -188,14 +188,14 @@ impl TestCommand {
     }
 
     /// Builds without running.
-    pub fn build(&self) -> Command {
+    pub(crate) fn build(&self) -> Command {
         let mut command = workspace::cargo("test");
         command.arg("--no-run").args(&self.selection);
         command
     }
 
     /// Runs what was built.
-    pub fn run(&self) -> Command {
+    pub(crate) fn run(&self) -> Command {
         let mut command = workspace::cargo("test");
         command.arg("--no-fail-fast").args(&self.selection).arg("--").args(self.harness);
         delegate::with_agent(&mut command);

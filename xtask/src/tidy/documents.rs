@@ -10,7 +10,7 @@ const GLOSSARY: &str = "docs/glossary.md";
 const GLOSSARY_ROWS: usize = 40;
 
 /// Every limit that this document exceeds.
-pub fn check(file: &str, text: &str) -> Vec<Finding> {
+pub(super) fn check(file: &str, text: &str) -> Vec<Finding> {
     let finding = |message: String| Finding { file: file.to_owned(), line: 1, message, rule: Rule::Documents };
     let mut findings = Vec::new();
     let lines = text.lines().count();

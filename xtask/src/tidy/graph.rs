@@ -11,7 +11,7 @@ use super::source::{Named, Source, module_of};
 const HOPS: usize = 8;
 
 /// The groups of files of this crate that depend on each other, each in alphabetical order.
-pub fn circles(sources: &[&Source]) -> Vec<Vec<String>> {
+pub(super) fn circles(sources: &[&Source]) -> Vec<Vec<String>> {
     let files = Files::new(sources);
     let arrows: Vec<BTreeSet<usize>> = (0..sources.len()).map(|from| files.arrows(from)).collect();
     let reach: Vec<BTreeSet<usize>> = (0..sources.len()).map(|from| reachable(from, &arrows)).collect();

@@ -12,13 +12,13 @@ use super::{
 };
 
 /// Banned words in the identifiers of a source file.
-pub fn in_code(source: &Source) -> Vec<Finding> {
+pub(super) fn in_code(source: &Source) -> Vec<Finding> {
     let names = source.identifiers.iter().map(|(name, line)| (name.trim_start_matches("r#"), *line));
     names.filter_map(|(name, line)| finding(&source.file, line, name)).collect()
 }
 
 /// Banned words in the name of a file and in the names of flags, variables and metrics.
-pub fn in_text(file: &str, text: &str) -> Vec<Finding> {
+pub(super) fn in_text(file: &str, text: &str) -> Vec<Finding> {
     if names_the_banned(file) {
         return Vec::new();
     }
@@ -71,7 +71,7 @@ fn parts(name: &str) -> Vec<String> {
 }
 
 /// Types of one crate that share a name.
-pub fn shared_types(sources: &[&Source]) -> Vec<Finding> {
+pub(super) fn shared_types(sources: &[&Source]) -> Vec<Finding> {
     let mut places: BTreeMap<&str, Vec<(&str, usize)>> = BTreeMap::new();
     for source in sources {
         for (name, line) in &source.types {

@@ -5,7 +5,7 @@
 
 /// A piece of prose and the line it begins on.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Prose {
+pub(super) struct Prose {
     /// Without the marks of the comment and without quotes.
     pub text: String,
     /// The line.
@@ -13,7 +13,7 @@ pub struct Prose {
 }
 
 /// Every comment and every string literal, in their order. Lines of one comment are joined.
-pub fn prose(source: &str) -> Vec<Prose> {
+pub(super) fn prose(source: &str) -> Vec<Prose> {
     let mut reader = Reader { rest: source, line: 1, found: Vec::new(), previous: ' ' };
     while reader.step() {}
     join(reader.found)

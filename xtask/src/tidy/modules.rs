@@ -210,7 +210,7 @@ const TABLE: &[Allowed] = &[
 ];
 
 /// Every import that this file's module has not been allowed; `crates` are the names that mean another crate.
-pub fn check(source: &Source, crates: &[String]) -> Vec<Finding> {
+pub(super) fn check(source: &Source, crates: &[String]) -> Vec<Finding> {
     let Some(module) = module_of(&source.file) else {
         return Vec::new();
     };
@@ -228,7 +228,7 @@ pub fn check(source: &Source, crates: &[String]) -> Vec<Finding> {
 }
 
 /// What a row allows although no file of its module imports it.
-pub fn unused(sources: &[Source]) -> Vec<Finding> {
+pub(super) fn unused(sources: &[Source]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for row in TABLE {
         let files: Vec<&Source> = sources.iter().filter(|source| module_of(&source.file) == Some(row.module)).collect();

@@ -9,7 +9,7 @@ use super::{
 };
 
 /// Every coined sense in this file.
-pub fn check(file: &str, text: &str) -> Vec<Finding> {
+pub(super) fn check(file: &str, text: &str) -> Vec<Finding> {
     if names_the_banned(file) {
         return Vec::new();
     }

@@ -167,7 +167,7 @@ const UNSAFE: [&str; 12] = [
 const READS_ENVIRONMENT: [&str; 3] = ["agent/src/config", "agent/src/main.rs", "agent/src/cli/output.rs"];
 
 /// Everything in this file that a rule forbids; `crates` are the names that mean another crate.
-pub fn check(source: &Source, crates: &[String]) -> Vec<Finding> {
+pub(super) fn check(source: &Source, crates: &[String]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for named in &source.paths {
         let broken = RULES.iter().filter(|rule| rule.holds(&source.file)).find_map(|rule| rule.refuses(named, crates));
@@ -218,7 +218,7 @@ impl ModuleRule {
 }
 
 /// True for `agent/src/model.rs` and `agent/src/model/cluster.rs` in `agent/src/model`.
-pub fn is_in(file: &str, prefix: &str) -> bool {
+pub(super) fn is_in(file: &str, prefix: &str) -> bool {
     file.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest == ".rs" || rest.starts_with('/'))
 }
 

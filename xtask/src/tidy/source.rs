@@ -10,7 +10,7 @@ use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 
 /// One file, read.
 #[derive(Debug, Default)]
-pub struct Source {
+pub(super) struct Source {
     /// Its path from the top of the repository.
     pub file: String,
     /// Only tests compile it.
@@ -29,7 +29,7 @@ pub struct Source {
 
 /// A path such as `std::time::Instant` or `crate::model::*`, and its line.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Named {
+pub(super) struct Named {
     /// With `super` and `self` at its front resolved.
     pub path: String,
     /// The line it begins on.
@@ -40,7 +40,7 @@ pub struct Named {
 
 impl Source {
     /// Reads the file's tokens.
-    pub fn parse(file: &str, text: &str) -> Result<Self> {
+    pub(super) fn parse(file: &str, text: &str) -> Result<Self> {
         let tokens: TokenStream = text.parse().map_err(|error| anyhow!("{error}"))?;
         let mut source = Self { file: file.to_owned(), is_test: is_test_file(file), ..Self::default() };
         source.find_unsafe(tokens.clone());
@@ -55,7 +55,7 @@ impl Source {
     }
 
     /// Forgets what does not count in a file that only tests compile.
-    pub fn mark_as_test(&mut self) {
+    pub(super) fn mark_as_test(&mut self) {
         self.is_test = true;
         self.paths.clear();
         self.types.clear();
@@ -285,7 +285,7 @@ fn resolve(file: &str, named: Named) -> Named {
 }
 
 /// `["model", "cluster"]` for `agent/src/model/cluster.rs`. A directory below `src/bin` is the top of its own crate.
-pub fn module_of(file: &str) -> Vec<&str> {
+pub(super) fn module_of(file: &str) -> Vec<&str> {
     let (_, inside) = file.split_once("src/").unwrap_or(("", file));
     let binary = inside.strip_prefix("bin/").and_then(|rest| rest.split_once('/'));
     let inside = binary.map_or(inside, |(_, inside)| inside);

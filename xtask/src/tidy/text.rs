@@ -12,7 +12,7 @@ const CONDITIONS: [&str; 5] = ["when ", "once ", "until ", "after ", "as soon as
 const SELF: &str = "xtask/src/tidy/text.rs";
 
 /// Everything in this file that a rule forbids.
-pub fn check(file: &str, text: &str) -> Vec<Finding> {
+pub(super) fn check(file: &str, text: &str) -> Vec<Finding> {
     if file == SELF {
         return Vec::new();
     }

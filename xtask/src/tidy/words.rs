@@ -4,7 +4,7 @@
 //! stays allowed where it means what it says.
 
 /// A word that no identifier may have among its parts, be it of code, a map, a flag, a variable or a metric.
-pub struct Banned {
+pub(super) struct Banned {
     /// The part, in lower case.
     pub part: &'static str,
     /// Which identifiers are meant.
@@ -17,7 +17,7 @@ pub struct Banned {
 
 /// Which identifiers a word is banned from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
+pub(super) enum Scope {
     /// All.
     Everywhere,
     /// The names of types and of their variants.
@@ -42,7 +42,7 @@ impl Banned {
 const MUTEXES: &[&str] = &["lock", "try_lock", "LazyLock", "OnceLock", "RwLock", "flock"];
 
 /// The list.
-pub const IDENTIFIERS: &[Banned] = &[
+pub(super) const IDENTIFIERS: &[Banned] = &[
     everywhere("asker", "config"),
     everywhere("blame", "attribute"),
     everywhere("book", "index"),
@@ -84,7 +84,7 @@ pub const IDENTIFIERS: &[Banned] = &[
 ];
 
 /// A coined sense that prose does not have: a phrase in lower case, matched at the limits of words.
-pub struct Coined {
+pub(super) struct Coined {
     /// The phrase.
     pub phrase: &'static str,
     /// What to write instead.
@@ -98,7 +98,7 @@ const fn coined(phrase: &'static str, instead: &'static str) -> Coined {
 }
 
 /// The list.
-pub const PROSE: &[Coined] = &[
+pub(super) const PROSE: &[Coined] = &[
     coined("waist", "query boundary, or global functions"),
     Coined { phrase: "odd", instead: "slow path", except: &["odd number", "odd length", "odd byte"] },
     coined("plain packet", "packet on the fast path"),
@@ -137,6 +137,6 @@ pub const PROSE: &[Coined] = &[
 ];
 
 /// Files that have to name what is forbidden: the rules and their tests, and the list of renamed things.
-pub fn names_the_banned(file: &str) -> bool {
+pub(super) fn names_the_banned(file: &str) -> bool {
     file.starts_with("xtask/src/tidy") || file == "CHANGELOG.md"
 }

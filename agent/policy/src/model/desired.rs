@@ -80,7 +80,7 @@ pub fn compile(cluster: &Cluster, kernel: &KernelView<'_>, now: i64) -> Desired 
 ///
 /// An address that several live pods claim, or whose tenant has no number, gets the entry [`NOBODYS`]. Without an
 /// entry, a wide range that covers the address would open it.
-pub fn desired_peer(cluster: &Cluster, desired: &Desired, address: IpAddr) -> Option<PeerEntry> {
+pub(crate) fn desired_peer(cluster: &Cluster, desired: &Desired, address: IpAddr) -> Option<PeerEntry> {
     if cluster.settings().metadata.contains(&address) {
         return Some(PeerEntry { kind: PeerEntry::METADATA, ..PeerEntry::default() });
     }

@@ -113,7 +113,7 @@ impl Ownership {
     }
 
     /// Whether part of `net` has another owner than `tenant`.
-    pub fn is_contested(&self, net: &IpNet, tenant: &str) -> bool {
+    pub(crate) fn is_contested(&self, net: &IpNet, tenant: &str) -> bool {
         let (first, last) = bounds(net);
         let spans = if net.addr().is_ipv4() { &self.v4 } else { &self.v6 };
         let from = spans.partition_point(|span| span.last < first);
@@ -123,7 +123,7 @@ impl Ownership {
     }
 
     /// Whether part of `net` has an owner that did not fit in the kernel's table.
-    pub fn is_unplaced(&self, net: &IpNet) -> bool {
+    pub(crate) fn is_unplaced(&self, net: &IpNet) -> bool {
         self.unplaced.iter().any(|unplaced| unplaced.contains(net) || net.contains(unplaced))
     }
 

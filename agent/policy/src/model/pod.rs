@@ -149,7 +149,7 @@ pub fn v6_addr(address: V6) -> Ipv6Addr {
 }
 
 /// Whether a pod can have this address at all. A multicast address, for example, is never a pod's.
-pub fn is_possible(address: IpAddr) -> bool {
+pub(crate) fn is_possible(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => plausible(V4::new(v4.octets())),
         IpAddr::V6(v6) => plausible(V6::new(v6.octets())),
@@ -193,7 +193,7 @@ pub struct Workloads {
 
 impl Workloads {
     /// The shared value for this kind and name.
-    pub fn intern(&mut self, (kind, name): (String, String)) -> Arc<Workload> {
+    pub(crate) fn intern(&mut self, (kind, name): (String, String)) -> Arc<Workload> {
         let wanted = Workload { kind: kind.into(), name: name.into() };
         if let Some(known) = self.known.get(&wanted) {
             return Arc::clone(known);

@@ -59,7 +59,7 @@ impl Ports {
     }
 
     /// As a port set of the kernel, if the ranges fit. `Ports::Any` has a reserved number and no set.
-    pub fn to_set(&self) -> Option<PortSet> {
+    pub(crate) fn to_set(&self) -> Option<PortSet> {
         let Self::Ranges(ranges) = self else { return None };
         let mut set = PortSet::default();
         set.ranges.get_mut(..ranges.len())?.copy_from_slice(ranges);

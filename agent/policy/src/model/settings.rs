@@ -131,12 +131,12 @@ impl Default for Settings {
 
 impl Settings {
     /// Ranges of pods and of Services.
-    pub fn pods_and_services(&self) -> impl Iterator<Item = IpNet> {
+    pub(crate) fn pods_and_services(&self) -> impl Iterator<Item = IpNet> {
         self.pod_cidrs.iter().chain(&self.service_cidrs).map(IpNet::trunc)
     }
 
     /// All ranges that belong to the cluster itself, with the name of each kind.
-    pub fn cluster_ranges(&self) -> impl Iterator<Item = (&'static str, IpNet)> {
+    pub(crate) fn cluster_ranges(&self) -> impl Iterator<Item = (&'static str, IpNet)> {
         let of = |kind, nets: &'_ [IpNet]| nets.iter().map(move |net| (kind, net.trunc())).collect::<Vec<_>>();
         [of("pod", &self.pod_cidrs), of("service", &self.service_cidrs), of("node", &self.node_cidrs)]
             .into_iter()

@@ -77,7 +77,7 @@ impl Member {
     }
 
     /// Whether it may reach every destination, except metadata services and data subnets of tenants.
-    pub fn is_open(&self, settings: &Settings) -> bool {
+    pub(crate) fn is_open(&self, settings: &Settings) -> bool {
         self.origin == TenantOrigin::Unassigned && settings.unassigned == Unassigned::Allow
     }
 

@@ -61,7 +61,7 @@ pub fn assign(tenancy: &Tenancy, kernel: &KernelView<'_>, settings: &Settings) -
 
 /// Counter slots by tenant number. A tenant without pods keeps its slot until another tenant needs one. So its counters
 /// continue if its last pod leaves the node and another one comes.
-pub fn counter_slots(
+pub(crate) fn counter_slots(
     local: &BTreeMap<TenantId, bool>,
     kernel: &KernelView<'_>,
     settings: &Settings,

@@ -76,17 +76,17 @@ impl Ledger {
     }
 
     /// Rows that no tenant points at, longest free first.
-    pub fn free_rows(&self) -> impl Iterator<Item = u16> + '_ {
+    pub(crate) fn free_rows(&self) -> impl Iterator<Item = u16> + '_ {
         self.rows.free.iter().copied()
     }
 
     /// Port sets that no prefix names, longest free first.
-    pub fn free_sets(&self) -> impl Iterator<Item = u16> + '_ {
+    pub(crate) fn free_sets(&self) -> impl Iterator<Item = u16> + '_ {
         self.sets.free.iter().copied()
     }
 
     /// The number of a set with this content, referred to or not.
-    pub fn set_of(&self, set: &PortSet) -> Option<u16> {
+    pub(crate) fn set_of(&self, set: &PortSet) -> Option<u16> {
         self.set_of.get(set).copied()
     }
 

@@ -40,7 +40,7 @@ pub(super) struct Phases {
 
 impl Phases {
     /// Whether only addresses change.
-    pub fn is_quiet(&self) -> bool {
+    pub(super) fn is_quiet(&self) -> bool {
         let others = [
             &self.name,
             &self.clear,
@@ -58,7 +58,7 @@ impl Phases {
     }
 
     /// The writes in order, with the generations.
-    pub fn into_plan(self, ledger: &Ledger) -> Plan {
+    pub(super) fn into_plan(self, ledger: &Ledger) -> Plan {
         let first = [self.clear, self.ungrant, self.fence, self.stage, self.turn, self.unstage];
         let second = [self.settle, self.unfence, self.raise, self.grant, self.claim];
         let first: Vec<Op> = first.into_iter().flatten().collect();

@@ -20,7 +20,7 @@ const MAX_NETNS: usize = 255;
 ///
 /// # Errors
 /// The first field that is wrong.
-pub fn endpoint(endpoint: &Endpoint) -> Result<input::Endpoint, ConvertError> {
+pub(crate) fn endpoint(endpoint: &Endpoint) -> Result<input::Endpoint, ConvertError> {
     let (meta, spec) = (&endpoint.metadata, &endpoint.spec);
     let errors = ObjectErrors::new("Endpoint", &format!("{}/{}", meta.namespace, meta.name));
     errors.check("metadata.namespace", is_dns_label(&meta.namespace), || Problem::Name(meta.namespace.clone()))?;

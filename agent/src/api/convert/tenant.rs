@@ -22,7 +22,7 @@ const MAX_VALUES: usize = 64;
 ///
 /// # Errors
 /// The first field that is wrong.
-pub fn tenant(tenant: &NetworkTenant) -> Result<input::Tenant, ConvertError> {
+pub(crate) fn tenant(tenant: &NetworkTenant) -> Result<input::Tenant, ConvertError> {
     let (age, spec) = (age(&tenant.metadata), &tenant.spec);
     let errors = ObjectErrors::new("NetworkTenant", &age.name);
     tenant_name(&age.name).map_err(|problem| errors.at("metadata.name", problem))?;

@@ -22,7 +22,7 @@ use super::{Connection, ExplainError, ExplainProtocol};
 
 /// The answer.
 #[derive(Clone, Debug, Serialize)]
-pub struct Explanation {
+pub(super) struct Explanation {
     schema: &'static str,
     source: IpAddr,
     destination: IpAddr,
@@ -45,7 +45,7 @@ pub struct Explanation {
 
 impl Explanation {
     /// Whether the connection's first packet would be dropped.
-    pub fn is_dropped(&self) -> bool {
+    pub(super) fn is_dropped(&self) -> bool {
         self.verdict == "dropped"
     }
 }
@@ -54,7 +54,7 @@ impl Explanation {
 ///
 /// # Errors
 /// [`ExplainError::NotLocal`] and [`ExplainError::Families`].
-pub fn explain(tables: &ActualTables<'_>, connection: &Connection) -> Result<Explanation, ExplainError> {
+pub(super) fn explain(tables: &ActualTables<'_>, connection: &Connection) -> Result<Explanation, ExplainError> {
     let Connection { source, destination, port, .. } = *connection;
     let owns = |entry: &EndpointEntry| crate::run::addresses(entry).contains(&source);
     let (ifindex, entry) =

@@ -13,9 +13,6 @@ use crate::events::fixtures::{FixtureNames, SECOND, flow};
 struct Kept(Mutex<Vec<Event>>);
 
 impl Sink for Kept {
-    fn name(&self) -> &'static str {
-        "kept"
-    }
     fn offer(&self, line: &Arc<Line>) {
         self.0.lock().expect("a lock").push(line.event.clone());
     }

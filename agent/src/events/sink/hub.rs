@@ -13,13 +13,13 @@ use crate::events::filter::Filter;
 use crate::events::stats::{EventStats, SinkStats, Stage};
 
 /// Events kept, at most.
-pub const KEPT: usize = 4096;
+pub(crate) const KEPT: usize = 4096;
 /// Events that wait for one reader, at most.
 const READER_QUEUE: usize = 4096;
 
 /// The last events and their readers.
 #[derive(Debug)]
-pub struct Hub {
+pub(crate) struct Hub {
     state: Mutex<HubState>,
     own: Arc<SinkStats>,
     stats: Arc<EventStats>,
@@ -39,7 +39,7 @@ struct Reader {
 
 /// The subscription of one reader. Dropping it ends it.
 #[derive(Debug)]
-pub struct EventSubscription {
+pub(crate) struct EventSubscription {
     /// The events after the history.
     pub queue: Arc<Queue>,
 }
@@ -52,17 +52,17 @@ impl Drop for EventSubscription {
 
 impl Hub {
     /// A hub without events or readers.
-    pub fn new(stats: &Arc<EventStats>) -> Self {
+    pub(crate) fn new(stats: &Arc<EventStats>) -> Self {
         Self { state: Mutex::default(), own: stats.sink("socket"), stats: Arc::clone(stats) }
     }
 
     /// The last `last` events that pass the filter, oldest first.
-    pub fn history(&self, filter: &Filter, last: usize) -> Vec<Arc<Line>> {
+    pub(crate) fn history(&self, filter: &Filter, last: usize) -> Vec<Arc<Line>> {
         self.lock().history(filter, last)
     }
 
     /// The history, and a subscription to all later events. Each event is in exactly one of the two.
-    pub fn follow(&self, filter: Filter, last: usize) -> (Vec<Arc<Line>>, EventSubscription) {
+    pub(crate) fn follow(&self, filter: Filter, last: usize) -> (Vec<Arc<Line>>, EventSubscription) {
         let queue = Arc::new(Queue::new(READER_QUEUE));
         let mut state = self.lock();
         let history = state.history(&filter, last);
@@ -72,7 +72,8 @@ impl Hub {
     }
 
     /// Number of readers.
-    pub fn readers(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn readers(&self) -> usize {
         let mut state = self.lock();
         state.readers.retain(|reader| !reader.queue.is_closed());
         state.readers.len()
@@ -93,10 +94,6 @@ impl HubState {
 }
 
 impl Sink for Hub {
-    fn name(&self) -> &'static str {
-        "socket"
-    }
-
     fn offer(&self, line: &Arc<Line>) {
         let mut state = self.lock();
         if state.kept.len() >= KEPT {

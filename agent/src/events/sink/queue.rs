@@ -11,7 +11,7 @@ use super::Line;
 
 /// One reader's queue.
 #[derive(Debug)]
-pub struct Queue {
+pub(crate) struct Queue {
     capacity: usize,
     state: Mutex<QueueState>,
     filled: Condvar,
@@ -20,7 +20,7 @@ pub struct Queue {
 
 /// Events that a reader has taken.
 #[derive(Debug, Default)]
-pub struct Batch {
+pub(crate) struct Batch {
     /// Events, oldest first.
     pub lines: Vec<Arc<Line>>,
     /// Events lost since the batch before.
@@ -38,12 +38,12 @@ struct QueueState {
 
 impl Queue {
     /// A queue for this many events, and for at least one.
-    pub fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize) -> Self {
         Self { capacity: capacity.max(1), state: Mutex::default(), filled: Condvar::new(), filled_async: Notify::new() }
     }
 
     /// Adds an event; returns how many events were lost. A closed queue loses the new event.
-    pub fn push(&self, line: Arc<Line>) -> u64 {
+    pub(crate) fn push(&self, line: Arc<Line>) -> u64 {
         let mut state = self.lock();
         if state.closed {
             return 1;
@@ -61,7 +61,7 @@ impl Queue {
     }
 
     /// Waits until there are events or the queue is closed. Blocks the thread.
-    pub fn take_blocking(&self, most: usize) -> Batch {
+    pub(crate) fn take_blocking(&self, most: usize) -> Batch {
         let mut state = self.lock();
         while state.lines.is_empty() && !state.closed {
             state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -70,7 +70,7 @@ impl Queue {
     }
 
     /// The same in a task.
-    pub async fn take(&self, most: usize) -> Batch {
+    pub(crate) async fn take(&self, most: usize) -> Batch {
         loop {
             let filled = self.filled_async.notified();
             let ready = {
@@ -85,24 +85,19 @@ impl Queue {
     }
 
     /// Refuses further events. Events in the queue may still be taken.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.lock().closed = true;
         self.wake();
     }
 
     /// Whether the queue was closed.
-    pub fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.lock().closed
     }
 
     /// Number of events in the queue.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.lock().lines.len()
-    }
-
-    /// Whether the queue holds no event.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     fn wake(&self) {

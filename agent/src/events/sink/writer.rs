@@ -23,8 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The sink, with the thread that writes.
 #[derive(Debug)]
-pub struct WriterSink {
-    name: &'static str,
+pub(crate) struct WriterSink {
     queue: Arc<Queue>,
     own: Arc<SinkStats>,
     stats: Arc<EventStats>,
@@ -33,7 +32,7 @@ pub struct WriterSink {
 
 impl WriterSink {
     /// Starts the thread. It ends with `close`, or with the process.
-    pub fn start(
+    pub(crate) fn start(
         name: &'static str,
         writer: impl Write + Send + 'static,
         stats: &Arc<EventStats>,
@@ -42,7 +41,7 @@ impl WriterSink {
     }
 
     /// The same with a queue of this length.
-    pub fn with_queue(
+    pub(crate) fn with_queue(
         name: &'static str,
         mut writer: impl Write + Send + 'static,
         stats: &Arc<EventStats>,
@@ -64,7 +63,7 @@ impl WriterSink {
                 }
             }
         })?;
-        Ok(Self { name, queue, own, stats: Arc::clone(stats), thread })
+        Ok(Self { queue, own, stats: Arc::clone(stats), thread })
     }
 }
 
@@ -110,10 +109,6 @@ fn take(left: &mut usize, length: usize) -> bool {
 }
 
 impl Sink for WriterSink {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
     fn offer(&self, line: &Arc<Line>) {
         let lost = self.queue.push(Arc::clone(line));
         self.stats.lost(Stage::Queue).add(lost);

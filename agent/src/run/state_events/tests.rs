@@ -17,9 +17,6 @@ use crate::reconcile::{Now, ReconcileState, step};
 struct Lines(Mutex<Vec<Arc<Line>>>);
 
 impl Sink for Lines {
-    fn name(&self) -> &'static str {
-        "lines"
-    }
     fn offer(&self, line: &Arc<Line>) {
         self.0.lock().expect("a mutex").push(Arc::clone(line));
     }

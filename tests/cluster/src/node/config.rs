@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Writes all of it into the node's directory.
-pub fn write(node: &Node, cni: Cni) -> Result<()> {
+pub(crate) fn write(node: &Node, cni: Cni) -> Result<()> {
     let directory = node.directory();
     super::directories(&directory)?;
     let put = |name: &str, text: String| {

@@ -9,7 +9,7 @@ use super::Node;
 use crate::{cgroup::Hierarchy, plan::DNS_SERVICE};
 
 /// The script makes the mounts, creates the file `ready`, and keeps running. Its shell also reaps orphaned processes.
-pub fn script(node: &Node, hierarchies: &[Hierarchy]) -> String {
+pub(crate) fn script(node: &Node, hierarchies: &[Hierarchy]) -> String {
     let (name, directory) = (node.host.name, node.directory());
     let directory = directory.display();
     let (overlays, controllers) = (overlays(), cgroups(hierarchies));

@@ -13,12 +13,12 @@ use super::Part;
 use crate::command::{command, run};
 
 /// Whether there is a Go tool.
-pub fn present() -> bool {
+pub(crate) fn present() -> bool {
     run(&mut command("go", ["version"])).is_ok()
 }
 
 /// The flags of a build. Without these linker flags, the API server reports v0.0.0 as its version.
-pub fn flags(part: &Part, version: &str) -> Vec<String> {
+pub(crate) fn flags(part: &Part, version: &str) -> Vec<String> {
     let mut link = String::from("-s -w");
     if part.name == "kubernetes" {
         let minor = version.split('.').nth(1).unwrap_or_default();
@@ -31,7 +31,7 @@ pub fn flags(part: &Part, version: &str) -> Vec<String> {
 }
 
 /// Builds all programs of a part into a directory.
-pub fn build(part: &Part, version: &str, into: &Path) -> Result<()> {
+pub(crate) fn build(part: &Part, version: &str, into: &Path) -> Result<()> {
     let name = format!("{} {version}", part.name);
     eprintln!("{name}: building {} from Go modules", part.programs.join(", "));
     let mut go = command("go", ["build", "-v", "-mod=readonly", "-buildvcs=false"]);

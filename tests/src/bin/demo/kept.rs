@@ -21,7 +21,7 @@ use testbed::world::{World, listening};
 use testbed::{scope, tier};
 
 /// The scope name of the demo. It contains no process id, because a kept demo outlives its creator.
-pub const SCOPE: &str = "bh-demo";
+pub(crate) const SCOPE: &str = "bh-demo";
 
 /// The processes of a kept demo.
 #[derive(Serialize, Deserialize)]
@@ -37,7 +37,7 @@ fn state_path() -> PathBuf {
 }
 
 /// Removes the leftovers of an interrupted demo. Fails if a demo is being kept.
-pub fn remove_leftovers() -> Result<()> {
+pub(crate) fn remove_leftovers() -> Result<()> {
     if state_path().exists() {
         bail!("another demo is being kept; end it with `cargo xtask demo down`");
     }
@@ -49,7 +49,7 @@ pub fn remove_leftovers() -> Result<()> {
 }
 
 /// Starts servers and an agent that outlive this process, and prints what to try.
-pub fn keep(mut world: World, agent: Agent) -> Result<()> {
+pub(crate) fn keep(mut world: World, agent: Agent) -> Result<()> {
     let events = world.scope.file("events.jsonl");
     let log = world.scope.file("agent.log");
     world.keep();
@@ -89,7 +89,7 @@ fn hints(world: &World, pin_dir: &Path, events: &Path, log: &Path) {
 }
 
 /// Ends a kept demo.
-pub fn down() -> Result<ExitCode> {
+pub(crate) fn down() -> Result<ExitCode> {
     let state = match fs::read(state_path()) {
         Ok(bytes) => Some(serde_json::from_slice::<State>(&bytes).context("the demo's state cannot be read")?),
         Err(error) if error.kind() == ErrorKind::NotFound => None,
@@ -120,7 +120,7 @@ fn end(pid: u32, name: &str) {
 }
 
 /// Serves in the namespaces of a kept demo until it is killed.
-pub fn serve() -> Result<ExitCode> {
+pub(crate) fn serve() -> Result<ExitCode> {
     let open = |label: &str| Netns::open(&format!("{SCOPE}-{label}"));
     let mut servers = Vec::new();
     let beyond: Vec<_> = Host::OUTSIDE.into_iter().flat_map(listening).collect();

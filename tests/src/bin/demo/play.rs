@@ -22,7 +22,7 @@ use crate::watch::Guard;
 const EVENTS: usize = 16;
 
 /// Runs the demo and returns the exit code.
-pub fn play(keep: bool) -> Result<ExitCode> {
+pub(crate) fn play(keep: bool) -> Result<ExitCode> {
     ensure!(
         rustix::process::geteuid().is_root(),
         "the demo needs root for network namespaces and programs: run `sudo -E cargo xtask demo`"

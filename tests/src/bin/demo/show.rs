@@ -29,22 +29,22 @@ fn paint(style: Style, text: impl Display) -> String {
 }
 
 /// Prints the heading of the next step.
-pub fn step(text: impl Display) {
+pub(crate) fn step(text: impl Display) {
     println!("\n{}", paint(HEADING, text));
 }
 
 /// Prints a remark under a step.
-pub fn remark(text: impl Display) {
+pub(crate) fn remark(text: impl Display) {
     println!("  {text}");
 }
 
 /// Prints that something slow has started.
-pub fn progress(text: impl Display) {
+pub(crate) fn progress(text: impl Display) {
     eprintln!("  ... {text}");
 }
 
 /// Prints the connectivity matrix: a column for each sending pod, a row for each destination.
-pub fn table(matrix: &Matrix, mismatches: &[Mismatch]) {
+pub(crate) fn table(matrix: &Matrix, mismatches: &[Mismatch]) {
     let heads: String = Host::PODS.map(|pod| format!("{:<COLUMN$}", pod.name())).concat();
     println!("  {}", paint(HEADING, format!("{:<FIRST$}{heads}", "to \\ from").trim_end()));
     for to in Host::ALL {
@@ -91,7 +91,7 @@ fn others(matrix: &Matrix, mismatches: &[Mismatch]) {
 }
 
 /// An event as one readable line.
-pub fn event(event: &Value) -> Option<String> {
+pub(crate) fn event(event: &Value) -> Option<String> {
     let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str);
     let side = |side: &str| {
         let at = |key: &str| text(&format!("/{side}/{key}"));
@@ -110,7 +110,7 @@ pub fn event(event: &Value) -> Option<String> {
 }
 
 /// Prints the counters of dropped packets.
-pub fn counters(metrics: &Metrics) {
+pub(crate) fn counters(metrics: &Metrics) {
     for verdict in ["allowed", "dropped"] {
         let count = metrics.sum("bulkhead_packets_total", &[("verdict", verdict)]);
         remark(format!("{:<44} {count:>8}", format!("bulkhead_packets_total{{verdict={verdict}}}")));

@@ -17,13 +17,13 @@ use crate::kept::SCOPE;
 const FAREWELL: &[u8] = b"farewell";
 
 /// A running watcher process.
-pub struct Guard {
+pub(crate) struct Guard {
     child: Child,
 }
 
 impl Guard {
     /// Starts the watcher in a process group of its own, so that the terminal's interrupt does not end it.
-    pub fn start() -> Result<Self> {
+    pub(crate) fn start() -> Result<Self> {
         let child = Command::new(env::current_exe()?)
             .arg("guard")
             .stdin(Stdio::piped())
@@ -35,7 +35,7 @@ impl Guard {
     }
 
     /// Ends the watcher, because nothing is left or everything is kept.
-    pub fn dismiss(mut self) {
+    pub(crate) fn dismiss(mut self) {
         if let Some(mut pipe) = self.child.stdin.take() {
             // The process may have ended already.
             let _ = pipe.write_all(FAREWELL);
@@ -45,7 +45,7 @@ impl Guard {
 }
 
 /// The work of the watcher process.
-pub fn guard() -> Result<ExitCode> {
+pub(crate) fn guard() -> Result<ExitCode> {
     let mut message = Vec::new();
     stdin().read_to_end(&mut message)?;
     if message != FAREWELL {

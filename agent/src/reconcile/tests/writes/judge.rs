@@ -12,7 +12,7 @@ use policy::plan::Actual;
 
 /// A TCP packet.
 #[derive(Clone, Debug)]
-pub struct Probe {
+pub(super) struct Probe {
     pub from: V4,
     pub to: V4,
     pub port: u16,
@@ -20,7 +20,7 @@ pub struct Probe {
 
 impl Probe {
     /// Every pair of a pod's address and an address that a rule treats differently, in both directions.
-    pub fn all() -> Vec<Self> {
+    pub(super) fn all() -> Vec<Self> {
         let pods = (1..=7).map(|n| V4::new([10, 0, 0, n]));
         let outside = [
             [10, 40, 0, 5],
@@ -45,12 +45,12 @@ impl Probe {
     }
 }
 
-pub fn key(address: V4) -> PeerKeyV4 {
+pub(super) fn key(address: V4) -> PeerKeyV4 {
     PeerKeyV4 { network: 0, address }
 }
 
 /// Whether a packet passes the interfaces of sender and receiver, as far as they are on this node.
-pub fn allows(actual: &Actual, probe: &Probe) -> bool {
+pub(super) fn allows(actual: &Actual, probe: &Probe) -> bool {
     let endpoint = |address| actual.endpoints.values().find(|entry| entry.v4 == address);
     let (from, to) = (endpoint(probe.from), endpoint(probe.to));
     // A local pod without a claimed interface is denied.
@@ -136,7 +136,7 @@ fn owner(actual: &Actual, address: V4) -> Option<TenantId> {
 }
 
 /// A tenant's IPv4 prefixes, from its row or from the trie.
-pub fn prefixes(actual: &Actual, tenant: TenantId) -> Vec<(Ipv4Net, PrefixGrant)> {
+pub(super) fn prefixes(actual: &Actual, tenant: TenantId) -> Vec<(Ipv4Net, PrefixGrant)> {
     let Some(state) = actual.tenants.get(&tenant) else { return Vec::new() };
     let net = |net, length| Ipv4Net::new_assert(v4_addr(net), length);
     if state.has(TenantState::TRIE_V4) {

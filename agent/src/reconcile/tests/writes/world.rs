@@ -16,7 +16,7 @@ const NAMES: [&str; 3] = ["acme", "globex", "initech"];
 
 /// A cluster, as indexes into the lists above.
 #[derive(Clone, Debug)]
-pub struct World {
+pub(super) struct World {
     pub tenants: Vec<WorldTenant>,
     /// Tenant of each namespace; 3 is none.
     pub namespaces: Vec<usize>,
@@ -25,7 +25,7 @@ pub struct World {
 }
 
 #[derive(Clone, Debug)]
-pub struct WorldTenant {
+pub(super) struct WorldTenant {
     pub exists: bool,
     pub created: i64,
     pub shared: bool,
@@ -39,7 +39,7 @@ pub struct WorldTenant {
 
 impl World {
     /// Two tenants; the second has a wide range.
-    pub fn example() -> Self {
+    pub(super) fn example() -> Self {
         let narrow = WorldTenant {
             exists: true,
             created: 1,
@@ -58,7 +58,7 @@ impl World {
     }
 }
 
-pub fn any_world() -> impl Strategy<Value = World> {
+pub(super) fn any_world() -> impl Strategy<Value = World> {
     let pod = prop::option::weighted(0.85, (0..4_usize, 0..4_u8));
     let tenants = prop::collection::vec(any_tenant(), 3);
     let namespaces = prop::collection::vec(0..4_usize, 4);
@@ -88,14 +88,14 @@ fn any_tenant() -> impl Strategy<Value = WorldTenant> {
     })
 }
 
-pub fn settings(fenced: bool) -> Settings {
+pub(super) fn settings(fenced: bool) -> Settings {
     let pod_cidrs = if fenced { vec!["10.0.0.0/24".parse().expect("a range")] } else { vec![] };
     let unassigned = if fenced { Unassigned::Isolate } else { Unassigned::Allow };
     Settings { pod_cidrs, unassigned, ..Settings::default() }
 }
 
 /// The cluster as whole lists.
-pub fn whole(world: &World) -> Vec<Change> {
+pub(super) fn whole(world: &World) -> Vec<Change> {
     vec![
         Change::Tenants(tenants(world)),
         Change::Namespaces(namespaces(world)),
@@ -106,7 +106,7 @@ pub fn whole(world: &World) -> Vec<Change> {
 }
 
 /// The cluster as changes of one object each.
-pub fn one_by_one(world: &World) -> Vec<Change> {
+pub(super) fn one_by_one(world: &World) -> Vec<Change> {
     let mut changes: Vec<Change> = tenants(world).into_iter().map(Change::Tenant).collect();
     changes.extend(namespaces(world).into_iter().map(Change::Namespace));
     changes.extend(endpoints(world).into_iter().map(Change::Endpoint));
