@@ -81,3 +81,38 @@ fn is_missing(error: &notify::Error) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn each_change_of_a_directory_is_reported_and_reading_it_is_none() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (first, second) = (directory.path().join("first"), directory.path().join("second"));
+        let mut watcher = DirWatcher::new("the test");
+        assert!(watcher.watcher.is_some(), "inotify is available");
+        watcher.watch(directory.path());
+        let changes: [(&str, &dyn Fn()); 4] = [
+            ("made", &|| fs::create_dir(&first).expect("a directory")),
+            ("renamed", &|| fs::rename(&first, &second).expect("a new name")),
+            ("removed", &|| fs::remove_dir(&second).expect("an empty directory")),
+            ("written", &|| fs::write(&first, "text").expect("a file")),
+        ];
+        for (name, change) in changes {
+            change();
+            let reported = tokio::time::timeout(Duration::from_secs(30), watcher.changed()).await;
+            assert!(reported.is_ok(), "{name}: no change was reported");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let _ = watcher.changed().now_or_never();
+        }
+        fs::read_dir(directory.path()).and_then(|_| fs::read(&first)).expect("readable");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(watcher.changed().now_or_never().is_none(), "reading was reported");
+    }
+}

@@ -38,7 +38,7 @@ impl FailureCounter {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io;
     use std::sync::Arc;
     use std::time::Duration;
@@ -106,21 +106,27 @@ mod tests {
             self.counter.count(self.state.snapshot(), 0, &self.recorder);
         }
 
-        /// The value of a sample on the page.
-        fn sample(&self, name: &str) -> Option<u64> {
-            let metrics = Metrics::new(Box::new(NoCounters), Arc::clone(&self.recorder), Arc::default(), 1);
-            let page = metrics.scrape(&Observed::default());
-            let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
-            value.parse().ok()
-        }
-
         fn policy_errors(&self, stage: &str) -> Option<u64> {
-            self.sample(&format!("bulkhead_policy_errors_total{{stage=\"{stage}\"}}"))
+            policy_errors(&self.recorder, stage)
         }
 
         fn map_errors(&self, map: &str, operation: &str) -> Option<u64> {
-            self.sample(&format!("bulkhead_bpf_map_errors_total{{map=\"{map}\",operation=\"{operation}\"}}"))
+            let name = format!("bulkhead_bpf_map_errors_total{{map=\"{map}\",operation=\"{operation}\"}}");
+            sample(&self.recorder, &name)
         }
+    }
+
+    /// The policy errors of a stage, as the page shows them.
+    pub(in crate::run) fn policy_errors(recorder: &Arc<Recorder>, stage: &str) -> Option<u64> {
+        sample(recorder, &format!("bulkhead_policy_errors_total{{stage=\"{stage}\"}}"))
+    }
+
+    /// The value of a sample on the page.
+    fn sample(recorder: &Arc<Recorder>, name: &str) -> Option<u64> {
+        let metrics = Metrics::new(Box::new(NoCounters), Arc::clone(recorder), Arc::default(), 1);
+        let page = metrics.scrape(&Observed::default());
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        value.parse().ok()
     }
 
     #[test]

@@ -214,3 +214,31 @@ fn problems(snapshot: &Snapshot) -> Vec<String> {
     let gaps = snapshot.guards.gaps.iter().cloned();
     of_pods.chain(conflicts).chain(overflows).chain(guards).chain(gaps).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::failures::tests::policy_errors;
+
+    #[test]
+    fn invalid_objects_are_shown_and_counted_as_build_errors() {
+        let invalid = InvalidObjects::default();
+        let inputs = WatcherInputs {
+            invalid: invalid.clone(),
+            last_turn: Arc::default(),
+            nri: watch::channel(NriState::default()).1,
+        };
+        let (shared, recorder) = (SharedObserved::default(), Arc::<Recorder>::default());
+        let (shown, counted) = (Arc::clone(&shared), Arc::clone(&recorder));
+        let mut watcher = SnapshotWatcher::new(shared, Arc::default(), inputs, recorder, Instant::now());
+        let mut after = |findings, tenants| {
+            invalid.findings.store(findings, Relaxed);
+            invalid.tenants.store(tenants, Relaxed);
+            watcher.show(&Arc::default());
+            (shown.load().tenants.invalid, policy_errors(&counted, "build"))
+        };
+        assert_eq!(after(0, 0), (0, Some(0)), "the control");
+        assert_eq!(after(1, 2), (3, Some(3)), "of files and of the cluster");
+        assert_eq!(after(1, 0), (1, Some(3)), "an object that is mended is no new error");
+    }
+}
