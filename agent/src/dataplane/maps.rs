@@ -254,7 +254,7 @@ fn gone(removed: WriteResult) -> WriteResult {
 fn classify(table: Table, error: MapError) -> DataplaneError {
     let full = match &error {
         MapError::SyscallError(error) => {
-            matches!(error.io_error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC | libc::ENOMEM))
+            matches!(error.io_error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC))
         }
         MapError::OutOfBounds { .. } => true,
         _ => false,

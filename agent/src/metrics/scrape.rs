@@ -147,6 +147,7 @@ pub(crate) fn observed(observed: &Observed, samples: &mut Samples) {
 pub(crate) fn events(stats: &Arc<EventStats>, samples: &mut Samples) {
     samples.count(&table::EVENTS_RECEIVED, &[], stats.received.get());
     samples.count(&table::EVENTS_SUPPRESSED, &[], stats.aggregated.get());
+    samples.count(&table::EVENTS_PRESUMED_PACKETS, &[], stats.presumed_reported.get());
     for stage in Stage::ALL {
         samples.count(&table::EVENTS_LOST, &[stage.as_str()], stats.lost(stage).get());
     }

@@ -47,7 +47,7 @@ metrics! {
     TENANT_INGRESS_DROP_PACKETS = Counter "bulkhead_tenant_ingress_drop_packets" ["destination_tenant", "reason"]
         "Packets to local pods that were dropped, by the tenant of the receiver.";
     GUARD_DROP_PACKETS = Counter "bulkhead_guard_drop_packets" ["guard", "reason"]
-        "Packets that a guard dropped, because their sender is no claimed pod, or the post-NAT check denied them.";
+        "Packets that a guard dropped: the sender is no claimed pod, the post-NAT check denied them, or they are malformed.";
     GUARD_INTERFACES = Gauge "bulkhead_guard_interfaces" ["guard"]
         "Interfaces that a guard belongs on; for the cgroup guard, the number of cgroups (0 or 1).";
     GUARD_BROKEN = Gauge "bulkhead_guard_broken" []
@@ -92,6 +92,8 @@ metrics! {
         "Records read from the ring buffer.";
     EVENTS_SUPPRESSED = Counter "bulkhead_events_suppressed" []
         "Records whose packets were added to an earlier event of the same flow.";
+    EVENTS_PRESUMED_PACKETS = Counter "bulkhead_events_presumed_packets" []
+        "Packets in no event of this agent, because an earlier agent is presumed to have reported them.";
     EVENTS_LOST = Counter "bulkhead_events_lost" ["stage"]
         "Records and events that reached no sink, by the stage that lost them; packet counters stay exact.";
     EVENTS_EXPORTED = Counter "bulkhead_events_exported" ["sink", "result"]

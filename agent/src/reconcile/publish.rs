@@ -27,6 +27,7 @@ pub(super) fn publish(state: &ReconcileState) -> Option<Snapshot> {
         applied_at: state.applied_at,
         generation: state.actual().generation,
         pending: state.pending,
+        unwritten: state.unwritten,
         failures: state.failures.clone(),
         attach_failures: state.attach_failures,
         settings: Arc::clone(state.cluster.settings()),
@@ -56,6 +57,7 @@ fn differs(old: &Snapshot, new: &Snapshot) -> bool {
     old.ready != new.ready
         || old.generation != new.generation
         || old.pending != new.pending
+        || old.unwritten != new.unwritten
         || old.failures != new.failures
         || old.attach_failures != new.attach_failures
         || old.tables != new.tables

@@ -33,6 +33,8 @@ pub(crate) struct Snapshot {
     pub generation: u64,
     /// Writes that failed, or wait for one that failed.
     pub pending: usize,
+    /// Writes that failed and were not made since.
+    pub unwritten: usize,
     /// Failed operations since the start, by table and operation; `drift` counts entries that another process changed.
     pub failures: BTreeMap<(Table, &'static str), u64>,
     /// Number of failures to attach or detach programs since the start.

@@ -53,6 +53,8 @@ pub(crate) struct ReconcileState {
     pub(super) refused: BTreeSet<IpAddr>,
     /// Writes that failed, or wait for one that failed.
     pub(super) pending: usize,
+    /// Writes that failed and were not made since.
+    pub(super) unwritten: usize,
     pub(super) failures: BTreeMap<(Table, &'static str), u64>,
     pub(super) attach_failures: u64,
     pub(super) applied_at: Option<i64>,
@@ -102,6 +104,7 @@ impl ReconcileState {
             overflows: Overflows::default(),
             refused: BTreeSet::new(),
             pending: 0,
+            unwritten: 0,
             failures: BTreeMap::new(),
             attach_failures: 0,
             applied_at: None,
@@ -122,6 +125,19 @@ impl ReconcileState {
     /// The kernel's tables, as last written or read.
     pub(crate) fn actual(&self) -> &Actual {
         self.ledger.actual()
+    }
+
+    /// Whether the ledger knows of a free entry for `table`, although the kernel refused one.
+    pub(super) fn has_free_entry(&self, table: Table) -> bool {
+        let actual = self.ledger.actual();
+        match table {
+            // Only the map of high indexes can be full.
+            Table::Endpoints => {
+                let high = actual.endpoints.range(maps::ENDPOINTS.max_entries..).count();
+                high < maps::ENDPOINTS_FAR.max_entries as usize
+            }
+            _ => actual.len(table) < self.capacity(table),
+        }
     }
 
     /// Number of entries that `table` can hold.

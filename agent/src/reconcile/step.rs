@@ -74,6 +74,7 @@ impl ReconcileState {
         let retry = self.backoff.due().is_none() || self.backoff.is_due(now.tick);
         if retry {
             dirty.add(std::mem::take(&mut self.owed));
+            self.compare_doubtful(dataplane, dirty);
         }
         dirty.endpoints |= !self.waiting.is_empty();
         if self.round_at <= now.tick {
@@ -83,7 +84,6 @@ impl ReconcileState {
             dirty.add(Dirty { ranges: true, tenancy: true, endpoints: true, ..Dirty::default() });
             self.compare_next(dataplane, dirty);
         }
-        self.compare_doubtful(dataplane, dirty);
         if !dirty.everything {
             self.sweep(dirty, now);
         }
@@ -193,7 +193,7 @@ impl ReconcileState {
             let Some(error) = &failure.error else { continue };
             let table = failure.op.table();
             *self.failures.entry((table, operation(&failure.op, error))).or_default() += 1;
-            if matches!(error, DataplaneError::Full(_)) && self.ledger.actual().len(table) < self.capacity(table) {
+            if matches!(error, DataplaneError::Full(_)) && self.has_free_entry(table) {
                 self.doubts.insert(table);
             }
             if let Op::Endpoint(ifindex, _) = failure.op {
@@ -206,6 +206,8 @@ impl ReconcileState {
             );
         }
         self.owed.endpoints |= !self.bare.is_empty();
+        let unwritten = failures.iter().filter(|failure| failure.error.is_some()).count();
+        self.unwritten = if retried { unwritten } else { self.unwritten + unwritten };
         if retried {
             self.pending = failures.len().max(self.bare.len());
             self.backoff.ended(!self.owed.is_nothing(), now.tick);

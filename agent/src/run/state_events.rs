@@ -103,10 +103,14 @@ impl StateTracker {
         changed.map(notice).collect()
     }
 
-    /// Programs that were missing and are attached again.
+    /// Programs that were missing and are attached again, unless their loss was reported as a failure: its end is
+    /// reported with the failures.
     fn repairs(&mut self, snapshot: &Snapshot) -> Vec<StateNotice> {
         let before = std::mem::replace(&mut self.repairs, BTreeMap::clone(&snapshot.repairs));
-        let repaired = self.repairs.iter().filter(|(pod, count)| before.get(*pod) < Some(*count));
+        let is_reported =
+            |pod: &EndpointKey| self.failures.get(&Enforced::Pod(pod.clone())).is_some_and(|failure| failure.reported);
+        let is_new = |pod: &EndpointKey, count: &u64| before.get(pod) < Some(count) && !is_reported(pod);
+        let repaired = self.repairs.iter().filter(|(pod, count)| is_new(pod, count));
         let pair = |pod: &EndpointKey| {
             let subject = Enforced::Pod(pod.clone());
             let lost = format!("{subject}: its programs were removed from its interface");
@@ -149,7 +153,7 @@ impl StateTracker {
         let pods = snapshot.endpoints.iter().filter(|(key, view)| fails(key, view));
         let pods = pods.map(|(key, view)| (Enforced::Pod(key.clone()), view.error.clone().unwrap_or_default()));
         let guards = snapshot.unguarded.first().filter(|_| self.guards).cloned();
-        let writes = (snapshot.pending > 0).then(|| format!("{} writes to the kernel fail", snapshot.pending));
+        let writes = (snapshot.unwritten > 0).then(|| format!("{} writes to the kernel fail", snapshot.unwritten));
         pods.chain(guards.map(|why| (Enforced::Guards, why))).chain(writes.map(|why| (Enforced::Writes, why))).collect()
     }
 }

@@ -1,7 +1,7 @@
 //! What the kernel's tables hold, as plain values.
 //!
-//! Read from the kernel once at the start. After that, each write that succeeded is recorded here. A zero element of an
-//! array means the same as no entry, so it is not listed.
+//! Read from the kernel at the start. After that, each write that succeeded is recorded here, and each difference that a
+//! comparison with the kernel found. A zero element of an array means the same as no entry, so it is not listed.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,8 @@
 //! The ledger: the agent's copy of the kernel's tables, with the mentions of each tenant number and the free rows and
 //! port sets.
 //!
-//! Knows no desired state. Changes only after a write has succeeded. So a failed write leaves no trace here and appears
-//! again in the next difference.
+//! Knows no desired state. Changes only after a write has succeeded, or where a comparison with the kernel found another
+//! entry. So a failed write leaves no trace here and appears again in the next difference.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -101,7 +101,7 @@ impl Ledger {
     pub fn record(&mut self, op: &Op) {
         self.count(op, Self::mention);
         self.take_sets(op);
-        let before = Before::of(op, &self.actual);
+        let before = Before::of(op, self);
         self.actual.record(op);
         before.mentioned.into_iter().flatten().for_each(|id| self.unmention(id));
         self.release(op, before);
@@ -113,9 +113,15 @@ impl Ledger {
     }
 
     /// Records what the kernel was found to hold, instead of what was written. A new generation is owed then:
-    /// connections that the difference allowed must be judged again.
+    /// connections that the difference allowed must be judged again. A found generation may be in the reply table, so
+    /// the next one is higher than it.
     pub fn adopt(&mut self, found: &[Op]) {
-        found.iter().filter(|op| !matches!(op, Op::Generation(_))).for_each(|op| self.record(op));
+        for op in found {
+            match op {
+                Op::Generation(found) => self.actual.generation = self.actual.generation.max(*found),
+                _ => self.record(op),
+            }
+        }
         self.owes_generation |= !found.is_empty();
     }
 
@@ -194,11 +200,20 @@ struct Before {
 }
 
 impl Before {
-    fn of(op: &Op, actual: &Actual) -> Self {
+    fn of(op: &Op, ledger: &Ledger) -> Self {
+        let Ledger { actual, rows, .. } = ledger;
         let mut before = Self { mentioned: overwritten(op, actual), ..Self::default() };
         match op {
             Op::Tenant(id, _) => before.tenant = actual.tenants.get(id).copied(),
             Op::PortSet(id, _) => before.set = actual.port_sets.get(id).copied(),
+            Op::RowV4(row, _) if rows.uses.contains_key(row) => {
+                let prefixes = actual.rows_v4.get(row).into_iter().flat_map(|row| &row.prefixes);
+                before.sets.extend(prefixes.map(|prefix| prefix.grant.ports));
+            }
+            Op::RowV6(row, _) if rows.uses.contains_key(row) => {
+                let prefixes = actual.rows_v6.get(row).into_iter().flat_map(|row| &row.prefixes);
+                before.sets.extend(prefixes.map(|prefix| prefix.grant.ports));
+            }
             Op::TrieV4(bits, key, _) => before.sets.extend(actual.trie_v4.get(&(*key, *bits)).map(|g| g.ports)),
             Op::TrieV6(bits, key, _) => before.sets.extend(actual.trie_v6.get(&(*key, *bits)).map(|g| g.ports)),
             _ => {}
@@ -288,4 +303,39 @@ fn mentioned(actual: &Actual) -> impl Iterator<Item = TenantId> + '_ {
     let owners = actual.owners_v4.values().chain(actual.owners_v6.values()).copied();
     let tries = actual.trie_v4.keys().map(|(key, _)| key.tenant).chain(actual.trie_v6.keys().map(|(k, _)| k.tenant));
     endpoints.chain(peers).chain(actual.tenants.keys().copied()).chain(grants).chain(owners).chain(tries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::phases::Phases;
+
+    #[test]
+    fn the_generation_after_a_comparison_is_higher_than_the_one_found() {
+        for (found, next) in [(9, 11), (10, 11), (11, 12), (15, 16)] {
+            let mut ledger = Ledger::default();
+            ledger.record(&Op::Generation(10));
+            assert!(!ledger.owes_generation(), "the control");
+            ledger.adopt(&[Op::Generation(found)]);
+            let plan = Phases::default().into_plan(&ledger);
+            assert_eq!(plan.ops, [Op::Generation(next)], "found {found}");
+        }
+    }
+
+    #[test]
+    fn a_row_that_another_process_changed_gives_its_port_sets_back() {
+        let row = |set: u16| {
+            let mut row = RowV4::default();
+            row.prefixes[0].grant = PrefixGrant { length: 24, ports: set, ..PrefixGrant::default() };
+            Box::new(row)
+        };
+        let mut ledger = Ledger::default();
+        ledger.record(&Op::RowV4(1, row(1)));
+        ledger.record(&Op::Tenant(TenantId(1), TenantState { row: 1, ..TenantState::default() }));
+        assert_eq!(ledger.sets.uses.keys().collect::<Vec<_>>(), [&1], "the control");
+        ledger.adopt(&[Op::RowV4(1, row(2))]);
+        assert_eq!(ledger.sets.uses.keys().collect::<Vec<_>>(), [&2]);
+        ledger.adopt(&[Op::RowV4(1, Box::default())]);
+        assert_eq!(ledger.sets.uses.keys().count(), 0);
+    }
 }

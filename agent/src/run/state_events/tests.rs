@@ -127,6 +127,29 @@ async fn a_pod_whose_programs_cannot_be_attached_again_is_reported_until_they_ar
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_repair_that_fails_for_a_while_is_one_loss_and_one_recovery() {
+    let mut agent = Agent::start();
+    agent.step(0, objects()).await;
+    agent.kernel.ports.clear();
+    agent.kernel.fail_ports = [7].into();
+    agent.step(31, vec![]).await;
+    agent.kernel.fail_ports.clear();
+    agent.step(5, vec![]).await;
+    let states: Vec<String> = agent.events().await.into_iter().map(|(state, ..)| state).collect();
+    assert_eq!(states, ["enforcement_lost", "enforcement_restored"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_was_never_enforced_loses_nothing() {
+    let mut agent = Agent::start();
+    agent.kernel.fail_ports = [7].into();
+    agent.step(0, objects()).await;
+    agent.step(31, vec![]).await;
+    assert!(agent.state.snapshot().endpoints[&key("web/a")].error.is_some(), "the control");
+    assert_eq!(agent.events().await, []);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failing_kernel_is_reported_and_so_is_its_recovery() {
     let mut agent = Agent::start();
     agent.step(0, objects()).await;
