@@ -87,7 +87,8 @@ fn outage(site: &Site, what: &str, begin: Change, end: Change) -> Result<()> {
     end(&site.cluster)?;
     outcome?;
     for node in NODES {
-        wait("a ready agent", 2 * PATIENCE, || {
+        // A kubelet watches ConfigMaps again only some time after the API server is back.
+        wait("a ready agent", 4 * PATIENCE, || {
             let (status, page) = site.agent_page(node, "/readyz")?;
             ensure!(status == 200, "{page}");
             Ok(())
