@@ -1,0 +1,204 @@
+//! Rule 4: ARP, neighbour discovery and ICMP errors.
+
+use agent_common::addr::V6;
+use agent_common::flow::Direction::{Egress, Ingress};
+use agent_common::reason::DropReason::*;
+
+use crate::ALLOWED;
+use crate::world::*;
+
+#[test]
+fn an_icmp_error_passes_only_if_it_quotes_an_open_connection() {
+    let world = World::default();
+    let about = Content::Udp { remote: 50_000, local: 53 };
+    let error = Content::Unreachable(Box::new(about.clone()));
+    assert_eq!(world.sends(WORLD, &error), Some(OffSubnet), "no connection");
+    assert_eq!(world.receives(WORLD, &about), ALLOWED);
+    assert_eq!(world.sends(WORLD, &error), ALLOWED);
+    let other = Content::Unreachable(Box::new(Content::Udp { remote: 50_000, local: 54 }));
+    assert_eq!(world.sends(WORLD, &other), Some(OffSubnet), "it quotes another connection");
+    assert_eq!(world.sends(OTHER_POD, &error), Some(CrossTenant), "it goes to another host");
+}
+
+#[test]
+fn an_icmp_error_must_quote_a_packet_between_its_own_ends() {
+    let world = World::default();
+    let about = Content::Udp { remote: 50_000, local: 53 };
+    assert_eq!(world.receives(WORLD, &about), ALLOWED);
+    for six in [false, true] {
+        let quoted = frame(six, Ingress, WORLD, &about);
+        let (kind, protocol) = if six { (1, ICMPV6) } else { (3, ICMP) };
+        let body = [&[kind, 1, 0, 0, 0, 0, 0, 0][..], &quoted[14..]].concat();
+        assert_eq!(world.judge(Egress, &packet(six, true, LOCAL, WORLD, protocol, 0, &body)), ALLOWED);
+        let other = packet(six, true, LOCAL, [198, 51, 100, 10], protocol, 0, &body);
+        assert_eq!(world.judge(Egress, &other), Some(OffSubnet), "the quote names another host");
+        let cut = &body[..body.len() - 8];
+        assert_eq!(
+            world.judge(Egress, &packet(six, true, LOCAL, WORLD, protocol, 0, cut)),
+            Some(OffSubnet),
+            "no ports"
+        );
+    }
+}
+
+#[test]
+fn an_icmp_redirect_from_a_pod_is_denied() {
+    let world = World::default();
+    let redirect = packet(false, true, LOCAL, OWN_POD, ICMP, 0, &[5, 1, 0, 0, 10, 10, 1, 6]);
+    assert_eq!(world.judge(Egress, &redirect), Some(IcmpRedirect));
+    let echo = packet(false, true, LOCAL, OWN_POD, ICMP, 0, &[8, 0, 0, 0, 0, 1, 0, 1]);
+    assert_eq!(world.judge(Egress, &echo), ALLOWED);
+}
+
+/// ARP from or to the pod.
+pub(crate) fn arp(out: bool, operation: u8, sender_mac: [u8; 6], sender: Host, target: Host) -> Vec<u8> {
+    let head = [0, 1, 8, 0, 6, 4, 0, operation];
+    [&ethernet(out, 0x0806)[..], &head, &sender_mac, &sender, &[0; 6], &target].concat()
+}
+
+#[test]
+fn a_pod_resolves_only_allowed_addresses_and_claims_only_its_own() {
+    let world = World::default();
+    for (operation, mac, sender, target, expected, why) in [
+        (1, MAC, LOCAL, GATEWAY, ALLOWED, "resolves its gateway"),
+        (1, MAC, LOCAL, OWN_POD, ALLOWED, "resolves a pod of its tenant"),
+        (1, MAC, LOCAL, FILES, ALLOWED, "resolves an address of its subnet"),
+        (1, MAC, LOCAL, LOCAL, ALLOWED, "announces itself"),
+        (1, MAC, [0; 4], LOCAL, ALLOWED, "probes for itself"),
+        (2, MAC, LOCAL, OWN_POD, ALLOWED, "replies"),
+        (1, MAC, LOCAL, NODE, ALLOWED, "resolves its node, to reply"),
+        (1, MAC, LOCAL, OTHER_POD, Some(CrossTenant), "resolves a pod of another tenant"),
+        (1, MAC, LOCAL, WORLD, Some(OffSubnet), "resolves an address outside the cluster"),
+        (1, MAC, [0; 4], OWN_POD, Some(SpoofedNeighbor), "probes for another pod's address"),
+        (2, MAC, GATEWAY, OWN_POD, Some(SpoofedNeighbor), "claims the gateway"),
+        (1, MAC, GATEWAY, GATEWAY, Some(SpoofedNeighbor), "announces the gateway"),
+        (2, OTHER_MAC, LOCAL, OWN_POD, Some(SpoofedNeighbor), "at another hardware address"),
+        (3, MAC, LOCAL, OWN_POD, Some(Malformed), "neither request nor reply"),
+    ] {
+        assert_eq!(world.judge(Egress, &arp(true, operation, mac, sender, target)), expected, "{why}");
+    }
+    let good = arp(true, 1, MAC, LOCAL, GATEWAY);
+    for (at, byte) in [(15, 6), (16, 0), (18, 8), (19, 16)] {
+        let mut bad = good.clone();
+        bad[at] = byte;
+        assert_eq!(world.judge(Egress, &bad), Some(Malformed), "byte {at}");
+    }
+    assert_eq!(world.judge(Egress, &good[..41]), Some(Malformed), "cut short");
+}
+
+#[test]
+fn only_the_gateway_may_claim_the_gateways_address() {
+    let world = World::default();
+    for (mac, sender, expected, why) in [
+        (GATEWAY_MAC, GATEWAY, ALLOWED, "the gateway does"),
+        (OTHER_MAC, OWN_POD, ALLOWED, "a pod claims its own address"),
+        (OTHER_MAC, GATEWAY, Some(SpoofedNeighbor), "a pod claims the gateway's"),
+        (OTHER_MAC, LOCAL, Some(SpoofedNeighbor), "another pod claims this pod's"),
+        (OTHER_MAC, WORLD, Some(OffSubnet), "a host outside the cluster"),
+    ] {
+        assert_eq!(world.judge(Ingress, &arp(false, 2, mac, sender, LOCAL)), expected, "{why}");
+    }
+}
+
+/// A discovery message with one option.
+pub(crate) fn discovery(out: bool, kind: u8, source: V6, destination: V6, target: V6, mac: [u8; 6]) -> Vec<u8> {
+    let option = if kind == 135 { 1 } else { 2 };
+    let body = [&[kind, 0, 0, 0, 0, 0, 0, 0][..], &target.octets(), &[option, 1], &mac].concat();
+    let mut frame = ethernet(out, 0x86dd);
+    frame.extend(ipv6(source.octets(), destination.octets(), ICMPV6, body.len()));
+    frame[21] = 255;
+    frame.extend(body);
+    frame
+}
+
+#[test]
+fn discovery_from_a_pod_claims_only_its_own_addresses() {
+    let world = World::default();
+    let (local, link, gateway) = (six(LOCAL), link_local(5), link_local(1));
+    for (kind, source, target, mac, expected, why) in [
+        (135, local, gateway, MAC, ALLOWED, "resolves its gateway"),
+        (135, link, gateway, MAC, ALLOWED, "from its link-local address"),
+        (135, local, six(OWN_POD), MAC, ALLOWED, "resolves a pod of its tenant"),
+        (135, local, six(WORLD), MAC, Some(OffSubnet), "resolves an address outside the cluster"),
+        (135, six(OWN_POD), gateway, MAC, Some(SpoofedSource), "from another pod's address"),
+        (135, local, gateway, OTHER_MAC, Some(SpoofedNeighbor), "at another hardware address"),
+        (136, local, local, MAC, ALLOWED, "advertises its own address"),
+        (136, link, link, MAC, ALLOWED, "and for its link-local address"),
+        (136, local, gateway, MAC, Some(SpoofedNeighbor), "claims the gateway"),
+        (136, local, six(OTHER_POD), MAC, Some(SpoofedNeighbor), "claims an address of another tenant"),
+        (136, local, local, OTHER_MAC, Some(SpoofedNeighbor), "itself at another hardware address"),
+        (134, link, gateway, MAC, Some(RouterAdvertisement), "says it is a router"),
+        (137, link, gateway, MAC, Some(IcmpRedirect), "redirects"),
+        (133, link, gateway, MAC, Some(Multicast), "solicits routers"),
+    ] {
+        assert_eq!(world.judge(Egress, &discovery(true, kind, source, gateway, target, mac)), expected, "{why}");
+    }
+    let probe = |target: V6| {
+        let mut frame = discovery(true, 135, V6::UNSPECIFIED, target.solicited_node(), target, MAC);
+        frame.truncate(14 + 40 + 24);
+        frame[19] = 24;
+        world.judge(Egress, &frame)
+    };
+    assert_eq!((probe(local), probe(link)), (ALLOWED, ALLOWED), "duplicate address detection");
+    assert_eq!(probe(six(OWN_POD)), Some(SpoofedNeighbor), "for another pod's address");
+    let mut routed = discovery(true, 135, local, gateway, gateway, MAC);
+    routed[21] = 254;
+    assert_eq!(world.judge(Egress, &routed), Some(Malformed), "crossed a router");
+}
+
+#[test]
+fn discovery_from_a_pod_goes_only_to_the_link_or_to_allowed_addresses() {
+    let world = World::default();
+    let (local, link, gateway) = (six(LOCAL), link_local(5), link_local(1));
+    let group = V6 { lo: 0x0101_u64.to_be(), ..V6::ALL_NODES };
+    for (destination, expected) in [
+        (gateway, ALLOWED),
+        (link_local(9), ALLOWED),
+        (V6::ALL_NODES, ALLOWED),
+        (six(OWN_POD), ALLOWED),
+        (local, ALLOWED),
+        (six(WORLD), Some(OffSubnet)),
+        (six(THEIR_DATABASE), Some(CrossTenant)),
+        (six(OTHER_POD), Some(CrossTenant)),
+        (six(METADATA), Some(MetadataService)),
+        (group, Some(Multicast)),
+    ] {
+        for (kind, source, target, why) in [
+            (135, local, gateway, "resolves its gateway"),
+            (135, link, gateway, "from its link-local address"),
+            (135, local, six(OWN_POD), "resolves a pod of its tenant"),
+            (136, local, local, "advertises its own address"),
+            (136, link, link, "and for its link-local address"),
+            (135, V6::UNSPECIFIED, local, "detects duplicates of its address"),
+        ] {
+            let frame = discovery(true, kind, source, destination, target, MAC);
+            assert_eq!(world.judge(Egress, &frame), expected, "{why}, of {:x?}", destination.octets());
+        }
+    }
+    for target in [gateway, six(OWN_POD)] {
+        let frame = discovery(true, 135, local, target.solicited_node(), target, MAC);
+        assert_eq!(world.judge(Egress, &frame), ALLOWED, "the group of the target");
+        let others = discovery(true, 135, local, six(OTHER_POD).solicited_node(), target, MAC);
+        assert_eq!(world.judge(Egress, &others), Some(Multicast), "another group of the link");
+    }
+}
+
+#[test]
+fn discovery_to_a_pod_claims_only_addresses_of_its_sender() {
+    let world = World::default();
+    let (local, gateway) = (six(LOCAL), link_local(1));
+    let from_other = |kind, source, target| {
+        let mut frame = discovery(false, kind, source, local, target, OTHER_MAC);
+        frame[6..12].copy_from_slice(&OTHER_MAC);
+        world.judge(Ingress, &frame)
+    };
+    assert_eq!(from_other(136, six(OWN_POD), six(OWN_POD)), ALLOWED);
+    assert_eq!(from_other(136, six(OWN_POD), gateway), Some(SpoofedNeighbor), "claims the gateway");
+    assert_eq!(from_other(136, six(OWN_POD), local), Some(SpoofedNeighbor), "claims the pod");
+    assert_eq!(from_other(136, six(OTHER_POD), six(OTHER_POD)), Some(CrossTenant));
+    assert_eq!(from_other(135, link_local(9), local), ALLOWED, "a neighbour resolves the pod");
+    assert_eq!(from_other(135, link_local(9), six(OWN_POD)), Some(NotOwnAddress));
+    assert_eq!(from_other(134, link_local(9), local), Some(RouterAdvertisement));
+    let gateways = discovery(false, 136, gateway, local, gateway, GATEWAY_MAC);
+    assert_eq!(world.judge(Ingress, &gateways), ALLOWED);
+}
