@@ -112,10 +112,12 @@ impl ReplyEntry {
         self.seen_ns != 0 && now_ns.saturating_sub(self.seen_ns) < self.timeout(protocol)
     }
 
-    /// The entry after one more allowed packet; `None` if no field changed enough for a store.
+    /// The entry after one more allowed packet; `None` if no field changed enough for a store. A packet that begins a
+    /// connection with the ports of an earlier one keeps no flag of it.
     #[inline(always)]
-    pub fn touched(self, flags: u32, generation: u64, now_ns: u64) -> Option<Self> {
-        let next = Self { seen_ns: now_ns, generation, flags: self.flags | flags, _pad: 0 };
+    pub fn touched(self, begins: bool, flags: u32, generation: u64, now_ns: u64) -> Option<Self> {
+        let kept = if begins { 0 } else { self.flags };
+        let next = Self { seen_ns: now_ns, generation, flags: kept | flags, _pad: 0 };
         let stale = now_ns.saturating_sub(self.seen_ns) >= Self::STAMP_NS;
         (stale || next.flags != self.flags || generation != self.generation).then_some(next)
     }
@@ -175,9 +177,12 @@ mod tests {
     #[test]
     fn an_entry_is_written_again_only_if_it_changed() {
         let entry = ReplyEntry { seen_ns: 5 * SECOND, generation: 3, flags: 0, _pad: 0 };
-        assert_eq!(entry.touched(0, 3, 5 * SECOND + 1), None);
-        assert!(entry.touched(0, 3, 6 * SECOND).is_some(), "a second later");
-        assert!(entry.touched(ReplyEntry::CLOSING, 3, 5 * SECOND).is_some(), "a flag");
-        assert!(entry.touched(0, 4, 5 * SECOND).is_some(), "a generation");
+        assert_eq!(entry.touched(false, 0, 3, 5 * SECOND + 1), None);
+        assert_eq!(entry.touched(true, 0, 3, 5 * SECOND + 1), None, "there is no flag to drop");
+        assert!(entry.touched(false, 0, 3, 6 * SECOND).is_some(), "a second later");
+        assert!(entry.touched(false, ReplyEntry::CLOSING, 3, 5 * SECOND).is_some(), "a flag");
+        assert!(entry.touched(false, 0, 4, 5 * SECOND).is_some(), "a generation");
+        let closing = ReplyEntry { flags: ReplyEntry::CLOSING | ReplyEntry::REPLIED, ..entry };
+        assert_eq!(closing.touched(true, 0, 3, 5 * SECOND).map(|next| next.flags), Some(0), "a new connection");
     }
 }

@@ -278,7 +278,7 @@ pub fn lookup_reply<A: Family, T: Tables<A>>(
     if entry.generation != generation {
         return ReplyState::Stale;
     }
-    if let Some(next) = entry.touched(query.entry_flags(reply), generation, now) {
+    if let Some(next) = entry.touched(query.begins_connection(), query.entry_flags(reply), generation, now) {
         tables.insert_reply(&key, next);
     }
     ReplyState::Current
@@ -290,7 +290,7 @@ pub fn record<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, opener: Ope
     let key = query.reply_key(opener);
     let now = tables.now_ns();
     let flags = match tables.reply(&key) {
-        Some(entry) if entry.is_live(key.protocol, now) => entry.flags,
+        Some(entry) if entry.is_live(key.protocol, now) && !query.begins_connection() => entry.flags,
         _ => 0,
     };
     let flags = flags | query.entry_flags(reply);

@@ -103,6 +103,13 @@ impl<A> Query<A> {
         AggregateKey { remote_hi, remote_lo, cookie: self.cookie, port, protocol: self.protocol, cause }
     }
 
+    /// Whether the packet begins a TCP connection: what was seen of an earlier one with the same ports no longer counts.
+    /// Other protocols do not show where a connection begins.
+    #[inline(always)]
+    pub fn begins_connection(&self) -> bool {
+        self.protocol == TCP && self.has(Self::MAY_OPEN)
+    }
+
     /// The flags that the packet adds to its entry in the reply table.
     #[inline(always)]
     pub fn entry_flags(&self, reply: bool) -> u32 {

@@ -87,6 +87,21 @@ fn a_closing_connection_expires_earlier() {
 }
 
 #[test]
+fn a_new_connection_with_the_ports_of_a_closed_one_expires_as_late_as_any() {
+    for closes in [FIN | ACK, RST] {
+        let world = World::default();
+        assert_eq!(world.receives(WORLD, &syn_to(80)), ALLOWED);
+        assert_eq!(world.sends(WORLD, &syn_ack_from(80)), ALLOWED);
+        assert_eq!(world.sends(WORLD, &Content::Tcp { remote: 50_000, local: 80, flags: closes }), ALLOWED);
+        world.wait(60);
+        assert_eq!(world.receives(WORLD, &syn_to(80)), ALLOWED, "the same ports again");
+        assert_eq!(world.sends(WORLD, &syn_ack_from(80)), ALLOWED);
+        world.wait(3_600);
+        assert_eq!(world.sends(WORLD, &syn_ack_from(80)), ALLOWED, "{closes:#x}: an hour without a packet");
+    }
+}
+
+#[test]
 fn a_later_pod_with_the_same_address_inherits_no_connection() {
     let mut world = World::default();
     assert_eq!(world.receives(WORLD, &syn_to(80)), ALLOWED);
