@@ -274,7 +274,7 @@ fn has_grant<A: Family, T: Tables<A>>(tables: &T, from: TenantId, to: TenantId) 
 
 /// The access decision for an address that only a prefix of exactly this address grants, never a wider one.
 #[inline(always)]
-fn access_if_listed(range: Range, length: u8, peer: PeerEntry) -> Access {
+pub fn access_if_listed(range: Range, length: u8, peer: PeerEntry) -> Access {
     if range.grant().length == length && range.allows_ports() {
         return Access::BOTH_WAYS;
     }

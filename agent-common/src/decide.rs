@@ -4,7 +4,7 @@
 //! otherwise. Those two are complete: they do not rely on an earlier answer. The generation is read before any rule is
 //! evaluated. So an entry of the reply table never names a later policy than the one that allowed it.
 
-use crate::access::{Access, Lookup, RemoteIdentity, access, between, identify_fast, other_owner};
+use crate::access::{Access, Lookup, RemoteIdentity, access, access_if_listed, between, identify_fast, other_owner};
 use crate::conntrack::{Opener, ReplyEntry, ReplyState};
 use crate::flow::Direction;
 use crate::headers::{ICMP, ICMPV6, SCTP, TCP, UDP};
@@ -154,8 +154,16 @@ pub fn ingress<A: Family, T: Rules<A>>(tables: &T, query: &Query<A>, identity: R
             }
             Verdict::ALLOW
         }
-        // These packets are replies to requests of the pod; `egress` has decided on the requests.
-        Some(peer) if peer.kind == PeerEntry::METADATA || peer.kind == PeerEntry::SERVICE_LISTED => Verdict::ALLOW,
+        // A packet from such an address is a reply, and only a tenant that lists the address sends requests to it.
+        Some(peer) if peer.kind == PeerEntry::METADATA || peer.kind == PeerEntry::SERVICE_LISTED => {
+            match access_if_listed(identity.range(tables, query), A::BITS, peer) {
+                Access::BOTH_WAYS => Verdict::ALLOW,
+                _ if query.local.state.has(TenantState::OPEN) && peer.kind == PeerEntry::SERVICE_LISTED => {
+                    Verdict::ALLOW
+                }
+                access => Verdict::from_denied(access.denied()),
+            }
+        }
         Some(peer) => Verdict::from_denied(Denied { reason: DropReason::Internal, peer: peer.tenant }),
         None => ingress_from_world(tables, query, identity, generation),
     }

@@ -22,6 +22,24 @@ fn a_metadata_service_needs_a_prefix_of_exactly_its_address() {
 }
 
 #[test]
+fn only_a_tenant_that_lists_an_address_gets_replies_from_it() {
+    let from = |port| Content::Tcp { remote: port, local: 40_000, flags: SYN | ACK };
+    for (address, reason) in [(METADATA, MetadataService), (UNLISTED, CrossTenant)] {
+        let mut world = World::default();
+        for content in [from(80), Content::Udp { remote: 80, local: 50_000 }] {
+            assert_eq!(world.receives(address, &content), Some(reason), "{address:?} {content:?}");
+        }
+        world.row(MINE, &[(address, 32, HTTP)], 0);
+        assert_eq!(world.receives(address, &from(80)), ALLOWED, "{address:?} is listed");
+        assert_eq!(world.receives(address, &from(81)), Some(reason), "{address:?} on another port");
+    }
+    let open = World::default().with(TenantState::OPEN);
+    assert_eq!(open.sends(UNLISTED, &syn(80)), ALLOWED, "an open tenant may send");
+    assert_eq!(open.receives(UNLISTED, &from(80)), ALLOWED, "and gets the reply");
+    assert_eq!(open.receives(METADATA, &from(80)), Some(MetadataService));
+}
+
+#[test]
 fn pods_reach_their_own_tenant_and_shared_ones() {
     let world = World::default();
     for content in [
