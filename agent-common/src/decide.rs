@@ -95,10 +95,12 @@ fn egress_of_open_tenant<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) 
     }
 }
 
-/// Whether the query resolves an address to which the pod may reply: a reply needs the neighbour's hardware address.
+/// Whether the query resolves an address to which the pod may reply, or that it may reach on some port: both need the
+/// neighbour's hardware address. A query that resolves has no port, so a prefix with ports denies it as a fragment.
 #[inline(always)]
 fn may_resolve<A: Family>(query: &Query<A>, denied: Denied) -> bool {
-    query.has(Query::<A>::RESOLVES) && (denied.peer.is_known() || denied.reason == DropReason::Node)
+    let other = denied.peer.is_known() || matches!(denied.reason, DropReason::Node | DropReason::Fragment);
+    query.has(Query::<A>::RESOLVES) && other
 }
 
 /// Rule 3: whether the packet is a reply on a connection that the other side opened, and still may open.

@@ -63,6 +63,8 @@ fn a_pod_resolves_only_allowed_addresses_and_claims_only_its_own() {
         (1, MAC, LOCAL, GATEWAY, ALLOWED, "resolves its gateway"),
         (1, MAC, LOCAL, OWN_POD, ALLOWED, "resolves a pod of its tenant"),
         (1, MAC, LOCAL, FILES, ALLOWED, "resolves an address of its subnet"),
+        (1, MAC, LOCAL, DATABASE, ALLOWED, "resolves an address that it may reach on one port"),
+        (1, MAC, LOCAL, THEIR_DATABASE, Some(CrossTenant), "resolves an address of another tenant's subnet"),
         (1, MAC, LOCAL, LOCAL, ALLOWED, "announces itself"),
         (1, MAC, [0; 4], LOCAL, ALLOWED, "probes for itself"),
         (2, MAC, LOCAL, OWN_POD, ALLOWED, "replies"),
