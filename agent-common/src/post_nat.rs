@@ -103,10 +103,11 @@ fn remote_may_open<A: Family, T: Rules<A>>(tables: &T, query: &Query<A>) -> bool
 }
 
 /// Whether a packet with a mark of `sender` may reach a pod of `local` on the same node, whatever its source address.
-/// The sender's pods must have permission to open connections to that pod, or to reply to it.
+/// The sender's pods must have permission to open connections to that pod, or to reply to it. An open tenant has none by
+/// being open: another tenant's pod refuses it under its own address too.
 #[inline(always)]
 pub fn may_arrive<A: Family, T: Tables<A>>(tables: &T, sender: LocalTenant, local: LocalTenant) -> bool {
-    if sender.tenant.0 == local.tenant.0 || sender.state.has(TenantState::OPEN) || local.state.has(TenantState::OPEN) {
+    if sender.tenant.0 == local.tenant.0 || local.state.has(TenantState::OPEN) {
         return true;
     }
     let shared = if local.state.has(TenantState::SHARED) { PeerEntry::SHARED } else { 0 };

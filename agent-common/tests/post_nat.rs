@@ -195,6 +195,9 @@ fn the_mark_names_the_sender_of_a_packet_with_a_translated_source() {
     {
         assert_eq!(arrives(&world, from, to), expected, "{from:?} to {to:?}");
     }
+    let open = World::default().with(TenantState::OPEN);
+    assert!(arrives(&open, THEIRS, MINE), "an open tenant refuses nobody");
+    assert!(!arrives(&open, MINE, THEIRS), "but is refused by another tenant's pod, whatever its source became");
     world.grant(MINE, THEIRS, u64::MAX);
     assert!(arrives(&world, MINE, THEIRS) && arrives(&world, THEIRS, MINE), "it opens connections, and gets replies");
 }
