@@ -25,11 +25,11 @@ const PASS: i32 = -1;
 const DROP: i32 = 2;
 
 /// No return code: the packet takes the slow path.
-pub const SLOW_PATH: i32 = i32::MIN;
+pub(crate) const SLOW_PATH: i32 = i32::MIN;
 
 /// Judges a packet on the fast path, or returns [`SLOW_PATH`].
 #[inline(always)]
-pub fn fast<A: Family>(ctx: &TcContext, direction: Direction) -> i32
+pub(crate) fn fast<A: Family>(ctx: &TcContext, direction: Direction) -> i32
 where
     Maps: Rules<A>,
 {
@@ -48,7 +48,7 @@ where
 
 /// Judges any packet on the slow path.
 #[inline(always)]
-pub fn slow(ctx: &TcContext, direction: Direction) -> i32 {
+pub(crate) fn slow(ctx: &TcContext, direction: Direction) -> i32 {
     let entry = Maps::endpoint(packet::ifindex(ctx));
     let endpoint = entry.and_then(|entry| Endpoint::new(entry, Maps::tenant(entry.tenant)));
     let Some(endpoint) = endpoint else {

@@ -17,7 +17,7 @@ use crate::packet::Frame;
 
 /// Judges a packet and returns the code of the verdict. The fast path takes as few steps as possible for IPv4.
 #[inline(always)]
-pub fn enforce(ctx: &TcContext, direction: Direction) -> i32 {
+pub(crate) fn enforce(ctx: &TcContext, direction: Direction) -> i32 {
     let skb = ctx.skb.skb;
     let code = match (classify::ethertype(&Frame::linear(ctx)), direction) {
         (Some(ETHERTYPE_IPV4), Direction::Egress) => fast_v4_from_pod(skb),

@@ -31,7 +31,7 @@ macro_rules! global_fns {
             // SAFETY: no other symbol of the object has this name.
             #[unsafe(no_mangle)]
             #[inline(never)]
-            pub extern "C" fn $name($($parameter: $type),+) -> $output $body
+            pub(crate) extern "C" fn $name($($parameter: $type),+) -> $output $body
         )+
     };
 }
@@ -191,7 +191,7 @@ fn frame_verdict(skb: *mut __sk_buff, verdict: impl FnOnce(&Frame, &Endpoint<'_>
 
 /// Whether a tenant's pods may send to another's on this node, or reply.
 #[inline(always)]
-pub fn may_arrive(sender: TenantId, local: TenantId) -> bool {
+pub(crate) fn may_arrive(sender: TenantId, local: TenantId) -> bool {
     may_arrive_v4(sender.0, local.0) != 0
 }
 

@@ -77,7 +77,7 @@ impl Claims for MapClaims<'_> {
 
 /// The uplink guard.
 #[inline(always)]
-pub fn uplink(ctx: &TcContext) -> i32 {
+pub(crate) fn uplink(ctx: &TcContext) -> i32 {
     // SAFETY: the context is a valid `__sk_buff` for as long as the program runs.
     let ingress_ifindex = unsafe { (*ctx.skb.skb).ingress_ifindex };
     // A packet that the node sends itself has no mark, and no pod wrote its offsets.
@@ -135,7 +135,7 @@ impl Network for Wire<'_> {
 
 /// The bridge guard.
 #[inline(always)]
-pub fn bridge(ctx: &TcContext) -> i32 {
+pub(crate) fn bridge(ctx: &TcContext) -> i32 {
     if !Frame::pull(ctx) {
         loss::count(Loss::Pull, 1);
         return conclude(ctx, Guard::Bridge, Some(DropReason::Internal));
@@ -153,7 +153,7 @@ fn conclude(ctx: &TcContext, guard: Guard, refused: Option<DropReason>) -> i32 {
 
 /// The cgroup guard.
 #[inline(always)]
-pub fn cgroup(ctx: &SkBuffContext) -> i32 {
+pub(crate) fn cgroup(ctx: &SkBuffContext) -> i32 {
     let config = maps::CGROUP_CONFIG.get(0).copied().unwrap_or_default();
     let Some(reason) = check_socket(&Sending(ctx.skb.skb), config) else { return CGROUP_PASS };
     // Without a configuration, the agent is running the program once as a test, before it attaches it.

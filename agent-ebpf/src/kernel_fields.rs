@@ -31,7 +31,7 @@ static SKB_NETWORK: u32 = 0;
 
 /// Inode number of the network namespace of a packet's device; 0 where it cannot be read.
 #[inline(always)]
-pub fn netns(skb: *mut __sk_buff) -> u32 {
+pub(crate) fn netns(skb: *mut __sk_buff) -> u32 {
     let device: u64 = peek(skb as u64, offset(&raw const SKB_DEV));
     let net: u64 = peek(device, offset(&raw const DEV_NET));
     peek(net, offset(&raw const NET_INUM))
@@ -39,7 +39,7 @@ pub fn netns(skb: *mut __sk_buff) -> u32 {
 
 /// The checksum that the next device has yet to write; `None` if there is none, or the offsets are unknown.
 #[inline(always)]
-pub fn unfinished_checksum(skb: *mut __sk_buff) -> Option<Unfinished> {
+pub(crate) fn unfinished_checksum(skb: *mut __sk_buff) -> Option<Unfinished> {
     let (skb, field) = (skb as u64, offset(&raw const SKB_CSUM));
     let summed: u8 = peek(skb, offset(&raw const SKB_SUMMED));
     if field == 0 || summed >> offset(&raw const SUMMED_BIT) & checksum::PARTIAL != checksum::PARTIAL {

@@ -27,31 +27,31 @@ use aya_ebpf::programs::{SkBuffContext, TcContext};
 
 /// Judges a packet from a pod.
 #[classifier]
-pub fn from_pod(ctx: TcContext) -> i32 {
+pub(crate) fn from_pod(ctx: TcContext) -> i32 {
     entry::enforce(&ctx, Direction::Egress)
 }
 
 /// Judges a packet to a pod.
 #[classifier]
-pub fn to_pod(ctx: TcContext) -> i32 {
+pub(crate) fn to_pod(ctx: TcContext) -> i32 {
     entry::enforce(&ctx, Direction::Ingress)
 }
 
 /// Lets packets leave the node if the node or a claimed pod sent them.
 #[classifier]
-pub fn uplink(ctx: TcContext) -> i32 {
+pub(crate) fn uplink(ctx: TcContext) -> i32 {
     guard::uplink(&ctx)
 }
 
 /// Lets packets of claimed pods enter the node from a bridge of pods.
 #[classifier]
-pub fn bridge(ctx: TcContext) -> i32 {
+pub(crate) fn bridge(ctx: TcContext) -> i32 {
     guard::bridge(&ctx)
 }
 
 /// Lets sockets of claimed pods send, and those on the node's own network.
 #[cgroup_skb(egress)]
-pub fn cgroup(ctx: SkBuffContext) -> i32 {
+pub(crate) fn cgroup(ctx: SkBuffContext) -> i32 {
     guard::cgroup(&ctx)
 }
 

@@ -55,7 +55,7 @@ macro_rules! maps {
     ($($name:ident: $type:ty = $new:path;)+) => {
         $(
             #[map]
-            pub static $name: $type = $new(table::$name.max_entries, table::$name.flags);
+            pub(crate) static $name: $type = $new(table::$name.max_entries, table::$name.flags);
             const _: () = assert!(is_described::<$type>(&table::$name, stringify!($name)));
         )+
 

@@ -15,7 +15,7 @@ use aya_ebpf::programs::TcContext;
 const EXTENDED: u32 = 256;
 
 /// The readable part of a packet.
-pub struct Frame {
+pub(crate) struct Frame {
     skb: *mut __sk_buff,
     data: usize,
     end: usize,
@@ -26,7 +26,7 @@ impl Frame {
     /// Makes the headers readable; false if the kernel could not. A packet from the transmit ring of a packet socket may
     /// have only 14 linear bytes, and is pulled. All others cost one comparison. Frames borrowed before are invalid.
     #[inline(always)]
-    pub fn pull(ctx: &TcContext) -> bool {
+    pub(crate) fn pull(ctx: &TcContext) -> bool {
         let frame = Self::linear(ctx);
         let wanted = frame.wanted().min(ctx.len());
         (frame.end - frame.data) as u32 >= wanted || ctx.skb.pull_data(wanted).is_ok()
@@ -34,7 +34,7 @@ impl Frame {
 
     /// Borrows the readable part.
     #[inline(always)]
-    pub fn linear(ctx: &TcContext) -> Self {
+    pub(crate) fn linear(ctx: &TcContext) -> Self {
         Self { skb: ctx.skb.skb, data: ctx.data(), end: ctx.data_end(), length: ctx.len() as usize }
     }
 
@@ -60,28 +60,28 @@ impl Frame {
 
 /// Index of the interface to which the program is attached.
 #[inline(always)]
-pub fn ifindex(ctx: &TcContext) -> u32 {
+pub(crate) fn ifindex(ctx: &TcContext) -> u32 {
     // SAFETY: the context is a valid `__sk_buff` for as long as the program runs.
     unsafe { (*ctx.skb.skb).ifindex }
 }
 
 /// Whether the kernel holds a VLAN tag beside the frame.
 #[inline(always)]
-pub fn vlan_present(ctx: &TcContext) -> bool {
+pub(crate) fn vlan_present(ctx: &TcContext) -> bool {
     // SAFETY: as above.
     unsafe { (*ctx.skb.skb).vlan_present != 0 }
 }
 
 /// Sets or removes the mark on a packet. `to_pod` and the uplink guard read it.
 #[inline(always)]
-pub fn set_mark(ctx: &TcContext, mark: Option<PacketMark>) {
+pub(crate) fn set_mark(ctx: &TcContext, mark: Option<PacketMark>) {
     // SAFETY: the context is a valid `__sk_buff` for as long as the program runs, and programs may write this field.
     unsafe { (*ctx.skb.skb).tc_index = mark.map_or(0, PacketMark::bits) }
 }
 
 /// The mark on a packet.
 #[inline(always)]
-pub fn mark(ctx: &TcContext) -> Option<PacketMark> {
+pub(crate) fn mark(ctx: &TcContext) -> Option<PacketMark> {
     // SAFETY: as above.
     PacketMark::from_bits(unsafe { (*ctx.skb.skb).tc_index })
 }

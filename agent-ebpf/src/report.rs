@@ -41,7 +41,7 @@ struct Denial {
 
 /// Counts an allowed packet.
 #[inline(always)]
-pub fn count_allowed(index: u32, length: u32) {
+pub(crate) fn count_allowed(index: u32, length: u32) {
     add(maps::ALLOWED.get_ptr_mut(index), length);
 }
 
@@ -59,7 +59,12 @@ fn add(counter: Option<*mut Counter>, length: u32) {
 /// Counts a denied packet of a flow that was reported less than a second ago, without reading the packet again. False if
 /// the flow is another, or a record is due: nothing was counted then.
 #[inline(always)]
-pub fn count_repeat<A: Address>(ctx: &TcContext, query: &Query<A>, direction: Direction, reason: DropReason) -> bool {
+pub(crate) fn count_repeat<A: Address>(
+    ctx: &TcContext,
+    query: &Query<A>,
+    direction: Direction,
+    reason: DropReason,
+) -> bool {
     let key = query.aggregate_key(direction, reason);
     let state = query.local.state;
     let flow = u64::from(key.cookie) | u64::from(key.port) << 32 | u64::from(key.protocol) << 48;
@@ -93,7 +98,7 @@ extern "C" fn repeat_flow(skb: *mut __sk_buff, remote_hi: u64, remote_lo: u64, f
 
 /// Counts a denied packet, and reports it or adds it to its flow.
 #[inline(always)]
-pub fn denied(ctx: &TcContext, direction: Direction, denied: Denied, outcome: Outcome) {
+pub(crate) fn denied(ctx: &TcContext, direction: Direction, denied: Denied, outcome: Outcome) {
     report_denied(ctx.skb.skb, denied.reason.number(), denied.peer.0, direction as u8, outcome as u8);
 }
 

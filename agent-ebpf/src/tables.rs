@@ -23,13 +23,13 @@ use crate::{loss, maps};
 static COARSE_CLOCK: u32 = 0;
 
 /// The kernel's maps.
-pub struct Maps;
+pub(crate) struct Maps;
 
 impl Maps {
     /// The local pod behind an interface. The verifier checks the code after this call once for each of the two maps. A
     /// copy of the entry would avoid that, but needs too much of the stack.
     #[inline(always)]
-    pub fn endpoint(ifindex: u32) -> Option<&'static EndpointEntry> {
+    pub(crate) fn endpoint(ifindex: u32) -> Option<&'static EndpointEntry> {
         match maps::ENDPOINTS.get(ifindex) {
             Some(entry) => Some(entry),
             // SAFETY: values are replaced whole, never edited in place, and freed after a grace period that cannot end
@@ -40,7 +40,7 @@ impl Maps {
 
     /// A tenant's state; the zero value if no agent has written one.
     #[inline(always)]
-    pub fn tenant(id: TenantId) -> TenantState {
+    pub(crate) fn tenant(id: TenantId) -> TenantState {
         match maps::TENANTS.get(id.0) {
             Some(state) if state.has(TenantState::VALID) => *state,
             _ => TenantState::default(),
@@ -49,7 +49,7 @@ impl Maps {
 
     /// Monotonic nanoseconds; at the resolution of a timer tick if the kernel offers that clock.
     #[inline(always)]
-    pub fn now() -> u64 {
+    pub(crate) fn now() -> u64 {
         // SAFETY: reads a constant that the loader sets before the map is frozen. The volatile read keeps the compiler
         // from assuming the value in the object.
         let coarse = unsafe { core::ptr::read_volatile(&raw const COARSE_CLOCK) };

@@ -26,7 +26,7 @@ use policy::plan::ActualTables;
 pub struct ExplainArgs {
     /// The pod that opens: its address, or NAMESPACE/NAME with --config
     pub source: String,
-    /// The destination: ADDRESS, ADDRESS:PORT, [V6]:PORT, NAMESPACE/NAME or NAMESPACE/NAME:PORT
+    /// The destination: an address or NAMESPACE/NAME, with or without :PORT. IPv6 with a port stands in brackets
     pub destination: String,
     /// Protocol of the connection
     #[arg(long, value_enum, default_value_t)]
