@@ -96,11 +96,12 @@ fn egress_of_open_tenant<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) 
 }
 
 /// Whether the query resolves an address to which the pod may reply, or that it may reach on some port: both need the
-/// neighbour's hardware address. A query that resolves has no port, so a prefix with ports denies it as a fragment.
+/// neighbour's hardware address. A query that resolves has no port, so a prefix with ports denies it as a fragment. That
+/// counts for ARP only, which stays on the link: neighbour discovery is ICMPv6, which a router would forward.
 #[inline(always)]
 fn may_resolve<A: Family>(query: &Query<A>, denied: Denied) -> bool {
-    let other = denied.peer.is_known() || matches!(denied.reason, DropReason::Node | DropReason::Fragment);
-    query.has(Query::<A>::RESOLVES) && other
+    let some_port = denied.reason == DropReason::Fragment && A::ICMP == ICMP;
+    query.has(Query::<A>::RESOLVES) && (denied.peer.is_known() || denied.reason == DropReason::Node || some_port)
 }
 
 /// Rule 3: whether the packet is a reply on a connection that the other side opened, and still may open.
@@ -158,8 +159,12 @@ pub fn ingress<A: Family, T: Rules<A>>(tables: &T, query: &Query<A>, identity: R
         }
         // A packet from such an address is a reply, and only a tenant that lists the address sends requests to it.
         Some(peer) if peer.kind == PeerEntry::METADATA || peer.kind == PeerEntry::SERVICE_LISTED => {
-            match access_if_listed(identity.range(tables, query), A::BITS, peer) {
+            let range = identity.range(tables, query);
+            match access_if_listed(range, A::BITS, peer) {
                 Access::BOTH_WAYS => Verdict::ALLOW,
+                // Kernel conntrack puts the Service's address on ICMP errors about a request, such as "packet too big". They
+                // and later fragments of a reply have no port.
+                _ if range.grant().length == A::BITS && !has_port(query) => Verdict::ALLOW,
                 _ if query.local.state.has(TenantState::OPEN) && peer.kind == PeerEntry::SERVICE_LISTED => {
                     Verdict::ALLOW
                 }
@@ -169,6 +174,12 @@ pub fn ingress<A: Family, T: Rules<A>>(tables: &T, query: &Query<A>, identity: R
         Some(peer) => Verdict::from_denied(Denied { reason: DropReason::Internal, peer: peer.tenant }),
         None => ingress_from_world(tables, query, identity, generation),
     }
+}
+
+/// Whether the packet shows the port of a connection.
+#[inline(always)]
+fn has_port<A>(query: &Query<A>) -> bool {
+    query.has(Query::<A>::PORTS_KNOWN) && !query.has(Query::<A>::ICMP_ERROR)
 }
 
 #[inline(always)]

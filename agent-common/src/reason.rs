@@ -42,7 +42,7 @@ reasons! {
     UnassignedDestination = 4, "unassigned_destination";
     /// The source address is not this pod's own.
     SpoofedSource = 5, "spoofed_source";
-    /// The destination is a cloud metadata address that the tenant does not list exactly.
+    /// The other end is a cloud metadata address that the tenant does not list exactly.
     MetadataService = 6, "metadata_service";
     /// The destination is an address of a node.
     Node = 7, "node";

@@ -32,6 +32,11 @@ fn only_a_tenant_that_lists_an_address_gets_replies_from_it() {
         world.row(MINE, &[(address, 32, HTTP)], 0);
         assert_eq!(world.receives(address, &from(80)), ALLOWED, "{address:?} is listed");
         assert_eq!(world.receives(address, &from(81)), Some(reason), "{address:?} on another port");
+        for content in [Content::Later(TCP), Content::Unreachable(Box::new(syn(80)))] {
+            assert_eq!(world.receives(address, &content), ALLOWED, "{address:?} is listed: {content:?}");
+        }
+        world.row(MINE, &[(address, 24, PORTS_ANY)], 0);
+        assert_eq!(world.receives(address, &Content::Later(TCP)), Some(reason), "a wider range lists no {address:?}");
     }
     let open = World::default().with(TenantState::OPEN);
     assert_eq!(open.sends(UNLISTED, &syn(80)), ALLOWED, "an open tenant may send");

@@ -183,7 +183,7 @@ impl Policy {
     }
 
     /// Whether a probe from outside gets an answer. Only packets from another tenant's data subnet are denied. A packet
-    /// from a metadata address enters but gets no answer, because the pod's tenant does not list that address.
+    /// from a metadata address is denied too, because the pod's tenant does not list that address.
     fn outside_may(&self, world: &ClusterWorld, question: &Question) -> bool {
         // At a node's port kube-proxy puts the node's address instead of the sender's, and nodes may open connections.
         let Side::Pod(pod) = question.to else { return true };
