@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use testbed::agent::{Agent, NODE_NAME};
 use testbed::host::{Family, Host};
-use testbed::matrix::{allowed, assert_matrix, over_each_transport, probe_in};
-use testbed::probe::Outcome;
+use testbed::matrix::{Cell, allowed, assert_matrix, over_each_transport, probe_in};
+use testbed::probe::{Outcome, Transport};
 use testbed::scope::Scope;
 use testbed::stream::{DatagramStream, EchoConnection};
 use testbed::world::{Layout, World};
@@ -80,6 +80,11 @@ fn an_interface_that_appears_is_enforced_and_one_that_vanishes_leaves_nothing() 
         let stream = |to| DatagramStream::start(&world, Host::AcmeWeb, to, Family::V4).expect("a stream");
         let streams = [Host::GlobexWeb, Host::Internet].map(stream);
         agent.wait(SOON, "attached", || enforced(&agent) == 3.0).expect("the agent notices");
+        // The pod's ARP requests were denied until then, and the kernel repeats them once a second.
+        let first = Cell { from: Host::AcmeWeb, to: Host::Dns, family: Family::V4, transport: Transport::Tcp };
+        agent
+            .wait(Duration::from_secs(10), "reachable", || probe_in(&world, first) == Outcome::Answered)
+            .expect("its tenant's traffic passes");
         for cell in over_each_transport(Host::AcmeWeb, Host::Dns)
             .into_iter()
             .chain(over_each_transport(Host::Dns, Host::AcmeWeb))
