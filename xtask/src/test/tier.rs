@@ -2,7 +2,11 @@
 //!
 //! Runs nothing itself.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use clap::{ValueEnum, builder::PossibleValue};
 
@@ -147,15 +151,20 @@ impl Tier {
 fn unit() -> Vec<String> {
     let mut selection = packages();
     selection.extend(["--lib", "--bins"].map(str::to_owned));
-    let entries = fs::read_dir(workspace::root().join("agent-common/tests"));
-    let files = entries.into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut names: Vec<String> = files
-        .filter(|file| file.extension().is_some_and(|extension| extension == "rs"))
-        .filter_map(|file| Some(file.file_stem()?.to_string_lossy().into_owned()))
-        .collect();
+    let mut names = integration_tests(&workspace::root().join("agent-common/tests"));
     names.sort();
     selection.extend(names.into_iter().flat_map(|name| ["--test".to_owned(), name]));
     selection
+}
+
+/// The names of the integration tests in a directory, by cargo's rule: each file, and each directory with a `main.rs`.
+fn integration_tests(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_test = |path: &PathBuf| match path.is_dir() {
+        true => path.join("main.rs").exists(),
+        false => path.extension().is_some_and(|extension| extension == "rs"),
+    };
+    entries.filter(is_test).filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).collect()
 }
 
 fn packages() -> Vec<String> {
@@ -210,15 +219,20 @@ mod tests {
 
     #[test]
     fn every_file_of_privileged_tests_belongs_to_a_tier() {
-        let Ok(entries) = fs::read_dir(workspace::root().join("tests/tests")) else {
-            return;
-        };
+        let tests = integration_tests(&workspace::root().join("tests/tests"));
         let known: Vec<&str> = Tier::ALL.iter().flat_map(|tier| tier.files()).copied().collect();
-        let is_target =
-            |path: &std::path::PathBuf| path.extension().is_some_and(|e| e == "rs") || path.join("main.rs").is_file();
-        for file in entries.flatten().map(|entry| entry.path()).filter(is_target) {
-            let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            assert!(known.contains(&name.as_str()), "{} never runs: add it to `Tier::files`", file.display());
+        assert!(!tests.is_empty());
+        for name in tests {
+            assert!(known.contains(&name.as_str()), "tests/tests/{name} never runs: add it to `Tier::files`");
         }
+    }
+
+    #[test]
+    fn the_unit_tier_runs_integration_tests_in_a_file_and_in_a_directory() {
+        let unit = unit();
+        for name in ["properties", "verdict"] {
+            assert!(unit.iter().any(|argument| argument == name), "{name} never runs: {unit:?}");
+        }
+        assert!(!unit.iter().any(|argument| argument == "world"), "a directory without main.rs is no test");
     }
 }
