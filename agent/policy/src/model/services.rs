@@ -33,11 +33,6 @@ impl Services {
         self.known.get(key)
     }
 
-    /// The addresses of all Services.
-    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.by_address.addresses()
-    }
-
     /// Which Services have which address.
     pub fn address_index(&self) -> &AddressIndex<BTreeSet<EndpointKey>> {
         &self.by_address

@@ -206,14 +206,8 @@ impl Before {
         match op {
             Op::Tenant(id, _) => before.tenant = actual.tenants.get(id).copied(),
             Op::PortSet(id, _) => before.set = actual.port_sets.get(id).copied(),
-            Op::RowV4(row, _) if rows.uses.contains_key(row) => {
-                let prefixes = actual.rows_v4.get(row).into_iter().flat_map(|row| &row.prefixes);
-                before.sets.extend(prefixes.map(|prefix| prefix.grant.ports));
-            }
-            Op::RowV6(row, _) if rows.uses.contains_key(row) => {
-                let prefixes = actual.rows_v6.get(row).into_iter().flat_map(|row| &row.prefixes);
-                before.sets.extend(prefixes.map(|prefix| prefix.grant.ports));
-            }
+            Op::RowV4(row, _) if rows.uses.contains_key(row) => before.sets.extend(sets_of_v4(actual, *row)),
+            Op::RowV6(row, _) if rows.uses.contains_key(row) => before.sets.extend(sets_of_v6(actual, *row)),
             Op::TrieV4(bits, key, _) => before.sets.extend(actual.trie_v4.get(&(*key, *bits)).map(|g| g.ports)),
             Op::TrieV6(bits, key, _) => before.sets.extend(actual.trie_v6.get(&(*key, *bits)).map(|g| g.ports)),
             _ => {}
@@ -253,9 +247,15 @@ impl Pool {
 }
 
 fn sets_of(actual: &Actual, row: u16) -> impl Iterator<Item = u16> + '_ {
-    let v4 = actual.rows_v4.get(&row).into_iter().flat_map(|row| row.prefixes.iter().map(|p| p.grant.ports));
-    let v6 = actual.rows_v6.get(&row).into_iter().flat_map(|row| row.prefixes.iter().map(|p| p.grant.ports));
-    v4.chain(v6)
+    sets_of_v4(actual, row).chain(sets_of_v6(actual, row))
+}
+
+fn sets_of_v4(actual: &Actual, row: u16) -> impl Iterator<Item = u16> + '_ {
+    actual.rows_v4.get(&row).into_iter().flat_map(|row| row.prefixes.iter().map(|prefix| prefix.grant.ports))
+}
+
+fn sets_of_v6(actual: &Actual, row: u16) -> impl Iterator<Item = u16> + '_ {
+    actual.rows_v6.get(&row).into_iter().flat_map(|row| row.prefixes.iter().map(|prefix| prefix.grant.ports))
 }
 
 /// Numbers mentioned by the value an op writes.

@@ -132,8 +132,11 @@ fn all(cluster: &Cluster) -> impl Iterator<Item = IpAddr> + '_ {
         metadata.chain(cluster.nodes().iter().copied()).chain(cluster.rivals().keys().copied()).collect();
     let is_new = |address: &IpAddr| !cluster.nodes().contains(address);
     let pods = cluster.address_index().addresses().filter(is_new);
-    let services =
-        cluster.services().addresses().filter(move |address| cluster.address_index().get(*address).is_none());
+    let services = cluster
+        .services()
+        .address_index()
+        .addresses()
+        .filter(move |address| cluster.address_index().get(*address).is_none());
     special.into_iter().chain(pods).chain(services)
 }
 
