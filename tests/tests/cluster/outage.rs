@@ -21,6 +21,8 @@ const NODES: [&str; 2] = ["a", "b"];
 const RETURN: Duration = Duration::from_secs(20);
 /// The time that each state is observed.
 const WHILE: Duration = Duration::from_secs(3);
+/// The period in which the node controller looks at each node (`--node-monitor-period`, its default).
+const NODE_MONITOR_PERIOD: Duration = Duration::from_secs(5);
 /// The longest accepted pause of a connection.
 const TOLERABLE: Duration = Duration::from_millis(500);
 
@@ -133,10 +135,25 @@ fn policy_holds(site: &Site) -> Result<()> {
     Ok(())
 }
 
+/// The readiness of nodes and pods, once all are ready and stay so.
+///
+/// After an outage of the API server the node controller may mark a node and its pods as not ready. Kubelets revert
+/// that some seconds later, so an earlier reading would take their answer for a change.
+fn steady_readiness(site: &Site) -> Result<Vec<String>> {
+    wait("nodes and pods that stay ready", 4 * PATIENCE, || {
+        let first = site.readiness()?;
+        let missing: Vec<&String> = first.iter().filter(|line| !line.contains(" True since ")).collect();
+        ensure!(missing.is_empty(), "these objects are not ready: {missing:?}");
+        thread::sleep(2 * NODE_MONITOR_PERIOD);
+        ensure!(site.readiness()? == first, "nodes or pods still change");
+        Ok(first)
+    })
+}
+
 /// `kubectl rollout restart` of agents and controller, as an update does it.
 pub(crate) fn agents_are_replaced(site: &mut Site) -> Result<()> {
+    let before = steady_readiness(site)?;
     let traffic = Traffic::start(site)?;
-    let before = site.readiness()?;
     site.kubectl().run(["-n", SYSTEM, "rollout", "restart", "daemonset/bulkhead", "deployment/bulkhead-controller"])?;
     site.rolled_out()?;
     traffic.end("while agents were replaced")?;
