@@ -130,7 +130,7 @@ fn control(args: ControllerArgs) -> Result<ExitCode, Box<dyn Error>> {
     start_log(&args.log.filter, args.log.format)?;
     block_on(async {
         let shutdown = ended()?;
-        controller::run(args.config(), shutdown).await?;
+        controller::run(args.config()?, shutdown).await?;
         Ok::<_, Box<dyn Error>>(())
     })??;
     Ok(ExitCode::SUCCESS)

@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 
 use crate::dataplane::object;
 use crate::{http, socket};
-use cluster::{ClusterArgs, LogArgs};
+use cluster::{ClusterArgs, LogArgs, PodCidrError};
 use policy::model::limits::Limits;
 use policy::model::settings::{CgroupGuardMode, Settings, Unassigned, Uplinks};
 
@@ -167,6 +167,9 @@ pub enum ConfigError {
     /// `auto` or `none` is mixed with other values.
     #[error("--uplink must be `auto`, `none`, or names of interfaces; `auto` and `none` cannot be combined with names")]
     Uplink,
+    /// `none` is mixed with ranges.
+    #[error(transparent)]
+    PodCidr(#[from] PodCidrError),
     /// Endpoints from files are not started by a container runtime.
     #[error("--nri-socket cannot be used with --config: endpoints from a file are not started by a container runtime")]
     NriWithFiles,
@@ -251,7 +254,8 @@ impl RunArgs {
                 CgroupGuardArg::Auto if !is_static => CgroupGuardMode::Auto,
                 CgroupGuardArg::Auto | CgroupGuardArg::None => CgroupGuardMode::Off,
             },
-            ..self.cluster.clone().settings(limits)
+            // Files state everything that they mean.
+            ..self.cluster.clone().settings(limits, !is_static)?
         })
     }
 }
@@ -301,6 +305,18 @@ mod tests {
         assert!(cluster.settings.hold_unknown && !cluster.settings.release_unclaimed);
         let files = config(&["run", "--config", "x"]).expect("a file needs no name");
         assert!(!files.settings.hold_unknown && files.settings.release_unclaimed);
+    }
+
+    #[test]
+    fn the_range_of_pods_is_learnt_from_a_cluster_only_and_none_stands_alone() {
+        let node = ["run", "--node-name", "a"];
+        let cluster = |more: &[&str]| config(&[&node[..], more].concat()).map(|config| config.settings);
+        assert!(cluster(&[]).expect("flags").learn_ranges);
+        assert!(!config(&["run", "--config", "x"]).expect("flags").settings.learn_ranges);
+        assert!(cluster(&["--pod-cidr", "none"]).expect("flags").no_pod_range);
+        let set = cluster(&["--pod-cidr", "10.244.0.0/16,fd00::/48"]).expect("flags");
+        assert_eq!((set.pod_cidrs.len(), set.no_pod_range), (2, false));
+        assert_eq!(cluster(&["--pod-cidr", "none,10.244.0.0/16"]), Err(ConfigError::PodCidr(PodCidrError)));
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub(crate) struct Observed {
     pub endpoints: ObservedEndpoints,
     /// The guards on what leaves the node.
     pub guards: ObservedGuards,
+    /// Why the range of pods is not known. Until it is, wide egress ranges open no private address.
+    pub pod_range_gap: Option<String>,
     /// Whether the container runtime holds new sandboxes.
     pub nri: NriState,
     /// Problems, each as a sentence that names its object.
@@ -155,6 +157,9 @@ pub(crate) fn not_ready(observed: &Observed) -> Vec<String> {
     if observed.pending > 0 {
         reasons.push(format!("writes to the kernel that failed and are retried: {}", observed.pending));
     }
+    if observed.synced && observed.pod_range_gap.is_some() {
+        reasons.push("the range of pods is unknown, so wide egress ranges open no private address".into());
+    }
     if observed.guards.broken > 0 {
         reasons.push(format!("parts of the guards that could not be attached or written: {}", observed.guards.broken));
     }
@@ -189,6 +194,8 @@ mod tests {
         assert_eq!(not_ready(&Observed { pending: 3, ..well() }).len(), 1);
         let guards = ObservedGuards { broken: 1, ..ObservedGuards::default() };
         assert_eq!(not_ready(&Observed { guards, ..well() }).len(), 1);
+        let pod_range_gap = Some("the range of pods is unknown".to_owned());
+        assert_eq!(not_ready(&Observed { pod_range_gap, ..well() }).len(), 1);
     }
 
     #[test]

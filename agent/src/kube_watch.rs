@@ -7,5 +7,6 @@
 pub(crate) mod fake_api;
 pub(crate) mod gauge;
 pub(crate) mod objects;
+pub(crate) mod stated_ranges;
 pub(crate) mod stream;
 pub(crate) mod update;

@@ -241,11 +241,6 @@ async fn follow(
             groups: runtime::cgroups::hierarchy(cgroups),
         },
     };
-    if config.settings.pod_cidrs.is_empty() {
-        tracing::warn!(
-            "--pod-cidr is not set, so pods that this node does not know count as outside the cluster; set it"
-        );
-    }
     let inferred = kube::Config::infer().await.map_err(Box::new)?;
     let watches = cluster::WatchConfig {
         client: kube::Client::try_from(inferred).map_err(Box::new)?,

@@ -24,7 +24,7 @@ use k8s_openapi::NamespaceResourceScope;
 use kube::core::DeserializeGuard;
 use kube::runtime::watcher::Config;
 use kube::{Api, Client, Resource};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -32,6 +32,7 @@ use crate::api::tenant::NetworkTenant;
 use crate::kube_watch::gauge::WatchHealth;
 use crate::kube_watch::objects::{LIVE_PODS, namespace_reader, read_tenant};
 use crate::kube_watch::objects::{NamespaceLite, NodeLite, PodLite, SERVICE_NAME, ServiceLite, SliceLite};
+use crate::kube_watch::stated_ranges;
 use crate::kube_watch::stream::{self, WatchTarget};
 use crate::kube_watch::update::Update;
 use crate::metrics::Recorder;
@@ -69,7 +70,9 @@ pub(crate) async fn follow(
     let mut view = ClusterView::new(config.node.clone(), config.settings.clone());
     let (to, mut events) = mpsc::channel(EVENTS);
     let watches = ClusterWatches { client: config.client, health: Arc::new(WatchHealth::new(config.recorder)), to };
-    let _cluster = watches.cluster(&config.node, &config.settings.keys);
+    let urgent = Arc::<Notify>::default();
+    let mut _cluster = watches.cluster(&config.node, &config.settings.keys);
+    watches.stated_ranges(&mut _cluster, Arc::clone(&urgent));
     let mut namespaces: HashMap<u64, JoinSet<()>> = HashMap::new();
     let (begun, mut logged) = (Instant::now(), false);
     loop {
@@ -88,6 +91,9 @@ pub(crate) async fn follow(
             }
             () = tokio::time::sleep(TICK) => {}
             () = changes.closed() => return,
+        }
+        if view.has_strays() {
+            urgent.notify_one();
         }
         config.invalid_tenants.store(view.invalid_tenants() as u64, Ordering::Relaxed);
         let (subscriptions, more) = view.subscriptions(begun.elapsed());
@@ -134,6 +140,10 @@ impl ClusterWatches {
         let slices = target("endpointslices", api_slices, SliceLite::read, WatchEvent::ApiSlices);
         self.start(&mut set, within("default"), slices);
         set
+    }
+
+    fn stated_ranges(&self, set: &mut JoinSet<()>, urgent: Arc<Notify>) {
+        set.spawn(stated_ranges::follow(self.client.clone(), urgent, WatchEvent::Stated, self.to.clone()));
     }
 
     fn namespace(&self, name: &str, id: u64) -> JoinSet<()> {

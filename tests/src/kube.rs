@@ -93,7 +93,8 @@ impl Site {
         self.rolled_out()
     }
 
-    /// The manifests, with what an administrator of this cluster sets.
+    /// The manifests, with what an administrator of this cluster sets. With routed pods they are as shipped, so the agents
+    /// learn the ranges.
     pub fn manifest(&self) -> Result<String> {
         let lan = "198.18.0.0/24,fd00:198:18::/64";
         let unassigned = match self.policy.unassigned {
@@ -101,12 +102,14 @@ impl Site {
             Unassigned::Audit => "audit",
             Unassigned::Allow => "allow",
         };
-        let mut settings = vec![
-            ("BULKHEAD_POD_CIDR", cluster::plan::POD_RANGES),
-            ("BULKHEAD_SERVICE_CIDR", cluster::plan::SERVICE_RANGES),
-            ("BULKHEAD_NODE_CIDR", lan),
-            ("BULKHEAD_UNASSIGNED", unassigned),
-        ];
+        let mut settings = vec![("BULKHEAD_UNASSIGNED", unassigned)];
+        if self.cni == Cni::Bridge {
+            settings.extend([
+                ("BULKHEAD_POD_CIDR", cluster::plan::POD_RANGES),
+                ("BULKHEAD_SERVICE_CIDR", cluster::plan::SERVICE_RANGES),
+                ("BULKHEAD_NODE_CIDR", lan),
+            ]);
+        }
         let file = deploy().join("bulkhead.yaml");
         if !self.nri {
             return manifest::with_settings(&file, &settings);

@@ -29,6 +29,7 @@ pub mod ownership;
 pub mod pod;
 pub mod ports;
 pub mod prefixes;
+pub mod ranges;
 pub mod report;
 pub mod selector;
 pub mod services;

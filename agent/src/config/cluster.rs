@@ -12,15 +12,20 @@ use policy::model::settings::{Settings, TenancyKey};
 #[derive(Args, Clone, Debug)]
 pub struct ClusterArgs {
     /// Pod address ranges of the cluster, such as 10.244.0.0/16. No subnet and no egress range of a tenant opens
-    /// addresses in them. Give several separated by commas
-    #[arg(long, env = "BULKHEAD_POD_CIDR", value_delimiter = ',', value_name = "CIDR")]
-    pub pod_cidr: Vec<IpNet>,
-    /// Service address ranges of the cluster, such as 10.96.0.0/12
+    /// addresses in them. They are added to the ranges that Nodes and IP pools state. `none` says that pods have no range
+    /// of their own. Give several separated by commas
+    #[arg(long, env = "BULKHEAD_POD_CIDR", value_delimiter = ',', value_name = "CIDR|none", value_parser = pod_range)]
+    pub pod_cidr: Vec<PodCidr>,
+    /// Service address ranges of the cluster, such as 10.96.0.0/12. They are added to those of ServiceCIDR objects
     #[arg(long, env = "BULKHEAD_SERVICE_CIDR", value_delimiter = ',', value_name = "CIDR")]
     pub service_cidr: Vec<IpNet>,
-    /// Node address ranges of the cluster, such as 192.168.0.0/24
+    /// Node address ranges of the cluster, such as 192.168.0.0/24. Addresses of Node objects are nodes in any case
     #[arg(long, env = "BULKHEAD_NODE_CIDR", value_delimiter = ',', value_name = "CIDR")]
     pub node_cidr: Vec<IpNet>,
+    /// Ranges inside the others whose addresses are not the cluster's, such as a load balancer's subnet in the pods' range.
+    /// The longest range around an address says what it is
+    #[arg(long, env = "BULKHEAD_OUTSIDE_CIDR", value_delimiter = ',', value_name = "CIDR")]
+    pub outside_cidr: Vec<IpNet>,
     /// Where a namespace names its tenant if no NetworkTenant selects it: label:KEY, annotation:KEY[=AFTER],
     /// label-suffix:KEY, or name. Of several, separated by commas, the first that applies is used
     #[arg(long, env = "BULKHEAD_TENANCY_KEY", value_delimiter = ',', value_name = "KEY", value_parser = tenancy_key)]
@@ -58,19 +63,56 @@ pub enum LogFormat {
     Json,
 }
 
+/// A value of `--pod-cidr`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodCidr {
+    /// Pods have no range of their own.
+    None,
+    /// A range of pods.
+    Net(IpNet),
+}
+
 impl ClusterArgs {
-    /// Settings of the model with these flags, these limits, and defaults for everything else.
-    pub fn settings(self, limits: Limits) -> Settings {
-        Settings {
-            pod_cidrs: self.pod_cidr,
+    /// Settings of the model with these flags, these limits, and defaults for everything else. `learn_ranges` says that
+    /// objects of a cluster state ranges too.
+    ///
+    /// # Errors
+    /// `none` beside a range of pods.
+    pub fn settings(self, limits: Limits, learn_ranges: bool) -> Result<Settings, PodCidrError> {
+        let net = |value: &PodCidr| match value {
+            PodCidr::Net(net) => Some(*net),
+            PodCidr::None => None,
+        };
+        let pod_cidrs: Vec<IpNet> = self.pod_cidr.iter().filter_map(net).collect();
+        let no_pod_range = self.pod_cidr.contains(&PodCidr::None);
+        if no_pod_range && !pod_cidrs.is_empty() {
+            return Err(PodCidrError);
+        }
+        Ok(Settings {
+            pod_cidrs,
+            no_pod_range,
+            learn_ranges,
             service_cidrs: self.service_cidr,
             node_cidrs: self.node_cidr,
+            outside_cidrs: self.outside_cidr,
             keys: self.tenancy_key,
             shared_namespaces: self.shared_namespace.into_iter().collect(),
             limits,
             ..Settings::default()
-        }
+        })
     }
+}
+
+/// `--pod-cidr none` beside a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("--pod-cidr is `none` or ranges; `none` cannot be combined with ranges")]
+pub struct PodCidrError;
+
+fn pod_range(text: &str) -> Result<PodCidr, String> {
+    if text == "none" {
+        return Ok(PodCidr::None);
+    }
+    text.parse().map(PodCidr::Net).map_err(|_| "write a range such as 10.244.0.0/16, or none".to_owned())
 }
 
 fn tenancy_key(text: &str) -> Result<TenancyKey, String> {

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use clap::Args;
 
 use super::cluster::{ClusterArgs, LogArgs};
-use super::{host_name, limits};
+use super::{ConfigError, host_name, limits};
 use crate::dataplane::object;
 use policy::model::settings::Settings;
 
@@ -49,12 +49,15 @@ pub struct ControllerConfig {
 
 impl ControllerArgs {
     /// The configuration that the flags describe.
-    pub fn config(self) -> ControllerConfig {
-        ControllerConfig {
+    ///
+    /// # Errors
+    /// Flags that contradict each other.
+    pub fn config(self) -> Result<ControllerConfig, ConfigError> {
+        Ok(ControllerConfig {
             namespace: self.namespace,
             identity: self.identity.unwrap_or_else(host_name),
             listen: self.listen,
-            settings: self.cluster.settings(limits(&object::MapLimits::default())),
-        }
+            settings: self.cluster.settings(limits(&object::MapLimits::default()), true)?,
+        })
     }
 }

@@ -5,10 +5,13 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use kube::api::DynamicObject;
 
 use crate::api::{NetworkTenant, NetworkTenantStatus, convert};
+use crate::kube_watch::stated_ranges::StatedRanges;
 use crate::kube_watch::update::Update;
 use policy::model::cluster::Cluster;
 use policy::model::input::{Change, EndpointKey, Namespace, Tenant};
@@ -27,6 +30,8 @@ pub(crate) enum ControllerEvent {
     Agent(Update<AgentPod>),
     /// Nodes.
     Node(Update<NodeState>),
+    /// Ranges that ServiceCIDRs and IP pools state.
+    Stated(StatedRanges),
 }
 
 /// A pod of the agent.
@@ -49,6 +54,10 @@ pub(crate) struct NodeState {
     pub tainted: bool,
     /// The DaemonSet runs on it.
     pub eligible: bool,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Ranges of its pods.
+    pub pod_cidrs: Vec<IpNet>,
 }
 
 /// How soon an event must be acted on.
@@ -84,6 +93,7 @@ pub(crate) struct ControllerState {
     pub agents: BTreeMap<String, AgentPod>,
     /// Nodes by name.
     pub nodes: BTreeMap<String, NodeState>,
+    stated: StatedRanges,
     pods: HashMap<String, HashSet<Box<str>>>,
     missing: BTreeSet<&'static str>,
 }
@@ -96,8 +106,9 @@ impl ControllerState {
             objects: BTreeMap::new(),
             agents: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            stated: StatedRanges::default(),
             pods: HashMap::new(),
-            missing: ["tenants", "namespaces", "pods", "agents", "nodes"].into(),
+            missing: ["tenants", "namespaces", "pods", "agents", "nodes", "ranges"].into(),
         }
     }
 
@@ -122,9 +133,23 @@ impl ControllerState {
                 replace(&mut self.agents, update, key, &mut self.missing, "agents")
             }
             ControllerEvent::Node(update) => {
-                replace(&mut self.nodes, update, |node| node.name.clone(), &mut self.missing, "nodes")
+                let changed = replace(&mut self.nodes, update, |node| node.name.clone(), &mut self.missing, "nodes");
+                changed.max(self.refresh_ranges())
+            }
+            ControllerEvent::Stated(stated) => {
+                self.stated = stated;
+                soon(self.missing.remove("ranges")).max(self.refresh_ranges())
             }
         }
+    }
+
+    /// Gives the ranges and addresses of nodes to the model. It does not know the addresses of pods.
+    fn refresh_ranges(&mut self) -> Urgency {
+        let learnt = self.stated.learnt(self.nodes.values().map(|node| &node.pod_cidrs), std::iter::empty());
+        let addresses = self.nodes.values().flat_map(|node| node.addresses.iter().copied()).collect();
+        let mut dirty = self.cluster.apply(Change::Ranges(learnt));
+        dirty.add(self.cluster.apply(Change::ClusterNodes(addresses)));
+        soon(!dirty.is_nothing())
     }
 
     fn tenants(&mut self, update: Update<Box<DynamicObject>>) -> Urgency {

@@ -155,9 +155,10 @@ fn next_end(tenant: &Tenant, now: i64) -> Option<i64> {
 fn conflicts(state: &ControllerState) -> BTreeMap<String, Vec<Conflict>> {
     let (cluster, ownership) = (&state.cluster, Ownership::new(&state.cluster));
     let mut all = ownership.conflicts.clone();
+    all.extend(ownership.in_use(cluster));
     let tenancy = Tenancy::new(cluster);
     let objects = tenancy.members.values().filter(|member| member.object.is_some());
-    let compiled = objects.map(|member| prefixes::compile(member, &ownership, cluster.settings()));
+    let compiled = objects.map(|member| prefixes::compile(member, &ownership, &cluster.settings().metadata));
     all.extend(compiled.flat_map(|prefixes| prefixes.conflicts));
     all.extend(tenancy.conflicts);
     all.sort();
@@ -200,6 +201,8 @@ fn reason(kind: ConflictKind) -> &'static str {
     match kind {
         ConflictKind::SubnetOverlap => "SubnetOverlap",
         ConflictKind::ClusterRange => "ClusterRange",
+        ConflictKind::SubnetInUse => "SubnetInUse",
+        ConflictKind::PodRangeUnknown => "PodRangeUnknown",
         ConflictKind::NamespaceClaimed => "NamespaceClaimed",
         ConflictKind::KeyNotSelected => "KeyNotSelected",
         ConflictKind::KeyMismatch => "KeyMismatch",

@@ -251,7 +251,28 @@ fn a_snapshot_removes_missing_objects_and_pod_counts_are_less_urgent_than_object
     assert_eq!(status(&state, "acme").pod_count, Some(0));
     assert_eq!(state.apply(ControllerEvent::Namespace(all(vec![]))), Urgency::Soon);
     assert_eq!(status(&state, "acme").namespace_count, Some(0));
-    assert_eq!(state.missing().iter().copied().collect::<Vec<_>>(), ["agents", "nodes"]);
+    assert_eq!(state.missing().iter().copied().collect::<Vec<_>>(), ["agents", "nodes", "ranges"]);
+}
+
+#[test]
+fn ranges_that_nodes_state_are_the_cluster_s_and_without_any_wide_egress_is_reported() {
+    let subnets = json!([{"name": "db", "cidr": "10.244.0.0/24"}, {"name": "in", "cidr": "10.244.0.0/28"}]);
+    let egress = json!([{"name": "all", "cidrs": ["0.0.0.0/0"]}]);
+    let tenants = vec![tenant("acme", 0, json!({"subnets": subnets})), tenant("globex", 1, json!({"egress": egress}))];
+    let settings = Settings { learn_ranges: true, ..Settings::default() };
+    let mut state = state(settings, tenants, vec![]);
+    assert_eq!([ready(&state, "acme"), ready(&state, "globex")], ["True/Ready", "False/PodRangeUnknown"]);
+    let ranges = || vec!["10.244.0.0/24".parse().expect("a range")];
+    let stated = NodeState {
+        pod_cidrs: ranges(),
+        addresses: vec!["10.244.0.3".parse().expect("an address")],
+        ..node("a", false)
+    };
+    assert_eq!(state.apply(ControllerEvent::Node(all(vec![stated]))), Urgency::Soon);
+    assert_eq!([ready(&state, "acme"), ready(&state, "globex")], ["False/ClusterRange", "True/Ready"]);
+    let status = status(&state, "acme");
+    let message = &of_kind(&status, "Conflicted").expect("a condition").message;
+    assert!(message.contains("10.244.0.0/24") && message.contains("10.244.0.3"), "{message}");
 }
 
 #[tokio::test]
@@ -264,6 +285,9 @@ async fn every_watch_delivers_its_objects_to_the_state() {
             "pods" => json!({"metadata": metadata, "spec": {"containers": [], "nodeName": "a"}, "status": {
                 "conditions": [{"type": "Ready", "status": "True"}]}}),
             "nodes" => json!({"metadata": metadata, "spec": {"taints": [{"key": TAINT, "effect": "NoSchedule"}]}}),
+            "servicecidrs" | "ippools" | "ciliumpodippools" => {
+                return FakeResponse::Ended(200, vec![json!({"items": []})]);
+            }
             other => panic!("{other} is not watched"),
         };
         FakeResponse::Quiet(vec![event("ADDED", object), end_of_list()])
@@ -281,7 +305,7 @@ async fn every_watch_delivers_its_objects_to_the_state() {
 }
 
 fn node(name: &str, tainted: bool) -> NodeState {
-    NodeState { name: name.into(), tainted, eligible: true }
+    NodeState { name: name.into(), tainted, eligible: true, addresses: Vec::new(), pod_cidrs: Vec::new() }
 }
 
 fn agent(name: &str, node: &str, ready: bool) -> AgentPod {

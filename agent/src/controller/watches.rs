@@ -20,6 +20,7 @@ use super::state::{AgentPod, ControllerEvent, NodeState};
 use crate::api::NetworkTenant;
 use crate::kube_watch::gauge::WatchHealth;
 use crate::kube_watch::objects::{LIVE_PODS, NamespaceLite, key, namespace_reader};
+use crate::kube_watch::stated_ranges;
 use crate::kube_watch::stream::{self, WatchTarget};
 use crate::kube_watch::update::Update;
 use policy::model::input::EndpointKey;
@@ -53,6 +54,8 @@ pub(crate) fn start(
     let agents = move |client| Api::namespaced(client, &namespace);
     watches.add(agents, "pods", all().labels(AGENTS), agent_pod, ControllerEvent::Agent);
     watches.add(Api::all, "nodes", all(), node_state, ControllerEvent::Node);
+    // The controller knows no pod address, so it never asks for the ranges out of turn.
+    watches.set.spawn(stated_ranges::follow(client.clone(), Arc::default(), ControllerEvent::Stated, to.clone()));
     watches.set
 }
 
@@ -96,7 +99,10 @@ fn agent_pod(pod: Pod) -> Result<Option<AgentPod>, String> {
 
 fn node_state(node: Node) -> Result<Option<NodeState>, String> {
     let eligible = node.labels().get("kubernetes.io/os").is_none_or(|os| os == "linux");
-    let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
-    let tainted = taints.iter().any(|taint| taint.key == TAINT);
-    Ok(Some(NodeState { name: node.metadata.name.unwrap_or_default(), tainted, eligible }))
+    let spec = node.spec.unwrap_or_default();
+    let tainted = spec.taints.unwrap_or_default().iter().any(|taint| taint.key == TAINT);
+    let pod_cidrs = spec.pod_cidrs.unwrap_or_default().iter().filter_map(|range| range.parse().ok()).collect();
+    let reported = node.status.and_then(|status| status.addresses).unwrap_or_default();
+    let addresses = reported.iter().filter_map(|one| one.address.parse().ok()).collect();
+    Ok(Some(NodeState { name: node.metadata.name.unwrap_or_default(), tainted, eligible, addresses, pod_cidrs }))
 }

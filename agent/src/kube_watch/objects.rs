@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -53,6 +54,8 @@ pub(crate) struct ObservedNode {
     pub name: String,
     /// Source addresses of the node's own packets.
     pub addresses: Vec<IpAddr>,
+    /// Ranges of its pods. Some network plugins ignore them.
+    pub pod_cidrs: Vec<IpNet>,
 }
 
 /// A Service without its backends.
@@ -235,13 +238,14 @@ impl NodeLite {
         let mut addresses: Vec<IpAddr> = reported.iter().filter_map(|one| address(&one.address).ok()).collect();
         let tunnels = TUNNELS.iter().filter_map(|name| annotations.get(*name));
         addresses.extend(tunnels.filter_map(|text| address(text.split('/').next().unwrap_or_default()).ok()));
+        let ranges = self.spec.pod_cidrs.unwrap_or_default();
+        let pod_cidrs: Vec<IpNet> = ranges.iter().filter_map(|range| range.parse().ok()).collect();
         if annotations.contains_key(FLANNEL) {
-            let ranges = self.spec.pod_cidrs.unwrap_or_default();
-            addresses.extend(ranges.iter().filter_map(|range| Some(range.parse::<ipnet::IpNet>().ok()?.network())));
+            addresses.extend(pod_cidrs.iter().map(IpNet::network));
         }
         addresses.sort_unstable();
         addresses.dedup();
-        Ok(Some(ObservedNode { name: self.metadata.name.unwrap_or_default(), addresses }))
+        Ok(Some(ObservedNode { name: self.metadata.name.unwrap_or_default(), addresses, pod_cidrs }))
     }
 }
 

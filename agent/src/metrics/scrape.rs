@@ -140,6 +140,7 @@ pub(crate) fn observed(observed: &Observed, samples: &mut Samples) {
         samples.gauge(&table::GUARD_INTERFACES, &[guard.as_str()], interfaces as u64);
     }
     samples.gauge(&table::GUARD_BROKEN, &[], observed.guards.broken);
+    samples.gauge(&table::POD_RANGE_KNOWN, &[], u64::from(observed.synced && observed.pod_range_gap.is_none()));
     samples.gauge(&table::AGENT_READY, &[], u64::from(health::not_ready(observed).is_empty()));
 }
 

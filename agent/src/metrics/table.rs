@@ -52,6 +52,8 @@ metrics! {
         "Interfaces that a guard belongs on; for the cgroup guard, the number of cgroups (0 or 1).";
     GUARD_BROKEN = Gauge "bulkhead_guard_broken" []
         "Parts of the guards that could not be attached or written.";
+    POD_RANGE_KNOWN = Gauge "bulkhead_pod_range_known" []
+        "Whether the range of pods is known. While it is not, wide egress ranges open no private address (0 or 1).";
     TENANTS = Gauge "bulkhead_tenants" ["state"]
         "Tenants that the agent knows, by state.";
     ENDPOINTS = Gauge "bulkhead_endpoints" ["state"]

@@ -30,6 +30,7 @@ pub(super) fn publish(state: &ReconcileState) -> Option<Snapshot> {
         unwritten: state.unwritten,
         failures: state.failures.clone(),
         attach_failures: state.attach_failures,
+        pod_range_gap: state.cluster.pod_range_gap(),
         settings: Arc::clone(state.cluster.settings()),
         address_index: state.cluster.address_index().clone(),
         services: state.cluster.services().address_index().clone(),
@@ -55,6 +56,7 @@ fn keep<T: PartialEq>(old: &Arc<T>, new: T) -> Arc<T> {
 
 fn differs(old: &Snapshot, new: &Snapshot) -> bool {
     old.ready != new.ready
+        || old.pod_range_gap.is_some() != new.pod_range_gap.is_some()
         || old.generation != new.generation
         || old.pending != new.pending
         || old.unwritten != new.unwritten

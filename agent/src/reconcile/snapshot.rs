@@ -15,6 +15,7 @@ use policy::model::guards::Guards;
 use policy::model::input::EndpointKey;
 use policy::model::name::Name;
 use policy::model::pod::Pod;
+use policy::model::ranges::PodRangeGap;
 use policy::model::report::{Conflict, Overflow, Trouble};
 use policy::model::settings::Settings;
 use policy::model::tenancy::{Member, Tenancy};
@@ -39,6 +40,8 @@ pub(crate) struct Snapshot {
     pub failures: BTreeMap<(Table, &'static str), u64>,
     /// Number of failures to attach or detach programs since the start.
     pub attach_failures: u64,
+    /// Why the range of pods is not known.
+    pub pod_range_gap: Option<PodRangeGap>,
     /// Settings of the model.
     pub settings: Arc<Settings>,
     /// Pods by address.

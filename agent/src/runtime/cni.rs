@@ -29,6 +29,8 @@ pub(crate) struct Sandbox {
     pub netns: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// The networks of its addresses, without those of one address.
+    pub networks: Vec<IpNet>,
     /// The path of its control group, as the runtime states it.
     pub cgroup: Option<String>,
     /// Its control group, once it was found.
@@ -123,15 +125,24 @@ pub(super) fn sandbox(text: &[u8], written: SystemTime) -> Result<Option<Sandbox
     let (Some(uid), Some(netns), true) = (arg("K8S_POD_UID"), netns, is_main) else { return Ok(None) };
     let ips = cached.result.and_then(|result| result.ips).unwrap_or_default();
     let addresses = ips.iter().filter_map(|ip| address(&ip.address)).collect();
+    let networks = ips.iter().filter_map(|ip| network(&ip.address)).collect();
     let namespace = arg("K8S_POD_NAMESPACE").unwrap_or_default();
     let name = arg("K8S_POD_NAME").unwrap_or_default();
     let cgroup = cached.capability_args.and_then(|capabilities| capabilities.cgroup_path);
-    Ok(Some(Sandbox { uid, namespace, name, netns, addresses, cgroup, group: None, written }))
+    Ok(Some(Sandbox { uid, namespace, name, netns, addresses, networks, cgroup, group: None, written }))
 }
 
 fn address(text: &str) -> Option<IpAddr> {
     let net: Option<IpNet> = text.parse().ok();
     net.map(|net| net.addr()).or_else(|| text.parse().ok())
+}
+
+/// The network of an address with a prefix length. A plugin that routes each address by itself states a network of one
+/// address, and one wider than any cluster is no network of pods.
+fn network(text: &str) -> Option<IpNet> {
+    let net = text.parse::<IpNet>().ok()?.trunc();
+    let shortest = if net.addr().is_ipv4() { 8 } else { 16 };
+    (shortest..net.max_prefix_len()).contains(&net.prefix_len()).then_some(net)
 }
 
 #[cfg(test)]
@@ -149,6 +160,11 @@ pub(super) mod tests {
         assert_eq!((&*sandbox.uid, &*sandbox.namespace, &*sandbox.netns), ("u1", "shop", "cni-1"));
         let addresses: Vec<String> = sandbox.addresses.iter().map(ToString::to_string).collect();
         assert_eq!(addresses, ["10.244.0.5", "fd00::5"]);
+        let networks: Vec<String> = sandbox.networks.iter().map(ToString::to_string).collect();
+        assert_eq!(networks, ["10.244.0.0/24", "fd00::/64"]);
+        for none in ["10.244.0.5/32", "10.244.0.5", "10.244.0.5/0", "fd00::5/128"] {
+            assert_eq!(network(none), None, "{none}");
+        }
         assert_eq!(sandbox.cgroup.as_deref(), Some("/kubepods/burstable/podu1"));
     }
 

@@ -17,11 +17,13 @@ use std::time::Duration;
 
 use super::namespace::{NamespaceEvent, NamespaceWatch};
 use crate::kube_watch::objects::{ObservedNode, ObservedPod, ObservedService, ObservedSlice};
+use crate::kube_watch::stated_ranges::StatedRanges;
 use crate::kube_watch::update::Update;
 use crate::runtime::cgroups::PodCgroupIds;
 use crate::runtime::cni::Sandbox;
 use policy::model::cluster::Cluster;
 use policy::model::input::{Attachment, Change, Endpoint, EndpointKey, HostPort, Namespace, Tenant};
+use policy::model::ranges::{LearntRanges, PodRangeGap, RangeKind};
 use policy::model::settings::Settings;
 use policy::model::tenancy::Tenancy;
 
@@ -45,6 +47,8 @@ pub(crate) enum WatchEvent {
     ApiSlices(Update<ObservedSlice>),
     /// A followed namespace, by the id of its watch.
     Namespace(u64, NamespaceEvent),
+    /// Ranges that ServiceCIDRs and IP pools state.
+    Stated(StatedRanges),
     /// All sandboxes of this node.
     Sandboxes(Arc<Vec<Sandbox>>),
     /// Control groups of all pods.
@@ -66,7 +70,10 @@ pub(crate) struct ClusterView {
     /// The part of the model that decides which namespace belongs to which tenant.
     cluster: Cluster,
     synced: SyncState,
-    nodes: BTreeMap<String, Vec<IpAddr>>,
+    nodes: BTreeMap<String, ObservedNode>,
+    stated: StatedRanges,
+    /// The ranges as last reported.
+    learnt: LearntRanges,
     api: NamespaceWatch,
     local: HashMap<EndpointKey, ObservedPod>,
     /// Endpoints of this node as reported.
@@ -92,6 +99,7 @@ struct SyncState {
     tenants: bool,
     namespaces: bool,
     nodes: bool,
+    stated: bool,
     local: bool,
     sandboxes: bool,
 }
@@ -104,6 +112,8 @@ impl ClusterView {
             cluster: Cluster::new(settings),
             synced: SyncState::default(),
             nodes: BTreeMap::new(),
+            stated: StatedRanges::default(),
+            learnt: LearntRanges::default(),
             api: NamespaceWatch::of_api_server(),
             local: HashMap::new(),
             reported: HashMap::new(),
@@ -144,6 +154,11 @@ impl ClusterView {
                 let watch = self.watched.values_mut().find(|watch| watch.id == id);
                 let changes = watch.map(|watch| watch.apply(event, &self.node, &self.reported)).unwrap_or_default();
                 self.once_complete(changes)
+            }
+            WatchEvent::Stated(stated) => {
+                self.synced.stated = true;
+                self.stated = stated;
+                self.refresh_ranges()
             }
             WatchEvent::Sandboxes(all) => self.all_sandboxes(&all),
             WatchEvent::Groups(all) => {
@@ -195,6 +210,11 @@ impl ClusterView {
         self.complete
     }
 
+    /// Whether pods have addresses outside the learnt ranges, so that objects may state further ones.
+    pub(crate) fn has_strays(&self) -> bool {
+        matches!(self.cluster.pod_range_gap(), Some(PodRangeGap::Strays { .. }))
+    }
+
     /// How many tenants exist whose current spec cannot be read.
     pub(crate) fn invalid_tenants(&self) -> usize {
         self.invalid_tenants.len()
@@ -206,10 +226,12 @@ impl ClusterView {
 
     /// Adds everything that was held back, if every set is complete.
     fn complete(&mut self, mut changes: Vec<Change>) -> Vec<Change> {
-        let SyncState { tenants, namespaces, nodes, local, sandboxes } = self.synced;
-        let synced = tenants && namespaces && nodes && local && sandboxes && !self.stale && self.api.is_complete();
+        let SyncState { tenants, namespaces, nodes, stated, local, sandboxes } = self.synced;
+        let synced =
+            tenants && namespaces && nodes && stated && local && sandboxes && !self.stale && self.api.is_complete();
         if synced && self.watched.values().all(NamespaceWatch::is_complete) {
             self.complete = true;
+            changes.push(Change::Ranges(self.learnt.clone()));
             changes.push(self.nodes());
             changes.push(Change::Services(
                 self.api.services().chain(self.watched.values().flat_map(NamespaceWatch::services)).collect(),
@@ -279,14 +301,28 @@ impl ClusterView {
             Update::Snapshot { objects, unreadable } => {
                 self.synced.nodes = true;
                 self.nodes.retain(|name, _| unreadable.iter().any(|key| key.name == *name));
-                self.nodes.extend(objects.into_iter().map(|node| (node.name, node.addresses)));
+                self.nodes.extend(objects.into_iter().map(|node| (node.name.clone(), node)));
             }
-            Update::Upsert(node) => _ = self.nodes.insert(node.name, node.addresses),
+            Update::Upsert(node) => _ = self.nodes.insert(node.name.clone(), node),
             Update::Unreadable(_) => {}
             Update::Delete { key, .. } => _ = self.nodes.remove(&key.name),
         }
-        let changes = if self.node_addresses() == before { Vec::new() } else { vec![self.nodes()] };
+        let mut changes = self.refresh_ranges();
+        changes.extend((self.node_addresses() != before).then(|| self.nodes()));
         self.once_complete(changes)
+    }
+
+    /// Reports the learnt ranges, if they have changed.
+    fn refresh_ranges(&mut self) -> Vec<Change> {
+        let of_nodes = self.nodes.values().map(|node| &node.pod_cidrs);
+        let of_results = self.sandboxes.values().flat_map(|sandbox| &sandbox.networks);
+        let learnt = self.stated.learnt(of_nodes, of_results);
+        if self.learnt == learnt {
+            return Vec::new();
+        }
+        self.learnt.clone_from(&learnt);
+        self.cluster.apply(Change::Ranges(learnt.clone()));
+        self.once_complete(vec![Change::Ranges(learnt)])
     }
 
     fn nodes(&self) -> Change {
@@ -295,13 +331,10 @@ impl ClusterView {
 
     /// Addresses of the nodes, and of API servers outside the cluster. Pod addresses are left out.
     fn node_addresses(&self) -> BTreeSet<IpAddr> {
-        let pods = &self.cluster.settings().pod_cidrs;
-        let api = self
-            .api
-            .services()
-            .flat_map(|service| service.ends)
-            .filter(|address| !pods.iter().any(|net| net.contains(address)));
-        self.nodes.values().flatten().copied().chain(api).collect()
+        let ranges = self.cluster.ranges();
+        let ends = self.api.services().flat_map(|service| service.ends);
+        let api = ends.filter(|address| ranges.kind(*address) != Some(RangeKind::Pods));
+        self.nodes.values().flat_map(|node| node.addresses.iter().copied()).chain(api).collect()
     }
 }
 
@@ -349,7 +382,9 @@ impl ClusterView {
         self.synced.sandboxes = true;
         // The list is sorted by age: of several sandboxes of a pod the newest counts.
         self.sandboxes = all.iter().map(|sandbox| (sandbox.uid.clone(), sandbox.clone())).collect();
-        self.refresh(self.local.keys().cloned().collect())
+        let mut changes = self.refresh_ranges();
+        changes.extend(self.refresh(self.local.keys().cloned().collect()));
+        changes
     }
 
     /// Joins these pods with their sandboxes again.

@@ -14,6 +14,7 @@ mod install;
 mod matrix;
 mod nri;
 mod outage;
+mod ranges;
 mod services;
 mod unassigned;
 mod unclaimed;
@@ -23,7 +24,7 @@ use std::process::ExitCode;
 
 use testbed::kube::run::{self, BOTH, PTP, Scenario};
 
-const SCENARIOS: [Scenario; 28] = [
+const SCENARIOS: [Scenario; 29] = [
     Scenario::always("a_busy_cluster_is_enforced_without_restarting_a_pod", BOTH, install::enforces),
     Scenario::new("valid_tenants_are_accepted_and_invalid_ones_rejected", PTP, |site| {
         control_plane::valid_tenants_are_accepted_and_invalid_ones_rejected(&site.kubectl())
@@ -44,6 +45,7 @@ const SCENARIOS: [Scenario; 28] = [
         control_plane::a_node_is_freed_when_its_agent_is_ready_by_the_controller(&site.kubectl())
     }),
     Scenario::new("the_connectivity_matrix_matches_the_objects", BOTH, matrix::matches_the_objects),
+    Scenario::new("ranges_are_learnt_and_a_node_that_does_not_know_them_is_not_ready", PTP, ranges::are_learnt),
     Scenario::new("dns_names_give_the_same_results", PTP, matrix::dns_names_give_the_same),
     Scenario::new("events_name_both_sides", BOTH, events::name_both_sides),
     Scenario::new("events_name_the_reason", PTP, events::name_the_reason),

@@ -79,6 +79,7 @@ const TABLE: &[Allowed] = &[
         modules: &["api", "config", "http", "kube_watch"],
         crates: &[
             "futures_util",
+            "ipnet",
             "jiff",
             "k8s_openapi",
             "kube",
@@ -132,16 +133,18 @@ const TABLE: &[Allowed] = &[
     Allowed { module: "http", modules: &["health", "metrics"], crates: &["axum", "jiff", "thiserror", "tokio"] },
     Allowed {
         module: "kube_watch",
-        modules: &["api", "metrics"],
+        modules: &["api", "errors", "metrics"],
         crates: &[
             "futures_util",
             "http",
             "http_body_util",
+            "ipnet",
             "jiff",
             "k8s_openapi",
             "kube",
             "policy",
             "serde",
+            "serde_json",
             "tokio",
             "tower",
             "tracing",

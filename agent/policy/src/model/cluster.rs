@@ -13,6 +13,7 @@ use super::input::{Change, Endpoint, EndpointKey, Link, Namespace, Tenant};
 use super::name::Name;
 use super::namespaces::Namespaces;
 use super::pod::{Pod, PodByName, Uid, Workloads};
+use super::ranges::{LearntRanges, PodRangeGap, RangeKind, Ranges};
 use super::services::Services;
 use super::settings::Settings;
 
@@ -31,6 +32,10 @@ pub struct Cluster {
     nodes: Arc<BTreeSet<IpAddr>>,
     own: BTreeSet<IpAddr>,
     others: BTreeSet<IpAddr>,
+    learnt: LearntRanges,
+    ranges: Arc<Ranges>,
+    /// How many pod addresses lie outside the ranges of pods, and the last one of them.
+    strays: Option<(usize, IpAddr)>,
     node_cgroups: BTreeSet<u64>,
     synced: Synced,
 }
@@ -48,12 +53,14 @@ struct Synced {
 impl Cluster {
     /// An empty cluster.
     pub fn new(settings: Settings) -> Self {
-        Self { settings: Arc::new(settings), ..Self::default() }
+        let ranges = Arc::new(Ranges::new(&settings, &LearntRanges::default()));
+        Self { settings: Arc::new(settings), ranges, ..Self::default() }
     }
 
     /// Applies one change. Returns what it affects.
     pub fn apply(&mut self, change: Change) -> Dirty {
         let mut dirty = Dirty::default();
+        let gap = self.pod_range_gap();
         match change {
             Change::Tenants(all) => self.all_tenants(all, &mut dirty),
             Change::Tenant(tenant) => self.tenant(tenant, &mut dirty),
@@ -74,6 +81,7 @@ impl Cluster {
                 self.others = canonical(all);
                 self.refresh_nodes(&mut dirty);
             }
+            Change::Ranges(learnt) => self.learn(learnt, &mut dirty),
             Change::NodeCgroups(all) => {
                 dirty.endpoints = true;
                 self.node_cgroups = all.into_iter().collect();
@@ -82,6 +90,7 @@ impl Cluster {
             Change::Service(service) => self.services.insert(service, &mut dirty),
             Change::ServiceGone(key) => self.services.remove(&key, &mut dirty),
         }
+        dirty.ranges |= gap.is_some() != self.pod_range_gap().is_some();
         dirty
     }
 
@@ -134,6 +143,16 @@ impl Cluster {
     /// Addresses of all nodes.
     pub fn nodes(&self) -> &Arc<BTreeSet<IpAddr>> {
         &self.nodes
+    }
+
+    /// Ranges of pods, Services and nodes.
+    pub fn ranges(&self) -> &Arc<Ranges> {
+        &self.ranges
+    }
+
+    /// Why the range of pods is not known; `None` if it is.
+    pub fn pod_range_gap(&self) -> Option<PodRangeGap> {
+        Ranges::gap(&self.settings, &self.learnt, self.strays)
     }
 
     /// Ids of the cgroups of host-network pods.
@@ -253,6 +272,7 @@ impl Cluster {
 
     fn claim(&mut self, address: IpAddr, pod: &Arc<Pod>, dirty: &mut Dirty) {
         dirty.address(address);
+        self.count_stray(address);
         if let Some(rivals) = self.rivals.contains_key(&address).then(|| self.rivals_of(address)) {
             rivals.push(Arc::clone(pod));
         } else if let Some(other) = self.address_index.get(address).cloned() {
@@ -267,6 +287,7 @@ impl Cluster {
 
     fn unclaim(&mut self, address: IpAddr, pod: &Arc<Pod>, dirty: &mut Dirty) {
         dirty.address(address);
+        self.uncount_stray(address);
         if !self.rivals.contains_key(&address) {
             return self.address_index.remove(address);
         }
@@ -304,6 +325,41 @@ impl Cluster {
         self.nodes.symmetric_difference(&nodes).for_each(|address| dirty.address(*address));
         dirty.endpoints |= *self.nodes != nodes;
         self.nodes = Arc::new(nodes);
+    }
+}
+
+/// Ranges.
+impl Cluster {
+    fn learn(&mut self, learnt: LearntRanges, dirty: &mut Dirty) {
+        let ranges = Ranges::new(&self.settings, &learnt);
+        self.learnt = learnt;
+        if *self.ranges == ranges {
+            return;
+        }
+        self.ranges = Arc::new(ranges);
+        self.strays = None;
+        let rivals = self.rivals.iter().flat_map(|(address, pods)| pods.iter().map(|_| *address));
+        let all: Vec<IpAddr> = self.address_index.addresses().chain(rivals).collect();
+        all.into_iter().for_each(|address| self.count_stray(address));
+        dirty.ranges = true;
+        // What a Service's address and its ends are depends on the ranges.
+        self.services.address_index().addresses().for_each(|address| dirty.address(address));
+    }
+
+    fn is_stray(&self, address: IpAddr) -> bool {
+        self.ranges.kind(address) != Some(RangeKind::Pods)
+    }
+
+    fn count_stray(&mut self, address: IpAddr) {
+        if self.is_stray(address) {
+            self.strays = Some((self.strays.map_or(0, |(count, _)| count) + 1, address));
+        }
+    }
+
+    fn uncount_stray(&mut self, address: IpAddr) {
+        if self.is_stray(address) {
+            self.strays = self.strays.filter(|(count, _)| *count > 1).map(|(count, example)| (count - 1, example));
+        }
     }
 }
 

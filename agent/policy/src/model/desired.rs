@@ -20,6 +20,7 @@ use super::name::Name;
 use super::ownership::{Owner, Ownership};
 use super::pod::is_possible;
 use super::prefixes::{self, Prefix};
+use super::ranges::{self, RangeKind};
 use super::report::{Conflict, Overflows};
 use super::settings::Settings;
 use super::tenancy::{Admission, Member, Tenancy};
@@ -48,6 +49,8 @@ pub struct Desired {
     pub endpoints: Endpoints,
     /// Conflicts about ports and prefixes. The others are in the fields above.
     prefix_conflicts: Vec<Conflict>,
+    /// Subnets inside learnt ranges in which pods or nodes have addresses.
+    subnets_in_use: Vec<Conflict>,
     slot_overflows: Overflows,
     /// Whether ranges or numbers have changed since the owners' tables were compiled.
     refresh_owners: bool,
@@ -99,12 +102,17 @@ pub(crate) fn desired_peer(cluster: &Cluster, desired: &Desired, address: IpAddr
 /// The entry that a Service's address should have. An address outside the ranges of Services gets none, whatever the
 /// Service claims. Addresses of pods and nodes do not get here.
 fn service_entry(cluster: &Cluster, desired: &Desired, address: IpAddr) -> Option<PeerEntry> {
-    let settings = cluster.settings();
-    let in_range = settings.service_cidrs.iter().any(|net| net.contains(&address));
-    if !is_possible(address) || !(in_range || settings.service_cidrs.is_empty()) {
+    let (settings, ranges) = (cluster.settings(), cluster.ranges());
+    let in_range = ranges.kind(address) == Some(RangeKind::Services) || !ranges.has(RangeKind::Services, address);
+    if !is_possible(address) || !in_range {
         return None;
     }
-    let is_inside = |end: IpAddr| settings.cluster_ranges().any(|(_, net)| net.contains(&end));
+    let is_unknown = cluster.pod_range_gap().is_some();
+    let is_inside = |end: IpAddr| match ranges.kind(end) {
+        Some(kind) => kind != RangeKind::Outside,
+        // While the range of pods is unknown, a pod that is gone may have had any private address.
+        None => is_unknown && ranges::private().any(|net| net.contains(&end)),
+    };
     let at = |end: IpAddr| {
         let is_direct = cluster.nodes().contains(&end)
             || cluster.rivals().contains_key(&end)
@@ -113,7 +121,8 @@ fn service_entry(cluster: &Cluster, desired: &Desired, address: IpAddr) -> Optio
         // A Service behind another is not looked up, because Services may form a circle.
         if is_direct { desired_peer(cluster, desired, end) } else { None }
     };
-    cluster.services().entry(address, at, is_inside)
+    let namespace = |name: &str| desired.directory.get(name).copied();
+    cluster.services().entry(address, at, is_inside, namespace)
 }
 
 /// The entry of a pod address that no tenant may send to, or receive from.
@@ -125,6 +134,10 @@ impl Desired {
         let expired = self.grants.next_end.is_some_and(|end| end <= now);
         let mut policy = dirty.ranges || dirty.tenancy || dirty.everything || expired;
         policy = policy || !dirty.namespaces.iter().all(|namespace| self.admit(cluster, namespace));
+        // A Service without known ends has the entry of its namespace, which may be new.
+        for namespace in dirty.namespaces.clone() {
+            cluster.services().addresses_of(&namespace).for_each(|address| dirty.address(address));
+        }
         if dirty.ranges || dirty.everything {
             keep(&mut self.ownership, Ownership::new(cluster));
             self.refresh_owners = true;
@@ -138,13 +151,22 @@ impl Desired {
             self.endpoints = endpoints::compile(cluster, &self.tenancy, tenant_ids, kernel, &self.endpoints);
             dirty.endpoints = true;
         }
+        let is_inside = |address: &IpAddr| self.ownership.inside_learnt().any(|(_, net)| net.contains(address));
+        if dirty.ranges || dirty.everything || dirty.addresses.iter().any(is_inside) {
+            self.subnets_in_use = self.ownership.in_use(cluster);
+        }
         cluster.services().follow(dirty);
     }
 
     /// All conflicts.
     pub fn conflicts(&self) -> Vec<Conflict> {
-        let sources =
-            [&self.ownership.conflicts, &self.tenancy.conflicts, &self.tenant_ids.conflicts, &self.prefix_conflicts];
+        let sources = [
+            &self.ownership.conflicts,
+            &self.tenancy.conflicts,
+            &self.tenant_ids.conflicts,
+            &self.prefix_conflicts,
+            &self.subnets_in_use,
+        ];
         let mut all: Vec<Conflict> = sources.into_iter().flatten().cloned().collect();
         all.sort();
         all.dedup();
@@ -195,7 +217,8 @@ impl Desired {
         let tenant_ids: HashMap<&Name, TenantId> = self.tenant_ids.of.iter().map(|(name, id)| (name, *id)).collect();
         let number = |owner: &Owner| match owner {
             Owner::Cluster => TenantId::CLUSTER,
-            Owner::Nodes => TenantId::NODES,
+            // Nodes and pods of unknown ranges may send to pods, and no range of a tenant opens them.
+            Owner::Nodes | Owner::Unknown => TenantId::NODES,
             // A tenant without a number has no pods that could use its ranges, and no other tenant may use them.
             Owner::Tenant(name) => tenant_ids.get(name).copied().unwrap_or(TenantId::CLUSTER),
         };
@@ -216,7 +239,7 @@ impl Desired {
             policy.slot = slots.get(id).copied().unwrap_or_default();
             policy.set(TenantState::HAS_GRANTS, granted.contains(id));
             if member.local && (member.object.is_some() || member.is_shared()) {
-                let compiled = prefixes::compile(member, &self.ownership, settings);
+                let compiled = prefixes::compile(member, &self.ownership, &settings.metadata);
                 self.prefix_conflicts.extend(compiled.conflicts);
                 policy.take(compiled.v4, compiled.v6);
             }
@@ -236,6 +259,7 @@ impl Desired {
             if self.directory.get(namespace) != Some(entry) {
                 let pods = cluster.namespaces().get(namespace).into_iter().flat_map(|namespace| &namespace.pods);
                 pods.flat_map(|pod| pod.0.addresses()).for_each(|address| dirty.address(address));
+                cluster.services().addresses_of(namespace).for_each(|address| dirty.address(address));
             }
         }
         keep(&mut self.directory, directory);

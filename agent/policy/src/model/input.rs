@@ -9,6 +9,8 @@ use std::net::IpAddr;
 use agent_common::addr::Mac;
 use ipnet::IpNet;
 
+use super::ranges::LearntRanges;
+
 /// Creation time and name of an object. The older object wins a conflict; of two equally old ones, the first by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Age {
@@ -275,6 +277,8 @@ pub enum Change {
     /// Addresses of all nodes and of the API server, as the cluster reports them. A source reports them before it first
     /// reports all endpoints.
     ClusterNodes(Vec<IpAddr>),
+    /// The ranges that the cluster's objects state. A source reports them before it first reports all endpoints.
+    Ranges(LearntRanges),
     /// Ids of the cgroups of host-network pods.
     NodeCgroups(Vec<u64>),
     /// All Services. A source reports them before it first reports all endpoints.
@@ -297,7 +301,7 @@ impl Subject {
 }
 
 impl Change {
-    /// What it is about. `None` for interfaces, nodes, cgroups and Services.
+    /// What it is about. `None` for interfaces, nodes, ranges, cgroups and Services.
     pub const fn subject(&self) -> Option<Subject> {
         match self {
             Self::Tenants(_) | Self::Tenant(_) | Self::TenantGone(_) => Some(Subject::Tenant),
@@ -306,6 +310,7 @@ impl Change {
             Self::Links(_)
             | Self::Nodes(_)
             | Self::ClusterNodes(_)
+            | Self::Ranges(_)
             | Self::NodeCgroups(_)
             | Self::Services(_)
             | Self::Service(_)

@@ -1,11 +1,13 @@
-//! Ownership: which tenant, or the cluster itself, owns each range. No address has two owners.
+//! Ownership: which tenant, or the cluster itself, owns each range. The longest range around an address owns it.
 //!
-//! Knows no tenant number and no kernel table. A subnet entry that overlaps an older tenant's, or the cluster's ranges,
-//! grants and owns nothing. This holds for the whole entry, not only for the overlap. Half a database subnet that works
-//! is harder to understand than a condition that names the other owner, and the remedy is one edit.
+//! Knows no tenant number and no kernel table. A subnet entry that overlaps an older tenant's, or a range that the
+//! administrator has set, grants and owns nothing. This holds for the whole entry, not only for the overlap. Half a
+//! database subnet that works is harder to understand than a condition that names the other owner, and the remedy is one
+//! edit. A range that was only learnt gives way to an entry inside it, and takes only its own addresses from an entry
+//! around it.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -15,6 +17,7 @@ use super::cluster::Cluster;
 use super::input::{Range, Tenant};
 use super::limits::{Limit, Limits};
 use super::name::Name;
+use super::ranges::{self, RangeKind, RangeOrigin};
 use super::report::{Conflict, ConflictKind, Overflows};
 
 /// The owner of a range.
@@ -24,6 +27,8 @@ pub enum Owner {
     Cluster,
     /// The cluster's nodes.
     Nodes,
+    /// Nobody, but pods of an unknown range may be there. Only a range that is not wide opens a part of it.
+    Unknown,
     /// A tenant.
     Tenant(Name),
 }
@@ -37,7 +42,7 @@ pub struct Ownership {
     unplaced: Vec<IpNet>,
     /// Subnet entries that were refused.
     pub refusals: Vec<Refusal>,
-    /// The same refusals as conflicts.
+    /// The same refusals as conflicts, and wide egress ranges while the range of pods is unknown.
     pub conflicts: Vec<Conflict>,
     /// Ranges that did not fit.
     pub overflows: Overflows,
@@ -56,7 +61,9 @@ pub struct Refusal {
     pub owner: Owner,
 }
 
-/// Ranges of one family, sorted. They never overlap: a range inside another one of the same owner is not listed.
+/// Ranges of one family, sorted by address; of two that begin alike the wider one is first. Ranges of tenants never
+/// overlap each other: a range inside another one of the same tenant is not listed. Ranges of the cluster may nest, also
+/// with those of tenants.
 type Spans = Vec<Span>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,8 +71,13 @@ struct Span {
     first: u128,
     last: u128,
     net: IpNet,
+    /// 0 is the cluster. Tenants follow, the older ones first.
     rank: u32,
     owner: Owner,
+    /// Whether an administrator or a tenant states it. A learnt range gives way.
+    is_set: bool,
+    /// Position of the next wider range around it.
+    parent: Option<usize>,
 }
 
 /// A claim to a range. It is small, because thousands of claims are sorted at every edit.
@@ -73,35 +85,35 @@ struct Claim<'a> {
     first: u128,
     last: u128,
     range: &'a Range,
-    /// 0 is the cluster, 1 are its nodes. Tenants follow, the older ones first.
+    /// 1 and above: the rank of a tenant's spans.
     rank: u32,
     /// Position among the claimant's ranges.
     at: u32,
 }
 
-/// A claimant with its ranges. Its position in the list is its rank.
-struct Claimant<'a> {
-    owner: Owner,
-    ranges: &'a [Range],
-}
+/// The tenants by age. The rank of the first is 1.
+type Claimants<'a> = Vec<(&'a Name, &'a Arc<Tenant>)>;
 
 impl Ownership {
     /// Assigns the ranges: first those of the cluster, then those of tenants by age.
     pub fn new(cluster: &Cluster) -> Self {
         let mut ownership = Self::default();
-        let (nodes, pods): (Vec<Range>, Vec<Range>) =
-            cluster.settings().cluster_ranges().map(cluster_range).partition(|range| range.name == "node");
-        let claimants = claimants(&pods, &nodes, cluster.tenants());
-        let (mut v4, mut v6): (Vec<_>, Vec<_>) =
-            claims(&claimants).partition(|claim: &Claim<'_>| claim.range.cidr.addr().is_ipv4());
+        let mut tenants: Claimants<'_> = cluster.tenants().iter().collect();
+        tenants.sort_by(|(_, a), (_, b)| a.age.cmp(&b.age));
+        let (c4, c6): (Vec<_>, Vec<_>) = cluster_spans(cluster).partition(|span| span.net.addr().is_ipv4());
+        let (mut t4, mut t6): (Vec<_>, Vec<_>) =
+            claims(&tenants).partition(|claim: &Claim<'_>| claim.range.cidr.addr().is_ipv4());
         let limits = &cluster.settings().limits;
-        ownership.v4 = ownership.distribute(&mut v4, &claimants, Limit::OwnersV4, limits);
-        ownership.v6 = ownership.distribute(&mut v6, &claimants, Limit::OwnersV6, limits);
+        ownership.v4 = ownership.distribute(c4, &mut t4, &tenants, Limit::OwnersV4, limits);
+        ownership.v6 = ownership.distribute(c6, &mut t6, &tenants, Limit::OwnersV6, limits);
         ownership.granted.values_mut().for_each(|granted| granted.sort_unstable());
+        if cluster.pod_range_gap().is_some() {
+            ownership.conflicts.extend(tenants.iter().flat_map(|(name, tenant)| closed_egress(name, tenant)));
+        }
         ownership
     }
 
-    /// Every owned range and its owner.
+    /// Every owned range and its owner. The longest one around an address counts.
     pub fn owners(&self) -> impl Iterator<Item = (IpNet, &Owner)> {
         self.v4.iter().chain(&self.v6).map(|span| (span.net, &span.owner))
     }
@@ -112,14 +124,68 @@ impl Ownership {
         self.granted.get(tenant).map_or(&[], Vec::as_slice)
     }
 
+    /// The ranges of pods and Services, without the subnets of tenants inside them.
+    pub(crate) fn of_pods_and_services(&self) -> Vec<IpNet> {
+        let all = || self.v4.iter().chain(&self.v6);
+        let of_tenants: Vec<IpNet> = all().filter(|span| span.rank > 0).map(|span| span.net).collect();
+        let open = all().filter(|span| span.owner == Owner::Cluster);
+        open.flat_map(|span| ranges::without(span.net, &of_tenants)).collect()
+    }
+
+    /// Subnets of tenants inside ranges that were only learnt.
+    pub(super) fn inside_learnt(&self) -> impl Iterator<Item = (&Name, IpNet)> {
+        [&self.v4, &self.v6].into_iter().flat_map(|spans| {
+            spans.iter().filter_map(|span| match &span.owner {
+                Owner::Tenant(name) if around(spans, span.parent).any(Span::is_learnt) => Some((name, span.net)),
+                _ => None,
+            })
+        })
+    }
+
+    /// Conflicts of subnets inside learnt ranges in which a known pod or node has an address. Such an address keeps its
+    /// own meaning.
+    pub fn in_use(&self, cluster: &Cluster) -> Vec<Conflict> {
+        let inside: Vec<(&Name, IpNet)> = self.inside_learnt().collect();
+        if inside.is_empty() {
+            return Vec::new();
+        }
+        let known = cluster.nodes().iter().copied().chain(cluster.address_index().addresses());
+        let mut used: BTreeMap<(&Name, IpNet), IpAddr> = BTreeMap::new();
+        for address in known {
+            let subnet = inside.iter().find(|(_, net)| net.contains(&address));
+            subnet.into_iter().for_each(|subnet| _ = used.entry(*subnet).or_insert(address));
+        }
+        let conflict = |((tenant, net), address): ((&Name, IpNet), IpAddr)| Conflict {
+            tenant: tenant.clone(),
+            kind: ConflictKind::SubnetInUse,
+            message: format!(
+                "subnet {net} of tenant {tenant} contains {address}, which is a pod's or a node's: that address is not \
+                 the tenant's; choose a subnet without pods and nodes"
+            ),
+        };
+        used.into_iter().map(conflict).collect()
+    }
+
     /// Whether part of `net` has another owner than `tenant`.
     pub(crate) fn is_contested(&self, net: &IpNet, tenant: &str) -> bool {
         let (first, last) = bounds(net);
         let spans = if net.addr().is_ipv4() { &self.v4 } else { &self.v6 };
-        let from = spans.partition_point(|span| span.last < first);
-        let overlapping = spans.iter().skip(from).take_while(|span| span.first <= last);
-        let is_other = |span: &Span| !matches!(&span.owner, Owner::Tenant(name) if **name == *tenant);
-        overlapping.into_iter().any(is_other)
+        let is_other = |span: &Span| match &span.owner {
+            Owner::Tenant(name) => **name != *tenant,
+            Owner::Unknown => ranges::is_wide(net),
+            Owner::Cluster | Owner::Nodes => true,
+        };
+        let from = spans.partition_point(|span| (span.first, Reverse(span.last)) < (first, Reverse(last)));
+        let mut inside = spans.iter().skip(from).take_while(|span| span.first <= last);
+        if inside.any(is_other) {
+            return true;
+        }
+        // Of the ranges around it the longest counts, but a narrow entry in an unknown range counts as if that were not
+        // there. A range that contains the entry contains the range before it too, or is that range.
+        let is_equal = spans.get(from).is_some_and(|span| (span.first, span.last) == (first, last));
+        let mut around = around(spans, from.checked_sub(1)).filter(|span| span.last >= last);
+        let counts = |span: &&Span| span.owner != Owner::Unknown || ranges::is_wide(net);
+        !is_equal && around.find(counts).is_some_and(is_other)
     }
 
     /// Whether part of `net` has an owner that did not fit in the kernel's table.
@@ -127,37 +193,51 @@ impl Ownership {
         self.unplaced.iter().any(|unplaced| unplaced.contains(net) || net.contains(unplaced))
     }
 
-    /// Assigns the ranges of one family. Two ranges are either nested or disjoint, so sorted claims form groups that do
-    /// not overlap. Nearly every group has one claimant. Only in the others does age decide.
-    fn distribute(&mut self, claims: &mut [Claim<'_>], who: &[Claimant<'_>], limit: Limit, limits: &Limits) -> Spans {
+    /// Assigns the ranges of one family. Claims are either nested or disjoint, so sorted claims form groups that do not
+    /// overlap. Nearly every group has one claimant. Only in the others does age decide.
+    fn distribute(
+        &mut self,
+        cluster: Spans,
+        claims: &mut Vec<Claim<'_>>,
+        who: &Claimants<'_>,
+        limit: Limit,
+        limits: &Limits,
+    ) -> Spans {
+        let by_net: BTreeMap<IpNet, &Span> = cluster.iter().map(|span| (span.net, span)).collect();
+        let set: Vec<&Span> = cluster.iter().filter(|span| span.is_set && span.owner != Owner::Unknown).collect();
+        claims.retain(|claim| {
+            let equal = by_net.get(&claim.range.cidr.trunc()).filter(|span| span.owner != Owner::Unknown);
+            let owned = equal.or_else(|| set.iter().find(|span| span.overlaps(claim)));
+            owned.inspect(|span| self.refuse(claim, span, who)).is_none()
+        });
         claims.sort_unstable_by_key(|claim| (claim.first, Reverse(claim.last), claim.rank));
         let mut spans = Vec::with_capacity(claims.len());
-        let mut rest = claims;
+        let mut rest = claims.as_slice();
         while let Some(outer) = rest.first() {
             let end = outer.last;
             let size = rest.iter().position(|claim| claim.first > end).unwrap_or(rest.len());
-            let (group, others) = rest.split_at_mut(size);
+            let (group, others) = rest.split_at(size);
             self.settle(group, who, &mut spans);
             rest = others;
         }
+        let taken: BTreeSet<IpNet> = spans.iter().map(|span| span.net).collect();
+        spans.extend(cluster.into_iter().filter(|span| !taken.contains(&span.net)));
         self.cut(spans, limit, limits)
     }
 
     /// Decides on the claims inside one outermost range.
-    fn settle(&mut self, claims: &mut [Claim<'_>], who: &[Claimant<'_>], spans: &mut Spans) {
+    fn settle(&mut self, claims: &[Claim<'_>], who: &Claimants<'_>, spans: &mut Spans) {
         let Some(outer) = claims.first() else { return };
         if claims.iter().all(|claim| claim.rank == outer.rank) {
             spans.extend(outer.span(who));
             return claims.iter().for_each(|claim| self.grant(claim, who));
         }
+        let mut claims: Vec<&Claim<'_>> = claims.iter().collect();
         claims.sort_by_key(|claim| claim.rank);
         let mut taken: BTreeMap<u128, Span> = BTreeMap::new();
-        for claim in claims.iter() {
+        for claim in claims {
             match dispute(&taken, claim) {
-                Some(span) => {
-                    self.conflicts.extend(claim.conflict(&span, who));
-                    self.refusals.extend(claim.refusal(&span, who));
-                }
+                Some(span) => self.refuse(claim, &span, who),
                 None => {
                     place(&mut taken, claim, who);
                     self.grant(claim, who);
@@ -167,81 +247,120 @@ impl Ownership {
         spans.extend(taken.into_values());
     }
 
-    fn grant(&mut self, claim: &Claim<'_>, who: &[Claimant<'_>]) {
-        let Some(Owner::Tenant(name)) = claim.owner(who) else { return };
+    fn refuse(&mut self, claim: &Claim<'_>, span: &Span, who: &Claimants<'_>) {
+        self.conflicts.extend(claim.conflict(span, who));
+        self.refusals.extend(claim.refusal(span, who));
+    }
+
+    fn grant(&mut self, claim: &Claim<'_>, who: &Claimants<'_>) {
+        let Some(name) = claim.tenant(who) else { return };
         match self.granted.get_mut(name) {
             Some(granted) => granted.push(claim.at as usize),
             None => _ = self.granted.insert(name.clone(), vec![claim.at as usize]),
         }
     }
 
-    /// Leaves out ranges that do not fit, those of the youngest tenants first.
+    /// Sorts the ranges, and leaves out those that do not fit, those of the youngest tenants first.
     fn cut(&mut self, mut spans: Spans, limit: Limit, limits: &Limits) -> Spans {
         let capacity = limits.get(limit);
-        if spans.len() <= capacity {
-            return spans;
+        if spans.len() > capacity {
+            spans.sort_by_key(|span| (span.rank, span.first));
+            for span in spans.drain(capacity..) {
+                self.overflows.note(limit, capacity, span.net);
+                self.unplaced.push(span.net);
+            }
         }
-        spans.sort_by_key(|span| (span.rank, span.first));
-        for span in spans.drain(capacity..) {
-            self.overflows.note(limit, capacity, span.net);
-            self.unplaced.push(span.net);
+        spans.sort_by_key(|span| (span.first, Reverse(span.last)));
+        let mut nest: Vec<(usize, u128)> = Vec::new();
+        for (at, span) in spans.iter_mut().enumerate() {
+            while nest.last().is_some_and(|(_, last)| *last < span.first) {
+                nest.pop();
+            }
+            span.parent = nest.last().map(|(parent, _)| *parent);
+            nest.push((at, span.last));
         }
-        spans.sort_by_key(|span| span.first);
         spans
     }
 }
 
 impl Claim<'_> {
-    fn owner<'w>(&self, who: &'w [Claimant<'_>]) -> Option<&'w Owner> {
-        who.get(self.rank as usize).map(|claimant| &claimant.owner)
+    fn tenant<'w>(&self, who: &Claimants<'w>) -> Option<&'w Name> {
+        who.get((self.rank as usize).checked_sub(1)?).map(|(name, _)| *name)
     }
 
-    fn span(&self, who: &[Claimant<'_>]) -> Option<Span> {
-        let owner = self.owner(who)?.clone();
-        Some(Span { first: self.first, last: self.last, net: self.range.cidr.trunc(), rank: self.rank, owner })
+    fn span(&self, who: &Claimants<'_>) -> Option<Span> {
+        let owner = Owner::Tenant(self.tenant(who)?.clone());
+        Some(Span::new(self.range.cidr.trunc(), self.rank, owner, true))
     }
 
-    fn refusal(&self, span: &Span, who: &[Claimant<'_>]) -> Option<Refusal> {
-        let Some(Owner::Tenant(tenant)) = self.owner(who) else { return None };
+    fn refusal(&self, span: &Span, who: &Claimants<'_>) -> Option<Refusal> {
         let (entry, owner) = (self.at as usize, span.owner.clone());
-        Some(Refusal { tenant: tenant.clone(), entry, owned: span.net, owner })
+        Some(Refusal { tenant: self.tenant(who)?.clone(), entry, owned: span.net, owner })
     }
 
-    fn conflict(&self, span: &Span, who: &[Claimant<'_>]) -> Option<Conflict> {
-        let Some(Owner::Tenant(tenant)) = self.owner(who) else { return None };
+    fn conflict(&self, span: &Span, who: &Claimants<'_>) -> Option<Conflict> {
         let (kind, with) = match &span.owner {
-            Owner::Cluster | Owner::Nodes => (ConflictKind::ClusterRange, format!("the cluster's range {}", span.net)),
             Owner::Tenant(other) => (ConflictKind::SubnetOverlap, format!("{} of the older tenant {other}", span.net)),
+            _ => (ConflictKind::ClusterRange, format!("the cluster's range {}", span.net)),
         };
-        Some(conflict(tenant, &self.range.name, &self.range.cidr, kind, &with))
+        Some(conflict(self.tenant(who)?, &self.range.name, &self.range.cidr, kind, &with))
     }
 }
 
-fn cluster_range((kind, cidr): (&'static str, IpNet)) -> Range {
-    Range { name: kind.to_owned(), cidr, ports: Vec::new() }
+impl Span {
+    fn new(net: IpNet, rank: u32, owner: Owner, is_set: bool) -> Self {
+        let (first, last) = bounds(&net);
+        Self { first, last, net, rank, owner, is_set, parent: None }
+    }
+
+    fn is_learnt(&self) -> bool {
+        !self.is_set && self.owner != Owner::Unknown
+    }
+
+    fn overlaps(&self, claim: &Claim<'_>) -> bool {
+        self.first <= claim.last && claim.first <= self.last
+    }
 }
 
-fn claimants<'a>(
-    cluster: &'a [Range],
-    nodes: &'a [Range],
-    tenants: &'a BTreeMap<Name, Arc<Tenant>>,
-) -> Vec<Claimant<'a>> {
-    let mut tenants: Vec<(&Name, &Arc<Tenant>)> = tenants.iter().collect();
-    tenants.sort_by(|(_, a), (_, b)| a.age.cmp(&b.age));
-    let tenant = |(name, tenant): (&Name, &'a Arc<Tenant>)| Claimant {
-        owner: Owner::Tenant(name.clone()),
-        ranges: tenant.subnets.as_slice(),
+/// The range at this position and those around it, the longest first.
+fn around(spans: &Spans, at: Option<usize>) -> impl Iterator<Item = &Span> {
+    std::iter::successors(at.and_then(|at| spans.get(at)), |span| spans.get(span.parent?))
+}
+
+/// The cluster's own ranges; while that of pods is unknown, private ranges too.
+fn cluster_spans(cluster: &Cluster) -> impl Iterator<Item = Span> {
+    let known = cluster.ranges().of_cluster();
+    let nets: BTreeSet<IpNet> = known.iter().map(|(net, ..)| *net).collect();
+    let known = known.into_iter().map(|(net, origin, kind)| {
+        let owner = if kind == RangeKind::Nodes { Owner::Nodes } else { Owner::Cluster };
+        Span::new(net, 0, owner, origin == RangeOrigin::Set)
+    });
+    let unknown = ranges::private().filter(|_| cluster.pod_range_gap().is_some());
+    let unknown = unknown.filter(move |net| !nets.contains(net));
+    known.chain(unknown.map(|net| Span::new(net, 0, Owner::Unknown, false)))
+}
+
+/// The conflicts of a tenant's wide egress ranges while the range of pods is unknown.
+fn closed_egress(name: &Name, tenant: &Tenant) -> Vec<Conflict> {
+    let is_closed = |net: &IpNet| {
+        ranges::is_wide(net) && ranges::private().any(|private| private.contains(net) || net.contains(&private))
     };
-    let cluster = Claimant { owner: Owner::Cluster, ranges: cluster };
-    [cluster, Claimant { owner: Owner::Nodes, ranges: nodes }]
-        .into_iter()
-        .chain(tenants.into_iter().map(tenant))
-        .collect()
+    let wide = tenant.egress.iter().filter(|range| is_closed(&range.cidr));
+    let conflict = |range: &Range| Conflict {
+        tenant: name.clone(),
+        kind: ConflictKind::PodRangeUnknown,
+        message: format!(
+            "egress {} ({}) of tenant {name} opens no private address, because the range of pods is unknown; set \
+             --pod-cidr, or list narrower ranges",
+            range.name, range.cidr
+        ),
+    };
+    wide.map(conflict).collect()
 }
 
-fn claims<'a>(who: &[Claimant<'a>]) -> impl Iterator<Item = Claim<'a>> {
-    who.iter().zip(0..).flat_map(|(claimant, rank)| {
-        claimant.ranges.iter().zip(0..).map(move |(range, at)| {
+fn claims<'a>(who: &Claimants<'a>) -> impl Iterator<Item = Claim<'a>> {
+    who.iter().zip(1..).flat_map(|((_, tenant), rank)| {
+        tenant.subnets.iter().zip(0..).map(move |(range, at)| {
             let (first, last) = bounds(&range.cidr);
             Claim { first, last, range, rank, at }
         })
@@ -255,7 +374,7 @@ fn dispute(taken: &BTreeMap<u128, Span>, claim: &Claim<'_>) -> Option<Span> {
 }
 
 /// Adds a range that overlaps no other owner's.
-fn place(taken: &mut BTreeMap<u128, Span>, claim: &Claim<'_>, who: &[Claimant<'_>]) {
+fn place(taken: &mut BTreeMap<u128, Span>, claim: &Claim<'_>, who: &Claimants<'_>) {
     let around = taken.range(..=claim.first).next_back();
     if around.is_some_and(|(_, span)| span.last >= claim.last) {
         return;
@@ -288,6 +407,7 @@ fn number(address: IpAddr) -> u128 {
 mod tests {
     use super::*;
     use crate::model::input::{Age, Change};
+    use crate::model::ranges::LearntRanges;
     use crate::model::settings::Settings;
     use crate::model::testing::{cluster, range, tenant};
 
@@ -304,6 +424,7 @@ mod tests {
         let text = |(net, owner): (IpNet, &Owner)| match owner {
             Owner::Cluster => format!("{net} cluster"),
             Owner::Nodes => format!("{net} nodes"),
+            Owner::Unknown => format!("{net} unknown"),
             Owner::Tenant(name) => format!("{net} {name}"),
         };
         ownership.owners().map(text).collect()
@@ -363,6 +484,106 @@ mod tests {
             let net = net.parse().expect("a range");
             assert_eq!(ownership.is_contested(&net, "acme"), contested, "{net}");
         }
+    }
+
+    fn nets(texts: &[&str]) -> Vec<IpNet> {
+        texts.iter().map(|text| text.parse().expect("a range")).collect()
+    }
+
+    fn learnt(pods: &[&str]) -> Change {
+        Change::Ranges(LearntRanges { pods: nets(pods), services: Vec::new(), covers_every_node: true })
+    }
+
+    /// Ownership where pods' ranges are learnt from objects.
+    fn learning(settings: Settings, pods: &[&str], tenants: Vec<Tenant>) -> Ownership {
+        let settings = Settings { learn_ranges: true, ..settings };
+        Ownership::new(&cluster(settings, vec![learnt(pods), Change::Tenants(tenants)]))
+    }
+
+    fn contested(ownership: &Ownership, net: &str, tenant: &str) -> bool {
+        ownership.is_contested(&net.parse().expect("a range"), tenant)
+    }
+
+    #[test]
+    fn the_longest_range_owns_an_address_and_none_is_lost_because_it_overlaps() {
+        let settings = Settings {
+            pod_cidrs: nets(&["10.0.64.0/18"]),
+            node_cidrs: nets(&["10.0.0.0/16"]),
+            outside_cidrs: nets(&["10.0.127.0/24"]),
+            ..Settings::default()
+        };
+        let ownership = ownership(settings, vec![owner_of("acme", 0, &["10.0.127.0/25"])]);
+        let owners = owners(&ownership);
+        for owned in ["10.0.0.0/18 nodes", "10.0.64.0/19 cluster", "10.0.127.0/25 acme"] {
+            assert!(owners.iter().any(|line| line == owned), "{owned}: {owners:?}");
+        }
+        assert!(!owners.iter().any(|line| line.starts_with("10.0.127.128")), "{owners:?}");
+        assert!(contested(&ownership, "0.0.0.0/0", "acme") && contested(&ownership, "10.0.64.2/32", "acme"));
+        assert!(contested(&ownership, "10.0.1.9/32", "acme") && !contested(&ownership, "10.0.127.0/25", "acme"));
+        assert!(contested(&ownership, "10.0.127.0/25", "globex"));
+        assert!(!contested(&ownership, "10.1.0.0/16", "acme"));
+    }
+
+    #[test]
+    fn a_learnt_range_gives_way_to_a_subnet_inside_it_and_takes_its_own_from_one_around_it() {
+        let tenants = || vec![owner_of("acme", 0, &["10.0.5.0/24"]), owner_of("globex", 1, &["10.0.0.0/8"])];
+        let tenants_apart = || vec![owner_of("acme", 0, &["10.0.5.0/24"]), owner_of("globex", 1, &["11.0.0.0/8"])];
+        let inside = learning(Settings::default(), &["10.0.0.0/16"], tenants_apart());
+        assert_eq!(owners(&inside), ["10.0.0.0/16 cluster", "10.0.5.0/24 acme", "11.0.0.0/8 globex"]);
+        assert!(inside.conflicts.is_empty() && !contested(&inside, "10.0.5.0/24", "acme"));
+        assert!(contested(&inside, "10.0.6.0/24", "acme"));
+        let pods = |address: &str| {
+            let changes = vec![
+                learnt(&["10.0.0.0/16"]),
+                Change::Tenants(tenants_apart()),
+                Change::Endpoint(crate::model::testing::remote("web/a", &[address])),
+            ];
+            cluster(Settings { learn_ranges: true, ..Settings::default() }, changes)
+        };
+        let [used, free] = ["10.0.5.9", "10.0.6.9"].map(pods);
+        assert_eq!(inside.in_use(&used).iter().map(|one| one.kind).collect::<Vec<_>>(), [ConflictKind::SubnetInUse]);
+        assert!(inside.in_use(&free).is_empty());
+        assert_eq!(inside.inside_learnt().map(|(name, _)| name.to_string()).collect::<Vec<_>>(), ["acme"]);
+        let around = learning(Settings::default(), &["11.0.64.0/18"], tenants_apart());
+        assert_eq!(around.granted("globex"), [0]);
+        assert!(contested(&around, "11.0.0.0/8", "globex"), "the part of pods is not the tenant's");
+        let equal = learning(Settings::default(), &["10.0.5.0/24"], tenants_apart());
+        assert_eq!((equal.granted("acme"), equal.conflicts.len()), (&[][..], 1));
+        let set = Settings { pod_cidrs: nets(&["10.0.0.0/16"]), ..Settings::default() };
+        let set = learning(set, &[], tenants_apart());
+        assert_eq!((set.granted("acme"), set.conflicts[0].kind), (&[][..], ConflictKind::ClusterRange));
+        let disputed = learning(Settings::default(), &["10.9.0.0/16"], tenants());
+        assert_eq!(disputed.granted("globex"), [] as [usize; 0], "among tenants age decides as ever");
+    }
+
+    #[test]
+    fn while_the_range_of_pods_is_unknown_only_narrow_ranges_open_private_addresses() {
+        let wide =
+            |name: &str| Tenant { egress: vec![range("0.0.0.0/0", &[])], ..owner_of(name, 0, &["10.40.0.0/24"]) };
+        let unknown = learning(Settings::default(), &[], vec![wide("acme")]);
+        for (net, is_contested) in [
+            ("0.0.0.0/0", true),
+            ("10.0.0.0/8", true),
+            ("10.0.0.0/9", true),
+            ("192.168.0.0/16", false),
+            ("10.50.0.0/16", false),
+            ("10.40.0.0/24", false),
+            ("8.0.0.0/8", false),
+            ("::/0", true),
+            ("fd00:1::/32", false),
+        ] {
+            assert_eq!(contested(&unknown, net, "acme"), is_contested, "{net}");
+        }
+        assert_eq!(unknown.conflicts.iter().map(|one| one.kind).collect::<Vec<_>>(), [ConflictKind::PodRangeUnknown]);
+        let known = learning(Settings::default(), &["10.244.0.0/16"], vec![wide("acme")]);
+        assert_eq!(owners(&known), ["10.40.0.0/24 acme", "10.244.0.0/16 cluster"]);
+        assert!(known.conflicts.is_empty());
+    }
+
+    #[test]
+    fn a_shared_tenant_s_ranges_leave_out_subnets_of_tenants() {
+        let ownership = learning(Settings::default(), &["10.0.4.0/22"], vec![owner_of("acme", 0, &["10.0.5.0/24"])]);
+        assert_eq!(ownership.of_pods_and_services(), nets(&["10.0.4.0/24", "10.0.6.0/23"]));
     }
 
     #[test]

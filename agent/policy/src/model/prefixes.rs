@@ -12,7 +12,6 @@ use super::name::Name;
 use super::ownership::Ownership;
 use super::ports::{IpFamily, Ports};
 use super::report::{Conflict, ConflictKind};
-use super::settings::Settings;
 use super::tenancy::Member;
 
 /// One prefix and what it allows.
@@ -39,10 +38,10 @@ pub struct Prefixes {
 
 /// Compiles a tenant's granted subnets and its egress ranges. A Shared tenant also gets the ranges of pods and
 /// Services, so it reaches pods that this node does not know.
-pub fn compile(tenant: &Member, ownership: &Ownership, settings: &Settings) -> Prefixes {
+pub fn compile(tenant: &Member, ownership: &Ownership, metadata: &BTreeSet<IpAddr>) -> Prefixes {
     let name = Name::from(tenant.age().map_or("", |age| age.name.as_str()));
     let mut compiled = Prefixes::default();
-    let open: Vec<IpNet> = if tenant.is_shared() { settings.pods_and_services().collect() } else { Vec::new() };
+    let open: Vec<IpNet> = if tenant.is_shared() { ownership.of_pods_and_services() } else { Vec::new() };
     let own = own_ranges(tenant, &open, ownership, &name, &mut compiled.conflicts);
     let mut nest: Vec<(IpNet, Ports, bool)> = Vec::new();
     let mut prefixes = Vec::new();
@@ -59,7 +58,7 @@ pub fn compile(tenant: &Member, ownership: &Ownership, settings: &Settings) -> P
             continue;
         }
         let same = around.is_some_and(|(_, outer, outer_contested)| *outer == all && *outer_contested == contested);
-        if !same || is_listed_exactly(&net, &settings.metadata) {
+        if !same || is_listed_exactly(&net, metadata) {
             prefixes.push(Prefix { net, ports: all.clone(), contested });
         }
         nest.push((net, all, contested));
@@ -123,6 +122,7 @@ mod tests {
 
     use super::*;
     use crate::model::input::{Change, PortRule, Protocol, Range, Tenant};
+    use crate::model::settings::Settings;
     use crate::model::tenancy::TenantOrigin;
     use crate::model::testing::{cluster, range, tenant};
 
@@ -132,7 +132,7 @@ mod tests {
         let other = Tenant { subnets: vec![range("10.9.0.0/16", &[])], ..tenant("aaa-older") };
         let cluster = cluster(Settings::default(), vec![Change::Tenants(vec![acme.clone(), other])]);
         let acme = Member { origin: TenantOrigin::Object, object: Some(Arc::new(acme)), local: true };
-        let compiled = compile(&acme, &Ownership::new(&cluster), cluster.settings());
+        let compiled = compile(&acme, &Ownership::new(&cluster), &cluster.settings().metadata);
         (compiled.v4.iter().chain(&compiled.v6).map(line).collect(), compiled.conflicts)
     }
 
@@ -149,10 +149,10 @@ mod tests {
         let settings = Settings { pod_cidrs: vec!["10.244.0.0/16".parse().expect("a range")], ..Settings::default() };
         let cluster = cluster(settings, vec![]);
         let dns = Member { origin: TenantOrigin::Shared, object: None, local: true };
-        let compiled = compile(&dns, &Ownership::new(&cluster), cluster.settings());
+        let compiled = compile(&dns, &Ownership::new(&cluster), &cluster.settings().metadata);
         assert_eq!(compiled.v4.iter().map(line).collect::<Vec<_>>(), ["10.244.0.0/16 any"]);
         let web = Member { origin: TenantOrigin::Unassigned, ..dns };
-        assert_eq!(compile(&web, &Ownership::new(&cluster), cluster.settings()), Prefixes::default());
+        assert_eq!(compile(&web, &Ownership::new(&cluster), &cluster.settings().metadata), Prefixes::default());
     }
 
     #[test]

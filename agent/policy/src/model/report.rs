@@ -27,6 +27,10 @@ pub enum ConflictKind {
     SubnetOverlap,
     /// A subnet overlaps pod, Service or node ranges.
     ClusterRange,
+    /// Pods or nodes have addresses in a subnet.
+    SubnetInUse,
+    /// The range of pods is unknown, so a wide egress range opens no private address.
+    PodRangeUnknown,
     /// An older tenant selects the namespace too.
     NamespaceClaimed,
     /// A tenancy key names a tenant object that does not select the namespace.
@@ -45,6 +49,8 @@ impl ConflictKind {
         match self {
             Self::SubnetOverlap => "subnet_overlap",
             Self::ClusterRange => "cluster_range",
+            Self::SubnetInUse => "subnet_in_use",
+            Self::PodRangeUnknown => "pod_range_unknown",
             Self::NamespaceClaimed => "namespace_claimed",
             Self::KeyNotSelected => "key_not_selected",
             Self::KeyMismatch => "key_mismatch",

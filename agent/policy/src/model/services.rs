@@ -1,7 +1,9 @@
 //! Services: the entry of a Service's address, compiled from the entries of the addresses behind it.
 //!
 //! Knows no pod and no tenant's policy. A node translates a Service's address only after the pod's packet was judged.
-//! So the address is judged as if it were each of its ends. It permits only what all its ends permit.
+//! So the address is judged as if it were each of its known ends. It permits only what all of them permit. An unknown end
+//! inside the cluster does not count, because endpoints follow pods with a delay. Where a packet really goes is judged
+//! again behind the translation, and an unknown pod's address is denied there.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -14,7 +16,8 @@ use super::address_index::AddressIndex;
 use super::dirty::Dirty;
 use super::input::{EndpointKey, Service};
 
-/// A Service without ends, with pods of several tenants, or with an unknown pod: no tenant may open connections to it.
+/// A Service with pods of several tenants, or without known ends in an unknown namespace: no tenant may open connections
+/// to it.
 const NOBODYS: PeerEntry = PeerEntry { tenant: TenantId::UNKNOWN, kind: PeerEntry::SERVICE, flags: 0, _pad: 0 };
 /// A Service with an end that is no pod: only tenants that list exactly its address may open connections to it.
 const LISTED: PeerEntry = PeerEntry { tenant: TenantId::UNKNOWN, kind: PeerEntry::SERVICE_LISTED, flags: 0, _pad: 0 };
@@ -39,24 +42,37 @@ impl Services {
     }
 
     /// The entry that an address should have; `None` if no Service has the address. `end` returns the entry of an end,
-    /// and `is_inside` whether an address is in the cluster's ranges.
+    /// `is_inside` whether an address is in the cluster's ranges, and `namespace` the entry of a namespace's pods.
     pub fn entry(
         &self,
         address: IpAddr,
         end: impl Fn(IpAddr) -> Option<PeerEntry>,
         is_inside: impl Fn(IpAddr) -> bool,
+        namespace: impl Fn(&str) -> Option<PeerEntry>,
     ) -> Option<PeerEntry> {
-        let services = self.by_address.get(address)?.iter().filter_map(|key| self.known.get(key));
+        let keys = self.by_address.get(address)?;
+        let services = keys.iter().filter_map(|key| self.known.get(key));
         let ends: BTreeSet<IpAddr> = services.flat_map(|service| service.ends.iter().copied()).collect();
         let mut entries = Vec::with_capacity(ends.len());
         for address in ends {
             match end(address) {
                 Some(entry) => entries.push(entry),
-                None if is_inside(address) => return Some(NOBODYS),
+                None if is_inside(address) => {}
                 None => return Some(LISTED),
             }
         }
+        if entries.is_empty() {
+            // Whatever appears behind it is judged by itself, and until then the node refuses connections.
+            entries.extend(keys.iter().map(|key| namespace(&key.namespace).unwrap_or(NOBODYS)));
+        }
         Some(common(&entries))
+    }
+
+    /// The addresses of a namespace's Services.
+    pub(super) fn addresses_of(&self, namespace: &str) -> impl Iterator<Item = IpAddr> {
+        let first = EndpointKey { namespace: namespace.to_owned(), name: String::new() };
+        let all = self.known.range(first..).take_while(move |(key, _)| key.namespace == *namespace);
+        all.flat_map(|(_, service)| service.addresses.iter().copied())
     }
 
     /// Marks the addresses of Services whose ends are marked.
@@ -113,7 +129,8 @@ impl Services {
     }
 }
 
-/// The entry that permits only what all ends permit. If all ends are nodes, it is that of a node.
+/// The entry that permits only what all ends permit. If all ends are nodes, it is that of a node. Every tenant reaches a
+/// Shared end, so beside one tenant's ends it permits what they permit.
 fn common(ends: &[PeerEntry]) -> PeerEntry {
     let Some(first) = ends.first() else { return NOBODYS };
     let all = |is: &dyn Fn(&PeerEntry) -> bool| ends.iter().all(is);
@@ -121,11 +138,16 @@ fn common(ends: &[PeerEntry]) -> PeerEntry {
         return *first;
     }
     if !all(&|end| end.kind == PeerEntry::POD && end.tenant.is_known()) {
-        let pods = all(&|end| end.kind == PeerEntry::POD);
+        let pods = all(&|end| matches!(end.kind, PeerEntry::POD | PeerEntry::SERVICE));
         return if pods { NOBODYS } else { LISTED };
     }
-    let alike = all(&|end| end.tenant == first.tenant) || all(&|end| end.flags & PeerEntry::SHARED != 0);
-    if alike { PeerEntry { kind: PeerEntry::SERVICE, ..*first } } else { NOBODYS }
+    let mut isolated = ends.iter().filter(|end| end.flags & PeerEntry::SHARED == 0);
+    let owner = isolated.next().unwrap_or(first);
+    if isolated.all(|end| end.tenant == owner.tenant) {
+        PeerEntry { kind: PeerEntry::SERVICE, ..*owner }
+    } else {
+        NOBODYS
+    }
 }
 
 #[cfg(test)]
@@ -158,26 +180,46 @@ mod tests {
             "192.168.0.1" | "192.168.0.2" => Some(NODE),
             _ => None,
         };
-        services.entry(ip("10.96.0.9"), end, |end| end.to_string().starts_with("10.244.")).expect("it is a Service")
+        let namespace = |name: &str| (name == "ns").then_some(ACME);
+        let is_inside = |end: IpAddr| end.to_string().starts_with("10.244.");
+        services.entry(ip("10.96.0.9"), end, is_inside, namespace).expect("it is a Service")
     }
 
     #[test]
-    fn a_service_is_its_tenant_s_if_all_its_pods_are() {
+    fn a_service_is_its_tenant_s_if_all_its_pods_are_or_every_tenant_reaches_them() {
         assert_eq!(entry(&["10.244.0.1", "10.244.0.2"]), PeerEntry { kind: PeerEntry::SERVICE, ..ACME });
         assert_eq!(entry(&["10.244.0.4", "10.244.0.5"]), PeerEntry { kind: PeerEntry::SERVICE, ..DNS });
+        assert_eq!(entry(&["10.244.0.1", "10.244.0.4"]), PeerEntry { kind: PeerEntry::SERVICE, ..ACME });
+        assert_eq!(entry(&["10.244.0.4", "10.244.0.1"]), PeerEntry { kind: PeerEntry::SERVICE, ..ACME });
         assert_eq!(entry(&["192.168.0.1", "192.168.0.2"]), NODE);
     }
 
     #[test]
     fn a_service_whose_ends_differ_is_nobody_s() {
-        for ends in
-            [&[][..], &["10.244.0.1", "10.244.0.3"], &["10.244.0.1", "10.244.0.4"], &["10.244.0.1", "10.244.9.9"]]
-        {
+        for ends in [&["10.244.0.1", "10.244.0.3"][..], &["10.244.0.4", "10.244.0.3", "10.244.0.1"]] {
             assert_eq!(entry(ends), NOBODYS, "{ends:?}");
         }
         for ends in [&["10.40.0.10"][..], &["10.244.0.1", "10.40.0.10"], &["10.244.0.1", "192.168.0.1"]] {
             assert_eq!(entry(ends), LISTED, "{ends:?}");
         }
+    }
+
+    #[test]
+    fn an_unknown_end_inside_the_cluster_does_not_deny_the_others() {
+        assert_eq!(entry(&["10.244.0.4", "10.244.1.250"]), PeerEntry { kind: PeerEntry::SERVICE, ..DNS });
+        assert_eq!(entry(&["10.244.0.3", "10.244.1.250"]), PeerEntry { kind: PeerEntry::SERVICE, ..GLOBEX });
+    }
+
+    #[test]
+    fn a_service_without_known_ends_is_its_namespace_s() {
+        assert_eq!(entry(&[]), PeerEntry { kind: PeerEntry::SERVICE, ..ACME });
+        assert_eq!(entry(&["10.244.1.250"]), PeerEntry { kind: PeerEntry::SERVICE, ..ACME });
+        let mut services = Services::default();
+        services.insert(service("web", "10.96.0.9", &[]), &mut Dirty::default());
+        let unknown = services.entry(ip("10.96.0.9"), |_| None, |_| true, |_| None);
+        assert_eq!(unknown, Some(NOBODYS), "of a namespace in no known tenant");
+        assert_eq!(services.addresses_of("ns").collect::<Vec<_>>(), [ip("10.96.0.9")]);
+        assert_eq!(services.addresses_of("n").count() + services.addresses_of("ns2").count(), 0);
     }
 
     #[test]
@@ -189,7 +231,7 @@ mod tests {
         services.follow(&mut dirty);
         assert!(dirty.addresses.contains(&ip("10.96.0.9")));
         services.remove(&service("web", "10.96.0.9", &[]).key, &mut dirty);
-        assert_eq!(services.entry(ip("10.96.0.9"), |_| None, |_| true), None);
+        assert_eq!(services.entry(ip("10.96.0.9"), |_| None, |_| true, |_| None), None);
         assert!(services.by_end.is_empty() && services.by_address.is_empty());
     }
 }

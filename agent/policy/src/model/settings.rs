@@ -18,6 +18,12 @@ pub struct Settings {
     pub service_cidrs: Vec<IpNet>,
     /// Ranges of node addresses.
     pub node_cidrs: Vec<IpNet>,
+    /// Ranges inside the others that are not the cluster's, such as a load balancer's subnet.
+    pub outside_cidrs: Vec<IpNet>,
+    /// Pods have no range of their own: an address that no object names is outside the cluster.
+    pub no_pod_range: bool,
+    /// The cluster's objects state ranges too. Until they state that of pods, or the administrator does, it is unknown.
+    pub learn_ranges: bool,
     /// Cloud metadata addresses. They are denied unless a tenant lists them exactly.
     pub metadata: BTreeSet<IpAddr>,
     /// How a namespace without a tenant is treated.
@@ -113,6 +119,9 @@ impl Default for Settings {
             pod_cidrs: Vec::new(),
             service_cidrs: Vec::new(),
             node_cidrs: Vec::new(),
+            outside_cidrs: Vec::new(),
+            no_pod_range: false,
+            learn_ranges: false,
             metadata: well_known_metadata(),
             unassigned: Unassigned::Isolate,
             keys: Vec::new(),
@@ -126,21 +135,6 @@ impl Default for Settings {
             cgroup_guard: CgroupGuardMode::Off,
             limits: Limits::default(),
         }
-    }
-}
-
-impl Settings {
-    /// Ranges of pods and of Services.
-    pub(crate) fn pods_and_services(&self) -> impl Iterator<Item = IpNet> {
-        self.pod_cidrs.iter().chain(&self.service_cidrs).map(IpNet::trunc)
-    }
-
-    /// All ranges that belong to the cluster itself, with the name of each kind.
-    pub(crate) fn cluster_ranges(&self) -> impl Iterator<Item = (&'static str, IpNet)> {
-        let of = |kind, nets: &'_ [IpNet]| nets.iter().map(move |net| (kind, net.trunc())).collect::<Vec<_>>();
-        [of("pod", &self.pod_cidrs), of("service", &self.service_cidrs), of("node", &self.node_cidrs)]
-            .into_iter()
-            .flatten()
     }
 }
 

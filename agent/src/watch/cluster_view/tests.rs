@@ -27,6 +27,7 @@ fn sandbox(path: &str, netns: &str, addresses: &[&str]) -> Sandbox {
         netns: netns.into(),
         cgroup: None,
         group: None,
+        networks: Vec::new(),
         addresses: addresses.iter().map(|address| ip(address)).collect(),
         written: std::time::SystemTime::UNIX_EPOCH,
     }
@@ -45,8 +46,9 @@ impl World {
         world.apply(WatchEvent::Tenants(all(vec![tenant("acme"), tenant("globex")])));
         let namespaces = [("shop", "acme"), ("depot", "acme"), ("bank", "globex")];
         world.apply(WatchEvent::Namespaces(all(namespaces.map(|(name, tenant)| namespace(name, tenant)).into())));
-        world
-            .apply(WatchEvent::Nodes(all(vec![ObservedNode { name: "a".into(), addresses: vec![ip("192.168.0.1")] }])));
+        let node = ObservedNode { name: "a".into(), addresses: vec![ip("192.168.0.1")], ..ObservedNode::default() };
+        world.apply(WatchEvent::Nodes(all(vec![node])));
+        world.apply(WatchEvent::Stated(StatedRanges::default()));
         world.apply(WatchEvent::ApiService(all(vec![])));
         world.apply(WatchEvent::ApiSlices(all(vec![])));
         world
@@ -103,6 +105,30 @@ fn endpoint(changes: &[Change]) -> String {
 }
 
 #[test]
+fn ranges_of_nodes_pools_and_results_are_reported_when_they_change() {
+    let net = |text: &str| text.parse().expect("a range");
+    let mut world = World::with(vec![], vec![]);
+    let node = |name: &str, range: &str| ObservedNode {
+        name: name.into(),
+        pod_cidrs: vec![net(range)],
+        addresses: vec![ip("192.168.0.1")],
+    };
+    let learnt = |changes: &[Change]| match changes {
+        [Change::Ranges(learnt)] => (learnt.pods.clone(), learnt.covers_every_node),
+        other => panic!("{other:?}"),
+    };
+    let first = world.apply(WatchEvent::Nodes(Update::Upsert(node("a", "10.244.0.0/24"))));
+    assert_eq!(learnt(&first), (vec![net("10.244.0.0/24")], true));
+    assert!(world.apply(WatchEvent::Nodes(Update::Upsert(node("a", "10.244.0.0/24")))).is_empty());
+    let stated = StatedRanges { pools: [net("10.9.0.0/16")].into(), ..StatedRanges::default() };
+    let second = world.apply(WatchEvent::Stated(stated));
+    assert_eq!(learnt(&second).0, [net("10.9.0.0/16"), net("10.244.0.0/24")]);
+    let result = Sandbox { networks: vec![net("10.88.0.0/16")], ..sandbox("shop/web", "n1", &[]) };
+    let third = world.apply(WatchEvent::Sandboxes(Arc::new(vec![result])));
+    assert_eq!(learnt(&third).0.len(), 3);
+}
+
+#[test]
 fn endpoints_are_reported_once_every_set_is_complete() {
     let mut world = World::new();
     assert!(world.apply(WatchEvent::Local(all(vec![pod("shop/web", "a", &["10.244.0.5"])]))).is_empty());
@@ -114,7 +140,7 @@ fn endpoints_are_reported_once_every_set_is_complete() {
     assert!(world.apply(WatchEvent::Namespace(shop, NamespaceEvent::Pods(all(vec![elsewhere])))).is_empty());
     assert!(world.apply(WatchEvent::Namespace(shop, NamespaceEvent::Services(all(vec![])))).is_empty());
     let last = world.apply(WatchEvent::Namespace(shop, NamespaceEvent::Slices(all(vec![]))));
-    let [Change::ClusterNodes(nodes), Change::Services(_), Change::Endpoints(pods)] = &*last else {
+    let [Change::Ranges(_), Change::ClusterNodes(nodes), Change::Services(_), Change::Endpoints(pods)] = &*last else {
         panic!("{last:?}")
     };
     assert_eq!((nodes.len(), pods.len()), (1, 2));
