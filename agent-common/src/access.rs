@@ -3,6 +3,7 @@
 //! Knows no packet: a pure function of tenant, address and ports. Exact addresses come first, because one lookup covers
 //! a million pods. Prefixes come second, and the owner of a range only where two tenants could claim it.
 
+use crate::headers::{ICMP, ICMPV6, SCTP, TCP, UDP};
 use crate::layout::{Grant, GrantKey, PORT_RANGES, PORTS_ANY, PeerEntry, PrefixGrant};
 use crate::query::Query;
 use crate::reason::DropReason;
@@ -208,6 +209,8 @@ pub fn access<A: Family, T: Lookup<A>>(tables: &T, query: &Query<A>, identity: R
     let peer = identity.peer().unwrap_or_default();
     match peer.kind {
         PeerEntry::POD | PeerEntry::SERVICE => between(tables, local, peer),
+        // What a node unwraps would be taken for another node's, whoever may open connections to nodes.
+        PeerEntry::NODE if is_tunnelled(query) => Access::deny(DropReason::Node, TenantId::UNKNOWN),
         PeerEntry::NODE if local.state.has(TenantState::NODES_ALLOWED | TenantState::SHARED) => Access::BOTH_WAYS,
         PeerEntry::NODE => Access::deny_but_reply(DropReason::Node, TenantId::UNKNOWN),
         PeerEntry::METADATA | PeerEntry::SERVICE_LISTED => {
@@ -217,6 +220,23 @@ pub fn access<A: Family, T: Lookup<A>>(tables: &T, query: &Query<A>, identity: R
         _ if query.remote.is_multicast() => Access::deny(DropReason::Multicast, TenantId::UNKNOWN),
         _ if query.remote.is_martian() => Access::deny(DropReason::Martian, TenantId::UNKNOWN),
         _ => access_by_range(tables, query, identity.range(tables, query)),
+    }
+}
+
+/// Whether the other end would unwrap the packet and take what is inside for another node's: VXLAN (RFC 7348, and the
+/// port that Linux chose before it), Geneve (RFC 8926), and every protocol without ports. A later fragment alone is
+/// unwrapped by nobody.
+#[inline(always)]
+pub fn is_tunnelled<A: Family>(query: &Query<A>) -> bool {
+    const VXLAN: [u16; 2] = [4789, 8472];
+    const GENEVE: u16 = 6081;
+    match query.protocol {
+        _ if query.has(Query::<A>::RESOLVES) => false,
+        UDP => {
+            query.has(Query::<A>::PORTS_KNOWN) && (VXLAN.contains(&query.remote_port) || query.remote_port == GENEVE)
+        }
+        TCP | SCTP | ICMP | ICMPV6 => false,
+        _ => true,
     }
 }
 

@@ -4,10 +4,12 @@
 //! otherwise. Those two are complete: they do not rely on an earlier answer. The generation is read before any rule is
 //! evaluated. So an entry of the reply table never names a later policy than the one that allowed it.
 
-use crate::access::{Access, Lookup, RemoteIdentity, access, access_if_listed, between, identify_fast, other_owner};
+use crate::access::{
+    Access, Lookup, RemoteIdentity, access, access_if_listed, between, identify_fast, is_tunnelled, other_owner,
+};
 use crate::conntrack::{Opener, ReplyEntry, ReplyState};
 use crate::flow::Direction;
-use crate::headers::{ICMP, ICMPV6, SCTP, TCP, UDP};
+use crate::headers::ICMP;
 use crate::layout::PeerEntry;
 use crate::query::Query;
 use crate::reason::DropReason;
@@ -66,8 +68,8 @@ pub fn egress<A: Family, T: Rules<A>>(tables: &T, query: &Query<A>, identity: Re
             // The node may have sent the pod a packet of another sender under its own address. A reply goes back to
             // that sender.
             Some(peer) if peer.kind == PeerEntry::NODE => Verdict::ALLOW_REPLY,
-            // The tenant lists exactly this address, so everything behind it is allowed too.
-            Some(peer) if !peer.is_pods() => Verdict::ALLOW,
+            // The tenant lists exactly this address.
+            Some(peer) if !peer.is_pods() => Verdict::ALLOW_LISTED,
             _ => Verdict::ALLOW_MARKED,
         };
     }
@@ -107,7 +109,7 @@ fn may_resolve<A: Family>(query: &Query<A>, denied: Denied) -> bool {
 /// Rule 3: whether the packet is a reply on a connection that the other side opened, and still may open.
 #[inline(always)]
 fn is_reply_from_pod<A: Family, T: Rules<A>>(tables: &T, query: &Query<A>, denied: Denied, generation: u64) -> bool {
-    if !query.has(Query::<A>::MAY_REPLY) || denied.reason == DropReason::Node && is_tunnelled(query) {
+    if !query.has(Query::<A>::MAY_REPLY) || is_tunnelled(query) && is_to_node(tables, query, denied) {
         return false;
     }
     match tables.lookup_reply(query, Opener::Remote, true, generation) {
@@ -122,26 +124,18 @@ fn is_reply_from_pod<A: Family, T: Rules<A>>(tables: &T, query: &Query<A>, denie
     true
 }
 
+/// Whether a denied packet goes to a node: to a known one, or into a range of nodes.
+#[inline(always)]
+fn is_to_node<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, denied: Denied) -> bool {
+    denied.reason == DropReason::Node || other_owner(tables, &query.local, query.remote).is_some_and(is_node)
+}
+
 /// Whether the other side may open connections to the pod, given an [`Access`] that allows replies. A pod or a node
 /// may, as that access decision says. An address outside the cluster may, unless another tenant owns it by now.
 #[inline(always)]
 pub fn may_open_to_pod<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, denied: Denied) -> bool {
     let decided = denied.reason == DropReason::Node || denied.peer.is_known();
     decided || other_owner(tables, &query.local, query.remote).is_none_or(is_node)
-}
-
-/// Whether the other end would unwrap the packet and take what is inside for another node's: VXLAN (RFC 7348, and the
-/// port that Linux chose before it), Geneve (RFC 8926), and every protocol without ports. If kernel conntrack has
-/// dropped the entry of such a connection, a reply would be delivered to the node's tunnel port.
-#[inline(always)]
-pub fn is_tunnelled<A: Family>(query: &Query<A>) -> bool {
-    const VXLAN: [u16; 2] = [4789, 8472];
-    const GENEVE: u16 = 6081;
-    match query.protocol {
-        UDP if query.has(Query::<A>::PORTS_KNOWN) => VXLAN.contains(&query.remote_port) || query.remote_port == GENEVE,
-        TCP | SCTP | ICMP | ICMPV6 => false,
-        _ => true,
-    }
 }
 
 /// Decides on a packet to the pod, given what the lookup found for its source. The source is not the pod itself.

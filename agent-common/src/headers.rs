@@ -229,6 +229,10 @@ pub const UDP: u8 = 17;
 pub const ROUTING: u8 = 43;
 /// IPv6 fragment header.
 pub const FRAGMENT: u8 = 44;
+/// IPsec: Encapsulating Security Payload (RFC 4303).
+pub const ENCRYPTED: u8 = 50;
+/// IPsec: Authentication Header (RFC 4302).
+pub const AUTHENTICATION: u8 = 51;
 /// ICMPv6.
 pub const ICMPV6: u8 = 58;
 /// IPv6 destination options.

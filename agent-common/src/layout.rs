@@ -34,8 +34,8 @@ pub struct EndpointEntry {
     pub slot: u16,
     /// The gateway's hardware address: that of the interface itself, or of its bridge.
     pub gateway_mac: Mac,
-    /// Zero.
-    pub _pad: u16,
+    /// [`EndpointEntry::BRIDGED`], or zero.
+    pub flags: u16,
     /// The gateway's IPv4 address, or zero.
     pub gateway_v4: V4,
     /// The pod's IPv6 address, or zero for none.
@@ -44,6 +44,11 @@ pub struct EndpointEntry {
     pub link_local: V6,
     /// The gateway's IPv6 address, often link-local, or zero.
     pub gateway_v6: V6,
+}
+
+impl EndpointEntry {
+    /// The interface is a port of a bridge or of another device that hides it from packets that rise from it.
+    pub const BRIDGED: u16 = 1;
 }
 
 /// Key of an exact IPv4 address. Eight bytes hash faster than four.

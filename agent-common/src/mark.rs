@@ -1,14 +1,13 @@
-//! The mark that `from_pod` puts on a packet: 16 bits that name the sending tenant until the packet leaves the node.
+//! The mark that `from_pod` puts on a packet: 16 bits that say why it was allowed, until the packet leaves the node.
 //!
-//! The kernel carries it in `tc_index`, which only programs like ours read. Knows no policy: [`crate::post_nat`] judges
-//! marked packets. A number without the fixed bit is no mark.
+//! The kernel carries it in `tc_index`. Knows no policy: [`crate::post_nat`] judges marked packets. The sender is known by
+//! the interface by which the packet arrived, so the mark names the tenant only where a bridge hides that interface.
+//! Elsewhere the low bits are 0: Cilium's programs read bits 0 to 4 of the field as their own flags (`TC_INDEX_F_*` in
+//! bpf/lib/common.h). A number without one of the two upper bits is no mark.
 
 use crate::tenant::TenantId;
 
-/// Set in every mark: the numbers of other programs are small.
-const IS_MARK: u32 = 1 << 15;
-const IS_REPLY: u32 = 1 << TENANT_BITS;
-const TENANT: u32 = IS_REPLY - 1;
+const TENANT: u32 = (1 << TENANT_BITS) - 1;
 /// Bits of a tenant's number. The map of tenants has no higher number.
 pub const TENANT_BITS: u32 = 14;
 
@@ -19,12 +18,26 @@ pub enum MarkKind {
     Request,
     /// The packet is a reply, or goes to a node.
     Reply,
+    /// The tenant lists exactly the packet's destination, such as a Service with ends outside the cluster.
+    Listed,
+}
+
+impl MarkKind {
+    /// Its number in a mark: 1 to 3.
+    #[inline(always)]
+    pub(crate) const fn number(self) -> u32 {
+        match self {
+            Self::Request => 1,
+            Self::Reply => 2,
+            Self::Listed => 3,
+        }
+    }
 }
 
 /// The mark on a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PacketMark {
-    /// The sending tenant.
+    /// The sending tenant; 0 where the interface by which the packet arrived is the pod's own.
     pub tenant: TenantId,
     /// Why the packet was allowed.
     pub kind: MarkKind,
@@ -34,17 +47,24 @@ impl PacketMark {
     /// As a number; 0 is no mark.
     #[inline(always)]
     pub const fn bits(self) -> u32 {
-        let reply = if matches!(self.kind, MarkKind::Reply) { IS_REPLY } else { 0 };
-        IS_MARK | reply | self.tenant.0 & TENANT
+        Self::bits_of(self.kind.number(), self.tenant)
+    }
+
+    /// As a number, from that of the kind.
+    #[inline(always)]
+    pub(crate) const fn bits_of(kind: u32, tenant: TenantId) -> u32 {
+        kind << TENANT_BITS | tenant.0 & TENANT
     }
 
     /// From a number; `None` where it is no mark.
     #[inline(always)]
     pub const fn from_bits(bits: u32) -> Option<Self> {
-        if bits & !IS_REPLY & !TENANT != IS_MARK {
-            return None;
-        }
-        let kind = if bits & IS_REPLY != 0 { MarkKind::Reply } else { MarkKind::Request };
+        let kind = match bits >> TENANT_BITS {
+            1 => MarkKind::Request,
+            2 => MarkKind::Reply,
+            3 => MarkKind::Listed,
+            _ => return None,
+        };
         Some(Self { tenant: TenantId(bits & TENANT), kind })
     }
 }

@@ -202,7 +202,7 @@ pub fn extensions<P: Packet + ?Sized>(packet: &P, first: u8) -> Extensions {
 }
 
 #[inline(always)]
-fn is_extension(protocol: u8) -> bool {
+pub(crate) const fn is_extension(protocol: u8) -> bool {
     matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS)
 }
 

@@ -8,8 +8,10 @@ use agent_common::flow::Direction::{Egress, Ingress};
 use agent_common::headers::Header;
 use agent_common::layout::PeerEntry;
 use agent_common::mark::{MarkKind, PacketMark};
-use agent_common::post_nat::{Network, check_leaving, may_arrive};
-use agent_common::reason::DropReason::{self, CrossTenant, MetadataService, Node, NotReady, OffSubnet, PortDenied};
+use agent_common::post_nat::{ConnDirection, Network, PacketSender, check_leaving, effective_kind, may_arrive, sender};
+use agent_common::reason::DropReason::{
+    self, CrossTenant, ExtensionHeader, Fragment, MetadataService, Node, NotReady, OffSubnet, PortDenied,
+};
 use agent_common::tenant::{LocalTenant, TenantId, TenantState};
 use agent_common::verdict::Verdict;
 use world::*;
@@ -82,9 +84,24 @@ fn a_packet_allowed_by_its_ends_alone_is_marked() {
 }
 
 #[test]
-fn a_packet_to_a_listed_address_is_not_marked() {
-    // The tenant lists exactly this address, so everything behind it is allowed.
-    assert_eq!(verdict(&World::default(), Egress, LISTED), Verdict::ALLOW);
+fn a_packet_to_a_listed_address_may_be_led_to_an_address_that_nobody_owns_and_nowhere_else() {
+    let mut world = World::default();
+    assert_eq!(verdict(&world, Egress, LISTED), Verdict::ALLOW_LISTED);
+    world.peer(SERVICE, PeerEntry { kind: PeerEntry::SERVICE_LISTED, ..PeerEntry::default() });
+    for (to, expected) in [
+        (LISTED, None),
+        (WORLD, None),
+        (OWN_POD, None),
+        (FILES, None),
+        (OTHER_POD, Some(CrossTenant)),
+        (THEIR_DATABASE, Some(CrossTenant)),
+        (NODE, Some(Node)),
+        (METADATA, Some(MetadataService)),
+        (NO_POD, Some(OffSubnet)),
+        (DATABASE, Some(PortDenied)),
+    ] {
+        assert_eq!(checked(&world, to, MarkKind::Listed, &syn(80)), expected, "{to:?}");
+    }
 }
 
 #[test]
@@ -121,17 +138,130 @@ fn a_marked_reply_may_go_anywhere_but_to_another_tenant() {
 }
 
 #[test]
-fn only_tunnel_packets_may_go_to_a_node() {
+fn no_packet_of_a_pod_is_led_to_a_node_or_its_tunnels() {
     let world = World::default();
-    for port in [4789, 8472, 6081] {
-        assert_eq!(checked(&world, NODE, MarkKind::Request, &udp(port)), None, "{port}");
-    }
-    for content in [syn(10_250), syn(4789), udp(53), Content::Echo { id: 1 }] {
+    for content in [syn(10_250), syn(4789), udp(53), udp(4789), udp(8472), udp(6081), Content::Echo { id: 1 }] {
         assert_eq!(checked(&world, NODE, MarkKind::Request, &content), Some(Node), "{content:?}");
     }
     for protocol in [4, 41, 47] {
-        assert_eq!(checked(&world, NODE, MarkKind::Request, &Content::Other(protocol)), None, "{protocol}");
+        assert_eq!(checked(&world, NODE, MarkKind::Request, &Content::Other(protocol)), Some(Node), "{protocol}");
     }
+    assert_eq!(checked(&world, NODE, MarkKind::Request, &Content::Other(50)), None, "IPsec of the node's own");
+    for flag in [TenantState::NODES_ALLOWED, TenantState::SHARED] {
+        let world = World::default().with(flag);
+        for (content, expected) in
+            [(udp(8472), Some(Node)), (Content::Other(47), Some(Node)), (udp(53), None), (syn(10_250), None)]
+        {
+            assert_eq!(checked(&world, NODE, MarkKind::Request, &content), expected, "{content:?}");
+            let direct = verdict_on(&world, NODE, &content).denied().map(|denied| denied.reason);
+            assert_eq!(direct, expected, "{content:?} without translation");
+        }
+    }
+}
+
+/// The verdict on a packet from the pod, the same in both families.
+fn verdict_on(world: &World, to: Host, content: &Content) -> Verdict {
+    let entry = world.tables.endpoints[&1];
+    let endpoint = Endpoint::new(&entry, world.tables.tenants[&entry.tenant]).expect("it is claimed");
+    let [four, six] =
+        [false, true].map(|six| world.tables.verdict(&endpoint, Egress, &frame(six, Egress, to, content)[..]));
+    assert_eq!(four, six);
+    four
+}
+
+#[test]
+fn a_reply_must_be_one_in_kernel_conntrack_s_eyes_and_a_wiped_mark_opens_nothing() {
+    use MarkKind::{Listed, Reply, Request};
+    let (original, reply) = (Some(ConnDirection::Original), Some(ConnDirection::Reply));
+    for (kind, direction, expected) in [
+        (Some(Reply), original, Request),
+        (Some(Reply), reply, Reply),
+        (Some(Reply), None, Reply),
+        (Some(Request), reply, Request),
+        (Some(Listed), original, Listed),
+        (None, original, Request),
+        (None, reply, Reply),
+        (None, None, Reply),
+    ] {
+        assert_eq!(effective_kind(kind, direction), expected, "{kind:?} {direction:?}");
+    }
+    let states = [0, 0xff00, 0xff01, 0xff02, 0xff03, 0xff04, 0xff07].map(ConnDirection::from_state);
+    assert_eq!(states, [None, original, None, original, reply, reply, None]);
+}
+
+#[test]
+fn the_sender_is_known_by_its_interface_and_by_its_mark_only_behind_a_bridge() {
+    let mark = |tenant, kind| Some(PacketMark { tenant, kind });
+    let from = |tenant, kind| Some(PacketSender { tenant, kind });
+    let (nobody, request) = (TenantId::UNKNOWN, Some(MarkKind::Request));
+    for (claimant, mark, expected) in [
+        (MINE, mark(nobody, MarkKind::Request), from(MINE, request)),
+        (MINE, mark(MINE, MarkKind::Request), from(MINE, request)),
+        (MINE, mark(THEIRS, MarkKind::Request), from(MINE, None)),
+        (MINE, None, from(MINE, None)),
+        (nobody, mark(THEIRS, MarkKind::Request), from(THEIRS, request)),
+        (nobody, mark(nobody, MarkKind::Request), None),
+        (nobody, None, None),
+    ] {
+        assert_eq!(sender(claimant, mark), expected, "{claimant:?} {mark:?}");
+    }
+}
+
+#[test]
+fn a_port_behind_extension_headers_is_judged_too() {
+    let world = World::default();
+    let local = LocalTenant { tenant: MINE, state: world.tables.tenants[&MINE] };
+    let checked = |headers: &[(u8, &[u8])], port: u16| {
+        let mut packet = frame(true, Egress, DATABASE, &syn(port));
+        let first = packet[14 + 6];
+        let behind = packet.split_off(14 + 40);
+        let mut kinds = headers.iter().map(|(kind, _)| *kind).chain([first]);
+        packet[14 + 6] = kinds.next().expect("a header");
+        for ((_, body), next) in headers.iter().zip(kinds) {
+            packet.push(next);
+            packet.extend(*body);
+        }
+        packet.extend(behind);
+        check_leaving(&world.tables, local, MarkKind::Request, &LeavingPacket(packet))
+    };
+    let options: (u8, &[u8]) = (60, &[0, 1, 4, 0, 0, 0, 0]);
+    let longer: (u8, &[u8]) = (0, &[1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let atomic: (u8, &[u8]) = (44, &[0, 0, 0, 0, 0, 0, 7]);
+    let first: (u8, &[u8]) = (44, &[0, 0, 1, 0, 0, 0, 7]);
+    let later: (u8, &[u8]) = (44, &[0, 0, 8, 0, 0, 0, 7]);
+    let authentication: (u8, &[u8]) = (51, &[1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1]);
+    for headers in [&[options][..], &[longer, options], &[atomic], &[first], &[authentication], &[]] {
+        assert_eq!(checked(headers, 5432), None, "{headers:?}");
+        assert_eq!(checked(headers, 22), Some(PortDenied), "{headers:?}");
+    }
+    assert_eq!(checked(&[later], 22), None, "a later fragment");
+    assert_eq!(checked(&[options; 9], 5432), Some(ExtensionHeader), "more than from_pod reads");
+}
+
+#[test]
+fn a_packet_that_hides_its_port_is_no_later_fragment() {
+    let world = World::default();
+    let local = LocalTenant { tenant: MINE, state: world.tables.tenants[&MINE] };
+    let mut packet = frame(false, Egress, DATABASE, &syn(5432));
+    let check = |packet: &[u8]| check_leaving(&world.tables, local, MarkKind::Request, &LeavingPacket(packet.to_vec()));
+    assert_eq!(check(&packet), None, "the control");
+    packet.truncate(14 + 20 + 4);
+    assert_eq!(check(&packet), Some(Fragment));
+}
+
+#[test]
+fn arp_and_neighbour_discovery_leave_by_a_port_of_a_bridge() {
+    let world = World::default();
+    let local = LocalTenant { tenant: MINE, state: world.tables.tenants[&MINE] };
+    let check = |packet: Vec<u8>| check_leaving(&world.tables, local, MarkKind::Request, &LeavingPacket(packet));
+    let mut arp = vec![0; 60];
+    arp[12..14].copy_from_slice(&[8, 6]);
+    assert_eq!(check(arp), None);
+    let mut discovery = frame(true, Egress, WORLD, &Content::Echo { id: 1 });
+    discovery[14 + 40] = 135;
+    assert_eq!(check(discovery.clone()), Some(OffSubnet), "a router has forwarded it");
+    discovery[14 + 7] = 255;
+    assert_eq!(check(discovery), None);
 }
 
 #[test]
@@ -205,13 +335,15 @@ fn the_mark_names_the_sender_of_a_packet_with_a_translated_source() {
 #[test]
 fn a_mark_names_its_tenant_and_other_numbers_are_no_mark() {
     for tenant in [0, 1, 2, 511, 16_383].map(TenantId) {
-        for kind in [MarkKind::Request, MarkKind::Reply] {
+        for kind in [MarkKind::Request, MarkKind::Reply, MarkKind::Listed] {
             let mark = PacketMark { tenant, kind };
             assert_eq!(PacketMark::from_bits(mark.bits()), Some(mark));
             assert!(mark.bits() <= u32::from(u16::MAX));
         }
     }
-    for number in [0, 1, 0x3fff, 0x7fff, 1 << 16 | 0x8001, u32::MAX] {
+    for number in [0, 1, 0x3fff, 1 << 16 | 0x8001, u32::MAX] {
         assert_eq!(PacketMark::from_bits(number), None, "{number:x}");
     }
+    let routed = PacketMark { tenant: TenantId::UNKNOWN, kind: MarkKind::Listed };
+    assert_eq!(routed.bits() & 0x1f, 0, "Cilium reads these bits as its own");
 }

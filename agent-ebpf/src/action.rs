@@ -7,16 +7,16 @@ use agent_common::counters::{Loss, Outcome, allowed_index};
 use agent_common::decide::{self, Rules};
 use agent_common::endpoint::Endpoint;
 use agent_common::flow::Direction;
-use agent_common::mark::{MarkKind, PacketMark};
+use agent_common::layout::EndpointEntry;
 use agent_common::reason::DropReason;
 use agent_common::tables::Family;
-use agent_common::tenant::{LocalTenant, TenantId, TenantState};
-use agent_common::verdict::{Denied, Verdict};
+use agent_common::tenant::{TenantId, TenantState};
+use agent_common::verdict::Verdict;
 use aya_ebpf::programs::TcContext;
 
 use crate::packet::{self, Frame};
 use crate::tables::Maps;
-use crate::{global_fns, loss, report};
+use crate::{global_fns, loss, maps, report};
 
 /// "Next": the same number for TCX (`TCX_NEXT`) and for a direct-action filter (`TC_ACT_UNSPEC`). A program after ours
 /// may still drop the packet.
@@ -36,14 +36,11 @@ where
     let entry = Maps::endpoint(packet::ifindex(ctx));
     let endpoint = entry.and_then(|entry| Endpoint::new(entry, Maps::tenant(entry.tenant)));
     let Some(endpoint) = endpoint.filter(|_| !packet::vlan_present(ctx)) else { return SLOW_PATH };
+    let local = PodTenant::of(&endpoint);
     let Some(query) = classify::fast_query(&Frame::linear(ctx), &endpoint, direction) else { return SLOW_PATH };
-    let verdict = check_mark(ctx, direction, endpoint.local.tenant, decide::verdict(&Maps, &query, direction));
+    let verdict = check_sender(ctx, direction, endpoint.local.tenant, decide::verdict(&Maps, &query, direction));
     let counted = verdict.denied().is_some_and(|denied| report::count_repeat(ctx, &query, direction, denied.reason));
-    if counted {
-        drop_or_audit(ctx, direction, endpoint.local)
-    } else {
-        finish(ctx, direction, endpoint.local, verdict)
-    }
+    if counted { drop_or_audit(ctx, direction, local) } else { finish(ctx, direction, local, verdict) }
 }
 
 /// Judges any packet on the slow path.
@@ -52,11 +49,12 @@ pub(crate) fn slow(ctx: &TcContext, direction: Direction) -> i32 {
     let entry = Maps::endpoint(packet::ifindex(ctx));
     let endpoint = entry.and_then(|entry| Endpoint::new(entry, Maps::tenant(entry.tenant)));
     let Some(endpoint) = endpoint else {
-        let unknown = LocalTenant { tenant: TenantId::UNKNOWN, state: TenantState::default() };
+        let unknown = PodTenant { state: TenantState::default(), marked: TenantId::UNKNOWN };
         return finish(ctx, direction, unknown, Verdict::deny(DropReason::NotReady));
     };
-    let verdict = check_mark(ctx, direction, endpoint.local.tenant, slow_verdict(ctx, direction, &endpoint));
-    finish(ctx, direction, endpoint.local, verdict)
+    let local = PodTenant::of(&endpoint);
+    let verdict = check_sender(ctx, direction, endpoint.local.tenant, slow_verdict(ctx, direction, &endpoint));
+    finish(ctx, direction, local, verdict)
 }
 
 #[inline(always)]
@@ -88,27 +86,28 @@ fn slow_verdict(ctx: &TcContext, direction: Direction, endpoint: &Endpoint<'_>) 
     }
 }
 
-/// Applies the post-NAT check to an allowed packet to a pod. The packet may come from a local pod through DNAT and SNAT;
-/// the mark then names the sending tenant.
+/// Checks who sent an allowed packet to a pod: its source address may not be the sender's. The node may have translated
+/// it, and an interface without programs may send from any address. A packet of a pod of the same tenant costs one
+/// lookup, and one of the node a comparison.
 #[inline(always)]
-fn check_mark(ctx: &TcContext, direction: Direction, local: TenantId, verdict: Verdict) -> Verdict {
-    if matches!(direction, Direction::Egress) || !verdict.is_allow() {
+fn check_sender(ctx: &TcContext, direction: Direction, local: TenantId, verdict: Verdict) -> Verdict {
+    let ingress_ifindex = packet::ingress_ifindex(ctx);
+    if matches!(direction, Direction::Egress) || ingress_ifindex == 0 || !verdict.is_allow() {
         return verdict;
     }
-    match packet::mark(ctx) {
-        Some(PacketMark { tenant: sender, .. }) if sender.0 != local.0 && !global_fns::may_arrive(sender, local) => {
-            Verdict::from_denied(Denied { reason: DropReason::CrossTenant, peer: sender })
-        }
-        _ => verdict,
+    match maps::ENDPOINTS.get(ingress_ifindex) {
+        Some(sender) if sender.tenant.0 == local.0 && sender.cookie != 0 => verdict,
+        _ => global_fns::check_sender(ctx.skb.skb, local).map_or(verdict, Verdict::from_denied),
     }
 }
 
 /// Counts and reports a verdict, marks an allowed packet, and returns the code.
 #[inline(always)]
-fn finish(ctx: &TcContext, direction: Direction, LocalTenant { tenant, state }: LocalTenant, verdict: Verdict) -> i32 {
+fn finish(ctx: &TcContext, direction: Direction, local: PodTenant, verdict: Verdict) -> i32 {
+    let state = local.state;
     let Some(denied) = verdict.denied() else {
-        if let Some(kind) = verdict.mark() {
-            packet::set_mark(ctx, Some(PacketMark { tenant, kind }));
+        if matches!(direction, Direction::Egress) {
+            packet::set_mark(ctx, verdict.mark_bits(local.marked));
         }
         report::count_allowed(allowed_index(state.slot, direction), ctx.len());
         return PASS;
@@ -118,18 +117,36 @@ fn finish(ctx: &TcContext, direction: Direction, LocalTenant { tenant, state }: 
     report::denied(ctx, direction, denied, outcome);
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(ctx, "direction {} reason {}", direction as u8, denied.reason.number());
-    drop_or_audit(ctx, direction, LocalTenant { tenant, state })
+    drop_or_audit(ctx, direction, local)
 }
 
 /// The return code for a denied packet. A packet that passes in Audit mode is marked, so it cannot reach a local pod of
 /// another tenant under the address of the node.
 #[inline(always)]
-fn drop_or_audit(ctx: &TcContext, direction: Direction, LocalTenant { tenant, state }: LocalTenant) -> i32 {
-    if !state.has(TenantState::AUDIT) {
+fn drop_or_audit(ctx: &TcContext, direction: Direction, local: PodTenant) -> i32 {
+    if !local.state.has(TenantState::AUDIT) {
         return DROP;
     }
     if matches!(direction, Direction::Egress) {
-        packet::set_mark(ctx, Some(PacketMark { tenant, kind: MarkKind::Request }));
+        packet::set_mark(ctx, Verdict::ALLOW_MARKED.mark_bits(local.marked));
     }
     PASS
+}
+
+/// What the end of a program needs of the local pod: its tenant's state, and the tenant as a mark names it.
+#[derive(Clone, Copy)]
+struct PodTenant {
+    state: TenantState,
+    /// 0 where the interface names the sender.
+    marked: TenantId,
+}
+
+impl PodTenant {
+    /// Without a branch, because the verifier follows each one to the end of the program.
+    #[inline(always)]
+    fn of(endpoint: &Endpoint<'_>) -> Self {
+        let is_hidden = u32::from(endpoint.entry.flags & EndpointEntry::BRIDGED);
+        let marked = TenantId(endpoint.local.tenant.0 & is_hidden.wrapping_neg());
+        Self { state: endpoint.local.state, marked }
+    }
 }

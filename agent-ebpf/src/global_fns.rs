@@ -14,14 +14,14 @@ use agent_common::conntrack::{Opener, ReplyState};
 use agent_common::decide::{self, Rules};
 use agent_common::endpoint::Endpoint;
 use agent_common::neighbor;
-use agent_common::post_nat;
 use agent_common::query::Query;
 use agent_common::reason::DropReason;
 use agent_common::tenant::{LocalTenant, TenantId, TenantState};
-use agent_common::verdict::Verdict;
+use agent_common::verdict::{Denied, Verdict};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 
+use crate::guard;
 use crate::packet::{self, Frame};
 use crate::tables::Maps;
 
@@ -148,9 +148,12 @@ global_fns! {
         0
     }
 
-    fn may_arrive_v4(sender: u32, local: u32) -> u64 {
-        let tenant = |number| LocalTenant { tenant: TenantId(number), state: Maps::tenant(TenantId(number)) };
-        u64::from(post_nat::may_arrive::<V4, _>(&Maps, tenant(sender), tenant(local)))
+    fn check_sender_of(skb: *mut __sk_buff, local: u32) -> u64 {
+        guard::check_sender(&TcContext::new(skb), TenantId(local)).map_or(Verdict::ALLOW, Verdict::from_denied).bits()
+    }
+
+    fn behind_extensions_of(skb: *mut __sk_buff, first: u8) -> u64 {
+        guard::behind_extensions(skb, first).bits()
     }
 
     fn ipv4_from_pod(skb: *mut __sk_buff) -> u64 {
@@ -189,10 +192,16 @@ fn frame_verdict(skb: *mut __sk_buff, verdict: impl FnOnce(&Frame, &Endpoint<'_>
     verdict(&Frame::linear(&ctx), &endpoint).bits()
 }
 
-/// Whether a tenant's pods may send to another's on this node, or reply.
+/// Why a packet to a pod of `local` is denied because of who sent it. See [`guard::check_sender`].
 #[inline(always)]
-pub(crate) fn may_arrive(sender: TenantId, local: TenantId) -> bool {
-    may_arrive_v4(sender.0, local.0) != 0
+pub(crate) fn check_sender(skb: *mut __sk_buff, local: TenantId) -> Option<Denied> {
+    Verdict::from_bits(check_sender_of(skb, local.0)).denied()
+}
+
+/// See [`post_nat::behind_extensions`].
+#[inline(always)]
+pub(crate) fn behind_extensions(skb: *mut __sk_buff, first: u8) -> u64 {
+    behind_extensions_of(skb, first)
 }
 
 impl Lookup<V4> for Maps {

@@ -6,17 +6,19 @@
 
 use core::mem::MaybeUninit;
 
+use agent_common::addr::V4;
 use agent_common::checksum;
 use agent_common::counters::{Counter, Loss};
 use agent_common::guard::Guard;
 use agent_common::guard::cgroup::{Socket, check_socket};
-use agent_common::guard::interface::{Claims, Sender, check_bridge, check_uplink};
+use agent_common::guard::interface::{Claims, Sender, check_arrival, check_bridge, check_uplink, claimant};
 use agent_common::headers::Header;
 use agent_common::layout::EndpointEntry;
-use agent_common::mark::PacketMark;
-use agent_common::post_nat::{self, Network};
+use agent_common::mark::MarkKind;
+use agent_common::post_nat::{self, Network, PacketSender, Upper};
 use agent_common::reason::DropReason;
-use agent_common::tenant::LocalTenant;
+use agent_common::tenant::{LocalTenant, TenantId};
+use agent_common::verdict::Denied;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
 use aya_ebpf::helpers::generated::{bpf_check_mtu, bpf_skb_ancestor_cgroup_id, bpf_skb_load_bytes_relative};
@@ -24,7 +26,7 @@ use aya_ebpf::programs::{SkBuffContext, TcContext};
 
 use crate::packet::{self, Frame};
 use crate::tables::Maps;
-use crate::{kernel_fields, loss, maps};
+use crate::{global_fns, kernel_fields, loss, maps};
 
 /// Return codes of the guards on interfaces, as in `action`: the next program decides; drop.
 const PASS: i32 = -1;
@@ -41,7 +43,7 @@ const CGROUP_DROP: i32 = 2;
 static CHECK_MTU: u32 = 0;
 
 /// The claims in the maps, and the interfaces in the namespace of this packet.
-struct MapClaims<'a>(&'a TcContext);
+pub(crate) struct MapClaims<'a>(pub(crate) &'a TcContext);
 
 impl Claims for MapClaims<'_> {
     #[inline(always)]
@@ -78,37 +80,61 @@ impl Claims for MapClaims<'_> {
 /// The uplink guard.
 #[inline(always)]
 pub(crate) fn uplink(ctx: &TcContext) -> i32 {
-    // SAFETY: the context is a valid `__sk_buff` for as long as the program runs.
-    let ingress_ifindex = unsafe { (*ctx.skb.skb).ingress_ifindex };
+    let ingress_ifindex = packet::ingress_ifindex(ctx);
     // A packet that the node sends itself has no mark, and no pod wrote its offsets.
     let refused = match ingress_ifindex {
         0 => None,
-        _ => check_uplink(&MapClaims(ctx), ingress_ifindex)
-            .or_else(|| check_checksum(ctx))
-            .or_else(|| check_post_nat(ctx)),
+        _ => check_uplink(&MapClaims(ctx), ingress_ifindex).or_else(|| check_forwarded(ctx, ingress_ifindex)),
     };
     conclude(ctx, Guard::Uplink, refused)
 }
 
-/// Denies a packet whose unfinished checksum the next device would write outside the transport header.
+/// Checks a packet that the node forwards: its checksum, and if a pod sent it, its final destination. Then its mark is
+/// removed. The check is made once: a packet passes the interface of a tunnel before the one by which the encapsulated
+/// packet leaves.
 #[inline(always)]
-fn check_checksum(ctx: &TcContext) -> Option<DropReason> {
-    let unfinished = kernel_fields::unfinished_checksum(ctx.skb.skb)?;
-    let harmless = checksum::is_harmless(&Wire(ctx), unfinished, packet::mark(ctx).is_some());
-    if harmless { None } else { Some(DropReason::Malformed) }
-}
-
-/// Applies the post-NAT check to a marked packet, and removes the mark. The check is made once: a packet passes the
-/// interface of a tunnel before the one by which the encapsulated packet leaves.
-#[inline(always)]
-fn check_post_nat(ctx: &TcContext) -> Option<DropReason> {
-    let PacketMark { tenant, kind } = packet::mark(ctx)?;
+fn check_forwarded(ctx: &TcContext, ingress_ifindex: u32) -> Option<DropReason> {
+    let sender = sender(ctx, ingress_ifindex);
+    let refused = check_checksum(ctx, sender.is_some());
+    let (Some(PacketSender { tenant, kind }), None) = (sender, refused) else { return refused };
     let local = LocalTenant { tenant, state: Maps::tenant(tenant) };
+    let kind = match kind {
+        Some(kind @ (MarkKind::Request | MarkKind::Listed)) => kind,
+        kind => post_nat::effective_kind(kind, kernel_fields::conn_direction(ctx.skb.skb)),
+    };
     let refused = post_nat::check_leaving(&Maps, local, kind, &Wire(ctx));
     if refused.is_none() {
-        packet::set_mark(ctx, None);
+        packet::set_mark(ctx, 0);
     }
     refused
+}
+
+/// The pod that sent a packet which arrived by this interface, as far as can be known.
+#[inline(always)]
+pub(crate) fn sender(ctx: &TcContext, ingress_ifindex: u32) -> Option<PacketSender> {
+    post_nat::sender(claimant(&MapClaims(ctx), ingress_ifindex), packet::mark(ctx))
+}
+
+/// Checks who sent a packet to a pod of `local` on this node, whatever its source address. Returns why it is denied.
+#[inline(always)]
+pub(crate) fn check_sender(ctx: &TcContext, local: TenantId) -> Option<Denied> {
+    let ingress_ifindex = packet::ingress_ifindex(ctx);
+    let Some(PacketSender { tenant, .. }) = sender(ctx, ingress_ifindex) else {
+        let reason = check_arrival(&MapClaims(ctx), ingress_ifindex)?;
+        return Some(Denied { reason, peer: TenantId::UNKNOWN });
+    };
+    let of = |tenant| LocalTenant { tenant, state: Maps::tenant(tenant) };
+    if post_nat::may_arrive::<V4, _>(&Maps, of(tenant), of(local)) {
+        return None;
+    }
+    Some(Denied { reason: DropReason::CrossTenant, peer: tenant })
+}
+
+/// Denies a packet whose unfinished checksum the next device would write outside the transport header.
+#[inline(always)]
+fn check_checksum(ctx: &TcContext, is_pods: bool) -> Option<DropReason> {
+    let unfinished = kernel_fields::unfinished_checksum(ctx.skb.skb)?;
+    if checksum::is_harmless(&Wire(ctx), unfinished, is_pods) { None } else { Some(DropReason::Malformed) }
 }
 
 /// A packet from its network header on.
@@ -131,6 +157,16 @@ impl Network for Wire<'_> {
         // SAFETY: `Header` promises that any bytes are a valid value, zeros among them.
         (read == 0).then(|| unsafe { header.assume_init() })
     }
+
+    #[inline(always)]
+    fn behind_extensions(&self, first: u8) -> Upper {
+        Upper::from_bits(global_fns::behind_extensions(self.0.skb.skb, first))
+    }
+}
+
+/// See [`post_nat::behind_extensions`].
+pub(crate) fn behind_extensions(skb: *mut __sk_buff, first: u8) -> Upper {
+    post_nat::behind_extensions(&Wire(&TcContext::new(skb)), first)
 }
 
 /// The bridge guard.

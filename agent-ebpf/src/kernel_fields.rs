@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use agent_common::checksum::{self, Unfinished};
+use agent_common::post_nat::ConnDirection;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 
@@ -29,6 +30,11 @@ static SKB_CSUM: u32 = 0;
 #[unsafe(no_mangle)]
 static SKB_NETWORK: u32 = 0;
 
+/// Offset of the field `_nfct` of a `sk_buff`: the packet's entry of kernel conntrack, with its state in the low bits. 0
+/// where unknown, or where the kernel has no conntrack.
+#[unsafe(no_mangle)]
+static SKB_NFCT: u32 = 0;
+
 /// Inode number of the network namespace of a packet's device; 0 where it cannot be read.
 #[inline(always)]
 pub(crate) fn netns(skb: *mut __sk_buff) -> u32 {
@@ -49,6 +55,15 @@ pub(crate) fn unfinished_checksum(skb: *mut __sk_buff) -> Option<Unfinished> {
     let network: u16 = peek(skb, offset(&raw const SKB_NETWORK));
     let start = i32::from(start) - i32::from(network);
     Some(Unfinished { start, field: start + i32::from(behind) })
+}
+
+/// The direction of a packet in its connection; `None` where kernel conntrack does not know it.
+#[inline(always)]
+pub(crate) fn conn_direction(skb: *mut __sk_buff) -> Option<ConnDirection> {
+    match offset(&raw const SKB_NFCT) {
+        0 => None,
+        field => ConnDirection::from_state(peek(skb as u64, field)),
+    }
 }
 
 #[inline(always)]

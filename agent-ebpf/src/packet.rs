@@ -65,6 +65,13 @@ pub(crate) fn ifindex(ctx: &TcContext) -> u32 {
     unsafe { (*ctx.skb.skb).ifindex }
 }
 
+/// Index of the interface by which the packet arrived at this node or namespace; 0 if the node sent it.
+#[inline(always)]
+pub(crate) fn ingress_ifindex(ctx: &TcContext) -> u32 {
+    // SAFETY: as above.
+    unsafe { (*ctx.skb.skb).ingress_ifindex }
+}
+
 /// Whether the kernel holds a VLAN tag beside the frame.
 #[inline(always)]
 pub(crate) fn vlan_present(ctx: &TcContext) -> bool {
@@ -72,11 +79,11 @@ pub(crate) fn vlan_present(ctx: &TcContext) -> bool {
     unsafe { (*ctx.skb.skb).vlan_present != 0 }
 }
 
-/// Sets or removes the mark on a packet. `to_pod` and the uplink guard read it.
+/// Sets the mark on a packet, or removes it with 0. `to_pod` and the uplink guard read it.
 #[inline(always)]
-pub(crate) fn set_mark(ctx: &TcContext, mark: Option<PacketMark>) {
+pub(crate) fn set_mark(ctx: &TcContext, bits: u32) {
     // SAFETY: the context is a valid `__sk_buff` for as long as the program runs, and programs may write this field.
-    unsafe { (*ctx.skb.skb).tc_index = mark.map_or(0, PacketMark::bits) }
+    unsafe { (*ctx.skb.skb).tc_index = bits }
 }
 
 /// The mark on a packet.

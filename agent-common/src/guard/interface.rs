@@ -7,6 +7,7 @@ use crate::headers::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv
 use crate::layout::EndpointEntry;
 use crate::parse::{Packet, words};
 use crate::reason::DropReason;
+use crate::tenant::TenantId;
 
 /// An address that a pod sends from, as a key of the map of senders. A hardware address is put into a range that no
 /// packet may come from (100::/64, RFC 6666), and an IPv4 address into its mapped form.
@@ -51,6 +52,25 @@ pub fn check_uplink(claims: &impl Claims, ingress_ifindex: u32) -> Option<DropRe
     Some(DropReason::NotReady)
 }
 
+/// The index under which the node's own interfaces are listed at all. No interface has it.
+pub const NODE_IFACES_LISTED: u32 = 0;
+
+/// Checks by which interface a packet to a pod arrived, as [`check_uplink`] does for one that leaves the node. Without it,
+/// a pod without programs could send from any address. While the node's interfaces are not listed, nothing is denied.
+#[inline(always)]
+pub fn check_arrival(claims: &impl Claims, ingress_ifindex: u32) -> Option<DropReason> {
+    check_uplink(claims, ingress_ifindex).filter(|_| claims.is_node_iface(NODE_IFACES_LISTED))
+}
+
+/// The tenant of the claimed pod behind an interface; 0 for any other interface.
+#[inline(always)]
+pub fn claimant(claims: &impl Claims, ifindex: u32) -> TenantId {
+    match claims.endpoint(ifindex) {
+        Some(entry) if entry.cookie != 0 => entry.tenant,
+        _ => TenantId::UNKNOWN,
+    }
+}
+
 /// Checks a packet from a bridge whose ports are all pods'. Returns why it is denied. The packet arrives by the bridge, so
 /// only its addresses name the pod: the hardware address, which `from_pod` has checked, or the source address. The
 /// latter serves pods that changed their hardware address, as they may in Audit mode.
@@ -81,7 +101,7 @@ fn is_sender(claims: &impl Claims, sender: &Sender) -> bool {
 
 #[inline(always)]
 fn is_claimed(claims: &impl Claims, ifindex: u32) -> bool {
-    claims.endpoint(ifindex).is_some_and(|entry| entry.tenant.0 != 0 && entry.cookie != 0)
+    claimant(claims, ifindex).is_known()
 }
 
 #[cfg(test)]
@@ -175,6 +195,21 @@ mod tests {
         assert_eq!(check_uplink(&tables(), UPLINK), None);
         assert_eq!(check_uplink(&tables(), UNCLAIMED), Some(DropReason::NotReady));
         assert_eq!(check_uplink(&Tables::default(), POD), Some(DropReason::NotReady), "empty maps let nothing pass");
+    }
+
+    #[test]
+    fn a_packet_to_a_pod_arrives_by_a_known_interface_once_the_node_s_are_listed() {
+        let listed = || {
+            let mut listed = tables();
+            listed.own.insert(NODE_IFACES_LISTED);
+            listed
+        };
+        assert_eq!(check_arrival(&listed(), UNCLAIMED), Some(DropReason::NotReady));
+        for known in [0, POD, UPLINK] {
+            assert_eq!(check_arrival(&listed(), known), None, "{known}");
+        }
+        assert_eq!(check_arrival(&tables(), UNCLAIMED), None, "no interface is listed as the node's");
+        assert_eq!((claimant(&listed(), POD), claimant(&listed(), UPLINK)), (TenantId(1), TenantId::UNKNOWN));
     }
 
     #[test]

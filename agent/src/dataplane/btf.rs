@@ -24,6 +24,8 @@ pub(super) struct Offsets {
     pub skb_csum: u32,
     /// The field `network_header` of a `sk_buff`.
     pub skb_network: u32,
+    /// The field `_nfct` of a `sk_buff`; 0 in a kernel without conntrack.
+    pub skb_nfct: u32,
 }
 
 /// Why the offsets are not known.
@@ -84,6 +86,7 @@ impl Offsets {
             skb_summed: (summed / 8, summed % 8),
             skb_csum,
             skb_network: bytes("sk_buff", &["network_header"])?,
+            skb_nfct: bytes("sk_buff", &["_nfct"]).unwrap_or_default(),
         })
     }
 }
@@ -291,7 +294,11 @@ mod tests {
     fn fields_are_found_through_members_without_a_name() {
         let offsets = Offsets::of(&kernel()).expect("a description");
         let checksum = Offsets { skb_summed: (100, 5), skb_csum: 104, skb_network: 112, ..Offsets::default() };
-        assert_eq!(offsets, Offsets { skb_dev: 24, dev_net: 64, net_inum: 52, ..checksum });
+        assert_eq!(
+            offsets,
+            Offsets { skb_dev: 24, dev_net: 64, net_inum: 52, ..checksum },
+            "a kernel without conntrack"
+        );
     }
 
     #[test]

@@ -167,9 +167,10 @@ impl InstalledGuards {
         unguarded
     }
 
-    /// Writes which interfaces are the node's own. A bridge without its guard is not written.
+    /// Writes which interfaces are the node's own. A bridge without its guard is not written. That they are listed is
+    /// written last and removed first, because pods then refuse packets from all other interfaces.
     fn write_own(&mut self, wanted: &Guards, unguarded: &BTreeSet<u32>, failed: &mut Vec<DataplaneError>) {
-        for ifindex in wanted.own.iter().chain(unguarded) {
+        for ifindex in wanted.own.iter().rev().chain(unguarded) {
             let (is, should) = (self.kernel.own.contains(ifindex), !unguarded.contains(ifindex));
             if is != should {
                 self.set_own(*ifindex, should, failed);

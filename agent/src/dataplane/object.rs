@@ -123,8 +123,8 @@ pub fn open(pins: Option<&Path>, limits: &MapLimits) -> Result<Ebpf, ObjectError
     let check_mtu = u32::from(has_check_mtu());
     loader.override_global("CHECK_MTU", &check_mtu, true);
     // Without offsets, the cgroup guard is not loaded, and the uplink guard checks no unfinished checksum.
-    let btf::Offsets { skb_dev, dev_net, net_inum, skb_summed, skb_csum, skb_network } =
-        btf::offsets().unwrap_or_else(|error| {
+    let btf::Offsets { skb_dev, dev_net, net_inum, skb_summed, skb_csum, skb_network, skb_nfct } = btf::offsets()
+        .unwrap_or_else(|error| {
             let error = error as &dyn std::error::Error;
             tracing::warn!(error, "the cgroup guard is off, and the uplink guard checks no unfinished checksum");
             btf::Offsets::default()
@@ -136,6 +136,7 @@ pub fn open(pins: Option<&Path>, limits: &MapLimits) -> Result<Ebpf, ObjectError
     loader.override_global("SUMMED_BIT", &skb_summed.1, true);
     loader.override_global("SKB_CSUM", &skb_csum, true);
     loader.override_global("SKB_NETWORK", &skb_network, true);
+    loader.override_global("SKB_NFCT", &skb_nfct, true);
     let shapes = shapes(limits);
     for shape in &shapes {
         let name = shape.spec.name;

@@ -2,8 +2,9 @@
 
 use agent_common::addr::Mac;
 use agent_common::counters::Counter;
+use agent_common::flow::Direction;
 use agent_common::guard::Guard;
-use agent_common::guard::interface::{Sender, senders};
+use agent_common::guard::interface::{NODE_IFACES_LISTED, Sender, senders};
 use agent_common::layout::EndpointEntry;
 use agent_common::maps;
 use agent_common::reason::DropReason;
@@ -31,7 +32,7 @@ impl Guards {
         stay_on_one_cpu().expect("a CPU of our own");
         let mut guards = Self(Engine::new(stage::tables()).expect("the programs load"));
         guards.know(POD, &stage::pod_a());
-        let far = EndpointEntry { cookie: 7, tenant: stage::B, ..EndpointEntry::default() };
+        let far = EndpointEntry { cookie: 7, tenant: stage::A, ..EndpointEntry::default() };
         let mut beyond: HashMap<_, u32, EndpointEntry> =
             guards.map(maps::ENDPOINTS_FAR.name).try_into().expect("a map");
         beyond.insert(FAR, far, 0).expect("the map has capacity");
@@ -64,6 +65,16 @@ impl Guards {
         self.0.guard(guard).expect("it is loaded").test_run(options).expect("a run").return_value.cast_signed()
     }
 
+    /// The return value of `to_pod` on the interface `POD`.
+    fn arrives(&self, ingress_ifindex: u32, frame: &[u8]) -> i32 {
+        let mut context = [0_u8; 192];
+        context[36..40].copy_from_slice(&ingress_ifindex.to_ne_bytes());
+        context[40..44].copy_from_slice(&POD.to_ne_bytes());
+        let options = TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), ..TestRunOptions::new() };
+        let program = self.0.program(Direction::Ingress).expect("it is loaded");
+        program.test_run(options).expect("a run").return_value.cast_signed()
+    }
+
     fn dropped(&self, guard: Guard) -> Counter {
         self.0.counter(maps::GUARD_DROPS.name, guard.index(DropReason::NotReady)).expect("a counter")
     }
@@ -83,6 +94,25 @@ fn the_uplink_guard_passes_the_node_and_claimed_pods_and_counts_the_rest() {
     }
     assert_eq!(guards.dropped(Guard::Uplink), Counter { packets: 2, bytes: 2 * frame.len() as u64 });
     assert_eq!(guards.dropped(Guard::Bridge), Counter::default());
+}
+
+#[test]
+#[ignore = "needs root and the BPF object: cargo xtask test program"]
+fn a_pod_believes_a_source_address_only_from_an_interface_that_is_claimed_or_the_node_s() {
+    let mut guards = Guards::new();
+    guards.claim(5, EndpointEntry { cookie: 9, tenant: stage::B, ..EndpointEntry::default() });
+    // A pod of the receiver's own tenant, as the source address says.
+    let frame = Frame::v4(topology::A, Payload::udp(1, 2)).ip(|ip| ip.source = topology::PEER).build(b"x");
+    let arrives = |guards: &Guards, came_in_by| guards.arrives(came_in_by, &frame);
+    for came_in_by in [0, POD, OWN, FAR, STRANGER, 70_001] {
+        assert_eq!(arrives(&guards, came_in_by), PASS, "{came_in_by}: the node's interfaces are not listed");
+    }
+    assert_eq!(arrives(&guards, 5), DROP, "another tenant's pod");
+    let mut own: HashMap<_, u32, u32> = guards.map(maps::NODE_IFACES.name).try_into().expect("a map");
+    own.insert(NODE_IFACES_LISTED, 1, 0).expect("the map has capacity");
+    for (came_in_by, returns) in [(0, PASS), (POD, PASS), (OWN, PASS), (FAR, PASS), (STRANGER, DROP), (70_001, DROP)] {
+        assert_eq!(arrives(&guards, came_in_by), returns, "interface {came_in_by}");
+    }
 }
 
 #[test]

@@ -195,6 +195,7 @@ fn bind_interface(
     }
     entry.mac = local.attachment.mac.or(link.peer_mac).unwrap_or_default();
     entry.gateway_mac = link.gateway_mac;
+    entry.flags = if link.controller == 0 { 0 } else { EndpointEntry::BRIDGED };
     entry.link_local = link_local(local, link);
     for gateway in &local.attachment.gateways {
         match gateway {

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use agent_common::guard::Guard;
-use agent_common::guard::interface::{Sender, senders};
+use agent_common::guard::interface::{NODE_IFACES_LISTED, Sender, senders};
 use agent_common::layout::EndpointEntry;
 
 use super::cgroup_guard::{self, CgroupGuardState};
@@ -22,7 +22,8 @@ use super::settings::Uplinks;
 pub struct Guards {
     /// Interfaces that should have a guard's program, with their names.
     pub interfaces: BTreeMap<u32, (Guard, String)>,
-    /// The node's own interfaces. A bridge with a guard counts only while its program is attached.
+    /// The node's own interfaces, and [`NODE_IFACES_LISTED`]. A bridge with a guard counts only while its program is
+    /// attached.
     pub own: BTreeSet<u32>,
     /// Addresses of claimed pods, each with the pod's interface.
     pub senders: BTreeMap<Sender, u32>,
@@ -44,6 +45,7 @@ pub fn compile(
     if cluster.settings().uplinks == Uplinks::None {
         return guards;
     }
+    guards.own.insert(NODE_IFACES_LISTED);
     for link in cluster.links().values() {
         let bridge = (link.kind == LinkKind::Bridge).then(|| BridgePorts::of(link, cluster));
         if bridge.as_ref().is_some_and(BridgePorts::are_pods) {
@@ -180,7 +182,7 @@ mod tests {
     #[test]
     fn everything_but_ends_of_pairs_is_the_node_s_own() {
         let guards = guards(Uplinks::Auto, node());
-        assert_eq!(guards.own, [1, 2, BRIDGE, 7, 8].into());
+        assert_eq!(guards.own, [0, 1, 2, BRIDGE, 7, 8].into());
         assert_eq!(guarded_by(&guards, Guard::Uplink), [2, 7, 8], "not loopback, by which nothing leaves");
         assert_eq!(guarded_by(&guards, Guard::Bridge), [BRIDGE]);
         assert!(guards.gaps.is_empty());
@@ -190,7 +192,7 @@ mod tests {
     fn a_route_through_a_pod_makes_its_interface_no_uplink() {
         let mut links = node();
         links[2].gateway = true;
-        assert_eq!(guards(Uplinks::Auto, links).own, [1, 2, BRIDGE, 7, 8].into());
+        assert_eq!(guards(Uplinks::Auto, links).own, [0, 1, 2, BRIDGE, 7, 8].into());
     }
 
     #[test]
@@ -202,7 +204,7 @@ mod tests {
     fn named_uplinks_are_the_only_ones_and_a_missing_one_is_reported() {
         let guards = guards(Uplinks::Named(["eth0".to_owned(), "if4".to_owned(), "eth9".to_owned()].into()), node());
         assert_eq!(guarded_by(&guards, Guard::Uplink), [2, 4]);
-        assert_eq!(guards.own, [1, 2, 4, BRIDGE, 7, 8].into(), "the node's own are still observed");
+        assert_eq!(guards.own, [0, 1, 2, 4, BRIDGE, 7, 8].into(), "the node's own are still observed");
         assert!(guards.gaps.len() == 1 && guards.gaps[0].contains("eth9"), "{:?}", guards.gaps);
     }
 
@@ -226,7 +228,7 @@ mod tests {
             Link { controller: BRIDGE, ..link(9, "tap0") },
         ];
         let others = guards(Uplinks::Auto, virtual_machines);
-        assert!(others.gaps.is_empty() && others.own == [BRIDGE, 9].into(), "no pod, no gap");
+        assert!(others.gaps.is_empty() && others.own == [0, BRIDGE, 9].into(), "no pod, no gap");
     }
 
     #[test]
