@@ -47,7 +47,7 @@ pub struct EndpointEntry {
 }
 
 impl EndpointEntry {
-    /// The interface is a port of a bridge or of another device that hides it from packets that rise from it.
+    /// The interface is a port of a bridge or of another device. Packets that leave that device do not show the port.
     pub const BRIDGED: u16 = 1;
 }
 

@@ -170,7 +170,7 @@ fn verdict_on(world: &World, to: Host, content: &Content) -> Verdict {
 }
 
 #[test]
-fn a_reply_must_be_one_in_kernel_conntrack_s_eyes_and_a_wiped_mark_opens_nothing() {
+fn a_reply_must_be_one_for_kernel_conntrack_too_and_a_wiped_mark_opens_nothing() {
     use MarkKind::{Listed, Reply, Request};
     let (original, reply) = (Some(ConnDirection::Original), Some(ConnDirection::Reply));
     for (kind, direction, expected) in [

@@ -16,7 +16,7 @@ use aya_ebpf::programs::TcContext;
 
 use crate::packet::{self, Frame};
 use crate::tables::Maps;
-use crate::{global_fns, loss, maps, report};
+use crate::{global_fns, guard, loss, maps, report};
 
 /// "Next": the same number for TCX (`TCX_NEXT`) and for a direct-action filter (`TC_ACT_UNSPEC`). A program after ours
 /// may still drop the packet.
@@ -97,7 +97,7 @@ fn check_sender(ctx: &TcContext, direction: Direction, local: TenantId, verdict:
     }
     match maps::ENDPOINTS.get(ingress_ifindex) {
         Some(sender) if sender.tenant.0 == local.0 && sender.cookie != 0 => verdict,
-        _ => global_fns::check_sender(ctx.skb.skb, local).map_or(verdict, Verdict::from_denied),
+        _ => guard::check_sender(ctx, local).map_or(verdict, Verdict::from_denied),
     }
 }
 

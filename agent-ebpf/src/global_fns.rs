@@ -17,11 +17,10 @@ use agent_common::neighbor;
 use agent_common::query::Query;
 use agent_common::reason::DropReason;
 use agent_common::tenant::{LocalTenant, TenantId, TenantState};
-use agent_common::verdict::{Denied, Verdict};
+use agent_common::verdict::Verdict;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
 
-use crate::guard;
 use crate::packet::{self, Frame};
 use crate::tables::Maps;
 
@@ -148,14 +147,6 @@ global_fns! {
         0
     }
 
-    fn check_sender_of(skb: *mut __sk_buff, local: u32) -> u64 {
-        guard::check_sender(&TcContext::new(skb), TenantId(local)).map_or(Verdict::ALLOW, Verdict::from_denied).bits()
-    }
-
-    fn behind_extensions_of(skb: *mut __sk_buff, first: u8) -> u64 {
-        guard::behind_extensions(skb, first).bits()
-    }
-
     fn ipv4_from_pod(skb: *mut __sk_buff) -> u64 {
         frame_verdict(skb, |frame, endpoint| classify::ipv4_from_pod(frame, endpoint, &Maps))
     }
@@ -190,18 +181,6 @@ fn frame_verdict(skb: *mut __sk_buff, verdict: impl FnOnce(&Frame, &Endpoint<'_>
         return Verdict::deny(DropReason::NotReady).bits();
     };
     verdict(&Frame::linear(&ctx), &endpoint).bits()
-}
-
-/// Why a packet to a pod of `local` is denied because of who sent it. See [`guard::check_sender`].
-#[inline(always)]
-pub(crate) fn check_sender(skb: *mut __sk_buff, local: TenantId) -> Option<Denied> {
-    Verdict::from_bits(check_sender_of(skb, local.0)).denied()
-}
-
-/// See [`post_nat::behind_extensions`].
-#[inline(always)]
-pub(crate) fn behind_extensions(skb: *mut __sk_buff, first: u8) -> u64 {
-    behind_extensions_of(skb, first)
 }
 
 impl Lookup<V4> for Maps {

@@ -18,15 +18,16 @@ use agent_common::mark::MarkKind;
 use agent_common::post_nat::{self, Network, PacketSender, Upper};
 use agent_common::reason::DropReason;
 use agent_common::tenant::{LocalTenant, TenantId};
-use agent_common::verdict::Denied;
+use agent_common::verdict::{Denied, Verdict};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
 use aya_ebpf::helpers::generated::{bpf_check_mtu, bpf_skb_ancestor_cgroup_id, bpf_skb_load_bytes_relative};
 use aya_ebpf::programs::{SkBuffContext, TcContext};
 
+use crate::global_fns::global_fns;
 use crate::packet::{self, Frame};
 use crate::tables::Maps;
-use crate::{global_fns, kernel_fields, loss, maps};
+use crate::{kernel_fields, loss, maps};
 
 /// Return codes of the guards on interfaces, as in `action`: the next program decides; drop.
 const PASS: i32 = -1;
@@ -115,9 +116,24 @@ pub(crate) fn sender(ctx: &TcContext, ingress_ifindex: u32) -> Option<PacketSend
     post_nat::sender(claimant(&MapClaims(ctx), ingress_ifindex), packet::mark(ctx))
 }
 
+global_fns! {
+    fn check_sender_of(skb: *mut __sk_buff, local: u32) -> u64 {
+        sender_denied(&TcContext::new(skb), TenantId(local)).map_or(Verdict::ALLOW, Verdict::from_denied).bits()
+    }
+
+    fn behind_extensions_of(skb: *mut __sk_buff, first: u8) -> u64 {
+        post_nat::behind_extensions(&Wire(&TcContext::new(skb)), first).bits()
+    }
+}
+
 /// Checks who sent a packet to a pod of `local` on this node, whatever its source address. Returns why it is denied.
 #[inline(always)]
 pub(crate) fn check_sender(ctx: &TcContext, local: TenantId) -> Option<Denied> {
+    Verdict::from_bits(check_sender_of(ctx.skb.skb, local.0)).denied()
+}
+
+#[inline(always)]
+fn sender_denied(ctx: &TcContext, local: TenantId) -> Option<Denied> {
     let ingress_ifindex = packet::ingress_ifindex(ctx);
     let Some(PacketSender { tenant, .. }) = sender(ctx, ingress_ifindex) else {
         let reason = check_arrival(&MapClaims(ctx), ingress_ifindex)?;
@@ -160,13 +176,8 @@ impl Network for Wire<'_> {
 
     #[inline(always)]
     fn behind_extensions(&self, first: u8) -> Upper {
-        Upper::from_bits(global_fns::behind_extensions(self.0.skb.skb, first))
+        Upper::from_bits(behind_extensions_of(self.0.skb.skb, first))
     }
-}
-
-/// See [`post_nat::behind_extensions`].
-pub(crate) fn behind_extensions(skb: *mut __sk_buff, first: u8) -> Upper {
-    post_nat::behind_extensions(&Wire(&TcContext::new(skb)), first)
 }
 
 /// The bridge guard.

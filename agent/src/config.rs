@@ -81,6 +81,10 @@ pub struct RunArgs {
     /// reports the pods' cgroups), or `none`. With --config the guard is never used
     #[arg(long, env = "BULKHEAD_CGROUP_GUARD", value_enum, default_value_t, value_name = "MODE")]
     pub cgroup_guard: CgroupGuardArg,
+    /// Whether the input guard drops what pods send to the node itself, however the node came to take it: `auto` (where
+    /// the other guards are on), or `none`. It is a table of nftables
+    #[arg(long, env = "BULKHEAD_INPUT_GUARD", value_enum, default_value_t, value_name = "MODE")]
+    pub input_guard: InputGuardArg,
     /// Directory where the cgroup file systems are mounted
     #[arg(long, env = "BULKHEAD_CGROUP_ROOT", default_value = "/sys/fs/cgroup", value_name = "DIR")]
     pub cgroup_root: PathBuf,
@@ -141,6 +145,16 @@ pub enum CgroupGuardArg {
     #[default]
     Auto,
     /// No cgroup guard
+    None,
+}
+
+/// `--input-guard`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum InputGuardArg {
+    /// Where the uplink guard is on
+    #[default]
+    Auto,
+    /// No input guard
     None,
 }
 
@@ -240,7 +254,9 @@ impl RunArgs {
     }
 
     fn settings(&self, is_static: bool, limits: Limits) -> Result<Settings, ConfigError> {
+        let uplinks = uplinks(&self.uplink, is_static)?;
         Ok(Settings {
+            input_guard: self.input_guard == InputGuardArg::Auto && uplinks != Uplinks::None,
             unassigned: self.unassigned.into(),
             audit: self.audit,
             allow_nodes: self.allow_nodes,
@@ -249,7 +265,7 @@ impl RunArgs {
             release_unclaimed: is_static,
             hold_unknown: !is_static,
             foreign_netns: self.foreign_netns.iter().cloned().collect(),
-            uplinks: uplinks(&self.uplink, is_static)?,
+            uplinks,
             cgroup_guard: match self.cgroup_guard {
                 CgroupGuardArg::Auto if !is_static => CgroupGuardMode::Auto,
                 CgroupGuardArg::Auto | CgroupGuardArg::None => CgroupGuardMode::Off,

@@ -4,6 +4,7 @@
 //! nothing: it makes the write it is given, or returns why it could not.
 
 use policy::model::guards::Guards;
+use policy::model::input_guard::InputRules;
 use policy::plan::{Actual, Op, Table};
 
 mod attach;
@@ -12,10 +13,12 @@ pub mod cgroup_guard;
 pub mod cleanup;
 mod error;
 mod guards;
+pub mod input_guard;
 pub mod kernel;
 mod maps;
 #[cfg(test)]
 pub(crate) mod mem_dataplane;
+pub mod nft;
 pub mod object;
 mod sys;
 
@@ -86,6 +89,10 @@ pub trait Dataplane {
     /// Makes the guards in the kernel equal to `guards`, and returns each part that failed. The guards deny
     /// what a failed part would have allowed.
     fn sync_guards(&mut self, guards: &Guards, recheck: Recheck) -> Vec<DataplaneError>;
+
+    /// Makes the input guard in the kernel equal to `rules`. On an error it is unchanged, or unknown; the next call
+    /// writes it whole.
+    fn sync_input(&mut self, rules: &InputRules, recheck: Recheck) -> Result<(), DataplaneError>;
 
     /// Interfaces on which programs are attached now, and those of pins whose interface is gone. The latter
     /// must be detached too.

@@ -126,6 +126,9 @@ mod tests {
         fn slot(&self, _: u16) -> io::Result<SlotCounters> {
             Err(io::ErrorKind::NotFound.into())
         }
+        fn input_drops(&self) -> Vec<(&'static str, u64)> {
+            Vec::new()
+        }
         fn guard_drops(
             &self,
             _: agent_common::guard::Guard,

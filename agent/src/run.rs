@@ -4,6 +4,7 @@
 
 mod counters;
 mod failures;
+mod input_watch;
 mod names;
 mod observed;
 mod state_events;
@@ -127,6 +128,9 @@ pub(crate) async fn run(mut config: Config, shutdown: impl Future<Output = ()>) 
     let (change_sender, change_receiver) = mpsc::channel(CHANGES);
     let first_seen = links::FirstSeen::default();
     tokio::spawn(links::follow(config.netns_dir.clone(), first_seen.clone(), change_sender.clone()));
+    if config.settings.input_guard {
+        input_watch::start(change_sender.clone()).map_err(system("start the thread that watches the input guard"))?;
+    }
     let invalid = observed::InvalidObjects::default();
     follow(&config, change_sender, &invalid, &recorder).await?;
     let (nri_sender, nri_state) = watch::channel(NriState::default());

@@ -11,6 +11,7 @@
 //!                                                            + endpoints  the pod behind each interface
 //!                                                            + services   the tenant of each Service
 //!           cluster, and what the kernel holds      -> guards             the interfaces with guards
+//!                                                   -> input_guard        what of pods the node takes for itself
 //! ```
 
 pub mod address_index;
@@ -22,6 +23,7 @@ pub mod endpoints;
 pub mod grants;
 pub mod guards;
 pub mod input;
+pub mod input_guard;
 pub mod limits;
 pub mod name;
 pub mod namespaces;

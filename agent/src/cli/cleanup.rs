@@ -57,6 +57,9 @@ fn print(verb: &str, found: &Remains) {
     for _ in &found.groups {
         println!("{verb} the cgroup guard");
     }
+    if found.has_input_guard {
+        println!("{verb} the input guard");
+    }
     for pin in &found.pins {
         println!("{verb} {}", pin.display());
     }

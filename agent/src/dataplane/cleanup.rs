@@ -8,6 +8,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::attach::{self, Pins};
+use super::input_guard::{InputGuard, TABLE};
+use super::nft::NftError;
 use super::{DataplaneError, Port, cgroup_guard};
 
 /// What Bulkhead left on a node.
@@ -19,6 +21,8 @@ pub struct Remains {
     pub groups: Vec<PathBuf>,
     /// Pinned maps and links, and their directories, deepest first.
     pub pins: Vec<PathBuf>,
+    /// Whether the table of the input guard exists.
+    pub has_input_guard: bool,
     attachments: Vec<Pins>,
 }
 
@@ -43,6 +47,9 @@ pub enum CleanupError {
         #[source]
         source: io::Error,
     },
+    /// The table of the input guard could not be read or removed.
+    #[error("cannot remove the table of the input guard; run `nft delete table inet {TABLE}`")]
+    InputGuard(#[source] NftError),
     /// Programs could not be detached.
     #[error(transparent)]
     Detach(#[from] DataplaneError),
@@ -51,13 +58,14 @@ pub enum CleanupError {
 impl Remains {
     /// Whether nothing is left.
     pub fn is_empty(&self) -> bool {
-        self.ports.is_empty() && self.pins.is_empty()
+        self.ports.is_empty() && self.pins.is_empty() && !self.has_input_guard
     }
 
     /// Counts for a message.
     pub fn summary(&self) -> String {
         let groups = if self.groups.is_empty() { "" } else { ", from the pods' control groups" };
-        format!("programs from {} interfaces{groups} and {} pins", self.ports.len(), self.pins.len())
+        let input = if self.has_input_guard { ", the input guard" } else { "" };
+        format!("programs from {} interfaces{groups}{input} and {} pins", self.ports.len(), self.pins.len())
     }
 }
 
@@ -66,7 +74,8 @@ impl Remains {
 /// # Errors
 /// A directory cannot be listed.
 pub fn find(root: &Path) -> Result<Remains, CleanupError> {
-    let mut found = Remains::default();
+    let has_input_guard = InputGuard::new().exists().map_err(CleanupError::InputGuard)?;
+    let mut found = Remains { has_input_guard, ..Remains::default() };
     if !root.exists() {
         return Ok(found);
     }
@@ -96,8 +105,11 @@ pub fn remove(root: &Path, found: &Remains) -> Result<(), CleanupError> {
     for pin in &found.groups {
         attach::unlink(pin).map_err(|source| CleanupError::Remove { path: pin.clone(), source })?;
     }
+    InputGuard::new().remove().map_err(CleanupError::InputGuard)?;
     let mut left = Vec::new();
-    walk(root, &mut left)?;
+    if root.exists() {
+        walk(root, &mut left)?;
+    }
     left.push(root.to_owned());
     for path in left {
         let removed = if path.is_dir() { fs::remove_dir(&path) } else { fs::remove_file(&path) };

@@ -82,6 +82,9 @@ pub enum DataplaneError {
         #[source]
         source: BoxedCause,
     },
+    /// The table of the input guard could not be read or written.
+    #[error("the input guard is not in place; BULKHEAD_INPUT_GUARD=none turns it off")]
+    InputGuard(#[source] BoxedCause),
     /// The attached programs could not be listed.
     #[error("cannot list attached programs")]
     Attached(#[source] BoxedCause),
@@ -97,7 +100,7 @@ impl DataplaneError {
             Self::Gone(_) => "gone",
             Self::Attach { .. } => "attach",
             Self::Detach { .. } => "detach",
-            Self::Guard { .. } | Self::NoGuards(_) | Self::CgroupGuardState { .. } => "guard",
+            Self::Guard { .. } | Self::NoGuards(_) | Self::CgroupGuardState { .. } | Self::InputGuard(_) => "guard",
             Self::Attached(_) => "attached",
         }
     }

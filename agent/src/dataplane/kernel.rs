@@ -17,10 +17,12 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::attach::{self, AttachMethod, Pins};
 use super::cgroup_guard::{self, CgroupGuard};
 use super::guards::InstalledGuards;
-use super::maps::PolicyMaps;
+use super::input_guard::InputGuard;
+use super::maps::{PolicyMaps, boxed};
 use super::object::{self, MapLimits, ObjectError};
 use super::{Dataplane, DataplaneError, Port, Recheck, btf};
 use policy::model::guards::Guards;
+use policy::model::input_guard::InputRules;
 use policy::plan::{Actual, Op, Table};
 
 /// The magic number of a BPF file system (`BPF_FS_MAGIC`).
@@ -71,6 +73,9 @@ pub struct Kernel {
     guards: InstalledGuards,
     groups: CgroupGuard,
     no_groups: Option<OpenError>,
+    input: InputGuard,
+    /// Whether this agent has written the input guard.
+    input_written: bool,
     pins: Pins,
     method: AttachMethod,
 }
@@ -100,7 +105,8 @@ impl Kernel {
         let groups = CgroupGuard::new(&mut take, pins)?;
         let no_groups = load_groups(&mut ebpf).err();
         let (pins, method) = (Pins::of_pods(pins), attach::method());
-        Ok(Self { ebpf, maps, guards, groups, no_groups, pins, method })
+        let (input, input_written) = (InputGuard::new(), false);
+        Ok(Self { ebpf, maps, guards, groups, no_groups, input, input_written, pins, method })
     }
 
     /// Why this kernel cannot run the cgroup guard, if it cannot.
@@ -262,6 +268,16 @@ impl Dataplane for Kernel {
         let mut failed = self.guards.sync(&mut self.ebpf, self.method, guards, recheck);
         failed.extend(self.groups.sync(&mut self.ebpf, guards.pods.as_ref(), recheck));
         failed
+    }
+
+    fn sync_input(&mut self, rules: &InputRules, recheck: Recheck) -> Result<(), DataplaneError> {
+        let failed = |error| DataplaneError::InputGuard(boxed(error));
+        if recheck == Recheck::Kernel && !self.input.is_intact().map_err(failed)? && self.input_written {
+            tracing::warn!("another process changed the table of the input guard; it is written again");
+        }
+        self.input.sync(rules).map_err(failed)?;
+        self.input_written = true;
+        Ok(())
     }
 
     fn attached(&mut self) -> Result<Vec<Port>, DataplaneError> {

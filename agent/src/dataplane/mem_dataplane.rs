@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Dataplane, DataplaneError, Port, Recheck};
 use policy::model::guards::Guards;
+use policy::model::input_guard::InputRules;
 use policy::plan::{Actual, Op, Table};
 
 /// Tables in memory.
@@ -25,6 +26,10 @@ pub(crate) struct MemDataplane {
     pub fail_ports: BTreeSet<u32>,
     /// The guards of the last call.
     pub guards: Guards,
+    /// The rules of the input guard at each call, and how many writes were attempted before it.
+    pub inputs: Vec<(usize, InputRules)>,
+    /// The input guard cannot be written.
+    pub fail_input: bool,
     /// Every attempted write, in order.
     pub log: Vec<Op>,
 }
@@ -87,6 +92,11 @@ impl Dataplane for MemDataplane {
         let failed = guards.interfaces.keys().filter(fails).map(refuse).collect();
         self.guards = guards.clone();
         failed
+    }
+
+    fn sync_input(&mut self, rules: &InputRules, _: Recheck) -> Result<(), DataplaneError> {
+        self.inputs.push((self.log.len(), rules.clone()));
+        if self.fail_input { Err(DataplaneError::InputGuard("injected".into())) } else { Ok(()) }
     }
 
     fn attached(&mut self) -> Result<Vec<Port>, DataplaneError> {

@@ -11,7 +11,9 @@ use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::Handle;
 use rtnetlink::packet_core::{DefaultNla, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoBareUdp, InfoData, InfoGeneve, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
 use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -125,6 +127,25 @@ pub(super) fn kind(infos: &[LinkInfo]) -> LinkKind {
         Some(InfoKind::Veth | InfoKind::Netkit) => LinkKind::Pair,
         _ => LinkKind::Other,
     }
+}
+
+/// The UDP port of a tunnel device (VXLAN, Geneve, bareudp).
+pub(super) fn tunnel_port(infos: &[LinkInfo]) -> Option<u16> {
+    infos.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Vxlan(all)) => all.iter().find_map(|one| match one {
+            InfoVxlan::Port(port) => Some(*port),
+            _ => None,
+        }),
+        LinkInfo::Data(InfoData::Geneve(all)) => all.iter().find_map(|one| match one {
+            InfoGeneve::Port(port) => Some(*port),
+            _ => None,
+        }),
+        LinkInfo::Data(InfoData::BareUdp(all)) => all.iter().find_map(|one| match one {
+            InfoBareUdp::Port(port) => Some(*port),
+            _ => None,
+        }),
+        _ => None,
+    })
 }
 
 /// The hardware address of an interface.

@@ -93,7 +93,9 @@ impl LinkObserver {
                 LinkAttribute::Controller(index) => controller = Some(*index),
                 LinkAttribute::Link(index) => peer = Some(*index),
                 LinkAttribute::LinkNetNsId(number) => netns = Some(*number),
-                LinkAttribute::LinkInfo(infos) => link.kind = netlink::kind(infos),
+                LinkAttribute::LinkInfo(infos) => {
+                    (link.kind, link.tunnel_port) = (netlink::kind(infos), netlink::tunnel_port(infos));
+                }
                 _ => {}
             }
         }

@@ -19,6 +19,8 @@ pub(crate) trait KernelCounters: Send {
     fn slot(&self, slot: u16) -> io::Result<SlotCounters>;
     /// Packets that a guard dropped for a reason, summed over CPUs, since the maps were made.
     fn guard_drops(&self, guard: Guard, reason: DropReason) -> io::Result<Counter>;
+    /// Packets that the input guard dropped, by reason.
+    fn input_drops(&self) -> Vec<(&'static str, u64)>;
     /// How full the maps are.
     fn maps(&self) -> Vec<MapUsage>;
     /// Bytes of kernel memory by kind: `maps`, `programs`.

@@ -101,6 +101,9 @@ pub(crate) fn guards(counters: &dyn KernelCounters, samples: &mut Samples) {
             }
         }
     }
+    for (reason, packets) in counters.input_drops() {
+        samples.count(&table::GUARD_DROP_PACKETS, &["input", reason], packets);
+    }
 }
 
 /// Adds the usage of the maps.

@@ -34,6 +34,9 @@ impl KernelCounters for Maps {
         Ok(counters)
     }
 
+    fn input_drops(&self) -> Vec<(&'static str, u64)> {
+        vec![("node", 3), ("tunnel", 0)]
+    }
     fn guard_drops(&self, guard: Guard, reason: DropReason) -> io::Result<Counter> {
         let packets = u64::from(guard == Guard::Uplink && reason == DropReason::NotReady) * 5;
         Ok(Counter { packets, bytes: packets * 60 })
@@ -200,6 +203,7 @@ fn packet_counters_come_from_the_kernel_and_special_characters_are_escaped() {
     assert_eq!(value("bulkhead_tenant_drop_packets_total", &[("source_tenant", "we\"ird\nname\\")]), Some(3.0));
     assert_eq!(value("bulkhead_tenant_drop_packets_total", &[("source_tenant", "other")]), Some(3.0));
     assert_eq!(value("bulkhead_guard_drop_packets_total", &[("guard", "uplink")]), Some(5.0));
+    assert_eq!(value("bulkhead_guard_drop_packets_total", &[("guard", "input"), ("reason", "node")]), Some(3.0));
     assert_eq!(value("bulkhead_agent_ready", &[]), Some(0.0));
     assert_eq!(value("bulkhead_events_lost_total", &[("stage", "rate_limit")]), Some(5.0));
     assert_eq!(value("bulkhead_endpoint_exposure_seconds_count", &[]), Some(1.0));

@@ -12,11 +12,21 @@ use crate::dataplane::{Dataplane, DataplaneError, Port, Recheck};
 use crate::errors::with_causes;
 use policy::model::endpoints::is_pods;
 use policy::model::guards::{self, Guards};
+use policy::model::input_guard;
 use policy::plan::Op;
 
 /// Interfaces attached in one step, before their pods are claimed. Each waits for one or two RCU grace periods
 /// (some 30 ms), during which those attached before it are denied.
 const AT_ONCE: usize = 8;
+
+/// When the input guard is written in a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum InputPhase {
+    /// Before claims and permissions are written.
+    BeforeWrites,
+    /// After that.
+    AfterWrites,
+}
 
 impl ReconcileState {
     /// Reads again what is attached, because another process may have removed a program.
@@ -139,6 +149,24 @@ impl ReconcileState {
         self.owed.endpoints |= !failed.is_empty();
         self.unguarded = failed.iter().map(|error| with_causes(error)).collect();
         self.guards = wanted;
+    }
+
+    /// Makes the input guard equal to what is known now; before other writes, only what it closes.
+    pub(super) fn sync_input(&mut self, dataplane: &mut impl Dataplane, phase: InputPhase) {
+        let attached = self.attached.keys().copied().collect();
+        let wanted = input_guard::compile(&self.cluster, &self.desired, &self.ledger.actual().endpoints, &attached);
+        let rules = match phase {
+            InputPhase::BeforeWrites => self.input.between(&wanted),
+            InputPhase::AfterWrites => wanted,
+        };
+        if rules == self.input && self.recheck_input == Recheck::Skip && self.input_failure.is_none() {
+            return;
+        }
+        let recheck = std::mem::replace(&mut self.recheck_input, Recheck::Skip);
+        let failed = dataplane.sync_input(&rules, recheck).err();
+        self.owed.endpoints |= failed.is_some();
+        self.input_failure = failed.map(|error| with_causes(&error));
+        self.input = rules;
     }
 
     /// Detaches programs from interfaces that vanished, and from unclaimed ones if the settings say so. Their

@@ -12,6 +12,7 @@ use super::snapshot::{EndpointView, Snapshot, TableFill, TenantView};
 use super::state::ReconcileState;
 use policy::model::endpoints::EndpointStatus;
 use policy::model::input::EndpointKey;
+use policy::model::input_guard::InputRules;
 use policy::model::limits::Limit;
 use policy::model::report::{Conflict, Overflow};
 use policy::plan::Table;
@@ -44,7 +45,8 @@ pub(super) fn publish(state: &ReconcileState) -> Option<Snapshot> {
         overflows: keep(&last.overflows, overflows(state)),
         tables: fills(state),
         guards: keep(&last.guards, state.guards.clone()),
-        unguarded: keep(&last.unguarded, state.unguarded.clone()),
+        unguarded: keep(&last.unguarded, state.unguarded.iter().chain(&state.input_failure).cloned().collect()),
+        has_input_guard: state.input != InputRules::default() && state.input_failure.is_none(),
     };
     differs(last, &snapshot).then_some(snapshot)
 }
@@ -56,6 +58,7 @@ fn keep<T: PartialEq>(old: &Arc<T>, new: T) -> Arc<T> {
 
 fn differs(old: &Snapshot, new: &Snapshot) -> bool {
     old.ready != new.ready
+        || old.has_input_guard != new.has_input_guard
         || old.pod_range_gap.is_some() != new.pod_range_gap.is_some()
         || old.generation != new.generation
         || old.pending != new.pending

@@ -68,6 +68,8 @@ pub(crate) struct Snapshot {
     pub tables: Vec<TableFill>,
     /// The guards as they should be.
     pub guards: Arc<Guards>,
+    /// Whether the input guard is in place.
+    pub has_input_guard: bool,
     /// Why parts of the guards are not in place.
     pub unguarded: Arc<Vec<String>>,
 }

@@ -20,6 +20,7 @@ use policy::model::desired::Desired;
 use policy::model::dirty::Dirty;
 use policy::model::guards::Guards;
 use policy::model::input::EndpointKey;
+use policy::model::input_guard::InputRules;
 use policy::model::report::Overflows;
 use policy::model::settings::Settings;
 use policy::plan::{Actual, Ledger, Table};
@@ -48,6 +49,12 @@ pub(crate) struct ReconcileState {
     pub(super) unguarded: Vec<String>,
     /// Whether the next call reads the guards back from the kernel first.
     pub(super) recheck_guards: Recheck,
+    /// The rules of the input guard as last written.
+    pub(super) input: InputRules,
+    /// Whether the next call reads the input guard back from the kernel first.
+    pub(super) recheck_input: Recheck,
+    /// Why the input guard is not as it should be.
+    pub(super) input_failure: Option<String>,
     pub(super) overflows: Overflows,
     /// Addresses that did not fit into the kernel's tables. They are added when others go.
     pub(super) refused: BTreeSet<IpAddr>,
@@ -101,6 +108,9 @@ impl ReconcileState {
             guards: Guards::default(),
             unguarded: Vec::new(),
             recheck_guards: Recheck::Kernel,
+            input: InputRules::default(),
+            recheck_input: Recheck::Kernel,
+            input_failure: None,
             overflows: Overflows::default(),
             refused: BTreeSet::new(),
             pending: 0,

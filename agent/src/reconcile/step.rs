@@ -11,6 +11,7 @@ use agent_common::addr::V6;
 use agent_common::layout::PeerKeyV4;
 
 use super::execute::{FailedWrite, execute};
+use super::interfaces::InputPhase;
 use super::publish;
 use super::schedule::{Now, ROUND};
 use super::state::ReconcileState;
@@ -48,6 +49,9 @@ pub(crate) fn step(
     now: Now,
 ) -> StepOutcome {
     let mut dirty = Dirty::default();
+    if changes.contains(&Change::InputGuardTouched) {
+        state.recheck_input = Recheck::Kernel;
+    }
     changes.into_iter().for_each(|change| dirty.add(state.cluster.apply(change)));
     if !state.cluster.is_complete() {
         state.hold_newcomers(dataplane);
@@ -80,7 +84,7 @@ impl ReconcileState {
         if self.round_at <= now.tick {
             self.round_at = now.tick + ROUND;
             self.check_attached(dataplane);
-            self.recheck_guards = Recheck::Kernel;
+            (self.recheck_guards, self.recheck_input) = (Recheck::Kernel, Recheck::Kernel);
             dirty.add(Dirty { ranges: true, tenancy: true, endpoints: true, ..Dirty::default() });
             self.compare_next(dataplane, dirty);
         }
@@ -136,12 +140,15 @@ impl ReconcileState {
         if dirty.endpoints {
             self.attach(dataplane);
             self.broken.clear();
+            // Before a pod may send, and before a permission ends elsewhere.
+            self.sync_input(dataplane, InputPhase::BeforeWrites);
         }
         let (applied, mut failures) = self.apply(dataplane, &mut dirty, now);
         failures.retain(|failure| !matches!(failure.op, Op::Endpoint(ifindex, _) if self.waiting.contains(&ifindex)));
         if dirty.endpoints {
             self.sync_guards(dataplane);
             self.detach(dataplane);
+            self.sync_input(dataplane, InputPhase::AfterWrites);
         }
         if applied > 0 {
             self.applied_at = Some(now.unix);

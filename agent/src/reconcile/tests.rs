@@ -26,6 +26,7 @@ use super::{BEAT, LoopObserver};
 use crate::dataplane::mem_dataplane::MemDataplane;
 use policy::model::guards::Guards;
 use policy::model::input::{Change, Link, LinkKind, Subject, Tenant};
+use policy::model::input_guard::InputRules;
 use policy::model::limits::Limits;
 use policy::model::settings::{Settings, Uplinks};
 use policy::model::testing::{ip, key, link, local, namespace, nothing, peer, range, remote, tenant};

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use agent_common::counters::{Counter, allowed_index, denied_index};
 use agent_common::flow::Direction;
@@ -14,6 +14,7 @@ use agent_common::reason::DropReason;
 use aya::maps::{MapData, MapError, PerCpuArray};
 use tokio::sync::watch;
 
+use crate::dataplane::input_guard::InputGuard;
 use crate::dataplane::kernel::Kernel;
 use crate::dataplane::object;
 use crate::metrics::{KernelCounters, MapUsage, SlotCounters};
@@ -25,6 +26,8 @@ pub(super) struct CounterMaps {
     allowed: PerCpuArray<MapData, Counter>,
     denied: PerCpuArray<MapData, Counter>,
     guard_drops: PerCpuArray<MapData, Counter>,
+    /// Reads the counters of the input guard's table, and writes nothing.
+    input: Mutex<InputGuard>,
     latest: watch::Receiver<Arc<Snapshot>>,
     sizes: object::MapLimits,
 }
@@ -42,7 +45,8 @@ impl CounterMaps {
         let (allowed, denied) =
             (kernel.take(maps::ALLOWED.name)?.try_into()?, kernel.take(maps::DENIED.name)?.try_into()?);
         let guard_drops = kernel.take(maps::GUARD_DROPS.name)?.try_into()?;
-        Ok(Self { allowed, denied, guard_drops, latest, sizes: *sizes })
+        let input = Mutex::new(InputGuard::new());
+        Ok(Self { allowed, denied, guard_drops, input, latest, sizes: *sizes })
     }
 }
 
@@ -74,6 +78,14 @@ impl KernelCounters for CounterMaps {
             }
         }
         Ok(counters)
+    }
+
+    fn input_drops(&self) -> Vec<(&'static str, u64)> {
+        if !self.latest.borrow().has_input_guard {
+            return Vec::new();
+        }
+        let drops = self.input.lock().unwrap_or_else(PoisonError::into_inner).drops();
+        drops.map_or_else(|_| Vec::new(), |drops| vec![("node", drops.node.packets), ("tunnel", drops.tunnel.packets)])
     }
 
     fn guard_drops(&self, guard: Guard, reason: DropReason) -> io::Result<Counter> {

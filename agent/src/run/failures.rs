@@ -68,6 +68,9 @@ pub(super) mod tests {
             Ok(SlotCounters::default())
         }
 
+        fn input_drops(&self) -> Vec<(&'static str, u64)> {
+            Vec::new()
+        }
         fn guard_drops(&self, _: Guard, _: DropReason) -> io::Result<Counter> {
             Ok(Counter::default())
         }

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::failures::FailureCounter;
 use crate::clock::Clock;
+use crate::dataplane::input_guard::TABLE;
 use crate::events::history::History;
 use crate::health::{NriState, Observed, ObservedEndpoints, ObservedGuards, ObservedTenants, SharedObserved};
 use crate::metrics::Recorder;
@@ -189,6 +190,9 @@ fn guards(snapshot: &Snapshot) -> ObservedGuards {
     let groups = snapshot.guards.pods.as_ref().and_then(|guard| guard.parent.as_ref());
     if let Some(parent) = groups {
         attached.entry(Guard::Cgroup.as_str().to_owned()).or_default().push(parent.clone());
+    }
+    if snapshot.has_input_guard {
+        attached.entry("input".to_owned()).or_default().push(format!("table inet {TABLE}"));
     }
     ObservedGuards { interfaces: attached, broken: snapshot.unguarded.len() as u64 }
 }

@@ -15,6 +15,7 @@ use crate::dataplane::{Dataplane, DataplaneError, Port, Recheck};
 use crate::links::FirstSeen;
 use crate::metrics::Recorder;
 use policy::model::guards::Guards;
+use policy::model::input_guard::InputRules;
 use policy::plan::{Actual, Op, Table};
 
 /// The kernel, with measurements of each interface.
@@ -93,6 +94,10 @@ impl Dataplane for TimedDataplane {
 
     fn is_intact(&mut self, port: &Port) -> bool {
         self.kernel.is_intact(port)
+    }
+
+    fn sync_input(&mut self, rules: &InputRules, recheck: Recheck) -> Result<(), DataplaneError> {
+        self.kernel.sync_input(rules, recheck)
     }
 
     fn sync_guards(&mut self, guards: &Guards, recheck: Recheck) -> Vec<DataplaneError> {

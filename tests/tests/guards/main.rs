@@ -281,9 +281,11 @@ fn an_agent_with_guards_switched_off_removes_them() {
         .expect("the agent detaches its guards");
 }
 
-/// Source ports of requests. The node sends the replies to another destination, as if its conntrack entry had expired.
+/// Source ports of requests. The node sends replies to another destination, as if its conntrack entry had expired.
 const REPLY_TO_FOREIGN_DATABASE: u16 = 7600;
 const REPLY_TO_OWN_DATABASE: u16 = 7601;
+/// The node redirects no reply to this port.
+const PLAIN_REPLY: u16 = 7603;
 
 fn translate_replies(world: &World) {
     let rule_for = |port: u16, to: Host| {
@@ -320,17 +322,18 @@ fn a_translated_reply_reaches_no_other_tenant() {
     let world = World::new(Layout::Routed).expect("a world");
     translate_replies(&world);
     drop(agent(&world, false));
-    assert_eq!(answers_at(&world, REPLY_TO_FOREIGN_DATABASE, Host::GlobexDb), 5, "the control: without the guard");
+    for (port, end) in [(REPLY_TO_FOREIGN_DATABASE, Host::GlobexDb), (REPLY_TO_OWN_DATABASE, Host::AcmeDb)] {
+        assert_eq!(answers_at(&world, port, end), 5, "the control: without the guard");
+    }
     let agent = agent(&world, true);
     assert_eq!(answers_at(&world, REPLY_TO_FOREIGN_DATABASE, Host::GlobexDb), 0);
-    assert_eq!(
-        answers_at(&world, REPLY_TO_OWN_DATABASE, Host::AcmeDb),
-        5,
-        "the control: a reply to acme's own database"
-    );
+    assert_eq!(answers_at(&world, PLAIN_REPLY, Host::Internet), 5, "the control: a reply that conntrack knows");
     let dropped =
-        agent.metrics().expect("metrics").sum("bulkhead_guard_drop_packets_total", &[("reason", "cross_tenant")]);
-    assert!(dropped >= 5.0, "{dropped}");
+        |reason| agent.metrics().expect("metrics").sum("bulkhead_guard_drop_packets_total", &[("reason", reason)]);
+    assert!(dropped("cross_tenant") >= 5.0);
+    // What conntrack does not know as a reply is judged as a request, and acme's database has other ports.
+    assert_eq!(answers_at(&world, REPLY_TO_OWN_DATABASE, Host::AcmeDb), 0);
+    assert!(dropped("port_denied") >= 5.0);
 }
 
 /// Frames of acme's pod to its own database, with a deferred checksum that would overwrite the destination with

@@ -17,7 +17,30 @@ use super::{Binaries, fetch::Kernel, output};
 use crate::{tally::Tally, workspace};
 
 /// Kernel modules of the tests, where they are not built in. Each stands after those that it needs.
-const MODULES: [&str; 6] = ["llc", "stp", "bridge", "veth", "sch_ingress", "cls_bpf"];
+const MODULES: [&str; 21] = [
+    "llc",
+    "stp",
+    "bridge",
+    "veth",
+    "sch_ingress",
+    "cls_bpf",
+    // nf_tables, kernel conntrack, and the expressions of the input guard; older kernels have more modules.
+    "libcrc32c",
+    "crc32c_generic",
+    "nfnetlink",
+    "nf_defrag_ipv4",
+    "nf_defrag_ipv6",
+    "nf_conntrack",
+    "nf_tables",
+    "nf_tables_set",
+    "nf_tables_ipv4",
+    "nf_tables_ipv6",
+    "nf_tables_inet",
+    "nft_counter",
+    "nft_objref",
+    "nft_ct",
+    "nf_nat",
+];
 /// Seconds after which a guest is stopped.
 const LIMIT: &str = "300";
 /// What runs in a guest: the frames of the corpus, then who reaches whom over both ways to attach pods,

@@ -129,7 +129,7 @@ impl Tier {
         match self {
             Self::Lint | Self::Tidy | Self::Unit | Self::Kernels => &[],
             Self::Program => &["program"],
-            Self::Netns => &["netns", "isolation", "restart", "guards"],
+            Self::Netns => &["netns", "isolation", "restart", "guards", "input_guard"],
             Self::Cluster => &["cluster"],
         }
     }

@@ -102,6 +102,7 @@ const TABLE: &[Allowed] = &[
             "ipnet",
             "libc",
             "policy",
+            "rtnetlink",
             "rustix",
             "serde_json",
             "thiserror",

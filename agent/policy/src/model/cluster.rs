@@ -86,6 +86,7 @@ impl Cluster {
                 dirty.endpoints = true;
                 self.node_cgroups = all.into_iter().collect();
             }
+            Change::InputGuardTouched => dirty.endpoints = true,
             Change::Services(all) => self.services.replace(all, &mut dirty),
             Change::Service(service) => self.services.insert(service, &mut dirty),
             Change::ServiceGone(key) => self.services.remove(&key, &mut dirty),

@@ -205,6 +205,8 @@ pub struct Link {
     /// Whether a route through it has a gateway or is a default route. This is observed only for a pair whose other end
     /// is in a network namespace without a name.
     pub gateway: bool,
+    /// The UDP port at which the kernel unwraps what this tunnel device receives.
+    pub tunnel_port: Option<u16>,
 }
 
 /// The kind of an interface.
@@ -281,6 +283,8 @@ pub enum Change {
     Ranges(LearntRanges),
     /// Ids of the cgroups of host-network pods.
     NodeCgroups(Vec<u64>),
+    /// The input guard in the kernel was changed, perhaps by another process.
+    InputGuardTouched,
     /// All Services. A source reports them before it first reports all endpoints.
     Services(Vec<Service>),
     /// One Service is new or different.
@@ -301,7 +305,7 @@ impl Subject {
 }
 
 impl Change {
-    /// What it is about. `None` for interfaces, nodes, ranges, cgroups and Services.
+    /// What it is about. `None` for interfaces, nodes, ranges, guards and Services.
     pub const fn subject(&self) -> Option<Subject> {
         match self {
             Self::Tenants(_) | Self::Tenant(_) | Self::TenantGone(_) => Some(Subject::Tenant),
@@ -312,6 +316,7 @@ impl Change {
             | Self::ClusterNodes(_)
             | Self::Ranges(_)
             | Self::NodeCgroups(_)
+            | Self::InputGuardTouched
             | Self::Services(_)
             | Self::Service(_)
             | Self::ServiceGone(_) => None,

@@ -48,6 +48,8 @@ pub struct Settings {
     pub uplinks: Uplinks,
     /// Whether the cgroup guard drops what pods' sockets send until programs judge it.
     pub cgroup_guard: CgroupGuardMode,
+    /// Whether the input guard drops what pods send to the node itself and may not.
+    pub input_guard: bool,
     /// Sizes of the kernel's tables.
     pub limits: Limits,
 }
@@ -133,6 +135,7 @@ impl Default for Settings {
             foreign_netns: BTreeSet::new(),
             uplinks: Uplinks::None,
             cgroup_guard: CgroupGuardMode::Off,
+            input_guard: false,
             limits: Limits::default(),
         }
     }

@@ -62,7 +62,7 @@ fn guards_are_attached_after_the_existing_pods_are_claimed() {
         outcome = test.step(vec![]);
     }
     let guards = test.kernel.guards.clone();
-    assert_eq!(guards.own, [2].into());
+    assert_eq!(guards.own, [0, 2].into());
     assert_eq!((guards.interfaces.keys().collect::<Vec<_>>(), guards.senders.len()), (vec![&2], 20));
     test.step(vec![Change::EndpointGone { key: key("web/p3"), uid: "uid of web/p3".into() }]);
     assert_eq!(test.kernel.guards.senders.len(), 19);
@@ -71,7 +71,7 @@ fn guards_are_attached_after_the_existing_pods_are_claimed() {
 #[test]
 fn a_guard_that_cannot_be_attached_is_reported_and_tried_again() {
     let mut test = TestLoop::new(Settings { uplinks: Uplinks::Auto, ..Settings::default() });
-    test.kernel.fail_ports = [2].into();
+    test.kernel.fail_ports = [0, 2].into();
     let mut changes = two_tenants();
     changes[3] = Change::Links(vec![pods_end(7), link(2, "eth0")]);
     test.step(changes);
@@ -159,4 +159,40 @@ fn an_interface_that_appears_before_all_kinds_is_denied_and_older_ones_stay() {
     assert_eq!(test.held(), [8]);
     test.step(nothing().into_iter().filter(|change| !matches!(change, Change::Links(_))).collect());
     assert_eq!(test.held(), [7, 8]);
+}
+
+#[test]
+fn the_input_guard_knows_a_pod_before_it_is_claimed_and_forgets_a_permission_before_it_ends() {
+    let mut test = TestLoop::new(Settings { input_guard: true, ..Settings::default() });
+    test.step(two_tenants());
+    let claim = test
+        .kernel
+        .log
+        .iter()
+        .position(|op| matches!(op, Op::Endpoint(7, entry) if entry.cookie != 0))
+        .expect("a claim");
+    let (before, rules) = &test.kernel.inputs[0];
+    assert!(*before <= claim && rules.interfaces.contains(&7) && rules.pods.contains(&ip("10.0.0.1")), "{rules:?}");
+    assert!(test.kernel.inputs.iter().all(|(_, rules)| rules.open.is_empty()));
+
+    let shared = |shared| Change::Tenant(Tenant { shared, ..tenant("acme") });
+    test.kernel.inputs.clear();
+    test.step(vec![shared(true)]);
+    let opened: Vec<usize> = test.kernel.inputs.iter().map(|(_, rules)| rules.open.len()).collect();
+    assert_eq!(opened, [1], "only after the other writes: {opened:?}");
+    assert_eq!(test.kernel.inputs[0].0, test.kernel.log.len());
+    test.kernel.inputs.clear();
+    test.step(vec![shared(false)]);
+    assert_eq!(test.kernel.inputs[0], (0, InputRules { open: BTreeSet::new(), ..test.kernel.inputs[0].1.clone() }));
+
+    test.kernel.inputs.clear();
+    test.step(vec![Change::InputGuardTouched]);
+    assert_eq!(test.kernel.inputs.len(), 1, "it is read back");
+    test.kernel.fail_input = true;
+    test.step(vec![Change::InputGuardTouched]);
+    let snapshot = test.state.snapshot();
+    assert!(!snapshot.has_input_guard && snapshot.unguarded.iter().any(|why| why.contains("injected")));
+    test.kernel.fail_input = false;
+    test.wait(1);
+    assert!(test.state.snapshot().has_input_guard && test.state.snapshot().unguarded.is_empty());
 }
