@@ -54,6 +54,8 @@ pub struct Site {
     pub policy: Policy,
     /// Whether the container runtime holds new pods.
     nri: bool,
+    /// Whether the input guard is on.
+    input_guard: bool,
     _down: Down,
 }
 
@@ -79,7 +81,7 @@ impl Site {
         cluster.up(&parts, Options { cni, nodes: true })?;
         cluster.import(image)?;
         let world = ClusterWorld::build(&cluster)?;
-        Ok(Self { cluster, cni, world, policy: Policy::new(), nri: false, _down: down })
+        Ok(Self { cluster, cni, world, policy: Policy::new(), nri: false, input_guard: true, _down: down })
     }
 
     /// kubectl as the administrator.
@@ -110,6 +112,9 @@ impl Site {
                 ("BULKHEAD_NODE_CIDR", lan),
             ]);
         }
+        if !self.input_guard {
+            settings.push(("BULKHEAD_INPUT_GUARD", "none"));
+        }
         let file = deploy().join("bulkhead.yaml");
         if !self.nri {
             return manifest::with_settings(&file, &settings);
@@ -135,6 +140,12 @@ impl Site {
     /// Lets the container runtime hold new pods, or not, as the comments in the manifests describe.
     pub fn set_nri(&mut self, on: bool) -> Result<()> {
         self.nri = on;
+        self.reinstall()
+    }
+
+    /// Switches the input guard on or off.
+    pub fn set_input_guard(&mut self, on: bool) -> Result<()> {
+        self.input_guard = on;
         self.reinstall()
     }
 

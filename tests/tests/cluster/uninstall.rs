@@ -1,6 +1,7 @@
 //! Tests of the removal of Bulkhead, as `deploy/cleanup` documents it.
 
 use std::fs;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -15,6 +16,10 @@ pub(crate) fn restores(site: &mut Site) -> Result<()> {
     let traces: Vec<_> = nodes.iter().map(kernel::look).collect::<Result<_>>()?;
     ensure!(traces.iter().all(|t| !t.programs.is_empty() && !t.maps.is_empty() && !t.pins.is_empty()), "{traces:?}");
 
+    for node in &nodes {
+        ensure!(has_input_guard(site, node.name())?, "node {} has no input guard", node.name());
+    }
+
     site.kubectl().run(["-n", SYSTEM, "delete", "daemonset", "bulkhead", "--timeout=60s"])?;
     wait("no agent", Duration::from_secs(30), || {
         ensure!(["a", "b"].iter().all(|node| site.agent(node).is_err()), "an agent is still there");
@@ -27,6 +32,7 @@ pub(crate) fn restores(site: &mut Site) -> Result<()> {
     site.kubectl().run(["-n", SYSTEM, "rollout", "status", "daemonset/bulkhead-cleanup", "--timeout=60s"])?;
     for (node, before) in nodes.iter().zip(&traces) {
         let left = kernel::look(node)?;
+        ensure!(!has_input_guard(site, node.name())?, "node {} still has the input guard", node.name());
         ensure!(left.is_empty(), "node {} still has {left:?}", node.name());
         wait("freed programs and maps", Duration::from_secs(10), || {
             let (programs, maps) = kernel::remaining(before);
@@ -45,4 +51,14 @@ pub(crate) fn restores(site: &mut Site) -> Result<()> {
     let missing: Vec<_> = before.iter().filter(ours).filter(|pod| !after.contains(pod)).collect();
     ensure!(missing.is_empty(), "these pods were restarted or replaced: {missing:?}");
     site.healthy()
+}
+
+/// Whether the table of the input guard exists on a node.
+fn has_input_guard(site: &Site, node: &str) -> Result<bool> {
+    let (_, netns, _) = site.world.nodes.iter().find(|(name, ..)| *name == node).context("a node")?;
+    let mut nft = Command::new("nft");
+    nft.args(["list", "tables"]).stdout(Stdio::piped());
+    let output = netns.start(&mut nft)?.wait_with_output()?;
+    ensure!(output.status.success(), "nft cannot list tables");
+    Ok(String::from_utf8_lossy(&output.stdout).contains("table inet bulkhead"))
 }
