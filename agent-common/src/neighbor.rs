@@ -127,6 +127,7 @@ where
         1 if sender == V4::default() && target == entry.v4 => Verdict::ALLOW,
         1 | 2 if sender != entry.v4 => SPOOFED,
         1 if target == entry.v4 || target == entry.gateway_v4 => Verdict::ALLOW,
+        1 if only_node_hears(entry) => Verdict::ALLOW,
         1 => resolve(endpoint, tables, target),
         2 => Verdict::ALLOW,
         _ => MALFORMED,
@@ -187,10 +188,17 @@ where
     if !destination.is_allow() {
         return destination;
     }
-    if target == entry.gateway_v6 || is_own_v6(entry, target) {
+    if target == entry.gateway_v6 || is_own_v6(entry, target) || only_node_hears(entry) {
         return Verdict::ALLOW;
     }
     resolve(endpoint, tables, target)
+}
+
+/// Whether nobody but the node hears what the pod asks on its link. Then it may ask for any address: its gateway need not
+/// be an address of the node (Calico's 169.254.1.1, a logical router), and only the node could answer.
+#[inline(always)]
+fn only_node_hears(entry: &EndpointEntry) -> bool {
+    entry.flags & EndpointEntry::BRIDGED == 0
 }
 
 /// Decides on the destination of a discovery message: the link, or an address that the pod may resolve. Routers forward
@@ -214,12 +222,15 @@ where
 {
     let entry = endpoint.entry;
     let Some(Octet { value: kind }) = packet.read(MESSAGE) else { return MALFORMED };
+    let is_gateway_known = !entry.gateway_mac.is_unknown();
+    let from_gateway = !is_gateway_known || ethernet.source == entry.gateway_mac;
     if let Some(reason) = never_from_pods(kind) {
-        return Verdict::deny(reason);
+        // The pod gets its routes from its gateway, if it gets them this way.
+        let routes = kind == icmp::ROUTER_ADVERTISEMENT && is_gateway_known && from_gateway;
+        return if routes { Verdict::ALLOW } else { Verdict::deny(reason) };
     }
     let Some(message) = read_message(packet) else { return MALFORMED };
     let Message { source, target, .. } = message;
-    let from_gateway = entry.gateway_mac.is_unknown() || ethernet.source == entry.gateway_mac;
     if kind == icmp::NEIGHBOR_ADVERTISEMENT {
         if is_own_v6(entry, target) || (target == entry.gateway_v6 && !from_gateway) {
             return SPOOFED;

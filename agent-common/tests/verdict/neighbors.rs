@@ -1,7 +1,8 @@
 //! Rule 4: ARP, neighbour discovery and ICMP errors.
 
-use agent_common::addr::V6;
+use agent_common::addr::{V4, V6};
 use agent_common::flow::Direction::{Egress, Ingress};
+use agent_common::layout::EndpointEntry;
 use agent_common::reason::DropReason::*;
 
 use crate::ALLOWED;
@@ -86,6 +87,38 @@ fn a_pod_resolves_only_allowed_addresses_and_claims_only_its_own() {
         assert_eq!(world.judge(Egress, &bad), Some(Malformed), "byte {at}");
     }
     assert_eq!(world.judge(Egress, &good[..41]), Some(Malformed), "cut short");
+}
+
+#[test]
+fn on_a_link_that_only_the_node_hears_a_pod_resolves_any_address_and_claims_only_its_own() {
+    let mut world = World::default();
+    let entry = world.tables.endpoints[&1];
+    let without_gateway = EndpointEntry { gateway_v4: V4::default(), gateway_v6: V6::default(), ..entry };
+    world.tables.endpoints.insert(1, EndpointEntry { flags: 0, ..without_gateway });
+    for target in [[169, 254, 1, 1], WORLD, OTHER_POD] {
+        assert_eq!(world.judge(Egress, &arp(true, 1, MAC, LOCAL, target)), ALLOWED, "{target:?}");
+        assert_eq!(world.judge(Egress, &arp(true, 1, MAC, target, GATEWAY)), Some(SpoofedNeighbor), "{target:?}");
+    }
+    for target in [link_local(1), six(WORLD)] {
+        let group = target.solicited_node();
+        assert_eq!(world.judge(Egress, &discovery(true, 135, six(LOCAL), group, target, MAC)), ALLOWED);
+        let to_other = discovery(true, 135, six(LOCAL), six(OTHER_POD), target, MAC);
+        assert_eq!(world.judge(Egress, &to_other), Some(CrossTenant), "a router would forward it");
+    }
+    world.tables.endpoints.insert(1, without_gateway);
+    assert_eq!(world.judge(Egress, &arp(true, 1, MAC, LOCAL, WORLD)), Some(OffSubnet), "the control: on a bridge");
+}
+
+#[test]
+fn a_router_advertisement_comes_only_from_the_gateway() {
+    let world = World::default();
+    let group = V6::ALL_NODES;
+    let advertisement = |mac: [u8; 6]| {
+        let mut frame = discovery(false, 134, link_local(1), group, group, mac);
+        frame[6..12].copy_from_slice(&mac);
+        world.judge(Ingress, &frame)
+    };
+    assert_eq!((advertisement(GATEWAY_MAC), advertisement(OTHER_MAC)), (ALLOWED, Some(RouterAdvertisement)));
 }
 
 #[test]

@@ -214,7 +214,7 @@ impl World {
             v6: six(LOCAL),
             link_local: link_local(5),
             gateway_v6: link_local(1),
-            ..EndpointEntry::default()
+            flags: EndpointEntry::BRIDGED,
         };
         self.tables.endpoints.insert(1, entry);
     }

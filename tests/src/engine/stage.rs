@@ -85,7 +85,7 @@ pub fn pod_a() -> EndpointEntry {
         v6: v6(topology::A6),
         link_local: v6(topology::A_LOCAL),
         gateway_v6: v6(topology::GATEWAY6),
-        ..EndpointEntry::default()
+        flags: EndpointEntry::BRIDGED,
     }
 }
 
