@@ -81,18 +81,24 @@ pub fn egress<A: Family, T: Rules<A>>(tables: &T, query: &Query<A>, identity: Re
     if access.allows_reply() && (is_reply_from_pod(tables, query, denied, generation) || may_resolve(query, denied)) {
         return Verdict::ALLOW_REPLY;
     }
-    if query.local.state.has(TenantState::OPEN) && denied.reason != DropReason::MetadataService {
+    let is_closed = match denied.reason {
+        DropReason::MetadataService => true,
+        DropReason::Node => is_tunnelled(query),
+        _ => false,
+    };
+    if query.local.state.has(TenantState::OPEN) && !is_closed {
         return egress_of_open_tenant(tables, query);
     }
     Verdict::from_denied(denied)
 }
 
-/// Decides for a tenant with [`TenantState::OPEN`]: only data subnets of other tenants are denied, because nothing
-/// behind them would deny the packet.
+/// Decides for a tenant with [`TenantState::OPEN`]: only data subnets of other tenants and tunnels of nodes are denied,
+/// because nothing behind them would deny the packet.
 #[inline(never)]
 fn egress_of_open_tenant<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> Verdict {
     match other_owner(tables, &query.local, query.remote) {
         Some(denied) if denied.peer.is_known() => Verdict::from_denied(denied),
+        Some(denied) if is_node(denied) && is_tunnelled(query) => Verdict::from_denied(denied),
         _ => Verdict::ALLOW_MARKED,
     }
 }

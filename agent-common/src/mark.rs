@@ -8,6 +8,9 @@
 use crate::tenant::TenantId;
 
 const TENANT: u32 = (1 << TENANT_BITS) - 1;
+/// The number on a packet that the uplink guard has checked: no mark, and no flag of Cilium's. A packet that passes several
+/// interfaces (a VLAN or bond, then the card below) is judged once. `from_pod` overwrites what a pod may have set.
+pub const CHECKED: u32 = 1 << 13;
 /// Bits of a tenant's number. The map of tenants has no higher number.
 pub const TENANT_BITS: u32 = 14;
 

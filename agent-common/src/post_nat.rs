@@ -245,11 +245,12 @@ fn check_destination<A: Family, T: Rules<A>>(
     port: Option<u16>,
 ) -> Option<DropReason> {
     let protocol = upper.protocol();
-    if protocol == ENCRYPTED {
+    // In IPv4 no header precedes the transport header.
+    let is_v6 = A::BITS == 128;
+    if protocol == ENCRYPTED || protocol == AUTHENTICATION && !is_v6 {
         return None;
     }
-    // In IPv4 no header precedes the transport header.
-    if A::BITS == 128 && is_skipped(protocol) {
+    if is_v6 && is_skipped(protocol) {
         return Some(DropReason::ExtensionHeader);
     }
     let (remote_port, bits) = port.map_or((0, 0), |port| (port, Query::<A>::PORTS_KNOWN));

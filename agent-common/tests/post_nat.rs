@@ -7,7 +7,7 @@ use agent_common::endpoint::Endpoint;
 use agent_common::flow::Direction::{Egress, Ingress};
 use agent_common::headers::Header;
 use agent_common::layout::PeerEntry;
-use agent_common::mark::{MarkKind, PacketMark};
+use agent_common::mark::{CHECKED, MarkKind, PacketMark};
 use agent_common::post_nat::{ConnDirection, Network, PacketSender, check_leaving, effective_kind, may_arrive, sender};
 use agent_common::reason::DropReason::{
     self, CrossTenant, ExtensionHeader, Fragment, MetadataService, Node, NotReady, OffSubnet, PortDenied,
@@ -341,7 +341,7 @@ fn a_mark_names_its_tenant_and_other_numbers_are_no_mark() {
             assert!(mark.bits() <= u32::from(u16::MAX));
         }
     }
-    for number in [0, 1, 0x3fff, 1 << 16 | 0x8001, u32::MAX] {
+    for number in [0, 1, 0x3fff, CHECKED, 1 << 16 | 0x8001, u32::MAX] {
         assert_eq!(PacketMark::from_bits(number), None, "{number:x}");
     }
     let routed = PacketMark { tenant: TenantId::UNKNOWN, kind: MarkKind::Listed };

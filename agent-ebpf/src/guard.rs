@@ -14,7 +14,7 @@ use agent_common::guard::cgroup::{Socket, check_socket};
 use agent_common::guard::interface::{Claims, Sender, check_arrival, check_bridge, check_uplink, claimant};
 use agent_common::headers::Header;
 use agent_common::layout::EndpointEntry;
-use agent_common::mark::MarkKind;
+use agent_common::mark::{CHECKED, MarkKind};
 use agent_common::post_nat::{self, Network, PacketSender, Upper};
 use agent_common::reason::DropReason;
 use agent_common::tenant::{LocalTenant, TenantId};
@@ -90,11 +90,13 @@ pub(crate) fn uplink(ctx: &TcContext) -> i32 {
     conclude(ctx, Guard::Uplink, refused)
 }
 
-/// Checks a packet that the node forwards: its checksum, and if a pod sent it, its final destination. Then its mark is
-/// removed. The check is made once: a packet passes the interface of a tunnel before the one by which the encapsulated
-/// packet leaves.
+/// Checks a packet that the node forwards: its checksum, and if a pod sent it, its final destination. That check is made
+/// once, on the first interface by which the packet leaves: the next may see a tag or a header of the node's.
 #[inline(always)]
 fn check_forwarded(ctx: &TcContext, ingress_ifindex: u32) -> Option<DropReason> {
+    if packet::is_checked(ctx) {
+        return check_checksum(ctx, false);
+    }
     let sender = sender(ctx, ingress_ifindex);
     let refused = check_checksum(ctx, sender.is_some());
     let (Some(PacketSender { tenant, kind }), None) = (sender, refused) else { return refused };
@@ -105,7 +107,7 @@ fn check_forwarded(ctx: &TcContext, ingress_ifindex: u32) -> Option<DropReason> 
     };
     let refused = post_nat::check_leaving(&Maps, local, kind, &Wire(ctx));
     if refused.is_none() {
-        packet::set_mark(ctx, 0);
+        packet::set_mark(ctx, CHECKED);
     }
     refused
 }
@@ -135,10 +137,11 @@ pub(crate) fn check_sender(ctx: &TcContext, local: TenantId) -> Option<Denied> {
 #[inline(always)]
 fn sender_denied(ctx: &TcContext, local: TenantId) -> Option<Denied> {
     let ingress_ifindex = packet::ingress_ifindex(ctx);
-    let Some(PacketSender { tenant, .. }) = sender(ctx, ingress_ifindex) else {
-        let reason = check_arrival(&MapClaims(ctx), ingress_ifindex)?;
+    // Before the mark is read: a pod without programs may set one.
+    if let Some(reason) = check_arrival(&MapClaims(ctx), ingress_ifindex) {
         return Some(Denied { reason, peer: TenantId::UNKNOWN });
-    };
+    }
+    let PacketSender { tenant, .. } = sender(ctx, ingress_ifindex)?;
     let of = |tenant| LocalTenant { tenant, state: Maps::tenant(tenant) };
     if post_nat::may_arrive::<V4, _>(&Maps, of(tenant), of(local)) {
         return None;

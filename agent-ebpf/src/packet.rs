@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use agent_common::headers::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Header, Octet};
-use agent_common::mark::PacketMark;
+use agent_common::mark::{CHECKED, PacketMark};
 use agent_common::parse::{self, Extensions, MAX_OFFSET, Options, Packet};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
@@ -84,6 +84,13 @@ pub(crate) fn vlan_present(ctx: &TcContext) -> bool {
 pub(crate) fn set_mark(ctx: &TcContext, bits: u32) {
     // SAFETY: the context is a valid `__sk_buff` for as long as the program runs, and programs may write this field.
     unsafe { (*ctx.skb.skb).tc_index = bits }
+}
+
+/// Whether the uplink guard has checked this packet on its way through an upper interface.
+#[inline(always)]
+pub(crate) fn is_checked(ctx: &TcContext) -> bool {
+    // SAFETY: as above.
+    unsafe { (*ctx.skb.skb).tc_index == u32::from(CHECKED as u16) }
 }
 
 /// The mark on a packet.

@@ -131,8 +131,8 @@ pub(crate) async fn run(mut config: Config, shutdown: impl Future<Output = ()>) 
     if config.settings.input_guard {
         input_watch::start(change_sender.clone()).map_err(system("start the thread that watches the input guard"))?;
     }
-    let invalid = observed::InvalidObjects::default();
-    follow(&config, change_sender, &invalid, &recorder).await?;
+    let shared = observed::SharedInputs::default();
+    follow(&config, change_sender, &shared, &recorder).await?;
     let (nri_sender, nri_state) = watch::channel(NriState::default());
     if let Some(socket) = &config.nri {
         let gate = nri::Gate::new(snapshots.clone(), Arc::clone(&recorder));
@@ -141,7 +141,7 @@ pub(crate) async fn run(mut config: Config, shutdown: impl Future<Output = ()>) 
     tokio::spawn(settle(Arc::clone(&metrics)));
     let last_turn = Arc::<AtomicI64>::default();
     let names_known = names_known(Arc::clone(&observed));
-    let inputs = observed::WatcherInputs { invalid, last_turn: Arc::clone(&last_turn), nri: nri_state };
+    let inputs = observed::WatcherInputs { shared, last_turn: Arc::clone(&last_turn), nri: nri_state };
     let watcher = observed::SnapshotWatcher::new(observed, history, inputs, Arc::clone(&recorder), start.instant);
     let (notice_sender, notices) = mpsc::channel(64);
     let state_events = tokio::spawn(state_events::follow(snapshots.clone(), notice_sender.clone()));
@@ -231,12 +231,12 @@ async fn names_known(observed: crate::health::SharedObserved) {
 async fn follow(
     config: &Config,
     changes: mpsc::Sender<Change>,
-    invalid: &observed::InvalidObjects,
+    shared: &observed::SharedInputs,
     recorder: &Arc<Recorder>,
 ) -> Result<(), RunError> {
     let paths = match &config.source {
         ConfigSource::Files(path) => {
-            tokio::spawn(source::follow(path.clone(), changes, Arc::clone(&invalid.findings)));
+            tokio::spawn(source::follow(path.clone(), changes, Arc::clone(&shared.findings)));
             return Ok(());
         }
         ConfigSource::Kubernetes { cni_cache, cgroups } => runtime::SandboxPaths {
@@ -251,7 +251,8 @@ async fn follow(
         node: config.node.clone(),
         settings: config.settings.clone(),
         recorder: Arc::clone(recorder),
-        invalid_tenants: Arc::clone(&invalid.tenants),
+        missing_ranges: Arc::clone(&shared.missing_ranges),
+        invalid_tenants: Arc::clone(&shared.invalid_tenants),
     };
     let (sandbox_sender, sandbox_receiver) = watch::channel(None);
     tokio::spawn(runtime::follow(paths, sandbox_sender));

@@ -57,6 +57,8 @@ pub(crate) struct WatchConfig {
     pub settings: Settings,
     /// Where metrics go.
     pub recorder: Arc<Recorder>,
+    /// Signalled when pods are seen outside the known ranges, so objects may state further ones.
+    pub missing_ranges: Arc<Notify>,
     /// How many tenants exist whose current spec cannot be read.
     pub invalid_tenants: Arc<AtomicU64>,
 }
@@ -70,9 +72,8 @@ pub(crate) async fn follow(
     let mut view = ClusterView::new(config.node.clone(), config.settings.clone());
     let (to, mut events) = mpsc::channel(EVENTS);
     let watches = ClusterWatches { client: config.client, health: Arc::new(WatchHealth::new(config.recorder)), to };
-    let urgent = Arc::<Notify>::default();
     let mut _cluster = watches.cluster(&config.node, &config.settings.keys);
-    watches.stated_ranges(&mut _cluster, Arc::clone(&urgent));
+    watches.stated_ranges(&mut _cluster, config.missing_ranges);
     let mut namespaces: HashMap<u64, JoinSet<()>> = HashMap::new();
     let (begun, mut logged) = (Instant::now(), false);
     loop {
@@ -91,9 +92,6 @@ pub(crate) async fn follow(
             }
             () = tokio::time::sleep(TICK) => {}
             () = changes.closed() => return,
-        }
-        if view.has_strays() {
-            urgent.notify_one();
         }
         config.invalid_tenants.store(view.invalid_tenants() as u64, Ordering::Relaxed);
         let (subscriptions, more) = view.subscriptions(begun.elapsed());

@@ -9,7 +9,7 @@ use std::error::Error;
 use std::sync::Arc;
 
 use agent_common::guard::Guard;
-use agent_common::guard::interface::Sender;
+use agent_common::guard::interface::{NODE_IFACES_LISTED, Sender};
 use agent_common::maps;
 use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData, MapError};
@@ -168,13 +168,19 @@ impl InstalledGuards {
     }
 
     /// Writes which interfaces are the node's own. A bridge without its guard is not written. That they are listed is
-    /// written last and removed first, because pods then refuse packets from all other interfaces.
+    /// written last, and only if all are: pods then refuse packets from all other interfaces.
     fn write_own(&mut self, wanted: &Guards, unguarded: &BTreeSet<u32>, failed: &mut Vec<DataplaneError>) {
-        for ifindex in wanted.own.iter().rev().chain(unguarded) {
+        let before = failed.len();
+        let interfaces = wanted.own.iter().filter(|ifindex| **ifindex != NODE_IFACES_LISTED);
+        for ifindex in interfaces.chain(unguarded) {
             let (is, should) = (self.kernel.own.contains(ifindex), !unguarded.contains(ifindex));
             if is != should {
                 self.set_own(*ifindex, should, failed);
             }
+        }
+        let listed = wanted.own.contains(&NODE_IFACES_LISTED) && failed.len() == before;
+        if self.kernel.own.contains(&NODE_IFACES_LISTED) != listed {
+            self.set_own(NODE_IFACES_LISTED, listed, failed);
         }
     }
 

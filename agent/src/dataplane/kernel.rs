@@ -272,8 +272,15 @@ impl Dataplane for Kernel {
 
     fn sync_input(&mut self, rules: &InputRules, recheck: Recheck) -> Result<(), DataplaneError> {
         let failed = |error| DataplaneError::InputGuard(boxed(error));
-        if recheck == Recheck::Kernel && !self.input.is_intact().map_err(failed)? && self.input_written {
-            tracing::warn!("another process changed the table of the input guard; it is written again");
+        if recheck == Recheck::Kernel {
+            match self.input.is_intact() {
+                Ok(false) if self.input_written => {
+                    tracing::warn!("another process changed the table of the input guard; it is written again");
+                }
+                // Others change tables all the time; the next reading is soon.
+                Err(error) if !error.is_interrupted() => return Err(failed(error)),
+                _ => {}
+            }
         }
         self.input.sync(rules).map_err(failed)?;
         self.input_written = true;

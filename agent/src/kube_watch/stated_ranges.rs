@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 use kube::Client;
@@ -33,6 +33,8 @@ pub(crate) struct StatedRanges {
     pub services: BTreeSet<IpNet>,
     /// Ranges of pods, for all nodes.
     pub pools: BTreeSet<IpNet>,
+    /// A kind of IP pool could not be read yet, so pods may have further ranges.
+    pub lacks_pools: bool,
 }
 
 impl StatedRanges {
@@ -49,7 +51,7 @@ impl StatedRanges {
         LearntRanges {
             pods: pods.into_iter().collect(),
             services: self.services.iter().copied().collect(),
-            covers_every_node: has_all_nodes || !self.pools.is_empty(),
+            covers_every_node: (has_all_nodes || !self.pools.is_empty()) && !self.lacks_pools,
         }
     }
 }
@@ -77,55 +79,91 @@ const SOURCES: [RangeSource; 4] = [
     },
 ];
 
-/// Lists the objects until the receiver of `events` is gone. The first list, and each that differs from the last, is
-/// sent. `urgent` asks for a list now.
+/// Lists the objects until the receiver of `events` is gone. What was read at first, and each difference from it, is
+/// sent. `urgent` asks for a list now; the more often it is in vain, the longer it waits.
 pub(crate) async fn follow<V>(
     client: Client,
     urgent: Arc<Notify>,
     event: impl Fn(StatedRanges) -> V,
     events: mpsc::Sender<V>,
 ) {
+    let mut lister = RangeLister { client, read: SOURCES.map(|_| None), reported: BTreeSet::new() };
     let mut sent: Option<StatedRanges> = None;
-    let mut failed = false;
+    let mut pause = RETRY;
     loop {
-        let pause = match list(&client).await {
-            Ok(stated) => {
-                failed = false;
-                if sent.as_ref() != Some(&stated) {
-                    sent = Some(stated.clone());
-                    if events.send(event(stated)).await.is_err() {
-                        return;
+        let is_complete = lister.list().await;
+        let stated = lister.stated();
+        pause = if sent.as_ref() == Some(&stated) { (pause * 2).min(PERIOD) } else { RETRY };
+        if sent.as_ref() != Some(&stated) {
+            sent = Some(stated.clone());
+            if events.send(event(stated)).await.is_err() {
+                return;
+            }
+        }
+        sleep(pause).await;
+        if is_complete {
+            tokio::select! {
+                () = sleep(PERIOD + spread()) => {}
+                () = urgent.notified() => {}
+                () = events.closed() => return,
+            }
+        }
+    }
+}
+
+/// Up to two minutes, so that agents that start together do not list together for ever.
+fn spread() -> Duration {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Duration::from_millis(u64::from(now.subsec_nanos()) % 120_000)
+}
+
+/// What was last read from each source.
+struct RangeLister {
+    client: Client,
+    read: [Option<Vec<IpNet>>; SOURCES.len()],
+    /// Sources whose failure was logged.
+    reported: BTreeSet<&'static str>,
+}
+
+impl RangeLister {
+    /// Lists every source. Returns whether all could be read; of the others the last good list stays.
+    async fn list(&mut self) -> bool {
+        let mut is_complete = true;
+        for (source, read) in SOURCES.iter().zip(&mut self.read) {
+            match list_one(&self.client, source).await {
+                Ok(ranges) => {
+                    *read = Some(ranges);
+                    self.reported.remove(source.path);
+                }
+                Err(error) => {
+                    is_complete = false;
+                    if self.reported.insert(source.path) {
+                        let path = source.path;
+                        tracing::warn!(
+                            path,
+                            error,
+                            "cannot list objects that state ranges; known ranges stay in force"
+                        );
                     }
                 }
-                PERIOD - RETRY
             }
-            Err(error) => {
-                if !std::mem::replace(&mut failed, true) {
-                    tracing::warn!(%error, "cannot list ServiceCIDRs and IP pools; known ranges stay in force");
-                }
-                Duration::ZERO
-            }
-        };
-        tokio::select! {
-            () = sleep(pause) => {}
-            () = urgent.notified() => {}
-            () = events.closed() => return,
         }
-        sleep(RETRY).await;
+        is_complete
+    }
+
+    fn stated(&self) -> StatedRanges {
+        let mut stated = StatedRanges::default();
+        for (source, read) in SOURCES.iter().zip(&self.read) {
+            let all = if source.states_services { &mut stated.services } else { &mut stated.pools };
+            all.extend(read.iter().flatten());
+            stated.lacks_pools |= read.is_none() && !source.states_services;
+        }
+        stated
     }
 }
 
-async fn list(client: &Client) -> Result<StatedRanges, String> {
-    let mut stated = StatedRanges::default();
-    for source in &SOURCES {
-        let ranges = list_one(client, source).await.map_err(|error| format!("{}: {error}", source.path))?;
-        let all = if source.states_services { &mut stated.services } else { &mut stated.pools };
-        all.extend(ranges);
-    }
-    Ok(stated)
-}
-
-/// The ranges that one kind of object states; none where the cluster does not have the kind.
+/// The ranges that one kind of object states; none where the cluster does not have the kind. What may not be read is not
+/// absent.
 async fn list_one(client: &Client, source: &RangeSource) -> Result<Vec<IpNet>, String> {
     let path = format!("{}?limit={MOST}", source.path);
     let request = http::Request::get(path).body(Vec::new()).map_err(|error| error.to_string())?;
@@ -133,10 +171,6 @@ async fn list_one(client: &Client, source: &RangeSource) -> Result<Vec<IpNet>, S
         Err(_) => Err(format!("no answer within {} s", LIMIT.as_secs())),
         Ok(Ok(list)) => Ok(ranges(&list, source)),
         Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(Vec::new()),
-        Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
-            tracing::debug!(path = source.path, "not permitted to list objects that state ranges");
-            Ok(Vec::new())
-        }
         Ok(Err(error)) => Err(with_causes(&error)),
     }
 }
@@ -190,6 +224,11 @@ mod tests {
         FakeResponse::Ended(code, vec![json!({"kind": "Status", "code": code, "message": "", "reason": ""})])
     }
 
+    async fn list(client: Client) -> (bool, StatedRanges) {
+        let mut lister = RangeLister { client, read: SOURCES.map(|_| None), reported: BTreeSet::new() };
+        (lister.list().await, lister.stated())
+    }
+
     #[tokio::test(start_paused = true)]
     async fn each_kind_states_its_ranges_and_an_absent_kind_states_none() {
         let client = client(|path, _| match path {
@@ -200,31 +239,51 @@ mod tests {
             }
             _ => missing(404),
         });
-        let stated = list(&client).await.expect("answers");
+        let (is_complete, stated) = list(client).await;
         assert_eq!(stated.services, nets(&["10.96.0.0/12", "fd00:96::/112"]));
         assert_eq!(stated.pools, nets(&["192.168.0.0/16", "10.10.0.0/16", "fd01::/48"]));
+        assert!(is_complete && !stated.lacks_pools);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_cannot_be_read_changes_nothing_and_what_changed_is_sent_when_asked_for() {
+    async fn a_kind_that_may_not_be_read_or_is_broken_is_not_absent_and_keeps_no_other_from_counting() {
+        for code in [403, 500] {
+            let client = client(move |path, _| match path {
+                "/apis/crd.projectcalico.org/v1/ippools" => missing(code),
+                "/apis/networking.k8s.io/v1/servicecidrs" => list_of(&json!({"cidrs": ["10.96.0.0/12"]})),
+                _ => missing(404),
+            });
+            let (is_complete, stated) = list(client).await;
+            assert!(!is_complete && stated.lacks_pools, "{code}");
+            assert_eq!(stated.services, nets(&["10.96.0.0/12"]));
+            let node = vec!["10.244.0.0/24".parse::<IpNet>().expect("a range")];
+            assert!(!stated.learnt(std::iter::once(&node), std::iter::empty()).covers_every_node);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_read_any_more_changes_nothing_and_what_changed_is_sent_when_asked_for() {
         let answers = Arc::new(Mutex::new("10.0.0.0/16"));
         let current = Arc::clone(&answers);
         let client = client(move |path, _| match (path, *current.lock().expect("a lock")) {
             (_, "") => FakeResponse::Silent,
+            ("/apis/crd.projectcalico.org/v1/ippools", "forbidden") => missing(403),
             ("/apis/crd.projectcalico.org/v1/ippools", cidr) => list_of(&json!({"cidr": cidr})),
-            ("/apis/cilium.io/v2alpha1/ciliumpodippools", _) => missing(403),
             _ => missing(404),
         });
         let (sender, mut received) = mpsc::channel(4);
         let urgent = Arc::<Notify>::default();
         let running = tokio::spawn(follow(client, Arc::clone(&urgent), |stated| stated.pools, sender));
         assert_eq!(received.recv().await, Some(nets(&["10.0.0.0/16"])));
-        *answers.lock().expect("a lock") = "";
-        urgent.notify_one();
-        assert!(timeout(PERIOD, received.recv()).await.is_err(), "no answer is no change");
+        for unreadable in ["", "forbidden"] {
+            *answers.lock().expect("a lock") = unreadable;
+            urgent.notify_one();
+            assert!(timeout(PERIOD, received.recv()).await.is_err(), "{unreadable:?} is no change");
+        }
         *answers.lock().expect("a lock") = "10.1.0.0/16";
-        assert_eq!(timeout(2 * RETRY + LIMIT, received.recv()).await, Ok(Some(nets(&["10.1.0.0/16"]))));
+        urgent.notify_one();
+        assert_eq!(timeout(2 * PERIOD, received.recv()).await, Ok(Some(nets(&["10.1.0.0/16"]))));
         drop(received);
-        timeout(PERIOD, running).await.expect("it ends with its receiver").expect("no panic");
+        timeout(2 * PERIOD, running).await.expect("it ends with its receiver").expect("no panic");
     }
 }

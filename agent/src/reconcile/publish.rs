@@ -59,7 +59,7 @@ fn keep<T: PartialEq>(old: &Arc<T>, new: T) -> Arc<T> {
 fn differs(old: &Snapshot, new: &Snapshot) -> bool {
     old.ready != new.ready
         || old.has_input_guard != new.has_input_guard
-        || old.pod_range_gap.is_some() != new.pod_range_gap.is_some()
+        || old.pod_range_gap != new.pod_range_gap
         || old.generation != new.generation
         || old.pending != new.pending
         || old.unwritten != new.unwritten

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use agent_common::guard::Guard;
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::failures::FailureCounter;
 use crate::clock::Clock;
@@ -22,31 +22,34 @@ use crate::metrics::recorder::Phase;
 use crate::reconcile::Snapshot;
 use crate::reconcile::snapshot::{EndpointCondition, EndpointView};
 use policy::model::input::EndpointKey;
+use policy::model::ranges::PodRangeGap;
 
 /// How often the health page is renewed without a new snapshot.
 const PULSE: Duration = Duration::from_secs(2);
 /// A problem that time may solve is reported after this time, because every new pod lacks something at first.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Counts of objects that cannot be understood now.
+/// What this module shares with the sources of objects.
 #[derive(Clone, Default)]
-pub(super) struct InvalidObjects {
-    /// Of a file.
+pub(super) struct SharedInputs {
+    /// How many objects of a file cannot be understood now.
     pub findings: Arc<AtomicU64>,
-    /// Tenants of the cluster.
-    pub tenants: Arc<AtomicU64>,
+    /// How many tenants of the cluster cannot be understood now.
+    pub invalid_tenants: Arc<AtomicU64>,
+    /// Signalled when pods are seen outside the known ranges.
+    pub missing_ranges: Arc<Notify>,
 }
 
-impl InvalidObjects {
-    fn count(&self) -> u64 {
-        self.findings.load(Relaxed) + self.tenants.load(Relaxed)
+impl SharedInputs {
+    fn invalid(&self) -> u64 {
+        self.findings.load(Relaxed) + self.invalid_tenants.load(Relaxed)
     }
 }
 
 /// What is shown beside the snapshot.
 pub(super) struct WatcherInputs {
-    /// Objects that cannot be understood.
-    pub invalid: InvalidObjects,
+    /// What the sources of objects report, and are asked for.
+    pub shared: SharedInputs,
     /// When the reconcile loop was last alive, in seconds since 1970; 0 before its first turn.
     pub last_turn: Arc<AtomicI64>,
     /// State of the connection to the container runtime.
@@ -64,6 +67,8 @@ pub(super) struct SnapshotWatcher {
     /// Open problems, when they began, and whether they were logged.
     open: BTreeMap<String, (Instant, bool)>,
     ready_once: bool,
+    /// Why the range of pods was unknown at the last look.
+    gap: Option<PodRangeGap>,
 }
 
 impl SnapshotWatcher {
@@ -84,6 +89,7 @@ impl SnapshotWatcher {
             begun,
             open: BTreeMap::new(),
             ready_once: false,
+            gap: None,
         }
     }
 
@@ -101,6 +107,12 @@ impl SnapshotWatcher {
 
     fn show(&mut self, snapshot: &Arc<Snapshot>) {
         self.history.push(Arc::clone(snapshot), Clock::now().monotonic_ns);
+        if self.gap != snapshot.pod_range_gap {
+            self.gap.clone_from(&snapshot.pod_range_gap);
+            if matches!(self.gap, Some(PodRangeGap::Strays { .. })) {
+                self.inputs.shared.missing_ranges.notify_one();
+            }
+        }
         let pending = pending(snapshot);
         let mut problems = problems(snapshot);
         self.update_open(problems.iter().chain(&pending));
@@ -124,7 +136,7 @@ impl SnapshotWatcher {
             );
         }
         let nri = *self.inputs.nri.borrow();
-        let invalid = self.inputs.invalid.count();
+        let invalid = self.inputs.shared.invalid();
         self.failures.count(snapshot, invalid, &self.recorder);
         let last_turn = Some(self.inputs.last_turn.load(Relaxed)).filter(|seconds| *seconds > 0);
         let last_turn = last_turn.and_then(|seconds| Timestamp::from_second(seconds).ok());
@@ -227,9 +239,9 @@ mod tests {
 
     #[test]
     fn invalid_objects_are_shown_and_counted_as_build_errors() {
-        let invalid = InvalidObjects::default();
+        let shared_inputs = SharedInputs::default();
         let inputs = WatcherInputs {
-            invalid: invalid.clone(),
+            shared: shared_inputs.clone(),
             last_turn: Arc::default(),
             nri: watch::channel(NriState::default()).1,
         };
@@ -237,13 +249,35 @@ mod tests {
         let (shown, counted) = (Arc::clone(&shared), Arc::clone(&recorder));
         let mut watcher = SnapshotWatcher::new(shared, Arc::default(), inputs, recorder, Instant::now());
         let mut after = |findings, tenants| {
-            invalid.findings.store(findings, Relaxed);
-            invalid.tenants.store(tenants, Relaxed);
+            shared_inputs.findings.store(findings, Relaxed);
+            shared_inputs.invalid_tenants.store(tenants, Relaxed);
             watcher.show(&Arc::default());
             (shown.load().tenants.invalid, policy_errors(&counted, "build"))
         };
         assert_eq!(after(0, 0), (0, Some(0)), "the control");
         assert_eq!(after(1, 2), (3, Some(3)), "of files and of the cluster");
         assert_eq!(after(1, 0), (1, Some(3)), "an object that is mended is no new error");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_new_pod_outside_the_ranges_asks_for_ranges_once() {
+        let shared_inputs = SharedInputs::default();
+        let inputs = WatcherInputs {
+            shared: shared_inputs.clone(),
+            last_turn: Arc::default(),
+            nri: watch::channel(NriState::default()).1,
+        };
+        let (shared, recorder) = (SharedObserved::default(), Arc::<Recorder>::default());
+        let mut watcher = SnapshotWatcher::new(shared, Arc::default(), inputs, recorder, Instant::now());
+        let asked = || {
+            let wait = tokio::time::timeout(Duration::from_secs(1), shared_inputs.missing_ranges.notified());
+            futures_util::FutureExt::map(wait, |asked| asked.is_ok())
+        };
+        for (count, expected) in [(0, false), (1, true), (1, false), (2, true)] {
+            let example = "10.9.0.1".parse().expect("an address");
+            let gap = (count > 0).then_some(PodRangeGap::Strays { count, example });
+            watcher.show(&Arc::new(Snapshot { pod_range_gap: gap, ..Snapshot::default() }));
+            assert_eq!(asked().await, expected, "{count}");
+        }
     }
 }

@@ -23,7 +23,7 @@ use crate::runtime::cgroups::PodCgroupIds;
 use crate::runtime::cni::Sandbox;
 use policy::model::cluster::Cluster;
 use policy::model::input::{Attachment, Change, Endpoint, EndpointKey, HostPort, Namespace, Tenant};
-use policy::model::ranges::{LearntRanges, PodRangeGap, RangeKind};
+use policy::model::ranges::{LearntRanges, RangeKind};
 use policy::model::settings::Settings;
 use policy::model::tenancy::Tenancy;
 
@@ -208,11 +208,6 @@ impl ClusterView {
     /// Whether all endpoints were reported.
     pub(crate) fn is_complete(&self) -> bool {
         self.complete
-    }
-
-    /// Whether pods have addresses outside the learnt ranges, so that objects may state further ones.
-    pub(crate) fn has_strays(&self) -> bool {
-        matches!(self.cluster.pod_range_gap(), Some(PodRangeGap::Strays { .. }))
     }
 
     /// How many tenants exist whose current spec cannot be read.

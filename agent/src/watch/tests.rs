@@ -21,6 +21,7 @@ async fn tenants_that_cannot_be_read_are_counted_until_they_can_be() {
     });
     let count = Arc::<AtomicU64>::default();
     let config = WatchConfig {
+        missing_ranges: Arc::default(),
         client,
         node: "a".into(),
         settings: Settings::default(),

@@ -91,7 +91,9 @@ impl Cluster {
             Change::Service(service) => self.services.insert(service, &mut dirty),
             Change::ServiceGone(key) => self.services.remove(&key, &mut dirty),
         }
-        dirty.ranges |= gap.is_some() != self.pod_range_gap().is_some();
+        if gap.is_some() != self.pod_range_gap().is_some() {
+            self.mark_ranges(&mut dirty);
+        }
         dirty
     }
 
@@ -342,8 +344,12 @@ impl Cluster {
         let rivals = self.rivals.iter().flat_map(|(address, pods)| pods.iter().map(|_| *address));
         let all: Vec<IpAddr> = self.address_index.addresses().chain(rivals).collect();
         all.into_iter().for_each(|address| self.count_stray(address));
+        self.mark_ranges(dirty);
+    }
+
+    /// Marks what depends on the ranges: owners, and what a Service's address and its ends are.
+    fn mark_ranges(&self, dirty: &mut Dirty) {
         dirty.ranges = true;
-        // What a Service's address and its ends are depends on the ranges.
         self.services.address_index().addresses().for_each(|address| dirty.address(address));
     }
 

@@ -22,7 +22,8 @@ use super::pod::is_possible;
 use super::prefixes::{self, Prefix};
 use super::ranges::{self, RangeKind};
 use super::report::{Conflict, Overflows};
-use super::settings::Settings;
+use super::services::UnknownEnd;
+use super::settings::{Settings, Uplinks};
 use super::tenancy::{Admission, Member, Tenancy};
 use super::tenant_ids::{self, KernelView, TenantIds};
 
@@ -107,11 +108,18 @@ fn service_entry(cluster: &Cluster, desired: &Desired, address: IpAddr) -> Optio
     if !is_possible(address) || !in_range {
         return None;
     }
-    let is_unknown = cluster.pod_range_gap().is_some();
-    let is_inside = |end: IpAddr| match ranges.kind(end) {
-        Some(kind) => kind != RangeKind::Outside,
-        // While the range of pods is unknown, a pod that is gone may have had any private address.
-        None => is_unknown && ranges::private().any(|net| net.contains(&end)),
+    let has_gap = cluster.pod_range_gap().is_some();
+    let unknown = |end: IpAddr| {
+        let is_inside = match ranges.kind(end) {
+            Some(kind) => kind != RangeKind::Outside,
+            // While the range of pods is unknown, a pod that is gone may have had any private address.
+            None => has_gap && ranges::private().any(|net| net.contains(&end)),
+        };
+        match is_inside {
+            false => UnknownEnd::Outside,
+            true if settings.uplinks == Uplinks::Auto => UnknownEnd::JudgedLater,
+            true => UnknownEnd::Nobodys,
+        }
     };
     let at = |end: IpAddr| {
         let is_direct = cluster.nodes().contains(&end)
@@ -122,7 +130,7 @@ fn service_entry(cluster: &Cluster, desired: &Desired, address: IpAddr) -> Optio
         if is_direct { desired_peer(cluster, desired, end) } else { None }
     };
     let namespace = |name: &str| desired.directory.get(name).copied();
-    cluster.services().entry(address, at, is_inside, namespace)
+    cluster.services().entry(address, at, unknown, namespace)
 }
 
 /// The entry of a pod address that no tenant may send to, or receive from.

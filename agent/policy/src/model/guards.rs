@@ -45,11 +45,11 @@ pub fn compile(
     if cluster.settings().uplinks == Uplinks::None {
         return guards;
     }
+    guards.own = own(cluster).collect();
     guards.own.insert(NODE_IFACES_LISTED);
     for link in cluster.links().values() {
         let bridge = (link.kind == LinkKind::Bridge).then(|| BridgePorts::of(link, cluster));
         if bridge.as_ref().is_some_and(BridgePorts::are_pods) {
-            guards.own.insert(link.ifindex);
             guards.interfaces.insert(link.ifindex, (Guard::Bridge, link.name.clone()));
             continue;
         }
@@ -60,11 +60,8 @@ pub fn compile(
                 link.name
             ));
         }
-        if is_own(link, cluster) {
-            guards.own.insert(link.ifindex);
-            if link.kind != LinkKind::Loopback && is_meant(link, cluster) {
-                guards.interfaces.insert(link.ifindex, (Guard::Uplink, link.name.clone()));
-            }
+        if is_own(link, cluster) && link.kind != LinkKind::Loopback && is_meant(link, cluster) {
+            guards.interfaces.insert(link.ifindex, (Guard::Uplink, link.name.clone()));
         }
     }
     guards.gaps.extend(switches(cluster).map(|name| {
@@ -81,6 +78,18 @@ pub fn compile(
         guards.gaps.extend(missing.map(message));
     }
     guards
+}
+
+/// The node's own interfaces, bridges of pods included.
+fn own(cluster: &Cluster) -> impl Iterator<Item = u32> {
+    cluster.links().values().filter(|link| is_own(link, cluster)).map(|link| link.ifindex)
+}
+
+/// The node's own interfaces by which nothing arrives from a pod.
+pub(super) fn own_without_pods(cluster: &Cluster) -> impl Iterator<Item = u32> {
+    let has_pods = |link: &&Link| link.kind == LinkKind::Bridge && BridgePorts::of(link, cluster).pods > 0;
+    let own = cluster.links().values().filter(|link| is_own(link, cluster));
+    own.filter(move |link| !has_pods(link)).map(|link| link.ifindex)
 }
 
 /// Devices that have pods as ports but are no bridge (Open vSwitch, VRF). No guard exists for them.

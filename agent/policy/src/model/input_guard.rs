@@ -14,6 +14,7 @@ use agent_common::tenant::TenantState;
 
 use super::cluster::Cluster;
 use super::desired::Desired;
+use super::guards;
 use super::pod::{v4_addr, v6_addr};
 
 /// UDP ports at which the kernel unwraps packets: VXLAN (RFC 7348, and the port that Linux chose before it), Geneve
@@ -33,6 +34,9 @@ pub struct InputRules {
     pub exact: BTreeSet<InputOpening>,
     /// UDP ports of tunnel devices, which no pod may reach.
     pub tunnels: BTreeSet<u16>,
+    /// Indexes of the node's own interfaces. What arrives by an interface that is neither these nor a pod's with programs
+    /// reaches no tunnel device: a pod that starts while no agent runs may send any frame.
+    pub own: BTreeSet<u32>,
 }
 
 /// One port of the node that one pod may reach.
@@ -57,6 +61,8 @@ impl InputRules {
             open: &self.open & &next.open,
             exact: &self.exact & &next.exact,
             tunnels: &self.tunnels | &next.tunnels,
+            // Without the node's own interfaces its overlay would stop.
+            own: next.own.clone(),
         }
     }
 }
@@ -77,6 +83,7 @@ pub fn compile(
     let mut rules = InputRules {
         interfaces: attached.iter().copied().filter(|ifindex| !is_port(ifindex)).collect(),
         tunnels: TUNNELS.into_iter().chain(observed).collect(),
+        own: guards::own_without_pods(cluster).collect(),
         ..InputRules::default()
     };
     let wanted = desired.endpoints.entries.iter().filter(|(ifindex, _)| attached.contains(ifindex));
@@ -138,6 +145,7 @@ mod tests {
         assert_eq!(rules.pods, ["10.0.0.1", "10.0.0.2", "fd00::1"].map(ip).into());
         assert_eq!(rules.open, [ip("10.0.0.2")].into());
         assert!(rules.tunnels.contains(&7000) && rules.tunnels.contains(&8472));
+        assert!(rules.own.contains(&8), "the tunnel device is the node's own");
     }
 
     #[test]

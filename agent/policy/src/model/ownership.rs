@@ -124,12 +124,15 @@ impl Ownership {
         self.granted.get(tenant).map_or(&[], Vec::as_slice)
     }
 
-    /// The ranges of pods and Services, without the subnets of tenants inside them.
+    /// The ranges of pods and Services, without those of nodes and tenants inside them. They are disjoint and sorted.
     pub(crate) fn of_pods_and_services(&self) -> Vec<IpNet> {
         let all = || self.v4.iter().chain(&self.v6);
-        let of_tenants: Vec<IpNet> = all().filter(|span| span.rank > 0).map(|span| span.net).collect();
-        let open = all().filter(|span| span.owner == Owner::Cluster);
-        open.flat_map(|span| ranges::without(span.net, &of_tenants)).collect()
+        let others: Vec<IpNet> = all().filter(|span| span.owner != Owner::Cluster).map(|span| span.net).collect();
+        let open: Vec<IpNet> = all()
+            .filter(|span| span.owner == Owner::Cluster)
+            .flat_map(|span| ranges::without(span.net, &others))
+            .collect();
+        IpNet::aggregate(&open)
     }
 
     /// Subnets of tenants inside ranges that were only learnt.
@@ -581,7 +584,10 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_tenant_s_ranges_leave_out_subnets_of_tenants() {
+    fn a_shared_tenant_s_ranges_leave_out_subnets_of_tenants_and_nodes() {
+        let nodes =
+            Settings { pod_cidrs: nets(&["10.0.4.0/22"]), node_cidrs: nets(&["10.0.7.0/24"]), ..Settings::default() };
+        assert_eq!(learning(nodes, &[], vec![]).of_pods_and_services(), nets(&["10.0.4.0/23", "10.0.6.0/24"]));
         let ownership = learning(Settings::default(), &["10.0.4.0/22"], vec![owner_of("acme", 0, &["10.0.5.0/24"])]);
         assert_eq!(ownership.of_pods_and_services(), nets(&["10.0.4.0/24", "10.0.6.0/23"]));
     }

@@ -50,7 +50,7 @@ pub fn compile(tenant: &Member, ownership: &Ownership, metadata: &BTreeSet<IpAdd
         while nest.last().is_some_and(|(outer, ..)| !outer.contains(&net)) {
             nest.pop();
         }
-        let contested = ownership.is_contested(&net, &name) && !open.iter().any(|range| range.contains(&net));
+        let contested = ownership.is_contested(&net, &name) && !is_inside(&open, &net);
         let around = nest.last();
         let all = around.map_or_else(|| ports.clone(), |(_, outer, _)| outer.union(&ports));
         if !all.fits() {
@@ -66,6 +66,12 @@ pub fn compile(tenant: &Member, ownership: &Ownership, metadata: &BTreeSet<IpAdd
     prefixes.sort_by_key(|prefix| (std::cmp::Reverse(prefix.net.prefix_len()), prefix.net));
     (compiled.v4, compiled.v6) = prefixes.into_iter().partition(|prefix| prefix.net.addr().is_ipv4());
     compiled
+}
+
+/// Whether one of these ranges, which are disjoint and sorted, contains `net`.
+fn is_inside(ranges: &[IpNet], net: &IpNet) -> bool {
+    let after = ranges.partition_point(|range| range.network() <= net.network());
+    after.checked_sub(1).and_then(|at| ranges.get(at)).is_some_and(|range| range.contains(net))
 }
 
 /// Ranges by address, equal ones merged. Ranges with too many ports are reported and left out.

@@ -49,7 +49,7 @@ pub struct LearntRanges {
 pub enum PodRangeGap {
     /// No object states the ranges of the pods of every node.
     NotStated,
-    /// Pods have addresses outside the learnt ranges.
+    /// Pods have addresses outside the known ranges.
     Strays {
         /// How many addresses.
         count: usize,
@@ -127,19 +127,21 @@ impl Ranges {
         self.of.iter().filter(move |(_, (_, other))| *other == kind).map(|(net, _)| *net)
     }
 
-    /// Why the range of pods is not known; `None` if it is. `strays` is the number of pod addresses outside the learnt
+    /// Why the range of pods is not known; `None` if it is. `strays` is the number of pod addresses outside the known
     /// ranges, with one of them.
     pub(super) fn gap(
         settings: &Settings,
         learnt: &LearntRanges,
         strays: Option<(usize, IpAddr)>,
     ) -> Option<PodRangeGap> {
-        if !settings.learn_ranges || settings.no_pod_range || !settings.pod_cidrs.is_empty() {
+        if !settings.learn_ranges || settings.no_pod_range {
             return None;
         }
-        if learnt.pods.is_empty() || !learnt.covers_every_node {
+        let is_learnt = !learnt.pods.is_empty() && learnt.covers_every_node;
+        if settings.pod_cidrs.is_empty() && !is_learnt {
             return Some(PodRangeGap::NotStated);
         }
+        // An address outside is evidence, whoever stated the ranges: one family may be missing.
         strays.map(|(count, example)| PodRangeGap::Strays { count, example })
     }
 }
@@ -149,12 +151,12 @@ impl std::fmt::Display for PodRangeGap {
         match self {
             Self::NotStated => write!(
                 f,
-                "the range of pods is unknown: not every Node has spec.podCIDRs, and there is no IP pool; set \
+                "the range of pods is unknown: not every Node has spec.podCIDRs, and no IP pool could be read; set \
                  --pod-cidr to the ranges of all pods, or to `none` if they have none of their own"
             ),
             Self::Strays { count, example } => write!(
                 f,
-                "the range of pods is unknown: {count} pod addresses, such as {example}, lie outside the learnt \
+                "the range of pods is unknown: {count} pod addresses, such as {example}, lie outside the known \
                  ranges; set --pod-cidr to the ranges of all pods"
             ),
         }
@@ -284,11 +286,10 @@ mod tests {
         for unknown in [LearntRanges::default(), learnt(&[]), partial] {
             assert_eq!(gap(&learning(), &unknown, None), Some(PodRangeGap::NotStated));
         }
-        for said in [
-            Settings { pod_cidrs: nets(&["10.244.0.0/16"]), ..learning() },
-            Settings { no_pod_range: true, ..learning() },
-            Settings::default(),
-        ] {
+        let set = Settings { pod_cidrs: nets(&["10.244.0.0/16"]), ..learning() };
+        assert_eq!(gap(&set, &LearntRanges::default(), None), None);
+        assert!(gap(&set, &LearntRanges::default(), stray).is_some(), "a family without a range");
+        for said in [Settings { no_pod_range: true, ..learning() }, Settings::default()] {
             assert_eq!(gap(&said, &LearntRanges::default(), stray), None);
         }
     }

@@ -22,6 +22,17 @@ const NOBODYS: PeerEntry = PeerEntry { tenant: TenantId::UNKNOWN, kind: PeerEntr
 /// A Service with an end that is no pod: only tenants that list exactly its address may open connections to it.
 const LISTED: PeerEntry = PeerEntry { tenant: TenantId::UNKNOWN, kind: PeerEntry::SERVICE_LISTED, flags: 0, _pad: 0 };
 
+/// What an end is that no table knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownEnd {
+    /// An address of the cluster's. What goes there is judged again where it leaves the node.
+    JudgedLater,
+    /// An address of the cluster's, where nothing judges again.
+    Nobodys,
+    /// An address outside the cluster.
+    Outside,
+}
+
 /// All Services that this node knows.
 #[derive(Clone, Debug, Default)]
 pub struct Services {
@@ -42,12 +53,12 @@ impl Services {
     }
 
     /// The entry that an address should have; `None` if no Service has the address. `end` returns the entry of an end,
-    /// `is_inside` whether an address is in the cluster's ranges, and `namespace` the entry of a namespace's pods.
+    /// `unknown` what an end without an entry is, and `namespace` the entry of a namespace's pods.
     pub fn entry(
         &self,
         address: IpAddr,
         end: impl Fn(IpAddr) -> Option<PeerEntry>,
-        is_inside: impl Fn(IpAddr) -> bool,
+        unknown: impl Fn(IpAddr) -> UnknownEnd,
         namespace: impl Fn(&str) -> Option<PeerEntry>,
     ) -> Option<PeerEntry> {
         let keys = self.by_address.get(address)?;
@@ -55,10 +66,11 @@ impl Services {
         let ends: BTreeSet<IpAddr> = services.flat_map(|service| service.ends.iter().copied()).collect();
         let mut entries = Vec::with_capacity(ends.len());
         for address in ends {
-            match end(address) {
-                Some(entry) => entries.push(entry),
-                None if is_inside(address) => {}
-                None => return Some(LISTED),
+            match (end(address), unknown(address)) {
+                (Some(entry), _) => entries.push(entry),
+                (None, UnknownEnd::JudgedLater) => {}
+                (None, UnknownEnd::Nobodys) => return Some(NOBODYS),
+                (None, UnknownEnd::Outside) => return Some(LISTED),
             }
         }
         if entries.is_empty() {
@@ -181,8 +193,15 @@ mod tests {
             _ => None,
         };
         let namespace = |name: &str| (name == "ns").then_some(ACME);
-        let is_inside = |end: IpAddr| end.to_string().starts_with("10.244.");
-        services.entry(ip("10.96.0.9"), end, is_inside, namespace).expect("it is a Service")
+        services.entry(ip("10.96.0.9"), end, unknown, namespace).expect("it is a Service")
+    }
+
+    fn unknown(end: IpAddr) -> UnknownEnd {
+        match end.to_string() {
+            text if text.starts_with("10.244.9.") => UnknownEnd::Nobodys,
+            text if text.starts_with("10.244.") => UnknownEnd::JudgedLater,
+            _ => UnknownEnd::Outside,
+        }
     }
 
     #[test]
@@ -196,7 +215,11 @@ mod tests {
 
     #[test]
     fn a_service_whose_ends_differ_is_nobody_s() {
-        for ends in [&["10.244.0.1", "10.244.0.3"][..], &["10.244.0.4", "10.244.0.3", "10.244.0.1"]] {
+        for ends in [
+            &["10.244.0.1", "10.244.0.3"][..],
+            &["10.244.0.4", "10.244.0.3", "10.244.0.1"],
+            &["10.244.0.1", "10.244.9.9"],
+        ] {
             assert_eq!(entry(ends), NOBODYS, "{ends:?}");
         }
         for ends in [&["10.40.0.10"][..], &["10.244.0.1", "10.40.0.10"], &["10.244.0.1", "192.168.0.1"]] {
@@ -216,7 +239,7 @@ mod tests {
         assert_eq!(entry(&["10.244.1.250"]), PeerEntry { kind: PeerEntry::SERVICE, ..ACME });
         let mut services = Services::default();
         services.insert(service("web", "10.96.0.9", &[]), &mut Dirty::default());
-        let unknown = services.entry(ip("10.96.0.9"), |_| None, |_| true, |_| None);
+        let unknown = services.entry(ip("10.96.0.9"), |_| None, unknown, |_| None);
         assert_eq!(unknown, Some(NOBODYS), "of a namespace in no known tenant");
         assert_eq!(services.addresses_of("ns").collect::<Vec<_>>(), [ip("10.96.0.9")]);
         assert_eq!(services.addresses_of("n").count() + services.addresses_of("ns2").count(), 0);
@@ -231,7 +254,7 @@ mod tests {
         services.follow(&mut dirty);
         assert!(dirty.addresses.contains(&ip("10.96.0.9")));
         services.remove(&service("web", "10.96.0.9", &[]).key, &mut dirty);
-        assert_eq!(services.entry(ip("10.96.0.9"), |_| None, |_| true, |_| None), None);
+        assert_eq!(services.entry(ip("10.96.0.9"), |_| None, unknown, |_| None), None);
         assert!(services.by_end.is_empty() && services.by_address.is_empty());
     }
 }

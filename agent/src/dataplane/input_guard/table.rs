@@ -43,7 +43,7 @@ const PROTOCOL: u32 = 12;
 const SERVICE: u32 = 13;
 const INTERFACE: u32 = 20;
 
-const SETS: [SetSpec; 8] = [
+const SETS: [SetSpec; 9] = [
     SetSpec { name: "interfaces", types: &[INTERFACE], length: 4 },
     SetSpec { name: "pods4", types: &[IPV4], length: 4 },
     SetSpec { name: "pods6", types: &[IPV6], length: 16 },
@@ -53,6 +53,7 @@ const SETS: [SetSpec; 8] = [
     SetSpec { name: "exact4", types: &[IPV4, IPV4, PROTOCOL, SERVICE], length: 16 },
     SetSpec { name: "exact6", types: &[IPV6, IPV6, PROTOCOL, SERVICE], length: 40 },
     SetSpec { name: "tunnels", types: &[SERVICE], length: 2 },
+    SetSpec { name: "own", types: &[INTERFACE], length: 4 },
 ];
 
 /// The names of all sets.
@@ -65,6 +66,7 @@ pub(super) fn contents(rules: &InputRules) -> Contents {
     let mut contents: Contents = sets().map(|name| (name, BTreeSet::new())).collect();
     let mut put = |name: &'static str, key: Vec<u8>| _ = contents.entry(name).or_default().insert(key);
     rules.interfaces.iter().for_each(|index| put("interfaces", index.to_ne_bytes().to_vec()));
+    rules.own.iter().for_each(|index| put("own", index.to_ne_bytes().to_vec()));
     rules.tunnels.iter().for_each(|port| put("tunnels", port.to_be_bytes().to_vec()));
     for (four, six, addresses) in [("pods4", "pods6", &rules.pods), ("open4", "open6", &rules.open)] {
         for address in addresses {
@@ -153,15 +155,27 @@ fn input_rules() -> Vec<Vec<Attributes>> {
         vec![nft::load(Load::InputInterface, 0), nft::lookup("interfaces"), judge()],
         [source(4, "pods4"), vec![judge()]].concat(),
         [source(6, "pods6"), vec![judge()]].concat(),
+        vec![nft::load(Load::InputInterface, 0), nft::lookup("own"), nft::verdict(NftVerdict::Accept)],
     ]
+    .into_iter()
+    .chain(closed_tunnels())
+    .collect()
+}
+
+/// Packets to tunnel devices are dropped.
+fn closed_tunnels() -> Vec<Vec<Attributes>> {
+    let drop = || nft::verdict(NftVerdict::Drop);
+    let mut rules: Vec<_> =
+        TUNNEL_PROTOCOLS.map(|number| [protocol(number), vec![nft::count("tunnel"), drop()]].concat()).into();
+    let tunnel = vec![nft::load(Load::Transport(2, 2), 0), nft::lookup("tunnels"), nft::count("tunnel"), drop()];
+    rules.push([protocol(UDP), tunnel].concat());
+    rules
 }
 
 fn judge_rules() -> Vec<Vec<Attributes>> {
     let (accept, drop) = (|| nft::verdict(NftVerdict::Accept), || nft::verdict(NftVerdict::Drop));
     let mut rules = vec![[neighbor_discovery(), vec![accept()]].concat()];
-    rules.extend(TUNNEL_PROTOCOLS.map(|number| [protocol(number), vec![nft::count("tunnel"), drop()]].concat()));
-    let tunnel = vec![nft::load(Load::Transport(2, 2), 0), nft::lookup("tunnels"), nft::count("tunnel"), drop()];
-    rules.push([protocol(UDP), tunnel].concat());
+    rules.extend(closed_tunnels());
     rules.push([answer(), vec![accept()]].concat());
     rules.push([source(4, "open4"), vec![accept()]].concat());
     rules.push([source(6, "open6"), vec![accept()]].concat());

@@ -1,6 +1,7 @@
 //! A socket that asks nf_tables, and writes batches that the kernel applies as one transaction.
 //!
-//! Every wait ends after [`TIMEOUT`]. An answer belongs to a request by its sequence number, so what an earlier failed
+//! Every wait for an answer ends after [`TIMEOUT`]. The kernel applies a batch while it is sent, one process after the
+//! other. An answer belongs to a request by its sequence number, so what an earlier failed
 //! request left in the socket is skipped.
 
 use std::io;

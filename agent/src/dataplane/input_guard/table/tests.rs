@@ -14,6 +14,7 @@ fn keys_have_the_length_of_their_set() {
         open: ["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()].into(),
         exact: [exact("10.0.0.1", "10.0.0.9"), exact("fd00::1", "fd00::9")].into(),
         tunnels: [8472].into(),
+        own: [2].into(),
     };
     let contents = contents(&rules);
     for set in SETS {
