@@ -147,7 +147,7 @@ fn no_packet_of_a_pod_is_led_to_a_node_or_its_tunnels() {
         assert_eq!(checked(&world, NODE, MarkKind::Request, &Content::Other(protocol)), Some(Node), "{protocol}");
     }
     assert_eq!(checked(&world, NODE, MarkKind::Request, &Content::Other(50)), None, "IPsec of the node's own");
-    for flag in [TenantState::NODES_ALLOWED, TenantState::SHARED] {
+    for flag in [TenantState::NODES_ALLOWED, TenantState::SHARED, TenantState::OPEN] {
         let world = World::default().with(flag);
         for (content, expected) in
             [(udp(8472), Some(Node)), (Content::Other(47), Some(Node)), (udp(53), None), (syn(10_250), None)]

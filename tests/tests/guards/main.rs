@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use testbed::agent::Agent;
 use testbed::capture::Capture;
 use testbed::frames::craft::{Frame, Payload};
-use testbed::host::{Family, Host};
+use testbed::host::{Family, Host, UPSTREAM};
 use testbed::matrix::{Cell, probe_in};
 use testbed::probe::{Outcome, Transport, probe};
 use testbed::raw;
@@ -246,6 +246,42 @@ fn translated_packets_are_checked_at_their_final_destination() {
         assert_eq!(connects(Host::Dns, TO_FOREIGN_POD), Outcome::Answered, "{layout:?}");
         assert_eq!(connects(Host::AcmeWeb, TO_FOREIGN_POD), Outcome::Silence, "{layout:?}");
     }
+}
+
+#[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
+fn a_packet_that_leaves_by_two_guarded_interfaces_is_judged_once() {
+    let world = World::new(Layout::Routed).expect("a world");
+    let (node, gateway) = (Host::Node.v4(), UPSTREAM.0);
+    let stacked = format!(
+        "link add over type bridge\nlink set over up\naddr del {node}/24 dev uplink\naddr add {node}/24 dev over\n\
+         link set uplink master over\nroute replace default via {gateway} dev over\n"
+    );
+    world.node.ip(&stacked).expect("a bridge over the uplink");
+    world.node.wait_until_up().expect("the uplink is a port of it");
+    // acme lists the metadata service's address, and the node leads packets to it elsewhere.
+    let (listed, port) = (Host::Metadata.v4(), 6003);
+    let rule_for = |port: u16, to: Host| {
+        let target = SocketAddr::new(to.address(Family::V4), to.port());
+        format!("add rule ip nat in ip daddr {listed} tcp dport {port} dnat to {target}; ")
+    };
+    translate(&world, &(rule_for(port, Host::Internet) + &rule_for(port + 1, Host::GlobexDb)));
+    let mut config = world.config();
+    config.tenants.iter_mut().filter(|tenant| tenant.name == "acme").for_each(|tenant| {
+        tenant.egress.push(("listed".to_owned(), vec![format!("{listed}/32")], vec![]));
+    });
+    config.write(&world.config_path()).expect("a configuration");
+    let agent = Agent::start_flagged(&world, &["--foreign-netns", world.outside().name(), "--uplink", "auto"]);
+    let agent = agent.expect("an agent");
+    agent.wait_ready(Duration::from_secs(60)).expect("the agent becomes ready");
+    let connects = |port: u16| {
+        let target = SocketAddr::new(Host::Metadata.address(Family::V4), port);
+        world.netns(Host::AcmeWeb).run(|| probe(Transport::Tcp, Some(Host::AcmeWeb.address(Family::V4)), target))
+    };
+    agent.wait(SOON, "a path", || connects(port) == Outcome::Answered).expect("an address that nobody owns");
+    assert_eq!(connects(port + 1), Outcome::Silence, "another tenant's database");
+    let status = String::from_utf8(agent.query(&["status"]).expect("it runs").stdout).expect("text");
+    assert!(status.contains("over") && status.contains("uplink"), "both have the guard: {status}");
 }
 
 #[test]
