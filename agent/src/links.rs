@@ -86,6 +86,9 @@ async fn send_changes(changes: &mpsc::Sender<Change>, last: &mut Option<NodeLink
     if before.is_none_or(|before| before.addresses != now.addresses) {
         open &= changes.send(Change::Nodes(now.addresses.clone())).await.is_ok();
     }
+    if before.map_or(&Vec::new(), |before| &before.virtual_addresses) != &now.virtual_addresses {
+        open &= changes.send(Change::VirtualAddresses(now.virtual_addresses.clone())).await.is_ok();
+    }
     if before.is_none_or(|before| before.links != now.links) {
         open &= changes.send(Change::Links(now.links.clone())).await.is_ok();
     }

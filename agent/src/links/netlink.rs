@@ -2,6 +2,7 @@
 //!
 //! Knows the attributes of messages. Remembers nothing, and decides nothing about an interface.
 
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsRawFd;
@@ -49,16 +50,22 @@ impl Netlink {
         self.handle.link().get().execute().try_collect().await.map_err(LinksError::List)
     }
 
-    /// The node's own addresses, without those that no packet can be sent to.
+    /// The node's addresses on these interfaces and on the others, without those that no packet can be sent to.
     ///
     /// # Errors
     /// [`LinksError::List`].
-    pub(super) async fn node_addresses(&self) -> Result<Vec<IpAddr>, LinksError> {
+    pub(super) async fn node_addresses(
+        &self,
+        interfaces: &HashSet<u32>,
+    ) -> Result<(Vec<IpAddr>, Vec<IpAddr>), LinksError> {
         let found = addresses(&self.handle, AddressMessage::default()).await.map_err(LinksError::List)?;
-        let mut own: Vec<IpAddr> = found.into_iter().map(|(_, address)| address).filter(is_routable).collect();
-        own.sort_unstable();
-        own.dedup();
-        Ok(own)
+        let routable = found.into_iter().filter(|(_, address)| is_routable(address));
+        let (these, others): (Vec<_>, Vec<_>) = routable.partition(|(ifindex, _)| interfaces.contains(ifindex));
+        let sorted = |all: Vec<(u32, IpAddr)>| {
+            let addresses: BTreeSet<IpAddr> = all.into_iter().map(|(_, address)| address).collect();
+            addresses.into_iter().collect()
+        };
+        Ok((sorted(these), sorted(others)))
     }
 
     /// Whether a route leads out of the node through this interface.
@@ -127,6 +134,19 @@ pub(super) fn kind(infos: &[LinkInfo]) -> LinkKind {
         Some(InfoKind::Veth | InfoKind::Netkit) => LinkKind::Pair,
         _ => LinkKind::Other,
     }
+}
+
+/// What an attribute says of an interface's driver.
+pub(super) fn infos(attribute: &LinkAttribute) -> Option<&Vec<LinkInfo>> {
+    match attribute {
+        LinkAttribute::LinkInfo(infos) => Some(infos),
+        _ => None,
+    }
+}
+
+/// Whether an interface is a dummy, which only holds addresses.
+pub(super) fn is_dummy(infos: &Vec<LinkInfo>) -> bool {
+    infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Dummy)))
 }
 
 /// The UDP port of a tunnel device (VXLAN, Geneve, bareudp).

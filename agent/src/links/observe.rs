@@ -16,13 +16,18 @@ use super::LinksError;
 use super::netlink::{self, Netlink};
 use policy::model::input::{Link, LinkKind};
 
+/// Stands for the node's own network namespace among numbers of others, which are not negative.
+const THIS_NAMESPACE: i32 = -1;
+
 /// Interfaces and addresses of the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct NodeLinks {
     /// Interfaces, sorted by index.
     pub links: Vec<Link>,
-    /// The node's own addresses.
+    /// The node's own addresses, without those of dummy interfaces.
     pub addresses: Vec<IpAddr>,
+    /// Addresses on dummy interfaces.
+    pub virtual_addresses: Vec<IpAddr>,
 }
 
 impl NodeLinks {
@@ -76,8 +81,18 @@ impl LinkObserver {
         for message in &messages {
             links.push(self.link(message, &macs, &names).await);
         }
+        for link in links.iter_mut().filter(|link| link.kind == LinkKind::Bridge) {
+            // The node's way out, even while its card is not a port of it.
+            link.gateway = self.has_gateway(link.ifindex, THIS_NAMESPACE).await;
+        }
         links.sort_by_key(|link| link.ifindex);
-        let found = NodeLinks { links, addresses: self.netlink.node_addresses().await? };
+        let is_dummy = |message: &&LinkMessage| {
+            let attributes = message.attributes.iter();
+            attributes.filter_map(netlink::infos).any(netlink::is_dummy)
+        };
+        let dummies: HashSet<u32> = messages.iter().filter(is_dummy).map(|message| message.header.index).collect();
+        let (virtual_addresses, addresses) = self.netlink.node_addresses(&dummies).await?;
+        let found = NodeLinks { links, addresses, virtual_addresses };
         self.ends.retain(|(ifindex, _), _| found.contains(*ifindex));
         self.gateways.retain(|(ifindex, _)| found.contains(*ifindex));
         Ok(found)

@@ -31,6 +31,7 @@ pub struct Cluster {
     services: Services,
     nodes: Arc<BTreeSet<IpAddr>>,
     own: BTreeSet<IpAddr>,
+    virtual_addresses: BTreeSet<IpAddr>,
     others: BTreeSet<IpAddr>,
     learnt: LearntRanges,
     ranges: Arc<Ranges>,
@@ -38,6 +39,17 @@ pub struct Cluster {
     strays: Option<(usize, IpAddr)>,
     node_cgroups: BTreeSet<u64>,
     synced: Synced,
+}
+
+/// Whether a node has an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NodeClaim {
+    /// It has, whoever else claims the address.
+    Sure,
+    /// It has, unless a pod or a Service is known there.
+    UnlessOthers,
+    /// No node claims the address.
+    None,
 }
 
 /// Which kinds were reported in full at least once.
@@ -74,12 +86,16 @@ impl Cluster {
             Change::Links(all) => self.all_links(all, &mut dirty),
             Change::Nodes(all) => {
                 self.synced.nodes = true;
-                self.own = canonical(all);
-                self.refresh_nodes(&mut dirty);
+                let changed = replace(&mut self.own, all);
+                self.refresh_nodes(&changed, &mut dirty);
+            }
+            Change::VirtualAddresses(all) => {
+                let changed = replace(&mut self.virtual_addresses, all);
+                self.refresh_nodes(&changed, &mut dirty);
             }
             Change::ClusterNodes(all) => {
-                self.others = canonical(all);
-                self.refresh_nodes(&mut dirty);
+                let changed = replace(&mut self.others, all);
+                self.refresh_nodes(&changed, &mut dirty);
             }
             Change::Ranges(learnt) => self.learn(learnt, &mut dirty),
             Change::NodeCgroups(all) => {
@@ -143,7 +159,22 @@ impl Cluster {
         &self.services
     }
 
-    /// Addresses of all nodes.
+    /// Whether a node has an address, in the order in which claims are believed: an address on a real interface of this
+    /// node; a known pod's; that of a Service; what else a node claims. A Node object may name any address, and a Service's
+    /// owner may have one put on a dummy interface. Where the two claim the same, a Node object outside the ranges of pods
+    /// is believed before a pod.
+    pub(crate) fn node_claim(&self, address: IpAddr) -> NodeClaim {
+        let by_object = self.others.contains(&address);
+        match self.ranges.kind(address) {
+            _ if self.own.contains(&address) => NodeClaim::Sure,
+            _ if !by_object && !self.virtual_addresses.contains(&address) => NodeClaim::None,
+            Some(RangeKind::Pods | RangeKind::Services) => NodeClaim::UnlessOthers,
+            _ if by_object => NodeClaim::Sure,
+            _ => NodeClaim::UnlessOthers,
+        }
+    }
+
+    /// Addresses of all nodes, also those that are somebody else's by [`Self::node_claim`].
     pub fn nodes(&self) -> &Arc<BTreeSet<IpAddr>> {
         &self.nodes
     }
@@ -323,11 +354,12 @@ impl Cluster {
         self.synced.links = true;
     }
 
-    fn refresh_nodes(&mut self, dirty: &mut Dirty) {
-        let nodes: BTreeSet<IpAddr> = self.own.union(&self.others).copied().collect();
-        self.nodes.symmetric_difference(&nodes).for_each(|address| dirty.address(*address));
-        dirty.endpoints |= *self.nodes != nodes;
-        self.nodes = Arc::new(nodes);
+    /// Marks addresses that one of the three sets has gained or lost.
+    fn refresh_nodes(&mut self, changed: &[IpAddr], dirty: &mut Dirty) {
+        changed.iter().for_each(|address| dirty.address(*address));
+        dirty.endpoints |= !changed.is_empty();
+        let sets = [&self.own, &self.virtual_addresses, &self.others];
+        self.nodes = Arc::new(sets.into_iter().flatten().copied().collect());
     }
 }
 
@@ -370,8 +402,11 @@ impl Cluster {
     }
 }
 
-fn canonical(all: Vec<IpAddr>) -> BTreeSet<IpAddr> {
-    all.into_iter().map(|address| address.to_canonical()).collect()
+/// Replaces a set of addresses. Returns those that it has gained or lost.
+fn replace(set: &mut BTreeSet<IpAddr>, all: Vec<IpAddr>) -> Vec<IpAddr> {
+    let now = all.into_iter().map(|address| address.to_canonical()).collect();
+    let before = std::mem::replace(set, now);
+    before.symmetric_difference(set).copied().collect()
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use agent_common::layout::{PeerEntry, ROW_PREFIXES};
 use agent_common::tenant::{TenantId, TenantName, TenantState};
 use ipnet::IpNet;
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, NodeClaim};
 use super::dirty::Dirty;
 use super::endpoints::{self, Endpoints};
 use super::grants::{self, Grants};
@@ -82,14 +82,17 @@ pub fn compile(cluster: &Cluster, kernel: &KernelView<'_>, now: i64) -> Desired 
 
 /// The entry that `address` should have.
 ///
-/// An address that several live pods claim, or whose tenant has no number, gets the entry [`NOBODYS`]. Without an
+/// The order of belief is the same on every node: metadata services, this node's real interfaces, pods, Services, and
+/// other claims of nodes. See `Cluster::node_claim`. An address that several live pods claim, or whose tenant has no number, gets the entry [`NOBODYS`]. Without an
 /// entry, a wide range that covers the address would open it.
 pub(crate) fn desired_peer(cluster: &Cluster, desired: &Desired, address: IpAddr) -> Option<PeerEntry> {
     if cluster.settings().metadata.contains(&address) {
         return Some(PeerEntry { kind: PeerEntry::METADATA, ..PeerEntry::default() });
     }
-    if cluster.nodes().contains(&address) {
-        return Some(PeerEntry { kind: PeerEntry::NODE, ..PeerEntry::default() });
+    let node = PeerEntry { kind: PeerEntry::NODE, ..PeerEntry::default() };
+    let claim = cluster.node_claim(address);
+    if claim == NodeClaim::Sure {
+        return Some(node);
     }
     if cluster.rivals().contains_key(&address) {
         return Some(NOBODYS);
@@ -97,11 +100,11 @@ pub(crate) fn desired_peer(cluster: &Cluster, desired: &Desired, address: IpAddr
     if let Some(pod) = cluster.address_index().get(address).filter(|_| is_possible(address)) {
         return Some(desired.directory.get(&pod.namespace).copied().unwrap_or(NOBODYS));
     }
-    service_entry(cluster, desired, address)
+    service_entry(cluster, desired, address).or_else(|| (claim == NodeClaim::UnlessOthers).then_some(node))
 }
 
 /// The entry that a Service's address should have. An address outside the ranges of Services gets none, whatever the
-/// Service claims. Addresses of pods and nodes do not get here.
+/// Service claims. Addresses of pods, and those that are surely nodes', do not get here.
 fn service_entry(cluster: &Cluster, desired: &Desired, address: IpAddr) -> Option<PeerEntry> {
     let (settings, ranges) = (cluster.settings(), cluster.ranges());
     let in_range = ranges.kind(address) == Some(RangeKind::Services) || !ranges.has(RangeKind::Services, address);
@@ -357,6 +360,51 @@ mod tests {
         assert_eq!(at("192.0.2.1"), entry(TenantId::UNKNOWN, PeerEntry::NODE, 0));
         assert_eq!(at("169.254.169.254"), entry(TenantId::UNKNOWN, PeerEntry::METADATA, 0));
         assert_eq!(at("10.0.0.4"), None);
+    }
+
+    #[test]
+    fn claims_to_an_address_are_believed_in_one_order() {
+        let net = |text: &str| vec![text.parse().expect("a range")];
+        let settings =
+            Settings { pod_cidrs: net("10.0.0.0/24"), service_cidrs: net("10.96.0.0/16"), ..Settings::default() };
+        let service = |name: &str, address: &str, end: &str| crate::model::input::Service {
+            key: crate::model::testing::key(name),
+            addresses: vec![ip(address)],
+            ends: vec![ip(end)],
+        };
+        let claimed = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "172.31.0.9", "10.96.0.10", "10.96.0.11", "169.254.20.10"];
+        let changes = |change: fn(Vec<IpAddr>) -> Change| {
+            let pods = [("web/a", claimed[0]), ("web/b", claimed[1]), ("web/far", claimed[3])];
+            vec![
+                Change::Tenants(vec![tenant("acme")]),
+                Change::Namespaces(vec![namespace("web", "acme")]),
+                Change::Endpoints(pods.map(|(name, address)| remote(name, &[address])).into()),
+                Change::Services(vec![service("web/s", claimed[4], claimed[0])]),
+                change(claimed.map(ip).into()),
+            ]
+        };
+        let kinds = |change: fn(Vec<IpAddr>) -> Change| {
+            let cluster = cluster(settings.clone(), changes(change));
+            let desired = compiled(&cluster, 0);
+            claimed.map(|address| desired_peer(&cluster, &desired, ip(address)).map_or(0, |entry| entry.kind))
+        };
+        use PeerEntry as E;
+        let all = [E::NODE; 7];
+        assert_eq!(kinds(Change::Nodes), all, "real interfaces of this node");
+        let virtual_addresses = [E::POD, E::POD, E::NODE, E::POD, E::SERVICE, E::NODE, E::NODE];
+        assert_eq!(kinds(Change::VirtualAddresses), virtual_addresses, "dummy interfaces, as IPVS uses them");
+        let objects = [E::POD, E::POD, E::NODE, E::NODE, E::SERVICE, E::NODE, E::NODE];
+        assert_eq!(kinds(Change::ClusterNodes), objects, "Node objects, and a pod outside the ranges of pods");
+    }
+
+    #[test]
+    fn a_virtual_address_that_becomes_a_real_one_is_marked() {
+        let mut cluster = sample();
+        let address = || vec![ip("10.0.0.9")];
+        assert!(!cluster.apply(Change::VirtualAddresses(address())).addresses.is_empty());
+        assert!(cluster.apply(Change::VirtualAddresses(address())).is_nothing());
+        assert!(!cluster.apply(Change::Nodes(address())).addresses.is_empty());
+        assert!(!cluster.apply(Change::VirtualAddresses(vec![])).addresses.is_empty());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use agent_common::addr::{V4, V6};
 use agent_common::layout::EndpointEntry;
 use agent_common::tenant::TenantId;
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, NodeClaim};
 use super::input::{EndpointKey, HostPort, Link};
 use super::limits::Limit;
 use super::name::Name;
@@ -165,7 +165,9 @@ fn add_addresses(pod: &Pod, cluster: &Cluster, entry: &mut EndpointEntry, troubl
 
 /// Whether the address is a node's, a metadata service's, or impossible for a pod.
 fn is_refused(address: IpAddr, cluster: &Cluster) -> bool {
-    !is_possible(address) || cluster.nodes().contains(&address) || cluster.settings().metadata.contains(&address)
+    !is_possible(address)
+        || cluster.node_claim(address) == NodeClaim::Sure
+        || cluster.settings().metadata.contains(&address)
 }
 
 fn contested(address: IpAddr, pod: &Pod, rivals: &[Arc<Pod>]) -> Trouble {

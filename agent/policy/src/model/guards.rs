@@ -55,8 +55,8 @@ pub fn compile(
         }
         if bridge.is_some_and(|ports| ports.pods > 0) {
             guards.gaps.push(format!(
-                "bridge {} gets no guard, because it has ports that are not pods': the node forwards what unclaimed \
-                 pods behind it send; give the pods a bridge of their own",
+                "bridge {} gets no guard, because it has ports that are not pods', or is the node's way out: the \
+                 node forwards what unclaimed pods behind it send; give the pods a bridge of their own",
                 link.name
             ));
         }
@@ -110,12 +110,19 @@ impl BridgePorts {
     fn of(bridge: &Link, cluster: &Cluster) -> Self {
         let ports = cluster.links().values().filter(|link| link.controller == bridge.ifindex);
         let (pods, others): (Vec<&Link>, Vec<&Link>) = ports.partition(|link| is_pods(link, cluster));
-        Self { pods: pods.len(), others: others.len() }
+        // The node's way out leads through the bridge, also while its card is no port of it.
+        let others = others.len() + usize::from(bridge.gateway);
+        Self { pods: pods.len(), others }
     }
 
-    /// Whether all ports are pods'. A bridge without ports counts too, because its first port may be a pod's.
+    /// Whether all ports are pods'. A guard on the node's way out would cut it off.
     fn are_pods(&self) -> bool {
-        self.others == 0
+        self.pods > 0 && self.others == 0
+    }
+
+    /// Whether it has no ports. It is nobody's then: its first port may be a pod's.
+    fn is_empty(&self) -> bool {
+        self.pods + self.others == 0
     }
 }
 
@@ -127,7 +134,8 @@ fn is_own(link: &Link, cluster: &Cluster) -> bool {
     }
     match link.kind {
         LinkKind::Pair => link.netns.is_some() || link.gateway || is_named(link, cluster),
-        LinkKind::Other | LinkKind::Loopback | LinkKind::Bridge => true,
+        LinkKind::Bridge => !BridgePorts::of(link, cluster).is_empty(),
+        LinkKind::Other | LinkKind::Loopback => true,
     }
 }
 
@@ -224,9 +232,19 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_bridge_is_guarded_and_one_with_other_ports_is_reported() {
-        let empty = vec![Link { kind: LinkKind::Bridge, ..link(BRIDGE, "cni0") }];
-        assert_eq!(guarded_by(&guards(Uplinks::Auto, empty), Guard::Bridge), [BRIDGE]);
+    fn an_empty_bridge_is_nobody_s_and_one_with_other_ports_is_reported() {
+        let empty = || Link { kind: LinkKind::Bridge, ..link(BRIDGE, "cni0") };
+        let nobodys = guards(Uplinks::Auto, vec![empty()]);
+        assert!(nobodys.interfaces.is_empty() && !nobodys.own.contains(&BRIDGE));
+        let pod = || Link { controller: BRIDGE, ..pair(6, Some("cni-6")) };
+        let way_out = || Link { gateway: true, ..empty() };
+        assert_eq!(guarded_by(&guards(Uplinks::Auto, vec![empty(), pod()]), Guard::Bridge), [BRIDGE], "the control");
+        for links in [vec![way_out()], vec![way_out(), pod()]] {
+            let pods = links.len() - 1;
+            let out = guards(Uplinks::Auto, links);
+            assert!(guarded_by(&out, Guard::Bridge).is_empty() && out.own.contains(&BRIDGE));
+            assert_eq!(out.gaps.len(), pods, "{:?}", out.gaps);
+        }
         let mut links = node();
         links[1].controller = BRIDGE;
         let mixed = guards(Uplinks::Auto, links);

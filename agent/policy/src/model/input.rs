@@ -276,6 +276,9 @@ pub enum Change {
     Links(Vec<Link>),
     /// Addresses of this node, as observed.
     Nodes(Vec<IpAddr>),
+    /// Addresses on this node's dummy interfaces. kube-proxy in IPVS mode puts those of all Services there, also those
+    /// that a Service's owner chose, and a node-local DNS cache puts that of the DNS Service there.
+    VirtualAddresses(Vec<IpAddr>),
     /// Addresses of all nodes and of the API server, as the cluster reports them. A source reports them before it first
     /// reports all endpoints.
     ClusterNodes(Vec<IpAddr>),
@@ -313,6 +316,7 @@ impl Change {
             Self::Endpoints(_) | Self::Endpoint(_) | Self::EndpointGone { .. } => Some(Subject::Pod),
             Self::Links(_)
             | Self::Nodes(_)
+            | Self::VirtualAddresses(_)
             | Self::ClusterNodes(_)
             | Self::Ranges(_)
             | Self::NodeCgroups(_)
