@@ -25,6 +25,8 @@ const ARP_OFFSET: usize = ETHERNET_LEN;
 const MESSAGE: usize = ETHERNET_LEN + 40;
 const OPTIONS: usize = MESSAGE + 24;
 const MAX_OPTIONS: usize = 4;
+/// Ethernet pads frames to this length in bytes, without the checksum (IEEE 802.3).
+const SHORTEST_FRAME: usize = 60;
 const LENGTHS_6_4: u16 = u16::from_ne_bytes([6, 4]);
 const SOURCE_MAC: u8 = 1;
 const TARGET_MAC: u8 = 2;
@@ -179,7 +181,13 @@ where
         // Duplicate address detection is allowed only for the pod's own addresses: for another pod's it would keep that
         // pod from using it.
         let own = is_own_v6(entry, target) || (target.is_link_local() && entry.link_local == V6::UNSPECIFIED);
-        return if own { check_destination(endpoint, tables, destination, target) } else { SPOOFED };
+        // It goes to those who may have the address too (RFC 4862, 5.4.2), and to nobody else.
+        let to_group = destination == target.solicited_node();
+        return match (own, to_group) {
+            (true, true) => Verdict::ALLOW,
+            (true, false) => Verdict::deny(DropReason::Multicast),
+            (false, _) => SPOOFED,
+        };
     }
     if !is_own_v6(entry, source) {
         return Verdict::deny(DropReason::SpoofedSource);
@@ -240,11 +248,12 @@ where
     if is_own_v6(entry, source) {
         return SPOOFED;
     }
-    if from_gateway || source == V6::UNSPECIFIED {
+    if from_gateway {
         return Verdict::ALLOW;
     }
-    if source.is_link_local() {
-        // A neighbour on the bridge solicits from its link-local address: only for the pod's own addresses.
+    if source.is_link_local() || source == V6::UNSPECIFIED {
+        // A neighbour on the bridge solicits from its link-local address, or probes for an address that it wants: only
+        // for the pod's own addresses.
         return if is_own_v6(entry, target) { Verdict::ALLOW } else { Verdict::deny(DropReason::NotOwnAddress) };
     }
     resolve(endpoint, tables, source)
@@ -271,7 +280,8 @@ fn read_arp<P: Packet + ?Sized>(packet: &P) -> Option<Arp> {
     let arp: Arp = packet.read(ARP_OFFSET)?;
     let ethernet = u16::from_be(arp.hardware_type_be) == 1;
     let ipv4 = u16::from_be(arp.protocol_type_be) == ETHERTYPE_IPV4;
-    (ethernet && ipv4 && arp.lengths_be == LENGTHS_6_4).then_some(arp)
+    let ends = packet.length() <= SHORTEST_FRAME;
+    (ethernet && ipv4 && ends && arp.lengths_be == LENGTHS_6_4).then_some(arp)
 }
 
 /// Reads a solicitation or advertisement that has not crossed a router (RFC 4861, 7.1).
@@ -281,10 +291,12 @@ fn read_message<P: Packet + ?Sized>(packet: &P) -> Option<Message> {
     let body: Neighbor = packet.read(MESSAGE)?;
     let payload = usize::from(u16::from_be(ip.payload_length_be));
     let target = parse::words(body.target);
-    let fits = payload >= 24 && MESSAGE + payload <= packet.length();
+    let end = MESSAGE + payload;
+    // Bytes behind the message would carry data between tenants of one bridge.
+    let fits = payload >= 24 && end <= packet.length() && packet.length() <= end.max(SHORTEST_FRAME);
     let valid = ip.version_class >> 4 == 6 && ip.hop_limit == 255 && body.code == 0 && !target.is_multicast();
     let (source, destination) = (parse::words(ip.source), parse::words(ip.destination));
-    let message = Message { source, destination, target, end: MESSAGE + payload };
+    let message = Message { source, destination, target, end };
     (fits && valid).then_some(message)
 }
 

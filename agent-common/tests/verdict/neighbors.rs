@@ -204,7 +204,6 @@ fn discovery_from_a_pod_goes_only_to_the_link_or_to_allowed_addresses() {
             (135, local, six(OWN_POD), "resolves a pod of its tenant"),
             (136, local, local, "advertises its own address"),
             (136, link, link, "and for its link-local address"),
-            (135, V6::UNSPECIFIED, local, "detects duplicates of its address"),
         ] {
             let frame = discovery(true, kind, source, destination, target, MAC);
             assert_eq!(world.judge(Egress, &frame), expected, "{why}, of {:x?}", destination.octets());
@@ -216,6 +215,35 @@ fn discovery_from_a_pod_goes_only_to_the_link_or_to_allowed_addresses() {
         let others = discovery(true, 135, local, six(OTHER_POD).solicited_node(), target, MAC);
         assert_eq!(world.judge(Egress, &others), Some(Multicast), "another group of the link");
     }
+}
+
+#[test]
+fn discovery_and_arp_carry_nothing_between_tenants() {
+    let world = World::default();
+    let (local, probe_target) = (six(LOCAL), six(LOCAL));
+    let probe = |destination: V6| {
+        let mut frame = discovery(true, 135, V6::UNSPECIFIED, destination, probe_target, MAC);
+        frame.truncate(14 + 40 + 24);
+        frame[19] = 24;
+        frame
+    };
+    let longer = |frame: &[u8], bytes: usize| [frame, &vec![7; bytes]].concat();
+    let solicits = discovery(true, 135, local, link_local(1), link_local(1), MAC);
+    let asks = arp(true, 1, MAC, LOCAL, GATEWAY);
+    for frame in [&probe(probe_target.solicited_node()), &solicits, &asks] {
+        assert_eq!(world.judge(Egress, frame), ALLOWED, "the control");
+        assert_eq!(world.judge(Egress, &longer(frame, 1000)), Some(Malformed), "bytes behind the message");
+    }
+    assert_eq!(world.judge(Egress, &longer(&asks, 60 - asks.len())), ALLOWED, "padded to the shortest frame");
+    for elsewhere in [link_local(9), V6::ALL_NODES, six(OTHER_POD)] {
+        assert_eq!(world.judge(Egress, &probe(elsewhere)), Some(Multicast), "a probe to {:x?}", elsewhere.octets());
+    }
+    let hears = |target: V6| {
+        let mut frame = discovery(false, 135, V6::UNSPECIFIED, target.solicited_node(), target, OTHER_MAC);
+        frame[6..12].copy_from_slice(&OTHER_MAC);
+        world.judge(Ingress, &frame)
+    };
+    assert_eq!((hears(local), hears(six(OTHER_POD))), (ALLOWED, Some(NotOwnAddress)), "probes for its own address");
 }
 
 #[test]

@@ -137,7 +137,7 @@ pub(super) fn kind(infos: &[LinkInfo]) -> LinkKind {
 }
 
 /// What an attribute says of an interface's driver.
-pub(super) fn infos(attribute: &LinkAttribute) -> Option<&Vec<LinkInfo>> {
+pub(super) fn infos(attribute: &LinkAttribute) -> Option<&[LinkInfo]> {
     match attribute {
         LinkAttribute::LinkInfo(infos) => Some(infos),
         _ => None,
@@ -145,7 +145,7 @@ pub(super) fn infos(attribute: &LinkAttribute) -> Option<&Vec<LinkInfo>> {
 }
 
 /// Whether an interface is a dummy, which only holds addresses.
-pub(super) fn is_dummy(infos: &Vec<LinkInfo>) -> bool {
+pub(super) fn is_dummy(infos: &[LinkInfo]) -> bool {
     infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Dummy)))
 }
 
