@@ -1,6 +1,6 @@
 //! Tests of interfaces on a node that belong to no known pod.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -27,11 +27,14 @@ ip netns exec stranger sh -c 'echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_
     )
 }
 
-/// The same veth pair to an unnamed namespace, which counts as the node's own.
+/// The same veth pair to an unnamed namespace: it may be a pod's too, and no program is attached to it.
 const UNNAMED: &str = "addr add 10.99.2.1/30 dev wire2
 link set wire2 up";
 
-/// An interface that looks like a pod's but is none is denied while it exists. The node's own links are left alone.
+const UNNAMED_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 99, 2, 1);
+
+/// An interface that looks like a pod's but is none is denied while it exists. One to a namespace without a name reaches
+/// the node, and no pod. The node itself reaches pods throughout.
 pub(crate) fn are_denied(site: &mut Site) -> Result<()> {
     let node = site.cluster.node("a")?;
     let shop = site.world.pod("shop", "a")?;
@@ -53,15 +56,18 @@ pub(crate) fn are_denied(site: &mut Site) -> Result<()> {
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(3) {
         for transport in Transport::ALL {
-            let [theirs, ours] = [&stranger, &own].map(|from| outcome(from, shop, transport));
-            ensure!(ours? == Outcome::Answered, "the control got no answer over {}", transport.name());
-            let theirs = theirs?;
-            ensure!(
-                matches!(theirs, Outcome::Silence | Outcome::Unreachable),
-                "an unclaimed interface got {theirs:?} over {}",
-                transport.name()
-            );
+            let [stranger, unnamed, node] = [&stranger, &own, &host].map(|from| outcome(from, shop, transport));
+            ensure!(node? == Outcome::Answered, "the control got no answer over {}", transport.name());
+            for (what, theirs) in [("an unclaimed interface", stranger?), ("an unnamed namespace", unnamed?)] {
+                ensure!(
+                    matches!(theirs, Outcome::Silence | Outcome::Unreachable),
+                    "{what} got {theirs:?} over {}",
+                    transport.name()
+                );
+            }
         }
+        let to_node = own.run(|| probe(Transport::Icmp, None, SocketAddr::new(UNNAMED_GATEWAY.into(), 0)));
+        ensure!(to_node == Outcome::Answered, "the node's own link got {to_node:?} from the node");
     }
     ensure!(denied()? > before, "no drop was counted as not_ready");
     Ok(())
