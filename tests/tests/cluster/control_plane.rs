@@ -317,3 +317,46 @@ fn delete(api: &Kubectl, kind: &str, names: &[&str]) -> Result<()> {
     let args = ["delete", kind, "--wait=false", "--ignore-not-found"].into_iter().chain(names.iter().copied());
     api.run(args).map(drop)
 }
+
+/// A Service with an external IP, and a pod on the node's network in a tenant's namespace, are reported and not refused.
+pub(crate) fn what_a_tenant_must_not_do_is_reported(api: &Kubectl) -> Result<()> {
+    api.namespace("cp-warned", &[("bulkhead.dev/tenant", "acme")])?;
+    api.namespace("cp-free", &[])?;
+    let service = |name: &str, external: Option<&str>| {
+        let ports = json!([{"port": 80}]);
+        let spec = match external {
+            Some(address) => json!({"externalIPs": [address], "ports": ports}),
+            None => json!({"ports": ports}),
+        };
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "cp-warned"}, "spec": spec})
+    };
+    let pod = |namespace: &str, name: &str, on_node: bool| {
+        let containers = json!([{"name": "c", "image": "localhost/none", "imagePullPolicy": "Never"}]);
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace},
+            "spec": {"hostNetwork": on_node, "nodeSelector": {"runs": "nowhere"}, "containers": containers}})
+    };
+    let warned = |object: &Value| {
+        let mut create = api.command(["create", "-f", "-", "--warnings-as-errors"]);
+        run_with_input(&mut create, &object.to_string())
+    };
+    let exists = |kind: &str, namespace: &str, name: &str| api.run(["get", kind, "-n", namespace, name]);
+    // A policy is in force some time after it is written.
+    let mut number = 0;
+    wait("the policies", PATIENCE, || {
+        number += 1;
+        refused(warned(&service(&format!("taken-{number}"), Some("10.40.0.10"))), "no administrator has permitted")
+    })?;
+    exists("service", "cp-warned", &format!("taken-{number}")).context("a warning refuses nothing")?;
+    warned(&service("plain", None)).context("the control, a Service without external IPs")?;
+    wait("the policies", PATIENCE, || {
+        number += 1;
+        refused(warned(&pod("cp-warned", &format!("on-node-{number}"), true)), "uses the node's network")
+    })?;
+    exists("pod", "cp-warned", &format!("on-node-{number}")).context("a warning refuses nothing")?;
+    warned(&pod("cp-warned", "plain", false)).context("the control, a pod with a network of its own")?;
+    warned(&pod("cp-free", "on-node", true)).context("the control, a namespace of no tenant")?;
+    for namespace in ["cp-warned", "cp-free"] {
+        api.run(["delete", "namespace", namespace, "--timeout=60s"])?;
+    }
+    Ok(())
+}

@@ -26,7 +26,7 @@ use std::process::ExitCode;
 
 use testbed::kube::run::{self, BOTH, PTP, Scenario};
 
-const SCENARIOS: [Scenario; 31] = [
+const SCENARIOS: [Scenario; 32] = [
     Scenario::always("a_busy_cluster_is_enforced_without_restarting_a_pod", BOTH, install::enforces),
     Scenario::new("valid_tenants_are_accepted_and_invalid_ones_rejected", PTP, |site| {
         control_plane::valid_tenants_are_accepted_and_invalid_ones_rejected(&site.kubectl())
@@ -36,6 +36,9 @@ const SCENARIOS: [Scenario; 31] = [
     }),
     Scenario::new("a_tenancy_key_needs_the_verb_assign", PTP, |site| {
         control_plane::a_tenancy_key_needs_the_verb_assign(&site.kubectl())
+    }),
+    Scenario::new("what_a_tenant_must_not_do_is_reported", PTP, |site| {
+        control_plane::what_a_tenant_must_not_do_is_reported(&site.kubectl())
     }),
     Scenario::new("tenants_become_ready_and_the_newer_one_reports_a_conflict", PTP, |site| {
         control_plane::tenants_become_ready_and_the_newer_one_reports_a_conflict_by_the_controller(&site.kubectl())
