@@ -237,17 +237,20 @@ mod tests {
     use super::*;
     use crate::run::failures::tests::policy_errors;
 
-    #[test]
-    fn invalid_objects_are_shown_and_counted_as_build_errors() {
-        let shared_inputs = SharedInputs::default();
+    fn watcher(inputs: &SharedInputs, shown: &SharedObserved, counted: &Arc<Recorder>) -> SnapshotWatcher {
         let inputs = WatcherInputs {
-            shared: shared_inputs.clone(),
+            shared: inputs.clone(),
             last_turn: Arc::default(),
             nri: watch::channel(NriState::default()).1,
         };
-        let (shared, recorder) = (SharedObserved::default(), Arc::<Recorder>::default());
-        let (shown, counted) = (Arc::clone(&shared), Arc::clone(&recorder));
-        let mut watcher = SnapshotWatcher::new(shared, Arc::default(), inputs, recorder, Instant::now());
+        SnapshotWatcher::new(Arc::clone(shown), Arc::default(), inputs, Arc::clone(counted), Instant::now())
+    }
+
+    #[test]
+    fn invalid_objects_are_shown_and_counted_as_build_errors() {
+        let shared_inputs = SharedInputs::default();
+        let (shown, counted) = (SharedObserved::default(), Arc::<Recorder>::default());
+        let mut watcher = watcher(&shared_inputs, &shown, &counted);
         let mut after = |findings, tenants| {
             shared_inputs.findings.store(findings, Relaxed);
             shared_inputs.invalid_tenants.store(tenants, Relaxed);
@@ -262,13 +265,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_new_pod_outside_the_ranges_asks_for_ranges_once() {
         let shared_inputs = SharedInputs::default();
-        let inputs = WatcherInputs {
-            shared: shared_inputs.clone(),
-            last_turn: Arc::default(),
-            nri: watch::channel(NriState::default()).1,
-        };
-        let (shared, recorder) = (SharedObserved::default(), Arc::<Recorder>::default());
-        let mut watcher = SnapshotWatcher::new(shared, Arc::default(), inputs, recorder, Instant::now());
+        let mut watcher = watcher(&shared_inputs, &SharedObserved::default(), &Arc::default());
         let asked = || {
             let wait = tokio::time::timeout(Duration::from_secs(1), shared_inputs.missing_ranges.notified());
             futures_util::FutureExt::map(wait, |asked| asked.is_ok())
