@@ -94,10 +94,7 @@ impl InputGuard {
     fn holds(&mut self, written: &Written) -> Result<bool, NftError> {
         match written {
             Written::Unknown | Written::Failed => Ok(false),
-            Written::Absent => match self.read_table() {
-                Err(NftError::NoNfTables(_)) => Ok(true),
-                found => Ok(found?.is_none()),
-            },
+            Written::Absent => Ok(!self.exists()?),
             Written::Table(contents) => Ok(self.has_frame()? && self.has_rules()? && self.has_elements(contents)?),
         }
     }
