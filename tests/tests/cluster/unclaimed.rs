@@ -98,6 +98,9 @@ impl<'a> Stranger<'a> {
 
 impl Drop for Stranger<'_> {
     fn drop(&mut self) {
+        // Removing the interface returns when it is gone. Removing the namespace alone does not: the kernel removes its
+        // interfaces some time later, and until then the next stranger cannot use the name.
+        let _ = self.run("ip link del wire1");
         let _ = self.run("ip netns del stranger");
     }
 }
