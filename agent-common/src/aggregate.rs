@@ -3,21 +3,43 @@
 //! Each CPU has a small table with one bucket per hash. The first packet of a flow is reported at once, and its count once
 //! a second after that. Counts only grow: a reader that misses a record finds the count in the next one, or in the table,
 //! which the agent also reads. If another flow takes the bucket first, the unreported packets are counted as a loss.
+//! Half of the table is common. In the other half each tenant has buckets of its own, so no tenant can keep another's
+//! flows out.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::counters::TENANT_SLOTS;
 use crate::event::FlowEvent;
 use crate::flow::Direction;
 use crate::reason::DropReason;
+use crate::tenant::TenantId;
 
-/// Buckets in the table of one CPU; a power of two.
-pub const AGGREGATE_LEN: u32 = 1024;
+/// Buckets in the table of one CPU.
+pub const AGGREGATE_LEN: u32 = COMMON_BUCKETS + SHARES * SHARE_LEN;
+/// Buckets that any tenant's flow may take; a power of two.
+const COMMON_BUCKETS: u32 = 512;
+/// Shares of the rest, by a tenant's counter slot. Beyond 64 tenants on a node, several have one share together.
+const SHARES: u32 = 64;
+/// Buckets in a share; a power of two.
+const SHARE_LEN: u32 = 8;
+/// Time without a packet after which any tenant's flow may take a common bucket. It is more than two sweeps of the agent.
+const IDLE_NS: u64 = 5_000_000_000;
 /// Least time between two records of one flow.
 pub const REPORT_INTERVAL_NS: u64 = 1_000_000_000;
 /// Greatest number of records of one pod in a second, per CPU.
 pub const POD_RECORDS_PER_SECOND: u32 = 100;
+/// Greatest number of records of all pods of one tenant in a second, per CPU.
+pub const TENANT_RECORDS_PER_SECOND: u32 = 400;
 /// Number of event slots. Each local pod has one, and with it a budget of records.
 pub const EVENT_SLOTS: u32 = 4096;
+/// Number of budgets: one for each event slot, then one for each counter slot of a tenant.
+pub const BUDGETS: u32 = EVENT_SLOTS + TENANT_SLOTS;
+
+/// Index of the budget of a tenant with this counter slot.
+#[inline(always)]
+pub const fn tenant_budget(slot: u16) -> u32 {
+    EVENT_SLOTS + slot as u32 % TENANT_SLOTS
+}
 
 /// The key of a denied flow. It has no source port, so a client that tries again belongs to the same flow.
 #[repr(C)]
@@ -44,14 +66,25 @@ impl AggregateKey {
         reason.number() | (direction as u8) << 7
     }
 
-    /// Index of the bucket. An attacker may choose it, but can only replace records of the same node, and each loss is
-    /// counted.
+    /// Index of the bucket in the common half. An attacker may choose it, but replaces no flow of another tenant there that
+    /// had a packet lately.
     #[inline(always)]
-    pub fn bucket(&self) -> u32 {
+    pub fn common_bucket(&self) -> u32 {
+        self.hash() >> 7 & (COMMON_BUCKETS - 1)
+    }
+
+    /// Index of the bucket in the share of the tenant with this counter slot.
+    #[inline(always)]
+    pub fn own_bucket(&self, slot: u16) -> u32 {
+        COMMON_BUCKETS + slot as u32 % SHARES * SHARE_LEN + (self.hash() & (SHARE_LEN - 1))
+    }
+
+    #[inline(always)]
+    fn hash(&self) -> u32 {
         let tail = u64::from(self.cookie) | u64::from(self.port) << 32 | u64::from(self.protocol) << 48;
         let mixed = (self.remote_hi ^ self.remote_lo.rotate_left(23) ^ tail.rotate_left(41))
             .wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (mixed >> 54) as u32 & (AGGREGATE_LEN - 1)
+        (mixed >> 48) as u32
     }
 }
 
@@ -69,7 +102,7 @@ pub struct AggregateEntry {
     pub event: FlowEvent,
 }
 
-/// The budget of records of one pod, on one CPU.
+/// The budget of records of one pod or tenant, on one CPU.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EventBudget {
@@ -79,24 +112,20 @@ pub struct EventBudget {
     pub used: u32,
     /// Zero.
     pub _pad: u32,
-    /// Records held back so far. Their packets stay in the counts of the table.
+    /// Records of the pod held back so far, by either budget. Their packets stay in the counts of the table.
     pub held_back: u64,
 }
 
 impl EventBudget {
-    /// Takes one record from the budget of this window; false, and counted, if the budget is spent.
+    /// Takes one record from the budget of this window; false if its `limit` is spent.
     #[inline(always)]
-    pub fn take(&mut self, now_ns: u64) -> bool {
+    pub fn take(&mut self, now_ns: u64, limit: u32) -> bool {
         if now_ns.wrapping_sub(self.window_ns) >= 1_000_000_000 {
             self.window_ns = now_ns;
             self.used = 0;
         }
-        let allowed = self.used < POD_RECORDS_PER_SECOND;
-        if allowed {
-            self.used += 1;
-        } else {
-            self.held_back += 1;
-        }
+        let allowed = self.used < limit;
+        self.used += u32::from(allowed);
         allowed
     }
 }
@@ -112,6 +141,13 @@ impl AggregateEntry {
     #[inline(always)]
     pub fn is_of(&self, key: &AggregateKey, generation: u64) -> bool {
         self.key == *key && self.event.generation == generation && self.event.count != 0
+    }
+
+    /// Whether a new flow of this tenant may take the bucket, which is in the common half.
+    #[inline(always)]
+    pub fn is_open_to(&self, tenant: TenantId, now_ns: u64) -> bool {
+        let is_idle = now_ns.saturating_sub(self.event.last_ns) >= IDLE_NS;
+        is_idle || self.event.tenant.0 == tenant.0 || self.event.count == 0
     }
 
     /// Counts one more packet of the same flow.
@@ -170,22 +206,39 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_holds_back_and_counts_and_opens_again() {
+    fn a_budget_is_spent_and_opens_again() {
         let mut budget = EventBudget::default();
-        let sent = (0..1000).filter(|_| budget.take(5 * SECOND)).count() as u32;
-        assert_eq!((sent, budget.held_back), (POD_RECORDS_PER_SECOND, 1000 - u64::from(POD_RECORDS_PER_SECOND)));
-        assert!(budget.take(6 * SECOND), "the next window is a new budget");
+        let sent = (0..1000).filter(|_| budget.take(5 * SECOND, POD_RECORDS_PER_SECOND)).count() as u32;
+        assert_eq!(sent, POD_RECORDS_PER_SECOND);
+        assert!(budget.take(6 * SECOND, POD_RECORDS_PER_SECOND), "the next window is a new budget");
+    }
+
+    fn key(host: u64) -> AggregateKey {
+        AggregateKey { remote_lo: host << 24 | 0x0a, cookie: 7, port: 80, ..AggregateKey::default() }
     }
 
     #[test]
     fn neighbouring_flows_spread_over_the_table() {
         extern crate std;
-        let buckets: std::collections::HashSet<_> = (0..1024_u64)
-            .map(|host| {
-                AggregateKey { remote_lo: host << 24 | 0x0a, cookie: 7, port: 80, ..AggregateKey::default() }.bucket()
-            })
-            .collect();
-        assert!(buckets.len() > 500, "{} buckets for 1024 flows", buckets.len());
-        assert!(buckets.iter().all(|bucket| *bucket < AGGREGATE_LEN));
+        let spread = |bucket: &dyn Fn(AggregateKey) -> u32| -> std::collections::HashSet<_> {
+            (0..1024_u64).map(|host| bucket(key(host))).collect()
+        };
+        let common = spread(&|key| key.common_bucket());
+        assert!(common.len() > 350, "{} common buckets for 1024 flows", common.len());
+        for slot in [0, 1, 63, 64] {
+            let own = spread(&|key| key.own_bucket(slot));
+            assert_eq!(own.len(), SHARE_LEN as usize, "slot {slot}");
+            assert!(own.is_disjoint(&common) && own.iter().all(|bucket| *bucket < AGGREGATE_LEN), "slot {slot}");
+        }
+        assert!(spread(&|key| key.own_bucket(1)).is_disjoint(&spread(&|key| key.own_bucket(2))), "two tenants");
+    }
+
+    #[test]
+    fn a_common_bucket_is_open_to_its_tenant_and_to_all_once_it_is_idle() {
+        let event = FlowEvent { tenant: TenantId(3), count: 1, last_ns: 10 * SECOND, ..FlowEvent::default() };
+        let entry = AggregateEntry { event, ..AggregateEntry::default() };
+        assert!(entry.is_open_to(TenantId(3), 10 * SECOND) && !entry.is_open_to(TenantId(4), 14 * SECOND));
+        assert!(entry.is_open_to(TenantId(4), 15 * SECOND));
+        assert!(AggregateEntry::default().is_open_to(TenantId(4), 1), "a free one");
     }
 }

@@ -71,7 +71,7 @@ pub fn fast_query<A: Family, P: Packet + ?Sized>(
     if !owns(own, own_end) || (other_end == own && !outbound) || !own_mac {
         return None;
     }
-    Some(Query::new(endpoint.local, endpoint.entry.cookie, &flow, outbound))
+    Some(Query::new(endpoint.local, endpoint.claim(), &flow, outbound))
 }
 
 /// The EtherType of a frame in host order; `None` if the frame is too short.
@@ -209,7 +209,7 @@ fn ingress<A: Family, T: Rules<A>>(flow: &Flow<A>, own: A, endpoint: &Endpoint<'
     if flow.source == own {
         return Verdict::deny(DropReason::Martian);
     }
-    let query = Query::new(endpoint.local, endpoint.entry.cookie, flow, false);
+    let query = Query::new(endpoint.local, endpoint.claim(), flow, false);
     tables.ingress(&query, identify(tables, &query))
 }
 
@@ -248,7 +248,7 @@ fn egress<A: Family, P: Packet + ?Sized, T: Rules<A>>(
     if is_redirect(flow) {
         return Verdict::deny(DropReason::IcmpRedirect);
     }
-    let query = Query::new(endpoint.local, endpoint.entry.cookie, flow, true);
+    let query = Query::new(endpoint.local, endpoint.claim(), flow, true);
     let verdict = tables.egress(&query, identify(tables, &query));
     if query.has(Query::<A>::ICMP_ERROR) && !verdict.is_allow() && quotes_allowed_packet(packet, flow, &query, tables) {
         return Verdict::ALLOW_REPLY;
@@ -275,7 +275,7 @@ fn quotes_allowed_packet<A: Family, P: Packet + ?Sized, T: Rules<A>>(
     // The error is allowed if a reply to the quoted packet would be.
     let reply = Query {
         bits: Query::<A>::MAY_REPLY | Query::<A>::PORTS_KNOWN,
-        ..Query::new(query.local, query.cookie, &quoted, false)
+        ..Query::new(query.local, query.claim, &quoted, false)
     };
     between_these_ends && tables.egress(&reply, identify(tables, &reply)).is_allow()
 }

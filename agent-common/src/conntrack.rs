@@ -4,14 +4,11 @@
 //! another generation, the opening direction is judged again before the entry counts. Reads no clock: time is an
 //! argument.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
-
-use crate::addr::{V4, V6};
 use crate::headers::{ICMP, ICMPV6, SCTP, TCP, UDP};
 
 /// The side that opened a connection.
 #[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Opener {
     /// The other end: the pod may reply.
     Remote = 1,
@@ -43,50 +40,42 @@ impl ReplyState {
 }
 
 /// The key of a connection in the reply table, from the pod's view.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ReplyKey<A> {
     /// The other end.
     pub remote: A,
     /// The pod's cookie: a later pod with the same address has another one.
     pub cookie: u32,
+    /// The pod's block of the table.
+    pub block: u16,
     /// Host order; an ICMP echo identifier.
     pub remote_port: u16,
     /// Host order; 0 for ICMP.
     pub local_port: u16,
     /// IANA protocol number.
     pub protocol: u8,
-    /// The number of an [`Opener`].
-    pub opener: u8,
-    /// Zero.
-    pub _pad: u16,
-    /// Zero: fills an IPv6 key to a multiple of its alignment.
-    pub _tail: u32,
+    /// The side that opened the connection.
+    pub opener: Opener,
 }
 
-const _: () = assert!(size_of::<ReplyKey<V4>>() == 20 && size_of::<ReplyKey<V6>>() == 32);
-
 /// An entry of the reply table.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReplyEntry {
     /// Time of the last packet in either direction, monotonic clock. 0 is no entry.
     pub seen_ns: u64,
     /// Policy generation that allowed the opening direction.
     pub generation: u64,
     /// [`ReplyEntry::CLOSING`] and so on.
-    pub flags: u32,
-    /// Zero.
-    pub _pad: u32,
+    pub flags: u16,
 }
 
 const SECOND: u64 = 1_000_000_000;
 
 impl ReplyEntry {
     /// The other side has replied.
-    pub const REPLIED: u32 = 1;
+    pub const REPLIED: u16 = 1;
     /// A FIN or RST was seen.
-    pub const CLOSING: u32 = 1 << 1;
+    pub const CLOSING: u16 = 1 << 1;
     /// Least time between two writes of the time: a store to a shared cache line is not free.
     pub const STAMP_NS: u64 = SECOND;
 
@@ -115,9 +104,9 @@ impl ReplyEntry {
     /// The entry after one more allowed packet; `None` if no field changed enough for a store. A packet that begins a
     /// connection with the ports of an earlier one keeps no flag of it.
     #[inline(always)]
-    pub fn touched(self, begins: bool, flags: u32, generation: u64, now_ns: u64) -> Option<Self> {
+    pub fn touched(self, begins: bool, flags: u16, generation: u64, now_ns: u64) -> Option<Self> {
         let kept = if begins { 0 } else { self.flags };
-        let next = Self { seen_ns: now_ns, generation, flags: kept | flags, _pad: 0 };
+        let next = Self { seen_ns: now_ns, generation, flags: kept | flags };
         let stale = now_ns.saturating_sub(self.seen_ns) >= Self::STAMP_NS;
         (stale || next.flags != self.flags || generation != self.generation).then_some(next)
     }
@@ -176,7 +165,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_written_again_only_if_it_changed() {
-        let entry = ReplyEntry { seen_ns: 5 * SECOND, generation: 3, flags: 0, _pad: 0 };
+        let entry = ReplyEntry { seen_ns: 5 * SECOND, generation: 3, flags: 0 };
         assert_eq!(entry.touched(false, 0, 3, 5 * SECOND + 1), None);
         assert_eq!(entry.touched(true, 0, 3, 5 * SECOND + 1), None, "there is no flag to drop");
         assert!(entry.touched(false, 0, 3, 6 * SECOND).is_some(), "a second later");

@@ -84,15 +84,15 @@ pub enum Loss {
     RingFull = 0,
     /// Packets whose flow was replaced in its bucket before its count was reported.
     Unreported = 1,
-    /// Connections that the reply table could not take: their replies will be dropped.
-    Remember = 2,
+    /// Live connections that lost their entry in the reply table to another one of the same pod.
+    ReplyEvicted = 2,
     /// Packets whose headers could not be made readable (`bpf_skb_pull_data` failed).
     Pull = 3,
 }
 
 impl Loss {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::RingFull, Self::Unreported, Self::Remember, Self::Pull];
+    pub const ALL: [Self; 4] = [Self::RingFull, Self::Unreported, Self::ReplyEvicted, Self::Pull];
     /// Entries of the map.
     pub const LEN: u32 = 4;
 }

@@ -315,7 +315,7 @@ pub fn record<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, opener: Ope
         _ => 0,
     };
     let flags = flags | query.entry_flags(reply);
-    tables.insert_reply(&key, ReplyEntry { seen_ns: now, generation, flags, _pad: 0 });
+    tables.insert_reply(&key, ReplyEntry { seen_ns: now, generation, flags });
 }
 
 /// Names the owner of an address that no rule allowed: `off_subnet` becomes `cross_tenant` where another tenant owns

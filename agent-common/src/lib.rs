@@ -36,6 +36,7 @@ mod pod;
 pub mod post_nat;
 pub mod query;
 pub mod reason;
+pub mod reply_table;
 pub mod summary;
 pub mod tables;
 pub mod tenant;

@@ -4,8 +4,7 @@
 //! handle. A map's name is the name of its constant here, and the name of its pin.
 
 use crate::addr::{V4, V6};
-use crate::aggregate::{AGGREGATE_LEN, AggregateEntry, EVENT_SLOTS, EventBudget};
-use crate::conntrack::{ReplyEntry, ReplyKey};
+use crate::aggregate::{AGGREGATE_LEN, AggregateEntry, BUDGETS, EventBudget};
 use crate::counters::{ALLOWED_LEN, Counter, DENIED_LEN, Loss};
 use crate::guard::Guard;
 use crate::guard::cgroup::CgroupConfig;
@@ -14,6 +13,7 @@ use crate::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,
 };
+use crate::reply_table::{self, CONNECTIONS_PER_POD, ReplyBucket};
 use crate::summary::PacketSummary;
 use crate::tenant::{TenantId, TenantName, TenantState};
 
@@ -27,8 +27,6 @@ pub enum MapKind {
     Array,
     /// `BPF_MAP_TYPE_HASH`.
     Hash,
-    /// `BPF_MAP_TYPE_LRU_HASH`.
-    LruHash,
     /// `BPF_MAP_TYPE_LPM_TRIE`.
     LpmTrie,
     /// `BPF_MAP_TYPE_PERCPU_ARRAY`.
@@ -63,7 +61,7 @@ pub enum MapWriter {
 pub enum SizeFlag {
     /// `--max-peers`.
     Peers,
-    /// `--max-connections`.
+    /// `--connections-per-pod`.
     Connections,
 }
 
@@ -72,7 +70,7 @@ impl SizeFlag {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Peers => "--max-peers",
-            Self::Connections => "--max-connections",
+            Self::Connections => "--connections-per-pod",
         }
     }
 }
@@ -217,13 +215,9 @@ maps! {
     GRANTS: Hash<GrantKey, Grant>[16_384, NO_PREALLOC] by Agent;
     "The permission is not granted."
 
-    "IPv4 connections whose replies the remote identity alone does not allow."
-    REPLIES_V4: LruHash<ReplyKey<V4>, ReplyEntry>[65_536, 0] by Programs, Connections;
-    "The least recently used connection is removed; its replies are denied until its opener sends again."
-
-    "IPv6 connections whose replies the remote identity alone does not allow."
-    REPLIES_V6: LruHash<ReplyKey<V6>, ReplyEntry>[65_536, 0] by Programs, Connections;
-    "The least recently used connection is removed; its replies are denied until its opener sends again."
+    "Connections whose replies the remote identity alone does not allow. Each pod has a block of buckets."
+    REPLIES: Array<u32, ReplyBucket>[reply_table::bucket_count(CONNECTIONS_PER_POD), 0] by Programs, Connections;
+    "A connection of the same pod and bucket loses its entry, and is counted; its replies are denied until its opener sends again."
 
     "The generation of the policy, and the offset of the clock."
     RUNTIME: Array<u32, Runtime>[1, 0] by Agent;
@@ -243,10 +237,10 @@ maps! {
 
     "Denied flows with their counts. The agent reads all of them regularly."
     DENIED_FLOWS: PerCpuArray<u32, AggregateEntry>[AGGREGATE_LEN, 0] by Programs;
-    "A flow of the same bucket replaces the one before, whose unreported packets are counted as a loss."
+    "A flow of the same tenant replaces the one before, whose unreported packets are counted as a loss."
 
-    "Budgets of records, by the event slot of a pod."
-    EVENT_BUDGETS: PerCpuArray<u32, EventBudget>[EVENT_SLOTS, 0] by Programs;
+    "Budgets of records, by the event slot of a pod, and by the slot of a tenant after those."
+    EVENT_BUDGETS: PerCpuArray<u32, EventBudget>[BUDGETS, 0] by Programs;
     "A pod without a slot shares slot 0."
 
     "The summary of the denied packet at hand."

@@ -264,7 +264,7 @@ where
 fn resolve<A: Family, T: Rules<A>>(endpoint: &Endpoint<'_>, tables: &T, remote: A) -> Verdict {
     let query = Query {
         local: endpoint.local,
-        cookie: endpoint.entry.cookie,
+        claim: endpoint.claim(),
         remote,
         remote_port: 0,
         local_port: 0,

@@ -6,7 +6,6 @@
 
 use crate::addr::{V4, V6};
 use crate::aggregate::{AggregateEntry, EventBudget};
-use crate::conntrack::{ReplyEntry, ReplyKey};
 use crate::counters::Counter;
 use crate::event::FlowEvent;
 use crate::guard::cgroup::CgroupConfig;
@@ -14,6 +13,7 @@ use crate::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,
 };
+use crate::reply_table::ReplyBucket;
 use crate::tenant::{TenantId, TenantName, TenantState};
 
 macro_rules! pod {
@@ -35,7 +35,7 @@ pod!(
     AggregateEntry,
     EventBudget,
     CgroupConfig,
-    ReplyEntry,
+    ReplyBucket,
     EndpointEntry,
     Grant,
     GrantKey,
@@ -54,10 +54,3 @@ pod!(
     V4,
     V6,
 );
-
-// The reply keys are generic, which zerocopy's derive does not cover. Their sizes are the sums of their fields' sizes, as
-// an assertion beside them shows, so they have no padding.
-// SAFETY: `Copy`, integers only, no padding.
-unsafe impl aya::Pod for ReplyKey<V4> {}
-// SAFETY: as above.
-unsafe impl aya::Pod for ReplyKey<V6> {}

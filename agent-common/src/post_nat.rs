@@ -13,6 +13,7 @@
 use crate::access::{Access, between, identify, other_owner};
 use crate::addr::{V4, V6};
 use crate::decide::{self, Rules};
+use crate::endpoint::Claim;
 use crate::flow::Direction;
 use crate::headers::{
     AUTHENTICATION, ENCRYPTED, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Extension, FRAGMENT, Header, ICMPV6,
@@ -254,7 +255,8 @@ fn check_destination<A: Family, T: Rules<A>>(
         return Some(DropReason::ExtensionHeader);
     }
     let (remote_port, bits) = port.map_or((0, 0), |port| (port, Query::<A>::PORTS_KNOWN));
-    let query = Query { local, cookie: 0, remote, remote_port, local_port: 0, protocol, bits, tcp_flags: 0 };
+    let query =
+        Query { local, claim: Claim::default(), remote, remote_port, local_port: 0, protocol, bits, tcp_flags: 0 };
     let denied = decide::verdict(tables, &query, Direction::Egress).denied()?;
     let reason = decide::attribute_owner(tables, &local, remote, denied).reason;
     let passes = match (reason, kind) {

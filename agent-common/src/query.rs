@@ -6,6 +6,7 @@
 use crate::addr::Address;
 use crate::aggregate::AggregateKey;
 use crate::conntrack::{Opener, ReplyEntry, ReplyKey, icmp};
+use crate::endpoint::Claim;
 use crate::flow::{Direction, Flow, Kind, tcp};
 use crate::headers::{ICMP, ICMPV6, TCP};
 use crate::reason::DropReason;
@@ -17,7 +18,7 @@ pub struct Query<A> {
     /// The local pod's tenant.
     pub local: LocalTenant,
     /// The local pod's claim.
-    pub cookie: u32,
+    pub claim: Claim,
     /// The other end.
     pub remote: A,
     /// Port at the other end, host order; an ICMP echo identifier.
@@ -56,7 +57,7 @@ impl<A> Query<A> {
 
     /// From the headers of a packet; `outbound` if the pod sent it.
     #[inline(always)]
-    pub fn new(local: LocalTenant, cookie: u32, flow: &Flow<A>, outbound: bool) -> Self
+    pub fn new(local: LocalTenant, claim: Claim, flow: &Flow<A>, outbound: bool) -> Self
     where
         A: Copy,
     {
@@ -66,7 +67,7 @@ impl<A> Query<A> {
             (flow.source, flow.source_port, flow.destination_port)
         };
         let (protocol, tcp_flags) = (flow.protocol, flow.tcp_flags);
-        Self { local, cookie, remote, remote_port, local_port, protocol, bits: bits(flow), tcp_flags }
+        Self { local, claim, remote, remote_port, local_port, protocol, bits: bits(flow), tcp_flags }
     }
 
     /// The key of this packet's connection in the reply table.
@@ -77,13 +78,12 @@ impl<A> Query<A> {
     {
         ReplyKey {
             remote: self.remote,
-            cookie: self.cookie,
+            cookie: self.claim.cookie,
+            block: self.claim.block,
             remote_port: self.remote_port,
             local_port: self.local_port,
             protocol: self.protocol,
-            opener: opener as u8,
-            _pad: 0,
-            _tail: 0,
+            opener,
         }
     }
 
@@ -100,7 +100,7 @@ impl<A> Query<A> {
             Direction::Ingress => self.local_port,
         };
         let cause = AggregateKey::cause(direction, cause);
-        AggregateKey { remote_hi, remote_lo, cookie: self.cookie, port, protocol: self.protocol, cause }
+        AggregateKey { remote_hi, remote_lo, cookie: self.claim.cookie, port, protocol: self.protocol, cause }
     }
 
     /// Whether the packet begins a TCP connection: what was seen of an earlier one with the same ports no longer counts.
@@ -112,7 +112,7 @@ impl<A> Query<A> {
 
     /// The flags that the packet adds to its entry in the reply table.
     #[inline(always)]
-    pub fn entry_flags(&self, reply: bool) -> u32 {
+    pub fn entry_flags(&self, reply: bool) -> u16 {
         let closing = if self.has(Self::CLOSES) { ReplyEntry::CLOSING } else { 0 };
         closing | if reply { ReplyEntry::REPLIED } else { 0 }
     }
@@ -168,6 +168,8 @@ mod tests {
 
     const LOCAL: LocalTenant = LocalTenant { tenant: TenantId(1), state: TenantState { flags: 1, row: 0, slot: 0 } };
 
+    const CLAIM: Claim = Claim { cookie: 7, block: 1 };
+
     fn flow(protocol: u8, kind: Kind) -> Flow<V4> {
         let mut flow = Flow::unread(V4::new([192, 0, 2, 10]), V4::new([10, 10, 1, 5]), protocol);
         flow.kind = kind;
@@ -194,12 +196,12 @@ mod tests {
     }
 
     fn opening(flow: &Flow<V4>) -> Option<ReplyKey<V4>> {
-        let query = Query::new(LOCAL, 7, flow, false);
+        let query = Query::new(LOCAL, CLAIM, flow, false);
         query.has(Query::<V4>::MAY_OPEN).then(|| query.reply_key(Opener::Remote))
     }
 
     fn reply(flow: &Flow<V4>, cookie: u32) -> Option<ReplyKey<V4>> {
-        let query = Query::new(LOCAL, cookie, flow, true);
+        let query = Query::new(LOCAL, Claim { cookie, ..CLAIM }, flow, true);
         query.has(Query::<V4>::MAY_REPLY).then(|| query.reply_key(Opener::Remote))
     }
 
@@ -215,7 +217,7 @@ mod tests {
         assert_ne!(reply(&reversed(ports(TCP, 40001, 80)), 7), stored, "another port");
         assert_ne!(reply(&reversed(ports(UDP, 40000, 80)), 7), stored, "another protocol");
         assert_ne!(
-            Some(Query::new(LOCAL, 7, &reversed(request), true).reply_key(Opener::Pod)),
+            Some(Query::new(LOCAL, CLAIM, &reversed(request), true).reply_key(Opener::Pod)),
             stored,
             "the other opener"
         );

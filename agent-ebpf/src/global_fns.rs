@@ -12,10 +12,11 @@ use agent_common::addr::{V4, V6};
 use agent_common::classify;
 use agent_common::conntrack::{Opener, ReplyState};
 use agent_common::decide::{self, Rules};
-use agent_common::endpoint::Endpoint;
+use agent_common::endpoint::{Claim, Endpoint};
 use agent_common::neighbor;
 use agent_common::query::Query;
 use agent_common::reason::DropReason;
+use agent_common::reply_table::BLOCKS;
 use agent_common::tenant::{LocalTenant, TenantId, TenantState};
 use agent_common::verdict::Verdict;
 use aya_ebpf::bindings::__sk_buff;
@@ -39,34 +40,35 @@ pub(crate) use global_fns;
 /// Packs the local tenant and the cookie.
 #[inline(always)]
 fn pack_local<A>(query: &Query<A>) -> u64 {
-    u64::from(query.local.tenant.0) | u64::from(query.cookie) << 32
+    u64::from(query.local.tenant.0) | u64::from(query.claim.cookie) << 32
 }
 
-/// Packs ports, protocol and bits.
+/// Packs ports, protocol, bits, and the block of the reply table.
 #[inline(always)]
 fn pack_ports<A>(query: &Query<A>) -> u64 {
     u64::from(query.remote_port)
         | u64::from(query.local_port) << 16
         | u64::from(query.protocol) << 32
         | u64::from(query.bits) << 40
+        | u64::from(query.claim.block) << 48
 }
 
-/// Packs ports, protocol, bits, the opener of the connection, and whether the packet is a reply.
+/// Packs what [`pack_ports`] does, the opener of the connection, and whether the packet is a reply.
 #[inline(always)]
 fn pack_opener<A>(query: &Query<A>, opener: Opener, reply: bool) -> u64 {
-    pack_ports(query) | u64::from(opener == Opener::Pod) << 48 | u64::from(reply) << 49
+    pack_ports(query) | u64::from(opener == Opener::Pod) << 62 | u64::from(reply) << 63
 }
 
 /// The opener of [`pack_opener`].
 #[inline(always)]
 const fn opener(ports: u64) -> Opener {
-    if ports >> 48 & 1 != 0 { Opener::Pod } else { Opener::Remote }
+    if ports >> 62 & 1 != 0 { Opener::Pod } else { Opener::Remote }
 }
 
 /// Whether the packet of [`pack_opener`] is a reply.
 #[inline(always)]
 const fn is_reply(ports: u64) -> bool {
-    ports >> 49 & 1 != 0
+    ports >> 63 != 0
 }
 
 /// Unpacks a query. The tenant's state is looked up again: that is one load, and registers are few.
@@ -82,7 +84,7 @@ fn query<A>(local: u64, remote: A, ports: u64) -> Query<A> {
 fn stateless_query<A>(local: u64, remote: A, ports: u64) -> Query<A> {
     Query {
         local: LocalTenant { tenant: TenantId(local as u32), state: TenantState::default() },
-        cookie: (local >> 32) as u32,
+        claim: Claim { cookie: (local >> 32) as u32, block: (ports >> 48) as u16 & (BLOCKS - 1) },
         remote,
         remote_port: ports as u16,
         local_port: (ports >> 16) as u16,

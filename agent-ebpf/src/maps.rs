@@ -5,7 +5,6 @@
 
 use agent_common::addr::{V4, V6};
 use agent_common::aggregate::{AggregateEntry, EventBudget};
-use agent_common::conntrack::{ReplyEntry, ReplyKey};
 use agent_common::counters::Counter;
 use agent_common::guard::cgroup::CgroupConfig;
 use agent_common::guard::interface::Sender;
@@ -14,10 +13,11 @@ use agent_common::layout::{
     TrieKeyV6,
 };
 use agent_common::maps::{self as table, MapKind, MapSpec};
+use agent_common::reply_table::ReplyBucket;
 use agent_common::summary::PacketSummary;
 use agent_common::tenant::{TenantId, TenantName, TenantState};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf};
 
 /// The shape that a type of map gives its key and its value.
 trait Shape {
@@ -41,7 +41,6 @@ macro_rules! shapes {
 shapes! {
     Array<V> is Array<u32, V>;
     HashMap<K, V> is Hash<K, V>;
-    LruHashMap<K, V> is LruHash<K, V>;
     LpmTrie<K, V> is LpmTrie<K, V>;
     PerCpuArray<V> is PerCpuArray<u32, V>;
     RingBuf<> is RingBuf<(), ()>;
@@ -78,8 +77,7 @@ maps! {
     OWNERS_V6: LpmTrie<V6, TenantId> = LpmTrie::with_max_entries;
     PORT_SETS: Array<PortSet> = Array::with_max_entries;
     GRANTS: HashMap<GrantKey, Grant> = HashMap::with_max_entries;
-    REPLIES_V4: LruHashMap<ReplyKey<V4>, ReplyEntry> = LruHashMap::with_max_entries;
-    REPLIES_V6: LruHashMap<ReplyKey<V6>, ReplyEntry> = LruHashMap::with_max_entries;
+    REPLIES: Array<ReplyBucket> = Array::with_max_entries;
     RUNTIME: Array<Runtime> = Array::with_max_entries;
     ALLOWED: PerCpuArray<Counter> = PerCpuArray::with_max_entries;
     DENIED: PerCpuArray<Counter> = PerCpuArray::with_max_entries;

@@ -5,7 +5,9 @@
 #![allow(unsafe_code)]
 
 use agent_common::addr::{Address, V4};
-use agent_common::aggregate::{AggregateEntry, AggregateKey};
+use agent_common::aggregate::{
+    AggregateEntry, AggregateKey, EventBudget, POD_RECORDS_PER_SECOND, TENANT_RECORDS_PER_SECOND, tenant_budget,
+};
 use agent_common::counters::{Counter, Loss, Outcome, denied_index};
 use agent_common::event::FlowEvent;
 use agent_common::flow::Direction;
@@ -81,11 +83,10 @@ pub(crate) fn count_repeat<A: Address>(
 extern "C" fn repeat_flow(skb: *mut __sk_buff, remote_hi: u64, remote_lo: u64, flow: u64, packet: u64) -> u64 {
     let (cookie, port, protocol, cause) = (flow as u32, (flow >> 32) as u16, (flow >> 48) as u8, (flow >> 56) as u8);
     let key = AggregateKey { remote_hi, remote_lo, cookie, port, protocol, cause };
-    let Some(bucket) = maps::DENIED_FLOWS.get_ptr_mut(key.bucket()) else { return 0 };
-    // SAFETY: as for `add`.
-    let bucket = unsafe { &mut *bucket };
+    let generation = <Maps as Tables<V4>>::runtime(&Maps).generation;
+    let Some(bucket) = find(&key, packet as u16, generation) else { return 0 };
     let now = Maps::now();
-    if !bucket.is_of(&key, <Maps as Tables<V4>>::runtime(&Maps).generation) || bucket.is_due(now) {
+    if bucket.is_due(now) {
         return 0;
     }
     let ctx = TcContext::new(skb);
@@ -134,13 +135,15 @@ fn aggregate(ctx: &TcContext, denial: &Denial) {
     let summary = unsafe { &*summary };
     let key = summary.key(denial.direction, denial.cookie, denial.denied.reason);
     let generation = <Maps as Tables<V4>>::runtime(&Maps).generation;
-    let Some(bucket) = maps::DENIED_FLOWS.get_ptr_mut(key.bucket()) else { return };
-    // SAFETY: as for `add`.
-    let bucket = unsafe { &mut *bucket };
-    if !bucket.is_of(&key, generation) {
-        let denied = attribute(&Maps, &denial.local, summary, denial.direction, denial.denied);
-        replace(bucket, key, denial, denied, summary, generation, packet::ifindex(ctx));
-    }
+    let bucket = match find(&key, denial.local.state.slot, generation) {
+        Some(bucket) => bucket,
+        None => {
+            let Some(bucket) = free(&key, &denial.local) else { return };
+            let denied = attribute(&Maps, &denial.local, summary, denial.direction, denial.denied);
+            replace(bucket, key, denial, denied, summary, generation, packet::ifindex(ctx));
+            bucket
+        }
+    };
     let reason = DropReason::from_number(bucket.event.reason).unwrap_or(denial.denied.reason);
     let audited = denial.outcome == Outcome::Audited;
     let slot = denial.local.state.slot;
@@ -148,8 +151,32 @@ fn aggregate(ctx: &TcContext, denial: &Denial) {
     let now = Maps::now();
     bucket.repeat(now, ctx.len(), summary.tcp_flags);
     if bucket.is_due(now) {
-        send_record(bucket, denial.slot, now);
+        send_record(bucket, denial, now);
     }
+}
+
+/// The bucket that holds a flow: a common one, or one of the tenant's share.
+#[inline(always)]
+fn find(key: &AggregateKey, tenant_slot: u16, generation: u64) -> Option<&'static mut AggregateEntry> {
+    let common = bucket(key.common_bucket())?;
+    if common.is_of(key, generation) {
+        return Some(common);
+    }
+    bucket(key.own_bucket(tenant_slot)).filter(|own| own.is_of(key, generation))
+}
+
+/// The bucket that a new flow takes: the common one where it is free to take, else one of the tenant's share.
+#[inline(always)]
+fn free(key: &AggregateKey, local: &LocalTenant) -> Option<&'static mut AggregateEntry> {
+    bucket(key.common_bucket())
+        .filter(|common| common.is_open_to(local.tenant, Maps::now()))
+        .or_else(|| bucket(key.own_bucket(local.state.slot)))
+}
+
+#[inline(always)]
+fn bucket(index: u32) -> Option<&'static mut AggregateEntry> {
+    // SAFETY: as for `add`.
+    maps::DENIED_FLOWS.get_ptr_mut(index).map(|bucket| unsafe { &mut *bucket })
 }
 
 /// Reads the summary of a packet into this CPU's `SUMMARY`. It goes through a map, because the verifier would otherwise
@@ -201,17 +228,24 @@ fn replace(
     summary.fill(event);
 }
 
-/// Sends the record of a flow, within its pod's budget.
+/// Sends the record of a flow, within the budgets of its pod and its tenant.
 #[inline(always)]
-fn send_record(bucket: &mut AggregateEntry, slot: u16, now: u64) {
-    let Some(budget) = maps::EVENT_BUDGETS.get_ptr_mut(u32::from(slot)) else { return };
+fn send_record(bucket: &mut AggregateEntry, denial: &Denial, now: u64) {
+    let Some(pod) = budget(u32::from(denial.slot)) else { return };
+    let Some(tenant) = budget(tenant_budget(denial.local.state.slot)) else { return };
     bucket.attempted(now);
-    // SAFETY: as for `add`.
-    if !unsafe { &mut *budget }.take(now) {
+    if !pod.take(now, POD_RECORDS_PER_SECOND) || !tenant.take(now, TENANT_RECORDS_PER_SECOND) {
+        pod.held_back += 1;
         return;
     }
     match maps::EVENTS.output::<FlowEvent>(&bucket.event, 0) {
         Ok(()) => bucket.reported(),
         Err(_) => loss::count(Loss::RingFull, 1),
     }
+}
+
+#[inline(always)]
+fn budget(index: u32) -> Option<&'static mut EventBudget> {
+    // SAFETY: as for `add`. A pod and a tenant never have the same index.
+    maps::EVENT_BUDGETS.get_ptr_mut(index).map(|budget| unsafe { &mut *budget })
 }

@@ -11,6 +11,7 @@ use agent_common::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,
 };
+use agent_common::reply_table::{self, CONNECTIONS_PER_POD, HashedKey, StoredReply};
 use agent_common::tables::Tables;
 use agent_common::tenant::{TenantId, TenantState};
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_ktime_get_coarse_ns};
@@ -21,6 +22,17 @@ use crate::{loss, maps};
 /// Whether the kernel has `bpf_ktime_get_coarse_ns` (5.11), which costs a tenth of the exact clock. Set at load.
 #[unsafe(no_mangle)]
 static COARSE_CLOCK: u32 = 0;
+
+/// Buckets in the block of one pod in the reply table. Set at load.
+#[unsafe(no_mangle)]
+static BUCKETS_PER_POD: u32 = reply_table::buckets_per_pod(CONNECTIONS_PER_POD);
+
+/// Loads a word that another CPU may write meanwhile.
+#[inline(always)]
+fn read_once(word: &u64) -> u64 {
+    // SAFETY: a reference is valid and aligned. The kernel loads an aligned word at once.
+    unsafe { core::ptr::read_volatile(word) }
+}
 
 /// The kernel's maps.
 pub(crate) struct Maps;
@@ -69,13 +81,57 @@ impl Maps {
     }
 
     #[inline(always)]
+    fn reply(key: &HashedKey) -> Option<ReplyEntry> {
+        maps::REPLIES.get(key.bucket(Self::buckets_per_pod()))?.find(key, read_once).map(|(_, entry)| entry)
+    }
+
+    /// Writes an entry over that of the same connection, or to the place that costs least.
+    #[inline(always)]
+    fn insert_reply(key: &HashedKey, entry: ReplyEntry) {
+        let Some(bucket) = maps::REPLIES.get_ptr_mut(key.bucket(Self::buckets_per_pod())) else { return };
+        // SAFETY: the pointer is to a live value of an array, which is never freed. Other CPUs may write it too; entries
+        // prove by their seal that they are whole.
+        let bucket = unsafe { &mut *bucket };
+        let index = match bucket.find(key, read_once) {
+            Some((index, _)) => index,
+            None => {
+                let place = bucket.place(entry.seen_ns);
+                if place.evicts {
+                    loss::count(Loss::ReplyEvicted, 1);
+                }
+                place.index
+            }
+        };
+        if let Some(stored) = bucket.entries.get_mut(index) {
+            *stored = StoredReply::new(key, entry);
+        }
+    }
+
+    /// Buckets in the block of one pod.
+    #[inline(always)]
+    fn buckets_per_pod() -> u32 {
+        // SAFETY: as for `COARSE_CLOCK`.
+        unsafe { core::ptr::read_volatile(&raw const BUCKETS_PER_POD) }
+    }
+
+    #[inline(always)]
     fn runtime() -> Runtime {
         maps::RUNTIME.get(0).copied().unwrap_or_default()
     }
 }
 
 macro_rules! shared {
-    () => {
+    ($address:ty) => {
+        #[inline(always)]
+        fn reply(&self, key: &ReplyKey<$address>) -> Option<ReplyEntry> {
+            Maps::reply(&HashedKey::new(key))
+        }
+
+        #[inline(always)]
+        fn insert_reply(&self, key: &ReplyKey<$address>, entry: ReplyEntry) {
+            Maps::insert_reply(&HashedKey::new(key), entry);
+        }
+
         #[inline(always)]
         fn grant(&self, key: &GrantKey) -> Option<Grant> {
             Maps::grant(key)
@@ -120,21 +176,7 @@ impl Tables<V4> for Maps {
         maps::OWNERS_V4.get(Key::new(32, address)).copied()
     }
 
-    #[inline(always)]
-    fn reply(&self, key: &ReplyKey<V4>) -> Option<ReplyEntry> {
-        // SAFETY: an entry may be replaced while it is copied. Its words are then from two moments of the same
-        // connection, and neither moment allows more than the other.
-        unsafe { maps::REPLIES_V4.get(key) }.copied()
-    }
-
-    #[inline(always)]
-    fn insert_reply(&self, key: &ReplyKey<V4>, entry: ReplyEntry) {
-        if maps::REPLIES_V4.insert(key, entry, 0).is_err() {
-            loss::count(Loss::Remember, 1);
-        }
-    }
-
-    shared!();
+    shared!(V4);
 }
 
 impl Tables<V6> for Maps {
@@ -159,18 +201,5 @@ impl Tables<V6> for Maps {
         maps::OWNERS_V6.get(Key::new(128, address)).copied()
     }
 
-    #[inline(always)]
-    fn reply(&self, key: &ReplyKey<V6>) -> Option<ReplyEntry> {
-        // SAFETY: as for IPv4.
-        unsafe { maps::REPLIES_V6.get(key) }.copied()
-    }
-
-    #[inline(always)]
-    fn insert_reply(&self, key: &ReplyKey<V6>, entry: ReplyEntry) {
-        if maps::REPLIES_V6.insert(key, entry, 0).is_err() {
-            loss::count(Loss::Remember, 1);
-        }
-    }
-
-    shared!();
+    shared!(V6);
 }

@@ -104,10 +104,10 @@ pub struct RunArgs {
     #[arg(long, env = "BULKHEAD_MAX_PEERS", default_value_t = object::MapLimits::default().peers, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     pub max_peers: u32,
-    /// How many connections the reply tables hold, for IPv4 and IPv6 each
-    #[arg(long, env = "BULKHEAD_MAX_CONNECTIONS", default_value_t = object::MapLimits::default().connections,
-          value_name = "N", value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
-    pub max_connections: u32,
+    /// How many connections of one pod the reply table holds: a power of two from 64 to 65536
+    #[arg(long, env = "BULKHEAD_CONNECTIONS_PER_POD", value_name = "N", value_parser = connections,
+          default_value_t = object::MapLimits::default().connections_per_pod)]
+    pub connections_per_pod: u32,
     /// How many tenants have their own metric samples. The others are counted together as tenant `other`
     #[arg(long, env = "BULKHEAD_METRICS_MAX_TENANTS", default_value_t = 200, value_name = "N")]
     pub metrics_max_tenants: usize,
@@ -227,7 +227,7 @@ impl RunArgs {
             return Err(ConfigError::NriWithFiles);
         }
         let node = self.node()?;
-        let sizes = object::MapLimits { peers: self.max_peers, connections: self.max_connections };
+        let sizes = object::MapLimits { peers: self.max_peers, connections_per_pod: self.connections_per_pod };
         let settings = self.settings(is_static, limits(&sizes))?;
         let (cni_cache, cgroups) = (self.cni_cache_dir, self.cgroup_root);
         Ok(Config {
@@ -277,6 +277,13 @@ impl RunArgs {
 }
 
 /// The limits of the model are the sizes of the maps: the model refuses what does not fit before the kernel has to.
+/// Parses `--connections-per-pod`. The hash of a connection chooses by bits, so only powers of two are sizes.
+fn connections(text: &str) -> Result<u32, String> {
+    let number: u32 = text.parse().map_err(|error| format!("{error}"))?;
+    let fits = number.is_power_of_two() && (64..=65_536).contains(&number);
+    fits.then_some(number).ok_or_else(|| "state a power of two from 64 to 65536".to_owned())
+}
+
 fn limits(sizes: &object::MapLimits) -> Limits {
     Limits { peers_v4: sizes.peers as usize, peers_v6: sizes.peers as usize, ..Limits::default() }
 }
@@ -361,7 +368,7 @@ mod tests {
 
     #[test]
     fn the_limits_of_the_model_are_the_sizes_of_the_maps() {
-        let limits = limits(&object::MapLimits { peers: 5000, connections: 5000 });
+        let limits = limits(&object::MapLimits { peers: 5000, connections_per_pod: 64 });
         assert_eq!((limits.peers_v4, limits.tenants, limits.rows), (5000, 16_383, 2_047));
         assert!(limits.tenants < 1 << agent_common::mark::TENANT_BITS, "a packet mark can name every tenant");
     }

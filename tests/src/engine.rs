@@ -11,8 +11,6 @@ pub mod stage;
 
 use std::io;
 
-use agent_common::addr::{V4, V6};
-use agent_common::conntrack::{ReplyEntry, ReplyKey};
 use agent_common::counters::{Counter, Outcome, allowed_index, denied_index};
 use agent_common::flow::Direction;
 use agent_common::guard::Guard;
@@ -21,7 +19,7 @@ use agent_common::mem_tables::{Judged, MemTables};
 use agent_common::reason::DropReason;
 use agent_common::tenant::TenantState;
 use anyhow::{Context, Result, bail, ensure};
-use aya::maps::{HashMap, MapData, PerCpuArray};
+use aya::maps::PerCpuArray;
 use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, TestRun, TestRunOptions};
 use bulkhead::dataplane::cgroup_guard;
@@ -200,11 +198,13 @@ impl Engine {
         self.ebpf.map(name).with_context(|| format!("the object has no map {name}"))
     }
 
-    /// Removes every connection, in the maps and in memory.
+    /// Gives each pod a new claim, to which no connection belongs.
     pub fn forget(&mut self) -> Result<()> {
         self.tables.forget();
-        empty::<ReplyKey<V4>>(&mut self.ebpf, maps::REPLIES_V4.name)?;
-        empty::<ReplyKey<V6>>(&mut self.ebpf, maps::REPLIES_V6.name)
+        for entry in self.tables.endpoints.values_mut().filter(|entry| entry.cookie != 0) {
+            entry.cookie += 1 << 16;
+        }
+        fill::write_endpoints(&mut self.ebpf, &self.tables)
     }
 
     /// The host's verdict on the same frame with the same tables.
@@ -212,16 +212,6 @@ impl Engine {
         self.tables.now_ns.set(now_ns());
         self.tables.judge(LOOPBACK, direction, frame)
     }
-}
-
-fn empty<K: aya::Pod>(ebpf: &mut Ebpf, name: &str) -> Result<()> {
-    let mut map: HashMap<&mut MapData, K, ReplyEntry> =
-        ebpf.map_mut(name).context("a map of connections")?.try_into()?;
-    let keys: Vec<K> = map.keys().collect::<Result<_, _>>()?;
-    for key in keys {
-        map.remove(&key)?;
-    }
-    Ok(())
 }
 
 /// Whether the kernel refuses the frame: it cannot make a socket buffer of every length.

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use agent_common::maps::{self, MapSpec, SizeFlag};
+use agent_common::reply_table::{self, CONNECTIONS_PER_POD};
 use aya::maps::{Map, MapData};
 use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_helper_supported};
@@ -68,13 +69,13 @@ fn hint(error: &aya::EbpfError) -> &'static str {
 pub struct MapLimits {
     /// Exact addresses per family.
     pub peers: u32,
-    /// Connections in the reply table per family.
-    pub connections: u32,
+    /// Connections of one pod in the reply table; a power of two.
+    pub connections_per_pod: u32,
 }
 
 impl Default for MapLimits {
     fn default() -> Self {
-        Self { peers: maps::PEERS_V4.max_entries, connections: maps::REPLIES_V4.max_entries }
+        Self { peers: maps::PEERS_V4.max_entries, connections_per_pod: CONNECTIONS_PER_POD }
     }
 }
 
@@ -102,7 +103,7 @@ impl Shape {
 pub fn shapes(limits: &MapLimits) -> Vec<Shape> {
     let entries = |spec: &MapSpec| match spec.size_flag {
         Some(SizeFlag::Peers) => limits.peers,
-        Some(SizeFlag::Connections) => limits.connections,
+        Some(SizeFlag::Connections) => reply_table::bucket_count(limits.connections_per_pod),
         None => spec.max_entries,
     };
     maps::ALL.iter().filter(|spec| spec.is_pinned()).map(|spec| Shape { spec, entries: entries(spec) }).collect()
@@ -122,6 +123,8 @@ pub fn open(pins: Option<&Path>, limits: &MapLimits) -> Result<Ebpf, ObjectError
     loader.override_global("COARSE_CLOCK", &coarse, true);
     let check_mtu = u32::from(has_check_mtu());
     loader.override_global("CHECK_MTU", &check_mtu, true);
+    let buckets = reply_table::buckets_per_pod(limits.connections_per_pod);
+    loader.override_global("BUCKETS_PER_POD", &buckets, true);
     // Without offsets, the cgroup guard is not loaded, and the uplink guard checks no unfinished checksum.
     let btf::Offsets { skb_dev, dev_net, net_inum, skb_summed, skb_csum, skb_network, skb_nfct } = btf::offsets()
         .unwrap_or_else(|error| {

@@ -113,7 +113,7 @@ impl Pipeline {
         let lost = |loss: Loss| losses.get(loss as usize).copied().unwrap_or(0);
         self.stats.lost(Stage::RingBuffer).raise(lost(Loss::RingFull));
         self.stats.lost(Stage::AggregateTable).raise(lost(Loss::Unreported));
-        self.stats.reply_insert_failures.raise(lost(Loss::Remember));
+        self.stats.reply_evictions.raise(lost(Loss::ReplyEvicted));
         self.stats.pull_failures.raise(lost(Loss::Pull));
     }
 

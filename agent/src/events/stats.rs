@@ -97,8 +97,8 @@ pub(crate) struct EventStats {
     pub aggregated: Tally,
     /// Packets that an earlier agent is presumed to have reported.
     pub presumed_reported: Tally,
-    /// Connections that the reply table could not take: their replies are dropped.
-    pub reply_insert_failures: Tally,
+    /// Live connections that lost their entry in the reply table to another one of the same pod.
+    pub reply_evictions: Tally,
     /// Packets whose headers the programs could not read, because the kernel could not make them linear.
     pub pull_failures: Tally,
     lost: [Tally; Stage::ALL.len()],

@@ -99,5 +99,5 @@ async fn at_the_end_what_waits_is_reported_and_the_sinks_are_closed() {
     assert!(lines.iter().any(|line| matches!(&line.event.body, Body::State(_))));
     assert!(*kept.closed.lock().expect("a lock"));
     assert_eq!(stats.lost(stats::Stage::RingBuffer).get(), 4);
-    assert_eq!((stats.reply_insert_failures.get(), stats.pull_failures.get()), (3, 2));
+    assert_eq!((stats.reply_evictions.get(), stats.pull_failures.get()), (3, 2));
 }

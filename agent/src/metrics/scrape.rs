@@ -155,7 +155,7 @@ pub(crate) fn events(stats: &Arc<EventStats>, samples: &mut Samples) {
     for stage in Stage::ALL {
         samples.count(&table::EVENTS_LOST, &[stage.as_str()], stats.lost(stage).get());
     }
-    samples.count(&table::PROGRAM_ERRORS, &["reply_insert"], stats.reply_insert_failures.get());
+    samples.count(&table::REPLY_EVICTIONS, &[], stats.reply_evictions.get());
     samples.count(&table::PROGRAM_ERRORS, &["packet_pull"], stats.pull_failures.get());
     for (sink, own) in stats.sinks() {
         samples.count(&table::EVENTS_EXPORTED, &[sink, "success"], own.taken.get());

@@ -87,7 +87,9 @@ metrics! {
     MAP_ERRORS = Counter "bulkhead_bpf_map_errors" ["map", "operation"]
         "Failed operations on maps, by map and operation.";
     PROGRAM_ERRORS = Counter "bulkhead_program_errors" ["operation"]
-        "Operations that failed in the programs: connections not stored in the reply table, packet headers not read.";
+        "Operations that failed in the programs: packet headers not read.";
+    REPLY_EVICTIONS = Counter "bulkhead_reply_evictions" []
+        "Live connections that lost their entry in the reply table, because their pod's block was full.";
     MEMORY = Gauge "bulkhead_bpf_memory_bytes" ["kind"]
         "Bytes of kernel memory that maps and programs use.";
     EVENTS_RECEIVED = Counter "bulkhead_events_received" []

@@ -17,13 +17,7 @@ const NEAR: u32 = 65_536;
 
 /// Writes every table except connections.
 pub(super) fn write(ebpf: &mut Ebpf, tables: &MemTables) -> Result<()> {
-    let (near, far): (Vec<_>, Vec<_>) = tables.endpoints.iter().partition(|(ifindex, _)| **ifindex < NEAR);
-    array(ebpf, maps::ENDPOINTS.name, near.into_iter().map(|(ifindex, entry)| (*ifindex, *entry)))?;
-    hash::<u32, EndpointEntry>(
-        ebpf,
-        maps::ENDPOINTS_FAR.name,
-        far.into_iter().map(|(ifindex, entry)| (*ifindex, *entry)),
-    )?;
+    write_endpoints(ebpf, tables)?;
     array(ebpf, maps::TENANTS.name, tables.tenants.iter().map(|(id, state)| (id.0, *state)))?;
     array(ebpf, maps::ROWS_V4.name, tables.rows_v4.iter().map(|(row, prefixes)| (u32::from(*row), *prefixes)))?;
     array(ebpf, maps::ROWS_V6.name, tables.rows_v6.iter().map(|(row, prefixes)| (u32::from(*row), *prefixes)))?;
@@ -49,6 +43,14 @@ pub(super) fn write(ebpf: &mut Ebpf, tables: &MemTables) -> Result<()> {
     trie(ebpf, maps::OWNERS_V4.name, owners)?;
     let owners = tables.owners_v6.iter().map(|(net, length, owner)| (Key::new(u32::from(*length), *net), *owner));
     trie(ebpf, maps::OWNERS_V6.name, owners)
+}
+
+/// Writes the local pods.
+pub(super) fn write_endpoints(ebpf: &mut Ebpf, tables: &MemTables) -> Result<()> {
+    let (near, far): (Vec<_>, Vec<_>) = tables.endpoints.iter().partition(|(ifindex, _)| **ifindex < NEAR);
+    array(ebpf, maps::ENDPOINTS.name, near.into_iter().map(|(ifindex, entry)| (*ifindex, *entry)))?;
+    let far = far.into_iter().map(|(ifindex, entry)| (*ifindex, *entry));
+    hash::<u32, EndpointEntry>(ebpf, maps::ENDPOINTS_FAR.name, far)
 }
 
 fn array<V: Pod>(ebpf: &mut Ebpf, name: &str, entries: impl IntoIterator<Item = (u32, V)>) -> Result<()> {

@@ -8,15 +8,16 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use agent_common::addr::Mac;
-use agent_common::aggregate::POD_RECORDS_PER_SECOND;
+use agent_common::aggregate::{AGGREGATE_LEN, AggregateEntry, POD_RECORDS_PER_SECOND};
 use agent_common::counters::{Counter, Loss, Outcome, allowed_index, denied_index};
 use agent_common::event::FlowEvent;
 use agent_common::flow::Direction::{self, Egress, Ingress};
 use agent_common::layout::EndpointEntry;
 use agent_common::maps;
 use agent_common::reason::DropReason;
+use agent_common::reply_table::CONNECTIONS_PER_POD;
 use agent_common::tenant::TenantState;
-use aya::maps::RingBuf;
+use aya::maps::{Array, PerCpuArray, RingBuf};
 use bulkhead::dataplane::object::MapLimits;
 use testbed::engine::{Engine, LOOPBACK, replay::replay, stage, stay_on_one_cpu};
 use testbed::frames::{self, FrameCase, Hook};
@@ -252,14 +253,50 @@ fn a_pod_with_many_flows_is_limited_and_still_counted() {
 
 #[test]
 #[ignore = "needs root and the BPF object: cargo xtask test program"]
+fn no_tenant_hides_another_tenant_s_denied_flows() {
+    let mut engine = engine();
+    let victim = stage::pod_a();
+    let attacker = EndpointEntry { tenant: stage::B, slot: 2, cookie: 0x0b05, ..victim };
+    let mut outside = frame("cross4-udp");
+    outside[30..34].copy_from_slice(&[198, 51, 100, 7]);
+    repair_checksum(&mut outside);
+    let send = |engine: &Engine, ports: std::ops::Range<u16>| {
+        let mut outside = outside.clone();
+        for port in ports {
+            outside[36..38].copy_from_slice(&port.to_be_bytes());
+            assert_eq!(engine.run(Egress, &outside, 1).expect("a run"), DROP);
+        }
+    };
+    claim(&mut engine, attacker);
+    send(&engine, 0..20_000);
+    assert!(engine.lost(Loss::Unreported).expect("a counter") > 10_000, "the control: the flood evicts its own flows");
+    records(&mut engine);
+    claim(&mut engine, victim);
+    send(&engine, 7..8);
+    let reported: Vec<u32> = records(&mut engine).iter().map(|event| event.cookie).collect();
+    assert_eq!(reported, [victim.cookie], "the first packet is reported at once");
+    send(&engine, 7..8);
+    claim(&mut engine, attacker);
+    send(&engine, 20_000..40_000);
+    let flows: PerCpuArray<_, AggregateEntry> =
+        engine.map(maps::DENIED_FLOWS.name).expect("the map").try_into().expect("its type");
+    let found = (0..AGGREGATE_LEN).flat_map(|bucket| flows.get(&bucket, 0).expect("a bucket").to_vec());
+    let kept: Vec<u64> = found.filter(|flow| flow.key.cookie == victim.cookie).map(|flow| flow.event.count).collect();
+    assert_eq!(kept, [2], "the sweep finds the flow with both packets");
+}
+
+#[test]
+#[ignore = "needs root and the BPF object: cargo xtask test program"]
 fn records_lost_to_a_full_ring_are_counted() {
     let mut engine = engine();
+    let slot = |pods: u32| (pods / 4) as u16 % 512;
     let (mut pods, mut packets) = (0_u32, 0);
-    // Each pod has a budget. Enough pods fill a ring that is not read.
+    // Each pod has a budget, and so has each tenant. Enough of both fill a ring that is not read.
     while engine.lost(Loss::RingFull).expect("a counter") == 0 && pods < 2_000 {
         let mut tables = stage::tables();
         let entry = EndpointEntry { slot: pods as u16 % 4_096, cookie: 0x1000 + pods, ..stage::pod_a() };
         tables.endpoints.insert(LOOPBACK, entry);
+        tables.tenants.get_mut(&stage::A).expect("tenant A").slot = slot(pods);
         tables.peers_v4.clear();
         engine.refill(tables).expect("tables can be written");
         for port in 0..100_u16 {
@@ -274,7 +311,10 @@ fn records_lost_to_a_full_ring_are_counted() {
     let capacity = (1 << 20) / (size_of::<FlowEvent>() + 8);
     let reported = records(&mut engine).len();
     assert!(reported <= capacity && reported > capacity / 2, "{reported} records of {capacity}");
-    assert_eq!(denied(&engine, Egress, false, DropReason::CrossTenant).packets, packets, "every packet was counted");
+    let count = |slot| denied_index(slot, Egress, false, DropReason::CrossTenant);
+    let slots = 0..=slot(pods);
+    let counted = slots.map(|slot| engine.counter(maps::DENIED.name, count(slot)).expect("a counter").packets);
+    assert_eq!(counted.sum::<u64>(), packets, "every packet was counted");
 }
 
 #[test]
@@ -318,7 +358,7 @@ fn what_does_not_fit_into_a_map_stays_denied() {
     let mut tables = stage::tables();
     let pods = tables.peers_v4.len() as u32;
     // The map has no capacity for one more peer: the write fails, and the peer stays unreachable.
-    let limits = MapLimits { peers: pods, connections: 64 };
+    let limits = MapLimits { peers: pods, connections_per_pod: 64 };
     let mut engine = Engine::with_limits(tables.clone(), &limits).expect("they just fit");
     stage::peer(&mut tables, [10, 99, 0, 1].into(), stage::pod_of(stage::A));
     let error = engine.refill(tables).expect_err("one too many");
@@ -328,23 +368,59 @@ fn what_does_not_fit_into_a_map_stays_denied() {
     repair_checksum(&mut to_it);
     assert_eq!(engine.run(Egress, &to_it, 1).expect("a run"), DROP);
     assert_eq!(engine.run(Egress, &frame("peer4-udp"), 1).expect("a run"), PASS);
-    // More connections than the table holds: the oldest are evicted, and nothing passes because of it.
-    let mut answer = frame("in-external4-udp-unasked");
-    for port in 0..1_000_u16 {
-        answer[34..36].copy_from_slice(&(20_000 + port).to_be_bytes());
-        assert_eq!(engine.run(Ingress, &answer, 1).expect("a run"), PASS);
+}
+
+/// Gives the interface to another pod, in the kernel only.
+fn claim(engine: &mut Engine, entry: EndpointEntry) {
+    let map = engine.ebpf().map_mut(maps::ENDPOINTS.name).expect("the map");
+    let mut endpoints = Array::<_, EndpointEntry>::try_from(map).expect("its type");
+    endpoints.set(LOOPBACK, EndpointEntry::default(), 0).expect("a write");
+    endpoints.set(LOOPBACK, entry, 0).expect("a write");
+}
+
+/// Sends a connection's opening to the pod, from this port of a client outside.
+fn open(engine: &Engine, port: u16) {
+    let mut opening = frame("in-external4-udp-unasked");
+    opening[34..36].copy_from_slice(&port.to_be_bytes());
+    assert_eq!(engine.run(Ingress, &opening, 1).expect("a run"), PASS);
+}
+
+/// Sends the pod's reply on a connection of [`open`].
+fn reply(engine: &Engine, port: u16) -> Option<i32> {
+    let opening = frame("in-external4-udp-unasked");
+    let mut reply = frame("peer4-udp");
+    reply[30..34].copy_from_slice(&opening[26..30]);
+    reply[34..36].copy_from_slice(&opening[36..38]);
+    reply[36..38].copy_from_slice(&port.to_be_bytes());
+    repair_checksum(&mut reply);
+    engine.run(Egress, &reply, 1).expect("a run")
+}
+
+#[test]
+#[ignore = "needs root and the BPF object: cargo xtask test program"]
+fn no_pod_takes_another_pod_s_place_in_the_reply_table() {
+    let mut engine = engine();
+    let victim = engine.tables().endpoints[&LOOPBACK];
+    let attacker = EndpointEntry { slot: victim.slot + 1, cookie: victim.cookie + 1, ..victim };
+    open(&engine, 20_000);
+    assert_eq!(reply(&engine, 20_000), PASS, "the control: the connection is in the table");
+    open(&engine, 20_001);
+    // Another pod takes the interface, so that the same frames are its own. It is sent every port there is.
+    claim(&mut engine, attacker);
+    (1..u16::MAX).for_each(|port| open(&engine, port));
+    assert_eq!(reply(&engine, u16::MAX - 1), PASS, "the latest connection of the other pod is in the table");
+    let kept = (1..u16::MAX).filter(|port| reply(&engine, *port) == PASS).count();
+    assert_eq!(kept, CONNECTIONS_PER_POD as usize, "the other pod has its share and no more");
+    let lost = engine.lost(Loss::ReplyEvicted).expect("a counter");
+    assert_eq!(lost, u64::from(u16::MAX - 1) - u64::from(CONNECTIONS_PER_POD), "each evicted connection is counted");
+    claim(&mut engine, victim);
+    for port in [20_000, 20_001] {
+        assert_eq!(reply(&engine, port), PASS, "the first pod's connection {port} is still in the table");
     }
-    let reply = |port: u16| {
-        let mut reply = frame("peer4-udp");
-        reply[30..34].copy_from_slice(&answer[26..30]);
-        reply[34..36].copy_from_slice(&answer[36..38]);
-        reply[36..38].copy_from_slice(&port.to_be_bytes());
-        repair_checksum(&mut reply);
-        engine.run(Egress, &reply, 1).expect("a run")
-    };
-    assert_eq!(reply(20_999), PASS, "the latest connection is in the table");
-    assert_eq!(reply(20_000), DROP, "the oldest connection is not");
-    assert_eq!(reply(30_000), DROP, "a connection that never existed is not");
+    assert_eq!(reply(&engine, 30_000), DROP, "a connection that never existed is not");
+    // A flood from outside to the pod itself, without replies, evicts no connection on which both sides have sent.
+    (1..u16::MAX).filter(|port| *port != 20_000).for_each(|port| open(&engine, port));
+    assert_eq!(reply(&engine, 20_000), PASS, "the connection on which the pod has replied");
 }
 
 #[test]

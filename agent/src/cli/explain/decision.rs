@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use agent_common::access::prefix;
 use agent_common::addr::{V4, V6};
 use agent_common::decide::{self, Rules, attribute_owner};
+use agent_common::endpoint::{Claim, Endpoint};
 use agent_common::flow::Direction;
 use agent_common::headers::{SCTP, TCP, UDP};
 use agent_common::layout::{EndpointEntry, GrantKey, PORTS_ANY, PeerEntry, PortRange, PrefixGrant};
@@ -67,12 +68,13 @@ pub(super) fn explain(tables: &ActualTables<'_>, connection: &Connection) -> Res
         format!("TENANTS[{}] {}", entry.tenant.0, flags(state)),
     ];
     let local = LocalTenant { tenant: entry.tenant, state };
+    let claim = Endpoint { entry, local }.claim();
     let denied = match (source, destination) {
         (IpAddr::V4(_), IpAddr::V4(to)) => {
-            narrator.decide(&opening(local, entry.cookie, V4::new(to.octets()), connection), &mut steps)
+            narrator.decide(&opening(local, claim, V4::new(to.octets()), connection), &mut steps)
         }
         (IpAddr::V6(_), IpAddr::V6(to)) => {
-            narrator.decide(&opening(local, entry.cookie, V6::new(to.octets()), connection), &mut steps)
+            narrator.decide(&opening(local, claim, V6::new(to.octets()), connection), &mut steps)
         }
         _ => return Err(ExplainError::Families(source, destination)),
     };
@@ -95,7 +97,7 @@ pub(super) fn explain(tables: &ActualTables<'_>, connection: &Connection) -> Res
 }
 
 /// The packet that opens the connection.
-fn opening<A: Family>(local: LocalTenant, cookie: u32, remote: A, connection: &Connection) -> Query<A> {
+fn opening<A: Family>(local: LocalTenant, claim: Claim, remote: A, connection: &Connection) -> Query<A> {
     let protocol = match connection.protocol {
         ExplainProtocol::Tcp => TCP,
         ExplainProtocol::Udp => UDP,
@@ -105,7 +107,7 @@ fn opening<A: Family>(local: LocalTenant, cookie: u32, remote: A, connection: &C
     let ports_known = connection.port.is_some() || connection.protocol == ExplainProtocol::Icmp;
     let bits = Query::<A>::MAY_OPEN | if ports_known { Query::<A>::PORTS_KNOWN } else { 0 };
     let remote_port = connection.port.unwrap_or(0);
-    Query { local, cookie, remote, remote_port, local_port: 0, protocol, bits, tcp_flags: 0 }
+    Query { local, claim, remote, remote_port, local_port: 0, protocol, bits, tcp_flags: 0 }
 }
 
 fn flags(state: TenantState) -> String {

@@ -1,0 +1,352 @@
+//! The reply table as the kernel holds it: one array of buckets, in which each local pod has a block of its own.
+//!
+//! A connection lies in one bucket of its pod's block. So no pod can evict an entry of another pod, and one that
+//! does not fit evicts the least useful of its own eight. Knows no map and no clock: time is an argument.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::conntrack::{ReplyEntry, ReplyKey};
+use crate::tables::Family;
+
+/// Blocks of the table. Block 0 is common to pods of `class: Shared` tenants and to pods without a block.
+pub const BLOCKS: u16 = 256;
+/// Buckets in block 0; a power of two.
+pub const COMMON_BUCKETS: u32 = 8_192;
+/// Entries in a bucket.
+pub const BUCKET_LEN: usize = 8;
+/// Entries in the block of one pod, unless `--connections-per-pod` states another number.
+pub const CONNECTIONS_PER_POD: u32 = 2_048;
+
+/// One connection, as it lies in a bucket. All zero is free.
+///
+/// Several CPUs may write one entry at once. The seal shows it: it fits only the key and the generation with which it was
+/// written, so a mixture of two writes is no entry.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct StoredReply {
+    /// The other end's address, first half; 0 for IPv4.
+    pub remote_hi: u64,
+    /// The other end's address, second half.
+    pub remote_lo: u64,
+    /// Hash of the key, combined with the generation.
+    pub seal: u64,
+    /// As in [`ReplyEntry`].
+    pub generation: u64,
+    /// As in [`ReplyEntry`]; 0 is a free entry.
+    pub seen_ns: u64,
+    /// Host order.
+    pub remote_port: u16,
+    /// Host order.
+    pub local_port: u16,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// The number of the opener, with the family in the high bit.
+    pub side: u8,
+    /// As in [`ReplyEntry`].
+    pub flags: u16,
+}
+
+/// Entries among which the hash of a key does not choose.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct ReplyBucket {
+    /// The entries, in no order.
+    pub entries: [StoredReply; BUCKET_LEN],
+}
+
+const _: () = assert!(size_of::<StoredReply>() == 48 && size_of::<ReplyBucket>() == 384);
+
+/// Number of buckets in a table whose pods have `per_pod` connections each.
+pub const fn bucket_count(per_pod: u32) -> u32 {
+    COMMON_BUCKETS + (BLOCKS as u32 - 1) * buckets_per_pod(per_pod)
+}
+
+/// Number of buckets in the block of a pod with `per_pod` connections, which is a power of two.
+pub const fn buckets_per_pod(per_pod: u32) -> u32 {
+    per_pod / BUCKET_LEN as u32
+}
+
+/// The block of a pod with this event slot.
+#[inline(always)]
+pub const fn block(slot: u16, is_shared: bool) -> u16 {
+    if is_shared || slot >= BLOCKS { 0 } else { slot }
+}
+
+/// A key in the form in which entries hold it, and its hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashedKey {
+    remote_hi: u64,
+    remote_lo: u64,
+    remote_port: u16,
+    local_port: u16,
+    protocol: u8,
+    side: u8,
+    block: u16,
+    hash: u64,
+}
+
+const FAMILY_V6: u8 = 0x80;
+const MULTIPLIERS: [u64; 4] =
+    [0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb, 0xd6e8_feb8_6659_fd93];
+
+impl HashedKey {
+    /// Hashes a key.
+    #[inline(always)]
+    pub fn new<A: Family>(key: &ReplyKey<A>) -> Self {
+        let (remote_hi, remote_lo) = key.remote.halves();
+        let ReplyKey { cookie, block, remote_port, local_port, protocol, opener, .. } = *key;
+        let side = opener as u8 | if A::BITS == 128 { FAMILY_V6 } else { 0 };
+        let ends = cookie as u64 | (remote_port as u64) << 32 | (local_port as u64) << 48;
+        let words = [remote_hi ^ (protocol as u64) << 56 ^ (side as u64) << 48, remote_lo, ends];
+        Self { remote_hi, remote_lo, remote_port, local_port, protocol, side, block, hash: hash(words) }
+    }
+
+    /// Index of the only bucket in which the connection may lie. `per_pod` is [`buckets_per_pod`].
+    #[inline(always)]
+    pub const fn bucket(&self, per_pod: u32) -> u32 {
+        let high = (self.hash >> 32) as u32;
+        match self.block {
+            0 => high & (COMMON_BUCKETS - 1),
+            block => COMMON_BUCKETS + (block as u32 - 1) * per_pod + (high & (per_pod - 1)),
+        }
+    }
+
+    #[inline(always)]
+    const fn seal(&self, generation: u64) -> u64 {
+        self.hash ^ generation.wrapping_add(1).wrapping_mul(MULTIPLIERS[3])
+    }
+
+    #[inline(always)]
+    fn names(&self, entry: &StoredReply) -> bool {
+        let ends = entry.remote_hi == self.remote_hi && entry.remote_lo == self.remote_lo;
+        let ports = entry.remote_port == self.remote_port && entry.local_port == self.local_port;
+        ends && ports && entry.protocol == self.protocol && entry.side == self.side
+    }
+}
+
+/// Each step is a bijection of the word that it mixes in. So two keys that differ in one word only have different hashes:
+/// that is why an entry need not hold the cookie.
+#[inline(always)]
+const fn hash(words: [u64; 3]) -> u64 {
+    let first = mix(words[0], MULTIPLIERS[0]);
+    let second = mix(first ^ words[1], MULTIPLIERS[1]);
+    mix(second ^ words[2], MULTIPLIERS[2])
+}
+
+#[inline(always)]
+const fn mix(word: u64, multiplier: u64) -> u64 {
+    let product = word.wrapping_mul(multiplier);
+    product ^ product >> 29
+}
+
+impl ReplyBucket {
+    /// The entry of a connection, and its place. `read` loads a word of an entry exactly once: another CPU may write it.
+    #[inline(always)]
+    pub fn find(&self, key: &HashedKey, read: impl Fn(&u64) -> u64) -> Option<(usize, ReplyEntry)> {
+        let mut i = 0;
+        while i < BUCKET_LEN {
+            let stored = &self.entries[i];
+            let generation = read(&stored.generation);
+            if read(&stored.seal) == key.seal(generation) && key.names(stored) {
+                return Some((i, ReplyEntry { seen_ns: read(&stored.seen_ns), generation, flags: stored.flags }));
+            }
+            i += 1;
+        }
+        None
+    }
+
+    /// The place that a new connection takes: a free or expired entry, else the one whose loss costs least.
+    #[inline(always)]
+    pub fn place(&self, now_ns: u64) -> Placement {
+        let mut best = Placement { index: 0, evicts: true };
+        let mut best_rank = u64::MAX;
+        let mut i = 0;
+        while i < BUCKET_LEN {
+            let rank = rank(&self.entries[i], now_ns);
+            if rank < best_rank {
+                best_rank = rank;
+                best = Placement { index: i, evicts: rank != FREE };
+            }
+            i += 1;
+        }
+        best
+    }
+}
+
+/// Where a new connection goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// Index in the bucket.
+    pub index: usize,
+    /// Whether a live connection loses its entry.
+    pub evicts: bool,
+}
+
+const FREE: u64 = 0;
+/// Added to the rank of connections on which both sides have sent and neither has closed.
+const ESTABLISHED: u64 = 1 << 63;
+
+/// What the loss of an entry costs: nothing if it no longer counts, most if both sides use the connection. Among equals,
+/// the one used last ranks highest. So a flood of openings without replies evicts no established connection.
+#[inline(always)]
+fn rank(stored: &StoredReply, now_ns: u64) -> u64 {
+    let entry = ReplyEntry { seen_ns: stored.seen_ns, generation: 0, flags: stored.flags };
+    if !entry.is_live(stored.protocol, now_ns) {
+        return FREE;
+    }
+    let established = entry.flags & (ReplyEntry::REPLIED | ReplyEntry::CLOSING) == ReplyEntry::REPLIED;
+    entry.seen_ns | if established { ESTABLISHED } else { 0 }
+}
+
+impl StoredReply {
+    /// The entry in the form in which a bucket holds it.
+    #[inline(always)]
+    pub fn new(key: &HashedKey, entry: ReplyEntry) -> Self {
+        Self {
+            remote_hi: key.remote_hi,
+            remote_lo: key.remote_lo,
+            seal: key.seal(entry.generation),
+            generation: entry.generation,
+            seen_ns: entry.seen_ns,
+            remote_port: key.remote_port,
+            local_port: key.local_port,
+            protocol: key.protocol,
+            side: key.side,
+            flags: entry.flags,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::addr::{V4, V6};
+    use crate::conntrack::Opener;
+    use crate::headers::{TCP, UDP};
+
+    const SECOND: u64 = 1_000_000_000;
+    const NOW: u64 = 1_000 * SECOND;
+
+    fn key(remote: [u8; 4], remote_port: u16) -> ReplyKey<V4> {
+        let remote = V4::new(remote);
+        ReplyKey { remote, cookie: 7, block: 3, remote_port, local_port: 80, protocol: TCP, opener: Opener::Remote }
+    }
+
+    fn entry(seen_ns: u64, flags: u16) -> ReplyEntry {
+        ReplyEntry { seen_ns, generation: 5, flags }
+    }
+
+    fn find(bucket: &ReplyBucket, key: &ReplyKey<V4>) -> Option<ReplyEntry> {
+        bucket.find(&HashedKey::new(key), |word| *word).map(|(_, entry)| entry)
+    }
+
+    #[test]
+    fn an_entry_is_found_by_its_own_key_only() {
+        let stored = key([192, 0, 2, 1], 40_000);
+        let mut bucket = ReplyBucket::default();
+        bucket.entries[5] = StoredReply::new(&HashedKey::new(&stored), entry(NOW, ReplyEntry::REPLIED));
+        assert_eq!(find(&bucket, &stored), Some(entry(NOW, ReplyEntry::REPLIED)));
+        for other in [
+            ReplyKey { remote: V4::new([192, 0, 2, 2]), ..stored },
+            ReplyKey { cookie: 8, ..stored },
+            ReplyKey { remote_port: 40_001, ..stored },
+            ReplyKey { local_port: 81, ..stored },
+            ReplyKey { protocol: UDP, ..stored },
+            ReplyKey { opener: Opener::Pod, ..stored },
+        ] {
+            assert_eq!(find(&bucket, &other), None, "{other:?}");
+        }
+        let halves = V6 { hi: 0, lo: u64::from(stored.remote.0) };
+        let ReplyKey { cookie, block, remote_port, local_port, protocol, opener, .. } = stored;
+        let same = ReplyKey { remote: halves, cookie, block, remote_port, local_port, protocol, opener };
+        assert!(bucket.find(&HashedKey::new(&same), |word| *word).is_none(), "the other family");
+        assert_eq!(find(&ReplyBucket::default(), &stored), None, "zero is no entry");
+    }
+
+    #[test]
+    fn keys_that_differ_in_the_cookie_only_never_have_the_same_seal() {
+        let hashes: HashSet<u64> =
+            (0..10_000).map(|cookie| HashedKey::new(&ReplyKey { cookie, ..key([192, 0, 2, 1], 1) }).seal(5)).collect();
+        assert_eq!(hashes.len(), 10_000);
+    }
+
+    #[test]
+    fn a_mixture_of_two_writes_is_no_entry() {
+        let keys = [key([192, 0, 2, 1], 1), key([192, 0, 2, 2], 2)];
+        let [one, two] = keys.map(|key| StoredReply::new(&HashedKey::new(&key), entry(NOW, 0)));
+        let newer = StoredReply::new(&HashedKey::new(&keys[0]), ReplyEntry { generation: 6, ..entry(NOW, 0) });
+        for mixed in [
+            StoredReply { remote_lo: two.remote_lo, ..one },
+            StoredReply { remote_port: two.remote_port, ..one },
+            StoredReply { seal: two.seal, ..one },
+            StoredReply { generation: newer.generation, ..one },
+            StoredReply { seal: newer.seal, ..one },
+        ] {
+            let mut bucket = ReplyBucket::default();
+            bucket.entries[0] = mixed;
+            for key in keys.iter().chain(&[ReplyKey { remote_port: 2, ..keys[0] }]) {
+                assert_eq!(find(&bucket, key), None, "{mixed:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_new_connection_takes_the_place_whose_loss_costs_least() {
+        let established = |age| (age, ReplyEntry::REPLIED);
+        let mut bucket = ReplyBucket::default();
+        let mut fill = |states: [(u64, u16); BUCKET_LEN]| {
+            for (index, (age, flags)) in states.into_iter().enumerate() {
+                let key = HashedKey::new(&key([192, 0, 2, 1], index as u16));
+                bucket.entries[index] = StoredReply::new(&key, entry(NOW - age * SECOND, flags));
+            }
+            bucket.place(NOW)
+        };
+        let full = [100, 90, 80, 70, 60, 50, 40, 30].map(established);
+        assert_eq!(fill(full), Placement { index: 0, evicts: true }, "the one not used for longest");
+        let mut flooded = full;
+        flooded[7] = (1, 0);
+        assert_eq!(fill(flooded), Placement { index: 7, evicts: true }, "an opening without a reply, though newer");
+        flooded[6] = (110, ReplyEntry::REPLIED | ReplyEntry::CLOSING);
+        assert_eq!(fill(flooded), Placement { index: 6, evicts: true }, "a closing one, the oldest of the two");
+        flooded[3] = (121, ReplyEntry::REPLIED | ReplyEntry::CLOSING);
+        assert_eq!(fill(flooded), Placement { index: 3, evicts: false }, "one that has expired");
+        assert_eq!(ReplyBucket::default().place(NOW), Placement { index: 0, evicts: false }, "a free one");
+    }
+
+    #[test]
+    fn no_two_blocks_share_a_bucket_and_every_bucket_exists() {
+        let per_pod = buckets_per_pod(CONNECTIONS_PER_POD);
+        let range = |block: u16| {
+            let buckets: std::vec::Vec<u32> = (0..50_000)
+                .map(|port| HashedKey::new(&ReplyKey { block, ..key([192, 0, 2, 1], port) }).bucket(per_pod))
+                .collect();
+            (buckets.iter().min().copied().unwrap_or_default(), buckets.iter().max().copied().unwrap_or_default())
+        };
+        let mut next = 0;
+        for number in [0, 1, 2, 255] {
+            let (first, last) = range(number);
+            assert!(first >= next && last < bucket_count(CONNECTIONS_PER_POD), "{number}: {first} to {last}");
+            next = last + 1;
+        }
+        assert_eq!(range(255).1, bucket_count(CONNECTIONS_PER_POD) - 1);
+        assert_eq!(
+            [block(0, false), block(1, false), block(255, false), block(256, false), block(7, true)],
+            [0, 1, 255, 0, 0]
+        );
+    }
+
+    #[test]
+    fn a_pod_s_connections_spread_over_its_block() {
+        let per_pod = buckets_per_pod(CONNECTIONS_PER_POD);
+        let mut lengths = std::collections::HashMap::<u32, usize>::new();
+        for port in 0..CONNECTIONS_PER_POD as u16 / 2 {
+            *lengths.entry(HashedKey::new(&key([192, 0, 2, 1], port)).bucket(per_pod)).or_default() += 1;
+        }
+        let overflow: usize = lengths.values().map(|length| length.saturating_sub(BUCKET_LEN)).sum();
+        assert!(overflow < 40, "{overflow} of {} connections have no place at half load", CONNECTIONS_PER_POD / 2);
+    }
+}
