@@ -8,7 +8,7 @@ use crate::headers::{ICMP, ICMPV6, SCTP, TCP, UDP};
 
 /// The side that opened a connection.
 #[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opener {
     /// The other end: the pod may reply.
     Remote = 1,
@@ -39,11 +39,14 @@ impl ReplyState {
     }
 }
 
-/// The key of a connection in the reply table, from the pod's view.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ReplyKey<A> {
-    /// The other end.
-    pub remote: A,
+/// The key of a connection in the reply table, from the pod's view. It is the same type for both families, so the kernel
+/// has one copy of the code that reads the table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ReplyKey {
+    /// The other end's address, first half; 0 for IPv4.
+    pub remote_hi: u64,
+    /// The other end's address, second half.
+    pub remote_lo: u64,
     /// The pod's cookie: a later pod with the same address has another one.
     pub cookie: u32,
     /// The pod's block of the table.
@@ -54,15 +57,31 @@ pub struct ReplyKey<A> {
     pub local_port: u16,
     /// IANA protocol number.
     pub protocol: u8,
-    /// The side that opened the connection.
-    pub opener: Opener,
+    /// The number of the [`Opener`], and [`ReplyKey::IPV6`] for that family.
+    pub side: u8,
+}
+
+impl ReplyKey {
+    /// The addresses are IPv6.
+    pub const IPV6: u8 = 1 << 7;
+}
+
+/// A packet of a connection, as far as the reply table depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplyPacket {
+    /// Its connection.
+    pub key: ReplyKey,
+    /// It begins the connection: what was seen of an earlier one with the same key no longer counts.
+    pub begins: bool,
+    /// The flags that it adds to the entry.
+    pub flags: u16,
 }
 
 /// An entry of the reply table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReplyEntry {
-    /// Time of the last packet in either direction, monotonic clock. 0 is no entry.
-    pub seen_ns: u64,
+    /// Time at which the entry ceases to count unless another packet comes, monotonic clock. 0 is no entry.
+    pub expires_ns: u64,
     /// Policy generation that allowed the opening direction.
     pub generation: u64,
     /// [`ReplyEntry::CLOSING`] and so on.
@@ -79,10 +98,16 @@ impl ReplyEntry {
     /// Least time between two writes of the time: a store to a shared cache line is not free.
     pub const STAMP_NS: u64 = SECOND;
 
-    /// Nanoseconds without a packet after which the entry no longer counts.
+    /// The entry of a connection that had a packet at `now_ns`, in either direction.
     #[inline(always)]
-    pub const fn timeout(self, protocol: u8) -> u64 {
-        let seconds = match (protocol, self.flags & Self::CLOSING != 0, self.flags & Self::REPLIED != 0) {
+    pub const fn new(protocol: u8, flags: u16, generation: u64, now_ns: u64) -> Self {
+        Self { expires_ns: now_ns + Self::timeout(protocol, flags), generation, flags }
+    }
+
+    /// Nanoseconds without a packet after which an entry with these flags no longer counts.
+    #[inline(always)]
+    const fn timeout(protocol: u8, flags: u16) -> u64 {
+        let seconds = match (protocol, flags & Self::CLOSING != 0, flags & Self::REPLIED != 0) {
             (TCP, true, _) => 120,
             // Longer than two hours, after which TCP sends keep-alives by default (RFC 9293, 3.8.4).
             (TCP, false, true) => 3 * 3600,
@@ -97,17 +122,23 @@ impl ReplyEntry {
 
     /// Whether the entry still counts at `now_ns`.
     #[inline(always)]
-    pub const fn is_live(self, protocol: u8, now_ns: u64) -> bool {
-        self.seen_ns != 0 && now_ns.saturating_sub(self.seen_ns) < self.timeout(protocol)
+    pub const fn is_live(self, now_ns: u64) -> bool {
+        now_ns < self.expires_ns
+    }
+
+    /// Whether both sides have sent, and neither has closed.
+    #[inline(always)]
+    pub const fn is_established(self) -> bool {
+        self.flags & (Self::REPLIED | Self::CLOSING) == Self::REPLIED
     }
 
     /// The entry after one more allowed packet; `None` if no field changed enough for a store. A packet that begins a
     /// connection with the ports of an earlier one keeps no flag of it.
     #[inline(always)]
-    pub fn touched(self, begins: bool, flags: u16, generation: u64, now_ns: u64) -> Option<Self> {
-        let kept = if begins { 0 } else { self.flags };
-        let next = Self { seen_ns: now_ns, generation, flags: kept | flags };
-        let stale = now_ns.saturating_sub(self.seen_ns) >= Self::STAMP_NS;
+    pub fn touched(self, packet: &ReplyPacket, generation: u64, now_ns: u64) -> Option<Self> {
+        let kept = if packet.begins { 0 } else { self.flags };
+        let next = Self::new(packet.key.protocol, kept | packet.flags, generation, now_ns);
+        let stale = next.expires_ns.saturating_sub(self.expires_ns) >= Self::STAMP_NS;
         (stale || next.flags != self.flags || generation != self.generation).then_some(next)
     }
 }
@@ -146,9 +177,8 @@ mod tests {
 
     #[test]
     fn entries_expire_and_the_zero_entry_never_counts() {
-        assert!(!ReplyEntry::default().is_live(TCP, 1));
+        assert!(!ReplyEntry::default().is_live(0) && !ReplyEntry::default().is_live(1));
         let now = 1_000 * SECOND;
-        let fresh = ReplyEntry { seen_ns: now, generation: 1, ..ReplyEntry::default() };
         for (protocol, flags, alive) in [
             (TCP, 0, 119),
             (TCP, ReplyEntry::REPLIED, 10_799),
@@ -157,21 +187,24 @@ mod tests {
             (UDP, ReplyEntry::REPLIED, 179),
             (ICMP, ReplyEntry::REPLIED, 29),
         ] {
-            let entry = ReplyEntry { flags, ..fresh };
-            assert!(entry.is_live(protocol, now + alive * SECOND), "{protocol} {flags}");
-            assert!(!entry.is_live(protocol, now + (alive + 1) * SECOND), "{protocol} {flags}");
+            let entry = ReplyEntry::new(protocol, flags, 1, now);
+            assert!(entry.is_live(now + alive * SECOND), "{protocol} {flags}");
+            assert!(!entry.is_live(now + (alive + 1) * SECOND), "{protocol} {flags}");
         }
     }
 
     #[test]
     fn an_entry_is_written_again_only_if_it_changed() {
-        let entry = ReplyEntry { seen_ns: 5 * SECOND, generation: 3, flags: 0 };
-        assert_eq!(entry.touched(false, 0, 3, 5 * SECOND + 1), None);
-        assert_eq!(entry.touched(true, 0, 3, 5 * SECOND + 1), None, "there is no flag to drop");
-        assert!(entry.touched(false, 0, 3, 6 * SECOND).is_some(), "a second later");
-        assert!(entry.touched(false, ReplyEntry::CLOSING, 3, 5 * SECOND).is_some(), "a flag");
-        assert!(entry.touched(false, 0, 4, 5 * SECOND).is_some(), "a generation");
-        let closing = ReplyEntry { flags: ReplyEntry::CLOSING | ReplyEntry::REPLIED, ..entry };
-        assert_eq!(closing.touched(true, 0, 3, 5 * SECOND).map(|next| next.flags), Some(0), "a new connection");
+        let key = ReplyKey { protocol: TCP, ..ReplyKey::default() };
+        let [plain, begins] = [false, true].map(|begins| ReplyPacket { key, begins, flags: 0 });
+        let closes = ReplyPacket { flags: ReplyEntry::CLOSING, ..plain };
+        let entry = ReplyEntry::new(TCP, 0, 3, 5 * SECOND);
+        assert_eq!(entry.touched(&plain, 3, 5 * SECOND + 1), None);
+        assert_eq!(entry.touched(&begins, 3, 5 * SECOND + 1), None, "there is no flag to drop");
+        assert!(entry.touched(&plain, 3, 6 * SECOND).is_some(), "a second later");
+        assert!(entry.touched(&closes, 3, 5 * SECOND).is_some(), "a flag");
+        assert!(entry.touched(&plain, 4, 5 * SECOND).is_some(), "a generation");
+        let closing = ReplyEntry::new(TCP, ReplyEntry::CLOSING | ReplyEntry::REPLIED, 3, 5 * SECOND);
+        assert_eq!(closing.touched(&begins, 3, 5 * SECOND).map(|next| next.flags), Some(0), "a new connection");
     }
 }

@@ -7,7 +7,7 @@
 use crate::access::{
     Access, Lookup, RemoteIdentity, access, access_if_listed, between, identify_fast, is_tunnelled, other_owner,
 };
-use crate::conntrack::{Opener, ReplyEntry, ReplyState};
+use crate::conntrack::{Opener, ReplyEntry, ReplyPacket, ReplyState};
 use crate::flow::Direction;
 use crate::headers::ICMP;
 use crate::layout::PeerEntry;
@@ -36,13 +36,13 @@ pub trait Rules<A: Family>: Lookup<A> {
     }
 
     /// See [`lookup_reply`].
-    fn lookup_reply(&self, query: &Query<A>, opener: Opener, reply: bool, generation: u64) -> ReplyState {
-        lookup_reply(self, query, opener, reply, generation)
+    fn lookup_reply(&self, packet: &ReplyPacket, generation: u64) -> ReplyState {
+        lookup_reply(self, packet, generation)
     }
 
     /// See [`record`].
-    fn record(&self, query: &Query<A>, opener: Opener, reply: bool, generation: u64) {
-        record(self, query, opener, reply, generation)
+    fn record(&self, packet: &ReplyPacket, generation: u64) {
+        record(self, packet, generation)
     }
 }
 
@@ -118,7 +118,7 @@ fn is_reply_from_pod<A: Family, T: Rules<A>>(tables: &T, query: &Query<A>, denie
     if !query.has(Query::<A>::MAY_REPLY) || is_tunnelled(query) && is_to_node(tables, query, denied) {
         return false;
     }
-    match tables.lookup_reply(query, Opener::Remote, true, generation) {
+    match tables.lookup_reply(&query.reply_packet(Opener::Remote, true), generation) {
         ReplyState::Unknown => return false,
         ReplyState::Current => return true,
         ReplyState::Stale => {}
@@ -126,7 +126,7 @@ fn is_reply_from_pod<A: Family, T: Rules<A>>(tables: &T, query: &Query<A>, denie
     if !may_open_to_pod(tables, query, denied) {
         return false;
     }
-    tables.record(query, Opener::Remote, true, generation);
+    tables.record(&query.reply_packet(Opener::Remote, true), generation);
     true
 }
 
@@ -230,8 +230,11 @@ fn ingress_from_world<A: Family, T: Rules<A>>(
         return Verdict::ALLOW;
     }
     let tracked = query.has(Query::<A>::MAY_OPEN | Query::<A>::MAY_CONTINUE);
-    let state =
-        if tracked { tables.lookup_reply(query, Opener::Remote, false, generation) } else { ReplyState::Unknown };
+    let state = if tracked {
+        tables.lookup_reply(&query.reply_packet(Opener::Remote, false), generation)
+    } else {
+        ReplyState::Unknown
+    };
     if state == ReplyState::Current {
         return Verdict::ALLOW;
     }
@@ -241,7 +244,7 @@ fn ingress_from_world<A: Family, T: Rules<A>>(
         return Verdict::from_denied(Denied { reason: DropReason::CrossTenant, ..denied });
     }
     if state == ReplyState::Stale || query.has(Query::<A>::MAY_OPEN) {
-        tables.record(query, Opener::Remote, false, generation);
+        tables.record(&query.reply_packet(Opener::Remote, false), generation);
     }
     Verdict::ALLOW
 }
@@ -259,10 +262,10 @@ fn is_reply_to_pod<A: Family, T: Rules<A>>(tables: &T, query: &Query<A>, generat
     if !query.has(Query::<A>::MAY_REPLY) {
         return false;
     }
-    match tables.lookup_reply(query, Opener::Pod, true, generation) {
+    match tables.lookup_reply(&query.reply_packet(Opener::Pod, true), generation) {
         ReplyState::Unknown => return false,
         ReplyState::Current => {}
-        ReplyState::Stale => tables.record(query, Opener::Pod, true, generation),
+        ReplyState::Stale => tables.record(&query.reply_packet(Opener::Pod, true), generation),
     }
     true
 }
@@ -273,49 +276,41 @@ fn record_opening<A: Family, T: Rules<A>>(tables: &T, query: &Query<A>, opener: 
     if !query.has(Query::<A>::MAY_OPEN | Query::<A>::MAY_CONTINUE) {
         return;
     }
-    match tables.lookup_reply(query, opener, false, generation) {
+    match tables.lookup_reply(&query.reply_packet(opener, false), generation) {
         ReplyState::Current => {}
         ReplyState::Unknown if !query.has(Query::<A>::MAY_OPEN) => {}
-        ReplyState::Unknown | ReplyState::Stale => tables.record(query, opener, false, generation),
+        ReplyState::Unknown | ReplyState::Stale => tables.record(&query.reply_packet(opener, false), generation),
     }
 }
 
-/// The state of a connection that `opener` opened. If the policy of `generation` allowed it, this packet refreshes the
-/// entry at once. Otherwise the caller decides, and calls [`record`].
+/// The state of a packet's connection. If the policy of `generation` allowed it, this packet refreshes the entry at once.
+/// Otherwise the caller decides, and calls [`record`].
 #[inline(always)]
-pub fn lookup_reply<A: Family, T: Tables<A>>(
-    tables: &T,
-    query: &Query<A>,
-    opener: Opener,
-    reply: bool,
-    generation: u64,
-) -> ReplyState {
-    let key = query.reply_key(opener);
-    let Some(entry) = tables.reply(&key) else { return ReplyState::Unknown };
+pub fn lookup_reply<A: Family, T: Tables<A>>(tables: &T, packet: &ReplyPacket, generation: u64) -> ReplyState {
+    let Some(entry) = tables.reply(&packet.key) else { return ReplyState::Unknown };
     let now = tables.now_ns();
-    if !entry.is_live(key.protocol, now) {
+    if !entry.is_live(now) {
         return ReplyState::Unknown;
     }
     if entry.generation != generation {
         return ReplyState::Stale;
     }
-    if let Some(next) = entry.touched(query.begins_connection(), query.entry_flags(reply), generation, now) {
-        tables.insert_reply(&key, next);
+    if let Some(next) = entry.touched(packet, generation, now) {
+        tables.insert_reply(&packet.key, next, now);
     }
     ReplyState::Current
 }
 
 /// Records that the policy of `generation` allows the connection, and this packet of it.
 #[inline(always)]
-pub fn record<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, opener: Opener, reply: bool, generation: u64) {
-    let key = query.reply_key(opener);
+pub fn record<A: Family, T: Tables<A>>(tables: &T, packet: &ReplyPacket, generation: u64) {
     let now = tables.now_ns();
-    let flags = match tables.reply(&key) {
-        Some(entry) if entry.is_live(key.protocol, now) && !query.begins_connection() => entry.flags,
+    let flags = match tables.reply(&packet.key) {
+        Some(entry) if entry.is_live(now) && !packet.begins => entry.flags,
         _ => 0,
     };
-    let flags = flags | query.entry_flags(reply);
-    tables.insert_reply(&key, ReplyEntry { seen_ns: now, generation, flags });
+    let entry = ReplyEntry::new(packet.key.protocol, flags | packet.flags, generation, now);
+    tables.insert_reply(&packet.key, entry, now);
 }
 
 /// Names the owner of an address that no rule allowed: `off_subnet` becomes `cross_tenant` where another tenant owns

@@ -56,10 +56,8 @@ pub struct MemTables {
     pub runtime: Runtime,
     /// The monotonic clock.
     pub now_ns: Cell<u64>,
-    /// The reply table for IPv4.
-    pub replies_v4: RefCell<HashMap<ReplyKey<V4>, ReplyEntry>>,
-    /// The reply table for IPv6.
-    pub replies_v6: RefCell<HashMap<ReplyKey<V6>, ReplyEntry>>,
+    /// The reply table.
+    pub replies: RefCell<HashMap<ReplyKey, ReplyEntry>>,
 }
 
 /// The outcome for one frame, as the programs would count it.
@@ -108,15 +106,14 @@ impl MemTables {
         }
     }
 
-    /// Empties the reply tables.
+    /// Empties the reply table.
     pub fn forget(&self) {
-        self.replies_v4.borrow_mut().clear();
-        self.replies_v6.borrow_mut().clear();
+        self.replies.borrow_mut().clear();
     }
 }
 
 macro_rules! family {
-    ($address:ty, $row:ty, $peers:ident, $rows:ident, $trie:ident, $owners:ident, $replies:ident, $holds:expr) => {
+    ($address:ty, $row:ty, $peers:ident, $rows:ident, $trie:ident, $owners:ident, $holds:expr) => {
         impl Tables<$address> for MemTables {
             fn peer(&self, address: $address) -> Option<PeerEntry> {
                 self.$peers.get(&address).copied()
@@ -145,12 +142,12 @@ macro_rules! family {
                 self.port_sets.get(&set)
             }
 
-            fn reply(&self, key: &ReplyKey<$address>) -> Option<ReplyEntry> {
-                self.$replies.borrow().get(key).copied()
+            fn reply(&self, key: &ReplyKey) -> Option<ReplyEntry> {
+                self.replies.borrow().get(key).copied()
             }
 
-            fn insert_reply(&self, key: &ReplyKey<$address>, entry: ReplyEntry) {
-                self.$replies.borrow_mut().insert(*key, entry);
+            fn insert_reply(&self, key: &ReplyKey, entry: ReplyEntry, _: u64) {
+                self.replies.borrow_mut().insert(*key, entry);
             }
 
             fn runtime(&self) -> Runtime {
@@ -173,12 +170,12 @@ fn shares(a: &[u8], b: &[u8], length: u8) -> bool {
     (0..usize::from(length)).all(|i| bit(a, i) == bit(b, i))
 }
 
-family!(V4, RowV4, peers_v4, rows_v4, trie_v4, owners_v4, replies_v4, |net: V4, length, address: V4| shares(
+family!(V4, RowV4, peers_v4, rows_v4, trie_v4, owners_v4, |net: V4, length, address: V4| shares(
     &net.octets(),
     &address.octets(),
     length
 ));
-family!(V6, RowV6, peers_v6, rows_v6, trie_v6, owners_v6, replies_v6, |net: V6, length, address: V6| shares(
+family!(V6, RowV6, peers_v6, rows_v6, trie_v6, owners_v6, |net: V6, length, address: V6| shares(
     &net.octets(),
     &address.octets(),
     length

@@ -5,11 +5,12 @@
 
 use crate::addr::Address;
 use crate::aggregate::AggregateKey;
-use crate::conntrack::{Opener, ReplyEntry, ReplyKey, icmp};
+use crate::conntrack::{Opener, ReplyEntry, ReplyKey, ReplyPacket, icmp};
 use crate::endpoint::Claim;
 use crate::flow::{Direction, Flow, Kind, tcp};
 use crate::headers::{ICMP, ICMPV6, TCP};
 use crate::reason::DropReason;
+use crate::tables::Family;
 use crate::tenant::LocalTenant;
 
 /// A packet between a local pod and a remote address.
@@ -72,19 +73,30 @@ impl<A> Query<A> {
 
     /// The key of this packet's connection in the reply table.
     #[inline(always)]
-    pub fn reply_key(&self, opener: Opener) -> ReplyKey<A>
+    pub fn reply_key(&self, opener: Opener) -> ReplyKey
     where
-        A: Copy,
+        A: Family,
     {
+        let (remote_hi, remote_lo) = self.remote.halves();
         ReplyKey {
-            remote: self.remote,
+            remote_hi,
+            remote_lo,
             cookie: self.claim.cookie,
             block: self.claim.block,
             remote_port: self.remote_port,
             local_port: self.local_port,
             protocol: self.protocol,
-            opener,
+            side: opener as u8 | if A::BITS == 128 { ReplyKey::IPV6 } else { 0 },
         }
+    }
+
+    /// This packet as the reply table sees it.
+    #[inline(always)]
+    pub fn reply_packet(&self, opener: Opener, reply: bool) -> ReplyPacket
+    where
+        A: Family,
+    {
+        ReplyPacket { key: self.reply_key(opener), begins: self.begins_connection(), flags: self.entry_flags(reply) }
     }
 
     /// The key of the denied flow that this packet belongs to. [`crate::summary::PacketSummary::key`] reads the same from
@@ -106,13 +118,13 @@ impl<A> Query<A> {
     /// Whether the packet begins a TCP connection: what was seen of an earlier one with the same ports no longer counts.
     /// Other protocols do not show where a connection begins.
     #[inline(always)]
-    pub fn begins_connection(&self) -> bool {
+    fn begins_connection(&self) -> bool {
         self.protocol == TCP && self.has(Self::MAY_OPEN)
     }
 
     /// The flags that the packet adds to its entry in the reply table.
     #[inline(always)]
-    pub fn entry_flags(&self, reply: bool) -> u16 {
+    fn entry_flags(&self, reply: bool) -> u16 {
         let closing = if self.has(Self::CLOSES) { ReplyEntry::CLOSING } else { 0 };
         closing | if reply { ReplyEntry::REPLIED } else { 0 }
     }
@@ -195,12 +207,12 @@ mod tests {
         }
     }
 
-    fn opening(flow: &Flow<V4>) -> Option<ReplyKey<V4>> {
+    fn opening(flow: &Flow<V4>) -> Option<ReplyKey> {
         let query = Query::new(LOCAL, CLAIM, flow, false);
         query.has(Query::<V4>::MAY_OPEN).then(|| query.reply_key(Opener::Remote))
     }
 
-    fn reply(flow: &Flow<V4>, cookie: u32) -> Option<ReplyKey<V4>> {
+    fn reply(flow: &Flow<V4>, cookie: u32) -> Option<ReplyKey> {
         let query = Query::new(LOCAL, Claim { cookie, ..CLAIM }, flow, true);
         query.has(Query::<V4>::MAY_REPLY).then(|| query.reply_key(Opener::Remote))
     }

@@ -6,7 +6,6 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::conntrack::{ReplyEntry, ReplyKey};
-use crate::tables::Family;
 
 /// Blocks of the table. Block 0 is common to pods of `class: Shared` tenants and to pods without a block.
 pub const BLOCKS: u16 = 256;
@@ -33,15 +32,11 @@ pub struct StoredReply {
     /// As in [`ReplyEntry`].
     pub generation: u64,
     /// As in [`ReplyEntry`]; 0 is a free entry.
-    pub seen_ns: u64,
-    /// Host order.
-    pub remote_port: u16,
-    /// Host order.
-    pub local_port: u16,
-    /// IANA protocol number.
-    pub protocol: u8,
-    /// The number of the opener, with the family in the high bit.
-    pub side: u8,
+    pub expires_ns: u64,
+    /// The other end's port, and the pod's in the high half; host order.
+    pub ports: u32,
+    /// IANA protocol number, and the key's side in the high half.
+    pub kind: u16,
     /// As in [`ReplyEntry`].
     pub flags: u16,
 }
@@ -75,37 +70,37 @@ pub const fn block(slot: u16, is_shared: bool) -> u16 {
 /// A key in the form in which entries hold it, and its hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HashedKey {
-    remote_hi: u64,
-    remote_lo: u64,
-    remote_port: u16,
-    local_port: u16,
-    protocol: u8,
-    side: u8,
-    block: u16,
-    hash: u64,
+    /// As in [`StoredReply`].
+    pub remote_hi: u64,
+    /// As in [`StoredReply`].
+    pub remote_lo: u64,
+    /// As in [`StoredReply`].
+    pub ports: u32,
+    /// As in [`StoredReply`].
+    pub kind: u16,
+    /// Hash of the key.
+    pub hash: u64,
 }
 
-const FAMILY_V6: u8 = 0x80;
 const MULTIPLIERS: [u64; 4] =
     [0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb, 0xd6e8_feb8_6659_fd93];
 
 impl HashedKey {
     /// Hashes a key.
     #[inline(always)]
-    pub fn new<A: Family>(key: &ReplyKey<A>) -> Self {
-        let (remote_hi, remote_lo) = key.remote.halves();
-        let ReplyKey { cookie, block, remote_port, local_port, protocol, opener, .. } = *key;
-        let side = opener as u8 | if A::BITS == 128 { FAMILY_V6 } else { 0 };
-        let ends = cookie as u64 | (remote_port as u64) << 32 | (local_port as u64) << 48;
-        let words = [remote_hi ^ (protocol as u64) << 56 ^ (side as u64) << 48, remote_lo, ends];
-        Self { remote_hi, remote_lo, remote_port, local_port, protocol, side, block, hash: hash(words) }
+    pub const fn new(key: &ReplyKey) -> Self {
+        let ReplyKey { remote_hi, remote_lo, cookie, remote_port, local_port, protocol, side, .. } = *key;
+        let ports = remote_port as u32 | (local_port as u32) << 16;
+        let kind = protocol as u16 | (side as u16) << 8;
+        let words = [remote_hi ^ (kind as u64) << 48, remote_lo, cookie as u64 | (ports as u64) << 32];
+        Self { remote_hi, remote_lo, ports, kind, hash: hash(words) }
     }
 
     /// Index of the only bucket in which the connection may lie. `per_pod` is [`buckets_per_pod`].
     #[inline(always)]
-    pub const fn bucket(&self, per_pod: u32) -> u32 {
+    pub const fn bucket(&self, block: u16, per_pod: u32) -> u32 {
         let high = (self.hash >> 32) as u32;
-        match self.block {
+        match block {
             0 => high & (COMMON_BUCKETS - 1),
             block => COMMON_BUCKETS + (block as u32 - 1) * per_pod + (high & (per_pod - 1)),
         }
@@ -117,10 +112,15 @@ impl HashedKey {
     }
 
     #[inline(always)]
-    fn names(&self, entry: &StoredReply) -> bool {
-        let ends = entry.remote_hi == self.remote_hi && entry.remote_lo == self.remote_lo;
-        let ports = entry.remote_port == self.remote_port && entry.local_port == self.local_port;
-        ends && ports && entry.protocol == self.protocol && entry.side == self.side
+    fn has_sealed(&self, stored: &StoredReply, read: &impl Fn(&u64) -> u64) -> bool {
+        read(&stored.seal) == self.seal(read(&stored.generation))
+    }
+
+    /// Whether the entry names this connection. It has no branch, because the verifier follows each.
+    #[inline(always)]
+    const fn names(&self, stored: &StoredReply) -> bool {
+        let ends = (stored.remote_hi ^ self.remote_hi) | (stored.remote_lo ^ self.remote_lo);
+        ends | (stored.ports ^ self.ports) as u64 | (stored.kind ^ self.kind) as u64 == 0
     }
 }
 
@@ -140,19 +140,24 @@ const fn mix(word: u64, multiplier: u64) -> u64 {
 }
 
 impl ReplyBucket {
-    /// The entry of a connection, and its place. `read` loads a word of an entry exactly once: another CPU may write it.
+    /// The place of the entry with a connection's seal; [`BUCKET_LEN`] if there is none. `read` loads a word of an entry
+    /// exactly once: another CPU may write it.
     #[inline(always)]
-    pub fn find(&self, key: &HashedKey, read: impl Fn(&u64) -> u64) -> Option<(usize, ReplyEntry)> {
+    pub fn find(&self, key: &HashedKey, read: impl Fn(&u64) -> u64) -> usize {
         let mut i = 0;
-        while i < BUCKET_LEN {
-            let stored = &self.entries[i];
-            let generation = read(&stored.generation);
-            if read(&stored.seal) == key.seal(generation) && key.names(stored) {
-                return Some((i, ReplyEntry { seen_ns: read(&stored.seen_ns), generation, flags: stored.flags }));
-            }
+        while i < BUCKET_LEN && !key.has_sealed(&self.entries[i], &read) {
             i += 1;
         }
-        None
+        i
+    }
+
+    /// The entry of a connection at the place that [`ReplyBucket::find`] returned.
+    #[inline(always)]
+    pub fn entry(&self, key: &HashedKey, place: usize, read: impl Fn(&u64) -> u64) -> Option<ReplyEntry> {
+        let stored = self.entries.get(place)?;
+        let generation = read(&stored.generation);
+        let entry = ReplyEntry { expires_ns: read(&stored.expires_ns), generation, flags: stored.flags };
+        (read(&stored.seal) == key.seal(generation) && key.names(stored)).then_some(entry)
     }
 
     /// The place that a new connection takes: a free or expired entry, else the one whose loss costs least.
@@ -183,37 +188,25 @@ pub struct Placement {
 }
 
 const FREE: u64 = 0;
-/// Added to the rank of connections on which both sides have sent and neither has closed.
-const ESTABLISHED: u64 = 1 << 63;
 
 /// What the loss of an entry costs: nothing if it no longer counts, most if both sides use the connection. Among equals,
-/// the one used last ranks highest. So a flood of openings without replies evicts no established connection.
+/// the one that lives longest ranks highest. So a flood of openings without replies evicts no established connection.
 #[inline(always)]
-fn rank(stored: &StoredReply, now_ns: u64) -> u64 {
-    let entry = ReplyEntry { seen_ns: stored.seen_ns, generation: 0, flags: stored.flags };
-    if !entry.is_live(stored.protocol, now_ns) {
+const fn rank(stored: &StoredReply, now_ns: u64) -> u64 {
+    let entry = ReplyEntry { expires_ns: stored.expires_ns, generation: 0, flags: stored.flags };
+    if !entry.is_live(now_ns) {
         return FREE;
     }
-    let established = entry.flags & (ReplyEntry::REPLIED | ReplyEntry::CLOSING) == ReplyEntry::REPLIED;
-    entry.seen_ns | if established { ESTABLISHED } else { 0 }
+    entry.expires_ns | (entry.is_established() as u64) << 63
 }
 
 impl StoredReply {
     /// The entry in the form in which a bucket holds it.
     #[inline(always)]
-    pub fn new(key: &HashedKey, entry: ReplyEntry) -> Self {
-        Self {
-            remote_hi: key.remote_hi,
-            remote_lo: key.remote_lo,
-            seal: key.seal(entry.generation),
-            generation: entry.generation,
-            seen_ns: entry.seen_ns,
-            remote_port: key.remote_port,
-            local_port: key.local_port,
-            protocol: key.protocol,
-            side: key.side,
-            flags: entry.flags,
-        }
+    pub const fn new(key: &HashedKey, entry: ReplyEntry) -> Self {
+        let HashedKey { remote_hi, remote_lo, ports, kind, .. } = *key;
+        let ReplyEntry { expires_ns, generation, flags } = entry;
+        Self { remote_hi, remote_lo, seal: key.seal(generation), generation, expires_ns, ports, kind, flags }
     }
 }
 
@@ -224,64 +217,62 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::addr::{V4, V6};
     use crate::conntrack::Opener;
     use crate::headers::{TCP, UDP};
 
     const SECOND: u64 = 1_000_000_000;
     const NOW: u64 = 1_000 * SECOND;
 
-    fn key(remote: [u8; 4], remote_port: u16) -> ReplyKey<V4> {
-        let remote = V4::new(remote);
-        ReplyKey { remote, cookie: 7, block: 3, remote_port, local_port: 80, protocol: TCP, opener: Opener::Remote }
+    fn key(remote_lo: u64, remote_port: u16) -> ReplyKey {
+        let side = Opener::Remote as u8;
+        ReplyKey { remote_hi: 0, remote_lo, cookie: 7, block: 3, remote_port, local_port: 80, protocol: TCP, side }
     }
 
     fn entry(seen_ns: u64, flags: u16) -> ReplyEntry {
-        ReplyEntry { seen_ns, generation: 5, flags }
+        ReplyEntry::new(TCP, flags, 5, seen_ns)
     }
 
-    fn find(bucket: &ReplyBucket, key: &ReplyKey<V4>) -> Option<ReplyEntry> {
-        bucket.find(&HashedKey::new(key), |word| *word).map(|(_, entry)| entry)
+    fn find(bucket: &ReplyBucket, key: &ReplyKey) -> Option<ReplyEntry> {
+        let (key, read) = (HashedKey::new(key), |word: &u64| *word);
+        bucket.entry(&key, bucket.find(&key, read), read)
     }
 
     #[test]
     fn an_entry_is_found_by_its_own_key_only() {
-        let stored = key([192, 0, 2, 1], 40_000);
+        let stored = key(1, 40_000);
         let mut bucket = ReplyBucket::default();
         bucket.entries[5] = StoredReply::new(&HashedKey::new(&stored), entry(NOW, ReplyEntry::REPLIED));
         assert_eq!(find(&bucket, &stored), Some(entry(NOW, ReplyEntry::REPLIED)));
         for other in [
-            ReplyKey { remote: V4::new([192, 0, 2, 2]), ..stored },
+            ReplyKey { remote_lo: 2, ..stored },
+            ReplyKey { remote_hi: 1, ..stored },
             ReplyKey { cookie: 8, ..stored },
             ReplyKey { remote_port: 40_001, ..stored },
             ReplyKey { local_port: 81, ..stored },
             ReplyKey { protocol: UDP, ..stored },
-            ReplyKey { opener: Opener::Pod, ..stored },
+            ReplyKey { side: Opener::Pod as u8, ..stored },
+            ReplyKey { side: stored.side | ReplyKey::IPV6, ..stored },
         ] {
             assert_eq!(find(&bucket, &other), None, "{other:?}");
         }
-        let halves = V6 { hi: 0, lo: u64::from(stored.remote.0) };
-        let ReplyKey { cookie, block, remote_port, local_port, protocol, opener, .. } = stored;
-        let same = ReplyKey { remote: halves, cookie, block, remote_port, local_port, protocol, opener };
-        assert!(bucket.find(&HashedKey::new(&same), |word| *word).is_none(), "the other family");
         assert_eq!(find(&ReplyBucket::default(), &stored), None, "zero is no entry");
     }
 
     #[test]
     fn keys_that_differ_in_the_cookie_only_never_have_the_same_seal() {
         let hashes: HashSet<u64> =
-            (0..10_000).map(|cookie| HashedKey::new(&ReplyKey { cookie, ..key([192, 0, 2, 1], 1) }).seal(5)).collect();
+            (0..10_000).map(|cookie| HashedKey::new(&ReplyKey { cookie, ..key(1, 1) }).seal(5)).collect();
         assert_eq!(hashes.len(), 10_000);
     }
 
     #[test]
     fn a_mixture_of_two_writes_is_no_entry() {
-        let keys = [key([192, 0, 2, 1], 1), key([192, 0, 2, 2], 2)];
+        let keys = [key(1, 1), key(2, 2)];
         let [one, two] = keys.map(|key| StoredReply::new(&HashedKey::new(&key), entry(NOW, 0)));
         let newer = StoredReply::new(&HashedKey::new(&keys[0]), ReplyEntry { generation: 6, ..entry(NOW, 0) });
         for mixed in [
             StoredReply { remote_lo: two.remote_lo, ..one },
-            StoredReply { remote_port: two.remote_port, ..one },
+            StoredReply { ports: two.ports, ..one },
             StoredReply { seal: two.seal, ..one },
             StoredReply { generation: newer.generation, ..one },
             StoredReply { seal: newer.seal, ..one },
@@ -300,7 +291,7 @@ mod tests {
         let mut bucket = ReplyBucket::default();
         let mut fill = |states: [(u64, u16); BUCKET_LEN]| {
             for (index, (age, flags)) in states.into_iter().enumerate() {
-                let key = HashedKey::new(&key([192, 0, 2, 1], index as u16));
+                let key = HashedKey::new(&key(1, index as u16));
                 bucket.entries[index] = StoredReply::new(&key, entry(NOW - age * SECOND, flags));
             }
             bucket.place(NOW)
@@ -321,9 +312,8 @@ mod tests {
     fn no_two_blocks_share_a_bucket_and_every_bucket_exists() {
         let per_pod = buckets_per_pod(CONNECTIONS_PER_POD);
         let range = |block: u16| {
-            let buckets: std::vec::Vec<u32> = (0..50_000)
-                .map(|port| HashedKey::new(&ReplyKey { block, ..key([192, 0, 2, 1], port) }).bucket(per_pod))
-                .collect();
+            let buckets: std::vec::Vec<u32> =
+                (0..50_000).map(|port| HashedKey::new(&key(1, port)).bucket(block, per_pod)).collect();
             (buckets.iter().min().copied().unwrap_or_default(), buckets.iter().max().copied().unwrap_or_default())
         };
         let mut next = 0;
@@ -344,7 +334,7 @@ mod tests {
         let per_pod = buckets_per_pod(CONNECTIONS_PER_POD);
         let mut lengths = std::collections::HashMap::<u32, usize>::new();
         for port in 0..CONNECTIONS_PER_POD as u16 / 2 {
-            *lengths.entry(HashedKey::new(&key([192, 0, 2, 1], port)).bucket(per_pod)).or_default() += 1;
+            *lengths.entry(HashedKey::new(&key(1, port)).bucket(3, per_pod)).or_default() += 1;
         }
         let overflow: usize = lengths.values().map(|length| length.saturating_sub(BUCKET_LEN)).sum();
         assert!(overflow < 40, "{overflow} of {} connections have no place at half load", CONNECTIONS_PER_POD / 2);

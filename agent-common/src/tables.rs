@@ -29,9 +29,10 @@ pub trait Tables<A: Family> {
     /// A port set.
     fn port_set(&self, set: u16) -> Option<&PortSet>;
     /// An entry of the reply table.
-    fn reply(&self, key: &ReplyKey<A>) -> Option<ReplyEntry>;
-    /// Writes an entry of the reply table. A failure is counted, and costs only the connection's replies.
-    fn insert_reply(&self, key: &ReplyKey<A>, entry: ReplyEntry);
+    fn reply(&self, key: &ReplyKey) -> Option<ReplyEntry>;
+    /// Writes an entry of the reply table at `now_ns`. Another entry of the same pod may lose its place; that is counted,
+    /// and costs only that connection's replies.
+    fn insert_reply(&self, key: &ReplyKey, entry: ReplyEntry, now_ns: u64);
     /// Generation and clock offset.
     fn runtime(&self) -> Runtime;
     /// The monotonic clock; its resolution may be coarse.

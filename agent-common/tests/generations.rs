@@ -53,11 +53,11 @@ impl Tables<V4> for ChangingTables<'_> {
     fn port_set(&self, set: u16) -> Option<&PortSet> {
         Tables::<V4>::port_set(self.now(), set)
     }
-    fn reply(&self, key: &ReplyKey<V4>) -> Option<ReplyEntry> {
-        self.after.reply(key)
+    fn reply(&self, key: &ReplyKey) -> Option<ReplyEntry> {
+        Tables::<V4>::reply(self.after, key)
     }
-    fn insert_reply(&self, key: &ReplyKey<V4>, entry: ReplyEntry) {
-        self.after.insert_reply(key, entry);
+    fn insert_reply(&self, key: &ReplyKey, entry: ReplyEntry, now_ns: u64) {
+        Tables::<V4>::insert_reply(self.after, key, entry, now_ns);
     }
     fn runtime(&self) -> Runtime {
         self.now().runtime

@@ -10,14 +10,14 @@
 use agent_common::access::{self, Access, Lookup, Range, RemoteIdentity};
 use agent_common::addr::{V4, V6};
 use agent_common::classify;
-use agent_common::conntrack::{Opener, ReplyState};
+use agent_common::conntrack::{ReplyKey, ReplyPacket, ReplyState};
 use agent_common::decide::{self, Rules};
 use agent_common::endpoint::{Claim, Endpoint};
 use agent_common::neighbor;
 use agent_common::query::Query;
 use agent_common::reason::DropReason;
 use agent_common::reply_table::BLOCKS;
-use agent_common::tenant::{LocalTenant, TenantId, TenantState};
+use agent_common::tenant::{LocalTenant, TenantId};
 use agent_common::verdict::Verdict;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::TcContext;
@@ -53,37 +53,45 @@ fn pack_ports<A>(query: &Query<A>) -> u64 {
         | u64::from(query.claim.block) << 48
 }
 
-/// Packs what [`pack_ports`] does, the opener of the connection, and whether the packet is a reply.
+/// Packs the ends of a connection.
 #[inline(always)]
-fn pack_opener<A>(query: &Query<A>, opener: Opener, reply: bool) -> u64 {
-    pack_ports(query) | u64::from(opener == Opener::Pod) << 62 | u64::from(reply) << 63
+fn pack_ends(key: &ReplyKey) -> u64 {
+    u64::from(key.cookie) | u64::from(key.remote_port) << 32 | u64::from(key.local_port) << 48
 }
 
-/// The opener of [`pack_opener`].
+/// Packs the rest of a packet's connection, and what the packet does to it.
 #[inline(always)]
-const fn opener(ports: u64) -> Opener {
-    if ports >> 62 & 1 != 0 { Opener::Pod } else { Opener::Remote }
+fn pack_reply(packet: &ReplyPacket) -> u64 {
+    let ReplyPacket { key, begins, flags } = packet;
+    u64::from(key.protocol)
+        | u64::from(key.side) << 8
+        | u64::from(key.block) << 16
+        | u64::from(*flags) << 32
+        | u64::from(*begins) << 48
 }
 
-/// Whether the packet of [`pack_opener`] is a reply.
+/// Unpacks what [`pack_ends`] and [`pack_reply`] have packed.
 #[inline(always)]
-const fn is_reply(ports: u64) -> bool {
-    ports >> 63 != 0
+fn reply_packet(remote_hi: u64, remote_lo: u64, ends: u64, packet: u64) -> ReplyPacket {
+    let key = ReplyKey {
+        remote_hi,
+        remote_lo,
+        cookie: ends as u32,
+        block: (packet >> 16) as u16 & (BLOCKS - 1),
+        remote_port: (ends >> 32) as u16,
+        local_port: (ends >> 48) as u16,
+        protocol: packet as u8,
+        side: (packet >> 8) as u8,
+    };
+    ReplyPacket { key, begins: packet >> 48 & 1 != 0, flags: (packet >> 32) as u16 }
 }
 
 /// Unpacks a query. The tenant's state is looked up again: that is one load, and registers are few.
 #[inline(always)]
 fn query<A>(local: u64, remote: A, ports: u64) -> Query<A> {
     let tenant = TenantId(local as u32);
-    let state = Maps::tenant(tenant);
-    Query { local: LocalTenant { tenant, state }, ..stateless_query(local, remote, ports) }
-}
-
-/// Unpacks a query for the reply table, which does not read the tenant's state.
-#[inline(always)]
-fn stateless_query<A>(local: u64, remote: A, ports: u64) -> Query<A> {
     Query {
-        local: LocalTenant { tenant: TenantId(local as u32), state: TenantState::default() },
+        local: LocalTenant { tenant, state: Maps::tenant(tenant) },
         claim: Claim { cookie: (local >> 32) as u32, block: (ports >> 48) as u16 & (BLOCKS - 1) },
         remote,
         remote_port: ports as u16,
@@ -111,17 +119,6 @@ global_fns! {
         decide::ingress(&Maps, &query(local, V4(remote), ports), RemoteIdentity::from_bits(identity)).bits()
     }
 
-    fn lookup_reply_v4(local: u64, remote: u32, ports: u64, generation: u64) -> u64 {
-        let query = stateless_query(local, V4(remote), ports);
-        decide::lookup_reply(&Maps, &query, opener(ports), is_reply(ports), generation) as u64
-    }
-
-    fn record_v4(local: u64, remote: u32, ports: u64, generation: u64) -> u64 {
-        let query = stateless_query(local, V4(remote), ports);
-        decide::record(&Maps, &query, opener(ports), is_reply(ports), generation);
-        0
-    }
-
     fn range_v6(local: u64, hi: u64, lo: u64, ports: u64) -> u64 {
         access::range(&Maps, &query(local, V6 { hi, lo }, ports)).bits()
     }
@@ -138,14 +135,12 @@ global_fns! {
         decide::ingress(&Maps, &query(local, V6 { hi, lo }, ports), RemoteIdentity::from_bits(identity)).bits()
     }
 
-    fn lookup_reply_v6(local: u64, hi: u64, lo: u64, ports: u64, generation: u64) -> u64 {
-        let query = stateless_query(local, V6 { hi, lo }, ports);
-        decide::lookup_reply(&Maps, &query, opener(ports), is_reply(ports), generation) as u64
+    fn lookup_reply(hi: u64, lo: u64, ends: u64, packet: u64, generation: u64) -> u64 {
+        decide::lookup_reply::<V6, _>(&Maps, &reply_packet(hi, lo, ends, packet), generation) as u64
     }
 
-    fn record_v6(local: u64, hi: u64, lo: u64, ports: u64, generation: u64) -> u64 {
-        let query = stateless_query(local, V6 { hi, lo }, ports);
-        decide::record(&Maps, &query, opener(ports), is_reply(ports), generation);
+    fn record(hi: u64, lo: u64, ends: u64, packet: u64, generation: u64) -> u64 {
+        decide::record::<V6, _>(&Maps, &reply_packet(hi, lo, ends, packet), generation);
         0
     }
 
@@ -199,6 +194,21 @@ impl Lookup<V6> for Maps {
     }
 }
 
+impl Maps {
+    #[inline(always)]
+    fn lookup_reply(packet: &ReplyPacket, generation: u64) -> ReplyState {
+        let ReplyKey { remote_hi, remote_lo, .. } = packet.key;
+        let state = lookup_reply(remote_hi, remote_lo, pack_ends(&packet.key), pack_reply(packet), generation);
+        ReplyState::from_number(state)
+    }
+
+    #[inline(always)]
+    fn record(packet: &ReplyPacket, generation: u64) {
+        let ReplyKey { remote_hi, remote_lo, .. } = packet.key;
+        record(remote_hi, remote_lo, pack_ends(&packet.key), pack_reply(packet), generation);
+    }
+}
+
 impl Rules<V4> for Maps {
     #[inline(always)]
     fn access(&self, query: &Query<V4>, identity: RemoteIdentity) -> Access {
@@ -216,14 +226,13 @@ impl Rules<V4> for Maps {
     }
 
     #[inline(always)]
-    fn lookup_reply(&self, query: &Query<V4>, opener: Opener, reply: bool, generation: u64) -> ReplyState {
-        let ports = pack_opener(query, opener, reply);
-        ReplyState::from_number(lookup_reply_v4(pack_local(query), query.remote.0, ports, generation))
+    fn lookup_reply(&self, packet: &ReplyPacket, generation: u64) -> ReplyState {
+        Maps::lookup_reply(packet, generation)
     }
 
     #[inline(always)]
-    fn record(&self, query: &Query<V4>, opener: Opener, reply: bool, generation: u64) {
-        record_v4(pack_local(query), query.remote.0, pack_opener(query, opener, reply), generation);
+    fn record(&self, packet: &ReplyPacket, generation: u64) {
+        Maps::record(packet, generation);
     }
 }
 
@@ -247,15 +256,12 @@ impl Rules<V6> for Maps {
     }
 
     #[inline(always)]
-    fn lookup_reply(&self, query: &Query<V6>, opener: Opener, reply: bool, generation: u64) -> ReplyState {
-        let V6 { hi, lo } = query.remote;
-        let ports = pack_opener(query, opener, reply);
-        ReplyState::from_number(lookup_reply_v6(pack_local(query), hi, lo, ports, generation))
+    fn lookup_reply(&self, packet: &ReplyPacket, generation: u64) -> ReplyState {
+        Maps::lookup_reply(packet, generation)
     }
 
     #[inline(always)]
-    fn record(&self, query: &Query<V6>, opener: Opener, reply: bool, generation: u64) {
-        let V6 { hi, lo } = query.remote;
-        record_v6(pack_local(query), hi, lo, pack_opener(query, opener, reply), generation);
+    fn record(&self, packet: &ReplyPacket, generation: u64) {
+        Maps::record(packet, generation);
     }
 }

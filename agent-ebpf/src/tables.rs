@@ -11,7 +11,7 @@ use agent_common::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,
 };
-use agent_common::reply_table::{self, CONNECTIONS_PER_POD, HashedKey, StoredReply};
+use agent_common::reply_table::{self, BUCKET_LEN, CONNECTIONS_PER_POD, HashedKey, Placement, StoredReply};
 use agent_common::tables::Tables;
 use agent_common::tenant::{TenantId, TenantState};
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_ktime_get_coarse_ns};
@@ -81,29 +81,27 @@ impl Maps {
     }
 
     #[inline(always)]
-    fn reply(key: &HashedKey) -> Option<ReplyEntry> {
-        maps::REPLIES.get(key.bucket(Self::buckets_per_pod()))?.find(key, read_once).map(|(_, entry)| entry)
+    fn reply(key: &ReplyKey) -> Option<ReplyEntry> {
+        let hashed = HashedKey::new(key);
+        let bucket = maps::REPLIES.get(hashed.bucket(key.block, Self::buckets_per_pod()))?;
+        bucket.entry(&hashed, bucket.find(&hashed, read_once), read_once)
     }
 
     /// Writes an entry over that of the same connection, or to the place that costs least.
     #[inline(always)]
-    fn insert_reply(key: &HashedKey, entry: ReplyEntry) {
-        let Some(bucket) = maps::REPLIES.get_ptr_mut(key.bucket(Self::buckets_per_pod())) else { return };
+    fn insert_reply(key: &ReplyKey, entry: ReplyEntry, now_ns: u64) {
+        let hashed = HashedKey::new(key);
+        let index = hashed.bucket(key.block, Self::buckets_per_pod());
+        let Some(bucket) = maps::REPLIES.get_ptr_mut(index) else { return };
         // SAFETY: the pointer is to a live value of an array, which is never freed. Other CPUs may write it too; entries
         // prove by their seal that they are whole.
         let bucket = unsafe { &mut *bucket };
-        let index = match bucket.find(key, read_once) {
-            Some((index, _)) => index,
-            None => {
-                let place = bucket.place(entry.seen_ns);
-                if place.evicts {
-                    loss::count(Loss::ReplyEvicted, 1);
-                }
-                place.index
-            }
+        let place = match bucket.find(&hashed, read_once) {
+            BUCKET_LEN => place_reply(index, now_ns) as usize,
+            place => place,
         };
-        if let Some(stored) = bucket.entries.get_mut(index) {
-            *stored = StoredReply::new(key, entry);
+        if let Some(stored) = bucket.entries.get_mut(place) {
+            *stored = StoredReply::new(&hashed, entry);
         }
     }
 
@@ -120,16 +118,30 @@ impl Maps {
     }
 }
 
+/// The place that a new connection takes in a bucket. If a live one loses it, that is counted. A global function, as in
+/// [`crate::global_fns`].
+// SAFETY: the name is taken by nothing else in the object.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn place_reply(bucket: u32, now_ns: u64) -> u64 {
+    let Some(bucket) = maps::REPLIES.get(bucket) else { return BUCKET_LEN as u64 };
+    let Placement { index, evicts } = bucket.place(now_ns);
+    if evicts {
+        loss::count(Loss::ReplyEvicted, 1);
+    }
+    index as u64
+}
+
 macro_rules! shared {
-    ($address:ty) => {
+    () => {
         #[inline(always)]
-        fn reply(&self, key: &ReplyKey<$address>) -> Option<ReplyEntry> {
-            Maps::reply(&HashedKey::new(key))
+        fn reply(&self, key: &ReplyKey) -> Option<ReplyEntry> {
+            Maps::reply(key)
         }
 
         #[inline(always)]
-        fn insert_reply(&self, key: &ReplyKey<$address>, entry: ReplyEntry) {
-            Maps::insert_reply(&HashedKey::new(key), entry);
+        fn insert_reply(&self, key: &ReplyKey, entry: ReplyEntry, now_ns: u64) {
+            Maps::insert_reply(key, entry, now_ns);
         }
 
         #[inline(always)]
@@ -176,7 +188,7 @@ impl Tables<V4> for Maps {
         maps::OWNERS_V4.get(Key::new(32, address)).copied()
     }
 
-    shared!(V4);
+    shared!();
 }
 
 impl Tables<V6> for Maps {
@@ -201,5 +213,5 @@ impl Tables<V6> for Maps {
         maps::OWNERS_V6.get(Key::new(128, address)).copied()
     }
 
-    shared!(V6);
+    shared!();
 }

@@ -115,8 +115,7 @@ fn program_and_host_agree_on_random_frames() {
         let host = engine.host(way, &bytes);
         let Some(ran) = engine.judge(way, &bytes, host.reason()).expect("a run") else {
             // The kernel did not run the frame, so the host must not remember it.
-            *engine.tables().replies_v4.borrow_mut() = remembered.replies_v4.into_inner();
-            *engine.tables().replies_v6.borrow_mut() = remembered.replies_v6.into_inner();
+            *engine.tables().replies.borrow_mut() = remembered.replies.into_inner();
             refused += 1;
             continue;
         };

@@ -60,11 +60,11 @@ macro_rules! family {
                 self.actual.port_sets.get(&set)
             }
 
-            fn reply(&self, _: &ReplyKey<$address>) -> Option<ReplyEntry> {
+            fn reply(&self, _: &ReplyKey) -> Option<ReplyEntry> {
                 None
             }
 
-            fn insert_reply(&self, _: &ReplyKey<$address>, _: ReplyEntry) {}
+            fn insert_reply(&self, _: &ReplyKey, _: ReplyEntry, _: u64) {}
 
             fn runtime(&self) -> Runtime {
                 Runtime { generation: self.actual.generation, clock_offset_ns: self.clock_offset_ns }
