@@ -3,6 +3,7 @@
 //! Knows no packet: a pure function of tenant, address and ports. Exact addresses come first, because one lookup covers
 //! a million pods. Prefixes come second, and the owner of a range only where two tenants could claim it.
 
+use crate::addr::{Address, V4};
 use crate::headers::{ICMP, ICMPV6, SCTP, TCP, UDP};
 use crate::layout::{Grant, GrantKey, PORT_RANGES, PORTS_ANY, PeerEntry, PrefixGrant};
 use crate::query::Query;
@@ -11,11 +12,16 @@ use crate::tables::{Family, Tables};
 use crate::tenant::{LocalTenant, TenantId, TenantState};
 use crate::verdict::Denied;
 
-/// The range lookup. The kernel overrides it with a global function, which the verifier checks once.
+/// The lookups that the kernel overrides with global functions, which the verifier checks once.
 pub trait Lookup<A: Family>: Tables<A> + Sized {
     /// See [`range`].
     fn range(&self, query: &Query<A>) -> Range {
         range(self, query)
+    }
+
+    /// See [`embedded_access`].
+    fn embedded_access(&self, query: &Query<A>) -> Access {
+        embedded_access(self, &query.local, query.remote)
     }
 }
 
@@ -303,14 +309,20 @@ pub fn access_if_listed(range: Range, length: u8, peer: PeerEntry) -> Access {
 }
 
 #[inline(always)]
-fn access_by_range<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>, range: Range) -> Access {
+fn access_by_range<A: Family, T: Lookup<A>>(tables: &T, query: &Query<A>, range: Range) -> Access {
     let grant = range.grant();
     if !grant.is_some() {
         return Access::deny_but_reply(DropReason::OffSubnet, TenantId::UNKNOWN);
     }
-    // ::/0 means IPv6, and not every IPv4 address through a translator.
-    if query.remote.embeds_v4() && grant.length < 16 {
-        return Access::deny(DropReason::Martian, TenantId::UNKNOWN);
+    if query.remote.embeds_v4() {
+        // ::/0 means IPv6, and not every IPv4 address through a translator.
+        if grant.length < 16 {
+            return Access::deny(DropReason::Martian, TenantId::UNKNOWN);
+        }
+        let embedded = tables.embedded_access(query);
+        if embedded != Access::BOTH_WAYS {
+            return embedded;
+        }
     }
     if grant.flags & PrefixGrant::CONTESTED != 0
         && let Some(denied) = other_owner(tables, &query.local, query.remote)
@@ -346,10 +358,45 @@ pub fn prefix<A: Family, T: Tables<A>>(tables: &T, local: &LocalTenant, remote: 
     }
 }
 
+/// Whether the tenant may reach every IPv4 address that the remote address embeds: a translator on the way may send the
+/// packet there. A prefix of a translator opens the addresses behind it that are nobody's.
+#[inline(always)]
+pub fn embedded_access<A: Family, T: Tables<A>>(tables: &T, local: &LocalTenant, remote: A) -> Access {
+    let addresses = remote.embedded();
+    let mut i = 0;
+    while i < addresses.len() {
+        if addresses[i] != V4::NONE
+            && let Some(Denied { reason, peer }) = embedded_denial(tables, local, addresses[i])
+        {
+            return Access::deny(reason, peer);
+        }
+        i += 1;
+    }
+    Access::BOTH_WAYS
+}
+
+#[inline(always)]
+fn embedded_denial<A: Family, T: Tables<A>>(tables: &T, local: &LocalTenant, address: V4) -> Option<Denied> {
+    let (peer, owner) = tables.at_v4(address);
+    let Some(peer) = peer else { return denied_owner(local, owner) };
+    let reason = match peer.kind {
+        PeerEntry::METADATA => DropReason::MetadataService,
+        PeerEntry::NODE => DropReason::Node,
+        _ if peer.is_pods() && is_same_or_shared(local, peer) => return None,
+        _ => DropReason::CrossTenant,
+    };
+    Some(Denied { reason, peer: peer.tenant })
+}
+
 /// Rule 8: the denial for an address that another tenant owns, or the cluster; `None` where neither does.
 #[inline(always)]
 pub fn other_owner<A: Family, T: Tables<A>>(tables: &T, local: &LocalTenant, remote: A) -> Option<Denied> {
-    match tables.owner(remote) {
+    denied_owner(local, tables.owner(remote))
+}
+
+#[inline(always)]
+fn denied_owner(local: &LocalTenant, owner: Option<TenantId>) -> Option<Denied> {
+    match owner {
         None => None,
         Some(owner) if owner.0 == local.tenant.0 => None,
         Some(TenantId::CLUSTER) => Some(Denied { reason: DropReason::OffSubnet, peer: TenantId::UNKNOWN }),

@@ -42,6 +42,11 @@ impl Mac {
         [a[0], a[1], b[0], b[1], c[0], c[1]]
     }
 
+    /// Whether the address is that of a group of stations, or of all (the lowest bit of its first byte is set).
+    pub const fn is_group(self) -> bool {
+        self.0[0].to_ne_bytes()[0] & 1 != 0
+    }
+
     /// Whether the address is unknown: all zero.
     pub const fn is_unknown(self) -> bool {
         self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0
@@ -57,9 +62,12 @@ pub trait Address: Copy + Eq {
     /// Whether the address must not be a destination outside its host or link (RFC 6890 and successors): "this network",
     /// loopback, link-local, reserved.
     fn is_martian(self) -> bool;
-    /// Whether the address contains an IPv4 address (mapped, compatible, 6to4, NAT64). A wide IPv6 range does not include
-    /// such an address.
+    /// Whether the address contains an IPv4 address (mapped, compatible, 6to4, NAT64, Teredo, ISATAP). A wide IPv6 range does
+    /// not include such an address.
     fn embeds_v4(self) -> bool;
+    /// The IPv4 addresses that a translator or relay on the way may read from this one; [`V4::NONE`] for none. Which one it
+    /// reads depends on its configuration, so all must be permitted.
+    fn embedded(self) -> [V4; 4];
     /// Whether one of the three holds: no wide range includes this address.
     #[inline(always)]
     fn is_special(self) -> bool {
@@ -111,6 +119,11 @@ impl Address for V4 {
     }
 
     #[inline(always)]
+    fn embedded(self) -> [V4; 4] {
+        [V4::NONE; 4]
+    }
+
+    #[inline(always)]
     fn halves(self) -> (u64, u64) {
         (0, self.0 as u64)
     }
@@ -158,6 +171,12 @@ impl V6 {
         }
     }
 
+    /// Whether the last half has the form of ISATAP (RFC 5214, 6.1): ::0:5efe or ::200:5efe, then an IPv4 address.
+    #[inline(always)]
+    fn has_isatap_interface(self) -> bool {
+        u64::from_be(self.lo) >> 32 & !0x0200_0000 == 0x0000_5efe
+    }
+
     /// fe80::/10.
     #[inline(always)]
     pub fn is_link_local(self) -> bool {
@@ -197,7 +216,31 @@ impl Address for V6 {
         let hi = u64::from_be(self.hi);
         // ::/96 and ::ffff:0:0/96 (RFC 4291), 2002::/16 (RFC 3056), 64:ff9b::/96 and
         // 64:ff9b:1::/48 (RFC 6052, RFC 8215), 2001::/32 (Teredo, RFC 4380).
-        hi == 0 || hi >> 48 == 0x2002 || hi >> 32 == 0x0064_ff9b || hi >> 32 == 0x2001_0000
+        hi == 0
+            || hi >> 48 == 0x2002
+            || hi >> 32 == 0x0064_ff9b
+            || hi >> 32 == 0x2001_0000
+            || self.has_isatap_interface()
+    }
+
+    #[inline(always)]
+    fn embedded(self) -> [V4; 4] {
+        let (hi, lo) = (u64::from_be(self.hi), u64::from_be(self.lo));
+        let v4 = |bits: u64| V4((bits as u32).to_be());
+        let last = v4(lo);
+        if hi >> 48 == 0x2002 {
+            return [v4(hi >> 16), V4::NONE, V4::NONE, last];
+        }
+        if hi >> 32 == 0x2001_0000 {
+            // The server, and the client with inverted bits.
+            return [v4(hi), v4(!lo), V4::NONE, V4::NONE];
+        }
+        if hi >> 16 == 0x0064_ff9b_0001 {
+            // A translator's prefix has 48, 56, 64 or 96 bits. Bits 64 to 71 are skipped (RFC 6052, 2.2).
+            let tail = lo >> 24 & 0xffff_ffff;
+            return [v4(hi << 16 | tail >> 16), v4(hi << 24 | tail >> 8), v4(tail), last];
+        }
+        if self.embeds_v4() { [last, V4::NONE, V4::NONE, V4::NONE] } else { [V4::NONE; 4] }
     }
 
     #[inline(always)]
@@ -258,6 +301,9 @@ mod tests {
             ("2002:a00:1::", false, false, true),
             ("2001:0:1::", false, false, true),
             ("2001:db8::1", false, false, false),
+            ("2001:db8::5efe:a00:1", false, false, true),
+            ("2001:db8::200:5efe:a00:1", false, false, true),
+            ("2001:db8::5eff:a00:1", false, false, false),
             ("fe7f::1", false, false, false),
             ("fe80::1", false, true, false),
             ("febf::1", false, true, false),
@@ -267,6 +313,30 @@ mod tests {
         ] {
             let a = v6(text);
             assert_eq!((a.is_multicast(), a.is_martian(), a.embeds_v4()), (multicast, martian, embedded), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_address_that_a_translator_may_read_is_found() {
+        let inner = V4::new([10, 20, 1, 7]);
+        for text in [
+            "::ffff:10.20.1.7",
+            "::10.20.1.7",
+            "64:ff9b::10.20.1.7",
+            "64:ff9b:1::10.20.1.7",
+            "64:ff9b:1:2:3:4:10.20.1.7",
+            "64:ff9b:1:a14:1:700::",
+            "64:ff9b:1:ff0a:14:107::",
+            "64:ff9b:1:0:a:1401:700:0",
+            "2002:a14:107::1",
+            "2001:0:a14:107::1",
+            "2001:0:102:304:0:0:f5eb:fef8",
+            "2001:db8::5efe:a14:107",
+        ] {
+            assert!(v6(text).embedded().contains(&inner), "{text}: {:?}", v6(text).embedded());
+        }
+        for text in ["2001:db8::10.20.1.7", "fd00::a14:107"] {
+            assert_eq!(v6(text).embedded(), [V4::NONE; 4], "{text}");
         }
     }
 

@@ -6,7 +6,7 @@
 //! value may be a new destination that no program has read. No checksum is finished between two pods of one node, so
 //! the check is made where packets leave the node. Knows no tables.
 
-use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ipv4, Ipv6, SCTP, TCP, UDP};
+use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Extension, HOP_BY_HOP, Ipv4, Ipv6, SCTP, TCP, UDP};
 use crate::post_nat::Network;
 
 /// `CHECKSUM_PARTIAL` (include/linux/skbuff.h).
@@ -29,7 +29,10 @@ pub struct Unfinished {
 pub fn is_harmless<N: Network>(packet: &N, Unfinished { start, field }: Unfinished, marked: bool) -> bool {
     let behind = match packet.ethertype() {
         ETHERTYPE_IPV4 => packet.read::<Ipv4>(0).map(|ip| (i32::from(ip.version_ihl & 0x0f) * 4, ip.protocol)),
-        ETHERTYPE_IPV6 => packet.read::<Ipv6>(0).map(|ip| (size_of::<Ipv6>() as i32, ip.next_header)),
+        ETHERTYPE_IPV6 => packet.read::<Ipv6>(0).map(|ip| match big_tcp(packet, &ip) {
+            true => (BIG_TCP_LEN, TCP),
+            false => (size_of::<Ipv6>() as i32, ip.next_header),
+        }),
         _ => return !marked,
     };
     let Some((header, protocol)) = behind else { return false };
@@ -38,6 +41,21 @@ pub fn is_harmless<N: Network>(packet: &N, Unfinished { start, field }: Unfinish
     }
     let ports = if matches!(protocol, TCP | UDP | SCTP) { 4 } else { 0 };
     start >= header && field >= header + ports
+}
+
+/// Length of the headers of a BIG TCP packet before TCP.
+const BIG_TCP_LEN: i32 = 48;
+
+/// Whether the packet is one of the kernel's own beyond 64 KiB (BIG TCP, Linux 5.19 to 6.18 at least): TCP behind a
+/// hop-by-hop header with nothing but a jumbo payload option (RFC 2675), which the device removes when it segments.
+#[inline(always)]
+fn big_tcp<N: Network>(packet: &N, ip: &Ipv6) -> bool {
+    const JUMBO_OPTION: [u8; 2] = [0xc2, 4];
+    if ip.next_header != HOP_BY_HOP || ip.payload_length_be != 0 {
+        return false;
+    }
+    let Some(header) = packet.read::<Extension>(size_of::<Ipv6>() as u32) else { return false };
+    header.next_header == TCP && header.length == 0 && header.word_be.to_ne_bytes() == JUMBO_OPTION
 }
 
 /// Whether the protocol is an extension header, which precedes the transport header. The list: hop-by-hop, routing,
@@ -113,6 +131,26 @@ mod tests {
             assert!(!harmless(&v6(next), 1_000, 1_000), "{next}");
             assert!(is_harmless(&v6(next), Unfinished { start: 48, field: 64 }, false), "{next}, of a tunnel");
             assert!(!is_harmless(&v6(next), Unfinished { start: 48, field: 24 }, false), "{next}, of a tunnel");
+        }
+        let big = |bytes: [u8; 4], length: u8| {
+            let mut packet = v6(HOP_BY_HOP);
+            packet.1[40..44].copy_from_slice(&bytes);
+            packet.1[5] = length;
+            packet
+        };
+        let jumbo = [TCP, 0, 0xc2, 4];
+        assert!(harmless(&big(jumbo, 0), 48, 64), "BIG TCP, as the kernel makes it");
+        assert!(
+            !harmless(&big(jumbo, 0), 40, 64) && !harmless(&big(jumbo, 0), 48, 50),
+            "BIG TCP, over headers or ports"
+        );
+        for (packet, what) in [
+            (big(jumbo, 1), "a length"),
+            (big([UDP, 0, 0xc2, 4], 0), "UDP"),
+            (big([TCP, 1, 0xc2, 4], 0), "a longer header"),
+            (big([TCP, 0, 1, 4], 0), "another option"),
+        ] {
+            assert!(!harmless(&packet, 48, 64), "{what}");
         }
         assert!(!harmless(&Bytes(ETHERTYPE_IPV4, std::vec![0x45; 19]), 20, 40));
         let mpls = Bytes(0x8847, std::vec![0; 60]);

@@ -12,9 +12,8 @@ use crate::endpoint::Endpoint;
 use crate::flow::{Direction, Flow, Kind};
 use crate::headers::{
     ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_QINQ_OLD, ETHERTYPE_VLAN, Ethernet, ICMP,
-    ICMPV6,
 };
-use crate::layout::EndpointEntry;
+use crate::layout::{EndpointEntry, PeerEntry};
 use crate::neighbor;
 use crate::parse::{self, Packet};
 use crate::query::Query;
@@ -67,8 +66,8 @@ pub fn fast_query<A: Family, P: Packet + ?Sized>(
     let own = A::own(endpoint.entry);
     let outbound = direction == Direction::Egress;
     let (own_end, other_end) = if outbound { (flow.source, flow.destination) } else { (flow.destination, flow.source) };
-    let own_mac = !outbound || owns_mac(packet, endpoint.entry.mac);
-    if !owns(own, own_end) || (other_end == own && !outbound) || !own_mac {
+    let own_frame = !outbound || (owns_mac(packet, endpoint.entry.mac) && !is_to_group(packet));
+    if !owns(own, own_end) || (other_end == own && !outbound) || !own_frame {
         return None;
     }
     Some(Query::new(endpoint.local, endpoint.claim(), &flow, outbound))
@@ -139,6 +138,13 @@ pub fn owns_mac<P: Packet + ?Sized>(packet: &P, own: Mac) -> bool {
     source.is_none_or(|source| source == own) || own.is_unknown()
 }
 
+/// Whether the frame goes to all stations of its link or to a group of them (IEEE 802.3, 3.2.3). On a bridge such a frame
+/// reaches every pod, whatever IP destination it has.
+#[inline(always)]
+fn is_to_group<P: Packet + ?Sized>(packet: &P) -> bool {
+    packet.read::<Ethernet>(0).is_some_and(|ethernet| ethernet.destination.is_group())
+}
+
 /// Decides on an IPv4 packet from a pod.
 #[inline(always)]
 pub fn ipv4_from_pod<P, T>(packet: &P, endpoint: &Endpoint<'_>, tables: &T) -> Verdict
@@ -161,7 +167,7 @@ where
     T: Rules<V4>,
 {
     match parse::ipv4(packet) {
-        Ok(flow) => ingress(&flow, endpoint.entry.v4, endpoint, tables),
+        Ok(flow) => ingress(packet, &flow, endpoint.entry.v4, endpoint, tables),
         Err(reason) => Verdict::deny(reason),
     }
 }
@@ -190,7 +196,7 @@ where
 {
     match parse::ipv6(packet) {
         Ok(flow) if neighbor::is_hidden(&flow) => Verdict::deny(neighbor::hidden_reason(&flow)),
-        Ok(flow) => ingress(&flow, endpoint.entry.v6, endpoint, tables),
+        Ok(flow) => ingress(packet, &flow, endpoint.entry.v6, endpoint, tables),
         Err(reason) => Verdict::deny(reason),
     }
 }
@@ -202,7 +208,13 @@ fn owns<A: Family>(own: A, address: A) -> bool {
 }
 
 #[inline(always)]
-fn ingress<A: Family, T: Rules<A>>(flow: &Flow<A>, own: A, endpoint: &Endpoint<'_>, tables: &T) -> Verdict {
+fn ingress<A: Family, P: Packet + ?Sized, T: Rules<A>>(
+    packet: &P,
+    flow: &Flow<A>,
+    own: A,
+    endpoint: &Endpoint<'_>,
+    tables: &T,
+) -> Verdict {
     if !owns(own, flow.destination) {
         return Verdict::deny(not_own_reason(flow.destination));
     }
@@ -210,7 +222,36 @@ fn ingress<A: Family, T: Rules<A>>(flow: &Flow<A>, own: A, endpoint: &Endpoint<'
         return Verdict::deny(DropReason::Martian);
     }
     let query = Query::new(endpoint.local, endpoint.claim(), flow, false);
-    tables.ingress(&query, identify(tables, &query))
+    let identity = identify(tables, &query);
+    let verdict = tables.ingress(&query, identity);
+    let is_error = query.has(Query::<A>::ICMP_ERROR) && !verdict.is_allow();
+    let is_pod = identity.peer().is_some_and(PeerEntry::is_pods);
+    if is_error && quotes_own_packet(packet, flow, is_pod, &query, tables) {
+        return Verdict::ALLOW;
+    }
+    verdict
+}
+
+/// Rule 4: whether an ICMP error to the pod quotes a packet that the pod may send. Any router on the way may have sent the
+/// error, whoever owns its address. A pod routes for nobody, so it may answer only for itself.
+#[inline(always)]
+fn quotes_own_packet<A: Family, P: Packet + ?Sized, T: Rules<A>>(
+    packet: &P,
+    flow: &Flow<A>,
+    from_pod: bool,
+    query: &Query<A>,
+    tables: &T,
+) -> bool {
+    let Some(quoted) = A::quoted(packet, usize::from(flow.transport) + 8) else { return false };
+    if quoted.source != flow.destination || (from_pod && quoted.destination != flow.source) {
+        return false;
+    }
+    // No bit lets the quoted packet open a connection: anybody may have made it up.
+    let sent = Query {
+        bits: Query::<A>::MAY_REPLY | Query::<A>::MAY_CONTINUE | Query::<A>::PORTS_KNOWN,
+        ..Query::new(query.local, query.claim, &quoted, true)
+    };
+    tables.egress(&sent, identify(tables, &sent)).is_allow()
 }
 
 /// The reason for an EtherType other than IPv4, IPv6 and ARP.
@@ -222,12 +263,13 @@ fn unsupported_reason(ethertype: u16) -> DropReason {
     }
 }
 
-/// The reason for a source address that is not the pod's global one. A pod's kernel announces its multicast groups from
-/// the link-local address at every start: that is multicast, and no attack.
+/// The reason for a source address that is not the pod's global one. From the link-local address a pod announces its
+/// multicast groups at every start, and asks for names (mDNS, LLMNR) and for leases (DHCPv6): that is multicast, and no
+/// attack.
 #[inline(always)]
 fn spoofed_reason(flow: &Flow<V6>, entry: &EndpointEntry) -> DropReason {
     let own = flow.source == entry.link_local || flow.source == V6::UNSPECIFIED;
-    if own && flow.protocol == ICMPV6 && flow.destination.is_multicast() {
+    if own && flow.destination.is_multicast() {
         return DropReason::Multicast;
     }
     DropReason::SpoofedSource
@@ -247,6 +289,9 @@ fn egress<A: Family, P: Packet + ?Sized, T: Rules<A>>(
 ) -> Verdict {
     if is_redirect(flow) {
         return Verdict::deny(DropReason::IcmpRedirect);
+    }
+    if is_to_group(packet) {
+        return Verdict::deny(DropReason::Multicast);
     }
     let query = Query::new(endpoint.local, endpoint.claim(), flow, true);
     let verdict = tables.egress(&query, identify(tables, &query));

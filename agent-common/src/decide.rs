@@ -95,7 +95,11 @@ pub fn egress<A: Family, T: Rules<A>>(tables: &T, query: &Query<A>, identity: Re
 /// Decides for a tenant with [`TenantState::OPEN`]: only data subnets of other tenants and tunnels of nodes are denied,
 /// because nothing behind them would deny the packet.
 #[inline(never)]
-fn egress_of_open_tenant<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> Verdict {
+fn egress_of_open_tenant<A: Family, T: Lookup<A>>(tables: &T, query: &Query<A>) -> Verdict {
+    let embedded = tables.embedded_access(query);
+    if embedded != Access::BOTH_WAYS {
+        return Verdict::from_denied(embedded.denied());
+    }
     match other_owner(tables, &query.local, query.remote) {
         Some(denied) if denied.peer.is_known() => Verdict::from_denied(denied),
         Some(denied) if is_node(denied) && is_tunnelled(query) => Verdict::from_denied(denied),
@@ -224,6 +228,9 @@ fn ingress_from_world<A: Family, T: Rules<A>>(
 ) -> Verdict {
     if query.remote.is_multicast() || query.remote.is_martian() {
         return Verdict::deny(DropReason::Martian);
+    }
+    if query.remote.embeds_v4() && tables.embedded_access(query).denied().peer.is_known() {
+        return Verdict::from_denied(tables.embedded_access(query).denied());
     }
     // Where the pod may open connections itself, replies need no entry.
     if identity.range(tables, query).is_undisputed() {

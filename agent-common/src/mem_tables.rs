@@ -134,6 +134,10 @@ macro_rules! family {
                 held.max_by_key(|(_, length, _)| *length).map(|(.., owner)| *owner)
             }
 
+            fn at_v4(&self, address: V4) -> (Option<PeerEntry>, Option<TenantId>) {
+                (Tables::<V4>::peer(self, address), Tables::<V4>::owner(self, address))
+            }
+
             fn grant(&self, key: &GrantKey) -> Option<Grant> {
                 self.grants.get(key).copied()
             }

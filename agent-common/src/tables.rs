@@ -24,6 +24,8 @@ pub trait Tables<A: Family> {
     fn trie(&self, tenant: TenantId, address: A) -> PrefixGrant;
     /// The owner of the longest data subnet or cluster range that holds this address.
     fn owner(&self, address: A) -> Option<TenantId>;
+    /// The peer and the owner of an IPv4 address, which an IPv6 address may embed.
+    fn at_v4(&self, address: V4) -> (Option<PeerEntry>, Option<TenantId>);
     /// A permission between two tenants.
     fn grant(&self, key: &GrantKey) -> Option<Grant>;
     /// A port set.

@@ -47,6 +47,10 @@ impl Tables<V4> for ChangingTables<'_> {
         self.changed.set(true);
         owner
     }
+    fn at_v4(&self, address: V4) -> (Option<PeerEntry>, Option<TenantId>) {
+        Tables::<V4>::at_v4(self.after, address)
+    }
+
     fn grant(&self, key: &GrantKey) -> Option<Grant> {
         Tables::<V4>::grant(self.now(), key)
     }

@@ -123,6 +123,11 @@ global_fns! {
         access::range(&Maps, &query(local, V6 { hi, lo }, ports)).bits()
     }
 
+    fn embedded_v6(local: u64, hi: u64, lo: u64) -> u64 {
+        let Query { local, remote, .. } = query(local, V6 { hi, lo }, 0);
+        access::embedded_access(&Maps, &local, remote).bits()
+    }
+
     fn access_v6(local: u64, hi: u64, lo: u64, ports: u64, identity: u64) -> u64 {
         access::access(&Maps, &query(local, V6 { hi, lo }, ports), RemoteIdentity::from_bits(identity)).bits()
     }
@@ -191,6 +196,11 @@ impl Lookup<V6> for Maps {
     #[inline(always)]
     fn range(&self, query: &Query<V6>) -> Range {
         Range::from_bits(range_v6(pack_local(query), query.remote.hi, query.remote.lo, pack_ports(query)))
+    }
+
+    #[inline(always)]
+    fn embedded_access(&self, query: &Query<V6>) -> Access {
+        Access::from_bits(embedded_v6(pack_local(query), query.remote.hi, query.remote.lo))
     }
 }
 

@@ -145,6 +145,11 @@ macro_rules! shared {
         }
 
         #[inline(always)]
+        fn at_v4(&self, address: V4) -> (Option<PeerEntry>, Option<TenantId>) {
+            (Tables::<V4>::peer(self, address), Tables::<V4>::owner(self, address))
+        }
+
+        #[inline(always)]
         fn grant(&self, key: &GrantKey) -> Option<Grant> {
             Maps::grant(key)
         }

@@ -42,6 +42,75 @@ fn an_icmp_error_must_quote_a_packet_between_its_own_ends() {
     }
 }
 
+/// An ICMP error to the pod from `from`, which quotes a packet of the pod to `to`.
+fn error_to_pod(six: bool, from: Host, to: Host, about: &Content) -> Vec<u8> {
+    let quoted = frame(six, Egress, to, about);
+    let (kind, protocol) = if six { (1, ICMPV6) } else { (3, ICMP) };
+    let body = [&[kind, 1, 0, 0, 0, 0, 0, 0][..], &quoted[14..]].concat();
+    packet(six, false, from, LOCAL, protocol, 0, &body)
+}
+
+#[test]
+fn an_icmp_error_about_what_the_pod_may_send_reaches_it_from_any_router() {
+    let mut world = World::default();
+    world.grant(MINE, THEIRS, u64::MAX);
+    let cases = [
+        (OTHER_POD, OTHER_POD, udp(53), ALLOWED, "the peer of a one-way grant refuses"),
+        (THEIR_DATABASE, OTHER_POD, udp(53), ALLOWED, "a router in another tenant's subnet"),
+        (NO_POD, FILES, udp(53), ALLOWED, "a router in the pods' range"),
+        ([169, 254, 7, 7], FILES, udp(53), ALLOWED, "a router with a link-local address"),
+        (THEIR_DATABASE, DATABASE, udp(53), Some(CrossTenant), "about a port that the pod may not use"),
+        (THEIR_DATABASE, THEIR_DATABASE, udp(53), Some(CrossTenant), "about another tenant's subnet"),
+        (OTHER_POD, FILES, udp(53), Some(CrossTenant), "a pod for somebody else"),
+    ];
+    for (from, to, about, expected, what) in cases {
+        for six in [false, true] {
+            let skipped = six && from[0] == 169;
+            let verdict = world.judge(Ingress, &error_to_pod(six, from, to, &about));
+            assert!(skipped || verdict == expected, "{what}: {verdict:?}");
+        }
+    }
+    assert!(world.tables.replies.borrow().is_empty(), "an error records no connection");
+    // It quotes a packet that the pod did not send.
+    let foreign = packet(false, false, THEIR_DATABASE, LOCAL, ICMP, 0, &{
+        let quoted = packet(false, true, OWN_POD, FILES, UDP, 0, &[0, 1, 0, 2, 0, 8, 0, 0]);
+        [&[3, 1, 0, 0, 0, 0, 0, 0][..], &quoted[14..]].concat()
+    });
+    assert_eq!(world.judge(Ingress, &foreign), Some(CrossTenant));
+}
+
+#[test]
+fn a_unicast_packet_leaves_in_no_frame_to_a_group() {
+    let world = World::default();
+    for six in [false, true] {
+        let mut sent = frame(six, Egress, OWN_POD, &udp(53));
+        assert_eq!(world.judge(Egress, &sent), ALLOWED, "to the gateway's address");
+        for group in [[0xff; 6], [1, 0, 0x5e, 0, 0, 1], [0x33, 0x33, 0, 0, 0, 1]] {
+            sent[..6].copy_from_slice(&group);
+            assert_eq!(world.judge(Egress, &sent), Some(Multicast), "{group:x?}");
+        }
+        let mut fragment = frame(six, Egress, FILES, &Content::Later(UDP));
+        assert_eq!(world.judge(Egress, &fragment), ALLOWED, "a later fragment");
+        fragment[..6].copy_from_slice(&[0xff; 6]);
+        assert_eq!(world.judge(Egress, &fragment), Some(Multicast), "a later fragment to all");
+    }
+}
+
+#[test]
+fn link_local_multicast_of_the_pod_itself_is_no_attack() {
+    let world = World::default();
+    let asks = |source: V6| {
+        let mut frame = ethernet(true, 0x86dd);
+        frame[..6].copy_from_slice(&[0x33, 0x33, 0, 0, 0, 0xfb]);
+        let group: std::net::Ipv6Addr = "ff02::fb".parse().expect("an address");
+        frame.extend(ipv6(source.octets(), group.octets(), UDP, 8));
+        frame.extend([0x14, 0xe9, 0x14, 0xe9, 0, 8, 0, 0]);
+        world.judge(Egress, &frame)
+    };
+    assert_eq!(asks(link_local(5)), Some(Multicast), "mDNS from its own address");
+    assert_eq!(asks(link_local(9)), Some(SpoofedSource), "mDNS from a neighbour's");
+}
+
 #[test]
 fn an_icmp_redirect_from_a_pod_is_denied() {
     let world = World::default();

@@ -1,7 +1,7 @@
 //! Rules 8 to 11: ranges and nodes.
 
 use agent_common::addr::{V4, V6};
-use agent_common::flow::Direction::Egress;
+use agent_common::flow::Direction::{Egress, Ingress};
 use agent_common::layout::{PORTS_ANY, PrefixGrant};
 use agent_common::reason::DropReason::*;
 use agent_common::tenant::{TenantId, TenantState};
@@ -172,4 +172,77 @@ fn a_listed_nat64_prefix_is_allowed() {
     frame.extend(ipv6(six(LOCAL).octets(), address.octets(), UDP, 8));
     frame.extend([0, 1, 0, 2, 0, 8, 0, 0]);
     assert_eq!(world.judge(Egress, &frame), ALLOWED);
+}
+
+/// A datagram of the pod to an IPv6 address, and one back.
+fn both_ways(text: &str) -> [Vec<u8>; 2] {
+    let address: std::net::Ipv6Addr = text.parse().expect("an address");
+    let payload = [0, 1, 0, 2, 0, 8, 0, 0];
+    let build = |out: bool| {
+        let (source, destination) = (six(LOCAL).octets(), address.octets());
+        let (source, destination) = if out { (source, destination) } else { (destination, source) };
+        let mut frame = ethernet(out, 0x86dd);
+        frame.extend(ipv6(source, destination, UDP, payload.len()));
+        frame.extend(payload);
+        frame
+    };
+    [build(true), build(false)]
+}
+
+#[test]
+fn a_translator_s_prefix_opens_no_address_that_is_somebody_s() {
+    let mut world = World::default();
+    world.row(MINE, &[([0, 0, 0, 0], 0, PORTS_ANY)], 0);
+    let row = world.tables.rows_v6.get_mut(&1).expect("the row");
+    let prefix = |text: &str, length: u8| {
+        let mut prefix = row.prefixes[0];
+        prefix.net = V6::new(text.parse::<std::net::Ipv6Addr>().expect("an address").octets());
+        (prefix.mask, prefix.grant.length) = (V6::mask(length), length);
+        prefix
+    };
+    let prefixes = [
+        prefix("64:ff9b::", 96),
+        prefix("64:ff9b:1::", 48),
+        prefix("2002::", 16),
+        prefix("2001::", 32),
+        prefix("2001:db8::", 64),
+    ];
+    row.prefixes[..prefixes.len()].copy_from_slice(&prefixes);
+    for (text, expected) in [
+        ("64:ff9b::1.2.3.4", ALLOWED),
+        ("64:ff9b::10.40.1.9", ALLOWED),
+        ("64:ff9b::10.50.0.9", Some(CrossTenant)),
+        ("64:ff9b::10.10.2.7", Some(CrossTenant)),
+        ("64:ff9b::10.10.1.6", ALLOWED),
+        ("64:ff9b::10.10.9.9", Some(OffSubnet)),
+        ("64:ff9b::192.0.2.10", Some(Node)),
+        ("64:ff9b::168.63.129.16", Some(MetadataService)),
+        ("64:ff9b:1::10.50.0.9", Some(CrossTenant)),
+        ("64:ff9b:1:a32:0:900::", Some(CrossTenant)),
+        ("64:ff9b:1:a32:1:200::", ALLOWED),
+        ("2002:a32:9::1", Some(CrossTenant)),
+        ("2002:102:304::1", ALLOWED),
+        ("2001:0:102:304:0:0:f5cd:fff6", Some(CrossTenant)),
+        ("2001:db8::5efe:a32:9", Some(CrossTenant)),
+        ("2001:db8::1", ALLOWED),
+    ] {
+        let [out, _] = both_ways(text);
+        assert_eq!(world.judge(Egress, &out), expected, "{text}");
+    }
+    // Back, the rest may enter as it may from IPv4.
+    for (text, expected) in [
+        ("64:ff9b::1.2.3.4", ALLOWED),
+        ("64:ff9b::10.50.0.9", Some(CrossTenant)),
+        ("64:ff9b::192.0.2.10", ALLOWED),
+        ("2001:db8::5efe:a32:9", Some(CrossTenant)),
+    ] {
+        let [_, back] = both_ways(text);
+        assert_eq!(world.judge(Ingress, &back), expected, "{text}, back");
+    }
+    // A tenant whose packets are not checked reaches no other tenant's subnet this way either.
+    let open = world.with(TenantState::OPEN);
+    for (text, expected) in [("64:ff9b::10.50.0.9", Some(CrossTenant)), ("64:ff9b::1.2.3.4", ALLOWED)] {
+        let [out, _] = both_ways(text);
+        assert_eq!(open.judge(Egress, &out), expected, "{text}, open");
+    }
 }

@@ -52,6 +52,10 @@ macro_rules! family {
                 found.max_by_key(|(net, _)| net.prefix_len()).map(|(_, owner)| *owner)
             }
 
+            fn at_v4(&self, address: V4) -> (Option<PeerEntry>, Option<TenantId>) {
+                (Tables::<V4>::peer(self, address), Tables::<V4>::owner(self, address))
+            }
+
             fn grant(&self, key: &GrantKey) -> Option<Grant> {
                 self.actual.grants.get(key).copied()
             }
