@@ -246,6 +246,10 @@ fn check_destination<A: Family, T: Rules<A>>(
     port: Option<u16>,
 ) -> Option<DropReason> {
     let protocol = upper.protocol();
+    if port.is_none() && has_ports(protocol) && !upper.is_later() {
+        // It ends before its port: nobody can tell what it opens, or whether it is a tunnel's.
+        return Some(DropReason::Fragment);
+    }
     // In IPv4 no header precedes the transport header.
     let is_v6 = A::BITS == 128;
     if protocol == ENCRYPTED || protocol == AUTHENTICATION && !is_v6 {
@@ -260,7 +264,8 @@ fn check_destination<A: Family, T: Rules<A>>(
     let denied = decide::verdict(tables, &query, Direction::Egress).denied()?;
     let reason = decide::attribute_owner(tables, &local, remote, denied).reason;
     let passes = match (reason, kind) {
-        (DropReason::Fragment, _) => upper.is_later() || !has_ports(protocol),
+        // A later fragment, or a protocol without ports.
+        (DropReason::Fragment, _) => true,
         (_, MarkKind::Request) => false,
         (_, MarkKind::Reply) => remote_may_open(tables, &query),
         (reason, MarkKind::Listed) => reason == DropReason::OffSubnet && other_owner(tables, &local, remote).is_none(),

@@ -347,3 +347,21 @@ fn a_mark_names_its_tenant_and_other_numbers_are_no_mark() {
     let routed = PacketMark { tenant: TenantId::UNKNOWN, kind: MarkKind::Listed };
     assert_eq!(routed.bits() & 0x1f, 0, "Cilium reads these bits as its own");
 }
+
+#[test]
+fn a_packet_that_ends_before_its_port_leaves_for_nowhere() {
+    let world = World::default().with(TenantState::NODES_ALLOWED);
+    let local = LocalTenant { tenant: MINE, state: world.tables.tenants[&MINE] };
+    for (content, to) in
+        [(udp(80), OWN_POD), (syn(80), FILES), (udp(6081), NODE), (Content::Sctp { remote: 1, local: 2 }, FILES)]
+    {
+        for (six, header) in [(false, 20), (true, 40)] {
+            let mut packet = LeavingPacket(frame(six, Egress, to, &content));
+            let whole = check_leaving(&world.tables, local, MarkKind::Request, &packet);
+            assert_eq!(whole, (to == NODE).then_some(Node), "the tunnel alone is denied: {content:?}");
+            packet.0.truncate(14 + header + 2);
+            let cut = check_leaving(&world.tables, local, MarkKind::Request, &packet);
+            assert_eq!(cut, Some(Fragment), "{content:?} six {six}");
+        }
+    }
+}
