@@ -435,3 +435,49 @@ fn transport(six: bool, out: bool, other: Host, content: &Content) -> (u8, Vec<u
         Content::Other(protocol) => (*protocol, vec![0x55; 24]),
     }
 }
+
+/// Whether the source of a frame is the pod. It reads bytes at the offsets of the standards.
+pub(crate) fn claims_the_pod(frame: &[u8]) -> bool {
+    let at = |range: std::ops::Range<usize>| frame.get(range).unwrap_or_default();
+    let (v6, local) = (six(LOCAL).octets(), link_local(5).octets());
+    match at(12..14) {
+        [0x08, 0x00] => at(26..30) == LOCAL,
+        // A probe for the pod's own address has no sender yet.
+        [0x08, 0x06] => at(28..32) == LOCAL || (at(28..32) == [0; 4] && at(38..42) == LOCAL),
+        [0x86, 0xdd] => {
+            let discovery = at(20..21) == [ICMPV6] && matches!(at(54..55), [135 | 136]);
+            let about_own = at(62..78) == v6 || at(62..78) == local;
+            at(22..38) == v6 || (discovery && (at(22..38) == local || (at(22..38) == [0; 16] && about_own)))
+        }
+        _ => false,
+    }
+}
+
+/// Writes the right checksum, so that the frame reaches the later rules.
+pub(crate) fn mend_checksum(frame: &mut [u8]) {
+    let end = 14 + usize::from(frame[14] & 0x0f) * 4;
+    if frame[12..14] != [8, 0] || end < 34 || end > frame.len() {
+        return;
+    }
+    frame[24..26].fill(0);
+    let sum: u32 = frame[14..end].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// Sets the other end of a TCP or UDP frame.
+pub(crate) fn aim(frame: &mut [u8], direction: Direction, remote: Host, port: u16) {
+    let out = direction == Direction::Egress;
+    let (at, body, address) = match frame.get(12..14) {
+        Some([8, 0]) => (if out { 30 } else { 26 }, 34, remote.to_vec()),
+        Some([0x86, 0xdd]) => (if out { 38 } else { 22 }, 54, six(remote).octets().to_vec()),
+        _ => return,
+    };
+    if frame.len() < body + 4 {
+        return;
+    }
+    frame[at..at + address.len()].copy_from_slice(&address);
+    frame[body + 2 * usize::from(out)..][..2].copy_from_slice(&port.to_be_bytes());
+    mend_checksum(frame);
+}
