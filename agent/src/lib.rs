@@ -29,6 +29,8 @@ pub mod dataplane;
 mod dir_watcher;
 mod errors;
 mod events;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod health;
 mod http;
 mod kube_watch;

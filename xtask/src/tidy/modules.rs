@@ -130,6 +130,11 @@ const TABLE: &[Allowed] = &[
             "uuid",
         ],
     },
+    Allowed {
+        module: "fuzzing",
+        modules: &["api", "clock", "events", "source"],
+        crates: &["agent_common", "policy", "serde_json", "serde_saphyr"],
+    },
     Allowed { module: "health", modules: &[], crates: &["arc_swap", "jiff", "serde"] },
     Allowed { module: "http", modules: &["health", "metrics"], crates: &["axum", "jiff", "thiserror", "tokio"] },
     Allowed {
