@@ -2,7 +2,10 @@
 //!
 //! The kernel side is checked for this machine's own target: that needs no BPF toolchain and finds the same faults.
 
-use std::process::{Command, ExitCode};
+use std::{
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
 
 use anyhow::Result;
 
@@ -13,6 +16,7 @@ pub(crate) struct Check {
     /// Its name in the output.
     pub name: &'static str,
     tool: Tool,
+    tree: Tree,
     /// What follows the cargo subcommand.
     arguments: &'static [&'static str],
 }
@@ -26,30 +30,50 @@ enum Tool {
     Deny,
 }
 
+/// The workspace that a check reads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tree {
+    Product,
+    Fuzz,
+}
+
 /// Everything that `cargo xtask lint` checks.
-pub(crate) const CHECKS: [Check; 7] = [
-    Check { name: "format", tool: Tool::Format, arguments: &["--all", "--check"] },
-    Check { name: "licences, bans, sources", tool: Tool::Deny, arguments: &["check", "licenses", "bans", "sources"] },
-    Check { name: "clippy", tool: Tool::Clippy, arguments: &["--all-targets", "--", "-D", "warnings"] },
-    Check {
-        name: "clippy for the kernel side",
-        tool: Tool::Clippy,
-        arguments: &["-p", "agent-ebpf", "--", "-D", "warnings"],
-    },
-    Check {
-        name: "clippy for the kernel side with log lines",
-        tool: Tool::Clippy,
-        arguments: &["-p", "agent-ebpf", "--features", "log", "--", "-D", "warnings"],
-    },
-    Check { name: "documentation", tool: Tool::Doc, arguments: &["--no-deps", "--document-private-items"] },
-    Check {
-        name: "documentation of the kernel side",
-        tool: Tool::Doc,
-        arguments: &["--no-deps", "--document-private-items", "-p", "agent-ebpf"],
-    },
+pub(crate) const CHECKS: [Check; 11] = [
+    Check::new("format", Tool::Format, &["--all", "--check"]),
+    Check::new("format of the fuzz targets", Tool::Format, &["--check"]).of(Tree::Fuzz),
+    Check::new("licences, bans, sources", Tool::Deny, &["check", "licenses", "bans", "sources"]),
+    Check::new("licences, bans, sources of the fuzz targets", Tool::Deny, &["check", "licenses", "bans", "sources"])
+        .of(Tree::Fuzz),
+    Check::new("clippy", Tool::Clippy, &["--all-targets", "--", "-D", "warnings"]),
+    Check::new(
+        "clippy for what fuzz targets reach",
+        Tool::Clippy,
+        &["-p", "bulkhead", "--features", "fuzzing", "--", "-D", "warnings"],
+    ),
+    Check::new("clippy for the fuzz targets", Tool::Clippy, &["--lib", "--", "-D", "warnings"]).of(Tree::Fuzz),
+    Check::new("clippy for the kernel side", Tool::Clippy, &["-p", "agent-ebpf", "--", "-D", "warnings"]),
+    Check::new(
+        "clippy for the kernel side with log lines",
+        Tool::Clippy,
+        &["-p", "agent-ebpf", "--features", "log", "--", "-D", "warnings"],
+    ),
+    Check::new("documentation", Tool::Doc, &["--no-deps", "--document-private-items"]),
+    Check::new(
+        "documentation of the kernel side",
+        Tool::Doc,
+        &["--no-deps", "--document-private-items", "-p", "agent-ebpf"],
+    ),
 ];
 
 impl Check {
+    const fn new(name: &'static str, tool: Tool, arguments: &'static [&'static str]) -> Self {
+        Self { name, tool, tree: Tree::Product, arguments }
+    }
+
+    const fn of(self, tree: Tree) -> Self {
+        Self { tree, ..self }
+    }
+
     /// Why the check cannot run on this machine, with the remedy.
     pub(crate) fn obstacle(&self) -> Option<String> {
         let missing = |subcommand: &str| {
@@ -70,23 +94,30 @@ impl Check {
     }
 
     fn command(&self) -> Result<Command> {
+        let manifest = self.tree.manifest();
         let mut command = match self.tool {
             // The formatter takes no `--locked`.
             Tool::Format => {
                 let mut command = Command::new("cargo");
-                command.arg("fmt").current_dir(workspace::root());
+                command.arg("fmt").arg("--manifest-path").arg(manifest);
                 command
             }
-            Tool::Clippy => workspace::cargo("clippy"),
+            Tool::Clippy => {
+                let mut command = workspace::cargo_on(&manifest, "clippy");
+                // Both workspaces share what is built of their dependencies.
+                command.arg("--target-dir").arg(workspace::cargo_target());
+                command
+            }
             Tool::Doc => {
-                let mut command = workspace::cargo("doc");
+                let mut command = workspace::cargo_on(&manifest, "doc");
                 // The pages show private items too, so links to them resolve.
                 command.env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links");
                 command
             }
             Tool::Deny => {
                 let mut command = Command::new(setup::deny::ready()?);
-                command.arg("--manifest-path").arg(workspace::root().join("Cargo.toml")).arg("--locked");
+                command.arg("--manifest-path").arg(manifest).arg("--locked");
+                command.arg("--config").arg(workspace::root().join("deny.toml"));
                 command
             }
         };
@@ -96,6 +127,15 @@ impl Check {
         }
         command.args(self.arguments);
         Ok(command)
+    }
+}
+
+impl Tree {
+    fn manifest(self) -> PathBuf {
+        match self {
+            Self::Product => workspace::manifest(),
+            Self::Fuzz => workspace::fuzz_manifest(),
+        }
     }
 }
 

@@ -51,12 +51,27 @@ pub(crate) fn agent_binary() -> PathBuf {
     cargo_target().join("debug/bulkhead")
 }
 
+/// The manifest of this workspace.
+pub(crate) fn manifest() -> PathBuf {
+    root().join("Cargo.toml")
+}
+
+/// The manifest of the fuzz targets, which are a workspace of their own.
+pub(crate) fn fuzz_manifest() -> PathBuf {
+    root().join("fuzz/Cargo.toml")
+}
+
 /// A call of cargo on this workspace with the committed lock file. The current directory does not matter.
+pub(crate) fn cargo(verb: &str) -> Command {
+    cargo_on(&manifest(), verb)
+}
+
+/// A call of cargo on another workspace of the tree.
 ///
 /// The variables that the outer `cargo run` sets for xtask are removed: build scripts would take them for a change.
-pub(crate) fn cargo(verb: &str) -> Command {
+pub(crate) fn cargo_on(manifest: &Path, verb: &str) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.arg(verb).arg("--locked").arg("--manifest-path").arg(root().join("Cargo.toml"));
+    command.arg(verb).arg("--locked").arg("--manifest-path").arg(manifest);
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") || text.starts_with("CARGO_BIN_") {

@@ -1,0 +1,7 @@
+//! Drives `bulkhead_fuzz::post_nat` with libFuzzer. Holds no property.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| bulkhead_fuzz::post_nat::check(input));
