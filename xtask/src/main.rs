@@ -10,6 +10,7 @@ mod crds;
 mod delegate;
 mod docs;
 mod ebpf;
+mod fuzz;
 mod host;
 mod image;
 mod kernels;

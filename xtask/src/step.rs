@@ -52,7 +52,7 @@ pub(crate) fn run(label: &str, command: &mut Command) -> Result<()> {
 }
 
 /// `target/log/build-the-agent.log` for "build the agent".
-fn log_file(label: &str) -> Result<PathBuf> {
+pub(crate) fn log_file(label: &str) -> Result<PathBuf> {
     let directory = workspace::products().join("log");
     fs::create_dir_all(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
     let name: String = label.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();

@@ -8,7 +8,10 @@ pub(crate) mod long;
 mod report;
 mod tier;
 
-use std::{process::ExitCode, time::Instant};
+use std::{
+    process::ExitCode,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
 use ::cluster::{Parts, Source};
 use anyhow::Result;
@@ -19,7 +22,7 @@ use self::tier::Tier;
 use crate::{
     delegate, docs,
     ebpf::{self, Variant},
-    host,
+    fuzz, host,
     image::{self, Profile},
     kernels, lint, setup,
     tally::{Outcome, Tally},
@@ -55,6 +58,7 @@ pub(crate) fn run(selected: &[Selection]) -> Result<ExitCode> {
             Tier::Lint => Outcome::Ran(lints()),
             Tier::Tidy => Outcome::Ran(tidy()),
             Tier::Unit => Outcome::Ran(count::commands(&tier.commands())),
+            Tier::Fuzz => named_must_run(fuzz_tier(), !selected.is_empty()),
             Tier::Program | Tier::Netns | Tier::Kernels | Tier::Cluster => {
                 named_must_run(privileged(tier, &mut prerequisites), !selected.is_empty())
             }
@@ -90,6 +94,19 @@ fn privileged(tier: Tier, prerequisites: &mut Prerequisites) -> Outcome {
         (Prerequisites::Missing(reason), _) => Outcome::Skipped(reason.clone()),
         (Prerequisites::Unknown | Prerequisites::Broken, _) => Outcome::Ran(Tally::one_failure()),
     }
+}
+
+/// Runs every fuzz target, unless they cannot be built here.
+fn fuzz_tier() -> Outcome {
+    match fuzz::obstacle() {
+        Some(reason) => Outcome::Skipped(reason),
+        None => Outcome::Ran(fuzz::run(fuzz::SECONDS, seed())),
+    }
+}
+
+/// A seed from the time.
+fn seed() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
 /// Runs the tests on other kernels, unless no guest can be made here.

@@ -5,20 +5,23 @@
 
 use std::{
     hint,
-    process::{Command, ExitCode},
+    process::ExitCode,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::Instant,
 };
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 
-use super::{count, tier::Tier};
-use crate::{step, step::seconds, tally::Tally};
+use super::{
+    count, seed,
+    tier::{TestCommand, Tier},
+};
+use crate::{fuzz, step, step::seconds, tally::Tally};
 
 /// The verb below `test`.
 #[derive(Subcommand)]
@@ -50,6 +53,14 @@ pub(crate) enum Part {
         #[arg(long, default_value_t = 20_000, value_name = "N")]
         cases: u32,
     },
+    /// Run the fuzz targets for an hour in all, on top of what earlier runs on this machine have found.
+    Fuzz {
+        #[command(flatten)]
+        rounds: Rounds,
+        /// Seconds of each run, for all targets together.
+        #[arg(long, default_value_t = 120, value_name = "N")]
+        seconds: u64,
+    },
 }
 
 /// How often a part runs, and from where.
@@ -61,7 +72,7 @@ pub(crate) struct Rounds {
     /// The first run of this call, to go on where another was stopped.
     #[arg(long, default_value_t = 1, value_name = "N")]
     first: u64,
-    /// Seed of the property tests; run N draws from SEED + N. The time decides when it is not given.
+    /// Seed of the part; run N draws from SEED + N. The time decides when it is not given.
     #[arg(long)]
     seed: Option<u64>,
 }
@@ -71,47 +82,34 @@ pub(crate) fn run(part: &Part) -> Result<ExitCode> {
     match part {
         Part::UnitRepeat { rounds, busy, busy_runs } => {
             let quiet_until = rounds.runs.saturating_sub(*busy_runs);
-            rounds.each(
-                "unit-repeat",
-                |run, command| {
-                    let _load = (run > quiet_until).then(|| Load::start(*busy));
-                    count::run(command)
-                },
-                &[],
-            )
+            let tests = UnitTests::build("unit-repeat")?;
+            rounds.each("unit-repeat", |run, seed| {
+                let _load = (run > quiet_until).then(|| Load::start(*busy));
+                tests.run(seed, &[])
+            })
         }
         Part::Properties { rounds, cases } => {
-            rounds.each("properties", |_, command| count::run(command), &[("PROPTEST_CASES", cases.to_string())])
+            let tests = UnitTests::build("properties")?;
+            rounds.each("properties", |_, seed| tests.run(seed, &[("PROPTEST_CASES", cases.to_string())]))
+        }
+        Part::Fuzz { rounds, seconds } => {
+            if let Some(reason) = fuzz::obstacle() {
+                bail!("the fuzz targets cannot be built here: {reason}");
+            }
+            rounds.each("fuzz", |_, seed| Ok(fuzz::run(*seconds, seed)))
         }
     }
 }
 
 impl Rounds {
-    /// Builds the tier `unit` once, then calls `run` for each command of each run.
-    fn each(
-        &self,
-        part: &str,
-        run: impl Fn(u64, &mut Command) -> Result<Tally>,
-        variables: &[(&str, String)],
-    ) -> Result<ExitCode> {
-        let seed =
-            self.seed.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()));
-        println!("{part}: the tiers that need root are skipped, because this part is about the tier unit");
-        let tests = Tier::Unit.commands();
-        for test in &tests {
-            step::run(&test.label, &mut test.build())?;
-        }
+    /// Calls `run` for each run, with its number and seed.
+    fn each(&self, part: &str, mut run: impl FnMut(u64, u64) -> Result<Tally>) -> Result<ExitCode> {
+        let seed = self.seed.unwrap_or_else(seed);
         let mut failed = Vec::new();
         for round in self.first..=self.runs {
             println!("\n== {part} run {round} of {}; to go on from here: --seed {seed} --first {round}", self.runs);
             let started = Instant::now();
-            let mut sum = Tally::default();
-            for test in &tests {
-                let mut command = test.run();
-                command.env("PROPTEST_RNG_SEED", seed.wrapping_add(round).to_string());
-                command.envs(variables.iter().map(|(name, value)| (name, value)));
-                sum += run(round, &mut command)?;
-            }
+            let sum = run(round, seed.wrapping_add(round))?;
             println!("run {round}: {} passed, {} failed, {}", sum.passed, sum.failed, seconds(started.elapsed()));
             if sum.failed > 0 {
                 failed.push(round);
@@ -123,6 +121,31 @@ impl Rounds {
         }
         println!("\n{part}: the runs {failed:?} failed (seed {seed})");
         Ok(ExitCode::FAILURE)
+    }
+}
+
+/// The tests of the tier `unit`, built once.
+struct UnitTests(Vec<TestCommand>);
+
+impl UnitTests {
+    fn build(part: &str) -> Result<Self> {
+        println!("{part}: the tiers that need root are skipped, because this part is about the tier unit");
+        let tests = Tier::Unit.commands();
+        for test in &tests {
+            step::run(&test.label, &mut test.build())?;
+        }
+        Ok(Self(tests))
+    }
+
+    fn run(&self, seed: u64, variables: &[(&str, String)]) -> Result<Tally> {
+        let mut sum = Tally::default();
+        for test in &self.0 {
+            let mut command = test.run();
+            command.env("PROPTEST_RNG_SEED", seed.to_string());
+            command.envs(variables.iter().map(|(name, value)| (name, value)));
+            sum += count::run(&mut command)?;
+        }
+        Ok(sum)
     }
 }
 

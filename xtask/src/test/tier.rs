@@ -29,6 +29,8 @@ pub(crate) enum Tier {
     Program,
     /// Real traffic between network namespaces.
     Netns,
+    /// Fuzz targets.
+    Fuzz,
     /// Other kernels.
     Kernels,
     /// A small Kubernetes.
@@ -45,13 +47,14 @@ pub(crate) enum Selection {
 }
 
 impl Selection {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Check,
         Self::One(Tier::Lint),
         Self::One(Tier::Tidy),
         Self::One(Tier::Unit),
         Self::One(Tier::Program),
         Self::One(Tier::Netns),
+        Self::One(Tier::Fuzz),
         Self::One(Tier::Kernels),
         Self::One(Tier::Cluster),
     ];
@@ -80,8 +83,8 @@ impl ValueEnum for Selection {
 
 impl Tier {
     /// All of them, cheapest first.
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Lint, Self::Tidy, Self::Unit, Self::Program, Self::Netns, Self::Kernels, Self::Cluster];
+    pub(crate) const ALL: [Self; 8] =
+        [Self::Lint, Self::Tidy, Self::Unit, Self::Program, Self::Netns, Self::Fuzz, Self::Kernels, Self::Cluster];
 
     /// Those that run without root and without the BPF toolchain.
     pub(crate) const CHECK: [Self; 3] = [Self::Lint, Self::Tidy, Self::Unit];
@@ -94,6 +97,7 @@ impl Tier {
             Self::Unit => "unit",
             Self::Program => "program",
             Self::Netns => "netns",
+            Self::Fuzz => "fuzz",
             Self::Kernels => "kernels",
             Self::Cluster => "cluster",
         }
@@ -107,6 +111,7 @@ impl Tier {
             Self::Unit => "parser, verdicts, policy and plan are right, without a kernel",
             Self::Program => "the verifier accepts the programs, and each frame gets its verdict",
             Self::Netns => "real traffic is enforced, also across restarts",
+            Self::Fuzz => "no input of a minute breaks a property of frames, packets, records and objects",
             Self::Kernels => "kernels 5.10, 6.1, 6.12 and the newest give the same verdicts",
             Self::Cluster => "tenants are kept apart on a real two-node Kubernetes",
         }
@@ -119,6 +124,7 @@ impl Tier {
             Self::Tidy | Self::Unit => "nothing else",
             Self::Program => "root, BTF and bpffs",
             Self::Netns => "root, BTF, bpffs, iproute2 and nftables",
+            Self::Fuzz => "a C++ compiler (which it installs)",
             Self::Kernels => "root, BTF, bpffs, apt and x86-64",
             Self::Cluster => "root, BTF, bpffs, Go and a C compiler",
         }
@@ -127,17 +133,17 @@ impl Tier {
     /// The files of `tests/tests` that belong to this tier.
     pub(crate) fn files(self) -> &'static [&'static str] {
         match self {
-            Self::Lint | Self::Tidy | Self::Unit | Self::Kernels => &[],
+            Self::Lint | Self::Tidy | Self::Unit | Self::Fuzz | Self::Kernels => &[],
             Self::Program => &["program"],
             Self::Netns => &["netns", "isolation", "restart", "guards", "input_guard"],
             Self::Cluster => &["cluster"],
         }
     }
 
-    /// The commands of this tier. `lint` and `kernels` run none of cargo's tests.
+    /// The commands of this tier. `lint`, `fuzz` and `kernels` run none of cargo's tests.
     pub(crate) fn commands(self) -> Vec<TestCommand> {
         match self {
-            Self::Lint | Self::Kernels => Vec::new(),
+            Self::Lint | Self::Fuzz | Self::Kernels => Vec::new(),
             Self::Tidy => vec![TestCommand::plain("build xtask's tests", vec!["-p".to_owned(), "xtask".to_owned()])],
             Self::Unit => vec![TestCommand::plain("build the unit tests", unit())],
             Self::Program | Self::Netns | Self::Cluster => {
