@@ -184,7 +184,8 @@ impl Aggregator {
         now_ns: u64,
         out: &mut Vec<FlowReport>,
     ) -> bool {
-        self.counts.presumed_reported += progress.presumed;
+        let counts = &mut self.counts;
+        counts.presumed_reported = counts.presumed_reported.saturating_add(progress.presumed);
         if progress.delta == 0 {
             return false;
         }
@@ -215,7 +216,7 @@ impl OpenWindow {
         if self.count == 0 {
             self.first_ns = since_ns;
         }
-        self.count += delta;
+        self.count = self.count.saturating_add(delta);
         self.first_ns = self.first_ns.min(since_ns);
         if record.event.last_ns >= self.last_ns {
             self.last_ns = record.event.last_ns;

@@ -89,7 +89,7 @@ impl Limiter {
         if !admitted {
             let held = self.held.entry(tenant).or_default();
             held.events += 1;
-            held.packets += report.count;
+            held.packets = held.packets.saturating_add(report.count);
             *held.reasons.entry(report.record.reason).or_default() += 1;
         }
         admitted

@@ -213,7 +213,7 @@ impl Pipeline {
         if by_rate + by_pod == 0 {
             return;
         }
-        let packets = held.values().map(|held| held.packets).sum();
+        let packets = held.values().fold(0_u64, |sum, held| sum.saturating_add(held.packets));
         let mut reasons = BTreeMap::<DropReason, u64>::new();
         let mut tenants = BTreeMap::<TenantId, (u64, u64)>::new();
         for (tenant, held) in &held {

@@ -27,6 +27,16 @@ fn entry(count: u64, sent_count: u64) -> AggregateEntry {
 }
 
 #[test]
+fn records_of_impossible_counts_are_added_without_overflow() {
+    let mut aggregator = aggregator();
+    let mut out = Vec::new();
+    let huge = |cpu| checked(FlowEvent { count: u64::MAX, cpu, ..flow(1) });
+    (0..3).for_each(|cpu| aggregator.record(&huge(cpu), 0, &mut out));
+    aggregator.flush(&mut out);
+    assert_eq!(out.iter().map(|report| report.count).collect::<Vec<_>>(), [u64::MAX; 2]);
+}
+
+#[test]
 fn the_first_packet_is_reported_at_once_and_the_rest_after_five_seconds() {
     let mut aggregator = aggregator();
     let mut out = Vec::new();
