@@ -13,6 +13,7 @@ pub mod cgroup_guard;
 pub mod cleanup;
 mod error;
 mod guards;
+mod hooks;
 pub mod input_guard;
 pub mod kernel;
 mod maps;
@@ -21,6 +22,7 @@ pub(crate) mod mem_dataplane;
 pub mod nft;
 pub mod object;
 mod sys;
+mod tcx;
 
 pub use error::DataplaneError;
 

@@ -1,14 +1,11 @@
 //! Attaches programs to interfaces, by TCX links (6.6) or by clsact filters on older kernels.
 //!
-//! Only this file knows that a veth swaps directions: a pod's packets enter the node by the *ingress* hook of
-//! its host-side interface. TCX links are pinned below `links/`. A clsact filter lives on the interface itself,
-//! and an empty directory below `clsact/` records its index. Both outlive the agent. The guards on the node's
-//! own interfaces have directories of their own, `guards/` and `guards-clsact/`.
+//! Both outlive the agent. Knows neither a pod nor a policy: an interface is its index, and its name must still be the
+//! one that was observed.
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::AsFd;
 
 use aya::Ebpf;
 use aya::programs::tc::{
@@ -17,34 +14,12 @@ use aya::programs::tc::{
 use aya::programs::{SchedClassifier, TcAttachType};
 
 use super::error::BoxedCause;
+use super::hooks::{Hook, PODS, Pins};
 use super::maps::{boxed, message};
-use super::{DataplaneError, Port, sys};
+use super::{DataplaneError, Port, sys, tcx};
 
 /// The priority of our filters: the first, so no other filter can end the chain before them.
 const PRIORITY: u16 = 1;
-
-/// A program and its hook.
-#[derive(Debug)]
-pub(super) struct Hook {
-    /// Name of the program.
-    pub program: &'static str,
-    at: TcAttachType,
-    tcx: u32,
-}
-
-const fn ingress(program: &'static str) -> Hook {
-    Hook { program, at: TcAttachType::Ingress, tcx: sys::TCX_INGRESS }
-}
-
-const fn egress(program: &'static str) -> Hook {
-    Hook { program, at: TcAttachType::Egress, tcx: sys::TCX_EGRESS }
-}
-
-/// The hooks of a pod's interface. Packets from the pod come first, because a tenant could leave through them.
-static PODS: [Hook; 2] = [ingress("from_pod"), egress("to_pod")];
-
-/// The hooks of the node's own interfaces, of which each interface has one at most.
-pub(super) static GUARDS: [Hook; 2] = [egress("uplink"), ingress("bridge")];
 
 /// How this kernel attaches programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,63 +28,6 @@ pub enum AttachMethod {
     Tcx,
     /// Filters of a clsact qdisc.
     Clsact,
-}
-
-/// The directories that record attachments, and the hooks they record.
-#[derive(Clone, Debug)]
-pub(super) struct Pins {
-    links: PathBuf,
-    clsact: PathBuf,
-    hooks: &'static [Hook],
-}
-
-impl Pins {
-    /// Those of pods' interfaces, below a pin directory.
-    pub(super) fn of_pods(directory: &Path) -> Self {
-        Self { links: directory.join("links"), clsact: directory.join("clsact"), hooks: &PODS }
-    }
-
-    /// Those of the guards, below a pin directory.
-    pub(super) fn of_guards(directory: &Path) -> Self {
-        Self { links: directory.join("guards"), clsact: directory.join("guards-clsact"), hooks: &GUARDS }
-    }
-
-    /// The directories.
-    pub(super) fn directories(&self) -> [&Path; 2] {
-        [&self.links, &self.clsact]
-    }
-
-    fn link(&self, ifindex: u32, program: &str) -> PathBuf {
-        self.links.join(format!("{ifindex}-{program}"))
-    }
-
-    fn filter(&self, ifindex: u32) -> PathBuf {
-        self.clsact.join(ifindex.to_string())
-    }
-
-    /// Indices of the recorded interfaces, attached by either method.
-    ///
-    /// # Errors
-    /// A directory that cannot be listed.
-    pub(super) fn interfaces(&self) -> io::Result<Vec<u32>> {
-        let mut found: Vec<u32> = list(&self.links)?
-            .iter()
-            .filter_map(|name| name.split_once('-'))
-            .filter_map(|(ifindex, _)| ifindex.parse().ok())
-            .chain(list(&self.clsact)?.iter().filter_map(|name| name.parse().ok()))
-            .collect();
-        found.sort_unstable();
-        found.dedup();
-        Ok(found)
-    }
-}
-
-fn list(directory: &Path) -> io::Result<Vec<String>> {
-    match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error),
-        Ok(entries) => entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect(),
-    }
 }
 
 /// The current name of an interface, if it exists.
@@ -158,7 +76,7 @@ pub(super) fn attach_hook(
         return Err(DataplaneError::Gone(port.clone()));
     }
     let attached = match method {
-        AttachMethod::Tcx => attach_tcx(ebpf, pins, port, hook.program, hook.tcx),
+        AttachMethod::Tcx => attach_tcx(ebpf, pins, port, hook),
         AttachMethod::Clsact => attach_clsact(ebpf, pins, port, hook.program, hook.at),
     };
     attached.map_err(|source| match name_of(port.ifindex) {
@@ -172,40 +90,10 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedCl
     Ok(program.try_into()?)
 }
 
-/// Attaches by index, because a name may pass to another interface before the call.
-fn attach_tcx(
-    ebpf: &mut Ebpf,
-    pins: &Pins,
-    port: &Port,
-    name: &'static str,
-    attach_type: u32,
-) -> Result<(), BoxedCause> {
-    let pin = pins.link(port.ifindex, name);
-    let program = program(ebpf, name)?;
-    let fd = program.fd()?.as_fd();
-    if !adopt(fd, program.info()?.id(), &pin, port.ifindex)? {
-        let link = sys::tcx_attach(fd, port.ifindex, attach_type)?;
-        sys::obj_pin(&pin, link.as_fd())?;
-    }
-    Ok(())
-}
-
-/// Replaces the program of a pinned link in one step, so no packet passes unchecked. Returns false if there is
-/// no such link, or if its index now belongs to another interface.
-fn adopt(program: BorrowedFd<'_>, id: u32, pin: &Path, ifindex: u32) -> io::Result<bool> {
-    let link = match sys::obj_get(pin) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        other => other?,
-    };
-    let info = sys::link_info(link.as_fd())?;
-    if info.ifindex != ifindex {
-        fs::remove_file(pin)?;
-        return Ok(false);
-    }
-    if info.program != id {
-        sys::link_update(link.as_fd(), program)?;
-    }
-    Ok(true)
+fn attach_tcx(ebpf: &mut Ebpf, pins: &Pins, port: &Port, hook: &Hook) -> Result<(), BoxedCause> {
+    let program = program(ebpf, hook.program)?;
+    let pin = pins.link(port.ifindex, hook.program);
+    Ok(tcx::attach(program.fd()?.as_fd(), program.info()?.id(), &pin, port.ifindex, hook.tcx)?)
 }
 
 fn attach_clsact(
@@ -273,34 +161,12 @@ pub(super) fn detach(pins: &Pins, port: &Port) -> Result<(), DataplaneError> {
 /// [`DataplaneError::Detach`].
 pub(super) fn detach_hook(pins: &Pins, port: &Port, hook: &Hook) -> Result<(), DataplaneError> {
     let failed = |source: BoxedCause| DataplaneError::Detach { port: port.clone(), source };
-    unlink(&pins.link(port.ifindex, hook.program)).map_err(|error| failed(boxed(error)))?;
+    tcx::unlink(&pins.link(port.ifindex, hook.program)).map_err(|error| failed(boxed(error)))?;
     let recorded = pins.filter(port.ifindex).exists();
     let Some(name) = name_of(port.ifindex).filter(|_| recorded) else { return Ok(()) };
     match qdisc_detach_program(&name, hook.at, hook.program) {
         Err(error) if !missing(&error) => Err(failed(boxed(error))),
         _ => Ok(()),
-    }
-}
-
-/// Detaches a pinned link, then removes its pin. Removing the pin alone would detach it later, when a kernel
-/// worker drops the last reference.
-pub(super) fn unlink(pin: &Path) -> io::Result<()> {
-    match sys::obj_get(pin) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-        Ok(link) => match sys::link_detach(link.as_fd()) {
-            // The interface is gone, so the link is detached already.
-            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
-            other => other?,
-        },
-    }
-    remove_file(pin)
-}
-
-fn remove_file(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
     }
 }
 

@@ -17,9 +17,9 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use aya::programs::{CgroupSkb, ProgramError};
 
-use super::attach::unlink;
 use super::error::BoxedCause;
 use super::maps::{boxed, message, put};
+use super::tcx::unlink;
 use super::{DataplaneError, Recheck, sys};
 use policy::model::cgroup_guard::CgroupGuardState;
 

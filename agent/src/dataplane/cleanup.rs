@@ -7,10 +7,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::attach::{self, Pins};
+use super::attach;
+use super::hooks::Pins;
 use super::input_guard::{InputGuard, TABLE};
 use super::nft::NftError;
-use super::{DataplaneError, Port, cgroup_guard};
+use super::{DataplaneError, Port, cgroup_guard, tcx};
 
 /// What Bulkhead left on a node.
 #[derive(Clone, Debug, Default)]
@@ -103,7 +104,7 @@ pub fn remove(root: &Path, found: &Remains) -> Result<(), CleanupError> {
         found.ports.iter().try_for_each(|port| attach::detach(pins, port))?;
     }
     for pin in &found.groups {
-        attach::unlink(pin).map_err(|source| CleanupError::Remove { path: pin.clone(), source })?;
+        tcx::unlink(pin).map_err(|source| CleanupError::Remove { path: pin.clone(), source })?;
     }
     InputGuard::new().remove().map_err(CleanupError::InputGuard)?;
     let mut left = Vec::new();

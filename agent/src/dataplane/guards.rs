@@ -14,7 +14,8 @@ use agent_common::maps;
 use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapData, MapError};
 
-use super::attach::{self, AttachMethod, Hook, Pins};
+use super::attach::{self, AttachMethod};
+use super::hooks::{GUARDS, Hook, Pins};
 use super::maps::{boxed, put};
 use super::{DataplaneError, Port, Recheck};
 use policy::model::guards::Guards;
@@ -152,7 +153,7 @@ impl InstalledGuards {
                     self.kernel.interfaces.insert(*ifindex, entry.clone());
                     self.kernel.pinned.insert(*ifindex);
                     // The interface may have had the other guard before.
-                    let others = attach::GUARDS.iter().filter(|other| other.program != guard.as_str());
+                    let others = GUARDS.iter().filter(|other| other.program != guard.as_str());
                     let removed = others.map(|other| attach::detach_hook(&self.pins, &port, other));
                     failed.extend(removed.filter_map(Result::err));
                 }
@@ -211,7 +212,7 @@ impl InstalledGuards {
 
 /// The hook of a guard's program; `None` for a guard that is not on an interface.
 fn hook(guard: Guard) -> Option<&'static Hook> {
-    attach::GUARDS.iter().find(|hook| hook.program == guard.as_str())
+    GUARDS.iter().find(|hook| hook.program == guard.as_str())
 }
 
 fn table(name: &'static str, error: MapError) -> DataplaneError {

@@ -14,9 +14,10 @@ use aya::maps::{Map, MapError};
 use aya::programs::{ProgramError, SchedClassifier};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::attach::{self, AttachMethod, Pins};
+use super::attach::{self, AttachMethod};
 use super::cgroup_guard::{self, CgroupGuard};
 use super::guards::InstalledGuards;
+use super::hooks::Pins;
 use super::input_guard::InputGuard;
 use super::maps::{PolicyMaps, boxed};
 use super::object::{self, MapLimits, ObjectError};
