@@ -3,6 +3,8 @@
 //! Knows tables, interfaces and bytes; knows neither Kubernetes nor a tenant's name. An implementation decides
 //! nothing: it makes the write it is given, or returns why it could not.
 
+use std::fmt;
+
 use policy::model::guards::Guards;
 use policy::model::input_guard::InputRules;
 use policy::plan::{Actual, Op, Table};
@@ -21,6 +23,7 @@ mod maps;
 pub(crate) mod mem_dataplane;
 pub mod nft;
 pub mod object;
+mod stand_in;
 mod sys;
 mod tcx;
 
@@ -33,6 +36,30 @@ pub struct Port {
     pub ifindex: u32,
     /// Name at the time of observation, for messages and to detect that the index was reused.
     pub name: String,
+}
+
+/// Another program was put before one of ours, which is the first of its hook again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Displacement {
+    /// The interface.
+    pub port: Port,
+    /// Our program.
+    pub program: &'static str,
+    /// The other program, and how to find it.
+    pub other: String,
+}
+
+impl Displacement {
+    /// What happened to our program.
+    pub fn cause(&self) -> String {
+        format!("another program was put before it and may have ended the chain: {}", self.other)
+    }
+}
+
+impl fmt::Display for Displacement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on interface {}: {}", self.program, self.port.name, self.cause())
+    }
 }
 
 /// Whether [`Dataplane::sync_guards`] reads the kernel's state again before it compares.
@@ -81,8 +108,13 @@ pub trait Dataplane {
     /// Detaches both programs and removes their pins; succeeds when the interface or the programs are gone.
     fn detach(&mut self, port: &Port) -> Result<(), DataplaneError>;
 
-    /// Whether the interface still runs this agent's programs. False after another process removed them, and
-    /// for programs of an earlier agent. [`Dataplane::attach`] repairs both.
+    /// The programs of others that were first at a hook of ours since the last call. Attaching moved ours before them.
+    fn take_displacements(&mut self) -> Vec<Displacement> {
+        Vec::new()
+    }
+
+    /// Whether the interface still runs this agent's programs before all others. False after another process removed
+    /// them or put one before them, and for programs of an earlier agent. [`Dataplane::attach`] repairs all three.
     fn is_intact(&mut self, port: &Port) -> bool {
         let _ = port;
         true

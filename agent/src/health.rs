@@ -40,6 +40,8 @@ pub(crate) struct Observed {
     pub endpoints: ObservedEndpoints,
     /// The guards on what leaves the node.
     pub guards: ObservedGuards,
+    /// Hooks at which another program was found before one of ours at the last check or since then.
+    pub displaced: u64,
     /// Why the range of pods is not known. Until it is, wide egress ranges open no private address.
     pub pod_range_gap: Option<String>,
     /// Whether the container runtime holds new sandboxes.
@@ -160,6 +162,9 @@ pub(crate) fn not_ready(observed: &Observed) -> Vec<String> {
     if observed.synced && observed.pod_range_gap.is_some() {
         reasons.push("the range of pods is unknown, so wide egress ranges open no private address".into());
     }
+    if observed.displaced > 0 {
+        reasons.push(format!("hooks where another program was found before Bulkhead's: {}", observed.displaced));
+    }
     if observed.guards.broken > 0 {
         reasons.push(format!("parts of the guards that could not be attached or written: {}", observed.guards.broken));
     }
@@ -192,6 +197,7 @@ mod tests {
         assert_eq!(reasons.len(), 2);
         assert!(reasons[1].contains("acme-web/shop"));
         assert_eq!(not_ready(&Observed { pending: 3, ..well() }).len(), 1);
+        assert_eq!(not_ready(&Observed { displaced: 1, ..well() }).len(), 1);
         let guards = ObservedGuards { broken: 1, ..ObservedGuards::default() };
         assert_eq!(not_ready(&Observed { guards, ..well() }).len(), 1);
         let pod_range_gap = Some("the range of pods is unknown".to_owned());

@@ -8,6 +8,7 @@ pub mod api;
 pub mod capture;
 pub mod config;
 pub mod engine;
+pub mod foreign;
 pub mod frames;
 pub mod host;
 pub mod kube;

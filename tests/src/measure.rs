@@ -6,7 +6,7 @@
 
 mod cases;
 pub mod report;
-mod sys;
+pub(crate) mod sys;
 
 use std::time::Duration;
 

@@ -16,7 +16,8 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use super::error::BoxedCause;
 use super::hooks::{Hook, PODS, Pins};
 use super::maps::{boxed, message};
-use super::{DataplaneError, Port, sys, tcx};
+use super::tcx::{self, TcxProgram};
+use super::{DataplaneError, Displacement, Port, sys};
 
 /// The priority of our filters: the first, so no other filter can end the chain before them.
 const PRIORITY: u16 = 1;
@@ -39,13 +40,20 @@ pub(super) fn name_of(ifindex: u32) -> Option<String> {
     .ok()
 }
 
-/// Attaches all programs of `pins` to an interface, or replaces those of an earlier agent.
+/// Attaches all programs of `pins` to an interface, or replaces those of an earlier agent. Adds to `displaced` what was
+/// before one of them.
 ///
 /// # Errors
 /// [`DataplaneError::Gone`] if the interface vanished, [`DataplaneError::Attach`] otherwise. The next call completes
 /// a half-attached interface.
-pub(super) fn attach(ebpf: &mut Ebpf, pins: &Pins, port: &Port, method: AttachMethod) -> Result<(), DataplaneError> {
-    pins.hooks.iter().try_for_each(|hook| attach_hook(ebpf, pins, port, method, hook))
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    port: &Port,
+    method: AttachMethod,
+    displaced: &mut Vec<Displacement>,
+) -> Result<(), DataplaneError> {
+    pins.hooks.iter().try_for_each(|hook| attach_hook(ebpf, pins, port, method, hook, displaced))
 }
 
 /// Attaches the program for packets from the pod.
@@ -57,11 +65,12 @@ pub(super) fn attach_from_pod(
     pins: &Pins,
     port: &Port,
     method: AttachMethod,
+    displaced: &mut Vec<Displacement>,
 ) -> Result<(), DataplaneError> {
-    attach_hook(ebpf, pins, port, method, &PODS[0])
+    attach_hook(ebpf, pins, port, method, &PODS[0], displaced)
 }
 
-/// Attaches one program to an interface, or replaces that of an earlier agent.
+/// Attaches one program to an interface, or replaces that of an earlier agent. It is the first of its hook then.
 ///
 /// # Errors
 /// As for [`attach`].
@@ -71,6 +80,7 @@ pub(super) fn attach_hook(
     port: &Port,
     method: AttachMethod,
     hook: &Hook,
+    displaced: &mut Vec<Displacement>,
 ) -> Result<(), DataplaneError> {
     if name_of(port.ifindex).as_deref() != Some(port.name.as_str()) {
         return Err(DataplaneError::Gone(port.clone()));
@@ -79,10 +89,17 @@ pub(super) fn attach_hook(
         AttachMethod::Tcx => attach_tcx(ebpf, pins, port, hook),
         AttachMethod::Clsact => attach_clsact(ebpf, pins, port, hook.program, hook.at),
     };
-    attached.map_err(|source| match name_of(port.ifindex) {
-        Some(_) => DataplaneError::Attach { port: port.clone(), source },
-        None => DataplaneError::Gone(port.clone()),
-    })
+    match attached {
+        Ok(None) => Ok(()),
+        Ok(Some(other)) => {
+            displaced.push(Displacement { port: port.clone(), program: hook.program, other });
+            Ok(())
+        }
+        Err(source) => Err(match name_of(port.ifindex) {
+            Some(_) => DataplaneError::Attach { port: port.clone(), source },
+            None => DataplaneError::Gone(port.clone()),
+        }),
+    }
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, BoxedCause> {
@@ -90,10 +107,12 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedCl
     Ok(program.try_into()?)
 }
 
-fn attach_tcx(ebpf: &mut Ebpf, pins: &Pins, port: &Port, hook: &Hook) -> Result<(), BoxedCause> {
-    let program = program(ebpf, hook.program)?;
-    let pin = pins.link(port.ifindex, hook.program);
-    Ok(tcx::attach(program.fd()?.as_fd(), program.info()?.id(), &pin, port.ifindex, hook.tcx)?)
+/// Attaches by TCX, and returns what was before the program.
+fn attach_tcx(ebpf: &mut Ebpf, pins: &Pins, port: &Port, hook: &Hook) -> Result<Option<String>, BoxedCause> {
+    let loaded = program(ebpf, hook.program)?;
+    let (program, id) = (loaded.fd()?.as_fd(), loaded.info()?.id());
+    let before = TcxProgram { program, id, ifindex: port.ifindex, hook, pins }.attach()?;
+    Ok(before.map(|id| format!("program {id}; `bpftool prog show id {id}` names it")))
 }
 
 fn attach_clsact(
@@ -102,7 +121,7 @@ fn attach_clsact(
     port: &Port,
     name: &'static str,
     hook: TcAttachType,
-) -> Result<(), BoxedCause> {
+) -> Result<Option<String>, BoxedCause> {
     // The qdisc is used and never removed, because other software may have filters there.
     if let Err(error) = qdisc_add_clsact(&port.name)
         && !exists(&error)
@@ -122,7 +141,7 @@ fn attach_clsact(
     };
     // Dropping the link would detach it.
     std::mem::forget(program.take_link(id)?);
-    Ok(())
+    Ok(None)
 }
 
 fn exists(error: &TcError) -> bool {
@@ -161,7 +180,9 @@ pub(super) fn detach(pins: &Pins, port: &Port) -> Result<(), DataplaneError> {
 /// [`DataplaneError::Detach`].
 pub(super) fn detach_hook(pins: &Pins, port: &Port, hook: &Hook) -> Result<(), DataplaneError> {
     let failed = |source: BoxedCause| DataplaneError::Detach { port: port.clone(), source };
-    tcx::unlink(&pins.link(port.ifindex, hook.program)).map_err(|error| failed(boxed(error)))?;
+    for pin in [pins.next_link(port.ifindex, hook.program), pins.link(port.ifindex, hook.program)] {
+        tcx::unlink(&pin).map_err(|error| failed(boxed(error)))?;
+    }
     let recorded = pins.filter(port.ifindex).exists();
     let Some(name) = name_of(port.ifindex).filter(|_| recorded) else { return Ok(()) };
     match qdisc_detach_program(&name, hook.at, hook.program) {
@@ -170,28 +191,19 @@ pub(super) fn detach_hook(pins: &Pins, port: &Port, hook: &Hook) -> Result<(), D
     }
 }
 
-/// Whether the interface runs this agent's programs. A pin does not prove it: an earlier agent may have left its
-/// programs, or another process may have detached them.
+/// Whether the interface runs this agent's programs, each before all others of its hook. A pin does not prove it: an
+/// earlier agent may have left its programs, or another process may have detached them.
 pub(super) fn is_intact(ebpf: &Ebpf, pins: &Pins, port: &Port, method: AttachMethod) -> bool {
-    if method == AttachMethod::Clsact {
-        // The kernel lists filters only through netlink, and replacing them costs less than listing them.
-        return false;
-    }
-    pins.hooks.iter().all(|hook| {
-        let name = hook.program;
-        let ours = ebpf.program(name).and_then(|program| program.info().ok()).map(|info| info.id());
-        let pinned = sys::obj_get(&pins.link(port.ifindex, name)).and_then(|fd| sys::link_info(fd.as_fd()));
-        let running = sys::tcx_programs(port.ifindex, hook.tcx).unwrap_or_default();
-        let position = running.iter().position(|id| Some(*id) == ours);
-        if position.is_some_and(|position| position > 0) {
-            tracing::warn!(
-                interface = port.name,
-                program = name,
-                "another program runs before Bulkhead's and may end the chain; find it with `bpftool net`"
-            );
-        }
-        pinned.is_ok_and(|info| info.ifindex == port.ifindex && Some(info.program) == ours) && position.is_some()
-    })
+    let is_first = |hook: &Hook| -> Option<bool> {
+        let loaded: &SchedClassifier = ebpf.program(hook.program)?.try_into().ok()?;
+        let (program, id) = (loaded.fd().ok()?.as_fd(), loaded.info().ok()?.id());
+        Some(match method {
+            AttachMethod::Tcx => TcxProgram { program, id, ifindex: port.ifindex, hook, pins }.is_first(),
+            // The kernel lists filters only through netlink, and replacing them costs less than listing them.
+            AttachMethod::Clsact => false,
+        })
+    };
+    pins.hooks.iter().all(|hook| is_first(hook) == Some(true))
 }
 
 /// Finds out which method this kernel supports. Attaches nothing.

@@ -17,7 +17,7 @@ use aya::maps::{HashMap, Map, MapData, MapError};
 use super::attach::{self, AttachMethod};
 use super::hooks::{GUARDS, Hook, Pins};
 use super::maps::{boxed, put};
-use super::{DataplaneError, Port, Recheck};
+use super::{DataplaneError, Displacement, Port, Recheck};
 use policy::model::guards::Guards;
 
 /// Tables and pins of the guards, and their last known contents.
@@ -28,6 +28,7 @@ pub(super) struct InstalledGuards {
     kernel: GuardsInKernel,
     /// Why the kernel refused the program of a guard.
     refused: Option<Refusal>,
+    displaced: Vec<Displacement>,
 }
 
 /// Why the kernel refused a program.
@@ -57,7 +58,7 @@ impl InstalledGuards {
         refused: Option<Refusal>,
     ) -> Result<Self, MapError> {
         let (own, senders) = (take(maps::NODE_IFACES.name)?.try_into()?, take(maps::SENDERS.name)?.try_into()?);
-        Ok(Self { own, senders, pins, kernel: GuardsInKernel::default(), refused })
+        Ok(Self { own, senders, pins, kernel: GuardsInKernel::default(), refused, displaced: Vec::new() })
     }
 
     /// Makes the kernel equal to `wanted`. Returns each part that failed; the next call tries it again.
@@ -88,6 +89,11 @@ impl InstalledGuards {
         self.attach(ebpf, method, wanted, Guard::Uplink, &mut failed);
         self.detach_idle(wanted, &mut failed);
         failed
+    }
+
+    /// The programs of others that were before a guard since the last call.
+    pub(super) fn take_displacements(&mut self) -> Vec<Displacement> {
+        std::mem::take(&mut self.displaced)
     }
 
     fn read(&mut self) -> Result<(), DataplaneError> {
@@ -148,7 +154,7 @@ impl InstalledGuards {
                 continue;
             }
             let port = Port { ifindex: *ifindex, name: entry.1.clone() };
-            match attach::attach_hook(ebpf, &self.pins, &port, method, hook) {
+            match attach::attach_hook(ebpf, &self.pins, &port, method, hook, &mut self.displaced) {
                 Ok(()) => {
                     self.kernel.interfaces.insert(*ifindex, entry.clone());
                     self.kernel.pinned.insert(*ifindex);

@@ -22,21 +22,23 @@ pub(super) struct Hook {
     pub at: TcAttachType,
     /// The number of the TCX hook.
     pub tcx: u32,
+    /// Whether the program leaves alone what the node sends itself.
+    pub spares_node: bool,
 }
 
-const fn ingress(program: &'static str) -> Hook {
-    Hook { program, at: TcAttachType::Ingress, tcx: sys::TCX_INGRESS }
+const fn ingress(program: &'static str, spares_node: bool) -> Hook {
+    Hook { program, at: TcAttachType::Ingress, tcx: sys::TCX_INGRESS, spares_node }
 }
 
-const fn egress(program: &'static str) -> Hook {
-    Hook { program, at: TcAttachType::Egress, tcx: sys::TCX_EGRESS }
+const fn egress(program: &'static str, spares_node: bool) -> Hook {
+    Hook { program, at: TcAttachType::Egress, tcx: sys::TCX_EGRESS, spares_node }
 }
 
 /// The hooks of a pod's interface. Packets from the pod come first, because a tenant could leave through them.
-pub(super) static PODS: [Hook; 2] = [ingress("from_pod"), egress("to_pod")];
+pub(super) static PODS: [Hook; 2] = [ingress("from_pod", false), egress("to_pod", false)];
 
 /// The hooks of the node's own interfaces, of which each interface has one at most.
-pub(super) static GUARDS: [Hook; 2] = [egress("uplink"), ingress("bridge")];
+pub(super) static GUARDS: [Hook; 2] = [egress("uplink", true), ingress("bridge", true)];
 
 /// The directories that record attachments, and the hooks they record.
 #[derive(Clone, Debug)]
@@ -66,6 +68,11 @@ impl Pins {
     /// The pin of a program's TCX link.
     pub(super) fn link(&self, ifindex: u32, program: &str) -> PathBuf {
         self.links.join(format!("{ifindex}-{program}"))
+    }
+
+    /// The pin of a link that is on its way to the front of its hook and replaces the pinned one then.
+    pub(super) fn next_link(&self, ifindex: u32, program: &str) -> PathBuf {
+        self.links.join(format!("{ifindex}-{program}-next"))
     }
 
     /// The directory that records an interface's clsact filters.

@@ -21,7 +21,7 @@ use super::hooks::Pins;
 use super::input_guard::InputGuard;
 use super::maps::{PolicyMaps, boxed};
 use super::object::{self, MapLimits, ObjectError};
-use super::{Dataplane, DataplaneError, Port, Recheck, btf};
+use super::{Dataplane, DataplaneError, Displacement, Port, Recheck, btf};
 use policy::model::guards::Guards;
 use policy::model::input_guard::InputRules;
 use policy::plan::{Actual, Op, Table};
@@ -79,6 +79,7 @@ pub struct Kernel {
     input_written: bool,
     pins: Pins,
     method: AttachMethod,
+    displaced: Vec<Displacement>,
 }
 
 impl Kernel {
@@ -106,8 +107,8 @@ impl Kernel {
         let groups = CgroupGuard::new(&mut take, pins)?;
         let no_groups = load_groups(&mut ebpf).err();
         let (pins, method) = (Pins::of_pods(pins), attach::method());
-        let (input, input_written) = (InputGuard::new(), false);
-        Ok(Self { ebpf, maps, guards, groups, no_groups, input, input_written, pins, method })
+        let (input, input_written, displaced) = (InputGuard::new(), false, Vec::new());
+        Ok(Self { ebpf, maps, guards, groups, no_groups, input, input_written, pins, method, displaced })
     }
 
     /// Why this kernel cannot run the cgroup guard, if it cannot.
@@ -250,15 +251,21 @@ impl Dataplane for Kernel {
     }
 
     fn attach_from_pod(&mut self, port: &Port) -> Result<(), DataplaneError> {
-        attach::attach_from_pod(&mut self.ebpf, &self.pins, port, self.method)
+        attach::attach_from_pod(&mut self.ebpf, &self.pins, port, self.method, &mut self.displaced)
     }
 
     fn attach(&mut self, port: &Port) -> Result<(), DataplaneError> {
-        attach::attach(&mut self.ebpf, &self.pins, port, self.method)
+        attach::attach(&mut self.ebpf, &self.pins, port, self.method, &mut self.displaced)
     }
 
     fn detach(&mut self, port: &Port) -> Result<(), DataplaneError> {
         attach::detach(&self.pins, port)
+    }
+
+    fn take_displacements(&mut self) -> Vec<Displacement> {
+        let mut all = std::mem::take(&mut self.displaced);
+        all.extend(self.guards.take_displacements());
+        all
     }
 
     fn is_intact(&mut self, port: &Port) -> bool {

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Dataplane, DataplaneError, Port, Recheck};
+use super::{Dataplane, DataplaneError, Displacement, Port, Recheck};
 use policy::model::guards::Guards;
 use policy::model::input_guard::InputRules;
 use policy::plan::{Actual, Op, Table};
@@ -24,6 +24,8 @@ pub(crate) struct MemDataplane {
     pub fail_tables: BTreeSet<Table>,
     /// Interfaces on which attaching fails.
     pub fail_ports: BTreeSet<u32>,
+    /// What the next attachments of an interface find before ours.
+    pub displaced: Vec<Displacement>,
     /// The guards of the last call.
     pub guards: Guards,
     /// The rules of the input guard at each call, and how many writes were attempted before it.
@@ -78,6 +80,10 @@ impl Dataplane for MemDataplane {
         self.attach_from_pod(port)?;
         self.ports.insert(port.clone());
         Ok(())
+    }
+
+    fn take_displacements(&mut self) -> Vec<Displacement> {
+        std::mem::take(&mut self.displaced)
     }
 
     fn detach(&mut self, port: &Port) -> Result<(), DataplaneError> {

@@ -6,12 +6,13 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
@@ -30,6 +31,48 @@ const CGROUP_EGRESS: u32 = 1;
 pub(super) const TCX_INGRESS: u32 = 46;
 /// TCX on the egress hook (`BPF_TCX_EGRESS`, kernel 6.6).
 pub(super) const TCX_EGRESS: u32 = 47;
+
+/// A program of the TC hooks (`BPF_PROG_TYPE_SCHED_CLS`).
+const SCHED_CLS: u32 = 3;
+/// Bytes of a program's name with its final zero (`BPF_OBJ_NAME_LEN`).
+const NAME_LENGTH: usize = 16;
+
+/// One instruction: operation, registers (source high), offset, immediate (`struct bpf_insn`).
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct Instruction(pub u8, pub u8, pub i16, pub i32);
+
+/// Loads a TC program of these instructions, under a name of at most 15 bytes.
+///
+/// # Errors
+/// `EINVAL` or `EACCES` if the verifier refuses it.
+pub(super) fn prog_load(name: &CStr, instructions: &[Instruction]) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct ProgLoadAttr {
+        prog_type: u32,
+        insn_cnt: u32,
+        insns: u64,
+        license: u64,
+        log_level: u32,
+        log_size: u32,
+        log_buf: u64,
+        kern_version: u32,
+        prog_flags: u32,
+        prog_name: [u8; NAME_LENGTH],
+    }
+    let mut attr = ProgLoadAttr {
+        prog_type: SCHED_CLS,
+        insn_cnt: instructions.len() as u32,
+        insns: instructions.as_ptr() as u64,
+        license: c"Apache-2.0".as_ptr() as u64,
+        ..ProgLoadAttr::default()
+    };
+    for (to, from) in attr.prog_name[..NAME_LENGTH - 1].iter_mut().zip(name.to_bytes()) {
+        *to = *from;
+    }
+    open(BPF_PROG_LOAD, &mut attr)
+}
 
 /// A path in the BPF file system, and the descriptor to pin there.
 #[repr(C)]

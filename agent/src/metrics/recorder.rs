@@ -25,6 +25,7 @@ type SecondsGauge = Gauge<f64, std::sync::atomic::AtomicU64>;
 #[derive(Debug)]
 pub(crate) struct Recorder {
     attach: CounterFamily,
+    displacements: Counter,
     denied: Histogram,
     exposure: Histogram,
     nri_hold: Family<LabelValues, Histogram>,
@@ -69,6 +70,7 @@ impl Default for Recorder {
     fn default() -> Self {
         let recorder = Self {
             attach: Family::default(),
+            displacements: Counter::default(),
             denied: exposure_histogram(),
             exposure: exposure_histogram(),
             nri_hold: Family::new_with_constructor(hold_histogram),
@@ -111,6 +113,11 @@ impl Recorder {
     pub(crate) fn attached(&self, success: bool) {
         let result = if success { "success" } else { "error" };
         self.attach.get_or_create(&labels(&table::ENDPOINT_ATTACH, &[result])).inc();
+    }
+
+    /// Counts programs of others that were found before ours.
+    pub(crate) fn displaced(&self, count: u64) {
+        self.displacements.inc_by(count);
     }
 
     /// Records the time from the first sight of a pod interface until every packet from it is denied.
@@ -167,8 +174,9 @@ impl Recorder {
 
     /// Writes the samples of a metric that is kept here; false if it is not.
     pub(super) fn encode(&self, metric: &Metric, encoder: MetricEncoder) -> Result<bool, std::fmt::Error> {
-        let kept: [(&Metric, &dyn EncodeMetric); 11] = [
+        let kept: [(&Metric, &dyn EncodeMetric); 12] = [
             (&table::ENDPOINT_ATTACH, &self.attach),
+            (&table::DISPLACEMENTS, &self.displacements),
             (&table::ENDPOINT_DENIED, &self.denied),
             (&table::ENDPOINT_EXPOSURE, &self.exposure),
             (&table::NRI_HOLD, &self.nri_hold),

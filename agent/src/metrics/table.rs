@@ -60,6 +60,8 @@ metrics! {
         "Pods on this node, by enforcement state.";
     ENDPOINT_ATTACH = Counter "bulkhead_endpoint_attach" ["result"]
         "Attempts to attach the programs to a pod interface, by result.";
+    DISPLACEMENTS = Counter "bulkhead_displacements" []
+        "Times that another program was found before one of Bulkhead's at a hook; Bulkhead's was moved to the front.";
     ENDPOINT_DENIED = Histogram "bulkhead_endpoint_denied_seconds" []
         "Seconds from the first sight of a pod interface until every packet from it is denied.";
     ENDPOINT_EXPOSURE = Histogram "bulkhead_endpoint_exposure_seconds" []

@@ -47,6 +47,14 @@ impl ReconcileState {
         }
     }
 
+    /// Takes in what was before our programs. It counts until a check finds them first.
+    pub(super) fn note_displacements(&mut self, dataplane: &mut impl Dataplane) {
+        for displacement in dataplane.take_displacements() {
+            self.displacements += 1;
+            self.displaced.insert((displacement.port.ifindex, displacement.program), displacement);
+        }
+    }
+
     /// Denies interfaces that appear before every kind of object was reported. Interfaces that existed before this
     /// agent stay as they are until then, because their pods may have connections.
     pub(super) fn hold_newcomers(&mut self, dataplane: &mut impl Dataplane) {
@@ -80,7 +88,10 @@ impl ReconcileState {
             match dataplane.attach(&port) {
                 Ok(()) => {
                     self.doubtful.remove(&port.ifindex);
+                    self.note_displacements(dataplane);
+                    let was_displaced = self.displaced.keys().any(|(ifindex, _)| *ifindex == port.ifindex);
                     if self.missing.remove(&port.ifindex)
+                        && !was_displaced
                         && let Some(pod) = self.snapshot.ports.get(&port.ifindex)
                     {
                         *self.repairs.entry(pod.clone()).or_default() += 1;

@@ -31,6 +31,8 @@ pub(super) fn publish(state: &ReconcileState) -> Option<Snapshot> {
         unwritten: state.unwritten,
         failures: state.failures.clone(),
         attach_failures: state.attach_failures,
+        displaced: keep(&last.displaced, state.displaced.values().cloned().collect()),
+        displacements: state.displacements,
         pod_range_gap: state.cluster.pod_range_gap(),
         settings: Arc::clone(state.cluster.settings()),
         address_index: state.cluster.address_index().clone(),
@@ -59,6 +61,8 @@ fn keep<T: PartialEq>(old: &Arc<T>, new: T) -> Arc<T> {
 fn differs(old: &Snapshot, new: &Snapshot) -> bool {
     old.ready != new.ready
         || old.has_input_guard != new.has_input_guard
+        || !Arc::ptr_eq(&old.displaced, &new.displaced)
+        || old.displacements != new.displacements
         || old.pod_range_gap != new.pod_range_gap
         || old.generation != new.generation
         || old.pending != new.pending

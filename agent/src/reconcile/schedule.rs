@@ -8,6 +8,8 @@ use policy::model::address_index::SHARDS;
 
 /// Everything is compared with the kernel once in this time, even without changes.
 pub(crate) const ROUND: Duration = Duration::from_secs(30);
+/// The same, while another program was found before one of ours: it may come again.
+pub(crate) const CONFIRM: Duration = Duration::from_secs(5);
 /// Addresses in one step of the slow sweep, which takes a few milliseconds.
 const STRIDE: usize = 2048;
 /// Addresses in one step while some are known to wait for space.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use agent_common::tenant::{TenantId, TenantState};
 
+use crate::dataplane::Displacement;
 use policy::model::address_index::AddressIndex;
 use policy::model::endpoints::EndpointStatus;
 use policy::model::guards::Guards;
@@ -40,6 +41,10 @@ pub(crate) struct Snapshot {
     pub failures: BTreeMap<(Table, &'static str), u64>,
     /// Number of failures to attach or detach programs since the start.
     pub attach_failures: u64,
+    /// What was before our programs on an interface at the last check or since then.
+    pub displaced: Arc<Vec<Displacement>>,
+    /// How often another program was found before one of ours since the start.
+    pub displacements: u64,
     /// Why the range of pods is not known.
     pub pod_range_gap: Option<PodRangeGap>,
     /// Settings of the model.

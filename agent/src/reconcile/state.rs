@@ -14,7 +14,7 @@ use agent_common::maps;
 
 use super::schedule::{Backoff, Sweep};
 use super::snapshot::Snapshot;
-use crate::dataplane::{Dataplane, DataplaneError, Port, Recheck};
+use crate::dataplane::{Dataplane, DataplaneError, Displacement, Port, Recheck};
 use policy::model::cluster::Cluster;
 use policy::model::desired::Desired;
 use policy::model::dirty::Dirty;
@@ -37,6 +37,10 @@ pub(crate) struct ReconcileState {
     pub(super) missing: BTreeSet<u32>,
     /// How often the programs of each local pod were missing and were attached again.
     pub(super) repairs: BTreeMap<EndpointKey, u64>,
+    /// What was before ours on an interface at the last check or since then, by interface and program.
+    pub(super) displaced: BTreeMap<(u32, &'static str), Displacement>,
+    /// How often that happened.
+    pub(super) displacements: u64,
     /// Interfaces without programs that should have them, and why.
     pub(super) bare: BTreeMap<u32, String>,
     /// Interfaces whose attachment was not tried yet; the next step tries it.
@@ -102,6 +106,8 @@ impl ReconcileState {
             doubtful,
             missing: BTreeSet::new(),
             repairs: BTreeMap::new(),
+            displaced: BTreeMap::new(),
+            displacements: 0,
             bare: BTreeMap::new(),
             waiting: BTreeSet::new(),
             broken: BTreeMap::new(),

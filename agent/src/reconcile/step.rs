@@ -13,7 +13,7 @@ use agent_common::layout::PeerKeyV4;
 use super::execute::{FailedWrite, execute};
 use super::interfaces::InputPhase;
 use super::publish;
-use super::schedule::{Now, ROUND};
+use super::schedule::{CONFIRM, Now, ROUND};
 use super::state::ReconcileState;
 use crate::dataplane::{Dataplane, DataplaneError, Recheck};
 use crate::errors::with_causes;
@@ -83,6 +83,7 @@ impl ReconcileState {
         dirty.endpoints |= !self.waiting.is_empty();
         if self.round_at <= now.tick {
             self.round_at = now.tick + ROUND;
+            self.displaced.clear();
             self.check_attached(dataplane);
             (self.recheck_guards, self.recheck_input) = (Recheck::Kernel, Recheck::Kernel);
             dirty.add(Dirty { ranges: true, tenancy: true, endpoints: true, ..Dirty::default() });
@@ -149,6 +150,10 @@ impl ReconcileState {
             self.sync_guards(dataplane);
             self.detach(dataplane);
             self.sync_input(dataplane, InputPhase::AfterWrites);
+            self.note_displacements(dataplane);
+        }
+        if !self.displaced.is_empty() {
+            self.round_at = self.round_at.min(now.tick + CONFIRM);
         }
         if applied > 0 {
             self.applied_at = Some(now.unix);

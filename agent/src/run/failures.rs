@@ -15,6 +15,7 @@ use policy::plan::Table;
 pub(super) struct FailureCounter {
     operations: BTreeMap<(Table, &'static str), u64>,
     attach_failures: u64,
+    displacements: u64,
     invalid: u64,
 }
 
@@ -33,6 +34,8 @@ impl FailureCounter {
         }
         recorder.policy_errors(PolicyStage::Apply, snapshot.attach_failures.saturating_sub(self.attach_failures));
         recorder.policy_errors(PolicyStage::Build, invalid.saturating_sub(self.invalid));
+        recorder.displaced(snapshot.displacements.saturating_sub(self.displacements));
+        self.displacements = snapshot.displacements;
         (self.attach_failures, self.invalid) = (snapshot.attach_failures, invalid);
     }
 }
@@ -53,6 +56,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::dataplane::mem_dataplane::MemDataplane;
+    use crate::dataplane::{Displacement, Port};
     use crate::health::Observed;
     use crate::metrics::{KernelCounters, MapUsage, Metrics, SlotCounters};
     use crate::reconcile::{Now, ReconcileState, step};
@@ -168,6 +172,18 @@ pub(super) mod tests {
             Change::Links(vec![link(7, "veth7")]),
         ]);
         assert_eq!(counted.policy_errors("apply"), Some(1));
+    }
+
+    #[test]
+    fn a_program_before_ours_is_counted_each_time() {
+        let mut counted = CountedLoop::new();
+        for expected in [1, 2] {
+            let port = Port { ifindex: 7, name: "veth7".into() };
+            counted.kernel.displaced = vec![Displacement { port, program: "to_pod", other: "program 42".into() }];
+            counted.step(vec![]);
+            counted.step(vec![]);
+            assert_eq!(sample(&counted.recorder, "bulkhead_displacements_total"), Some(expected));
+        }
     }
 
     #[test]

@@ -166,6 +166,7 @@ fn observed(snapshot: &Snapshot, nri: NriState, invalid: u64, problems: Vec<Stri
         tenants: tenants(snapshot, invalid),
         endpoints: endpoints(snapshot),
         guards: guards(snapshot),
+        displaced: snapshot.displaced.len() as u64,
         pod_range_gap: snapshot.pod_range_gap.as_ref().map(ToString::to_string),
         nri,
         problems,
@@ -228,8 +229,9 @@ fn problems(snapshot: &Snapshot) -> Vec<String> {
         snapshot.conflicts.iter().map(|conflict| format!("tenant {}: {}", conflict.tenant, conflict.message));
     let overflows = snapshot.overflows.iter().map(ToString::to_string);
     let guards = snapshot.unguarded.iter().map(|why| format!("guard: {why}"));
+    let displaced = snapshot.displaced.iter().map(ToString::to_string);
     let gaps = snapshot.guards.gaps.iter().cloned().chain(snapshot.pod_range_gap.as_ref().map(ToString::to_string));
-    of_pods.chain(conflicts).chain(overflows).chain(guards).chain(gaps).collect()
+    of_pods.chain(conflicts).chain(overflows).chain(guards).chain(displaced).chain(gaps).collect()
 }
 
 #[cfg(test)]

@@ -45,6 +45,8 @@ enum Enforced {
     Pod(EndpointKey),
     /// The guards on what leaves the node.
     Guards,
+    /// The precedence of a program on an interface.
+    Precedence(String, &'static str),
     /// Writes of a newer policy.
     Writes,
 }
@@ -154,6 +156,11 @@ impl StateTracker {
         let pods = pods.map(|(key, view)| (Enforced::Pod(key.clone()), view.error.clone().unwrap_or_default()));
         let guards = snapshot.unguarded.first().filter(|_| self.guards).cloned();
         let writes = (snapshot.unwritten > 0).then(|| format!("{} writes to the kernel fail", snapshot.unwritten));
+        let first = snapshot
+            .displaced
+            .iter()
+            .map(|found| (Enforced::Precedence(found.port.name.clone(), found.program), found.cause()));
+        let pods = pods.chain(first);
         pods.chain(guards.map(|why| (Enforced::Guards, why))).chain(writes.map(|why| (Enforced::Writes, why))).collect()
     }
 }
@@ -162,7 +169,7 @@ impl Enforced {
     fn notice(&self, state: AgentStateChange, snapshot: &Snapshot, message: String) -> StateNotice {
         let tenant = match self {
             Self::Pod(key) => snapshot.endpoints.get(key).map(|view| view.status.tenant.to_string()),
-            Self::Guards | Self::Writes => None,
+            Self::Precedence(..) | Self::Guards | Self::Writes => None,
         };
         StateNotice { tenant, ..notice(state, snapshot, message) }
     }
@@ -171,6 +178,7 @@ impl Enforced {
         match self {
             Self::Pod(key) if !snapshot.endpoints.contains_key(key) => format!("{self} is gone"),
             Self::Pod(_) => format!("{self} is enforced again"),
+            Self::Precedence(..) => format!("{self} is first again"),
             Self::Guards => format!("{self} are in place again"),
             Self::Writes => format!("{self} are complete again"),
         }
@@ -181,6 +189,7 @@ impl fmt::Display for Enforced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pod(key) => write!(f, "pod {}/{}", key.namespace, key.name),
+            Self::Precedence(interface, program) => write!(f, "{program} on interface {interface}"),
             Self::Guards => f.write_str("guards"),
             Self::Writes => f.write_str("policy writes"),
         }

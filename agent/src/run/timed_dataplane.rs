@@ -11,7 +11,7 @@ use agent_common::layout::EndpointEntry;
 
 use crate::clock::Clock;
 use crate::dataplane::kernel::Kernel;
-use crate::dataplane::{Dataplane, DataplaneError, Port, Recheck};
+use crate::dataplane::{Dataplane, DataplaneError, Displacement, Port, Recheck};
 use crate::links::FirstSeen;
 use crate::metrics::Recorder;
 use policy::model::guards::Guards;
@@ -90,6 +90,10 @@ impl Dataplane for TimedDataplane {
     fn detach(&mut self, port: &Port) -> Result<(), DataplaneError> {
         self.exposed.remove(&port.ifindex);
         self.kernel.detach(port)
+    }
+
+    fn take_displacements(&mut self) -> Vec<Displacement> {
+        self.kernel.take_displacements()
     }
 
     fn is_intact(&mut self, port: &Port) -> bool {

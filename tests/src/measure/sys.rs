@@ -4,13 +4,17 @@
 
 #![allow(unsafe_code)]
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 const MAP_CREATE: i32 = 0;
 const MAP_UPDATE: i32 = 2;
 const PROG_LOAD: i32 = 5;
+const OBJ_PIN: i32 = 6;
 const PROG_TEST_RUN: i32 = 10;
 const OBJ_GET_INFO_BY_FD: i32 = 15;
 
@@ -20,7 +24,7 @@ const MAP_TYPE_PROG_ARRAY: u32 = 3;
 /// One instruction: operation, registers (source high), offset, immediate.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub(super) struct Instruction(pub u8, pub u8, pub i16, pub i32);
+pub(crate) struct Instruction(pub u8, pub u8, pub i16, pub i32);
 
 /// The sizes of a loaded program.
 #[derive(Clone, Copy, Debug)]
@@ -33,8 +37,8 @@ pub struct Sizes {
     pub jited: u32,
 }
 
-/// Loads a TC program of these instructions.
-pub(super) fn load(instructions: &[Instruction]) -> io::Result<OwnedFd> {
+/// Loads a TC program of these instructions, named `testbed`.
+pub(crate) fn load(instructions: &[Instruction]) -> io::Result<OwnedFd> {
     let mut log = vec![0_u8; 1 << 16];
     let mut attributes = [0_u64; 16];
     attributes[0] = u64::from(SCHED_CLS) | (instructions.len() as u64) << 32;
@@ -42,6 +46,7 @@ pub(super) fn load(instructions: &[Instruction]) -> io::Result<OwnedFd> {
     attributes[2] = c"GPL".as_ptr() as u64;
     attributes[3] = 1 | (log.len() as u64) << 32;
     attributes[4] = log.as_mut_ptr() as u64;
+    attributes[6] = u64::from_ne_bytes(*b"testbed\0");
     // SAFETY: the pointers and lengths above are those of live buffers.
     let loaded = unsafe { bpf(PROG_LOAD, &mut attributes) };
     let descriptor = loaded.map_err(|error| {
@@ -50,6 +55,16 @@ pub(super) fn load(instructions: &[Instruction]) -> io::Result<OwnedFd> {
     })?;
     // SAFETY: the kernel has just returned this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Pins a program in a BPF file system.
+pub(crate) fn pin(program: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attributes = [0_u64; 16];
+    attributes[0] = path.as_ptr() as u64;
+    attributes[1] = program.as_raw_fd() as u64;
+    // SAFETY: the path is a string that ends with zero and outlives the call.
+    unsafe { bpf(OBJ_PIN, &mut attributes) }.map(drop)
 }
 
 /// A program array with this program as its only entry.

@@ -135,7 +135,7 @@ impl Tier {
         match self {
             Self::Lint | Self::Tidy | Self::Unit | Self::Fuzz | Self::Kernels => &[],
             Self::Program => &["program"],
-            Self::Netns => &["netns", "isolation", "restart", "guards", "input_guard"],
+            Self::Netns => &["netns", "isolation", "restart", "guards", "input_guard", "chain"],
             Self::Cluster => &["cluster"],
         }
     }

@@ -8,6 +8,7 @@ use policy::model::testing::{ip, key, link, local, namespace, tenant};
 
 use super::*;
 use crate::dataplane::mem_dataplane::MemDataplane;
+use crate::dataplane::{Displacement, Port};
 use crate::events::schema::Body;
 use crate::events::sink::{Line, Sink};
 use crate::events::{self, fixtures};
@@ -160,4 +161,27 @@ async fn a_failing_kernel_is_reported_and_so_is_its_recovery() {
     let events = agent.events().await;
     assert!(events[0].2.starts_with("policy writes: ") && events[0].0 == "enforcement_lost", "{events:?}");
     assert_eq!(events[1], event("enforcement_restored", "info", "policy writes are complete again"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_program_put_before_ours_is_reported_once_and_once_more_when_ours_is_first() {
+    let mut agent = Agent::start();
+    agent.step(0, objects()).await;
+    let port = Port { ifindex: 7, name: "veth7".into() };
+    let found = Displacement { port, program: "from_pod", other: "program 42".into() };
+    agent.kernel.displaced = vec![found.clone()];
+    agent.step(31, vec![]).await;
+    // It comes again, and is reported as the same loss.
+    agent.kernel.displaced = vec![found];
+    agent.step(6, vec![]).await;
+    assert_eq!((agent.state.snapshot().displaced.len(), agent.state.snapshot().displacements), (1, 2));
+    agent.step(6, vec![]).await;
+    assert_eq!(agent.state.snapshot().displaced.len(), 0, "the check after five seconds finds ours first");
+    let lost =
+        "from_pod on interface veth7: another program was put before it and may have ended the chain: program 42";
+    let restored = "from_pod on interface veth7 is first again";
+    assert_eq!(
+        agent.events().await,
+        [event("enforcement_lost", "critical", lost), event("enforcement_restored", "info", restored)]
+    );
 }

@@ -1,0 +1,53 @@
+//! Programs of another agent on an interface: each decides every packet in the same way.
+//!
+//! Dropping the value detaches the program.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result};
+use aya::programs::links::LinkOrder;
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions, TcAttachType};
+use aya::programs::{ProgramError, SchedClassifier};
+
+use crate::measure::sys::{self, Instruction};
+use crate::netns::Netns;
+use crate::scope::Scope;
+
+/// The packet passes, and the hook's later programs do not run (`TC_ACT_OK`).
+pub const PASS: i32 = 0;
+/// The next program decides (`TC_ACT_UNSPEC`).
+pub const NEXT: i32 = -1;
+
+/// A loaded and attached program.
+#[derive(Debug)]
+pub struct Foreign {
+    /// Its id.
+    pub id: u32,
+    _link: SchedClassifierLink,
+}
+
+impl Foreign {
+    /// Attaches by TCX, before all programs of the hook.
+    pub fn before_all(scope: &Scope, netns: &Netns, interface: &str, at: TcAttachType, verdict: i32) -> Result<Self> {
+        Self::attach(scope, netns, verdict, |program| {
+            program.attach_with_options(interface, at, TcAttachOptions::TcxOrder(LinkOrder::first()))
+        })
+    }
+
+    fn attach(
+        scope: &Scope,
+        netns: &Netns,
+        verdict: i32,
+        attach: impl FnOnce(&mut SchedClassifier) -> Result<aya::programs::tc::SchedClassifierLinkId, ProgramError> + Send,
+    ) -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        // `r0 = VERDICT; exit`.
+        let loaded = sys::load(&[Instruction(0xb7, 0, 0, verdict), Instruction(0x95, 0, 0, 0)])?;
+        let pin = scope.file("bpf").join(format!("foreign{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+        sys::pin(loaded.as_fd(), &pin).with_context(|| format!("cannot pin {}", pin.display()))?;
+        let mut program = SchedClassifier::from_pin(&pin)?;
+        let attached = netns.run(|| attach(&mut program))?;
+        Ok(Self { id: program.info()?.id(), _link: program.take_link(attached)? })
+    }
+}
