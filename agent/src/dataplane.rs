@@ -13,6 +13,7 @@ mod attach;
 mod btf;
 pub mod cgroup_guard;
 pub mod cleanup;
+mod clsact;
 mod error;
 mod guards;
 mod hooks;
@@ -25,8 +26,10 @@ pub mod nft;
 pub mod object;
 mod stand_in;
 mod sys;
+mod tc_filters;
 mod tcx;
 
+pub use attach::AttachMethod;
 pub use error::DataplaneError;
 
 /// An interface of the node that runs both programs, or should.

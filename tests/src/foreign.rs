@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 use aya::programs::links::LinkOrder;
-use aya::programs::tc::{SchedClassifierLink, TcAttachOptions, TcAttachType};
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcAttachType, TcHandle, qdisc_add_clsact};
 use aya::programs::{ProgramError, SchedClassifier};
 
 use crate::measure::sys::{self, Instruction};
@@ -32,6 +32,23 @@ impl Foreign {
     pub fn before_all(scope: &Scope, netns: &Netns, interface: &str, at: TcAttachType, verdict: i32) -> Result<Self> {
         Self::attach(scope, netns, verdict, |program| {
             program.attach_with_options(interface, at, TcAttachOptions::TcxOrder(LinkOrder::first()))
+        })
+    }
+
+    /// Attaches by clsact, with this priority and handle.
+    pub fn filter(
+        scope: &Scope,
+        netns: &Netns,
+        interface: &str,
+        at: TcAttachType,
+        verdict: i32,
+        (priority, handle): (u16, u16),
+    ) -> Result<Self> {
+        Self::attach(scope, netns, verdict, |program| {
+            // It may be there already.
+            let _ = qdisc_add_clsact(interface);
+            let options = NlOptions { priority, handle: TcHandle::new(0, handle), classid: None };
+            program.attach_with_options(interface, at, TcAttachOptions::Netlink(options))
         })
     }
 

@@ -8,19 +8,13 @@ use std::io;
 use std::os::fd::AsFd;
 
 use aya::Ebpf;
-use aya::programs::tc::{
-    NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact, qdisc_detach_program,
-};
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::SchedClassifier;
 
 use super::error::BoxedCause;
 use super::hooks::{Hook, PODS, Pins};
 use super::maps::{boxed, message};
 use super::tcx::{self, TcxProgram};
-use super::{DataplaneError, Displacement, Port, sys};
-
-/// The priority of our filters: the first, so no other filter can end the chain before them.
-const PRIORITY: u16 = 1;
+use super::{DataplaneError, Displacement, Port, clsact, sys};
 
 /// How this kernel attaches programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +81,7 @@ pub(super) fn attach_hook(
     }
     let attached = match method {
         AttachMethod::Tcx => attach_tcx(ebpf, pins, port, hook),
-        AttachMethod::Clsact => attach_clsact(ebpf, pins, port, hook.program, hook.at),
+        AttachMethod::Clsact => attach_clsact(ebpf, pins, port, hook),
     };
     match attached {
         Ok(None) => Ok(()),
@@ -115,49 +109,11 @@ fn attach_tcx(ebpf: &mut Ebpf, pins: &Pins, port: &Port, hook: &Hook) -> Result<
     Ok(before.map(|id| format!("program {id}; `bpftool prog show id {id}` names it")))
 }
 
-fn attach_clsact(
-    ebpf: &mut Ebpf,
-    pins: &Pins,
-    port: &Port,
-    name: &'static str,
-    hook: TcAttachType,
-) -> Result<Option<String>, BoxedCause> {
-    // The qdisc is used and never removed, because other software may have filters there.
-    if let Err(error) = qdisc_add_clsact(&port.name)
-        && !exists(&error)
-    {
-        return Err(boxed(error));
-    }
+/// Attaches by clsact, and returns what was before the program.
+fn attach_clsact(ebpf: &mut Ebpf, pins: &Pins, port: &Port, hook: &Hook) -> Result<Option<String>, BoxedCause> {
     fs::create_dir_all(pins.filter(port.ifindex))?;
-    let program = program(ebpf, name)?;
-    let handle = TcHandle::new(0, 1);
-    let known = SchedClassifierLink::attached(&port.name, hook, PRIORITY, handle, None)?;
-    let id = match program.attach_to_link(known) {
-        Ok(id) => id,
-        Err(_) => {
-            let options = TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle, classid: None });
-            program.attach_with_options(&port.name, hook, options)?
-        }
-    };
-    // Dropping the link would detach it.
-    std::mem::forget(program.take_link(id)?);
-    Ok(None)
-}
-
-fn exists(error: &TcError) -> bool {
-    match error {
-        TcError::AlreadyAttached => true,
-        TcError::NetlinkError(error) => error.raw_os_error() == Some(libc::EEXIST),
-        _ => false,
-    }
-}
-
-fn missing(error: &TcError) -> bool {
-    match error {
-        TcError::IoError(error) => error.kind() == io::ErrorKind::NotFound,
-        TcError::NetlinkError(error) => matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)),
-        _ => false,
-    }
+    let before = clsact::attach(program(ebpf, hook.program)?, &port.name, port.ifindex, hook)?;
+    Ok(before.map(|filter| format!("{filter}; `tc filter show` lists it")))
 }
 
 /// Detaches all programs of `pins` from an interface and removes the pins. The programs need not be loaded.
@@ -184,10 +140,9 @@ pub(super) fn detach_hook(pins: &Pins, port: &Port, hook: &Hook) -> Result<(), D
         tcx::unlink(&pin).map_err(|error| failed(boxed(error)))?;
     }
     let recorded = pins.filter(port.ifindex).exists();
-    let Some(name) = name_of(port.ifindex).filter(|_| recorded) else { return Ok(()) };
-    match qdisc_detach_program(&name, hook.at, hook.program) {
-        Err(error) if !missing(&error) => Err(failed(boxed(error))),
-        _ => Ok(()),
+    match name_of(port.ifindex).filter(|_| recorded) {
+        Some(name) => clsact::detach(&name, port.ifindex, hook).map_err(failed),
+        None => Ok(()),
     }
 }
 
@@ -199,8 +154,7 @@ pub(super) fn is_intact(ebpf: &Ebpf, pins: &Pins, port: &Port, method: AttachMet
         let (program, id) = (loaded.fd().ok()?.as_fd(), loaded.info().ok()?.id());
         Some(match method {
             AttachMethod::Tcx => TcxProgram { program, id, ifindex: port.ifindex, hook, pins }.is_first(),
-            // The kernel lists filters only through netlink, and replacing them costs less than listing them.
-            AttachMethod::Clsact => false,
+            AttachMethod::Clsact => clsact::is_first(id, port.ifindex, hook),
         })
     };
     pins.hooks.iter().all(|hook| is_first(hook) == Some(true))

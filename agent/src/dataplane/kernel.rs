@@ -121,6 +121,13 @@ impl Kernel {
         self.method
     }
 
+    /// The same kernel with another method, for tests of both methods on one kernel.
+    #[must_use]
+    pub fn with_method(mut self, method: AttachMethod) -> Self {
+        self.method = method;
+        self
+    }
+
     /// Takes a map that the plan does not write, such as counters or the ring buffer.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! Tests of our place in the chain: another program that is put before ours is overtaken, reported, and left attached.
 
+mod clsact;
+
 use std::thread;
 use std::time::{Duration, Instant};
 
