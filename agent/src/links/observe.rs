@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use agent_common::addr::Mac;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 
 use super::LinksError;
 use super::netlink::{self, Netlink};
@@ -100,7 +100,8 @@ impl LinkObserver {
 
     async fn link(&mut self, message: &LinkMessage, macs: &HashMap<u32, Mac>, names: &HashMap<i32, String>) -> Link {
         let ifindex = message.header.index;
-        let mut link = Link { ifindex, ..Link::default() };
+        let lacks_ethernet = message.header.link_layer_type != LinkLayerType::Ether;
+        let mut link = Link { ifindex, lacks_ethernet, ..Link::default() };
         let (mut controller, mut peer, mut netns) = (None, None, None);
         for attribute in &message.attributes {
             match attribute {

@@ -63,7 +63,9 @@ impl ReconcileState {
             return;
         }
         let existing = self.existing.get_or_insert_with(|| links.keys().copied().collect());
-        let new = links.values().filter(|link| is_pods(link, &self.cluster) && !existing.contains(&link.ifindex));
+        let new = links
+            .values()
+            .filter(|link| is_pods(link, &self.cluster) && !link.lacks_ethernet && !existing.contains(&link.ifindex));
         let ports = new.map(|link| Port { ifindex: link.ifindex, name: link.name.clone() });
         let bare: Vec<Port> = ports.filter(|port| self.attached.get(&port.ifindex) != Some(port)).collect();
         for port in bare {
@@ -185,7 +187,9 @@ impl ReconcileState {
     pub(super) fn detach(&mut self, dataplane: &mut impl Dataplane) {
         let release = self.cluster.settings().release_unclaimed;
         let is_idle = |ifindex: &u32| {
-            let exists = self.cluster.links().contains_key(ifindex);
+            // Programs of an earlier agent on an interface that they cannot read go, too.
+            let link = self.cluster.links().get(ifindex);
+            let exists = link.is_some_and(|link| !link.lacks_ethernet);
             let wanted = self.desired.endpoints.ports.contains_key(ifindex);
             !wanted && (!exists || release) && !self.ledger.actual().endpoints.contains_key(ifindex)
         };

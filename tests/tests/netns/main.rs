@@ -147,3 +147,30 @@ fn explain_works_without_an_agent_and_status_needs_one() {
     let found = agent.on_pins(&["explain", "--exit-code", &web, &Host::Internet.v4().to_string()]).expect("it runs");
     assert_eq!(found.status.code(), Some(3), "{found:?}");
 }
+
+#[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
+fn an_interface_without_an_ethernet_header_is_refused_and_named() {
+    let world = World::new(Layout::Routed).expect("a world");
+    // Both carry packets of a process: one with Ethernet headers, one without.
+    world.node.ip("tuntap add dev tap0 mode tap\ntuntap add dev tun0 mode tun\n").expect("interfaces");
+    let mut config = world.config();
+    config.endpoint(Host::AcmeApi).attachment = Some(("interface", "tap0".into()));
+    config.write(&world.config_path()).expect("a configuration");
+    let agent = Agent::start_with(&world).expect("an agent");
+    agent.wait_ready(Duration::from_secs(60)).expect("the control: an Ethernet header is there");
+    let held = world.scope.pins().len();
+    config.endpoint(Host::AcmeApi).attachment = Some(("interface", "tun0".into()));
+    config.write(&world.config_path()).expect("a configuration");
+    agent.wait(SOON, "refused", || agent.get("/readyz").is_ok_and(|(status, _)| status == 503)).expect("it is refused");
+    let (_, reasons) = agent.get("/readyz").expect("a page");
+    for text in ["acme-prod/acme-api", "interface tun0 has no Ethernet header", "TAP"] {
+        assert!(reasons.contains(text), "no {text} in {reasons}");
+    }
+    let without = || world.scope.pins().len() + 2 == held;
+    agent.wait(SOON, "released", without).expect("tap0 loses its two programs, and tun0 gets none");
+    config.endpoint(Host::AcmeApi).attachment = Some(("interface", "tap0".into()));
+    config.write(&world.config_path()).expect("a configuration");
+    agent.wait_ready(SOON).expect("it is accepted");
+    assert_eq!(world.scope.pins().len(), held);
+}

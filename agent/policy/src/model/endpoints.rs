@@ -67,7 +67,8 @@ pub fn compile(
     let interfaces = Interfaces::new(cluster);
     for (key, pod) in cluster.locals() {
         let (status, entry) = evaluate(pod, cluster, tenancy, tenant_ids, &interfaces);
-        interfaces.of(pod).for_each(|link| _ = endpoints.ports.insert(link.ifindex, link.name.clone()));
+        let readable = interfaces.of(pod).filter(|link| !link.lacks_ethernet);
+        readable.for_each(|link| _ = endpoints.ports.insert(link.ifindex, link.name.clone()));
         if let Some(ifindex) = status.ifindex.filter(|_| status.is_claimed()) {
             endpoints.entries.insert(ifindex, entry);
             endpoints.claims.insert(ifindex, pod.uid.clone());
@@ -141,7 +142,8 @@ fn evaluate(
     }
     add_addresses(pod, cluster, &mut entry, &mut status.troubles);
     let Some(local) = &pod.local else { return (status, entry) };
-    match interfaces.of(pod).next() {
+    // Another interface of its network namespace may be readable.
+    match interfaces.of(pod).min_by_key(|link| link.lacks_ethernet) {
         Some(link) => bind_interface(pod, local, link, interfaces, &mut status, &mut entry),
         None => status.troubles.push(Trouble::NoInterface(wanted(&local.attachment.port))),
     }
@@ -195,6 +197,9 @@ fn bind_interface(
         let trouble = Trouble::InterfaceContested { interface: link.name.clone(), other: other.clone() };
         status.troubles.push(trouble);
     }
+    if link.lacks_ethernet {
+        status.troubles.push(Trouble::NoEthernet(link.name.clone()));
+    }
     entry.mac = local.attachment.mac.or(link.peer_mac).unwrap_or_default();
     entry.gateway_mac = link.gateway_mac;
     entry.flags = if link.controller == 0 { 0 } else { EndpointEntry::BRIDGED };
@@ -229,7 +234,7 @@ impl Endpoints {
     /// Adds the interfaces of pods that were not reported yet. Their entry is zero, which denies every packet.
     fn hold_unknown(&mut self, cluster: &Cluster) {
         if cluster.settings().hold_unknown {
-            let unknown = cluster.links().values().filter(|link| is_pods(link, cluster));
+            let unknown = cluster.links().values().filter(|link| is_pods(link, cluster) && !link.lacks_ethernet);
             unknown.for_each(|link| _ = self.ports.insert(link.ifindex, link.name.clone()));
         }
     }
@@ -340,6 +345,20 @@ mod tests {
         assert_eq!(desired.endpoints.ports.len(), 1);
         assert_eq!(troubles(&desired.endpoints, "web/a"), ["interface_contested"]);
         assert_eq!(troubles(&desired.endpoints, "web/b"), ["interface_contested"]);
+    }
+
+    #[test]
+    fn an_interface_without_an_ethernet_header_gets_no_program_and_no_claim() {
+        for (lacks_ethernet, expected) in [(false, vec![]), (true, vec!["no_ethernet"])] {
+            let settings = Settings { hold_unknown: true, ..Settings::default() };
+            let mut cluster = node_of_acme(settings, vec![local("web/a", &["10.0.0.1"], "tun0")]);
+            let tun = Link { lacks_ethernet, netns: Some("cni-1".into()), ..link(9, "tun0") };
+            cluster.apply(Change::Links(vec![tun]));
+            let endpoints = compiled(&cluster, 0).endpoints;
+            assert_eq!(troubles(&endpoints, "web/a"), expected);
+            assert_eq!(endpoints.ports.contains_key(&9), !lacks_ethernet);
+            assert_eq!(endpoints.entries.contains_key(&9), !lacks_ethernet);
+        }
     }
 
     #[test]

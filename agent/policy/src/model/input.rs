@@ -205,6 +205,9 @@ pub struct Link {
     /// Whether a route through it has a gateway or is a default route. This is observed only for a pair whose other end
     /// is in a network namespace without a name.
     pub gateway: bool,
+    /// Whether its packets have no Ethernet header (TUN, WireGuard, IP in IP). A program for pods would take the IP header
+    /// for one, and the sender would choose what it reads.
+    pub lacks_ethernet: bool,
     /// The UDP port at which the kernel unwraps what this tunnel device receives.
     pub tunnel_port: Option<u16>,
 }

@@ -123,6 +123,8 @@ impl Overflows {
 pub enum Trouble {
     /// The node does not have the interface that the endpoint names. It may appear.
     NoInterface(String),
+    /// The packets of the interface have no Ethernet header, so no program is attached.
+    NoEthernet(String),
     /// Several endpoints name the interface, so none gets it.
     InterfaceContested {
         /// Interface.
@@ -162,6 +164,7 @@ impl Trouble {
     pub const fn label(&self) -> &'static str {
         match self {
             Self::NoInterface(_) => "no_interface",
+            Self::NoEthernet(_) => "no_ethernet",
             Self::InterfaceContested { .. } => "interface_contested",
             Self::AddressContested { .. } => "address_contested",
             Self::AddressRefused(_) => "address_refused",
@@ -176,6 +179,11 @@ impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoInterface(wanted) => write!(f, "no interface yet: {wanted}"),
+            Self::NoEthernet(interface) => write!(
+                f,
+                "interface {interface} has no Ethernet header, so nothing judges its packets: name a veth, netkit or TAP \
+                 interface"
+            ),
             Self::InterfaceContested { interface, other } => {
                 write!(
                     f,

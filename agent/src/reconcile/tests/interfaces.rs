@@ -196,3 +196,15 @@ fn the_input_guard_knows_a_pod_before_it_is_claimed_and_forgets_a_permission_bef
     test.wait(1);
     assert!(test.state.snapshot().has_input_guard && test.state.snapshot().unguarded.is_empty());
 }
+
+#[test]
+fn programs_go_from_an_interface_that_they_cannot_read() {
+    let mut test = TestLoop::new(Settings::default());
+    test.step(two_tenants());
+    assert!(test.kernel.ports.iter().any(|port| port.ifindex == 7), "the control: as an earlier agent left it");
+    let mut links: Vec<Link> = test.state.cluster.links().values().cloned().collect();
+    links.iter_mut().filter(|link| link.ifindex == 7).for_each(|link| link.lacks_ethernet = true);
+    test.step(vec![Change::Links(links)]);
+    assert!(test.claimed_by(7).is_none() && test.kernel.ports.iter().all(|port| port.ifindex != 7));
+    assert_eq!(test.condition("web/a"), EndpointCondition::Error);
+}
