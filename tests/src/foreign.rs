@@ -52,6 +52,15 @@ impl Foreign {
         })
     }
 
+    /// Puts an XDP program that passes everything on an interface, until the interface is gone.
+    pub fn xdp(scope: &Scope, netns: &Netns, interface: &str) -> Result<()> {
+        // `XDP_PASS`.
+        let loaded = sys::load_xdp(&[Instruction(0xb7, 0, 0, 2), Instruction(0x95, 0, 0, 0)])?;
+        let pin = scope.file("bpf").join("xdp");
+        sys::pin(loaded.as_fd(), &pin).with_context(|| format!("cannot pin {}", pin.display()))?;
+        netns.ip(&format!("link set dev {interface} xdpgeneric pinned {}", pin.display()))
+    }
+
     fn attach(
         scope: &Scope,
         netns: &Netns,

@@ -13,7 +13,8 @@ use rtnetlink::Handle;
 use rtnetlink::packet_core::{DefaultNla, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
-    InfoBareUdp, InfoData, InfoGeneve, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBareUdp, InfoData, InfoGeneve, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
+    XdpAttached,
 };
 use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
@@ -166,6 +167,11 @@ pub(super) fn tunnel_port(infos: &[LinkInfo]) -> Option<u16> {
         }),
         _ => None,
     })
+}
+
+/// Whether a program of any XDP mode is attached.
+pub(super) fn has_xdp(found: &[LinkXdp]) -> bool {
+    found.iter().any(|one| matches!(one, LinkXdp::Attached(mode) if *mode != XdpAttached::None))
 }
 
 /// The hardware address of an interface.

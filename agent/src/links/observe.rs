@@ -109,6 +109,7 @@ impl LinkObserver {
                 LinkAttribute::Controller(index) => controller = Some(*index),
                 LinkAttribute::Link(index) => peer = Some(*index),
                 LinkAttribute::LinkNetNsId(number) => netns = Some(*number),
+                LinkAttribute::Xdp(found) => link.xdp = netlink::has_xdp(found),
                 LinkAttribute::LinkInfo(infos) => {
                     (link.kind, link.tunnel_port) = (netlink::kind(infos), netlink::tunnel_port(infos));
                 }

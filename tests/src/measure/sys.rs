@@ -19,6 +19,7 @@ const PROG_TEST_RUN: i32 = 10;
 const OBJ_GET_INFO_BY_FD: i32 = 15;
 
 const SCHED_CLS: u32 = 3;
+const XDP: u32 = 6;
 const MAP_TYPE_PROG_ARRAY: u32 = 3;
 
 /// One instruction: operation, registers (source high), offset, immediate.
@@ -39,9 +40,18 @@ pub struct Sizes {
 
 /// Loads a TC program of these instructions, named `testbed`.
 pub(crate) fn load(instructions: &[Instruction]) -> io::Result<OwnedFd> {
+    load_as(SCHED_CLS, instructions)
+}
+
+/// Loads an XDP program of these instructions.
+pub(crate) fn load_xdp(instructions: &[Instruction]) -> io::Result<OwnedFd> {
+    load_as(XDP, instructions)
+}
+
+fn load_as(kind: u32, instructions: &[Instruction]) -> io::Result<OwnedFd> {
     let mut log = vec![0_u8; 1 << 16];
     let mut attributes = [0_u64; 16];
-    attributes[0] = u64::from(SCHED_CLS) | (instructions.len() as u64) << 32;
+    attributes[0] = u64::from(kind) | (instructions.len() as u64) << 32;
     attributes[1] = instructions.as_ptr() as u64;
     attributes[2] = c"GPL".as_ptr() as u64;
     attributes[3] = 1 | (log.len() as u64) << 32;

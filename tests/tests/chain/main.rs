@@ -118,3 +118,16 @@ fn a_program_put_before_a_guard_is_overtaken_and_stops_nothing_of_the_node() {
     assert!(status == 503 && reasons.contains("uplink on interface uplink"), "{status} {reasons}");
     agent.wait_ready(CONFIRM).expect("the next check finds the guard first");
 }
+
+#[test]
+#[ignore = "needs root and the agent: cargo xtask test netns"]
+fn an_xdp_program_on_a_pod_s_interface_is_a_problem_that_leaves_the_agent_ready() {
+    let world = World::new(Layout::Routed).expect("a world");
+    let agent = Agent::ready(&world).expect("an agent");
+    let text = format!("interface {} of a pod runs an XDP program", interface(Host::AcmeWeb));
+    let status = || String::from_utf8(agent.query(&["status"]).expect("it runs").stdout).expect("text");
+    assert!(!status().contains(&text), "the control");
+    Foreign::xdp(&world.scope, &world.node, &interface(Host::AcmeWeb)).expect("an XDP program");
+    agent.wait(CONFIRM, "reported", || status().contains(&text)).expect("it is reported");
+    agent.wait_ready(CONFIRM).expect("the agent stays ready");
+}

@@ -42,6 +42,14 @@ pub fn compile(
 ) -> Guards {
     let (pods, gap) = cgroup_guard::compile(cluster, endpoints, attached);
     let mut guards = Guards { pods, gaps: gap.into_iter().collect(), ..Guards::default() };
+    let names = endpoints.ports.keys().filter_map(|ifindex| cluster.links().get(ifindex)).filter(|link| link.xdp);
+    guards.gaps.extend(names.map(|link| {
+        format!(
+            "interface {0} of a pod runs an XDP program, which may redirect packets before Bulkhead judges them; find it \
+             with `ip link show {0}`, and detach it",
+            link.name
+        )
+    }));
     if cluster.settings().uplinks == Uplinks::None {
         return guards;
     }
@@ -263,6 +271,15 @@ mod tests {
         let links = vec![link(BRIDGE, "ovs-system"), Link { controller: BRIDGE, ..pair(6, Some("cni-6")) }];
         let guards = guards(Uplinks::Auto, links);
         assert!(guards.gaps.len() == 1 && guards.gaps[0].contains("ovs-system"), "{:?}", guards.gaps);
+    }
+
+    #[test]
+    fn an_xdp_program_on_a_pod_s_interface_is_a_gap_also_without_guards() {
+        let links = vec![Link { xdp: true, ..link(2, "eth0") }, Link { xdp: true, ..pair(6, Some("cni-6")) }];
+        let cluster = cluster(Settings::default(), vec![Change::Links(links)]);
+        let endpoints = Endpoints { ports: [(6, "if6".to_owned())].into(), ..Endpoints::default() };
+        let gaps = compile(&cluster, &endpoints, &BTreeMap::new(), &BTreeSet::new()).gaps;
+        assert!(gaps.len() == 1 && gaps[0].contains("if6"), "{gaps:?}");
     }
 
     #[test]

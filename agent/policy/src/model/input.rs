@@ -208,6 +208,8 @@ pub struct Link {
     /// Whether its packets have no Ethernet header (TUN, WireGuard, IP in IP). A program for pods would take the IP header
     /// for one, and the sender would choose what it reads.
     pub lacks_ethernet: bool,
+    /// Whether it runs an XDP program, which sees packets before ours and may send them elsewhere.
+    pub xdp: bool,
     /// The UDP port at which the kernel unwraps what this tunnel device receives.
     pub tunnel_port: Option<u16>,
 }
