@@ -218,6 +218,7 @@ pub fn access<A: Family, T: Lookup<A>>(tables: &T, query: &Query<A>, identity: R
         // What a node unwraps would be taken for another node's, whoever may open connections to nodes.
         PeerEntry::NODE if is_tunnelled(query) => Access::deny(DropReason::Node, TenantId::UNKNOWN),
         PeerEntry::NODE if local.state.has(TenantState::NODES_ALLOWED | TenantState::SHARED) => Access::BOTH_WAYS,
+        PeerEntry::NODE if opens_node(tables, query) => Access::BOTH_WAYS,
         PeerEntry::NODE => Access::deny_but_reply(DropReason::Node, TenantId::UNKNOWN),
         PeerEntry::METADATA | PeerEntry::SERVICE_LISTED => {
             access_if_listed(identity.range(tables, query), A::BITS, peer)
@@ -227,6 +228,17 @@ pub fn access<A: Family, T: Lookup<A>>(tables: &T, query: &Query<A>, identity: R
         _ if query.remote.is_martian() => Access::deny(DropReason::Martian, TenantId::UNKNOWN),
         _ => access_by_range(tables, query, identity.range(tables, query)),
     }
+}
+
+/// Whether the tenant has an entry of exactly this address whose own ports allow the query. Wider ranges never open a node.
+#[inline(always)]
+fn opens_node<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> bool {
+    let LocalTenant { tenant, state } = query.local;
+    if !state.has(TenantState::NODE_OPENINGS) {
+        return false;
+    }
+    let grant = tables.trie(tenant.of_openings(), query.remote);
+    grant.length == A::BITS && grant.ports != PORTS_ANY && set_allows_ports(tables, grant.ports, query)
 }
 
 /// Whether the other end would unwrap the packet and take what is inside for another node's: VXLAN (RFC 7348, and the
@@ -328,6 +340,7 @@ fn access_by_range<A: Family, T: Lookup<A>>(tables: &T, query: &Query<A>, range:
         && let Some(denied) = other_owner(tables, &query.local, query.remote)
     {
         return match denied.reason {
+            DropReason::Node if opens_node(tables, query) && !is_tunnelled(query) => Access::BOTH_WAYS,
             DropReason::Node => Access::deny_but_reply(denied.reason, denied.peer),
             reason => Access::deny(reason, denied.peer),
         };

@@ -26,6 +26,20 @@ impl TenantId {
     /// whatever wide `egress` range covers it, and no packet may come from it.
     pub const CLUSTER: Self = Self(u32::MAX);
 
+    /// Under a tenant's number with this bit, the tries hold the ports of nodes that the tenant may reach.
+    const OPENINGS: u32 = 1 << 30;
+
+    /// The number under which the tries hold what the tenant may reach on nodes.
+    #[inline(always)]
+    pub const fn of_openings(self) -> Self {
+        Self(self.0 | Self::OPENINGS)
+    }
+
+    /// The tenant of a number in a trie.
+    pub const fn of_trie(self) -> Self {
+        if self.is_reserved() { self } else { Self(self.0 & !Self::OPENINGS) }
+    }
+
     /// Whether this number names an owner at all.
     pub const fn is_known(self) -> bool {
         self.0 != 0
@@ -74,6 +88,8 @@ impl TenantState {
     pub const TRIE_V6: u32 = 1 << 7;
     /// The tenant may open connections to node addresses.
     pub const NODES_ALLOWED: u32 = 1 << 8;
+    /// The tenant may open connections to some ports of some nodes. Without this bit the tries are not queried for them.
+    pub const NODE_OPENINGS: u32 = 1 << 9;
 
     /// Whether any of `bits` is set.
     pub const fn has(self, bits: u32) -> bool {

@@ -246,3 +246,33 @@ fn a_translator_s_prefix_opens_no_address_that_is_somebody_s() {
         assert_eq!(open.judge(Egress, &out), expected, "{text}, open");
     }
 }
+
+#[test]
+fn an_exact_entry_opens_ports_of_a_node_and_a_wide_range_opens_none() {
+    let mut world = World::default();
+    let wide = ([0, 0, 0, 0], 0, PORTS_ANY);
+    world.row(MINE, &[wide], PrefixGrant::CONTESTED);
+    // A node that is known by its range only.
+    const FAR_NODE: Host = [192, 0, 3, 10];
+    world.owner([192, 0, 3, 0], 24, TenantId::NODES);
+    let dns = [(NODE, 53), (FAR_NODE, 53), (NODE, 8472), (NODE, 22)].map(|(node, port)| (node, udp(port)));
+    for (node, content) in &dns {
+        assert_eq!(world.sends(*node, content), Some(Node), "no entry: {content:?}");
+    }
+    world.ports(SQUID, &[(UDP, 53, 53), (TCP, 53, 53), (UDP, 8472, 8472)]);
+    for node in [NODE, FAR_NODE] {
+        let grant = |length| PrefixGrant { ports: SQUID, flags: 0, length };
+        world.tables.trie_v4.push((MINE.of_openings(), V4::new(node), 32, grant(32)));
+        world.tables.trie_v6.push((MINE.of_openings(), six(node), 128, grant(128)));
+    }
+    assert_eq!(world.sends(NODE, &udp(53)), Some(Node), "without the tenant's flag the entry is not read");
+    let world = world.with(TenantState::NODE_OPENINGS);
+    let expected = [ALLOWED, ALLOWED, Some(Node), Some(Node)];
+    for ((node, content), expected) in dns.iter().zip(expected) {
+        assert_eq!(world.sends(*node, content), expected, "{content:?}: neither a tunnel's port nor another one");
+    }
+    assert_eq!(world.sends(NODE, &syn(53)), ALLOWED);
+    assert_eq!(world.sends(NODE, &Content::Echo { id: 1 }), Some(Node));
+    assert_eq!(world.sends(NODE, &Content::Later(UDP)), Some(Node), "a later fragment shows no port");
+    assert_eq!(world.sends([192, 0, 3, 11], &udp(53)), Some(Node), "another node");
+}

@@ -27,6 +27,7 @@ pub mod input_guard;
 pub mod limits;
 pub mod name;
 pub mod namespaces;
+pub mod node_openings;
 pub mod ownership;
 pub mod pod;
 pub mod ports;

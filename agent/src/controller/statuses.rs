@@ -207,6 +207,7 @@ fn reason(kind: ConflictKind) -> &'static str {
         ConflictKind::KeyNotSelected => "KeyNotSelected",
         ConflictKind::KeyMismatch => "KeyMismatch",
         ConflictKind::TooManyPorts => "TooManyPorts",
+        ConflictKind::NodeWithoutPorts => "NodeWithoutPorts",
         ConflictKind::NameTooLong => "NameTooLong",
     }
 }

@@ -26,7 +26,7 @@ use std::process::ExitCode;
 
 use testbed::kube::run::{self, BOTH, PTP, Scenario};
 
-const SCENARIOS: [Scenario; 32] = [
+const SCENARIOS: [Scenario; 33] = [
     Scenario::always("a_busy_cluster_is_enforced_without_restarting_a_pod", BOTH, install::enforces),
     Scenario::new("valid_tenants_are_accepted_and_invalid_ones_rejected", PTP, |site| {
         control_plane::valid_tenants_are_accepted_and_invalid_ones_rejected(&site.kubectl())
@@ -69,6 +69,7 @@ const SCENARIOS: [Scenario; 32] = [
     Scenario::new("a_service_reaches_nothing_that_its_tenant_may_not_reach", BOTH, services::reach_nothing_else),
     Scenario::new("services_are_judged_by_the_ends_that_are_there", PTP, service_ends::are_judged_by_who_is_there),
     Scenario::new("a_service_leads_no_pod_to_the_node_itself", BOTH, node_input::is_denied),
+    Scenario::new("an_exact_entry_opens_its_ports_of_a_node", BOTH, node_input::is_opened_by_exact_entries),
     Scenario::new("short_lived_pods_reach_their_own_tenant_only", PTP, churn::of_short_lived_pods),
     Scenario::new("an_outage_changes_nothing_and_the_next_edit_counts", PTP, outage::without_an_api_server),
     Scenario::new("agents_are_replaced_amid_traffic", BOTH, outage::agents_are_replaced),

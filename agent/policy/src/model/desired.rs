@@ -17,6 +17,7 @@ use super::dirty::Dirty;
 use super::endpoints::{self, Endpoints};
 use super::grants::{self, Grants};
 use super::name::Name;
+use super::node_openings;
 use super::ownership::{Owner, Ownership};
 use super::pod::is_possible;
 use super::prefixes::{self, Prefix};
@@ -52,6 +53,8 @@ pub struct Desired {
     prefix_conflicts: Vec<Conflict>,
     /// Subnets inside learnt ranges in which pods or nodes have addresses.
     subnets_in_use: Vec<Conflict>,
+    /// Egress entries that open nothing on the node that they name.
+    entries_without_effect: Vec<Conflict>,
     slot_overflows: Overflows,
     /// Whether ranges or numbers have changed since the owners' tables were compiled.
     refresh_owners: bool,
@@ -71,6 +74,8 @@ pub struct TenantPolicy {
     pub v4: Vec<Prefix>,
     /// IPv6 prefixes, longest first. There are none without a pod on this node.
     pub v6: Vec<Prefix>,
+    /// Ports of nodes, by exact addresses of both families. There are none without a pod on this node.
+    pub openings: Vec<Prefix>,
 }
 
 /// Compiles everything from nothing.
@@ -166,6 +171,10 @@ impl Desired {
         if dirty.ranges || dirty.everything || dirty.addresses.iter().any(is_inside) {
             self.subnets_in_use = self.ownership.in_use(cluster);
         }
+        let is_node = |address: &IpAddr| cluster.nodes().contains(address);
+        if policy || dirty.addresses.iter().any(is_node) {
+            self.entries_without_effect = node_openings::without_effect(cluster);
+        }
         cluster.services().follow(dirty);
     }
 
@@ -177,6 +186,7 @@ impl Desired {
             &self.tenant_ids.conflicts,
             &self.prefix_conflicts,
             &self.subnets_in_use,
+            &self.entries_without_effect,
         ];
         let mut all: Vec<Conflict> = sources.into_iter().flatten().cloned().collect();
         all.sort();
@@ -253,6 +263,7 @@ impl Desired {
                 let compiled = prefixes::compile(member, &self.ownership, &settings.metadata);
                 self.prefix_conflicts.extend(compiled.conflicts);
                 policy.take(compiled.v4, compiled.v6);
+                policy.open_nodes(member.object.as_deref().map(node_openings::compile).unwrap_or_default());
             }
             tenants.insert(*id, policy);
         }
@@ -282,6 +293,11 @@ impl TenantPolicy {
         if on {
             self.flags |= bit;
         }
+    }
+
+    fn open_nodes(&mut self, openings: Vec<Prefix>) {
+        self.set(TenantState::NODE_OPENINGS, !openings.is_empty());
+        self.openings = openings;
     }
 
     fn take(&mut self, v4: Vec<Prefix>, v6: Vec<Prefix>) {

@@ -15,6 +15,7 @@ use agent_common::tenant::TenantState;
 use super::cluster::Cluster;
 use super::desired::Desired;
 use super::guards;
+use super::node_openings;
 use super::pod::{v4_addr, v6_addr};
 
 /// UDP ports at which the kernel unwraps packets: VXLAN (RFC 7348, and the port that Linux chose before it), Geneve
@@ -90,8 +91,11 @@ pub fn compile(
     for (_, entry) in wanted.clone().chain(entries) {
         rules.pods.extend(addresses(entry));
     }
-    for (_, entry) in wanted.filter(|(_, entry)| may_open_to_nodes(desired, entry)) {
-        rules.open.extend(addresses(entry));
+    for (_, entry) in wanted {
+        match may_open_to_nodes(desired, entry) {
+            true => rules.open.extend(addresses(entry)),
+            false => rules.exact.extend(exact(desired, entry)),
+        }
     }
     rules
 }
@@ -100,6 +104,20 @@ pub fn compile(
 fn may_open_to_nodes(desired: &Desired, entry: &EndpointEntry) -> bool {
     let open = TenantState::NODES_ALLOWED | TenantState::SHARED | TenantState::OPEN | TenantState::AUDIT;
     desired.tenants.get(&entry.tenant).is_some_and(|policy| policy.flags & open != 0)
+}
+
+/// The ports of nodes that a pod's tenant may reach. Those of other nodes do no harm here.
+fn exact(desired: &Desired, entry: &EndpointEntry) -> BTreeSet<InputOpening> {
+    let mut exact = BTreeSet::new();
+    let openings = desired.tenants.get(&entry.tenant).map_or(&[][..], |policy| policy.openings.as_slice());
+    for opening in openings {
+        let to = opening.net.addr();
+        for pod in addresses(entry).filter(|pod| pod.is_ipv4() == to.is_ipv4()) {
+            let ports = node_openings::each_port(opening);
+            exact.extend(ports.map(|(protocol, port)| InputOpening { pod, to, protocol, port }));
+        }
+    }
+    exact
 }
 
 /// The addresses from which a pod may send.
@@ -114,7 +132,7 @@ mod tests {
     use super::*;
     use crate::model::input::{Change, Link, Tenant};
     use crate::model::settings::Settings;
-    use crate::model::testing::{cluster, compiled, ip, link, local, namespace, tenant};
+    use crate::model::testing::{cluster, compiled, ip, link, local, namespace, range, tenant};
 
     fn rules(settings: Settings, bridged: bool, attached: &[u32]) -> InputRules {
         let bridge = if bridged { 9 } else { 0 };
@@ -153,6 +171,24 @@ mod tests {
         for settings in [Settings { audit: true, ..guarded() }, Settings { allow_nodes: true, ..guarded() }] {
             assert_eq!(rules(settings, false, &[6, 7]).open.len(), 3);
         }
+    }
+
+    #[test]
+    fn an_exact_entry_opens_its_ports_of_the_node_to_pods_of_its_family() {
+        let egress = vec![range("192.0.2.1/32", &[53, 443]), range("192.0.2.2/32", &[]), range("0.0.0.0/0", &[22])];
+        let changes = vec![
+            Change::Tenants(vec![Tenant { egress, ..tenant("acme") }, tenant("globex")]),
+            Change::Namespaces(vec![namespace("web", "acme"), namespace("shop", "globex")]),
+            Change::Links(vec![link(7, "veth7"), link(6, "veth6")]),
+            Change::Endpoints(vec![
+                local("web/a", &["10.0.0.1", "fd00::1"], "veth7"),
+                local("shop/b", &["10.0.0.2"], "veth6"),
+            ]),
+        ];
+        let cluster = cluster(guarded(), changes);
+        let rules = compile(&cluster, &compiled(&cluster, 0), &BTreeMap::new(), &[6, 7].into());
+        let opening = |port| InputOpening { pod: ip("10.0.0.1"), to: ip("192.0.2.1"), protocol: 6, port };
+        assert_eq!(rules.exact, [53, 443].map(opening).into());
     }
 
     #[test]

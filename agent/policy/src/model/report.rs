@@ -39,6 +39,8 @@ pub enum ConflictKind {
     KeyMismatch,
     /// A range has more port ranges than fit.
     TooManyPorts,
+    /// An exact egress entry names an address of a node, and states no ports that it could open there.
+    NodeWithoutPorts,
     /// The name does not fit the kernel's table of names.
     NameTooLong,
 }
@@ -55,6 +57,7 @@ impl ConflictKind {
             Self::KeyNotSelected => "key_not_selected",
             Self::KeyMismatch => "key_mismatch",
             Self::TooManyPorts => "too_many_ports",
+            Self::NodeWithoutPorts => "node_without_ports",
             Self::NameTooLong => "name_too_long",
         }
     }

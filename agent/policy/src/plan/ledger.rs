@@ -266,8 +266,8 @@ fn after(op: &Op) -> [Option<TenantId>; 2] {
         Op::Tenant(id, state) => [(*state != TenantState::default()).then_some(*id), None],
         Op::Grant(key, Some(_)) => [Some(key.from), Some(key.to)],
         Op::OwnerV4(_, owner) | Op::OwnerV6(_, owner) => [*owner, None],
-        Op::TrieV4(_, key, Some(_)) => [Some(key.tenant), None],
-        Op::TrieV6(_, key, Some(_)) => [Some(key.tenant), None],
+        Op::TrieV4(_, key, Some(_)) => [Some(key.tenant.of_trie()), None],
+        Op::TrieV6(_, key, Some(_)) => [Some(key.tenant.of_trie()), None],
         _ => [None, None],
     }
 }
@@ -282,8 +282,8 @@ fn overwritten(op: &Op, actual: &Actual) -> [Option<TenantId>; 2] {
         Op::Grant(key, _) if actual.grants.contains_key(key) => [Some(key.from), Some(key.to)],
         Op::OwnerV4(net, _) => [actual.owners_v4.get(net).copied(), None],
         Op::OwnerV6(net, _) => [actual.owners_v6.get(net).copied(), None],
-        Op::TrieV4(bits, key, _) => [actual.trie_v4.get(&(*key, *bits)).map(|_| key.tenant), None],
-        Op::TrieV6(bits, key, _) => [actual.trie_v6.get(&(*key, *bits)).map(|_| key.tenant), None],
+        Op::TrieV4(bits, key, _) => [actual.trie_v4.get(&(*key, *bits)).map(|_| key.tenant.of_trie()), None],
+        Op::TrieV6(bits, key, _) => [actual.trie_v6.get(&(*key, *bits)).map(|_| key.tenant.of_trie()), None],
         _ => [None, None],
     }
 }
@@ -302,6 +302,7 @@ fn mentioned(actual: &Actual) -> impl Iterator<Item = TenantId> + '_ {
     let grants = actual.grants.keys().flat_map(|key| [key.from, key.to]);
     let owners = actual.owners_v4.values().chain(actual.owners_v6.values()).copied();
     let tries = actual.trie_v4.keys().map(|(key, _)| key.tenant).chain(actual.trie_v6.keys().map(|(k, _)| k.tenant));
+    let tries = tries.map(TenantId::of_trie);
     endpoints.chain(peers).chain(actual.tenants.keys().copied()).chain(grants).chain(owners).chain(tries)
 }
 

@@ -21,7 +21,11 @@ use crate::model::prefixes::Prefix;
 use crate::model::report::Overflows;
 
 /// Flags that permit something by themselves.
-const PERMISSIONS: u32 = TenantState::SHARED | TenantState::AUDIT | TenantState::OPEN | TenantState::NODES_ALLOWED;
+const PERMISSIONS: u32 = TenantState::SHARED
+    | TenantState::AUDIT
+    | TenantState::OPEN
+    | TenantState::NODES_ALLOWED
+    | TenantState::NODE_OPENINGS;
 
 /// Adds the writes that bring every tenant from `ledger` to `wanted`.
 pub(super) fn diff(
@@ -100,7 +104,16 @@ impl<'a> Staging<'a> {
             fill_v6(&mut row_v6, &v6);
         }
         state.row = self.row(id, row_v4, row_v6);
+        self.open_nodes(id.of_openings(), &policy.openings, &mut state);
         state
+    }
+
+    /// Ports of nodes are always in the tries: few tenants have any, and few packets ask for them.
+    fn open_nodes(&mut self, id: TenantId, openings: &[Prefix], state: &mut TenantState) {
+        let grants = self.grants(openings);
+        if !(self.plant_v4(id, &grants) && self.plant_v6(id, &grants)) {
+            state.flags &= !TenantState::NODE_OPENINGS;
+        }
     }
 
     /// Prefixes with numbers for their port sets. A prefix without a number is left out. A wider one around it then
@@ -167,7 +180,7 @@ impl<'a> Staging<'a> {
         let planted = self.trie_v4.keys().filter(|key| new(key)).count();
         let added = entries.iter().filter(|(key, _)| new(key)).count();
         if added > 0 && used + planted + added > limit {
-            self.overflows.note(Limit::TrieV4, limit, format_args!("tenant number {}", id.0));
+            self.overflows.note(Limit::TrieV4, limit, format_args!("tenant number {}", id.of_trie().0));
             return false;
         }
         self.trie_v4.extend(entries);
@@ -181,7 +194,7 @@ impl<'a> Staging<'a> {
         let planted = self.trie_v6.keys().filter(|key| new(key)).count();
         let added = entries.iter().filter(|(key, _)| new(key)).count();
         if added > 0 && used + planted + added > limit {
-            self.overflows.note(Limit::TrieV6, limit, format_args!("tenant number {}", id.0));
+            self.overflows.note(Limit::TrieV6, limit, format_args!("tenant number {}", id.of_trie().0));
             return false;
         }
         self.trie_v6.extend(entries);

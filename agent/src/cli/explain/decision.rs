@@ -121,6 +121,7 @@ fn flags(state: TenantState) -> String {
         (TenantState::OPEN, "open"),
         (TenantState::HAS_GRANTS, "has peers"),
         (TenantState::NODES_ALLOWED, "may access nodes"),
+        (TenantState::NODE_OPENINGS, "may access ports of nodes"),
     ];
     let set: Vec<&str> = all.into_iter().filter(|(bit, _)| state.has(*bit)).map(|(_, name)| name).collect();
     if set.is_empty() { "Isolated, Enforce".into() } else { set.join(", ") }
