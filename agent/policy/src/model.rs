@@ -12,6 +12,7 @@
 //!                                                            + services   the tenant of each Service
 //!           cluster, and what the kernel holds      -> guards             the interfaces with guards
 //!                                                   -> input_guard        what of pods the node takes for itself
+//!                                                   -> unprotected        pods that no program judges
 //! ```
 
 pub mod address_index;
@@ -41,3 +42,4 @@ pub mod tenancy;
 pub mod tenant_ids;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod unprotected;

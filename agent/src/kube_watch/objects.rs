@@ -32,6 +32,8 @@ const TUNNELS: [&str; 6] = [
     "projectcalico.org/IPv6VXLANTunnelAddr",
     "io.cilium.network.ipv4-cilium-host",
 ];
+/// Annotation of a pod that the kubelet runs from a file.
+const STATIC_POD: &str = "kubernetes.io/config.mirror";
 /// Annotation of a node with Flannel. The overlay's interface has the first address of the node's pod range; no other
 /// field states it.
 const FLANNEL: &str = "flannel.alpha.coreos.com/backend-type";
@@ -45,6 +47,11 @@ pub(crate) struct ObservedPod {
     pub node: String,
     /// Whether it uses the node's network. Such a pod is no endpoint, and its addresses are the node's.
     pub on_node: bool,
+    /// Whether its deletion was asked for.
+    pub is_ending: bool,
+    /// Whether the kubelet runs it from a file, and knows it by another UID. The API server refuses to add or remove
+    /// that mark of a pod.
+    pub is_static: bool,
 }
 
 /// A node.
@@ -215,6 +222,7 @@ impl PodLite {
         let on_node = self.spec.host_network == Some(true);
         let addresses = self.status.pod_ips.filter(|_| !on_node).unwrap_or_default();
         let addresses = addresses.iter().map(|one| address(&one.ip)).collect::<Result<_, _>>()?;
+        let is_static = self.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(STATIC_POD));
         let endpoint = input::Endpoint {
             key: key(&self.metadata),
             uid: self.metadata.uid.clone().unwrap_or_default(),
@@ -223,7 +231,13 @@ impl PodLite {
             local: None,
             workload: workload(&self.metadata),
         };
-        Ok(Some(ObservedPod { endpoint, node: self.spec.node_name.unwrap_or_default(), on_node }))
+        Ok(Some(ObservedPod {
+            endpoint,
+            node: self.spec.node_name.unwrap_or_default(),
+            on_node,
+            is_ending: self.metadata.deletion_timestamp.is_some(),
+            is_static,
+        }))
     }
 }
 
@@ -341,6 +355,18 @@ mod tests {
         let on_node = pod(json!({"hostNetwork": true}), json!({"phase": "Running", "podIPs": ip})).expect("good");
         assert!(on_node.is_some_and(|seen| seen.on_node && seen.endpoint.addresses.is_empty()));
         assert!(pod(json!({}), json!({"podIPs": [{"ip": "10.244.0.555"}]})).is_err());
+    }
+
+    #[test]
+    fn a_pod_that_ends_and_a_static_pod_are_recognised() {
+        let seen = |metadata: Value| {
+            let pod = decode::<PodLite>(json!({"metadata": metadata, "spec": {}, "status": {}}));
+            let seen = pod.read().expect("good").expect("a pod");
+            (seen.is_ending, seen.is_static)
+        };
+        assert_eq!(seen(json!({"name": "web"})), (false, false));
+        assert_eq!(seen(json!({"name": "web", "deletionTimestamp": "2026-01-02T03:04:05Z"})), (true, false));
+        assert_eq!(seen(json!({"name": "web", "annotations": {STATIC_POD: "1f2e"}})), (false, true));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::kube_watch::update::Update;
 use crate::runtime::cgroups::PodCgroupIds;
 use crate::runtime::cni::Sandbox;
 use policy::model::cluster::Cluster;
-use policy::model::input::{Attachment, Change, Endpoint, EndpointKey, HostPort, Namespace, Tenant};
+use policy::model::input::{Attachment, Change, Endpoint, EndpointKey, HostNetworkPod, HostPort, Namespace, Tenant};
 use policy::model::ranges::{LearntRanges, RangeKind};
 use policy::model::settings::Settings;
 use policy::model::tenancy::Tenancy;
@@ -80,8 +80,8 @@ pub(crate) struct ClusterView {
     reported: HashMap<EndpointKey, Endpoint>,
     sandboxes: HashMap<String, Sandbox>,
     groups: Arc<PodCgroupIds>,
-    /// Control groups of pods on the node's network, as reported.
-    on_node: BTreeSet<u64>,
+    /// Pods on the node's network as reported.
+    on_node: Vec<HostNetworkPod>,
     watched: BTreeMap<String, NamespaceWatch>,
     /// The last id given to a namespace watch.
     last_id: u64,
@@ -119,7 +119,7 @@ impl ClusterView {
             reported: HashMap::new(),
             sandboxes: HashMap::new(),
             groups: Arc::default(),
-            on_node: BTreeSet::new(),
+            on_node: Vec::new(),
             watched: BTreeMap::new(),
             last_id: 0,
             wanted: BTreeSet::new(),
@@ -137,7 +137,7 @@ impl ClusterView {
             WatchEvent::Nodes(update) => self.all_nodes(update),
             WatchEvent::Local(update) => {
                 let mut changes = self.local_pods(update);
-                changes.extend(self.node_cgroups());
+                changes.extend(self.host_network_pods());
                 changes
             }
             WatchEvent::ApiService(update) => {
@@ -163,7 +163,7 @@ impl ClusterView {
             WatchEvent::Sandboxes(all) => self.all_sandboxes(&all),
             WatchEvent::Groups(all) => {
                 self.groups = all;
-                self.node_cgroups().into_iter().collect()
+                self.host_network_pods().into_iter().collect()
             }
         };
         if self.complete { changes } else { self.complete(changes) }
@@ -363,13 +363,19 @@ impl ClusterView {
         self.refresh(keys)
     }
 
-    /// Reports the control groups of pods on the node's network, if they have changed.
-    fn node_cgroups(&mut self) -> Option<Change> {
+    /// Reports the pods on the node's network with their control groups, if they have changed.
+    fn host_network_pods(&mut self) -> Option<Change> {
         let pods = self.local.values().filter(|pod| pod.on_node);
-        let now: BTreeSet<u64> = pods.filter_map(|pod| self.groups.get(&pod.endpoint.uid).copied()).collect();
+        let pod = |pod: &ObservedPod| HostNetworkPod {
+            key: pod.endpoint.key.clone(),
+            uid: pod.endpoint.uid.clone(),
+            cgroup: self.groups.get(&pod.endpoint.uid).copied(),
+        };
+        let mut now: Vec<HostNetworkPod> = pods.map(pod).collect();
+        now.sort();
         (now != self.on_node).then(|| {
             self.on_node.clone_from(&now);
-            Change::NodeCgroups(now.into_iter().collect())
+            Change::HostNetworkPods(now)
         })
     }
 
@@ -387,7 +393,7 @@ impl ClusterView {
         let mut changes = Vec::new();
         for key in keys {
             let own = self.local.get(&key).filter(|pod| !pod.on_node);
-            let now = own.map(|pod| join(&pod.endpoint, self.sandboxes.get(&pod.endpoint.uid)));
+            let now = own.map(|pod| join(pod, self.sandboxes.get(&pod.endpoint.uid)));
             let change = match (self.reported.get(&key), now) {
                 (Some(reported), Some(now)) if *reported == now => continue,
                 (None, None) => continue,
@@ -416,10 +422,13 @@ impl ClusterView {
 }
 
 /// An endpoint from a pod of this node and the sandbox that the container runtime made for it.
-fn join(pod: &Endpoint, sandbox: Option<&Sandbox>) -> Endpoint {
+fn join(pod: &ObservedPod, sandbox: Option<&Sandbox>) -> Endpoint {
+    let may_lack_sandbox = sandbox.is_none() && (pod.is_ending || pod.is_static);
+    let pod = &pod.endpoint;
     let port = HostPort::Netns(sandbox.map(|sandbox| sandbox.netns.clone()).unwrap_or_default());
     let cgroup = sandbox.and_then(|sandbox| sandbox.group.clone());
-    let mut endpoint = Endpoint { local: Some(Attachment { port, cgroup, ..Attachment::default() }), ..pod.clone() };
+    let attachment = Attachment { port, cgroup, may_lack_sandbox, ..Attachment::default() };
+    let mut endpoint = Endpoint { local: Some(attachment), ..pod.clone() };
     let Some(sandbox) = sandbox.filter(|sandbox| !sandbox.addresses.is_empty()) else { return endpoint };
     let ours: BTreeSet<&IpAddr> = sandbox.addresses.iter().collect();
     if endpoint.addresses.iter().any(|address| !ours.contains(address)) {

@@ -40,7 +40,8 @@ pub fn compile(
     let judged = |status: &&EndpointStatus| status.ifindex.is_some_and(|ifindex| attached.contains(&ifindex));
     let judged: Vec<&EndpointStatus> = endpoints.statuses.values().filter(judged).collect();
     let claimed = judged.iter().filter_map(|status| cgroup(&status.pod)).map(|cgroup| cgroup.id);
-    let claimed = claimed.chain(cluster.node_cgroups().iter().copied()).collect();
+    let on_node = cluster.host_network_pods().iter().filter_map(|pod| pod.cgroup);
+    let claimed = claimed.chain(on_node).collect();
     let gap = if parents.len() > 1 {
         let paths: Vec<&str> = parents.iter().map(|parent| parent.as_str()).collect();
         Some(format!(
@@ -76,7 +77,7 @@ fn unknown(status: &EndpointStatus, is_guarded: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::input::{Attachment, Change, Endpoint, HostPort};
+    use crate::model::input::{Attachment, Change, Endpoint, HostNetworkPod, HostPort};
     use crate::model::settings::Settings;
     use crate::model::testing::{cluster, compiled, local, node_of_acme};
 
@@ -120,7 +121,8 @@ mod tests {
 
     #[test]
     fn host_network_pods_may_send_in_every_network_namespace() {
-        let cluster = cluster(settings(CgroupGuardMode::Auto), vec![Change::NodeCgroups(vec![90, 91])]);
+        let pods = [Some(90), None, Some(91)].map(|cgroup| HostNetworkPod { cgroup, ..HostNetworkPod::default() });
+        let cluster = cluster(settings(CgroupGuardMode::Auto), vec![Change::HostNetworkPods(pods.into())]);
         let (guard, gap) = compile(&cluster, &Endpoints::default(), &BTreeSet::new());
         assert_eq!((guard.map(|guard| guard.claimed), gap), (Some([90, 91].into()), None));
     }

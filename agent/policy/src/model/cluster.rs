@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::address_index::AddressIndex;
 use super::dirty::Dirty;
-use super::input::{Change, Endpoint, EndpointKey, Link, Namespace, Tenant};
+use super::input::{Change, Endpoint, EndpointKey, HostNetworkPod, Link, Namespace, NetnsInterfaces, Tenant};
 use super::name::Name;
 use super::namespaces::Namespaces;
 use super::pod::{Pod, PodByName, Uid, Workloads};
@@ -37,7 +37,9 @@ pub struct Cluster {
     ranges: Arc<Ranges>,
     /// How many pod addresses lie outside the ranges of pods, and the last one of them.
     strays: Option<(usize, IpAddr)>,
-    node_cgroups: BTreeSet<u64>,
+    host_network_pods: Vec<HostNetworkPod>,
+    /// `None` until the first reading.
+    netns_interfaces: Option<NetnsInterfaces>,
     synced: Synced,
 }
 
@@ -98,9 +100,13 @@ impl Cluster {
                 self.refresh_nodes(&changed, &mut dirty);
             }
             Change::Ranges(learnt) => self.learn(learnt, &mut dirty),
-            Change::NodeCgroups(all) => {
+            Change::NetnsInterfaces(all) => {
                 dirty.endpoints = true;
-                self.node_cgroups = all.into_iter().collect();
+                self.netns_interfaces = Some(all);
+            }
+            Change::HostNetworkPods(all) => {
+                dirty.endpoints = true;
+                self.host_network_pods = all;
             }
             Change::InputGuardTouched => dirty.endpoints = true,
             Change::Services(all) => self.services.replace(all, &mut dirty),
@@ -154,6 +160,11 @@ impl Cluster {
         &self.links
     }
 
+    /// What is inside the named network namespaces; `None` until the first reading.
+    pub fn netns_interfaces(&self) -> Option<&NetnsInterfaces> {
+        self.netns_interfaces.as_ref()
+    }
+
     /// Services.
     pub fn services(&self) -> &Services {
         &self.services
@@ -189,9 +200,9 @@ impl Cluster {
         Ranges::gap(&self.settings, &self.learnt, self.strays)
     }
 
-    /// Ids of the cgroups of host-network pods.
-    pub fn node_cgroups(&self) -> &BTreeSet<u64> {
-        &self.node_cgroups
+    /// Host-network pods of this node.
+    pub fn host_network_pods(&self) -> &[HostNetworkPod] {
+        &self.host_network_pods
     }
 }
 

@@ -86,14 +86,15 @@ pub fn is_pods(link: &Link, cluster: &Cluster) -> bool {
 }
 
 /// Interfaces by name and by network namespace, and the endpoints that name each.
-struct Interfaces<'a> {
+pub(super) struct Interfaces<'a> {
     names: HashMap<&'a str, Vec<&'a Link>>,
     netns: HashMap<&'a str, Vec<&'a Link>>,
     claimants: HashMap<u32, Vec<&'a EndpointKey>>,
 }
 
 impl<'a> Interfaces<'a> {
-    fn new(cluster: &'a Cluster) -> Self {
+    /// The interfaces of this cluster.
+    pub(super) fn new(cluster: &'a Cluster) -> Self {
         let mut interfaces = Self { names: HashMap::new(), netns: HashMap::new(), claimants: HashMap::new() };
         for link in cluster.links().values() {
             interfaces.names.entry(&link.name).or_default().push(link);
@@ -109,7 +110,7 @@ impl<'a> Interfaces<'a> {
 
     /// The interfaces that a pod names, lowest index first. The first is its interface. Further ones of its network
     /// namespace stay denied.
-    fn of(&self, pod: &Pod) -> impl Iterator<Item = &'a Link> + use<'a> {
+    pub(super) fn of(&self, pod: &Pod) -> impl Iterator<Item = &'a Link> + use<'a> {
         let found = pod.local.as_ref().and_then(|local| match &local.attachment.port {
             HostPort::Interface(name) => self.names.get(name.as_str()),
             HostPort::Netns(netns) => self.netns.get(netns.as_str()),

@@ -157,6 +157,9 @@ pub struct Attachment {
     pub gateways: Vec<IpAddr>,
     /// Its cgroup, if that is known.
     pub cgroup: Option<PodCgroup>,
+    /// Whether it is no fault that the runtime reports no sandbox for it: the pod ends, or the kubelet runs it from a
+    /// file and the runtime knows it by another UID.
+    pub may_lack_sandbox: bool,
 }
 
 /// A pod's cgroup (v2), as observed.
@@ -166,6 +169,17 @@ pub struct PodCgroup {
     pub id: u64,
     /// Directory of the cgroup that holds the cgroups of all pods of the node.
     pub parent: String,
+}
+
+/// A pod of this node that uses the node's network. It is no endpoint, because it has no interface of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostNetworkPod {
+    /// Its namespace and name.
+    pub key: EndpointKey,
+    /// Its UID.
+    pub uid: String,
+    /// Id of its cgroup, if that is known.
+    pub cgroup: Option<u64>,
 }
 
 /// How an endpoint names its host-side interface.
@@ -194,6 +208,8 @@ pub struct Link {
     pub gateway_mac: Mac,
     /// Name of the network namespace that holds the other end, if it has one.
     pub netns: Option<String>,
+    /// Index of the other end in its namespace; 0 if the interface has no other end in another namespace.
+    pub peer: u32,
     /// The other end's hardware address.
     pub peer_mac: Option<Mac>,
     /// The other end's link-local address.
@@ -226,6 +242,99 @@ pub enum LinkKind {
     Bridge,
     /// An end of a pair (veth, netkit) whose other end is in another network namespace.
     Pair,
+}
+
+/// What is inside the named network namespaces of the node, as the kernel lists it. None is entered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetnsInterfaces {
+    /// The contents of each namespace, by its name.
+    pub by_name: BTreeMap<String, NetnsContents>,
+    /// Why the names could not be listed at the last reading. The contents are then those of an earlier one.
+    pub unlisted: Option<String>,
+}
+
+/// The interfaces of one network namespace that can lead out of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetnsContents {
+    /// The interfaces, without those of [`InnerLink::stays_inside`].
+    pub links: Vec<InnerLink>,
+    /// Whether there are more than are read, or they changed while they were read.
+    pub is_partial: bool,
+    /// Why the last reading failed. The interfaces are then those of an earlier one.
+    pub error: Option<String>,
+}
+
+/// An interface in a network namespace that is not the node's. Its name may be chosen by a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InnerLink {
+    /// Index in its namespace.
+    pub ifindex: u32,
+    /// Name in its namespace.
+    pub name: String,
+    /// The kind that its driver states, such as `macvlan`. Hardware has none.
+    pub kind: String,
+    /// Where the interface below it, or the other end of the pair, is.
+    pub lower: LowerEnd,
+}
+
+/// Where the interface is that another one sends through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LowerEnd {
+    /// In the same namespace, or nowhere.
+    #[default]
+    Inside,
+    /// In the node's network namespace.
+    Node,
+    /// In a third namespace.
+    Elsewhere,
+}
+
+/// Kinds that send only through another interface of their namespace, or to a process, unless the kernel says that the
+/// interface below them is elsewhere. Hardware is not among them. Neither is WireGuard: its packets may leave by the
+/// namespace that it was created in, and the kernel does not tell which that is.
+const INNER_KINDS: [&str; 30] = [
+    "bareudp",
+    "bond",
+    "bridge",
+    "dummy",
+    "erspan",
+    "geneve",
+    "gre",
+    "gretap",
+    "gtp",
+    "ifb",
+    "ip6erspan",
+    "ip6gre",
+    "ip6gretap",
+    "ip6tnl",
+    "ipip",
+    "ipvlan",
+    "ipvtap",
+    "macsec",
+    "macvlan",
+    "macvtap",
+    "sit",
+    "team",
+    "tun",
+    "veth",
+    "vlan",
+    "vrf",
+    "vti",
+    "vti6",
+    "vxlan",
+    "xfrm",
+];
+
+impl InnerLink {
+    /// Whether what it sends can leave its namespace only by another interface of the same namespace.
+    pub fn stays_inside(&self) -> bool {
+        self.lower == LowerEnd::Inside && INNER_KINDS.contains(&self.kind.as_str())
+    }
+
+    /// Whether it is an end of a pair.
+    pub fn is_pair(&self) -> bool {
+        matches!(self.kind.as_str(), "veth" | "netkit")
+    }
 }
 
 /// A Service: addresses that the nodes translate to other addresses.
@@ -279,6 +388,8 @@ pub enum Change {
     },
     /// All interfaces of the node.
     Links(Vec<Link>),
+    /// What is inside all named network namespaces.
+    NetnsInterfaces(NetnsInterfaces),
     /// Addresses of this node, as observed.
     Nodes(Vec<IpAddr>),
     /// Addresses on this node's dummy interfaces. kube-proxy in IPVS mode puts those of all Services there, also those
@@ -289,8 +400,8 @@ pub enum Change {
     ClusterNodes(Vec<IpAddr>),
     /// The ranges that the cluster's objects state. A source reports them before it first reports all endpoints.
     Ranges(LearntRanges),
-    /// Ids of the cgroups of host-network pods.
-    NodeCgroups(Vec<u64>),
+    /// All host-network pods of this node.
+    HostNetworkPods(Vec<HostNetworkPod>),
     /// The input guard in the kernel was changed, perhaps by another process.
     InputGuardTouched,
     /// All Services. A source reports them before it first reports all endpoints.
@@ -320,11 +431,12 @@ impl Change {
             Self::Namespaces(_) | Self::Namespace(_) | Self::NamespaceGone(_) => Some(Subject::Namespace),
             Self::Endpoints(_) | Self::Endpoint(_) | Self::EndpointGone { .. } => Some(Subject::Pod),
             Self::Links(_)
+            | Self::NetnsInterfaces(_)
             | Self::Nodes(_)
             | Self::VirtualAddresses(_)
             | Self::ClusterNodes(_)
             | Self::Ranges(_)
-            | Self::NodeCgroups(_)
+            | Self::HostNetworkPods(_)
             | Self::InputGuardTouched
             | Self::Services(_)
             | Self::Service(_)

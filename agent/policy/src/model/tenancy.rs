@@ -153,6 +153,13 @@ impl Tenancy {
         Admission::New(name)
     }
 
+    /// The tenant of a namespace, also of one without pods. `None` if nothing assigns it to a tenant, or if its object is
+    /// not known.
+    pub fn assigned(cluster: &Cluster, namespace: &str) -> Option<(TenantOrigin, Name)> {
+        let (origin, name) = Self::default().belongs(cluster.namespaces().get(namespace)?, cluster);
+        (!matches!(origin, TenantOrigin::Unassigned | TenantOrigin::Unknown)).then_some((origin, name))
+    }
+
     fn settle(&mut self, namespace: &NamespaceState, cluster: &Cluster) {
         self.report_rival_claims(namespace);
         let (origin, name) = self.belongs(namespace, cluster);

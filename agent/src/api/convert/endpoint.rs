@@ -72,7 +72,7 @@ fn attachment(errors: &ObjectErrors, spec: &EndpointSpec) -> Result<Option<Attac
     let station = |text: &String| mac(text).ok_or_else(|| errors.at("spec.mac", Problem::Mac(text.clone())));
     let gateways = unicast(errors, "spec.gateways", &spec.gateways)?;
     one_each(errors, "spec.gateways", &gateways, |addr| if addr.is_ipv4() { "IPv4" } else { "IPv6" })?;
-    Ok(Some(Attachment { port, mac: spec.mac.as_ref().map(station).transpose()?, gateways, cgroup: None }))
+    Ok(Some(Attachment { port, mac: spec.mac.as_ref().map(station).transpose()?, gateways, ..Attachment::default() }))
 }
 
 /// Parses addresses, each of which must be a unicast address.

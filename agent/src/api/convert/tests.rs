@@ -213,7 +213,7 @@ fn an_endpoint_has_every_field_of_the_file() {
     let gateways: Vec<IpAddr> = ["169.254.1.1", "fe80::1"].map(|a| a.parse().expect("address")).into();
     let port = HostPort::Interface("veth0".into());
     let mac = Some(Mac::new([2, 0, 0, 0, 0, 10]));
-    assert_eq!(endpoint.local, Some(Attachment { port, mac, gateways, cgroup: None }));
+    assert_eq!(endpoint.local, Some(Attachment { port, mac, gateways, ..Attachment::default() }));
 }
 
 #[test]

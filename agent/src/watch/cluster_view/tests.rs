@@ -16,7 +16,7 @@ fn pod(path: &str, node: &str, addresses: &[&str]) -> ObservedPod {
         addresses: addresses.iter().map(|address| ip(address)).collect(),
         ..Endpoint::default()
     };
-    ObservedPod { endpoint, node: node.into(), on_node: false }
+    ObservedPod { endpoint, node: node.into(), on_node: false, ..ObservedPod::default() }
 }
 
 fn sandbox(path: &str, netns: &str, addresses: &[&str]) -> Sandbox {
@@ -293,16 +293,36 @@ fn a_service_has_all_its_backends_and_those_of_the_api_server_are_nodes() {
 }
 
 #[test]
-fn host_network_pods_are_reported_by_their_control_groups_and_are_no_endpoints() {
+fn host_network_pods_are_reported_with_their_control_groups_and_are_no_endpoints() {
     let mut world = World::with(vec![], vec![]);
     let host = ObservedPod { on_node: true, ..pod("kube-system/proxy", "a", &[]) };
-    assert!(world.apply(WatchEvent::Local(Update::Upsert(host))).is_empty(), "its control group is not known yet");
+    let proxy = |cgroup| {
+        let (key, uid) = (key("kube-system/proxy"), "uid of kube-system/proxy".to_owned());
+        Change::HostNetworkPods(vec![HostNetworkPod { key, uid, cgroup }])
+    };
+    let seen = world.apply(WatchEvent::Local(Update::Upsert(host)));
+    assert_eq!(seen, [proxy(None)], "its control group is not known yet");
     let groups = |uids: &[(&str, u64)]| {
         WatchEvent::Groups(Arc::new(uids.iter().map(|(uid, id)| (format!("uid of {uid}"), *id)).collect()))
     };
     let seen = world.apply(groups(&[("kube-system/proxy", 9), ("shop/web", 8)]));
-    assert_eq!(seen, [Change::NodeCgroups(vec![9])]);
+    assert_eq!(seen, [proxy(Some(9))]);
     assert!(world.apply(groups(&[("kube-system/proxy", 9)])).is_empty());
     let gone = Update::Delete { key: key("kube-system/proxy"), uid: String::new() };
-    assert_eq!(world.apply(WatchEvent::Local(gone)), [Change::NodeCgroups(vec![])]);
+    assert_eq!(world.apply(WatchEvent::Local(gone)), [Change::HostNetworkPods(vec![])]);
+}
+
+#[test]
+fn a_pod_without_a_sandbox_is_excused_only_if_it_ends_or_is_static() {
+    let plain = || pod("shop/web", "a", &["10.244.0.5"]);
+    let ending = || ObservedPod { is_ending: true, ..plain() };
+    let excused = |pod: ObservedPod, sandboxes: Vec<Sandbox>| {
+        let world = World::with(vec![pod], sandboxes);
+        let local = world.view.reported[&key("shop/web")].local.clone();
+        local.expect("a local pod").may_lack_sandbox
+    };
+    assert!(!excused(plain(), vec![]));
+    assert!(excused(ending(), vec![]));
+    assert!(excused(ObservedPod { is_static: true, ..plain() }, vec![]));
+    assert!(!excused(ending(), vec![sandbox("shop/web", "cni-1", &[])]), "its network exists");
 }
