@@ -12,8 +12,9 @@ use rtnetlink::MulticastGroup;
 use rtnetlink::sys::AsyncSocket as _;
 use tokio::sync::mpsc;
 
-use policy::model::input::Change;
+use policy::model::input::{Change, NetnsInterfaces};
 
+mod contents;
 mod first_seen;
 mod netlink;
 mod observe;
@@ -54,10 +55,12 @@ pub(crate) async fn follow(
     tokio::spawn(connection);
     let mut observer = LinkObserver::new(namespaces)?;
     let mut last: Option<NodeLinks> = None;
+    let mut inside: Option<NetnsInterfaces> = None;
     loop {
         match observer.observe().await {
             Ok(now) => {
-                if !send_changes(&changes, &mut last, now).await {
+                let seen = observer.look_inside(&now.links).await;
+                if !send_changes(&changes, &mut last, now).await || !send_inside(&changes, &mut inside, seen).await {
                     return Ok(());
                 }
             }
@@ -94,6 +97,15 @@ async fn send_changes(changes: &mpsc::Sender<Change>, last: &mut Option<NodeLink
     }
     *last = Some(now);
     open
+}
+
+/// Sends what is inside the named namespaces, if it differs from `last`. Returns false after the receiver is gone.
+async fn send_inside(changes: &mpsc::Sender<Change>, last: &mut Option<NetnsInterfaces>, now: NetnsInterfaces) -> bool {
+    if last.as_ref() == Some(&now) {
+        return true;
+    }
+    *last = Some(now.clone());
+    changes.send(Change::NetnsInterfaces(now)).await.is_ok()
 }
 
 #[cfg(test)]

@@ -8,13 +8,15 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 
 use agent_common::addr::Mac;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use rtnetlink::Handle;
-use rtnetlink::packet_core::{DefaultNla, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_core::{
+    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
-    InfoBareUdp, InfoData, InfoGeneve, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
-    XdpAttached,
+    InfoBareUdp, InfoData, InfoGeneve, InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
+    LinkMessage, LinkXdp, XdpAttached,
 };
 use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
@@ -22,6 +24,11 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::LinksError;
 use policy::model::input::LinkKind;
+
+/// Stands for a namespace without a number (`NETNSA_NSID_NOT_ASSIGNED`).
+const UNASSIGNED: i32 = -1;
+/// The other namespace has a number already.
+const EEXIST: i32 = 17;
 
 /// Open sockets of this namespace.
 pub(super) struct Netlink {
@@ -109,19 +116,98 @@ impl Netlink {
         })
     }
 
-    /// The number by which this namespace refers to another; `None` if it has none.
-    pub(super) async fn namespace_number(&self, namespace: &File) -> Option<i32> {
+    /// The number by which this namespace refers to another. One that has none gets one.
+    ///
+    /// # Errors
+    /// The file is no network namespace, or the kernel refused a number.
+    pub(super) async fn namespace_number(&self, namespace: &File) -> Result<i32, rtnetlink::Error> {
+        if let Some(number) = self.known_number(namespace).await? {
+            return Ok(number);
+        }
+        let mut message = NsidMessage::default();
+        message.attributes.push(NsidAttribute::Fd(namespace.as_raw_fd() as u32));
+        message.attributes.push(NsidAttribute::Id(UNASSIGNED));
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewNsId(message));
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK;
+        let mut replies = self.handle.clone().request(request)?;
+        while let Some(reply) = replies.next().await {
+            match reply.payload {
+                // Another process may have been faster.
+                NetlinkPayload::Error(error) if error.raw_code() == -EEXIST => {}
+                NetlinkPayload::Error(error) if error.code.is_some() => {
+                    return Err(rtnetlink::Error::NetlinkError(error));
+                }
+                _ => {}
+            }
+        }
+        self.known_number(namespace).await?.ok_or(rtnetlink::Error::RequestFailed)
+    }
+
+    async fn known_number(&self, namespace: &File) -> Result<Option<i32>, rtnetlink::Error> {
         let mut message = NsidMessage::default();
         message.attributes.push(NsidAttribute::Fd(namespace.as_raw_fd() as u32));
         let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(message));
         request.header.flags = NLM_F_REQUEST;
-        let reply = self.handle.clone().request(request).ok()?.next().await?;
-        let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(message)) = reply.payload else { return None };
-        message.attributes.into_iter().find_map(|attribute| match attribute {
-            NsidAttribute::Id(number) if number >= 0 => Some(number),
-            _ => None,
-        })
+        let reply = self.handle.clone().request(request)?.next().await.ok_or(rtnetlink::Error::RequestFailed)?;
+        match reply.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(message)) => {
+                let number = |attribute| match attribute {
+                    NsidAttribute::Id(number) if number > UNASSIGNED => Some(number),
+                    _ => None,
+                };
+                Ok(message.attributes.into_iter().find_map(number))
+            }
+            NetlinkPayload::Error(error) => Err(rtnetlink::Error::NetlinkError(error)),
+            _ => Err(rtnetlink::Error::RequestFailed),
+        }
     }
+
+    /// The interfaces of another namespace, at most `most`, and whether that is all of them. They may be incomplete
+    /// too if they change meanwhile. The socket is closed afterwards, so a longer list is not read to its end.
+    ///
+    /// # Errors
+    /// The kernel refused, or it does not know the attribute and listed this namespace (before 4.17).
+    pub(super) async fn links_inside(netns: i32, most: usize) -> Result<(Vec<LinkMessage>, bool), rtnetlink::Error> {
+        let (connection, mut handle, _) =
+            rtnetlink::new_connection().map_err(|error| rtnetlink::Error::NamespaceError(error.to_string()))?;
+        let connection = tokio::spawn(connection);
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfNetnsId(netns));
+        message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetLink(message));
+        request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        let found = match handle.request(request) {
+            Ok(replies) => collect_inside(replies, netns, most).await,
+            Err(error) => Err(error),
+        };
+        connection.abort();
+        found
+    }
+}
+
+async fn collect_inside(
+    mut replies: impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Unpin,
+    netns: i32,
+    most: usize,
+) -> Result<(Vec<LinkMessage>, bool), rtnetlink::Error> {
+    let (mut found, mut complete) = (Vec::new(), true);
+    while let Some(reply) = replies.next().await {
+        complete &= reply.header.flags & NLM_F_DUMP_INTR == 0;
+        match reply.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => {
+                if found.len() == most {
+                    return Ok((found, false));
+                }
+                if !message.attributes.contains(&LinkAttribute::IfNetnsId(netns)) {
+                    return Err(rtnetlink::Error::NamespaceError("the kernel listed another namespace".to_owned()));
+                }
+                found.push(message);
+            }
+            NetlinkPayload::Error(error) => return Err(rtnetlink::Error::NetlinkError(error)),
+            _ => {}
+        }
+    }
+    Ok((found, complete))
 }
 
 /// The kind of an interface by its driver.
@@ -135,6 +221,15 @@ pub(super) fn kind(infos: &[LinkInfo]) -> LinkKind {
         Some(InfoKind::Veth | InfoKind::Netkit) => LinkKind::Pair,
         _ => LinkKind::Other,
     }
+}
+
+/// The kind that an interface's driver states. Hardware has none.
+pub(super) fn kind_name(infos: &[LinkInfo]) -> String {
+    let kind = infos.iter().find_map(|info| match info {
+        LinkInfo::Kind(kind) => Some(kind.to_string()),
+        _ => None,
+    });
+    kind.unwrap_or_default()
 }
 
 /// What an attribute says of an interface's driver.

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
+use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -13,8 +14,9 @@ use agent_common::addr::Mac;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 
 use super::LinksError;
+use super::contents::{ContentsReader, NamedNetns};
 use super::netlink::{self, Netlink};
-use policy::model::input::{Link, LinkKind};
+use policy::model::input::{Link, LinkKind, NetnsInterfaces};
 
 /// Stands for the node's own network namespace among numbers of others, which are not negative.
 const THIS_NAMESPACE: i32 = -1;
@@ -49,6 +51,9 @@ pub(super) struct LinkObserver {
     /// Pairs behind which a gateway was seen once. Routes come and go with the carrier, but the pair still leads
     /// out of the node.
     gateways: HashSet<(u32, i32)>,
+    /// The named namespaces at the last reading.
+    named: NamedNetns,
+    contents: ContentsReader,
 }
 
 /// The other end of a pair.
@@ -64,8 +69,15 @@ impl LinkObserver {
     /// # Errors
     /// [`LinksError::Socket`].
     pub(super) fn new(namespaces: PathBuf) -> Result<Self, LinksError> {
-        let netlink = Netlink::open()?;
-        Ok(Self { netlink, namespaces, numbers: HashMap::new(), ends: HashMap::new(), gateways: HashSet::new() })
+        Ok(Self {
+            netlink: Netlink::open()?,
+            namespaces,
+            numbers: HashMap::new(),
+            ends: HashMap::new(),
+            gateways: HashSet::new(),
+            named: NamedNetns::default(),
+            contents: ContentsReader::default(),
+        })
     }
 
     /// Reads everything once.
@@ -74,12 +86,12 @@ impl LinkObserver {
     /// [`LinksError::List`].
     pub(super) async fn observe(&mut self) -> Result<NodeLinks, LinksError> {
         let messages = self.netlink.links().await?;
-        let names = self.namespace_names().await;
+        self.refresh_named().await;
         let macs: HashMap<u32, Mac> =
             messages.iter().filter_map(|message| Some((message.header.index, netlink::mac(message)?))).collect();
         let mut links = Vec::with_capacity(messages.len());
         for message in &messages {
-            links.push(self.link(message, &macs, &names).await);
+            links.push(self.link(message, &macs).await);
         }
         for link in links.iter_mut().filter(|link| link.kind == LinkKind::Bridge) {
             // The node's way out, even while its card is not a port of it.
@@ -98,7 +110,12 @@ impl LinkObserver {
         Ok(found)
     }
 
-    async fn link(&mut self, message: &LinkMessage, macs: &HashMap<u32, Mac>, names: &HashMap<i32, String>) -> Link {
+    /// Reads the inside of the named namespaces that are due, given the interfaces of the node.
+    pub(super) async fn look_inside(&mut self, links: &[Link]) -> NetnsInterfaces {
+        self.contents.read(&self.netlink, &self.named, links).await
+    }
+
+    async fn link(&mut self, message: &LinkMessage, macs: &HashMap<u32, Mac>) -> Link {
         let ifindex = message.header.index;
         let lacks_ethernet = message.header.link_layer_type != LinkLayerType::Ether;
         let mut link = Link { ifindex, lacks_ethernet, ..Link::default() };
@@ -124,7 +141,7 @@ impl LinkObserver {
         };
         link.gateway_mac = macs.get(&controller.unwrap_or(ifindex)).copied().unwrap_or_default();
         if let (Some(peer), Some(netns)) = (peer, netns) {
-            link.netns = names.get(&netns).cloned();
+            (link.netns, link.peer) = (self.named.names.get(&netns).cloned(), peer);
             let end = self.end(ifindex, netns, peer).await;
             link.peer_mac = end.mac;
             link.peer_link_local = end.link_local.map(IpAddr::V6);
@@ -159,28 +176,58 @@ impl LinkObserver {
         found
     }
 
-    /// The names of namespaces by number.
-    async fn namespace_names(&mut self) -> HashMap<i32, String> {
-        let mut names = HashMap::new();
-        for (name, path) in files(&self.namespaces) {
-            let Ok(file) = File::open(&path) else { continue };
-            let Ok(inode) = file.metadata().map(|metadata| metadata.ino()) else { continue };
-            let key = (inode, name);
-            let number = match self.numbers.get(&key) {
-                Some(number) => Some(*number),
-                None => self.netlink.namespace_number(&file).await,
+    /// Reads the names of namespaces. Each gets a number, also one that no pair leads to. A name that cannot be read
+    /// keeps its number, and so do all names if they cannot be listed.
+    async fn refresh_named(&mut self) {
+        let files = match files(&self.namespaces) {
+            Ok(files) => files,
+            Err(error) => {
+                let why = format!("{} cannot be listed: {error}", self.namespaces.display());
+                return self.named.unlisted = Some(why);
+            }
+        };
+        let mut named = NamedNetns::default();
+        for (name, path) in files {
+            let found = match self.number(&name, &path).await {
+                Ok(found) => found,
+                Err(why) => {
+                    named.failed.insert(name.clone(), why);
+                    self.named.by_name.get(&name).copied()
+                }
             };
-            if let Some(number) = number {
-                names.insert(number, key.1.clone());
-                self.numbers.insert(key, number);
+            if let Some((inode, number)) = found {
+                named.names.insert(number, name.clone());
+                named.by_name.insert(name, (inode, number));
             }
         }
-        self.numbers.retain(|(_, name), number| names.get(number) == Some(name));
-        names
+        self.numbers.retain(|(_, name), number| named.names.get(number) == Some(name));
+        self.named = named;
+    }
+
+    /// The inode and the number of a named namespace. `None` if the name is gone.
+    async fn number(&mut self, name: &str, path: &Path) -> Result<Option<(u64, i32)>, String> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(format!("{} cannot be opened: {error}", path.display())),
+        };
+        let inode = file.metadata().map_err(|error| format!("{}: {error}", path.display()))?.ino();
+        let key = (inode, name.to_owned());
+        if let Some(number) = self.numbers.get(&key) {
+            return Ok(Some((inode, *number)));
+        }
+        let number = self.netlink.namespace_number(&file).await.map_err(|error| error.to_string())?;
+        self.numbers.insert(key, number);
+        Ok(Some((inode, number)))
     }
 }
 
-fn files(directory: &Path) -> Vec<(String, PathBuf)> {
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    entries.flatten().map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path())).collect()
+/// The files of a directory. One that does not exist has none: nothing has named a namespace yet.
+fn files(directory: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    entries.map(|entry| entry.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()))).collect()
 }
