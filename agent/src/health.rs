@@ -38,6 +38,8 @@ pub(crate) struct Observed {
     pub tenants: ObservedTenants,
     /// Local pods by state.
     pub endpoints: ObservedEndpoints,
+    /// Local pods that no program judges.
+    pub unprotected: Vec<ObservedUnprotected>,
     /// The guards on what leaves the node.
     pub guards: ObservedGuards,
     /// Hooks at which another program was found before one of ours at the last check or since then.
@@ -102,6 +104,32 @@ pub(crate) struct ObservedEndpoints {
     pub error: u64,
 }
 
+/// A local pod with traffic that no program judges.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ObservedUnprotected {
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Name of the pod.
+    pub name: String,
+    /// The reason, by its label in the metrics.
+    pub reason: String,
+    /// What was seen.
+    pub detail: String,
+    /// What to do about it.
+    pub remedy: String,
+    /// Whether the agent or the node's software causes it. What a pod's author can cause does not make the node unready.
+    pub makes_unready: bool,
+}
+
+impl ObservedUnprotected {
+    /// One sentence for people.
+    pub(crate) fn sentence(&self) -> String {
+        let Self { namespace, name, reason, detail, remedy, .. } = self;
+        format!("pod {namespace}/{name} is unprotected ({reason}): {detail}; {remedy}")
+    }
+}
+
 /// The latest observation, shared between its writer and its readers.
 pub(crate) type SharedObserved = Arc<ArcSwap<Observed>>;
 
@@ -154,7 +182,12 @@ pub(crate) fn not_ready(observed: &Observed) -> Vec<String> {
         reasons.push("not all objects have been read yet; see kube_watch metrics or the agent's log".into());
     }
     if observed.endpoints.error > 0 {
-        reasons.push(format!("local pods without an enforced policy, denied meanwhile: {}", observed.endpoints.error));
+        reasons.push(format!("local pods without an enforced policy: {}", observed.endpoints.error));
+    }
+    let unprotected: Vec<_> = observed.unprotected.iter().filter(|pod| pod.makes_unready).collect();
+    if !unprotected.is_empty() {
+        reasons.push(format!("local pods that no program judges: {}", unprotected.len()));
+        reasons.extend(unprotected.iter().take(LISTED).map(|pod| pod.sentence()));
     }
     if observed.pending > 0 {
         reasons.push(format!("writes to the kernel that failed and are retried: {}", observed.pending));
@@ -202,6 +235,23 @@ mod tests {
         assert_eq!(not_ready(&Observed { guards, ..well() }).len(), 1);
         let pod_range_gap = Some("the range of pods is unknown".to_owned());
         assert_eq!(not_ready(&Observed { pod_range_gap, ..well() }).len(), 1);
+    }
+
+    #[test]
+    fn an_unprotected_pod_makes_the_agent_unready_unless_its_author_can_cause_it() {
+        let pod = |reason: &str, makes_unready| ObservedUnprotected {
+            namespace: "acme-web".into(),
+            name: "shop".into(),
+            reason: reason.into(),
+            makes_unready,
+            ..ObservedUnprotected::default()
+        };
+        let authors = Observed { unprotected: vec![pod("host_network", false)], ..well() };
+        assert_eq!(not_ready(&authors), Vec::<String>::new());
+        let nodes = vec![pod("host_network", false), pod("not_attached", true)];
+        let reasons = not_ready(&Observed { unprotected: nodes, ..well() });
+        assert!(reasons.len() == 2 && reasons[0].ends_with(": 1"), "{reasons:?}");
+        assert!(reasons[1].contains("acme-web/shop") && reasons[1].contains("not_attached"), "{reasons:?}");
     }
 
     #[test]

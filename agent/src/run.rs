@@ -266,6 +266,7 @@ fn state_notice(config: &Config, state: AgentStateChange, what: &str) -> StateNo
         state,
         mode: Some(if config.settings.audit { EnforcementMode::Audit } else { EnforcementMode::Enforce }),
         tenant: None,
+        unprotected: None,
         revision: None,
         message: format!("{what} on {}", config.node),
     }

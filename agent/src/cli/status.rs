@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use super::observe::{ObserveError, Since};
 use super::output::{ColorChoice, Exit, Paint, TextTable, bold, cell, green, number, red, safe};
+use crate::health::ObservedUnprotected;
 use crate::socket::client::{self, ClientError};
 use crate::socket::protocol::AgentStatus;
 use crate::{health, socket};
@@ -117,8 +118,14 @@ fn screen(status: &AgentStatus, now: Timestamp, paint: Paint) -> String {
         health::NriState::Waiting => text += "  NRI: not connected; new pods are not held\n",
         health::NriState::Connected => text += "  NRI: connected\n",
     }
+    // Every one is listed: their number is bounded by the pods of the node.
+    let unprotected: Vec<String> = observed.unprotected.iter().map(ObservedUnprotected::sentence).collect();
+    for pod in &unprotected {
+        text += &format!("  {} {}\n", paint.paint(red(), "!"), safe(pod));
+    }
     // If the agent is not ready, its reasons include the problems. If it is ready, there may still be problems.
     let wrong = if status.ready { &observed.problems } else { &status.not_ready };
+    let wrong: Vec<&String> = wrong.iter().filter(|problem| !unprotected.contains(problem)).collect();
     for problem in wrong.iter().take(LISTED) {
         text += &format!("  {} {}\n", paint.paint(red(), "×"), safe(problem));
     }
@@ -180,7 +187,7 @@ Bulkhead 0.1.0   mode Enforce   tenants 4 (1 not ready)   revision 1182
 NODE          READY  MODE     PODS  ENFORCED  PENDING  DROPS  LOST  AGE
 ip-10-0-1-40  ×      Enforce    12        11        1     37     0  40s
   pods error: 1
-  × local pods without an enforced policy, denied meanwhile: 1
+  × local pods without an enforced policy: 1
   × writes to the kernel that failed and are retried: 1
   × acme-web/shop-6c9d7f9b5-9sk2l: interface vanished during attach, retry 2\\u{1b}[2J
 
@@ -194,6 +201,36 @@ ip-10-0-1-40  ×      Enforce    12        11        1     37     0  40s
         let text = screen_of(Observed { loaded: true, synced: true, ..Observed::default() });
         assert_eq!(text.lines().count(), 4, "{text}");
         assert!(text.contains('√') && !text.contains('×'));
+    }
+
+    #[test]
+    fn every_unprotected_pod_is_listed_with_what_to_do() {
+        let pod = |n: usize| ObservedUnprotected {
+            namespace: "acme-web".into(),
+            name: format!("shop-{n}"),
+            reason: "second_interface".into(),
+            detail: "interface net1\u{1b}[2J (macvlan) is judged by no program".into(),
+            remedy: "remove it".into(),
+            makes_unready: false,
+        };
+        let text = screen_of(Observed {
+            loaded: true,
+            synced: true,
+            unprotected: (0..2 * LISTED).map(pod).collect(),
+            ..Observed::default()
+        });
+        let lines: Vec<&str> = text.lines().filter(|line| line.contains("(second_interface)")).collect();
+        assert_eq!(lines.len(), 2 * LISTED, "{text}");
+        assert!(lines[0].contains("pod acme-web/shop-0 ") && lines[0].ends_with("; remove it"), "{text}");
+        assert!(text.contains('√') && !text.contains('\u{1b}'), "the node is ready, and names are escaped");
+    }
+
+    #[test]
+    fn an_unprotected_pod_that_makes_the_node_unready_is_listed_once() {
+        let pod = ObservedUnprotected { name: "shop".into(), makes_unready: true, ..ObservedUnprotected::default() };
+        let text = screen_of(Observed { loaded: true, synced: true, unprotected: vec![pod], ..Observed::default() });
+        assert_eq!(text.matches("shop").count(), 1, "{text}");
+        assert!(text.contains("× local pods that no program judges: 1"), "{text}");
     }
 
     #[test]

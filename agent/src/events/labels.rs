@@ -9,6 +9,7 @@ use std::fmt;
 use agent_common::counters::Outcome;
 use agent_common::flow::Direction;
 use agent_common::reason::DropReason;
+use policy::model::unprotected::UnprotectedReason;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -40,6 +41,17 @@ impl<T: ClosedList> Label<T> {
 impl ClosedList for DropReason {
     const NAME: &'static str = "Reason";
     const ALL: &'static [Self] = DropReason::ALL;
+    fn label(self) -> &'static str {
+        self.as_str()
+    }
+    fn meaning(self) -> Option<&'static str> {
+        Some(self.describe())
+    }
+}
+
+impl ClosedList for UnprotectedReason {
+    const NAME: &'static str = "UnprotectedReason";
+    const ALL: &'static [Self] = &UnprotectedReason::ALL;
     fn label(self) -> &'static str {
         self.as_str()
     }

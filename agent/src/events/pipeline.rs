@@ -18,11 +18,12 @@ use super::labels::Label;
 use super::limit::{Limiter, Rates};
 use super::schema::{
     AgentStateChange, Body, EnforcementMode, Event, EventSeverity, ReasonCount, StageCount, StateEvent,
-    SuppressedEvent, SuppressionWindow, TenantCount,
+    SuppressedEvent, SuppressionWindow, TenantCount, UnprotectedRef,
 };
 use super::sink::{Line, Sink};
 use super::stats::{EventStats, Stage};
 use crate::clock::Clock;
+use policy::model::unprotected::UnprotectedCause;
 
 /// Time between two `suppressed` events, while events are held back.
 const SUPPRESSED_NS: u64 = 10_000_000_000;
@@ -38,10 +39,27 @@ pub(crate) struct StateNotice {
     pub mode: Option<EnforcementMode>,
     /// Tenant whose mode or pod it is, if the change concerns one tenant.
     pub tenant: Option<String>,
+    /// The pod that is or was unprotected.
+    pub unprotected: Option<UnprotectedRef>,
     /// Policy generation in the kernel.
     pub revision: Option<u64>,
     /// One sentence for people.
     pub message: String,
+}
+
+impl StateNotice {
+    fn severity(&self) -> EventSeverity {
+        let authors = |found: &UnprotectedRef| found.reason.0.cause() == UnprotectedCause::Author;
+        match self.state {
+            AgentStateChange::PodUnprotected if self.unprotected.as_ref().is_some_and(authors) => EventSeverity::High,
+            AgentStateChange::EnforcementLost | AgentStateChange::PodUnprotected => EventSeverity::Critical,
+            AgentStateChange::ModeChanged => EventSeverity::Medium,
+            AgentStateChange::AgentStarted
+            | AgentStateChange::AgentStopping
+            | AgentStateChange::EnforcementRestored
+            | AgentStateChange::PodProtected => EventSeverity::Info,
+        }
+    }
 }
 
 /// Records in, lines out.
@@ -146,20 +164,14 @@ impl Pipeline {
 
     /// Reports a change of the agent's own state. No rate limit applies to it.
     pub(crate) fn notice(&self, notice: StateNotice, now: Clock) {
-        let severity = match notice.state {
-            AgentStateChange::EnforcementLost => EventSeverity::Critical,
-            AgentStateChange::ModeChanged => EventSeverity::Medium,
-            AgentStateChange::AgentStarted
-            | AgentStateChange::AgentStopping
-            | AgentStateChange::EnforcementRestored => EventSeverity::Info,
-        };
         let body = Body::State(StateEvent {
-            severity,
+            severity: notice.severity(),
             cluster: self.enricher.cluster().map(Into::into),
             node: self.enricher.node().into(),
             state: notice.state,
             mode: notice.mode,
             tenant: notice.tenant.filter(|tenant| !tenant.is_empty()),
+            unprotected: notice.unprotected,
             version: env!("CARGO_PKG_VERSION").into(),
             revision: notice.revision,
             message: notice.message,

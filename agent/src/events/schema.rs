@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use agent_common::counters::Outcome;
 use agent_common::flow::Direction;
 use agent_common::reason::DropReason;
+use policy::model::unprotected::UnprotectedReason;
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
@@ -328,12 +329,16 @@ pub(crate) enum AgentStateChange {
     EnforcementLost,
     /// What was not enforced is enforced again.
     EnforcementRestored,
+    /// A local pod has had traffic that no program judges for ten seconds.
+    PodUnprotected,
+    /// The pod's traffic is judged again, or the pod is gone.
+    PodProtected,
 }
 
 /// The agent's own state changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct StateEvent {
-    /// `critical` when enforcement is lost.
+    /// `critical` when enforcement is lost, or the node causes an unprotected pod; `high` if its author can cause it.
     pub severity: EventSeverity,
     /// Name of the cluster, if one is configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -348,6 +353,9 @@ pub(crate) struct StateEvent {
     /// Tenant whose mode or pod it is, if the change concerns one tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
+    /// The pod that is or was unprotected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unprotected: Option<UnprotectedRef>,
     /// Version of the agent.
     pub version: String,
     /// Policy generation that the kernel holds.
@@ -355,6 +363,20 @@ pub(crate) struct StateEvent {
     pub revision: Option<u64>,
     /// One sentence for people.
     pub message: String,
+}
+
+/// A pod with traffic that no program judges, for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct UnprotectedRef {
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Name of the pod.
+    pub pod: String,
+    /// UID of the pod. Absent if it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
+    /// Why no program judges it.
+    pub reason: Label<UnprotectedReason>,
 }
 
 /// The JSON Schema of an event line.

@@ -79,6 +79,7 @@ async fn at_the_end_what_waits_is_reported_and_the_sinks_are_closed() {
         state: AgentStateChange::AgentStarted,
         mode: None,
         tenant: None,
+        unprotected: None,
         revision: None,
         message: "started".into(),
     };

@@ -22,6 +22,7 @@ use super::recorder::{LabelValues, Recorder, labels};
 use super::table::{self, Metric};
 use crate::events::stats::{EventStats, Stage};
 use crate::health::{self, NriState, Observed};
+use policy::model::unprotected::UnprotectedReason;
 
 /// One reading.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -126,6 +127,10 @@ pub(crate) fn observed(observed: &Observed, samples: &mut Samples) {
     }
     for (state, count) in observed.endpoints.by_state() {
         samples.gauge(&table::ENDPOINTS, &[state], count);
+    }
+    for reason in UnprotectedReason::ALL.map(UnprotectedReason::as_str) {
+        let count = observed.unprotected.iter().filter(|pod| pod.reason == reason).count();
+        samples.gauge(&table::UNPROTECTED, &[reason], count as u64);
     }
     if observed.nri != NriState::Off {
         samples.gauge(&table::NRI_CONNECTED, &[], u64::from(observed.nri == NriState::Connected));

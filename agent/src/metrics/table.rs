@@ -58,6 +58,8 @@ metrics! {
         "Tenants that the agent knows, by state.";
     ENDPOINTS = Gauge "bulkhead_endpoints" ["state"]
         "Pods on this node, by enforcement state.";
+    UNPROTECTED = Gauge "bulkhead_unprotected_pods" ["reason"]
+        "Pods on this node with traffic that no program judges, by reason; a pod with two reasons counts for each.";
     ENDPOINT_ATTACH = Counter "bulkhead_endpoint_attach" ["result"]
         "Attempts to attach the programs to a pod interface, by result.";
     DISPLACEMENTS = Counter "bulkhead_displacements" []

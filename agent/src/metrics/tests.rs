@@ -13,7 +13,9 @@ use agent_common::reason::DropReason;
 use super::recorder::{Phase, PolicyStage};
 use super::*;
 use crate::events::stats::Stage;
+use crate::health::ObservedUnprotected;
 use policy::model::input::Subject;
+use policy::model::unprotected::UnprotectedReason;
 
 struct Maps;
 
@@ -207,4 +209,20 @@ fn packet_counters_come_from_the_kernel_and_special_characters_are_escaped() {
     assert_eq!(value("bulkhead_agent_ready", &[]), Some(0.0));
     assert_eq!(value("bulkhead_events_lost_total", &[("stage", "rate_limit")]), Some(5.0));
     assert_eq!(value("bulkhead_endpoint_exposure_seconds_count", &[]), Some(1.0));
+}
+
+#[test]
+fn every_reason_of_unprotected_pods_has_a_value() {
+    let pod = |reason: &str| ObservedUnprotected { reason: reason.into(), ..ObservedUnprotected::default() };
+    let observed = Observed { unprotected: vec![pod("no_pair"), pod("no_pair")], ..Observed::default() };
+    let mut samples = scrape::Samples::default();
+    scrape::observed(&observed, &mut samples);
+    let page = scrape::text(samples, &Arc::default());
+    let value = |reason: &str| {
+        let start = format!("bulkhead_unprotected_pods{{reason=\"{reason}\"}} ");
+        page.lines().find_map(|line| line.strip_prefix(&start)).map(str::to_owned)
+    };
+    for reason in UnprotectedReason::ALL.map(UnprotectedReason::as_str) {
+        assert_eq!(value(reason).as_deref(), Some(if reason == "no_pair" { "2" } else { "0" }), "{reason}");
+    }
 }

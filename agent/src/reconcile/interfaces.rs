@@ -7,12 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use agent_common::layout::EndpointEntry;
 
 use super::execute::execute;
+use super::schedule::Now;
 use super::state::{ReconcileState, not_intact};
 use crate::dataplane::{Dataplane, DataplaneError, Port, Recheck};
 use crate::errors::with_causes;
 use policy::model::endpoints::is_pods;
 use policy::model::guards::{self, Guards};
 use policy::model::input_guard;
+use policy::model::unprotected;
 use policy::plan::Op;
 
 /// Interfaces attached in one step, before their pods are claimed. Each waits for one or two RCU grace periods
@@ -180,6 +182,13 @@ impl ReconcileState {
         self.owed.endpoints |= failed.is_some();
         self.input_failure = failed.map(|error| with_causes(&error));
         self.input = rules;
+    }
+
+    /// Finds the pods that no program judges, given the interfaces that hold this agent's programs.
+    pub(super) fn find_unprotected(&mut self, now: Now) {
+        let intact = |ifindex: &u32| !self.doubtful.contains(ifindex) && !self.bare.contains_key(ifindex);
+        let attached: BTreeSet<u32> = self.attached.keys().copied().filter(intact).collect();
+        self.unprotected.update(unprotected::find(&self.cluster, &self.desired.endpoints, &attached), now.tick);
     }
 
     /// Detaches programs from interfaces that vanished, and from unclaimed ones if the settings say so. Their

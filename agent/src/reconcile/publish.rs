@@ -47,6 +47,7 @@ pub(super) fn publish(state: &ReconcileState) -> Option<Snapshot> {
         overflows: keep(&last.overflows, overflows(state)),
         tables: fills(state),
         guards: keep(&last.guards, state.guards.clone()),
+        unprotected: keep(&last.unprotected, state.unprotected.lasting().cloned().collect()),
         unguarded: keep(&last.unguarded, state.unguarded.iter().chain(&state.input_failure).cloned().collect()),
         has_input_guard: state.input != InputRules::default() && state.input_failure.is_none(),
     };
@@ -80,6 +81,7 @@ fn differs(old: &Snapshot, new: &Snapshot) -> bool {
         || !Arc::ptr_eq(&old.overflows, &new.overflows)
         || !Arc::ptr_eq(&old.guards, &new.guards)
         || !Arc::ptr_eq(&old.unguarded, &new.unguarded)
+        || !Arc::ptr_eq(&old.unprotected, &new.unprotected)
 }
 
 fn tenants(state: &ReconcileState, last: &Snapshot) -> Arc<BTreeMap<TenantId, TenantView>> {

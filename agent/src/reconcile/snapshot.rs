@@ -20,6 +20,7 @@ use policy::model::ranges::PodRangeGap;
 use policy::model::report::{Conflict, Overflow, Trouble};
 use policy::model::settings::Settings;
 use policy::model::tenancy::{Member, Tenancy};
+use policy::model::unprotected::UnprotectedPod;
 use policy::plan::Table;
 
 /// The agent's knowledge at one moment.
@@ -65,6 +66,8 @@ pub(crate) struct Snapshot {
     pub repairs: Arc<BTreeMap<EndpointKey, u64>>,
     /// Local pods by interface.
     pub ports: Arc<BTreeMap<u32, EndpointKey>>,
+    /// Pods that no program judges, once that has lasted.
+    pub unprotected: Arc<Vec<UnprotectedPod>>,
     /// Which tenant lacks what because of another, and why.
     pub conflicts: Arc<Vec<Conflict>>,
     /// What did not fit into a table.

@@ -23,6 +23,7 @@ use policy::model::input::EndpointKey;
 use policy::model::input_guard::InputRules;
 use policy::model::report::Overflows;
 use policy::model::settings::Settings;
+use policy::model::unprotected::UnprotectedPods;
 use policy::plan::{Actual, Ledger, Table};
 
 /// The state of the loop.
@@ -59,6 +60,8 @@ pub(crate) struct ReconcileState {
     pub(super) recheck_input: Recheck,
     /// Why the input guard is not as it should be.
     pub(super) input_failure: Option<String>,
+    /// Pods that no program judges, and since when.
+    pub(super) unprotected: UnprotectedPods,
     pub(super) overflows: Overflows,
     /// Addresses that did not fit into the kernel's tables. They are added when others go.
     pub(super) refused: BTreeSet<IpAddr>,
@@ -117,6 +120,7 @@ impl ReconcileState {
             input: InputRules::default(),
             recheck_input: Recheck::Kernel,
             input_failure: None,
+            unprotected: UnprotectedPods::default(),
             overflows: Overflows::default(),
             refused: BTreeSet::new(),
             pending: 0,

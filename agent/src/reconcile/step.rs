@@ -59,10 +59,12 @@ pub(crate) fn step(
         return StepOutcome { applied: 0, pending: 0, in_force: false, wake: now.tick + ROUND, published: false };
     }
     let retried = state.add_due(dataplane, &mut dirty, now);
-    if dirty.is_nothing() && !state.is_expired(now) {
+    let more_count = state.unprotected.advance(now.tick);
+    let is_idle = dirty.is_nothing() && !state.is_expired(now);
+    if is_idle && !more_count {
         return state.outcome(0, false, now);
     }
-    let applied = state.reconcile(dataplane, dirty, retried, now);
+    let applied = if is_idle { 0 } else { state.reconcile(dataplane, dirty, retried, now) };
     let published = publish::publish(state).map(|snapshot| state.snapshot = Arc::new(snapshot)).is_some();
     state.outcome(applied, published, now)
 }
@@ -130,7 +132,8 @@ impl ReconcileState {
             .grants
             .next_end
             .map(|end| now.tick + Duration::from_secs(u64::try_from(end.saturating_sub(now.unix)).unwrap_or(0)));
-        let due = [Some(self.round_at), Some(self.sweep.due()), self.backoff.due(), expiry];
+        let unprotected = self.unprotected.next_due();
+        let due = [Some(self.round_at), Some(self.sweep.due()), self.backoff.due(), expiry, unprotected];
         due.into_iter().flatten().min().unwrap_or(self.round_at)
     }
 
@@ -151,6 +154,7 @@ impl ReconcileState {
             self.detach(dataplane);
             self.sync_input(dataplane, InputPhase::AfterWrites);
             self.note_displacements(dataplane);
+            self.find_unprotected(now);
         }
         if !self.displaced.is_empty() {
             self.round_at = self.round_at.min(now.tick + CONFIRM);

@@ -30,6 +30,7 @@ use policy::model::input_guard::InputRules;
 use policy::model::limits::Limits;
 use policy::model::settings::{Settings, Uplinks};
 use policy::model::testing::{ip, key, link, local, namespace, nothing, peer, range, remote, tenant};
+use policy::model::unprotected::UnprotectedReason;
 use policy::plan::{Op, Table};
 
 /// A loop, its kernel and its clock.

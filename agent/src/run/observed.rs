@@ -16,13 +16,16 @@ use super::failures::FailureCounter;
 use crate::clock::Clock;
 use crate::dataplane::input_guard::TABLE;
 use crate::events::history::History;
-use crate::health::{NriState, Observed, ObservedEndpoints, ObservedGuards, ObservedTenants, SharedObserved};
+use crate::health::{
+    NriState, Observed, ObservedEndpoints, ObservedGuards, ObservedTenants, ObservedUnprotected, SharedObserved,
+};
 use crate::metrics::Recorder;
 use crate::metrics::recorder::Phase;
 use crate::reconcile::Snapshot;
 use crate::reconcile::snapshot::{EndpointCondition, EndpointView};
 use policy::model::input::EndpointKey;
 use policy::model::ranges::PodRangeGap;
+use policy::model::unprotected::{UnprotectedCause, UnprotectedPod};
 
 /// How often the health page is renewed without a new snapshot.
 const PULSE: Duration = Duration::from_secs(2);
@@ -165,6 +168,7 @@ fn observed(snapshot: &Snapshot, nri: NriState, invalid: u64, problems: Vec<Stri
         last_turn: None,
         tenants: tenants(snapshot, invalid),
         endpoints: endpoints(snapshot),
+        unprotected: snapshot.unprotected.iter().map(unprotected).collect(),
         guards: guards(snapshot),
         displaced: snapshot.displaced.len() as u64,
         pod_range_gap: snapshot.pod_range_gap.as_ref().map(ToString::to_string),
@@ -193,6 +197,17 @@ fn endpoints(snapshot: &Snapshot) -> ObservedEndpoints {
         }
     }
     counts
+}
+
+fn unprotected(found: &UnprotectedPod) -> ObservedUnprotected {
+    ObservedUnprotected {
+        namespace: found.pod.namespace.clone(),
+        name: found.pod.name.clone(),
+        reason: found.reason.as_str().to_owned(),
+        detail: found.detail.clone(),
+        remedy: found.reason.remedy().to_owned(),
+        makes_unready: found.reason.cause() == UnprotectedCause::Node,
+    }
 }
 
 fn guards(snapshot: &Snapshot) -> ObservedGuards {

@@ -1,4 +1,5 @@
-//! State events from snapshots: enforcement that was lost or restored, and tenants that changed their mode.
+//! State events from snapshots: enforcement that was lost or restored, unprotected pods, and tenants that changed their
+//! mode.
 //!
 //! Compares each [`Snapshot`] with what was reported before. Knows no kernel and no sink. Each `enforcement_lost` is
 //! followed by one `enforcement_restored`, once the pod, the guards or the writes are in order again, or the pod is gone.
@@ -13,10 +14,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::events::StateNotice;
-use crate::events::schema::{AgentStateChange, EnforcementMode};
+use crate::events::labels::Label;
+use crate::events::schema::{AgentStateChange, EnforcementMode, UnprotectedRef};
 use crate::reconcile::Snapshot;
 use crate::reconcile::snapshot::{EndpointCondition, EndpointView};
 use policy::model::input::EndpointKey;
+use policy::model::pod::Uid;
+use policy::model::unprotected::{UnprotectedPod, UnprotectedReason};
 
 /// How long a failure lasts before it is reported: a pod that ends loses its interface before its object.
 const GRACE: Duration = Duration::from_secs(2);
@@ -67,7 +71,12 @@ struct StateTracker {
     guards: bool,
     repairs: BTreeMap<EndpointKey, u64>,
     failures: BTreeMap<Enforced, Failure>,
+    /// Pods that were reported as unprotected.
+    unprotected: BTreeMap<UnprotectedKey, UnprotectedPod>,
 }
+
+/// One pod and one reason.
+type UnprotectedKey = (EndpointKey, Uid, UnprotectedReason);
 
 impl StateTracker {
     /// The differences to the snapshot before. Reports nothing until the kernel holds the first policy.
@@ -81,6 +90,7 @@ impl StateTracker {
         let mut notices = self.modes(snapshot);
         notices.extend(self.repairs(snapshot));
         notices.extend(self.failures(snapshot, now));
+        notices.extend(self.unprotected(snapshot));
         notices
     }
 
@@ -146,6 +156,21 @@ impl StateTracker {
         notices
     }
 
+    /// Pods that no program judges, each reason once when it begins to count and once when it ends. Lost programs of a
+    /// pod that was enforced are not among them, because they are reported with the failures.
+    fn unprotected(&mut self, snapshot: &Snapshot) -> Vec<StateNotice> {
+        let is_lost =
+            |found: &&UnprotectedPod| found.reason == UnprotectedReason::NotAttached && self.pods.contains(&found.pod);
+        let all = snapshot.unprotected.iter().filter(|found| !is_lost(found));
+        let now = all.map(|found| ((found.pod.clone(), found.uid.clone(), found.reason), found.clone())).collect();
+        let before = std::mem::replace(&mut self.unprotected, now);
+        let ended = before.iter().filter(|(key, _)| !self.unprotected.contains_key(*key));
+        let begun = self.unprotected.iter().filter(|(key, _)| !before.contains_key(*key));
+        let ended = ended.map(|(_, found)| unprotected_notice(AgentStateChange::PodProtected, snapshot, found));
+        let begun = begun.map(|(_, found)| unprotected_notice(AgentStateChange::PodUnprotected, snapshot, found));
+        ended.chain(begun).collect()
+    }
+
     /// Everything that fails now, with its cause.
     fn failing(&self, snapshot: &Snapshot) -> BTreeMap<Enforced, String> {
         let fails = |key: &EndpointKey, view: &EndpointView| {
@@ -196,8 +221,25 @@ impl fmt::Display for Enforced {
     }
 }
 
+fn unprotected_notice(state: AgentStateChange, snapshot: &Snapshot, found: &UnprotectedPod) -> StateNotice {
+    let (namespace, name, reason) = (&found.pod.namespace, &found.pod.name, found.reason);
+    let message = match state {
+        AgentStateChange::PodUnprotected => {
+            format!("pod {namespace}/{name} is unprotected: {}; {}", found.detail, reason.remedy())
+        }
+        _ => format!("pod {namespace}/{name} is protected again, or gone: {} has ended", reason.as_str()),
+    };
+    let pod_uid = Some(found.uid.to_string()).filter(|uid| !uid.is_empty());
+    let (namespace, pod, reason) = (namespace.clone(), name.clone(), Label(reason));
+    StateNotice {
+        tenant: Some(found.tenant.to_string()),
+        unprotected: Some(UnprotectedRef { namespace, pod, pod_uid, reason }),
+        ..notice(state, snapshot, message)
+    }
+}
+
 fn notice(state: AgentStateChange, snapshot: &Snapshot, message: String) -> StateNotice {
-    StateNotice { state, mode: None, tenant: None, revision: Some(snapshot.generation), message }
+    StateNotice { state, mode: None, tenant: None, unprotected: None, revision: Some(snapshot.generation), message }
 }
 
 fn in_force(snapshot: &Snapshot) -> impl Iterator<Item = &EndpointKey> {

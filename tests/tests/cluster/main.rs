@@ -21,12 +21,13 @@ mod services;
 mod unassigned;
 mod unclaimed;
 mod uninstall;
+mod unprotected;
 
 use std::process::ExitCode;
 
 use testbed::kube::run::{self, BOTH, PTP, Scenario};
 
-const SCENARIOS: [Scenario; 33] = [
+const SCENARIOS: [Scenario; 34] = [
     Scenario::always("a_busy_cluster_is_enforced_without_restarting_a_pod", BOTH, install::enforces),
     Scenario::new("valid_tenants_are_accepted_and_invalid_ones_rejected", PTP, |site| {
         control_plane::valid_tenants_are_accepted_and_invalid_ones_rejected(&site.kubectl())
@@ -58,6 +59,7 @@ const SCENARIOS: [Scenario; 33] = [
     Scenario::new("an_interface_that_no_pod_claims_is_denied", PTP, unclaimed::are_denied),
     Scenario::new("a_guard_alone_keeps_unclaimed_senders_on_their_node", PTP, guards::stand_alone),
     Scenario::new("the_cgroup_guard_alone_stops_sockets_of_unclaimed_pods", PTP, guards::stand_alone_on_control_groups),
+    Scenario::new("host_network_pods_of_tenants_are_reported", PTP, unprotected::host_network_pods_are_reported),
     Scenario::new("an_address_that_changes_hands_changes_tenants", BOTH, address_reuse::inherits_nothing),
     Scenario::new("a_subnet_is_added_and_removed", BOTH, edits::a_subnet),
     Scenario::new("peers_agree_and_withdraw", PTP, edits::peers),

@@ -1,5 +1,7 @@
 //! Tests of the test network itself, and of the agent's attachment, cleanup and commands.
 
+mod unprotected;
+
 use std::process::Output;
 use std::thread;
 use std::time::Duration;

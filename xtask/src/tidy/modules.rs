@@ -121,6 +121,7 @@ const TABLE: &[Allowed] = &[
             "bytes",
             "community_id",
             "jiff",
+            "policy",
             "schemars",
             "serde",
             "serde_json",

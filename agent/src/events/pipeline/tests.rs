@@ -157,6 +157,7 @@ fn lost_enforcement_is_critical() {
         state: AgentStateChange::EnforcementLost,
         mode: None,
         tenant: Some(String::new()),
+        unprotected: None,
         revision: Some(3),
         message: "acme-web/shop has no program".into(),
     };

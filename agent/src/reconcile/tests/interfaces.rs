@@ -208,3 +208,37 @@ fn programs_go_from_an_interface_that_they_cannot_read() {
     assert!(test.claimed_by(7).is_none() && test.kernel.ports.iter().all(|port| port.ifindex != 7));
     assert_eq!(test.condition("web/a"), EndpointCondition::Error);
 }
+
+/// Pods `web/a` and `web/b` of acme behind veth7 and veth8.
+fn two_pods() -> Vec<Change> {
+    let mut changes = two_tenants();
+    changes[2] =
+        Change::Endpoints(vec![local("web/a", &["10.0.0.1"], "veth7"), local("web/b", &["10.0.0.3"], "veth8")]);
+    changes[3] = Change::Links(vec![link(7, "veth7"), link(8, "veth8")]);
+    changes
+}
+
+#[test]
+fn a_pod_whose_programs_cannot_be_attached_is_unprotected_after_a_while_without_any_change() {
+    let mut test = TestLoop::new(Settings::default());
+    test.kernel.fail_ports = [7].into();
+    test.step(two_pods());
+    let unprotected = |test: &TestLoop| {
+        let found = test.state.snapshot().unprotected.clone();
+        found.iter().map(|found| (found.pod.clone(), found.reason)).collect::<Vec<_>>()
+    };
+    assert_eq!(unprotected(&test), [], "it starts");
+    let patience = policy::model::unprotected::PATIENCE;
+    let mut outcome = test.wait(0);
+    while outcome.wake < patience {
+        test.now.tick = outcome.wake.max(test.now.tick + Duration::from_millis(1));
+        outcome = test.step(vec![]);
+    }
+    assert_eq!(unprotected(&test), []);
+    test.now.tick = outcome.wake;
+    assert!(test.step(vec![]).published, "the loop wakes by itself");
+    assert_eq!(unprotected(&test), [(key("web/a"), UnprotectedReason::NotAttached)], "web/b is the control");
+    test.kernel.fail_ports.clear();
+    test.wait(31);
+    assert_eq!(unprotected(&test), []);
+}

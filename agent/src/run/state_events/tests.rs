@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use policy::model::input::{Change, Tenant};
+use policy::model::input::{Change, HostNetworkPod, Tenant};
 use policy::model::settings::Settings;
 use policy::model::testing::{ip, key, link, local, namespace, tenant};
 
@@ -141,13 +141,36 @@ async fn a_repair_that_fails_for_a_while_is_one_loss_and_one_recovery() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pod_that_was_never_enforced_loses_nothing() {
+async fn a_pod_that_was_never_enforced_loses_nothing_and_is_unprotected() {
     let mut agent = Agent::start();
     agent.kernel.fail_ports = [7].into();
     agent.step(0, objects()).await;
     agent.step(31, vec![]).await;
     assert!(agent.state.snapshot().endpoints[&key("web/a")].error.is_some(), "the control");
-    assert_eq!(agent.events().await, []);
+    let events = agent.events().await;
+    let [(state, severity, message)] = &*events else { panic!("{events:?}") };
+    assert_eq!((&**state, &**severity), ("pod_unprotected", "critical"));
+    assert!(message.contains("web/a") && message.contains("veth7"), "{message}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_network_pod_of_a_tenant_is_reported_once_and_so_is_its_end() {
+    let mut agent = Agent::start();
+    let host = |path: &str| HostNetworkPod { key: key(path), uid: format!("uid of {path}"), cgroup: None };
+    let pods = |paths: &[&str]| vec![Change::HostNetworkPods(paths.iter().map(|path| host(path)).collect())];
+    agent.step(0, objects()).await;
+    agent.step(1, pods(&["web/h", "kube-system/proxy"])).await;
+    agent.step(5, vec![]).await;
+    assert_eq!(agent.state.snapshot().unprotected.len(), 0, "it starts");
+    for _ in 0..3 {
+        agent.step(10, pods(&["web/h", "kube-system/proxy"])).await;
+    }
+    agent.step(1, pods(&["kube-system/proxy"])).await;
+    let events = agent.events().await;
+    let [begun, ended] = &*events else { panic!("{events:?}") };
+    assert_eq!((&*begun.0, &*begun.1), ("pod_unprotected", "high"));
+    assert!(begun.2.contains("web/h") && begun.2.contains("take hostNetwork out"), "{}", begun.2);
+    assert_eq!((&*ended.0, &*ended.1), ("pod_protected", "info"));
 }
 
 #[tokio::test(start_paused = true)]
