@@ -100,7 +100,11 @@ pub(crate) struct ObservedEndpoints {
     pub unassigned: u64,
     /// The pod belongs to a Shared tenant.
     pub shared: u64,
-    /// The pod should be enforced, and is not or not yet.
+    /// The pod starts: it is denied, or has no interface yet.
+    pub pending: u64,
+    /// The pod is denied, wholly or for one of its addresses, because objects claim what they cannot have.
+    pub denied: u64,
+    /// Its programs or its entry are not in the kernel, because they could not be written or would not fit.
     pub error: u64,
 }
 
@@ -147,12 +151,14 @@ impl ObservedTenants {
 
 impl ObservedEndpoints {
     /// The numbers by their label in the metrics.
-    pub(crate) fn by_state(self) -> [(&'static str, u64); 5] {
+    pub(crate) fn by_state(self) -> [(&'static str, u64); 7] {
         [
             ("enforced", self.enforced),
             ("audited", self.audited),
             ("unassigned", self.unassigned),
             ("shared", self.shared),
+            ("pending", self.pending),
+            ("denied", self.denied),
             ("error", self.error),
         ]
     }
@@ -252,6 +258,13 @@ mod tests {
         let reasons = not_ready(&Observed { unprotected: nodes, ..well() });
         assert!(reasons.len() == 2 && reasons[0].ends_with(": 1"), "{reasons:?}");
         assert!(reasons[1].contains("acme-web/shop") && reasons[1].contains("not_attached"), "{reasons:?}");
+    }
+
+    #[test]
+    fn a_pod_that_its_objects_deny_does_not_make_the_node_unready() {
+        let endpoints = ObservedEndpoints { pending: 1, denied: 1, ..ObservedEndpoints::default() };
+        let problems = vec!["acme-web/shop: address 192.0.2.1 was refused".to_owned()];
+        assert!(not_ready(&Observed { endpoints, problems, ..well() }).is_empty());
     }
 
     #[test]

@@ -106,7 +106,7 @@ fn screen(status: &AgentStatus, now: Timestamp, paint: Paint) -> String {
     ]);
     text += &table.render(paint, &mut Vec::new());
     for (state, count) in endpoints.by_state() {
-        if count > 0 && matches!(state, "audited" | "unassigned" | "error") {
+        if count > 0 && matches!(state, "audited" | "unassigned" | "pending" | "denied" | "error") {
             text += &format!("  pods {state}: {count}\n");
         }
     }

@@ -53,7 +53,7 @@ impl HeldSandbox {
             | EndpointCondition::Audited
             | EndpointCondition::Unassigned
             | EndpointCondition::Shared => true,
-            EndpointCondition::Pending | EndpointCondition::Error => false,
+            EndpointCondition::Pending | EndpointCondition::Denied | EndpointCondition::Error => false,
         };
         pod.uid == self.uid && is_here && is_in_force
     }

@@ -118,7 +118,9 @@ pub(crate) enum EndpointCondition {
     Shared,
     /// Denied until its interface, its address or its namespace is reported.
     Pending,
-    /// Denied because its claim is wrong or a write failed.
+    /// Denied, wholly or for one of its addresses, because objects claim what they cannot have.
+    Denied,
+    /// Its programs or its entry are not in the kernel, because they could not be written or would not fit.
     Error,
 }
 
@@ -165,9 +167,9 @@ impl EndpointView {
         error: Option<String>,
     ) -> Self {
         let troubles = &status.troubles;
-        let wrong = error.is_some() || troubles.iter().any(|trouble| !trouble.is_pending());
         let condition = match member {
-            _ if wrong => EndpointCondition::Error,
+            _ if error.is_some() || troubles.iter().any(Trouble::is_unjudged) => EndpointCondition::Error,
+            _ if troubles.iter().any(|trouble| !trouble.is_pending()) => EndpointCondition::Denied,
             _ if !status.is_claimed() || !installed => EndpointCondition::Pending,
             None => EndpointCondition::Pending,
             Some(_) if troubles.contains(&Trouble::NamespaceUnknown) => EndpointCondition::Pending,

@@ -408,7 +408,7 @@ fn each_condition_is_reported() {
         ("try/t", EndpointCondition::Audited),
         ("dns/d", EndpointCondition::Shared),
         ("loose/l", EndpointCondition::Unassigned),
-        ("web/bad", EndpointCondition::Error),
+        ("web/bad", EndpointCondition::Denied),
         ("web/soon", EndpointCondition::Pending),
     ] {
         assert_eq!(test.condition(path), condition, "{path}");

@@ -191,9 +191,9 @@ fn endpoints(snapshot: &Snapshot) -> ObservedEndpoints {
             EndpointCondition::Audited => counts.audited += 1,
             EndpointCondition::Unassigned => counts.unassigned += 1,
             EndpointCondition::Shared => counts.shared += 1,
-            // A pod without an interface has nothing to enforce yet.
-            EndpointCondition::Pending if view.status.ifindex.is_none() => {}
-            EndpointCondition::Pending | EndpointCondition::Error => counts.error += 1,
+            EndpointCondition::Pending => counts.pending += 1,
+            EndpointCondition::Denied => counts.denied += 1,
+            EndpointCondition::Error => counts.error += 1,
         }
     }
     counts

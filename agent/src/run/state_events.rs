@@ -248,10 +248,10 @@ fn in_force(snapshot: &Snapshot) -> impl Iterator<Item = &EndpointKey> {
 
 /// Whether the kernel decides on the pod's packets by its tenant's policy.
 fn is_in_force(view: &EndpointView) -> bool {
-    use EndpointCondition::{Audited, Enforced, Error, Pending, Shared, Unassigned};
+    use EndpointCondition::{Audited, Denied, Enforced, Error, Pending, Shared, Unassigned};
     match view.condition {
         Enforced | Audited | Unassigned | Shared => true,
-        Pending | Error => false,
+        Pending | Denied | Error => false,
     }
 }
 

@@ -158,6 +158,11 @@ impl Trouble {
         !matches!(self, Self::AddressContested { .. } | Self::AddressRefused(_) | Self::NamespaceUnknown)
     }
 
+    /// Whether no program judges the pod's interface because of it. Such a pod is not denied.
+    pub const fn is_unjudged(&self) -> bool {
+        matches!(self, Self::NoEthernet(_))
+    }
+
     /// Whether it may end by itself, because nothing is wrong.
     pub const fn is_pending(&self) -> bool {
         matches!(self, Self::NoInterface(_) | Self::NoAddress | Self::NamespaceUnknown)
