@@ -39,7 +39,7 @@ pub(crate) fn host_network_pods_are_reported(site: &mut Site) -> Result<()> {
         ensure!(reported(site, "pod_protected")?.len() == 1, "no event reports the end");
         Ok(())
     })?;
-    for reason in ["no_pair", "second_interface", "no_interface", "netns_unreadable", "not_attached"] {
+    for reason in ["no_pair", "second_interface", "no_interface", "netns_unreadable", "no_ethernet", "not_attached"] {
         ensure!(count(reason)? == 0.0, "an ordinary pod is counted as {reason}");
     }
     site.healthy()

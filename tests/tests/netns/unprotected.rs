@@ -56,7 +56,7 @@ fn further_interfaces_of_pods_are_reported_and_leave_the_node_ready() {
 
     agent.wait(PATIENCE, "reported", || count(&agent, &["second_interface"]) == 2.0).expect("two pods");
     assert!(is_ready(&agent), "what a pod's author can cause never makes the node unready");
-    let others = ["host_network", "no_pair", "no_interface", "netns_unreadable", "not_attached"];
+    let others = ["host_network", "no_pair", "no_interface", "netns_unreadable", "no_ethernet", "not_attached"];
     assert_eq!(count(&agent, &others), 0.0, "a second pair with the node is held and closed: {}", status(&agent));
     let screen = status(&agent);
     for (host, kind) in [(Host::AcmeWeb, "macvlan"), (Host::GlobexWeb, "veth")] {

@@ -32,6 +32,8 @@ pub enum UnprotectedReason {
     NoInterface,
     /// What is in its network namespace could not be read.
     NetnsUnreadable,
+    /// The packets of its interface have no Ethernet header, so it gets no programs.
+    NoEthernet,
     /// Its interface was found and holds no programs.
     NotAttached,
 }
@@ -48,12 +50,13 @@ pub enum UnprotectedCause {
 
 impl UnprotectedReason {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::HostNetwork,
         Self::NoPair,
         Self::SecondInterface,
         Self::NoInterface,
         Self::NetnsUnreadable,
+        Self::NoEthernet,
         Self::NotAttached,
     ];
 
@@ -65,6 +68,7 @@ impl UnprotectedReason {
             Self::SecondInterface => "second_interface",
             Self::NoInterface => "no_interface",
             Self::NetnsUnreadable => "netns_unreadable",
+            Self::NoEthernet => "no_ethernet",
             Self::NotAttached => "not_attached",
         }
     }
@@ -77,6 +81,7 @@ impl UnprotectedReason {
             Self::SecondInterface => "It has a further interface that is no end of a pair with the node.",
             Self::NoInterface => "Its interface on the node, or its sandbox, was not found.",
             Self::NetnsUnreadable => "What is in its network namespace could not be read.",
+            Self::NoEthernet => "The packets of its interface have no Ethernet header, so it gets no programs.",
             Self::NotAttached => "Its interface was found and holds no programs.",
         }
     }
@@ -85,7 +90,7 @@ impl UnprotectedReason {
     pub const fn cause(self) -> UnprotectedCause {
         match self {
             Self::HostNetwork | Self::NoPair | Self::SecondInterface => UnprotectedCause::Author,
-            Self::NoInterface | Self::NetnsUnreadable | Self::NotAttached => UnprotectedCause::Node,
+            Self::NoInterface | Self::NetnsUnreadable | Self::NoEthernet | Self::NotAttached => UnprotectedCause::Node,
         }
     }
 
@@ -99,6 +104,7 @@ impl UnprotectedReason {
             Self::SecondInterface => "remove the pod's further network; an admission policy can refuse such pods",
             Self::NoInterface => "compare --cni-cache and --netns-dir with the paths of the container runtime",
             Self::NetnsUnreadable => "look in the agent's log; check its capabilities and its limit of open files",
+            Self::NoEthernet => "give the pod a veth, netkit (in L2 mode) or TAP interface",
             Self::NotAttached => "look in the agent's log for why its programs could not be attached",
         }
     }
@@ -174,12 +180,22 @@ impl<'a> Scope<'a> {
     fn examine(&self, pod: &Pod, reasons: &mut Reasons) {
         let Some(local) = &pod.local else { return };
         let links: Vec<&Link> = self.interfaces.of(pod).collect();
-        links.iter().for_each(|link| self.examine_end(link, reasons));
+        // Beside a readable interface, one without an Ethernet header is a further network, which a pod's author may choose.
+        let unreadable = match links.iter().all(|link| link.lacks_ethernet) {
+            true => UnprotectedReason::NoEthernet,
+            false => UnprotectedReason::SecondInterface,
+        };
+        for link in &links {
+            match link.lacks_ethernet {
+                true => reasons.add(unreadable, format!("interface {} has no Ethernet header", link.name)),
+                false => self.examine_end(link, reasons),
+            }
+        }
         match &local.attachment.port {
             // An interface that is not there is no living pod's: nothing else says that the pod exists.
             HostPort::Interface(_) => {
                 let netns = links.first().and_then(|link| link.netns.as_deref());
-                netns.into_iter().for_each(|netns| self.examine_netns(netns, true, reasons));
+                netns.into_iter().for_each(|netns| self.examine_netns(netns, &links, reasons));
             }
             HostPort::Netns(netns) if netns.is_empty() => {
                 // Without an address the pod has not started, so a pod that cannot start is not counted.
@@ -188,7 +204,7 @@ impl<'a> Scope<'a> {
                     reasons.add(UnprotectedReason::NoInterface, detail.to_owned());
                 }
             }
-            HostPort::Netns(netns) => self.examine_netns(netns, !links.is_empty(), reasons),
+            HostPort::Netns(netns) => self.examine_netns(netns, &links, reasons),
         }
     }
 
@@ -199,8 +215,8 @@ impl<'a> Scope<'a> {
         }
     }
 
-    /// Examines the inside of a pod's network namespace. `has_end` says whether the pod has an interface on the node.
-    fn examine_netns(&self, netns: &str, has_end: bool, reasons: &mut Reasons) {
+    /// Examines the inside of a pod's network namespace. `own` are the pod's interfaces on the node.
+    fn examine_netns(&self, netns: &str, own: &[&Link], reasons: &mut Reasons) {
         let unreadable = |why: &str| format!("network namespace {netns} could not be read: {why}");
         let Some(all) = self.cluster.netns_interfaces() else {
             return reasons.add(UnprotectedReason::NetnsUnreadable, unreadable("it was not tried yet"));
@@ -213,14 +229,16 @@ impl<'a> Scope<'a> {
         if let Some(why) = &contents.error {
             reasons.add(UnprotectedReason::NetnsUnreadable, unreadable(why));
         }
-        self.examine_contents(netns, contents, has_end, reasons);
+        self.examine_contents(netns, contents, own, reasons);
     }
 
-    fn examine_contents(&self, netns: &str, contents: &NetnsContents, has_end: bool, reasons: &mut Reasons) {
-        let beside = if has_end { UnprotectedReason::SecondInterface } else { UnprotectedReason::NoPair };
+    fn examine_contents(&self, netns: &str, contents: &NetnsContents, own: &[&Link], reasons: &mut Reasons) {
+        let beside = if own.is_empty() { UnprotectedReason::NoPair } else { UnprotectedReason::SecondInterface };
         for link in &contents.links {
             let end = self.ends.get(&(netns, link.ifindex)).filter(|_| link.is_pair());
             match end {
+                // The node's end was examined already.
+                Some(end) if own.iter().any(|link| link.ifindex == end.ifindex) => {}
                 Some(end) if self.attached.contains(&end.ifindex) => {}
                 Some(end) if self.endpoints.ports.contains_key(&end.ifindex) => self.examine_end(end, reasons),
                 None if link.is_pair() && link.lower == LowerEnd::Node => {

@@ -5,7 +5,7 @@ use crate::model::input::{Attachment, Change, Endpoint, LinkKind, NetnsInterface
 use crate::model::settings::Settings;
 use crate::model::testing::{apply_all, cluster, compiled, ip, key, link, namespace, remote, tenant};
 
-use UnprotectedReason::{HostNetwork, NetnsUnreadable, NoInterface, NoPair, NotAttached, SecondInterface};
+use UnprotectedReason::{HostNetwork, NetnsUnreadable, NoEthernet, NoInterface, NoPair, NotAttached, SecondInterface};
 
 /// A pod whose network namespace is `netns`.
 fn pod(path: &str, netns: &str, address: &str) -> Endpoint {
@@ -85,6 +85,18 @@ fn pods_whose_interfaces_hold_the_programs_are_protected() {
 fn an_interface_without_programs_is_found_and_the_other_pod_is_not() {
     assert_eq!(reasons(vec![], &[8]), of_a(NotAttached));
     assert!(found(vec![], &[8])[0].detail.contains("veth7"));
+}
+
+#[test]
+fn an_interface_without_an_ethernet_header_is_the_nodes_fault_unless_another_is_readable() {
+    let l3 = |ifindex, peer| Link { lacks_ethernet: true, peer, ..end(ifindex, "cni-a") };
+    let only = vec![Change::Links(vec![l3(7, 2), end(8, "cni-b")])];
+    assert_eq!(reasons(only, &[8]), of_a(NoEthernet));
+    let second = vec![
+        Change::Links(vec![end(7, "cni-a"), l3(9, 3), end(8, "cni-b")]),
+        a_holds(contents(vec![eth0(), inner(3, "net1", "netkit", LowerEnd::Node)])),
+    ];
+    assert_eq!(reasons(second, &[7, 8]), of_a(SecondInterface));
 }
 
 #[test]
