@@ -185,6 +185,11 @@ impl Cluster {
         }
     }
 
+    /// Whether this node delivers packets to the address to itself, as far as its interfaces say.
+    pub fn is_delivered_here(&self, address: IpAddr) -> bool {
+        self.own.contains(&address) || self.virtual_addresses.contains(&address)
+    }
+
     /// Addresses of all nodes, also those that are somebody else's by [`Self::node_claim`].
     pub fn nodes(&self) -> &Arc<BTreeSet<IpAddr>> {
         &self.nodes

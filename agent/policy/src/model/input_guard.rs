@@ -94,7 +94,7 @@ pub fn compile(
     for (_, entry) in wanted {
         match may_open_to_nodes(desired, entry) {
             true => rules.open.extend(addresses(entry)),
-            false => rules.exact.extend(exact(desired, entry)),
+            false => rules.exact.extend(exact(cluster, desired, entry)),
         }
     }
     rules
@@ -106,11 +106,11 @@ fn may_open_to_nodes(desired: &Desired, entry: &EndpointEntry) -> bool {
     desired.tenants.get(&entry.tenant).is_some_and(|policy| policy.flags & open != 0)
 }
 
-/// The ports of nodes that a pod's tenant may reach. Those of other nodes do no harm here.
-fn exact(desired: &Desired, entry: &EndpointEntry) -> BTreeSet<InputOpening> {
+/// The ports of this node that a pod's tenant may reach.
+fn exact(cluster: &Cluster, desired: &Desired, entry: &EndpointEntry) -> BTreeSet<InputOpening> {
     let mut exact = BTreeSet::new();
     let openings = desired.tenants.get(&entry.tenant).map_or(&[][..], |policy| policy.openings.as_slice());
-    for opening in openings {
+    for opening in openings.iter().filter(|opening| cluster.is_delivered_here(opening.net.addr())) {
         let to = opening.net.addr();
         for pod in addresses(entry).filter(|pod| pod.is_ipv4() == to.is_ipv4()) {
             let ports = node_openings::each_port(opening);
@@ -175,9 +175,18 @@ mod tests {
 
     #[test]
     fn an_exact_entry_opens_its_ports_of_the_node_to_pods_of_its_family() {
-        let egress = vec![range("192.0.2.1/32", &[53, 443]), range("192.0.2.2/32", &[]), range("0.0.0.0/0", &[22])];
+        let egress = vec![
+            range("192.0.2.1/32", &[53, 443]),
+            range("169.254.20.10/32", &[53]),
+            range("192.0.2.2/32", &[]),
+            range("192.0.2.9/32", &[443]),
+            range("0.0.0.0/0", &[22]),
+        ];
         let changes = vec![
             Change::Tenants(vec![Tenant { egress, ..tenant("acme") }, tenant("globex")]),
+            Change::Nodes(vec![ip("192.0.2.1"), ip("192.0.2.2")]),
+            Change::VirtualAddresses(vec![ip("169.254.20.10")]),
+            Change::ClusterNodes(vec![ip("192.0.2.9")]),
             Change::Namespaces(vec![namespace("web", "acme"), namespace("shop", "globex")]),
             Change::Links(vec![link(7, "veth7"), link(6, "veth6")]),
             Change::Endpoints(vec![
@@ -187,8 +196,9 @@ mod tests {
         ];
         let cluster = cluster(guarded(), changes);
         let rules = compile(&cluster, &compiled(&cluster, 0), &BTreeMap::new(), &[6, 7].into());
-        let opening = |port| InputOpening { pod: ip("10.0.0.1"), to: ip("192.0.2.1"), protocol: 6, port };
-        assert_eq!(rules.exact, [53, 443].map(opening).into());
+        let opening = |(to, port)| InputOpening { pod: ip("10.0.0.1"), to: ip(to), protocol: 6, port };
+        let expected = [("192.0.2.1", 53), ("192.0.2.1", 443), ("169.254.20.10", 53)].map(opening);
+        assert_eq!(rules.exact, expected.into(), "neither another node's, nor an entry without ports");
     }
 
     #[test]

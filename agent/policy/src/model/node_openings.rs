@@ -4,7 +4,7 @@
 //! states itself: ports of wider ranges around it do not count. Knows no node, because an exact entry has no effect where
 //! the address is no node's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use agent_common::headers::{TCP, UDP};
@@ -21,15 +21,29 @@ use super::report::{Conflict, ConflictKind};
 /// How many ports a rule of an exact entry opens on a node. The input guard holds each port by itself.
 pub const WIDEST_RULE: u16 = 64;
 
+/// How many ports of all addresses together a tenant's exact entries open. Further entries open none.
+pub const MOST_PORTS: usize = 1_024;
+
 /// What a tenant's exact entries open on nodes.
 pub fn compile(tenant: &Tenant) -> Vec<Prefix> {
+    let mut count = 0;
+    let fits = |opening: &Prefix| {
+        let ports = each_port(opening).count();
+        let fits = ports > 0 && opening.ports.fits() && count + ports <= MOST_PORTS;
+        count += if fits { ports } else { 0 };
+        fits
+    };
+    stated(tenant).filter(fits).collect()
+}
+
+/// What the exact entries state, by address.
+fn stated(tenant: &Tenant) -> impl Iterator<Item = Prefix> {
     let mut openings: BTreeMap<IpNet, Ports> = BTreeMap::new();
     for range in tenant.egress.iter().filter(|range| is_exact(range)) {
         let ports = openings.entry(range.cidr.trunc()).or_insert_with(Ports::none);
         *ports = ports.union(&ports_of(range));
     }
-    openings.retain(|_, ports| ports.fits() && !ports.is_none());
-    openings.into_iter().map(|(net, ports)| Prefix { net, ports, contested: false }).collect()
+    openings.into_iter().map(|(net, ports)| Prefix { net, ports, contested: false })
 }
 
 /// The ports of an opening, one by one: transport protocol and port.
@@ -43,23 +57,26 @@ pub fn each_port(opening: &Prefix) -> impl Iterator<Item = (u8, u16)> + '_ {
 
 /// Exact entries for addresses of nodes that open nothing there: they state no port, or too many.
 pub fn without_effect(cluster: &Cluster) -> Vec<Conflict> {
-    let nodes = cluster.nodes();
-    let is_node = |range: &&Range| is_exact(range) && nodes.contains(&range.cidr.addr());
-    let conflict = |tenant: &Tenant, range: &Range| {
-        let (name, address): (_, IpAddr) = (&tenant.age.name, range.cidr.addr());
-        Conflict {
-            tenant: Name::from(name.as_str()),
-            kind: ConflictKind::NodeWithoutPorts,
-            message: format!(
-                "egress entry {} of tenant {name} names {address}, an address of a node, and opens nothing there: state \
-                 TCP or UDP ports, at most {WIDEST_RULE} a rule",
-                range.name
-            ),
-        }
+    let tenants = cluster.tenants().values().filter(|tenant| !tenant.shared);
+    tenants.flat_map(|tenant| without_effect_of(tenant, cluster)).collect()
+}
+
+fn without_effect_of(tenant: &Tenant, cluster: &Cluster) -> Vec<Conflict> {
+    let opened: BTreeSet<IpAddr> = compile(tenant).iter().map(|opening| opening.net.addr()).collect();
+    let names_node = |range: &&Range| is_exact(range) && cluster.nodes().contains(&range.cidr.addr());
+    let idle = |range: &&Range| !opened.contains(&range.cidr.addr()) || ports_of(range).is_none();
+    let name = &tenant.age.name;
+    let conflict = |range: &Range| Conflict {
+        tenant: Name::from(name.as_str()),
+        kind: ConflictKind::NodeWithoutPorts,
+        message: format!(
+            "egress entry {} of tenant {name} names {}, an address of a node, and opens nothing there: state TCP or UDP \
+             ports, at most {WIDEST_RULE} a rule and {MOST_PORTS} in all",
+            range.name,
+            range.cidr.addr()
+        ),
     };
-    let tenants = cluster.tenants().values().map(AsRef::as_ref).filter(|tenant: &&Tenant| !tenant.shared);
-    let found = tenants.flat_map(|tenant| tenant.egress.iter().filter(is_node).map(move |range| (tenant, range)));
-    found.filter(|(_, range)| ports_of(range).is_none()).map(|(tenant, range)| conflict(tenant, range)).collect()
+    tenant.egress.iter().filter(names_node).filter(idle).map(conflict).collect()
 }
 
 fn is_exact(range: &Range) -> bool {
@@ -112,5 +129,16 @@ mod tests {
         let reported = without_effect(&cluster(Settings::default(), changes));
         assert_eq!(reported.len(), 2, "{reported:?}");
         assert!(reported[0].message.contains("192.0.2.2") && reported[1].message.contains("192.0.2.3"), "{reported:?}");
+    }
+
+    #[test]
+    fn a_tenant_opens_a_bounded_number_of_ports_and_the_rest_is_reported() {
+        let entry = |host: u8| Range { ports: vec![udp(1, WIDEST_RULE)], ..range(&format!("192.0.2.{host}/32"), &[]) };
+        let acme = Tenant { egress: (1..=17).map(entry).collect(), ..tenant("acme") };
+        assert_eq!(compile(&acme).len(), MOST_PORTS / usize::from(WIDEST_RULE), "16 of 17 addresses");
+        let nodes = ["192.0.2.16", "192.0.2.17"].map(ip).to_vec();
+        let changes = vec![Change::Tenants(vec![acme]), Change::ClusterNodes(nodes)];
+        let reported = without_effect(&cluster(Settings::default(), changes));
+        assert!(reported.len() == 1 && reported[0].message.contains("192.0.2.17"), "{reported:?}");
     }
 }
