@@ -119,12 +119,15 @@ async fn a_pod_whose_programs_cannot_be_attached_again_is_reported_until_they_ar
     agent.kernel.fail_ports = [7].into();
     agent.step(31, vec![]).await;
     assert!(agent.state.snapshot().endpoints[&key("web/a")].error.is_some());
+    agent.step(15, vec![]).await;
+    assert_eq!(agent.state.snapshot().unprotected.len(), 1, "it counts as unprotected, too");
     agent.kernel.fail_ports.clear();
     agent.step(31, vec![]).await;
     let events = agent.events().await;
     let of_pod: Vec<_> = events.iter().filter(|(_, _, message)| message.starts_with("pod web/a")).collect();
     assert_eq!((of_pod[0].0.as_str(), of_pod[0].1.as_str()), ("enforcement_lost", "critical"), "{events:?}");
     assert!(of_pod.iter().any(|(state, ..)| state == "enforcement_restored"), "{events:?}");
+    assert!(events.iter().all(|(state, ..)| state != "pod_unprotected"), "one loss is one event: {events:?}");
 }
 
 #[tokio::test(start_paused = true)]
