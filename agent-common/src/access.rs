@@ -19,6 +19,11 @@ pub trait Lookup<A: Family>: Tables<A> + Sized {
         range(self, query)
     }
 
+    /// See [`opens_node`].
+    fn opens_node(&self, query: &Query<A>) -> bool {
+        opens_node(self, query)
+    }
+
     /// See [`embedded_access`].
     fn embedded_access(&self, query: &Query<A>) -> Access {
         embedded_access(self, &query.local, query.remote)
@@ -218,7 +223,7 @@ pub fn access<A: Family, T: Lookup<A>>(tables: &T, query: &Query<A>, identity: R
         // What a node unwraps would be taken for another node's, whoever may open connections to nodes.
         PeerEntry::NODE if is_tunnelled(query) => Access::deny(DropReason::Node, TenantId::UNKNOWN),
         PeerEntry::NODE if local.state.has(TenantState::NODES_ALLOWED | TenantState::SHARED) => Access::BOTH_WAYS,
-        PeerEntry::NODE if opens_node(tables, query) => Access::BOTH_WAYS,
+        PeerEntry::NODE if may_open_node(tables, query) => Access::BOTH_WAYS,
         PeerEntry::NODE => Access::deny_but_reply(DropReason::Node, TenantId::UNKNOWN),
         PeerEntry::METADATA | PeerEntry::SERVICE_LISTED => {
             access_if_listed(identity.range(tables, query), A::BITS, peer)
@@ -230,14 +235,15 @@ pub fn access<A: Family, T: Lookup<A>>(tables: &T, query: &Query<A>, identity: R
     }
 }
 
+#[inline(always)]
+fn may_open_node<A: Family, T: Lookup<A>>(tables: &T, query: &Query<A>) -> bool {
+    query.local.state.has(TenantState::NODE_OPENINGS) && tables.opens_node(query)
+}
+
 /// Whether the tenant has an entry of exactly this address whose own ports allow the query. Wider ranges never open a node.
 #[inline(always)]
-fn opens_node<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> bool {
-    let LocalTenant { tenant, state } = query.local;
-    if !state.has(TenantState::NODE_OPENINGS) {
-        return false;
-    }
-    let grant = tables.trie(tenant.of_openings(), query.remote);
+pub fn opens_node<A: Family, T: Tables<A>>(tables: &T, query: &Query<A>) -> bool {
+    let grant = tables.trie(query.local.tenant.of_openings(), query.remote);
     grant.length == A::BITS && grant.ports != PORTS_ANY && set_allows_ports(tables, grant.ports, query)
 }
 
@@ -340,7 +346,7 @@ fn access_by_range<A: Family, T: Lookup<A>>(tables: &T, query: &Query<A>, range:
         && let Some(denied) = other_owner(tables, &query.local, query.remote)
     {
         return match denied.reason {
-            DropReason::Node if opens_node(tables, query) && !is_tunnelled(query) => Access::BOTH_WAYS,
+            DropReason::Node if may_open_node(tables, query) && !is_tunnelled(query) => Access::BOTH_WAYS,
             DropReason::Node => Access::deny_but_reply(denied.reason, denied.peer),
             reason => Access::deny(reason, denied.peer),
         };

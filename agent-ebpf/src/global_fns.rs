@@ -107,6 +107,10 @@ global_fns! {
         access::range(&Maps, &query(local, V4(remote), ports)).bits()
     }
 
+    fn opens_node_v4(local: u64, remote: u32, ports: u64) -> u64 {
+        access::opens_node(&Maps, &query(local, V4(remote), ports)).into()
+    }
+
     fn access_v4(local: u64, remote: u32, ports: u64, identity: u64) -> u64 {
         access::access(&Maps, &query(local, V4(remote), ports), RemoteIdentity::from_bits(identity)).bits()
     }
@@ -121,6 +125,10 @@ global_fns! {
 
     fn range_v6(local: u64, hi: u64, lo: u64, ports: u64) -> u64 {
         access::range(&Maps, &query(local, V6 { hi, lo }, ports)).bits()
+    }
+
+    fn opens_node_v6(local: u64, hi: u64, lo: u64, ports: u64) -> u64 {
+        access::opens_node(&Maps, &query(local, V6 { hi, lo }, ports)).into()
     }
 
     fn embedded_v6(local: u64, hi: u64, lo: u64) -> u64 {
@@ -190,12 +198,22 @@ impl Lookup<V4> for Maps {
     fn range(&self, query: &Query<V4>) -> Range {
         Range::from_bits(range_v4(pack_local(query), query.remote.0, pack_ports(query)))
     }
+
+    #[inline(always)]
+    fn opens_node(&self, query: &Query<V4>) -> bool {
+        opens_node_v4(pack_local(query), query.remote.0, pack_ports(query)) != 0
+    }
 }
 
 impl Lookup<V6> for Maps {
     #[inline(always)]
     fn range(&self, query: &Query<V6>) -> Range {
         Range::from_bits(range_v6(pack_local(query), query.remote.hi, query.remote.lo, pack_ports(query)))
+    }
+
+    #[inline(always)]
+    fn opens_node(&self, query: &Query<V6>) -> bool {
+        opens_node_v6(pack_local(query), query.remote.hi, query.remote.lo, pack_ports(query)) != 0
     }
 
     #[inline(always)]
