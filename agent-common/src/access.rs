@@ -235,8 +235,9 @@ pub fn access<A: Family, T: Lookup<A>>(tables: &T, query: &Query<A>, identity: R
     }
 }
 
+/// Whether an exact entry of the tenant opens the remote address, which is a node's, on this port.
 #[inline(always)]
-fn may_open_node<A: Family, T: Lookup<A>>(tables: &T, query: &Query<A>) -> bool {
+pub fn may_open_node<A: Family, T: Lookup<A>>(tables: &T, query: &Query<A>) -> bool {
     query.local.state.has(TenantState::NODE_OPENINGS) && tables.opens_node(query)
 }
 

@@ -12,7 +12,6 @@ use crate::counters::TENANT_SLOTS;
 use crate::event::FlowEvent;
 use crate::flow::Direction;
 use crate::reason::DropReason;
-use crate::tenant::TenantId;
 
 /// Buckets in the table of one CPU.
 pub const AGGREGATE_LEN: u32 = COMMON_BUCKETS + SHARES * SHARE_LEN;
@@ -66,8 +65,7 @@ impl AggregateKey {
         reason.number() | (direction as u8) << 7
     }
 
-    /// Index of the bucket in the common half. An attacker may choose it, but replaces no flow of another tenant there that
-    /// had a packet lately.
+    /// Index of the bucket in the common half. An attacker may choose it, but replaces no flow there that had a packet lately.
     #[inline(always)]
     pub fn common_bucket(&self) -> u32 {
         self.hash() >> 7 & (COMMON_BUCKETS - 1)
@@ -143,11 +141,11 @@ impl AggregateEntry {
         self.key == *key && self.event.generation == generation && self.event.count != 0
     }
 
-    /// Whether a new flow of this tenant may take the bucket, which is in the common half.
+    /// Whether a new flow may take the bucket, which is in the common half: no flow holds it that had a packet lately. Not
+    /// even one of the same tenant, because two flows that take one bucket from each other send a record for each packet.
     #[inline(always)]
-    pub fn is_open_to(&self, tenant: TenantId, now_ns: u64) -> bool {
-        let is_idle = now_ns.saturating_sub(self.event.last_ns) >= IDLE_NS;
-        is_idle || self.event.tenant.0 == tenant.0 || self.event.count == 0
+    pub fn is_free(&self, now_ns: u64) -> bool {
+        now_ns.saturating_sub(self.event.last_ns) >= IDLE_NS || self.event.count == 0
     }
 
     /// Counts one more packet of the same flow.
@@ -234,11 +232,10 @@ mod tests {
     }
 
     #[test]
-    fn a_common_bucket_is_open_to_its_tenant_and_to_all_once_it_is_idle() {
-        let event = FlowEvent { tenant: TenantId(3), count: 1, last_ns: 10 * SECOND, ..FlowEvent::default() };
+    fn a_common_bucket_is_free_once_it_is_idle() {
+        let event = FlowEvent { count: 1, last_ns: 10 * SECOND, ..FlowEvent::default() };
         let entry = AggregateEntry { event, ..AggregateEntry::default() };
-        assert!(entry.is_open_to(TenantId(3), 10 * SECOND) && !entry.is_open_to(TenantId(4), 14 * SECOND));
-        assert!(entry.is_open_to(TenantId(4), 15 * SECOND));
-        assert!(AggregateEntry::default().is_open_to(TenantId(4), 1), "a free one");
+        assert!(!entry.is_free(14 * SECOND) && entry.is_free(15 * SECOND));
+        assert!(AggregateEntry::default().is_free(1), "one that was never taken");
     }
 }

@@ -95,6 +95,9 @@ impl ReplyEntry {
     pub const REPLIED: u16 = 1;
     /// A FIN or RST was seen.
     pub const CLOSING: u16 = 1 << 1;
+    /// The opener has sent more than the SYN of a TCP connection. The kernel of a pod answers each SYN by itself, so a reply
+    /// alone does not show that somebody uses the connection.
+    pub const CONFIRMED: u16 = 1 << 2;
     /// Least time between two writes of the time: a store to a shared cache line is not free.
     pub const STAMP_NS: u64 = SECOND;
 
@@ -107,14 +110,14 @@ impl ReplyEntry {
     /// Nanoseconds without a packet after which an entry with these flags no longer counts.
     #[inline(always)]
     const fn timeout(protocol: u8, flags: u16) -> u64 {
-        let seconds = match (protocol, flags & Self::CLOSING != 0, flags & Self::REPLIED != 0) {
-            (TCP, true, _) => 120,
+        let is_established = flags & Self::STATE == Self::REPLIED | Self::CONFIRMED;
+        let seconds = match (protocol, is_established) {
             // Longer than two hours, after which TCP sends keep-alives by default (RFC 9293, 3.8.4).
-            (TCP, false, true) => 3 * 3600,
-            (TCP, false, false) => 120,
-            (SCTP, ..) => 600,
-            (UDP, _, true) => 180,
-            (ICMP | ICMPV6, ..) => 30,
+            (TCP, true) => 3 * 3600,
+            (TCP, false) => 120,
+            (SCTP, _) => 600,
+            (UDP, true) => 180,
+            (ICMP | ICMPV6, _) => 30,
             _ => 60,
         };
         seconds * SECOND
@@ -126,10 +129,12 @@ impl ReplyEntry {
         now_ns < self.expires_ns
     }
 
-    /// Whether both sides have sent, and neither has closed.
+    const STATE: u16 = Self::REPLIED | Self::CLOSING | Self::CONFIRMED;
+
+    /// Whether both sides use the connection, and neither has closed it.
     #[inline(always)]
     pub const fn is_established(self) -> bool {
-        self.flags & (Self::REPLIED | Self::CLOSING) == Self::REPLIED
+        self.flags & Self::STATE == Self::REPLIED | Self::CONFIRMED
     }
 
     /// The entry after one more allowed packet; `None` if no field changed enough for a store. A packet that begins a
@@ -181,10 +186,11 @@ mod tests {
         let now = 1_000 * SECOND;
         for (protocol, flags, alive) in [
             (TCP, 0, 119),
-            (TCP, ReplyEntry::REPLIED, 10_799),
-            (TCP, ReplyEntry::REPLIED | ReplyEntry::CLOSING, 119),
-            (UDP, 0, 59),
-            (UDP, ReplyEntry::REPLIED, 179),
+            (TCP, ReplyEntry::REPLIED, 119),
+            (TCP, BOTH, 10_799),
+            (TCP, BOTH | ReplyEntry::CLOSING, 119),
+            (UDP, ReplyEntry::CONFIRMED, 59),
+            (UDP, BOTH, 179),
             (ICMP, ReplyEntry::REPLIED, 29),
         ] {
             let entry = ReplyEntry::new(protocol, flags, 1, now);
@@ -192,6 +198,8 @@ mod tests {
             assert!(!entry.is_live(now + (alive + 1) * SECOND), "{protocol} {flags}");
         }
     }
+
+    const BOTH: u16 = ReplyEntry::REPLIED | ReplyEntry::CONFIRMED;
 
     #[test]
     fn an_entry_is_written_again_only_if_it_changed() {

@@ -5,7 +5,8 @@
 //! evaluated. So an entry of the reply table never names a later policy than the one that allowed it.
 
 use crate::access::{
-    Access, Lookup, RemoteIdentity, access, access_if_listed, between, identify_fast, is_tunnelled, other_owner,
+    Access, Lookup, RemoteIdentity, access, access_if_listed, between, identify_fast, is_tunnelled, may_open_node,
+    other_owner,
 };
 use crate::conntrack::{Opener, ReplyEntry, ReplyPacket, ReplyState};
 use crate::flow::Direction;
@@ -156,7 +157,8 @@ pub fn ingress<A: Family, T: Rules<A>>(tables: &T, query: &Query<A>, identity: R
         Some(peer) if peer.is_pods() => ingress_from_pod(tables, query, peer, generation),
         Some(peer) if peer.kind == PeerEntry::NODE => {
             // Replies need no entry where the pod may open connections to nodes itself.
-            if !query.local.state.has(TenantState::NODES_ALLOWED | TenantState::SHARED) {
+            let state = query.local.state;
+            if !state.has(TenantState::NODES_ALLOWED | TenantState::SHARED) && !may_open_node(tables, query) {
                 record_opening(tables, query, Opener::Remote, generation);
             }
             Verdict::ALLOW
@@ -233,7 +235,8 @@ fn ingress_from_world<A: Family, T: Rules<A>>(
         return Verdict::from_denied(tables.embedded_access(query).denied());
     }
     // Where the pod may open connections itself, replies need no entry.
-    if identity.range(tables, query).is_undisputed() {
+    let range = identity.range(tables, query);
+    if range.is_undisputed() || (range.allows_ports() && other_owner(tables, &query.local, query.remote).is_none()) {
         return Verdict::ALLOW;
     }
     let tracked = query.has(Query::<A>::MAY_OPEN | Query::<A>::MAY_CONTINUE);

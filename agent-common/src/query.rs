@@ -126,7 +126,12 @@ impl<A> Query<A> {
     #[inline(always)]
     fn entry_flags(&self, reply: bool) -> u16 {
         let closing = if self.has(Self::CLOSES) { ReplyEntry::CLOSING } else { 0 };
-        closing | if reply { ReplyEntry::REPLIED } else { 0 }
+        let seen = match reply {
+            true => ReplyEntry::REPLIED,
+            false if self.begins_connection() => 0,
+            false => ReplyEntry::CONFIRMED,
+        };
+        closing | seen
     }
 }
 

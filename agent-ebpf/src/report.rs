@@ -169,7 +169,7 @@ fn find(key: &AggregateKey, tenant_slot: u16, generation: u64) -> Option<&'stati
 #[inline(always)]
 fn free(key: &AggregateKey, local: &LocalTenant) -> Option<&'static mut AggregateEntry> {
     bucket(key.common_bucket())
-        .filter(|common| common.is_open_to(local.tenant, Maps::now()))
+        .filter(|common| common.is_free(Maps::now()))
         .or_else(|| bucket(key.own_bucket(local.state.slot)))
 }
 

@@ -11,7 +11,9 @@ use agent_common::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,
 };
-use agent_common::reply_table::{self, BUCKET_LEN, CONNECTIONS_PER_POD, HashedKey, Placement, StoredReply};
+use agent_common::reply_table::{
+    self, BUCKET_LEN, CONNECTIONS_PER_POD, HashedKey, Placement, ReplyBucket, StoredReply,
+};
 use agent_common::tables::Tables;
 use agent_common::tenant::{TenantId, TenantState};
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_ktime_get_coarse_ns};
@@ -83,23 +85,27 @@ impl Maps {
     #[inline(always)]
     fn reply(key: &ReplyKey) -> Option<ReplyEntry> {
         let hashed = HashedKey::new(key);
-        let bucket = maps::REPLIES.get(hashed.bucket(key.block, Self::buckets_per_pod()))?;
-        bucket.entry(&hashed, bucket.find(&hashed, read_once), read_once)
+        let [one, other] = hashed.buckets(key.block, Self::buckets_per_pod());
+        Self::entry(one, &hashed).or_else(|| Self::entry(other, &hashed))
+    }
+
+    #[inline(always)]
+    fn entry(index: u32, key: &HashedKey) -> Option<ReplyEntry> {
+        let bucket = maps::REPLIES.get(index)?;
+        bucket.entry(key, find_reply(index, key.hash) as usize, read_once)
     }
 
     /// Writes an entry over that of the same connection, or to the place that costs least.
     #[inline(always)]
     fn insert_reply(key: &ReplyKey, entry: ReplyEntry, now_ns: u64) {
         let hashed = HashedKey::new(key);
-        let index = hashed.bucket(key.block, Self::buckets_per_pod());
-        let Some(bucket) = maps::REPLIES.get_ptr_mut(index) else { return };
+        let [one, other] = hashed.buckets(key.block, Self::buckets_per_pod());
+        let chosen = place_reply(one, other, hashed.hash, now_ns);
+        let (bucket, place) = (if chosen >> 32 == 0 { one } else { other }, chosen as u32 as usize);
+        let Some(bucket) = maps::REPLIES.get_ptr_mut(bucket) else { return };
         // SAFETY: the pointer is to a live value of an array, which is never freed. Other CPUs may write it too; entries
         // prove by their seal that they are whole.
         let bucket = unsafe { &mut *bucket };
-        let place = match bucket.find(&hashed, read_once) {
-            BUCKET_LEN => place_reply(index, now_ns) as usize,
-            place => place,
-        };
         if let Some(stored) = bucket.entries.get_mut(place) {
             *stored = StoredReply::new(&hashed, entry);
         }
@@ -118,18 +124,43 @@ impl Maps {
     }
 }
 
-/// The place that a new connection takes in a bucket. If a live one loses it, that is counted. A global function, as in
-/// [`crate::global_fns`].
+/// The place in a bucket of the entry with this hash. A global function, as in [`crate::global_fns`].
 // SAFETY: the name is taken by nothing else in the object.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn place_reply(bucket: u32, now_ns: u64) -> u64 {
-    let Some(bucket) = maps::REPLIES.get(bucket) else { return BUCKET_LEN as u64 };
-    let Placement { index, evicts } = bucket.place(now_ns);
-    if evicts {
+extern "C" fn find_reply(bucket: u32, hash: u64) -> u64 {
+    maps::REPLIES.get(bucket).map_or(BUCKET_LEN, |bucket| bucket.find(hash, read_once)) as u64
+}
+
+/// The place of a connection, which may be new: the index in the bucket, and in the high half 0 for `one`, 1 for `other`.
+/// If another connection in use loses it, that is counted. A global function too.
+// SAFETY: as above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn place_reply(one: u32, other: u32, hash: u64, now_ns: u64) -> u64 {
+    let (in_one, in_other) = (find_reply(one, hash), find_reply(other, hash));
+    if in_one < BUCKET_LEN as u64 {
+        return in_one;
+    }
+    if in_other < BUCKET_LEN as u64 {
+        return in_other | 1 << 32;
+    }
+    let (first, second) = (free_place(one, now_ns), free_place(other, now_ns));
+    let (first, second) = (Placement::from_bits(first), Placement::from_bits(second));
+    let is_second = second.is_better_than(first);
+    let chosen = if is_second { second } else { first };
+    if chosen.evicts() {
         loss::count(Loss::ReplyEvicted, 1);
     }
-    index as u64
+    chosen.index() as u64 | u64::from(is_second) << 32
+}
+
+/// See [`ReplyBucket::place`]. A global function too.
+// SAFETY: as above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn free_place(bucket: u32, now_ns: u64) -> u64 {
+    maps::REPLIES.get(bucket).map_or(u64::MAX, |bucket| bucket.place(now_ns).bits())
 }
 
 macro_rules! shared {

@@ -104,12 +104,14 @@ struct Kept {
     seen: u64,
     tcp: bool,
     replied: bool,
+    /// The opener has sent more than the SYN.
+    confirmed: bool,
     closing: bool,
 }
 
 impl Kept {
     fn is_live(self, now: u64) -> bool {
-        let timeout = match (self.tcp, self.closing, self.replied) {
+        let timeout = match (self.tcp, self.closing, self.replied && self.confirmed) {
             (true, false, true) => 3 * 3600,
             (true, ..) => 120,
             (false, _, true) => 180,
@@ -190,11 +192,13 @@ impl Connections {
 
 impl Kept {
     fn new(segment: Segment, now: u64) -> Self {
-        Self { seen: now, tcp: segment != Segment::Datagram, replied: false, closing: false }
+        let tcp = segment != Segment::Datagram;
+        Self { seen: now, tcp, replied: false, confirmed: !tcp, closing: false }
     }
 
     fn after(self, segment: Segment, reply: bool, now: u64) -> Self {
         let (replied, closing) = (self.replied || reply, self.closing || segment.closes());
-        Self { seen: now, replied, closing, ..self }
+        let confirmed = self.confirmed || !reply && segment != Segment::Syn;
+        Self { seen: now, replied, confirmed, closing, ..self }
     }
 }

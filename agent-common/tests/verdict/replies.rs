@@ -80,6 +80,11 @@ fn a_closing_connection_expires_earlier() {
     let fin = Content::Tcp { remote: 50_000, local: 80, flags: FIN | ACK };
     assert_eq!(world.receives(WORLD, &syn_to(80)), ALLOWED);
     assert_eq!(world.sends(WORLD, &syn_ack_from(80)), ALLOWED);
+    world.wait(121);
+    assert_eq!(world.sends(WORLD, &fin), Some(OffSubnet), "two minutes while the opener has sent a SYN alone");
+    assert_eq!(world.receives(WORLD, &syn_to(80)), ALLOWED);
+    assert_eq!(world.sends(WORLD, &syn_ack_from(80)), ALLOWED);
+    assert_eq!(world.receives(WORLD, &ack_to(80)), ALLOWED);
     world.wait(3_600);
     assert_eq!(world.sends(WORLD, &fin), ALLOWED, "three hours while it is open");
     world.wait(121);
@@ -96,6 +101,7 @@ fn a_new_connection_with_the_ports_of_a_closed_one_expires_as_late_as_any() {
         world.wait(60);
         assert_eq!(world.receives(WORLD, &syn_to(80)), ALLOWED, "the same ports again");
         assert_eq!(world.sends(WORLD, &syn_ack_from(80)), ALLOWED);
+        assert_eq!(world.receives(WORLD, &ack_to(80)), ALLOWED);
         world.wait(3_600);
         assert_eq!(world.sends(WORLD, &syn_ack_from(80)), ALLOWED, "{closes:#x}: an hour without a packet");
     }

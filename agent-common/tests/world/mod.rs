@@ -140,6 +140,11 @@ pub(crate) fn syn_to(local: u16) -> Content {
     Content::Tcp { remote: 50_000, local, flags: SYN }
 }
 
+/// What the other side sends after [`syn_ack_from`].
+pub(crate) fn ack_to(local: u16) -> Content {
+    Content::Tcp { remote: 50_000, local, flags: ACK }
+}
+
 /// The pod's reply to [`syn_to`].
 pub(crate) fn syn_ack_from(local: u16) -> Content {
     Content::Tcp { remote: 50_000, local, flags: SYN | ACK }
