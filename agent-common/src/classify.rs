@@ -246,12 +246,9 @@ fn quotes_own_packet<A: Family, P: Packet + ?Sized, T: Rules<A>>(
     if quoted.source != flow.destination || (from_pod && quoted.destination != flow.source) {
         return false;
     }
-    // No bit lets the quoted packet open a connection: anybody may have made it up.
-    let sent = Query {
-        bits: Query::<A>::MAY_REPLY | Query::<A>::MAY_CONTINUE | Query::<A>::PORTS_KNOWN,
-        ..Query::new(query.local, query.claim, &quoted, true)
-    };
-    tables.egress(&sent, identify(tables, &sent)).is_allow()
+    // Anybody may have made the quoted packet up, so it records nothing.
+    let sent = Query::new(query.local, query.claim, &quoted, true);
+    decide::may_have_sent(tables, &sent)
 }
 
 /// The reason for an EtherType other than IPv4, IPv6 and ARP.

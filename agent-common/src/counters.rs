@@ -84,7 +84,7 @@ pub enum Loss {
     RingFull = 0,
     /// Packets whose flow was replaced in its bucket before its count was reported.
     Unreported = 1,
-    /// Live connections that lost their entry in the reply table to another one of the same pod.
+    /// Connections in use that lost their entry in the reply table to another one of the same pod.
     ReplyEvicted = 2,
     /// Packets whose headers could not be made readable (`bpf_skb_pull_data` failed).
     Pull = 3,

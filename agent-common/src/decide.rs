@@ -5,8 +5,8 @@
 //! evaluated. So an entry of the reply table never names a later policy than the one that allowed it.
 
 use crate::access::{
-    Access, Lookup, RemoteIdentity, access, access_if_listed, between, identify_fast, is_tunnelled, may_open_node,
-    other_owner,
+    Access, Lookup, RemoteIdentity, access, access_if_listed, between, identify, identify_fast, is_tunnelled,
+    may_open_node, other_owner,
 };
 use crate::conntrack::{Opener, ReplyEntry, ReplyPacket, ReplyState};
 use crate::flow::Direction;
@@ -133,6 +133,19 @@ fn is_reply_from_pod<A: Family, T: Rules<A>>(tables: &T, query: &Query<A>, denie
     }
     tables.record(&query.reply_packet(Opener::Remote, true), generation);
     true
+}
+
+/// Whether the pod may have sent a packet that an ICMP error quotes: to an address that it may reach, or on a connection
+/// that the other side opened. It records no connection, and no reply.
+#[inline(always)]
+pub fn may_have_sent<A: Family, T: Rules<A>>(tables: &T, query: &Query<A>) -> bool {
+    let access = tables.access(query, identify(tables, query));
+    if access == Access::BOTH_WAYS || access == Access::ONE_WAY {
+        return true;
+    }
+    let packet = ReplyPacket { begins: false, flags: 0, ..query.reply_packet(Opener::Remote, false) };
+    let known = || tables.lookup_reply(&packet, tables.runtime().generation) != ReplyState::Unknown;
+    query.local.state.has(TenantState::OPEN) || (access.allows_reply() && known())
 }
 
 /// Whether a denied packet goes to a node: to a known one, or into a range of nodes.

@@ -217,7 +217,7 @@ maps! {
 
     "Connections whose replies the remote identity alone does not allow. Each pod has a block of buckets."
     REPLIES: Array<u32, ReplyBucket>[reply_table::bucket_count(CONNECTIONS_PER_POD), 0] by Programs, Connections;
-    "A connection of the same pod and bucket loses its entry, and is counted; its replies are denied until its opener sends again."
+    "The least used connection of the pod in two buckets loses its entry; its replies are denied until its opener sends again."
 
     "The generation of the policy, and the offset of the clock."
     RUNTIME: Array<u32, Runtime>[1, 0] by Agent;

@@ -62,6 +62,15 @@ pub const fn buckets_per_pod(per_pod: u32) -> u32 {
     per_pod / BUCKET_LEN as u32
 }
 
+/// The first bucket of a block, and how many it has.
+#[inline(always)]
+pub const fn buckets_of(block: u16, per_pod: u32) -> (u32, u32) {
+    match block {
+        0 => (0, COMMON_BUCKETS),
+        block => (COMMON_BUCKETS + (block as u32 - 1) * per_pod, per_pod),
+    }
+}
+
 /// The block of a pod with this event slot.
 #[inline(always)]
 pub const fn block(slot: u16, is_shared: bool) -> u16 {
@@ -100,10 +109,7 @@ impl HashedKey {
     /// Indices of the two buckets in which the connection may lie. `per_pod` is [`buckets_per_pod`].
     #[inline(always)]
     pub const fn buckets(&self, block: u16, per_pod: u32) -> [u32; 2] {
-        let (first, length) = match block {
-            0 => (0, COMMON_BUCKETS),
-            block => (COMMON_BUCKETS + (block as u32 - 1) * per_pod, per_pod),
-        };
+        let (first, length) = buckets_of(block, per_pod);
         let one = (self.hash >> 40) as u32 & (length - 1);
         let other = (self.hash >> 24) as u32 & (length - 1);
         [first + one, first + other]

@@ -11,9 +11,7 @@ use agent_common::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,
 };
-use agent_common::reply_table::{
-    self, BUCKET_LEN, CONNECTIONS_PER_POD, HashedKey, Placement, ReplyBucket, StoredReply,
-};
+use agent_common::reply_table::{self, BUCKET_LEN, CONNECTIONS_PER_POD, HashedKey, Placement, StoredReply};
 use agent_common::tables::Tables;
 use agent_common::tenant::{TenantId, TenantState};
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_ktime_get_coarse_ns};

@@ -104,7 +104,8 @@ pub struct RunArgs {
     #[arg(long, env = "BULKHEAD_MAX_PEERS", default_value_t = object::MapLimits::default().peers, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     pub max_peers: u32,
-    /// How many connections of one pod the reply table holds: a power of two from 64 to 65536
+    /// How many connections of one pod the reply table holds: a power of two from 64 to 16384. Each takes 12 KB for 256
+    /// pods. A change needs `bulkhead cleanup` first
     #[arg(long, env = "BULKHEAD_CONNECTIONS_PER_POD", value_name = "N", value_parser = connections,
           default_value_t = object::MapLimits::default().connections_per_pod)]
     pub connections_per_pod: u32,
@@ -276,14 +277,15 @@ impl RunArgs {
     }
 }
 
-/// The limits of the model are the sizes of the maps: the model refuses what does not fit before the kernel has to.
-/// Parses `--connections-per-pod`. The hash of a connection chooses by bits, so only powers of two are sizes.
+/// Parses `--connections-per-pod`. The hash of a connection chooses by bits, so only powers of two are sizes. The largest
+/// one takes 200 MB.
 fn connections(text: &str) -> Result<u32, String> {
     let number: u32 = text.parse().map_err(|error| format!("{error}"))?;
-    let fits = number.is_power_of_two() && (64..=65_536).contains(&number);
-    fits.then_some(number).ok_or_else(|| "state a power of two from 64 to 65536".to_owned())
+    let fits = number.is_power_of_two() && (64..=16_384).contains(&number);
+    fits.then_some(number).ok_or_else(|| "state a power of two from 64 to 16384".to_owned())
 }
 
+/// The limits of the model are the sizes of the maps: the model refuses what does not fit before the kernel has to.
 fn limits(sizes: &object::MapLimits) -> Limits {
     Limits { peers_v4: sizes.peers as usize, peers_v6: sizes.peers as usize, ..Limits::default() }
 }

@@ -59,8 +59,13 @@ pub(crate) async fn follow(
     loop {
         match observer.observe().await {
             Ok(now) => {
-                let seen = observer.look_inside(&now.links).await;
-                if !send_changes(&changes, &mut last, now).await || !send_inside(&changes, &mut inside, seen).await {
+                let links = now.links.clone();
+                // New interfaces get their programs before anything else is read.
+                if !send_changes(&changes, &mut last, now).await {
+                    return Ok(());
+                }
+                let seen = observer.look_inside(&links).await;
+                if !send_inside(&changes, &mut inside, seen).await {
                     return Ok(());
                 }
             }

@@ -11,6 +11,7 @@ use agent_common::layout::{
     TrieKeyV6,
 };
 use agent_common::maps;
+use agent_common::reply_table::{self, BLOCKS, COMMON_BUCKETS, ReplyBucket};
 use agent_common::tenant::{TenantId, TenantName, TenantState};
 use aya::Pod;
 use aya::maps::lpm_trie::Key;
@@ -38,6 +39,7 @@ pub(super) struct PolicyMaps {
     owners_v4: LpmTrie<MapData, V4, TenantId>,
     owners_v6: LpmTrie<MapData, V6, TenantId>,
     runtime: Array<MapData, Runtime>,
+    replies: Array<MapData, ReplyBucket>,
 }
 
 type WriteResult = Result<(), MapError>;
@@ -64,6 +66,7 @@ impl PolicyMaps {
             owners_v4: take(maps::OWNERS_V4.name)?.try_into()?,
             owners_v6: take(maps::OWNERS_V6.name)?.try_into()?,
             runtime: take(maps::RUNTIME.name)?.try_into()?,
+            replies: take(maps::REPLIES.name)?.try_into()?,
         })
     }
 
@@ -95,12 +98,45 @@ impl PolicyMaps {
         written.map_err(|error| classify(op.table(), error))
     }
 
-    /// Writes the entry of an interface. Indices beyond the array are in a hash.
+    /// Writes the entry of an interface. Indices beyond the array are in a hash. A new claim gets an empty block of the reply
+    /// table: entries of the pod that had it before would take the places of its own.
     fn endpoint(&mut self, ifindex: u32, entry: EndpointEntry) -> WriteResult {
+        if entry.cookie != 0 && entry.cookie != self.cookie(ifindex)? {
+            self.clear_block(reply_table::block(entry.slot, false))?;
+        }
         if ifindex < self.endpoints.len() {
             return self.endpoints.set(ifindex, entry, 0);
         }
         put(&mut self.endpoints_far, ifindex, (entry != EndpointEntry::default()).then_some(entry))
+    }
+
+    /// The claim that the kernel holds of an interface; 0 for none.
+    fn cookie(&self, ifindex: u32) -> Result<u32, MapError> {
+        let entry = match ifindex < self.endpoints.len() {
+            true => self.endpoints.get(&ifindex, 0),
+            false => self.endpoints_far.get(&ifindex, 0),
+        };
+        match entry {
+            Ok(entry) => Ok(entry.cookie),
+            Err(MapError::KeyNotFound) => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Empties the block of one pod. The common block is other pods' too.
+    fn clear_block(&mut self, block: u16) -> WriteResult {
+        if block == 0 {
+            return Ok(());
+        }
+        let per_pod = (self.replies.len() - COMMON_BUCKETS) / u32::from(BLOCKS - 1);
+        let (first, length) = reply_table::buckets_of(block, per_pod);
+        for bucket in first..first + length {
+            // Most are empty, and reading one costs no more than writing it.
+            if self.replies.get(&bucket, 0)? != ReplyBucket::default() {
+                self.replies.set(bucket, ReplyBucket::default(), 0)?;
+            }
+        }
+        Ok(())
     }
 
     fn generation(&mut self, generation: u64) -> WriteResult {

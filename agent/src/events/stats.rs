@@ -97,7 +97,7 @@ pub(crate) struct EventStats {
     pub aggregated: Tally,
     /// Packets that an earlier agent is presumed to have reported.
     pub presumed_reported: Tally,
-    /// Live connections that lost their entry in the reply table to another one of the same pod.
+    /// Connections in use that lost their entry in the reply table to another one of the same pod.
     pub reply_evictions: Tally,
     /// Packets whose headers the programs could not read, because the kernel could not make them linear.
     pub pull_failures: Tally,

@@ -34,6 +34,8 @@ const TUNNELS: [&str; 6] = [
 ];
 /// Annotation of a pod that the kubelet runs from a file.
 const STATIC_POD: &str = "kubernetes.io/config.mirror";
+/// The condition that says whether a pod has a sandbox with a network (Kubernetes 1.29).
+const HAS_SANDBOX: &str = "PodReadyToStartContainers";
 /// Annotation of a node with Flannel. The overlay's interface has the first address of the node's pod range; no other
 /// field states it.
 const FLANNEL: &str = "flannel.alpha.coreos.com/backend-type";
@@ -52,6 +54,8 @@ pub(crate) struct ObservedPod {
     /// Whether the kubelet runs it from a file, and knows it by another UID. The API server refuses to add or remove
     /// that mark of a pod.
     pub is_static: bool,
+    /// Whether the kubelet says that it has no sandbox. After a reboot, or if a volume is missing, it keeps its old addresses.
+    pub lacks_sandbox: bool,
 }
 
 /// A node.
@@ -109,6 +113,13 @@ struct PodStatus {
     phase: Option<String>,
     #[serde(rename = "podIPs")]
     pod_ips: Option<Vec<PodIp>>,
+    conditions: Option<Vec<PodCondition>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct PodCondition {
+    r#type: String,
+    status: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -222,6 +233,8 @@ impl PodLite {
         let on_node = self.spec.host_network == Some(true);
         let addresses = self.status.pod_ips.filter(|_| !on_node).unwrap_or_default();
         let addresses = addresses.iter().map(|one| address(&one.ip)).collect::<Result<_, _>>()?;
+        let conditions = self.status.conditions.unwrap_or_default();
+        let lacks_sandbox = conditions.iter().any(|one| one.r#type == HAS_SANDBOX && one.status == "False");
         let is_static = self.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(STATIC_POD));
         let endpoint = input::Endpoint {
             key: key(&self.metadata),
@@ -237,6 +250,7 @@ impl PodLite {
             on_node,
             is_ending: self.metadata.deletion_timestamp.is_some(),
             is_static,
+            lacks_sandbox,
         }))
     }
 }
@@ -355,6 +369,15 @@ mod tests {
         let on_node = pod(json!({"hostNetwork": true}), json!({"phase": "Running", "podIPs": ip})).expect("good");
         assert!(on_node.is_some_and(|seen| seen.on_node && seen.endpoint.addresses.is_empty()));
         assert!(pod(json!({}), json!({"podIPs": [{"ip": "10.244.0.555"}]})).is_err());
+    }
+
+    #[test]
+    fn a_pod_without_a_sandbox_is_recognised_by_its_condition() {
+        let seen = |status: &str| {
+            let conditions = json!([{"type": "Ready", "status": "False"}, {"type": HAS_SANDBOX, "status": status}]);
+            pod(json!({}), json!({"conditions": conditions})).expect("good").expect("a pod").lacks_sandbox
+        };
+        assert!(seen("False") && !seen("True") && !seen("Unknown"));
     }
 
     #[test]

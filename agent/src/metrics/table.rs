@@ -93,7 +93,7 @@ metrics! {
     PROGRAM_ERRORS = Counter "bulkhead_program_errors" ["operation"]
         "Operations that failed in the programs: packet headers not read.";
     REPLY_EVICTIONS = Counter "bulkhead_reply_evictions" []
-        "Live connections that lost their entry in the reply table, because their pod's block was full.";
+        "Connections in use that lost their entry in the reply table to another one of their pod.";
     MEMORY = Gauge "bulkhead_bpf_memory_bytes" ["kind"]
         "Bytes of kernel memory that maps and programs use.";
     EVENTS_RECEIVED = Counter "bulkhead_events_received" []

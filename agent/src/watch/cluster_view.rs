@@ -423,7 +423,7 @@ impl ClusterView {
 
 /// An endpoint from a pod of this node and the sandbox that the container runtime made for it.
 fn join(pod: &ObservedPod, sandbox: Option<&Sandbox>) -> Endpoint {
-    let may_lack_sandbox = sandbox.is_none() && (pod.is_ending || pod.is_static);
+    let may_lack_sandbox = sandbox.is_none() && (pod.is_ending || pod.is_static || pod.lacks_sandbox);
     let pod = &pod.endpoint;
     let port = HostPort::Netns(sandbox.map(|sandbox| sandbox.netns.clone()).unwrap_or_default());
     let cgroup = sandbox.and_then(|sandbox| sandbox.group.clone());

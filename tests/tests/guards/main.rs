@@ -3,6 +3,7 @@
 //! This holds with and without a running agent. Claimed pods and the node itself do send out of the node.
 
 mod groups;
+mod replies;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::thread;

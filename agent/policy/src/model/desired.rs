@@ -263,7 +263,9 @@ impl Desired {
                 let compiled = prefixes::compile(member, &self.ownership, &settings.metadata);
                 self.prefix_conflicts.extend(compiled.conflicts);
                 policy.take(compiled.v4, compiled.v6);
-                policy.open_nodes(member.object.as_deref().map(node_openings::compile).unwrap_or_default());
+                policy.open_nodes(
+                    member.object.as_deref().map(|object| node_openings::compile(object).openings).unwrap_or_default(),
+                );
             }
             tenants.insert(*id, policy);
         }

@@ -17,10 +17,7 @@ use super::desired::Desired;
 use super::guards;
 use super::node_openings;
 use super::pod::{v4_addr, v6_addr};
-
-/// UDP ports at which the kernel unwraps packets: VXLAN (RFC 7348, and the port that Linux chose before it), Geneve
-/// (RFC 8926), MPLS (RFC 7510) and GTP-U (3GPP TS 29.281). Ports of the node's own tunnel devices are added to them.
-const TUNNELS: [u16; 5] = [4789, 8472, 6081, 6635, 2152];
+use super::ports::TUNNELS;
 
 /// What the guard holds. The default is no guard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -5,45 +5,53 @@
 //! the address is no node's.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
-use agent_common::headers::{TCP, UDP};
 use agent_common::layout::PortRange;
 use ipnet::IpNet;
 
 use super::cluster::Cluster;
-use super::input::{Range, Tenant};
+use super::input::{PortRule, Protocol, Range, Tenant};
 use super::name::Name;
-use super::ports::{IpFamily, Ports};
+use super::ports::{IpFamily, Ports, TUNNELS};
 use super::prefixes::Prefix;
 use super::report::{Conflict, ConflictKind};
 
-/// How many ports a rule of an exact entry opens on a node. The input guard holds each port by itself.
+/// How many ports a rule of an exact entry opens on a node, at most. The input guard holds each port by itself.
 pub const WIDEST_RULE: u16 = 64;
+/// How many ports of all addresses together a tenant's exact entries open. Entries beyond that open none.
+pub const MOST_PORTS: usize = 128;
 
-/// How many ports of all addresses together a tenant's exact entries open. Further entries open none.
-pub const MOST_PORTS: usize = 1_024;
-
-/// What a tenant's exact entries open on nodes.
-pub fn compile(tenant: &Tenant) -> Vec<Prefix> {
-    let mut count = 0;
-    let fits = |opening: &Prefix| {
-        let ports = each_port(opening).count();
-        let fits = ports > 0 && opening.ports.fits() && count + ports <= MOST_PORTS;
-        count += if fits { ports } else { 0 };
-        fits
-    };
-    stated(tenant).filter(fits).collect()
+/// What the exact entries of a tenant open on nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeOpenings {
+    /// The ports of each address.
+    pub openings: Vec<Prefix>,
+    /// Indices of the `egress` entries with a rule that opens nothing on nodes.
+    idle: BTreeSet<usize>,
 }
 
-/// What the exact entries state, by address.
-fn stated(tenant: &Tenant) -> impl Iterator<Item = Prefix> {
+/// Compiles the exact entries of a tenant, in their order in the object: a further entry never closes an earlier one.
+pub fn compile(tenant: &Tenant) -> NodeOpenings {
+    let mut compiled = NodeOpenings::default();
     let mut openings: BTreeMap<IpNet, Ports> = BTreeMap::new();
-    for range in tenant.egress.iter().filter(|range| is_exact(range)) {
-        let ports = openings.entry(range.cidr.trunc()).or_insert_with(Ports::none);
-        *ports = ports.union(&ports_of(range));
+    let mut left = MOST_PORTS;
+    for (at, range) in tenant.egress.iter().enumerate().filter(|(_, range)| is_exact(range)) {
+        let rules: Vec<PortRule> = range.ports.iter().copied().filter(opens).collect();
+        let count: usize = rules.iter().map(|rule| usize::from(rule.high - rule.low) + 1).sum();
+        let opened = openings.entry(range.cidr.trunc()).or_insert_with(Ports::none);
+        let together = opened.union(&Ports::of(&rules, family(range)));
+        let fits = !rules.is_empty() && count <= left && together.fits();
+        if fits {
+            left -= count;
+            *opened = together;
+        }
+        if !fits || rules.len() < range.ports.len() {
+            compiled.idle.insert(at);
+        }
     }
-    openings.into_iter().map(|(net, ports)| Prefix { net, ports, contested: false })
+    let opening = |(net, ports)| Prefix { net, ports, contested: false };
+    compiled.openings = openings.into_iter().filter(|(_, ports)| !ports.is_none()).map(opening).collect();
+    compiled
 }
 
 /// The ports of an opening, one by one: transport protocol and port.
@@ -55,46 +63,52 @@ pub fn each_port(opening: &Prefix) -> impl Iterator<Item = (u8, u16)> + '_ {
     ranges.iter().flat_map(|range| (range.low..=range.high).map(|port| (range.protocol, port)))
 }
 
-/// Exact entries for addresses of nodes that open nothing there: they state no port, or too many.
+/// Exact entries for addresses of nodes with a rule that opens nothing there.
 pub fn without_effect(cluster: &Cluster) -> Vec<Conflict> {
     let tenants = cluster.tenants().values().filter(|tenant| !tenant.shared);
     tenants.flat_map(|tenant| without_effect_of(tenant, cluster)).collect()
 }
 
 fn without_effect_of(tenant: &Tenant, cluster: &Cluster) -> Vec<Conflict> {
-    let opened: BTreeSet<IpAddr> = compile(tenant).iter().map(|opening| opening.net.addr()).collect();
-    let names_node = |range: &&Range| is_exact(range) && cluster.nodes().contains(&range.cidr.addr());
-    let idle = |range: &&Range| !opened.contains(&range.cidr.addr()) || ports_of(range).is_none();
     let name = &tenant.age.name;
     let conflict = |range: &Range| Conflict {
         tenant: Name::from(name.as_str()),
         kind: ConflictKind::NodeWithoutPorts,
         message: format!(
-            "egress entry {} of tenant {name} names {}, an address of a node, and opens nothing there: state TCP or UDP \
-             ports, at most {WIDEST_RULE} a rule and {MOST_PORTS} in all",
+            "egress entry {} of tenant {name} names {}, an address of a node, and not all of its rules open something \
+             there: state TCP or UDP ports, at most {WIDEST_RULE} a rule and {MOST_PORTS} in all, and none of a tunnel",
             range.name,
             range.cidr.addr()
         ),
     };
-    tenant.egress.iter().filter(names_node).filter(idle).map(conflict).collect()
+    let idle = compile(tenant).idle.into_iter().filter_map(|at| tenant.egress.get(at));
+    idle.filter(|range| cluster.nodes().contains(&range.cidr.addr())).map(conflict).collect()
 }
 
 fn is_exact(range: &Range) -> bool {
     range.cidr.prefix_len() == range.cidr.max_prefix_len()
 }
 
-/// The ports that an exact entry opens on a node.
-fn ports_of(range: &Range) -> Ports {
-    let family = if range.cidr.addr().is_ipv4() { IpFamily::V4 } else { IpFamily::V6 };
-    let Ports::Ranges(ranges) = Ports::of(&range.ports, family) else { return Ports::none() };
-    let opens = |range: &PortRange| matches!(range.protocol, TCP | UDP) && range.high - range.low < WIDEST_RULE;
-    Ports::Ranges(ranges.into_iter().filter(opens).collect())
+fn family(range: &Range) -> IpFamily {
+    if range.cidr.addr().is_ipv4() { IpFamily::V4 } else { IpFamily::V6 }
+}
+
+/// Whether a rule opens ports of nodes. Nothing of a pod reaches what unwraps packets.
+fn opens(rule: &PortRule) -> bool {
+    let is_narrow = rule.low <= rule.high && rule.high - rule.low < WIDEST_RULE;
+    match rule.protocol {
+        Protocol::Tcp => is_narrow,
+        Protocol::Udp => is_narrow && !TUNNELS.iter().any(|port| (rule.low..=rule.high).contains(port)),
+        Protocol::Sctp | Protocol::Icmp => false,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use agent_common::headers::{TCP, UDP};
+
     use super::*;
-    use crate::model::input::{Change, PortRule, Protocol};
+    use crate::model::input::Change;
     use crate::model::settings::Settings;
     use crate::model::testing::{cluster, ip, range, tenant};
 
@@ -116,7 +130,7 @@ mod tests {
             range("fd00::1/128", &[53]),
         ];
         let acme = Tenant { egress, ..tenant("acme") };
-        let openings = compile(&acme);
+        let openings = compile(&acme).openings;
         let ports: Vec<_> =
             openings.iter().map(|one| (one.net.to_string(), each_port(one).collect::<Vec<_>>())).collect();
         let expected = [
@@ -132,13 +146,29 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_opens_a_bounded_number_of_ports_and_the_rest_is_reported() {
-        let entry = |host: u8| Range { ports: vec![udp(1, WIDEST_RULE)], ..range(&format!("192.0.2.{host}/32"), &[]) };
-        let acme = Tenant { egress: (1..=17).map(entry).collect(), ..tenant("acme") };
-        assert_eq!(compile(&acme).len(), MOST_PORTS / usize::from(WIDEST_RULE), "16 of 17 addresses");
-        let nodes = ["192.0.2.16", "192.0.2.17"].map(ip).to_vec();
-        let changes = vec![Change::Tenants(vec![acme]), Change::ClusterNodes(nodes)];
-        let reported = without_effect(&cluster(Settings::default(), changes));
-        assert!(reported.len() == 1 && reported[0].message.contains("192.0.2.17"), "{reported:?}");
+    fn a_rule_that_opens_nothing_is_reported_and_closes_no_other_rule() {
+        let entry = |host: u8, ports| Range { ports, ..range(&format!("192.0.2.{host}/32"), &[]) };
+        let wide = |low| udp(low, low + WIDEST_RULE - 1);
+        let egress = vec![
+            entry(9, vec![wide(1), wide(1 + WIDEST_RULE)]),
+            entry(1, vec![udp(53, 53)]),
+            entry(2, vec![udp(8472, 8472)]),
+            entry(9, vec![udp(53, 53), udp(1000, 3000)]),
+        ];
+        let acme = Tenant { egress, ..tenant("acme") };
+        let compiled = compile(&acme);
+        let ports: Vec<_> = compiled.openings.iter().map(|one| (one.net.to_string(), each_port(one).count())).collect();
+        assert_eq!(
+            ports,
+            [("192.0.2.9/32".to_owned(), 2 * usize::from(WIDEST_RULE))],
+            "the first entry takes all there is"
+        );
+        assert_eq!(compiled.idle, [1, 2, 3].into(), "no port is left, a tunnel's, and a wide one");
+        let nodes = ["192.0.2.1", "192.0.2.9"].map(ip).to_vec();
+        let reported = without_effect(&cluster(
+            Settings::default(),
+            vec![Change::Tenants(vec![acme]), Change::ClusterNodes(nodes)],
+        ));
+        assert_eq!(reported.len(), 2, "two of the three name a node: {reported:?}");
     }
 }

@@ -8,6 +8,10 @@ use agent_common::layout::{PORT_RANGES, PortRange, PortSet};
 
 use super::input::{PortRule, Protocol};
 
+/// UDP ports at which the kernel unwraps packets: VXLAN (RFC 7348, and the port that Linux chose before it), Geneve
+/// (RFC 8926), MPLS (RFC 7510) and GTP-U (3GPP TS 29.281). Ports of the node's own tunnel devices are added to them.
+pub(super) const TUNNELS: [u16; 5] = [4789, 8472, 6081, 6635, 2152];
+
 /// What is allowed at a destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ports {

@@ -110,6 +110,9 @@ impl<'a> Staging<'a> {
 
     /// Ports of nodes are always in the tries: few tenants have any, and few packets ask for them.
     fn open_nodes(&mut self, id: TenantId, openings: &[Prefix], state: &mut TenantState) {
+        if openings.is_empty() {
+            return;
+        }
         let grants = self.grants(openings);
         if !(self.plant_v4(id, &grants) && self.plant_v6(id, &grants)) {
             state.flags &= !TenantState::NODE_OPENINGS;

@@ -324,5 +324,6 @@ fn a_pod_without_a_sandbox_is_excused_only_if_it_ends_or_is_static() {
     assert!(!excused(plain(), vec![]));
     assert!(excused(ending(), vec![]));
     assert!(excused(ObservedPod { is_static: true, ..plain() }, vec![]));
+    assert!(excused(ObservedPod { lacks_sandbox: true, ..plain() }, vec![]), "the kubelet says so");
     assert!(!excused(ending(), vec![sandbox("shop/web", "cni-1", &[])]), "its network exists");
 }
