@@ -3,7 +3,7 @@
 //! Knows no packet: a pure function of tenant, address and ports. Exact addresses come first, because one lookup covers
 //! a million pods. Prefixes come second, and the owner of a range only where two tenants could claim it.
 
-use crate::addr::{Address, V4};
+use crate::addr::{Address, EMBEDDED, V4};
 use crate::headers::{ICMP, ICMPV6, SCTP, TCP, UDP};
 use crate::layout::{Grant, GrantKey, PORT_RANGES, PORTS_ANY, PeerEntry, PrefixGrant};
 use crate::query::Query;
@@ -24,9 +24,24 @@ pub trait Lookup<A: Family>: Tables<A> + Sized {
         opens_node(self, query)
     }
 
-    /// See [`embedded_access`].
+    /// See [`embedded_at`].
+    fn embedded_at(&self, query: &Query<A>, index: u32) -> Access {
+        embedded_at(self, &query.local, query.remote, index)
+    }
+
+    /// Whether the tenant may reach every IPv4 address that the remote address embeds: a translator on the way may send the
+    /// packet there. A prefix of a translator opens the addresses behind it that are nobody's.
+    #[inline(always)]
     fn embedded_access(&self, query: &Query<A>) -> Access {
-        embedded_access(self, &query.local, query.remote)
+        let mut index = 0;
+        while index < EMBEDDED && query.remote.embeds_v4() {
+            let access = self.embedded_at(query, index);
+            if access != Access::BOTH_WAYS {
+                return access;
+            }
+            index += 1;
+        }
+        Access::BOTH_WAYS
     }
 }
 
@@ -378,21 +393,17 @@ pub fn prefix<A: Family, T: Tables<A>>(tables: &T, local: &LocalTenant, remote: 
     }
 }
 
-/// Whether the tenant may reach every IPv4 address that the remote address embeds: a translator on the way may send the
-/// packet there. A prefix of a translator opens the addresses behind it that are nobody's.
+/// Whether the tenant may reach the `index`th IPv4 address that the remote address embeds.
 #[inline(always)]
-pub fn embedded_access<A: Family, T: Tables<A>>(tables: &T, local: &LocalTenant, remote: A) -> Access {
-    let addresses = remote.embedded();
-    let mut i = 0;
-    while i < addresses.len() {
-        if addresses[i] != V4::NONE
-            && let Some(Denied { reason, peer }) = embedded_denial(tables, local, addresses[i])
-        {
-            return Access::deny(reason, peer);
-        }
-        i += 1;
+pub fn embedded_at<A: Family, T: Tables<A>>(tables: &T, local: &LocalTenant, remote: A, index: u32) -> Access {
+    let address = remote.embedded(index);
+    if address == V4::NONE {
+        return Access::BOTH_WAYS;
     }
-    Access::BOTH_WAYS
+    match embedded_denial(tables, local, address) {
+        Some(Denied { reason, peer }) => Access::deny(reason, peer),
+        None => Access::BOTH_WAYS,
+    }
 }
 
 #[inline(always)]

@@ -53,6 +53,9 @@ impl Mac {
     }
 }
 
+/// How many IPv4 addresses one address may embed.
+pub const EMBEDDED: u32 = 4;
+
 /// What the rules must know of an address of either family.
 pub trait Address: Copy + Eq {
     /// The unspecified address: the value of an absent address.
@@ -65,9 +68,9 @@ pub trait Address: Copy + Eq {
     /// Whether the address contains an IPv4 address (mapped, compatible, 6to4, NAT64, Teredo, ISATAP). A wide IPv6 range does
     /// not include such an address.
     fn embeds_v4(self) -> bool;
-    /// The IPv4 addresses that a translator or relay on the way may read from this one; [`V4::NONE`] for none. Which one it
-    /// reads depends on its configuration, so all must be permitted.
-    fn embedded(self) -> [V4; 4];
+    /// The `index`th IPv4 address that a translator or relay on the way may read from this one, below [`EMBEDDED`];
+    /// [`V4::NONE`] for none. Which one it reads depends on its configuration, so all must be permitted.
+    fn embedded(self, index: u32) -> V4;
     /// Whether one of the three holds: no wide range includes this address.
     #[inline(always)]
     fn is_special(self) -> bool {
@@ -119,8 +122,8 @@ impl Address for V4 {
     }
 
     #[inline(always)]
-    fn embedded(self) -> [V4; 4] {
-        [V4::NONE; 4]
+    fn embedded(self, _: u32) -> V4 {
+        V4::NONE
     }
 
     #[inline(always)]
@@ -224,23 +227,27 @@ impl Address for V6 {
     }
 
     #[inline(always)]
-    fn embedded(self) -> [V4; 4] {
+    fn embedded(self, index: u32) -> V4 {
         let (hi, lo) = (u64::from_be(self.hi), u64::from_be(self.lo));
-        let v4 = |bits: u64| V4((bits as u32).to_be());
-        let last = v4(lo);
-        if hi >> 48 == 0x2002 {
-            return [v4(hi >> 16), V4::NONE, V4::NONE, last];
-        }
-        if hi >> 32 == 0x2001_0000 {
-            // The server, and the client with inverted bits.
-            return [v4(hi), v4(!lo), V4::NONE, V4::NONE];
-        }
-        if hi >> 16 == 0x0064_ff9b_0001 {
-            // A translator's prefix has 48, 56, 64 or 96 bits. Bits 64 to 71 are skipped (RFC 6052, 2.2).
-            let tail = lo >> 24 & 0xffff_ffff;
-            return [v4(hi << 16 | tail >> 16), v4(hi << 24 | tail >> 8), v4(tail), last];
-        }
-        if self.embeds_v4() { [last, V4::NONE, V4::NONE, V4::NONE] } else { [V4::NONE; 4] }
+        let tail = lo >> 24 & 0xffff_ffff;
+        let is_6to4 = hi >> 48 == 0x2002;
+        let is_teredo = hi >> 32 == 0x2001_0000;
+        // A translator's prefix has 48, 56, 64 or 96 bits. Bits 64 to 71 are skipped (RFC 6052, 2.2).
+        let is_local_nat64 = hi >> 16 == 0x0064_ff9b_0001;
+        let bits = match index {
+            0 if !self.embeds_v4() => 0,
+            // The client, with inverted bits.
+            0 if is_teredo => !lo,
+            0 => lo,
+            1 if is_6to4 => hi >> 16,
+            // The server.
+            1 if is_teredo => hi,
+            1 if is_local_nat64 => hi << 16 | tail >> 16,
+            2 if is_local_nat64 => hi << 24 | tail >> 8,
+            3 if is_local_nat64 => tail,
+            _ => 0,
+        };
+        V4((bits as u32).to_be())
     }
 
     #[inline(always)]
@@ -258,6 +265,7 @@ mod tests {
     extern crate std;
     use super::*;
     use std::net::Ipv6Addr;
+    use std::vec::Vec;
 
     fn v6(text: &str) -> V6 {
         V6::new(text.parse::<Ipv6Addr>().expect("an address").octets())
@@ -333,10 +341,11 @@ mod tests {
             "2001:0:102:304:0:0:f5eb:fef8",
             "2001:db8::5efe:a14:107",
         ] {
-            assert!(v6(text).embedded().contains(&inner), "{text}: {:?}", v6(text).embedded());
+            let found: Vec<V4> = (0..EMBEDDED).map(|index| v6(text).embedded(index)).collect();
+            assert!(found.contains(&inner), "{text}: {found:?}");
         }
         for text in ["2001:db8::10.20.1.7", "fd00::a14:107"] {
-            assert_eq!(v6(text).embedded(), [V4::NONE; 4], "{text}");
+            assert!((0..EMBEDDED).all(|index| v6(text).embedded(index) == V4::NONE), "{text}");
         }
     }
 

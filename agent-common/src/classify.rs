@@ -4,7 +4,7 @@
 //! passes by default. Nearly all packets take the fast path. The slow path reads every other packet completely, and
 //! reaches the same rules.
 
-use crate::access::identify;
+use crate::access::{RemoteIdentity, identify};
 use crate::addr::{Address, Mac, V4, V6};
 use crate::conntrack::icmp;
 use crate::decide::{self, Rules};
@@ -291,8 +291,10 @@ fn egress<A: Family, P: Packet + ?Sized, T: Rules<A>>(
         return Verdict::deny(DropReason::Multicast);
     }
     let query = Query::new(endpoint.local, endpoint.claim(), flow, true);
-    let verdict = tables.egress(&query, identify(tables, &query));
-    if query.has(Query::<A>::ICMP_ERROR) && !verdict.is_allow() && quotes_allowed_packet(packet, flow, &query, tables) {
+    let identity = identify(tables, &query);
+    let verdict = tables.egress(&query, identity);
+    let is_error = query.has(Query::<A>::ICMP_ERROR) && !verdict.is_allow();
+    if is_error && quotes_allowed_packet(packet, flow, &query, identity, tables) {
         return Verdict::ALLOW_REPLY;
     }
     verdict
@@ -310,14 +312,18 @@ fn quotes_allowed_packet<A: Family, P: Packet + ?Sized, T: Rules<A>>(
     packet: &P,
     flow: &Flow<A>,
     query: &Query<A>,
+    identity: RemoteIdentity,
     tables: &T,
 ) -> bool {
     let Some(quoted) = A::quoted(packet, usize::from(flow.transport) + 8) else { return false };
     let between_these_ends = quoted.source == flow.destination && quoted.destination == flow.source;
     // The error is allowed if a reply to the quoted packet would be.
     let reply = Query {
+        remote_port: quoted.source_port,
+        local_port: quoted.destination_port,
+        protocol: quoted.protocol,
         bits: Query::<A>::MAY_REPLY | Query::<A>::PORTS_KNOWN,
-        ..Query::new(query.local, query.claim, &quoted, false)
+        ..*query
     };
-    between_these_ends && tables.egress(&reply, identify(tables, &reply)).is_allow()
+    between_these_ends && tables.egress(&reply, identity).is_allow()
 }

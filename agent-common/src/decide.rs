@@ -95,7 +95,7 @@ pub fn egress<A: Family, T: Rules<A>>(tables: &T, query: &Query<A>, identity: Re
 
 /// Decides for a tenant with [`TenantState::OPEN`]: only data subnets of other tenants and tunnels of nodes are denied,
 /// because nothing behind them would deny the packet.
-#[inline(never)]
+#[inline(always)]
 fn egress_of_open_tenant<A: Family, T: Lookup<A>>(tables: &T, query: &Query<A>) -> Verdict {
     let embedded = tables.embedded_access(query);
     if embedded != Access::BOTH_WAYS {
@@ -319,7 +319,7 @@ pub fn lookup_reply<A: Family, T: Tables<A>>(tables: &T, packet: &ReplyPacket, g
         return ReplyState::Stale;
     }
     if let Some(next) = entry.touched(packet, generation, now) {
-        tables.insert_reply(&packet.key, next, now);
+        tables.refresh_reply(&packet.key, next);
     }
     ReplyState::Current
 }

@@ -154,6 +154,10 @@ macro_rules! family {
                 self.replies.borrow_mut().insert(*key, entry);
             }
 
+            fn refresh_reply(&self, key: &ReplyKey, entry: ReplyEntry) {
+                self.replies.borrow_mut().entry(*key).and_modify(|kept| *kept = entry);
+            }
+
             fn runtime(&self) -> Runtime {
                 self.runtime
             }

@@ -248,11 +248,29 @@ const fn rank(stored: &StoredReply, now_ns: u64) -> u64 {
 
 impl StoredReply {
     /// The entry in the form in which a bucket holds it.
+    pub fn new(key: &HashedKey, entry: ReplyEntry) -> Self {
+        let mut stored = Self::default();
+        stored.write(key, entry);
+        stored
+    }
+
+    /// Writes the entry of a connection, field by field: a copy would need more of the kernel's stack.
     #[inline(always)]
-    pub const fn new(key: &HashedKey, entry: ReplyEntry) -> Self {
-        let HashedKey { remote_hi, remote_lo, ports, kind, hash } = *key;
-        let ReplyEntry { expires_ns, generation, flags } = entry;
-        Self { remote_hi, remote_lo, seal: seal(hash, generation), generation, expires_ns, ports, kind, flags }
+    pub fn write(&mut self, key: &HashedKey, entry: ReplyEntry) {
+        self.remote_hi = key.remote_hi;
+        self.remote_lo = key.remote_lo;
+        self.ports = key.ports;
+        self.kind = key.kind;
+        self.generation = entry.generation;
+        self.seal = seal(key.hash, entry.generation);
+        self.refresh(entry);
+    }
+
+    /// Writes how long the entry counts, and what was seen of its connection.
+    #[inline(always)]
+    pub fn refresh(&mut self, entry: ReplyEntry) {
+        self.expires_ns = entry.expires_ns;
+        self.flags = entry.flags;
     }
 }
 

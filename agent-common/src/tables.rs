@@ -35,6 +35,8 @@ pub trait Tables<A: Family> {
     /// Writes an entry of the reply table at `now_ns`. Another entry of the same pod may lose its place; that is counted,
     /// and costs only that connection's replies.
     fn insert_reply(&self, key: &ReplyKey, entry: ReplyEntry, now_ns: u64);
+    /// Writes expiry and flags of an entry that exists, under the same generation.
+    fn refresh_reply(&self, key: &ReplyKey, entry: ReplyEntry);
     /// Generation and clock offset.
     fn runtime(&self) -> Runtime;
     /// The monotonic clock; its resolution may be coarse.

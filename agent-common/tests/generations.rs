@@ -63,6 +63,10 @@ impl Tables<V4> for ChangingTables<'_> {
     fn insert_reply(&self, key: &ReplyKey, entry: ReplyEntry, now_ns: u64) {
         Tables::<V4>::insert_reply(self.after, key, entry, now_ns);
     }
+
+    fn refresh_reply(&self, key: &ReplyKey, entry: ReplyEntry) {
+        Tables::<V4>::refresh_reply(self.after, key, entry);
+    }
     fn runtime(&self) -> Runtime {
         self.now().runtime
     }

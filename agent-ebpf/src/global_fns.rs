@@ -131,9 +131,9 @@ global_fns! {
         access::opens_node(&Maps, &query(local, V6 { hi, lo }, ports)).into()
     }
 
-    fn embedded_v6(local: u64, hi: u64, lo: u64) -> u64 {
+    fn embedded_at_v6(local: u64, hi: u64, lo: u64, index: u32) -> u64 {
         let Query { local, remote, .. } = query(local, V6 { hi, lo }, 0);
-        access::embedded_access(&Maps, &local, remote).bits()
+        access::embedded_at(&Maps, &local, remote, index).bits()
     }
 
     fn access_v6(local: u64, hi: u64, lo: u64, ports: u64, identity: u64) -> u64 {
@@ -217,8 +217,8 @@ impl Lookup<V6> for Maps {
     }
 
     #[inline(always)]
-    fn embedded_access(&self, query: &Query<V6>) -> Access {
-        Access::from_bits(embedded_v6(pack_local(query), query.remote.hi, query.remote.lo))
+    fn embedded_at(&self, query: &Query<V6>, index: u32) -> Access {
+        Access::from_bits(embedded_at_v6(pack_local(query), query.remote.hi, query.remote.lo, index))
     }
 }
 

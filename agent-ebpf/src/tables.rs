@@ -11,7 +11,7 @@ use agent_common::layout::{
     EndpointEntry, Grant, GrantKey, PeerEntry, PeerKeyV4, PortSet, PrefixGrant, RowV4, RowV6, Runtime, TrieKeyV4,
     TrieKeyV6,
 };
-use agent_common::reply_table::{self, BUCKET_LEN, CONNECTIONS_PER_POD, HashedKey, Placement, StoredReply};
+use agent_common::reply_table::{self, BUCKET_LEN, CONNECTIONS_PER_POD, HashedKey, Placement};
 use agent_common::tables::Tables;
 use agent_common::tenant::{TenantId, TenantState};
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_ktime_get_coarse_ns};
@@ -98,15 +98,47 @@ impl Maps {
     fn insert_reply(key: &ReplyKey, entry: ReplyEntry, now_ns: u64) {
         let hashed = HashedKey::new(key);
         let [one, other] = hashed.buckets(key.block, Self::buckets_per_pod());
-        let chosen = place_reply(one, other, hashed.hash, now_ns);
-        let (bucket, place) = (if chosen >> 32 == 0 { one } else { other }, chosen as u32 as usize);
+        let (in_one, in_other) = (find_reply(one, hashed.hash), find_reply(other, hashed.hash));
+        let (bucket, place) = if in_one < BUCKET_LEN as u64 {
+            (one, in_one as usize)
+        } else if in_other < BUCKET_LEN as u64 {
+            (other, in_other as usize)
+        } else {
+            Self::free_place(one, other, now_ns)
+        };
         let Some(bucket) = maps::REPLIES.get_ptr_mut(bucket) else { return };
         // SAFETY: the pointer is to a live value of an array, which is never freed. Other CPUs may write it too; entries
         // prove by their seal that they are whole.
         let bucket = unsafe { &mut *bucket };
         if let Some(stored) = bucket.entries.get_mut(place) {
-            *stored = StoredReply::new(&hashed, entry);
+            stored.write(&hashed, entry);
         }
+    }
+
+    /// Writes expiry and flags of an entry that exists.
+    #[inline(always)]
+    fn refresh_reply(key: &ReplyKey, entry: ReplyEntry) {
+        let hashed = HashedKey::new(key);
+        let [one, other] = hashed.buckets(key.block, Self::buckets_per_pod());
+        let (in_one, in_other) = (find_reply(one, hashed.hash), find_reply(other, hashed.hash));
+        let (bucket, place) = if in_one < BUCKET_LEN as u64 { (one, in_one) } else { (other, in_other) };
+        let Some(bucket) = maps::REPLIES.get_ptr_mut(bucket) else { return };
+        // SAFETY: as for `insert_reply`.
+        let bucket = unsafe { &mut *bucket };
+        if let Some(stored) = bucket.entries.get_mut(place as usize) {
+            stored.refresh(entry);
+        }
+    }
+
+    /// The place of a new connection: its bucket, and its index there. If a connection in use loses it, that is counted.
+    #[inline(always)]
+    fn free_place(one: u32, other: u32, now_ns: u64) -> (u32, usize) {
+        let [first, second] = [one, other].map(|bucket| Placement::from_bits(free_place(bucket, now_ns)));
+        let (bucket, place) = if second.is_better_than(first) { (other, second) } else { (one, first) };
+        if place.evicts() {
+            loss::count(Loss::ReplyEvicted, 1);
+        }
+        (bucket, place.index())
     }
 
     /// Buckets in the block of one pod.
@@ -130,30 +162,7 @@ extern "C" fn find_reply(bucket: u32, hash: u64) -> u64 {
     maps::REPLIES.get(bucket).map_or(BUCKET_LEN, |bucket| bucket.find(hash, read_once)) as u64
 }
 
-/// The place of a connection, which may be new: the index in the bucket, and in the high half 0 for `one`, 1 for `other`.
-/// If another connection in use loses it, that is counted. A global function too.
-// SAFETY: as above.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn place_reply(one: u32, other: u32, hash: u64, now_ns: u64) -> u64 {
-    let (in_one, in_other) = (find_reply(one, hash), find_reply(other, hash));
-    if in_one < BUCKET_LEN as u64 {
-        return in_one;
-    }
-    if in_other < BUCKET_LEN as u64 {
-        return in_other | 1 << 32;
-    }
-    let (first, second) = (free_place(one, now_ns), free_place(other, now_ns));
-    let (first, second) = (Placement::from_bits(first), Placement::from_bits(second));
-    let is_second = second.is_better_than(first);
-    let chosen = if is_second { second } else { first };
-    if chosen.evicts() {
-        loss::count(Loss::ReplyEvicted, 1);
-    }
-    chosen.index() as u64 | u64::from(is_second) << 32
-}
-
-/// See [`ReplyBucket::place`]. A global function too.
+/// See [`agent_common::reply_table::ReplyBucket::place`]. A global function too.
 // SAFETY: as above.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -171,6 +180,11 @@ macro_rules! shared {
         #[inline(always)]
         fn insert_reply(&self, key: &ReplyKey, entry: ReplyEntry, now_ns: u64) {
             Maps::insert_reply(key, entry, now_ns);
+        }
+
+        #[inline(always)]
+        fn refresh_reply(&self, key: &ReplyKey, entry: ReplyEntry) {
+            Maps::refresh_reply(key, entry);
         }
 
         #[inline(always)]

@@ -125,6 +125,10 @@ impl Tables<V4> for SmallTables {
         replies.sort_by_key(|(key, _)| (key.cookie, key.side));
     }
 
+    fn refresh_reply(&self, key: &ReplyKey, entry: ReplyEntry) {
+        Tables::insert_reply(self, key, entry, 0);
+    }
+
     fn runtime(&self) -> Runtime {
         Runtime { generation: self.generation, clock_offset_ns: OFFSET }
     }

@@ -70,6 +70,8 @@ macro_rules! family {
 
             fn insert_reply(&self, _: &ReplyKey, _: ReplyEntry, _: u64) {}
 
+            fn refresh_reply(&self, _: &ReplyKey, _: ReplyEntry) {}
+
             fn runtime(&self) -> Runtime {
                 Runtime { generation: self.actual.generation, clock_offset_ns: self.clock_offset_ns }
             }
