@@ -10,16 +10,18 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use rtnetlink::MulticastGroup;
 use rtnetlink::sys::AsyncSocket as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use policy::model::input::{Change, NetnsInterfaces};
+use policy::model::input::{Change, Link, NetnsInterfaces};
 
 mod contents;
 mod first_seen;
 mod netlink;
 mod observe;
 
+use contents::{ContentsReader, NamedNetns};
 pub(crate) use first_seen::FirstSeen;
+use netlink::Netlink;
 use observe::{LinkObserver, NodeLinks};
 
 /// Without notifications, everything is read again after this time, in case a netlink message was lost.
@@ -40,7 +42,8 @@ pub(crate) enum LinksError {
     List(#[source] rtnetlink::Error),
 }
 
-/// Sends all interfaces and the node's addresses now, and again after each change, until the receiver is gone.
+/// Sends all interfaces and the node's addresses now, and again after each change, until the receiver is gone. What is
+/// inside the named namespaces follows by itself: new interfaces of the node never wait for it.
 ///
 /// # Errors
 /// The socket could not be opened. Later failures are logged and tried again.
@@ -49,25 +52,49 @@ pub(crate) async fn follow(
     first_seen: FirstSeen,
     changes: mpsc::Sender<Change>,
 ) -> Result<(), LinksError> {
+    let (seen, to_read) = watch::channel((NamedNetns::default(), Vec::new()));
+    let inside = follow_inside(to_read, changes.clone());
+    tokio::try_join!(follow_links(namespaces, first_seen, changes, seen), inside).map(|_| ())
+}
+
+/// Reads what is inside the named namespaces after each reading of the node's interfaces.
+async fn follow_inside(
+    mut to_read: watch::Receiver<(NamedNetns, Vec<Link>)>,
+    changes: mpsc::Sender<Change>,
+) -> Result<(), LinksError> {
+    let netlink = Netlink::open()?;
+    let mut reader = ContentsReader::default();
+    let mut last: Option<NetnsInterfaces> = None;
+    while to_read.changed().await.is_ok() {
+        let (named, links) = to_read.borrow_and_update().clone();
+        let now = reader.read(&netlink, &named, &links).await;
+        if !send_inside(&changes, &mut last, now).await {
+            break;
+        }
+    }
+    Ok(())
+}
+
+async fn follow_links(
+    namespaces: PathBuf,
+    first_seen: FirstSeen,
+    changes: mpsc::Sender<Change>,
+    seen: watch::Sender<(NamedNetns, Vec<Link>)>,
+) -> Result<(), LinksError> {
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
     let (mut connection, _, mut messages) = rtnetlink::new_multicast_connection(&groups).map_err(LinksError::Socket)?;
     connection.socket_mut().socket_mut().set_rx_buf_sz(RECEIVE_BYTES).map_err(LinksError::Socket)?;
     tokio::spawn(connection);
     let mut observer = LinkObserver::new(namespaces)?;
     let mut last: Option<NodeLinks> = None;
-    let mut inside: Option<NetnsInterfaces> = None;
     loop {
         match observer.observe().await {
             Ok(now) => {
                 let links = now.links.clone();
-                // New interfaces get their programs before anything else is read.
                 if !send_changes(&changes, &mut last, now).await {
                     return Ok(());
                 }
-                let seen = observer.look_inside(&links).await;
-                if !send_inside(&changes, &mut inside, seen).await {
-                    return Ok(());
-                }
+                seen.send_replace((observer.named(), links));
             }
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "interfaces could not be read; trying again")

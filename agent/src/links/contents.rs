@@ -20,8 +20,6 @@ const OWN: &str = "/proc/self/ns/net";
 const MOST: usize = 256;
 /// The longest time for the list of one namespace.
 const WITHIN: Duration = Duration::from_secs(2);
-/// The time after which no further namespace is read in one turn: new interfaces of the node wait meanwhile.
-const TURN: Duration = Duration::from_millis(500);
 /// The pause after the first reading. Each further pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// The longest pause.
@@ -30,7 +28,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(30);
 const LEAST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The named network namespaces of the node.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct NamedNetns {
     /// The name of each namespace by its number.
     pub names: HashMap<i32, String>,
@@ -78,12 +76,8 @@ impl ContentsReader {
         }
         let own = self.own(netlink).await;
         let pairs = pairs(links);
-        let start = Instant::now();
         for (name, netns) in &named.by_name {
             let Ok(own) = &own else { break };
-            if start.elapsed() > TURN {
-                break;
-            }
             if netns.0 != own.0 {
                 let pairs = pairs.get(name.as_str()).map(Vec::as_slice).unwrap_or_default();
                 self.read_one(name, *netns, own.1, pairs).await;

@@ -14,9 +14,9 @@ use agent_common::addr::Mac;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 
 use super::LinksError;
-use super::contents::{ContentsReader, NamedNetns};
+use super::contents::NamedNetns;
 use super::netlink::{self, Netlink};
-use policy::model::input::{Link, LinkKind, NetnsInterfaces};
+use policy::model::input::{Link, LinkKind};
 
 /// Stands for the node's own network namespace among numbers of others, which are not negative.
 const THIS_NAMESPACE: i32 = -1;
@@ -53,7 +53,6 @@ pub(super) struct LinkObserver {
     gateways: HashSet<(u32, i32)>,
     /// The named namespaces at the last reading.
     named: NamedNetns,
-    contents: ContentsReader,
 }
 
 /// The other end of a pair.
@@ -76,7 +75,6 @@ impl LinkObserver {
             ends: HashMap::new(),
             gateways: HashSet::new(),
             named: NamedNetns::default(),
-            contents: ContentsReader::default(),
         })
     }
 
@@ -110,9 +108,9 @@ impl LinkObserver {
         Ok(found)
     }
 
-    /// Reads the inside of the named namespaces that are due, given the interfaces of the node.
-    pub(super) async fn look_inside(&mut self, links: &[Link]) -> NetnsInterfaces {
-        self.contents.read(&self.netlink, &self.named, links).await
+    /// The named namespaces at the last reading.
+    pub(super) fn named(&self) -> NamedNetns {
+        self.named.clone()
     }
 
     async fn link(&mut self, message: &LinkMessage, macs: &HashMap<u32, Mac>) -> Link {
