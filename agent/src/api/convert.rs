@@ -169,7 +169,8 @@ fn seconds(text: &str) -> Option<i64> {
     let head = bytes.get(..shape.len())?;
     let fits =
         head.iter().zip(shape).all(|(have, want)| if *want == b'0' { have.is_ascii_digit() } else { have == want });
-    let tail = &text[shape.len()..];
+    // `None` inside a character that is not ASCII, which no time has.
+    let tail = text.get(shape.len()..)?;
     let zone = tail.strip_prefix('.').map_or(tail, |digits| digits.trim_start_matches(|c: char| c.is_ascii_digit()));
     let zoned = zone == "Z" || (zone.len() == 6 && zone.starts_with(['+', '-']) && zone.as_bytes()[3] == b':');
     let at: jiff::Timestamp = text.parse().ok().filter(|_| fits && zoned)?;

@@ -300,3 +300,11 @@ proptest! {
         prop_assert_eq!(seconds(&text), Some(at));
     }
 }
+
+#[test]
+fn a_time_with_other_characters_is_refused() {
+    for text in ["2027-01-31T0044.2.\u{feff}mon:,:::::G-1234", "2027-01-31T00:00:0\u{e9}Z", "\u{feff}"] {
+        assert!(!super::is_rfc3339(text), "{text:?}");
+    }
+    assert!(super::is_rfc3339("2027-01-31T00:00:00Z"), "the control");
+}
