@@ -110,8 +110,7 @@ impl ReplyEntry {
     /// Nanoseconds without a packet after which an entry with these flags no longer counts.
     #[inline(always)]
     const fn timeout(protocol: u8, flags: u16) -> u64 {
-        let is_established = flags & Self::STATE == Self::REPLIED | Self::CONFIRMED;
-        let seconds = match (protocol, is_established) {
+        let seconds = match (protocol, Self::are_of_established(flags)) {
             // Longer than two hours, after which TCP sends keep-alives by default (RFC 9293, 3.8.4).
             (TCP, true) => 3 * 3600,
             (TCP, false) => 120,
@@ -129,12 +128,15 @@ impl ReplyEntry {
         now_ns < self.expires_ns
     }
 
-    const STATE: u16 = Self::REPLIED | Self::CLOSING | Self::CONFIRMED;
-
     /// Whether both sides use the connection, and neither has closed it.
     #[inline(always)]
     pub const fn is_established(self) -> bool {
-        self.flags & Self::STATE == Self::REPLIED | Self::CONFIRMED
+        Self::are_of_established(self.flags)
+    }
+
+    #[inline(always)]
+    const fn are_of_established(flags: u16) -> bool {
+        flags & (Self::REPLIED | Self::CONFIRMED | Self::CLOSING) == Self::REPLIED | Self::CONFIRMED
     }
 
     /// The entry after one more allowed packet; `None` if no field changed enough for a store. A packet that begins a

@@ -244,8 +244,9 @@ fn ingress_from_world<A: Family, T: Rules<A>>(
     if query.remote.is_multicast() || query.remote.is_martian() {
         return Verdict::deny(DropReason::Martian);
     }
-    if query.remote.embeds_v4() && tables.embedded_access(query).denied().peer.is_known() {
-        return Verdict::from_denied(tables.embedded_access(query).denied());
+    let embedded = tables.embedded_access(query);
+    if embedded != Access::BOTH_WAYS && embedded.denied().peer.is_known() {
+        return Verdict::from_denied(embedded.denied());
     }
     // Where the pod may open connections itself, replies need no entry.
     let range = identity.range(tables, query);

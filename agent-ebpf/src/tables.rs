@@ -98,13 +98,9 @@ impl Maps {
     fn insert_reply(key: &ReplyKey, entry: ReplyEntry, now_ns: u64) {
         let hashed = HashedKey::new(key);
         let [one, other] = hashed.buckets(key.block, Self::buckets_per_pod());
-        let (in_one, in_other) = (find_reply(one, hashed.hash), find_reply(other, hashed.hash));
-        let (bucket, place) = if in_one < BUCKET_LEN as u64 {
-            (one, in_one as usize)
-        } else if in_other < BUCKET_LEN as u64 {
-            (other, in_other as usize)
-        } else {
-            Self::free_place(one, other, now_ns)
+        let (bucket, place) = match Self::find(one, other, hashed.hash) {
+            (_, BUCKET_LEN) => Self::free_place(one, other, now_ns),
+            found => found,
         };
         let Some(bucket) = maps::REPLIES.get_ptr_mut(bucket) else { return };
         // SAFETY: the pointer is to a live value of an array, which is never freed. Other CPUs may write it too; entries
@@ -120,13 +116,21 @@ impl Maps {
     fn refresh_reply(key: &ReplyKey, entry: ReplyEntry) {
         let hashed = HashedKey::new(key);
         let [one, other] = hashed.buckets(key.block, Self::buckets_per_pod());
-        let (in_one, in_other) = (find_reply(one, hashed.hash), find_reply(other, hashed.hash));
-        let (bucket, place) = if in_one < BUCKET_LEN as u64 { (one, in_one) } else { (other, in_other) };
+        let (bucket, place) = Self::find(one, other, hashed.hash);
         let Some(bucket) = maps::REPLIES.get_ptr_mut(bucket) else { return };
         // SAFETY: as for `insert_reply`.
         let bucket = unsafe { &mut *bucket };
-        if let Some(stored) = bucket.entries.get_mut(place as usize) {
+        if let Some(stored) = bucket.entries.get_mut(place) {
             stored.refresh(entry);
+        }
+    }
+
+    /// The bucket and the place of the entry with this hash; [`BUCKET_LEN`] if neither bucket has one.
+    #[inline(always)]
+    fn find(one: u32, other: u32, hash: u64) -> (u32, usize) {
+        match find_reply(one, hash) as usize {
+            BUCKET_LEN => (other, find_reply(other, hash) as usize),
+            place => (one, place),
         }
     }
 
